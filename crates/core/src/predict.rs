@@ -1,0 +1,146 @@
+//! What a network's raw output means.
+//!
+//! Every parameterization is read through the four coefficients of Karras et al. 2022
+//! (arXiv:2206.00364, eq. 7): `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`.
+
+use crate::{level::Level, lin, vector::Vector};
+
+/// What the network `F` is trained to answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Parameterization {
+    /// The noise `eps` (Ho et al. 2020).
+    Eps,
+    /// The clean sample `x0`.
+    X0,
+    /// The velocity `alpha·eps − sigma·x0` (Salimans & Ho 2022).
+    V,
+    /// The flow `eps − x0` (Liu et al. 2022; Lipman et al. 2023).
+    Flow,
+    /// Preconditioned as in Karras et al. 2022, table 1.
+    Edm {
+        /// Standard deviation of the data.
+        sigma_data: f64,
+    },
+}
+
+/// `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scalings {
+    /// Factor of the network's input.
+    pub c_in: f64,
+    /// Factor of the noisy sample in the answer.
+    pub c_skip: f64,
+    /// Factor of the network's output in the answer. Zero where the output says nothing of `x0`.
+    pub c_out: f64,
+    /// The time that the network is told.
+    pub c_noise: f64,
+}
+
+/// A denoiser's answer at one level: `x = alpha·x0 + sigma·eps`, both computed where each is well
+/// conditioned.
+#[derive(Clone, Debug)]
+pub struct Prediction<V> {
+    /// The expected clean sample, `E[x0 | x]`.
+    pub x0: V,
+    /// The expected noise, `E[eps | x]`.
+    pub eps: V,
+}
+
+/// Why a trajectory ended before its plan.
+#[derive(Debug, thiserror::Error)]
+pub enum Halt {
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// The denoiser could not answer, or answered with something that is not finite.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Answers "what is clean here?".
+pub trait Denoiser<V> {
+    /// The prediction for `x` at noise level `at`. Costs one network evaluation.
+    fn denoise(&self, x: &V, at: Level) -> Result<Prediction<V>, Halt>;
+}
+
+impl<V, F: Fn(&V, Level) -> Prediction<V>> Denoiser<V> for F {
+    fn denoise(&self, x: &V, at: Level) -> Result<Prediction<V>, Halt> {
+        Ok(self(x, at))
+    }
+}
+
+impl Parameterization {
+    /// The coefficients that turn the raw output at level `at` into `x0`.
+    pub fn scalings(&self, at: Level) -> Scalings {
+        let Level { alpha, sigma, t } = at;
+        match *self {
+            Self::Eps => Scalings { c_in: 1.0, c_skip: 1.0 / alpha, c_out: -sigma / alpha, c_noise: t },
+            Self::X0 => Scalings { c_in: 1.0, c_skip: 0.0, c_out: 1.0, c_noise: t },
+            Self::V => {
+                let n = alpha * alpha + sigma * sigma;
+                Scalings { c_in: 1.0, c_skip: alpha / n, c_out: -sigma / n, c_noise: t }
+            }
+            Self::Flow => {
+                let n = alpha + sigma;
+                Scalings { c_in: 1.0, c_skip: 1.0 / n, c_out: -sigma / n, c_noise: t }
+            }
+            Self::Edm { sigma_data } => {
+                let s = sigma / alpha;
+                let n = (s * s + sigma_data * sigma_data).sqrt();
+                Scalings {
+                    c_in: 1.0 / (alpha * n),
+                    c_skip: sigma_data * sigma_data / (n * n * alpha),
+                    c_out: s * sigma_data / n,
+                    c_noise: 0.25 * s.ln(),
+                }
+            }
+        }
+    }
+
+    /// Reads the raw network output `raw` at noisy sample `x`.
+    pub fn read<V: Vector>(&self, x: &V, raw: &V, at: Level) -> Prediction<V> {
+        let Level { alpha, sigma, .. } = at;
+        let s = self.scalings(at);
+        let eps = match *self {
+            Self::Eps => raw.clone(),
+            Self::X0 => lin![1.0 / sigma => x, -alpha / sigma => raw],
+            Self::V => {
+                let n = alpha * alpha + sigma * sigma;
+                lin![sigma / n => x, alpha / n => raw]
+            }
+            Self::Flow => {
+                let n = alpha + sigma;
+                lin![1.0 / n => x, alpha / n => raw]
+            }
+            Self::Edm { .. } => {
+                lin![(1.0 - alpha * s.c_skip) / sigma => x, -alpha * s.c_out / sigma => raw]
+            }
+        };
+        let x0 = match *self {
+            Self::X0 => raw.clone(),
+            _ => lin![s.c_skip => x, s.c_out => raw],
+        };
+        Prediction { x0, eps }
+    }
+
+    /// What the network should answer at level `at`: the training target.
+    pub fn target<V: Vector>(&self, x0: &V, eps: &V, at: Level) -> V {
+        let (a, b) = self.target_weights(at);
+        lin![a => x0, b => eps]
+    }
+
+    /// The target as weights of `x0` and `eps`, for batches whose rows are at different levels.
+    pub fn target_weights(&self, at: Level) -> (f64, f64) {
+        let Level { alpha, sigma, .. } = at;
+        match *self {
+            Self::Eps => (0.0, 1.0),
+            Self::X0 => (1.0, 0.0),
+            Self::V => (-sigma, alpha),
+            Self::Flow => (-1.0, 1.0),
+            Self::Edm { .. } => {
+                let s = self.scalings(at);
+                ((1.0 - s.c_skip * alpha) / s.c_out, -s.c_skip * sigma / s.c_out)
+            }
+        }
+    }
+}

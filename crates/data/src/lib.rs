@@ -1,0 +1,1 @@
+//! tweedie-data.

@@ -1,0 +1,60 @@
+//! A batch of samples as the solvers of `tweedie-core` see it.
+
+use burn::tensor::{DType, Tensor, TensorData};
+use tweedie_core::{
+    Vector,
+    noise::{Noise, fill_normal},
+};
+
+/// A batch of samples, one row each.
+#[derive(Clone, Debug)]
+pub struct Batch<const D: usize>(pub Tensor<D>);
+
+impl<const D: usize> Vector for Batch<D> {
+    fn lin(terms: &[(f64, &Self)]) -> Self {
+        let mut sum: Option<Tensor<D>> = None;
+        for (c, v) in terms {
+            let term = v.0.clone().mul_scalar(*c);
+            sum = Some(match sum {
+                Some(s) => s + term,
+                None => term,
+            });
+        }
+        Self(sum.expect("lin has at least one term"))
+    }
+
+    fn rms(&self) -> f64 {
+        let data = self.0.clone().into_data().convert::<f32>();
+        let values = data.as_slice::<f32>().expect("converted to f32");
+        let sum: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
+        (sum / values.len().max(1) as f64).sqrt()
+    }
+}
+
+/// Noise with one seed per row, drawn on the CPU, so that a row is the same in every batch and on
+/// every device.
+#[derive(Clone, Debug)]
+pub struct RowNoise(pub Vec<u64>);
+
+impl RowNoise {
+    /// Draw number `draw`, one row per seed, of shape `shape` (whose first dimension is the number of seeds).
+    pub fn tensor<const D: usize>(
+        &self,
+        shape: [usize; D],
+        draw: u64,
+        device: &burn::tensor::Device,
+    ) -> Tensor<D> {
+        let row: usize = shape[1..].iter().product();
+        let mut values = vec![0.0f32; row * self.0.len()];
+        for (seed, out) in self.0.iter().zip(values.chunks_mut(row.max(1))) {
+            fill_normal(*seed, draw, out);
+        }
+        Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+    }
+}
+
+impl<const D: usize> Noise<Batch<D>> for RowNoise {
+    fn normal(&mut self, like: &Batch<D>, draw: u64) -> Batch<D> {
+        Batch(self.tensor(like.0.dims(), draw, &like.0.device()))
+    }
+}

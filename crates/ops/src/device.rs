@@ -1,0 +1,41 @@
+//! Choosing where tensors live, at run time.
+
+use burn::tensor::Device;
+
+/// A device name that this build cannot serve.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DeviceError {
+    /// The name asked for.
+    pub name: String,
+}
+
+impl std::fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "device `{}` is not available; this build has: {}", self.name, devices().join(", "))
+    }
+}
+
+impl std::error::Error for DeviceError {}
+
+/// The names of the devices compiled into this build.
+pub fn devices() -> Vec<&'static str> {
+    vec![
+        "cpu",
+        #[cfg(feature = "wgpu")]
+        "wgpu",
+        #[cfg(feature = "cuda")]
+        "cuda",
+    ]
+}
+
+/// The device called `name`: `cpu`, or what the build's features add.
+pub fn device(name: &str) -> Result<Device, DeviceError> {
+    match name {
+        "cpu" => Ok(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Device::wgpu(Default::default())),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(0)),
+        _ => Err(DeviceError { name: name.into() }),
+    }
+}

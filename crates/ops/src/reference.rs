@@ -1,0 +1,62 @@
+//! The same operations composed of Burn's primitives: what other devices than the CPU run, and what
+//! the kernels are tested against.
+
+use burn::tensor::{
+    Tensor, activation, module,
+    ops::{AvgPoolOptions, ConvOptions as BurnConvOptions, InterpolateMode, InterpolateOptions},
+};
+
+use crate::ConvOptions;
+
+/// See [`crate::conv2d`].
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, o: ConvOptions) -> Tensor<4> {
+    let [top, left] = o.pad_before;
+    let [bottom, right] = o.pad_after;
+    let padding = [(top, bottom), (left, right)];
+    let options = BurnConvOptions::new_with_padding(o.stride, padding, o.dilation, o.groups);
+    module::conv2d(x, weight, bias, options)
+}
+
+/// See [`crate::linear`].
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    module::linear(x, weight.transpose(), bias)
+}
+
+/// See [`crate::group_norm`].
+pub fn group_norm<const D: usize>(
+    x: Tensor<D>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
+    let shape = x.dims();
+    let (b, c) = (shape[0], shape[1]);
+    let rest: usize = shape[2..].iter().product();
+    let y = x.reshape([b, groups, c / groups * rest]);
+    let y = y.clone() - y.mean_dim(2);
+    let var = (y.clone() * y.clone()).mean_dim(2);
+    let y = (y / (var + eps).sqrt()).reshape([b, c, rest]);
+    (y * weight.reshape([1, c, 1]) + bias.reshape([1, c, 1])).reshape(shape)
+}
+
+/// See [`crate::silu`].
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::silu(x)
+}
+
+/// See [`crate::upsample_nearest2d`].
+pub fn upsample_nearest2d(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    module::interpolate(x, InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size))
+}
+
+/// See [`crate::avg_pool2d`].
+pub fn avg_pool2d(x: Tensor<4>, k: usize) -> Tensor<4> {
+    module::avg_pool2d(x, AvgPoolOptions::new([k, k]))
+}
+
+/// See [`crate::attention`].
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+    let scores = q.matmul(k.swap_dims(2, 3)) * scale;
+    activation::softmax(scores, 3).matmul(v)
+}
