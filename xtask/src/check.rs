@@ -1,0 +1,33 @@
+//! Everything that CI checks, in the order that fails soonest.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// One command of the check: its arguments to cargo, and its environment.
+struct Job(&'static str, &'static [(&'static str, &'static str)]);
+
+const JOBS: &[Job] = &[
+    Job("fmt --all --check", &[]),
+    Job("xtask layers", &[]),
+    // The README's test command.
+    Job("test --release --workspace", &[]),
+    Job("clippy --release --workspace --all-targets -- -D warnings", &[]),
+    Job("doc --release --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")]),
+    Job("check --release -p tweedie-cli --features wgpu", &[]),
+    // The build of the CUDA compiler bundle is skipped; the types are still checked.
+    Job("check --release -p tweedie-cli --features cuda", &[("DOCS_RS", "1")]),
+];
+
+pub fn run() -> Result<()> {
+    for Job(arguments, environment) in JOBS {
+        println!("── cargo {arguments}");
+        let status = Command::new(env!("CARGO"))
+            .args(arguments.split(' '))
+            .envs(environment.iter().copied())
+            .status()
+            .with_context(|| format!("cannot run cargo {arguments}"))?;
+        ensure!(status.success(), "cargo {arguments}: {status}");
+    }
+    Ok(())
+}
