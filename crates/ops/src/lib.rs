@@ -6,11 +6,13 @@
 mod batch;
 mod device;
 pub mod reference;
+mod update;
 
 use burn::tensor::Tensor;
 
 pub use batch::{Batch, RowNoise};
 pub use device::{DeviceError, device, devices};
+pub use update::{AdamW, adamw, lerp};
 
 /// Stride, padding and dilation of a 2-D convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use burn::tensor::{
     ops::{AvgPoolOptions, ConvOptions as BurnConvOptions, InterpolateMode, InterpolateOptions},
 };
 
-use crate::ConvOptions;
+use crate::{AdamW, ConvOptions};
 
 /// See [`crate::conv2d`].
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, o: ConvOptions) -> Tensor<4> {
@@ -59,4 +59,25 @@ pub fn avg_pool2d(x: Tensor<4>, k: usize) -> Tensor<4> {
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
     let scores = q.matmul(k.swap_dims(2, 3)) * scale;
     activation::softmax(scores, 3).matmul(v)
+}
+
+/// See [`crate::adamw`].
+pub fn adamw(
+    param: Tensor<1>,
+    grad: Tensor<1>,
+    m: Tensor<1>,
+    v: Tensor<1>,
+    h: AdamW,
+) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    let (correction1, correction2) = h.bias_corrections();
+    let m = m * h.beta1 + grad.clone() * (1.0 - h.beta1);
+    let v = v * h.beta2 + grad.clone() * grad * (1.0 - h.beta2);
+    let denominator = v.clone().sqrt() / correction2.sqrt() + h.eps;
+    let param = param * (1.0 - h.lr * h.weight_decay) - m.clone() / denominator * (h.lr / correction1);
+    (param, m, v)
+}
+
+/// See [`crate::lerp`].
+pub fn lerp<const D: usize>(from: Tensor<D>, to: Tensor<D>, weight: f64) -> Tensor<D> {
+    from.clone() + (to - from) * weight
 }

@@ -1,0 +1,48 @@
+//! What a training step does to each parameter.
+
+use burn::tensor::Tensor;
+
+use crate::reference;
+
+/// Settings of one AdamW step. Decay is decoupled: `param` shrinks by `lr·weight_decay`, whatever its
+/// gradient (Loshchilov & Hutter 2019, arXiv:1711.05101; the formulas are PyTorch's).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the mean of gradients, in `0..1`.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients, in `0..1`.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub eps: f64,
+    /// Weight decay, multiplied by `lr`.
+    pub weight_decay: f64,
+    /// Number of this step, counted from 1; it sets the bias corrections.
+    pub step: u64,
+}
+
+impl AdamW {
+    /// `(1 - beta1^step, 1 - beta2^step)`.
+    pub(crate) fn bias_corrections(&self) -> (f64, f64) {
+        let step = self.step.max(1) as f64;
+        (1.0 - self.beta1.powf(step), 1.0 - self.beta2.powf(step))
+    }
+}
+
+/// One AdamW step. `m` and `v` are the running means of the gradient and of its square, zeros before
+/// the first step. Returns the new `(param, m, v)`. The tensors are outside autodiff.
+pub fn adamw(
+    param: Tensor<1>,
+    grad: Tensor<1>,
+    m: Tensor<1>,
+    v: Tensor<1>,
+    h: AdamW,
+) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    reference::adamw(param, grad, m, v, h)
+}
+
+/// `from + weight·(to - from)`: an exponential moving average moves by `1 - decay`.
+pub fn lerp<const D: usize>(from: Tensor<D>, to: Tensor<D>, weight: f64) -> Tensor<D> {
+    reference::lerp(from, to, weight)
+}
