@@ -1,0 +1,264 @@
+//! Weights in safetensors files: an 8-byte header length, a JSON header (name → type, shape, byte
+//! range) and raw little-endian values.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors, tensor::Metadata};
+use serde_json::{Map, Value, json};
+use tweedie_models::params::{HostTensor, TensorSource};
+
+use crate::{error::HubError, files, map::map};
+
+/// How values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits, as computed.
+    #[default]
+    F32,
+    /// IEEE half precision, at most 65504 in magnitude.
+    F16,
+    /// 8 bits of significand, the range of `F32`.
+    BF16,
+}
+
+/// A safetensors file, or several joined by an index, read by memory map: opening costs the header
+/// alone.
+pub struct SafetensorsFile {
+    shards: Vec<Shard>,
+    owner: BTreeMap<String, usize>,
+    metadata: BTreeMap<String, String>,
+}
+
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    header: Metadata,
+    data: usize,
+}
+
+impl SafetensorsFile {
+    /// Opens `*.safetensors`, or `*.safetensors.index.json` with the shards that it names.
+    ///
+    /// # Errors
+    /// If a file is missing, truncated or corrupt, or lacks a tensor that the index says it holds.
+    pub fn open(path: &Path) -> Result<Self, HubError> {
+        if path.extension().is_some_and(|e| e == "json") {
+            return Self::open_index(path);
+        }
+        let shard = Shard::open(path)?;
+        let owner = shard.header.tensors().into_keys().map(|name| (name, 0)).collect();
+        let metadata = shard.header.metadata().clone().unwrap_or_default().into_iter().collect();
+        Ok(Self { shards: vec![shard], owner, metadata })
+    }
+
+    /// Opens the weights called `stem` in `dir`: `stem.safetensors`, or its sharded form
+    /// `stem.safetensors.index.json`.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; says so if only pickled weights are there, which are never read.
+    pub fn open_in(dir: &Path, stem: &str) -> Result<Self, HubError> {
+        let single = dir.join(format!("{stem}.safetensors"));
+        let index = dir.join(format!("{stem}.safetensors.index.json"));
+        if !single.exists() && index.exists() {
+            return Self::open(&index);
+        }
+        let pickled = dir.join(format!("{stem}.bin"));
+        if !single.exists() && pickled.exists() {
+            let reason = "pickled weights can run code and are not read; convert them to safetensors";
+            return Err(HubError::format(&pickled, reason));
+        }
+        Self::open(&single)
+    }
+
+    fn open_index(path: &Path) -> Result<Self, HubError> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let index: Index = files::read_json(path)?;
+        let dir = path.parent().unwrap_or(Path::new(""));
+        let (mut shards, mut numbers, mut owner) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        for (name, file) in index.weight_map {
+            let number = match numbers.get(&file) {
+                Some(&n) => n,
+                None => {
+                    if Path::new(&file).file_name() != Some(file.as_ref()) {
+                        let reason = format!("`{file}` is not the name of a file in the same folder");
+                        return Err(HubError::tensor(path, &name, reason));
+                    }
+                    shards.push(Shard::open(&dir.join(&file))?);
+                    numbers.insert(file.clone(), shards.len() - 1);
+                    shards.len() - 1
+                }
+            };
+            let shard = &shards[number];
+            if shard.header.info(&name).is_none() {
+                return Err(HubError::tensor(&shard.path, &name, "missing, though the index places it here"));
+            }
+            owner.insert(name, number);
+        }
+        Ok(Self { shards, owner, metadata: BTreeMap::new() })
+    }
+
+    /// The header's free text entries.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    fn shard(&self, name: &str) -> Option<&Shard> {
+        self.owner.get(name).and_then(|&n| self.shards.get(n))
+    }
+}
+
+impl TensorSource for SafetensorsFile {
+    fn names(&self) -> Vec<String> {
+        self.owner.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        Some(self.shard(name)?.header.info(name)?.shape.clone())
+    }
+
+    fn read(&self, name: &str) -> Result<HostTensor, String> {
+        let found = self.shard(name).and_then(|s| Some((s, s.header.info(name)?)));
+        let (shard, info) = found.ok_or_else(|| "missing".to_string())?;
+        let (start, end) = info.data_offsets;
+        let bytes = shard
+            .map
+            .get(shard.data + start..shard.data + end)
+            .ok_or_else(|| "its values lie beyond the end of the file".to_string())?;
+        let values = decode(info.dtype, bytes)?;
+        Ok(HostTensor { shape: info.shape.clone(), values })
+    }
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<Self, HubError> {
+        let size = fs::metadata(path).map_err(|e| HubError::read(path, e))?;
+        if size.is_dir() {
+            return Err(HubError::format(path, "a folder, where a safetensors file was expected"));
+        }
+        let size = size.len();
+        if size < 8 {
+            return Err(HubError::format(path, format!("{size} bytes are too few for a safetensors file")));
+        }
+        let map = map(path).map_err(|e| HubError::read(path, e))?;
+        let (length, header) = SafeTensors::read_metadata(&map).map_err(|e| {
+            let reason = match truncation(&map) {
+                Some((need, have)) => format!("truncated: its header asks for {need} bytes, it has {have}"),
+                None => format!("not a safetensors file: {e}"),
+            };
+            HubError::format(path, reason)
+        })?;
+        Ok(Self { path: path.into(), map, header, data: 8 + length })
+    }
+}
+
+/// If the file is shorter than its header says: the bytes needed and present.
+fn truncation(bytes: &[u8]) -> Option<(usize, usize)> {
+    let length = usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()?;
+    let header = bytes.get(8..length.checked_add(8)?)?;
+    let header: Map<String, Value> = serde_json::from_slice(header).ok()?;
+    let ends = header.values().filter_map(|v| v.get("data_offsets")?.get(1)?.as_u64());
+    let need = usize::try_from(ends.max()?).ok()?.checked_add(8 + length)?;
+    (need > bytes.len()).then_some((need, bytes.len()))
+}
+
+fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
+    fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.as_chunks::<N>().0.iter().map(|&b| read(b)).collect()
+    }
+    fn whole<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> i128) -> Result<Vec<f32>, String> {
+        let exact = |v: i128| (v.unsigned_abs() <= 1 << 24).then_some(v as f32);
+        let read = |&b: &[u8; N]| {
+            let v = read(b);
+            exact(v).ok_or_else(|| format!("the integer {v} is not exact in 32-bit floating point"))
+        };
+        bytes.as_chunks::<N>().0.iter().map(read).collect()
+    }
+    Ok(match dtype {
+        Dtype::F32 => each(bytes, f32::from_le_bytes),
+        Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
+        Dtype::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => each(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::BOOL | Dtype::U8 => each(bytes, |[b]: [u8; 1]| f32::from(b)),
+        Dtype::I8 => each(bytes, |b| f32::from(i8::from_le_bytes(b))),
+        Dtype::I16 => each(bytes, |b| f32::from(i16::from_le_bytes(b))),
+        Dtype::I32 => whole(bytes, |b| i32::from_le_bytes(b).into())?,
+        Dtype::I64 => whole(bytes, |b| i64::from_le_bytes(b).into())?,
+        Dtype::U32 => whole(bytes, |b| u32::from_le_bytes(b).into())?,
+        Dtype::U64 => whole(bytes, |b| u64::from_le_bytes(b).into())?,
+        other => return Err(format!("values of type {other} are not supported; F32, F16, BF16, F64 are")),
+    })
+}
+
+/// Writes tensors to a safetensors file, in the order of their names; the same tensors give the same
+/// bytes. `metadata` gains `format = "pt"`, which Python's loaders ask for, unless it has a `format`.
+///
+/// # Errors
+/// If the file cannot be written (nothing is left of it then), if a shape does not match its values,
+/// or if a finite value is too large for `precision`.
+pub fn write(
+    path: &Path,
+    tensors: &BTreeMap<String, HostTensor>,
+    precision: Precision,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), HubError> {
+    let (name_of_type, size) = match precision {
+        Precision::F32 => ("F32", 4),
+        Precision::F16 => ("F16", 2),
+        Precision::BF16 => ("BF16", 2),
+    };
+    let mut entries = metadata.clone();
+    entries.entry("format".into()).or_insert_with(|| "pt".into());
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!(entries));
+    let mut offset = 0;
+    for (name, tensor) in tensors {
+        check(tensor, precision).map_err(|reason| HubError::tensor(path, name, reason))?;
+        let end = offset + tensor.values.len() * size;
+        let entry = json!({ "dtype": name_of_type, "shape": tensor.shape, "data_offsets": [offset, end] });
+        header.insert(name.clone(), entry);
+        offset = end;
+    }
+    let mut header = Value::Object(header).to_string();
+    // Values start at a multiple of eight bytes.
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    files::write_atomic_with(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
+        for tensor in tensors.values() {
+            for &v in &tensor.values {
+                match precision {
+                    Precision::F32 => out.write_all(&v.to_le_bytes())?,
+                    Precision::F16 => out.write_all(&f16::from_f32(v).to_le_bytes())?,
+                    Precision::BF16 => out.write_all(&bf16::from_f32(v).to_le_bytes())?,
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+fn check(tensor: &HostTensor, precision: Precision) -> Result<(), String> {
+    let (shape, count) = (&tensor.shape, tensor.values.len());
+    if shape.iter().product::<usize>() != count {
+        return Err(format!("its shape {shape:?} does not hold {count} values"));
+    }
+    let overflows = |v: &&f32| match precision {
+        Precision::F32 => false,
+        Precision::F16 => v.is_finite() && f16::from_f32(**v).is_infinite(),
+        Precision::BF16 => v.is_finite() && bf16::from_f32(**v).is_infinite(),
+    };
+    match tensor.values.iter().find(overflows) {
+        Some(v) => Err(format!("its value {v} is too large for {precision:?}")),
+        None => Ok(()),
+    }
+}
