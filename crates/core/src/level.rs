@@ -1,7 +1,9 @@
 //! Noise levels: `x = alpha·x0 + sigma·eps`.
 
+use serde::{Deserialize, Serialize};
+
 /// One noise level of a forward process, `x = alpha·x0 + sigma·eps` with `eps ~ N(0, I)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Level {
     /// Coefficient of the clean sample, in `0..=1` for variance-preserving and flow processes.
     pub alpha: f64,
@@ -15,13 +17,19 @@ impl Level {
     /// A noise-free level, where sampling ends.
     pub const CLEAN: Level = Level { alpha: 1.0, sigma: 0.0, t: 0.0 };
 
+    /// The variance-preserving level (`alpha² + sigma² = 1`) with `sigma/alpha = nsr`; `nsr` may be
+    /// zero or infinite.
+    pub fn variance_preserving(nsr: f64, t: f64) -> Self {
+        Self { alpha: 1.0 / nsr.hypot(1.0), sigma: 1.0 / nsr.recip().hypot(1.0), t }
+    }
+
     /// Log of the amplitude ratio, `ln(alpha / sigma)`: half the log-SNR. Grows as noise falls;
     /// infinite where `sigma` or `alpha` is zero.
     pub fn lambda(self) -> f64 {
         (self.alpha / self.sigma).ln()
     }
 
-    /// Noise-to-signal ratio `sigma / alpha`: Karras' sigma.
+    /// Noise-to-signal ratio `sigma / alpha`: Karras' sigma. Infinite where `alpha` is zero.
     pub fn nsr(self) -> f64 {
         self.sigma / self.alpha
     }
@@ -34,5 +42,20 @@ impl Level {
     /// Whether no noise is left.
     pub fn is_clean(self) -> bool {
         self.sigma == 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variance_preserving_is_finite_at_both_ends() {
+        let clean = Level::variance_preserving(0.0, 0.0);
+        assert_eq!((clean.alpha, clean.sigma), (1.0, 0.0));
+        let noise = Level::variance_preserving(f64::INFINITY, 1.0);
+        assert_eq!((noise.alpha, noise.sigma), (0.0, 1.0));
+        let half = Level::variance_preserving(0.75, 0.0);
+        assert!((half.alpha - 0.8).abs() < 1e-15 && (half.sigma - 0.6).abs() < 1e-15);
     }
 }

@@ -8,12 +8,15 @@
 //! Scalars are `f64` and decide everything; whatever implements [`Vector`](vector::Vector) is only
 //! ever combined linearly, so all of this is tested on plain numbers against exact denoisers.
 
+pub mod forward;
 pub mod level;
 pub mod noise;
 pub mod plan;
 pub mod predict;
 pub mod schedule;
 pub mod solver;
+pub mod spacing;
+mod special;
 pub mod trajectory;
 pub mod vector;
 

@@ -17,6 +17,9 @@ impl<V, F: FnMut(&V, u64) -> V> Noise<V> for F {
     }
 }
 
+/// The stream of the initial noise. The draws of a trajectory count up from stream 0.
+pub const INITIAL: u64 = u64::MAX;
+
 /// A generator for `(seed, stream)`; streams of one seed are independent.
 pub fn generator(seed: u64, stream: u64) -> ChaCha12Rng {
     let mut rng = ChaCha12Rng::seed_from_u64(seed);

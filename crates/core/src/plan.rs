@@ -3,7 +3,11 @@
 //! Stochastic samplers are transformations of a plan, not solvers: DDPM, DDIM(eta) and the ancestral
 //! samplers are all a deterministic step to a lower level followed by fresh noise.
 
-use crate::level::Level;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{forward::posterior, level::Level, schedule::NoiseSchedule};
 
 /// One move of a trajectory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,31 +27,276 @@ pub enum Move {
     Relabel(Level),
 }
 
+impl Move {
+    /// The level after the move.
+    pub fn to(self) -> Level {
+        match self {
+            Self::Solve(to) | Self::Renoise { to, .. } | Self::Relabel(to) => to,
+        }
+    }
+}
+
+/// Where a plan ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Final {
+    /// With a last step to the noise-free level.
+    Clean,
+    /// At the last of the given times.
+    LastTime,
+    /// With a last step to this level: the table's first, for schedulers that never reach zero.
+    Level(Level),
+}
+
+/// The fresh noise of a sampler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoiseRule {
+    /// None: the probability-flow ODE.
+    #[default]
+    None,
+    /// `eta` times the posterior's standard deviation: [`Plan::ancestral`].
+    Ancestral {
+        /// 0 is deterministic, 1 is DDPM with its smaller variance.
+        eta: f64,
+    },
+    /// DDPM's larger variance: [`Plan::fixed_large`].
+    FixedLarge,
+}
+
+/// EDM's stochasticity. Karras et al. 2022, arXiv:2206.00364, algorithm 2.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Churn {
+    /// Overall amount, spread over the steps. 0 is deterministic.
+    pub s_churn: f64,
+    /// Smallest noise-to-signal ratio that is churned.
+    pub s_min: f64,
+    /// Largest noise-to-signal ratio that is churned.
+    pub s_max: f64,
+    /// Factor of the added noise.
+    pub s_noise: f64,
+}
+
+/// Why a plan cannot be made.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// Nothing to do.
+    #[error("a plan needs a start and at least one step; got {levels} levels")]
+    TooShort {
+        /// How many levels were given.
+        levels: usize,
+    },
+    /// Times that do not descend.
+    #[error("times[{index}] = {time}: expected finite times that fall strictly")]
+    NotDescending {
+        /// Its index.
+        index: usize,
+        /// The time.
+        time: f64,
+    },
+    /// A transformation of a plan that adds noise already.
+    #[error("{transformation} needs a plan without fresh noise: apply it first")]
+    AlreadyNoisy {
+        /// What was asked for.
+        transformation: &'static str,
+    },
+    /// A strength that leaves nothing to do, or more than the plan has.
+    #[error(
+        "strength = {strength}: expected 0 < strength ≤ 1, and at least one of the {steps} steps left to do"
+    )]
+    Strength {
+        /// The strength.
+        strength: f64,
+        /// Steps of the plan.
+        steps: usize,
+    },
+}
+
 /// Where a trajectory starts, and its moves.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// The level of the initial sample.
     pub start: Level,
     /// Standard deviation of the initial noise, by which the caller multiplies a standard normal.
+    /// Zero if the plan starts from a clean sample.
     pub start_std: f64,
     /// The moves, in order.
     pub moves: Vec<Move>,
+    /// The process to which the levels belong; it knows those in between.
+    pub schedule: Arc<dyn NoiseSchedule>,
 }
 
 impl Plan {
-    /// The deterministic plan that visits `levels` in order, the first being the start.
-    /// `None` if fewer than two levels are given.
-    pub fn through(levels: &[Level]) -> Option<Self> {
-        let (&start, rest) = levels.split_first()?;
-        if rest.is_empty() {
-            return None;
+    /// The deterministic plan that visits `levels` in order, the first being the start. The levels may
+    /// rise: that inverts a sampler.
+    ///
+    /// # Errors
+    /// If fewer than two levels are given.
+    pub fn through(schedule: Arc<dyn NoiseSchedule>, levels: &[Level]) -> Result<Self, PlanError> {
+        match levels {
+            [start, rest @ ..] if !rest.is_empty() => Ok(Self {
+                start: *start,
+                start_std: start.alpha.hypot(start.sigma),
+                moves: rest.iter().map(|&l| Move::Solve(l)).collect(),
+                schedule,
+            }),
+            _ => Err(PlanError::TooShort { levels: levels.len() }),
         }
-        let moves = rest.iter().map(|&l| Move::Solve(l)).collect();
-        Some(Self { start, start_std: (start.alpha.powi(2) + start.sigma.powi(2)).sqrt(), moves })
+    }
+
+    /// The deterministic plan that visits the schedule's levels at `times`, falling strictly, and ends
+    /// as told. With [`Final::Clean`] or [`Final::Level`], the solver is called once per time.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tweedie_core::{Plan, plan::Final, schedule::TableSchedule, spacing};
+    /// let schedule = Arc::new(TableSchedule::linear(1000, 1e-4, 0.02)?);
+    /// let plan = Plan::descend(schedule, &spacing::trailing(1000, 20)?, Final::Clean)?.ancestral(1.0);
+    /// assert_eq!(plan.solves(), 20);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn descend(schedule: Arc<dyn NoiseSchedule>, times: &[f64], end: Final) -> Result<Self, PlanError> {
+        check_descending(times)?;
+        let mut levels: Vec<Level> = times.iter().map(|&t| schedule.level(t)).collect();
+        match end {
+            Final::Clean => levels.push(Level::CLEAN),
+            Final::Level(level) => levels.push(level),
+            Final::LastTime => {}
+        }
+        Self::through(schedule, &levels)
+    }
+
+    /// Steps from each time to the one `stride` below it, whether or not that is the next time, as
+    /// diffusers' DDIM does; the sample is then relabelled. A step below time 0 ends at `end`.
+    pub fn strided(
+        schedule: Arc<dyn NoiseSchedule>,
+        times: &[f64],
+        stride: f64,
+        end: Level,
+    ) -> Result<Self, PlanError> {
+        check_descending(times)?;
+        let Some(&first) = times.first() else { return Err(PlanError::TooShort { levels: 0 }) };
+        let start = schedule.level(first);
+        let mut moves = Vec::with_capacity(2 * times.len());
+        for (i, &t) in times.iter().enumerate() {
+            let below = t - stride;
+            moves.push(Move::Solve(if below < 0.0 { end } else { schedule.level(below) }));
+            if let Some(&next) = times.get(i + 1)
+                && next != below
+            {
+                moves.push(Move::Relabel(schedule.level(next)));
+            }
+        }
+        Ok(Self { start, start_std: start.alpha.hypot(start.sigma), moves, schedule })
     }
 
     /// How many times the solver is called.
     pub fn solves(&self) -> usize {
         self.moves.iter().filter(|m| matches!(m, Move::Solve(_))).count()
     }
+
+    /// The level before each move, and the move.
+    pub fn steps(&self) -> impl Iterator<Item = (Level, Move)> + '_ {
+        std::iter::once(self.start).chain(self.moves.iter().map(|m| m.to())).zip(self.moves.iter().copied())
+    }
+
+    /// Adds fresh noise by a rule.
+    pub fn with_noise(self, rule: NoiseRule) -> Self {
+        match rule {
+            NoiseRule::None => self,
+            NoiseRule::Ancestral { eta } => self.ancestral(eta),
+            NoiseRule::FixedLarge => self.fixed_large(),
+        }
+    }
+
+    /// Splits every step into a step to a cleaner level and fresh noise of `eta` times the posterior's
+    /// standard deviation, such that the marginals stay exact. With a first-order solver and `eta = 1`
+    /// this is DDPM with its smaller variance and Euler ancestral; with other `eta`, in `0..=1`, DDIM.
+    /// Song et al. 2021, arXiv:2010.02502, eq. 16.
+    pub fn ancestral(self, eta: f64) -> Self {
+        self.split(eta, |_, _| 1.0)
+    }
+
+    /// DDPM with its larger variance `β`: the ancestral step with its noise scaled by `√(β/β̃)`. The last
+    /// step, to a clean level, adds none.
+    pub fn fixed_large(self) -> Self {
+        self.split(1.0, |from, to| from.sigma / to.sigma)
+    }
+
+    fn split(mut self, eta: f64, scale: impl Fn(Level, Level) -> f64) -> Self {
+        let mut moves = Vec::with_capacity(2 * self.moves.len());
+        for (from, step) in self.steps() {
+            let Move::Solve(to) = step else {
+                moves.push(step);
+                continue;
+            };
+            let up = (eta * posterior(from, to).variance.sqrt()).min(to.sigma);
+            if up > 0.0 && to.nsr() < from.nsr() {
+                let down = ((to.sigma - up) * (to.sigma + up)).sqrt();
+                moves.push(Move::Solve(self.schedule.at_nsr(down / to.alpha)));
+                moves.push(Move::Renoise { to, scale: scale(from, to) });
+            } else {
+                moves.push(step);
+            }
+        }
+        self.moves = moves;
+        self
+    }
+
+    /// Raises the noise before every step whose level lies within the churn's range. Levels of pure
+    /// noise stay as they are.
+    pub fn churn(mut self, churn: Churn) -> Self {
+        let gamma = (churn.s_churn / self.solves() as f64).min(std::f64::consts::SQRT_2 - 1.0);
+        let mut moves = Vec::with_capacity(2 * self.moves.len());
+        for (from, step) in self.steps() {
+            let nsr = from.nsr();
+            let within = nsr >= churn.s_min && nsr <= churn.s_max && nsr.is_finite();
+            if matches!(step, Move::Solve(_)) && within && gamma > 0.0 {
+                let to = self.schedule.at_nsr(nsr * (1.0 + gamma));
+                moves.push(Move::Renoise { to, scale: churn.s_noise });
+            }
+            moves.push(step);
+        }
+        self.moves = moves;
+        self
+    }
+
+    /// Starts from a clean sample, noised to the level from which `strength` of the steps remain:
+    /// `⌊steps·strength⌋` of them. Meng et al. 2022, arXiv:2108.01073. Other transformations come after.
+    ///
+    /// # Errors
+    /// If the strength is not in `0 < strength ≤ 1` or leaves no step, or the plan adds noise already.
+    pub fn img2img(mut self, strength: f64) -> Result<Self, PlanError> {
+        if self.moves.iter().any(|m| matches!(m, Move::Renoise { .. })) {
+            return Err(PlanError::AlreadyNoisy { transformation: "img2img" });
+        }
+        let steps = self.solves();
+        let kept = (steps as f64 * strength).floor();
+        if !(strength <= 1.0 && kept >= 1.0) {
+            return Err(PlanError::Strength { strength, steps });
+        }
+        let skipped = steps - kept as usize;
+        let solve = self
+            .moves
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| matches!(m, Move::Solve(_)))
+            .nth(skipped)
+            .map_or(0, |(index, _)| index);
+        let to = self.steps().nth(solve).map_or(self.start, |(from, _)| from);
+        self.moves.splice(..solve, [Move::Renoise { to, scale: 1.0 }]);
+        self.start = Level::CLEAN;
+        self.start_std = 0.0;
+        Ok(self)
+    }
+}
+
+fn check_descending(times: &[f64]) -> Result<(), PlanError> {
+    let mut before = f64::INFINITY;
+    for (index, &time) in times.iter().enumerate() {
+        if !(time.is_finite() && time < before) {
+            return Err(PlanError::NotDescending { index, time });
+        }
+        before = time;
+    }
+    Ok(())
 }

@@ -3,10 +3,13 @@
 //! Every parameterization is read through the four coefficients of Karras et al. 2022
 //! (arXiv:2206.00364, eq. 7): `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{level::Level, lin, vector::Vector};
 
 /// What the network `F` is trained to answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Parameterization {
     /// The noise `eps` (Ho et al. 2020).
     Eps,
@@ -85,24 +88,29 @@ impl Parameterization {
                 Scalings { c_in: 1.0, c_skip: 1.0 / n, c_out: -sigma / n, c_noise: t }
             }
             Self::Edm { sigma_data } => {
-                let s = sigma / alpha;
-                let n = (s * s + sigma_data * sigma_data).sqrt();
+                // The paper's table 1 at sigma/alpha, multiplied out by alpha: finite at both ends.
+                let n = sigma.hypot(alpha * sigma_data);
                 Scalings {
-                    c_in: 1.0 / (alpha * n),
-                    c_skip: sigma_data * sigma_data / (n * n * alpha),
-                    c_out: s * sigma_data / n,
-                    c_noise: 0.25 * s.ln(),
+                    c_in: 1.0 / n,
+                    c_skip: alpha * sigma_data * sigma_data / (n * n),
+                    c_out: sigma * sigma_data / n,
+                    c_noise: 0.25 * (sigma / alpha).ln(),
                 }
             }
         }
     }
 
     /// Reads the raw network output `raw` at noisy sample `x`.
+    ///
+    /// Finite at every level, with one exception: [`Eps`](Self::Eps) divides by `alpha`, for at pure noise
+    /// the noise says nothing of `x0`; a process with zero terminal SNR needs another parameterization.
+    /// At a clean level, where [`X0`](Self::X0) says nothing of the noise, `eps` is zero.
     pub fn read<V: Vector>(&self, x: &V, raw: &V, at: Level) -> Prediction<V> {
         let Level { alpha, sigma, .. } = at;
         let s = self.scalings(at);
         let eps = match *self {
             Self::Eps => raw.clone(),
+            Self::X0 if sigma == 0.0 => lin![0.0 => x],
             Self::X0 => lin![1.0 / sigma => x, -alpha / sigma => raw],
             Self::V => {
                 let n = alpha * alpha + sigma * sigma;
@@ -112,8 +120,9 @@ impl Parameterization {
                 let n = alpha + sigma;
                 lin![1.0 / n => x, alpha / n => raw]
             }
-            Self::Edm { .. } => {
-                lin![(1.0 - alpha * s.c_skip) / sigma => x, -alpha * s.c_out / sigma => raw]
+            Self::Edm { sigma_data } => {
+                let n = sigma.hypot(alpha * sigma_data);
+                lin![sigma / (n * n) => x, -alpha * sigma_data / n => raw]
             }
         };
         let x0 = match *self {
@@ -137,9 +146,9 @@ impl Parameterization {
             Self::X0 => (1.0, 0.0),
             Self::V => (-sigma, alpha),
             Self::Flow => (-1.0, 1.0),
-            Self::Edm { .. } => {
-                let s = self.scalings(at);
-                ((1.0 - s.c_skip * alpha) / s.c_out, -s.c_skip * sigma / s.c_out)
+            Self::Edm { sigma_data } => {
+                let n = sigma.hypot(alpha * sigma_data);
+                (sigma / (n * sigma_data), -alpha * sigma_data / n)
             }
         }
     }

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use crate::{
+    forward::renoised,
     level::Level,
-    lin,
     noise::Noise,
     plan::{Move, Plan},
     predict::{Denoiser, Halt, Prediction},
+    schedule::{Axis, NoiseSchedule},
     solver::Solver,
     vector::Vector,
 };
@@ -29,8 +30,11 @@ pub struct Step<'s, V> {
     pub from: Level,
     /// The level to reach.
     pub to: Level,
+    /// How many solver steps of the plan came before this one.
+    pub index: usize,
     /// How many solver steps of the plan come after this one.
     pub remaining: usize,
+    schedule: &'s dyn NoiseSchedule,
     model: &'s dyn Denoiser<V>,
     noise: &'s mut dyn Noise<V>,
     history: &'s VecDeque<Node<V>>,
@@ -63,6 +67,16 @@ impl<V: Vector> Step<'_, V> {
     pub fn past(&self, k: usize) -> Option<&Node<V>> {
         let node = self.history.get(k.checked_sub(1)?)?;
         (node.level.lambda() < self.from.lambda()).then_some(node)
+    }
+
+    /// The process to which the levels belong.
+    pub fn schedule(&self) -> &dyn NoiseSchedule {
+        self.schedule
+    }
+
+    /// Where to integrate: the schedule's axis, or a flow's where this step meets pure noise.
+    pub fn axis(&self) -> Axis {
+        if self.from.alpha == 0.0 || self.to.alpha == 0.0 { Axis::Flow } else { self.schedule.axis() }
     }
 
     /// Fresh standard normal noise.
@@ -99,6 +113,7 @@ pub struct Trajectory<'a, V> {
     level: Level,
     history: VecDeque<Node<V>>,
     index: usize,
+    solves: usize,
     solved: usize,
     evals: usize,
     draws: u64,
@@ -123,6 +138,7 @@ pub fn sample<'a, V: Vector>(
         level: plan.start,
         history: VecDeque::new(),
         index: 0,
+        solves: plan.solves(),
         solved: 0,
         evals: 0,
         draws: 0,
@@ -145,7 +161,9 @@ impl<V: Vector> Trajectory<'_, V> {
             x: self.x.clone(),
             from,
             to,
-            remaining: self.plan.solves() - self.solved - 1,
+            index: self.solved,
+            remaining: self.solves - self.solved - 1,
+            schedule: &*self.plan.schedule,
             model: self.model,
             noise: self.noise,
             history: &self.history,
@@ -168,11 +186,11 @@ impl<V: Vector> Trajectory<'_, V> {
     }
 
     fn renoise(&mut self, to: Level, scale: f64) {
-        let keep = to.alpha / self.level.alpha;
-        let variance = to.sigma.powi(2) - (keep * self.level.sigma).powi(2);
         let n = self.noise.normal(&self.x, self.draws);
         self.draws += 1;
-        self.x = lin![keep => &self.x, scale * variance.max(0.0).sqrt() => &n];
+        self.x = renoised(&self.x, &n, self.level, to, scale);
+        // What was learnt on the way down belongs to another path now.
+        self.history.clear();
         self.level = to;
     }
 }

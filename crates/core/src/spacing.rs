@@ -1,0 +1,294 @@
+//! Which of a schedule's times or levels to visit in `n` steps, noisiest first.
+//!
+//! Leading, trailing and linspace are table 2 of Lin et al. 2024, arXiv:2305.08891, with the integer
+//! rounding of diffusers. Karras: arXiv:2206.00364, eq. 5. Beta: Lee et al. 2024, arXiv:2407.12173.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    level::Level,
+    schedule::{NoiseSchedule, Times},
+    special::beta_quantile,
+};
+
+/// A way to choose `n` times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spacing {
+    /// Multiples of `⌊steps of the table / n⌋` plus an offset: [`leading`].
+    Leading {
+        /// Added to every time of a table.
+        offset: usize,
+    },
+    /// Down from the noisiest time by `steps of the table / n`: [`trailing`].
+    Trailing,
+    /// From the noisiest time to the cleanest, rounded in a table: [`linspace`].
+    Linspace,
+    /// As `Linspace`, but fractional times stay so in a table.
+    LinspaceFractional,
+    /// Evenly spaced in the `rho`-th root of the noise.
+    Karras {
+        /// 7 in the paper.
+        rho: f64,
+    },
+    /// Evenly spaced in the logarithm of the noise.
+    Exponential,
+    /// At quantiles of a Beta(`a`, `b`) distribution over the noise.
+    Beta {
+        /// 0.6 in the paper.
+        a: f64,
+        /// 0.6 in the paper.
+        b: f64,
+    },
+    /// Evenly spaced in `lambda = ln(alpha/sigma)`.
+    UniformLambda,
+    /// Down from the noisiest time in equal parts, shifted towards noise: [`shift`]. A flow sampler's
+    /// usual choice.
+    Shifted {
+        /// 1 leaves the times as they are.
+        shift: f64,
+    },
+}
+
+/// Why times cannot be chosen.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SpacingError {
+    /// No steps.
+    #[error("steps = 0: expected at least 1")]
+    NoSteps,
+    /// More steps than times.
+    #[error("steps = {steps}: expected at most {most}, as many as the schedule's table allows")]
+    TooMany {
+        /// Steps asked for.
+        steps: usize,
+        /// The most.
+        most: usize,
+    },
+    /// An offset that leaves the table.
+    #[error("offset {offset} with {steps} steps asks for time {time}, but the table ends at {last}")]
+    Offset {
+        /// The offset.
+        offset: usize,
+        /// Steps asked for.
+        steps: usize,
+        /// The time that is missing.
+        time: usize,
+        /// The noisiest time of the table.
+        last: usize,
+    },
+    /// A range of noise that cannot be spaced this way.
+    #[error(
+        "noise from {min} to {max}: expected 0 < min < max < ∞ (a schedule that ends in pure noise has no finite maximum)"
+    )]
+    Range {
+        /// The cleanest.
+        min: f64,
+        /// The noisiest.
+        max: f64,
+    },
+    /// A parameter outside its range.
+    #[error("{name} = {value}: expected a finite number > 0")]
+    Parameter {
+        /// Which.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+    },
+}
+
+/// Schedules over an interval that begins with a clean sample are spaced down to this fraction of it.
+const CLEANEST: f64 = 1e-3;
+
+impl Spacing {
+    /// The levels to visit in `steps` steps, without the clean level that follows the last.
+    ///
+    /// Karras, exponential and beta spacing work on the coordinate of the schedule's [`Axis`](crate::schedule::Axis):
+    /// `sigma/alpha`, or `sigma/(alpha+sigma)` for flows. `min` and `max`, in the same coordinate,
+    /// replace the schedule's own ends there.
+    ///
+    /// # Errors
+    /// Zero steps, more steps than a table has (leading, trailing, linspace), an offset or a parameter
+    /// out of range, or a schedule without a finite noisiest level where one is needed.
+    pub fn levels_between(
+        &self,
+        schedule: &dyn NoiseSchedule,
+        steps: usize,
+        min: Option<f64>,
+        max: Option<f64>,
+    ) -> Result<Vec<Level>, SpacingError> {
+        at_least_one(steps)?;
+        let axis = schedule.axis();
+        let times = schedule.times();
+        let cleanest = match schedule.level(times.min()) {
+            level if level.is_clean() => schedule.level(times.min() + CLEANEST * (times.max() - times.min())),
+            level => level,
+        };
+        let min = min.unwrap_or_else(|| axis.coordinate(cleanest));
+        let max = max.unwrap_or_else(|| axis.coordinate(schedule.level(times.max())));
+        let noise = match *self {
+            Self::Karras { rho } => karras(min, max, rho, steps)?,
+            Self::Exponential => exponential(min, max, steps)?,
+            Self::Beta { a, b } => beta(min, max, a, b, steps)?,
+            Self::UniformLambda => {
+                let nsrs = exponential(axis.nsr(min), axis.nsr(max), steps)?;
+                return Ok(nsrs.into_iter().map(|nsr| schedule.at_nsr(nsr)).collect());
+            }
+            _ => {
+                let times = self.plain_times(times, cleanest.t, steps)?;
+                return Ok(times.into_iter().map(|t| schedule.level(t)).collect());
+            }
+        };
+        Ok(noise.into_iter().map(|u| schedule.at_nsr(axis.nsr(u))).collect())
+    }
+
+    /// [`Spacing::levels_between`] the schedule's own ends.
+    pub fn levels(&self, schedule: &dyn NoiseSchedule, steps: usize) -> Result<Vec<Level>, SpacingError> {
+        self.levels_between(schedule, steps, None, None)
+    }
+
+    /// The times of [`Spacing::levels`].
+    pub fn times(&self, schedule: &dyn NoiseSchedule, steps: usize) -> Result<Vec<f64>, SpacingError> {
+        Ok(self.levels(schedule, steps)?.into_iter().map(|level| level.t).collect())
+    }
+
+    fn plain_times(&self, times: Times, cleanest: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
+        let (min, max) = (times.min(), times.max());
+        let parts =
+            |first: usize| (0..n).map(|i| min + (max - min) * ((n - i - first) as f64 / n as f64)).collect();
+        match (*self, times) {
+            (Self::Leading { offset }, Times::Table { steps }) => leading(steps, n, offset),
+            (Self::Trailing, Times::Table { steps }) => trailing(steps, n),
+            (Self::Linspace, Times::Table { steps }) => linspace(steps, n),
+            (Self::LinspaceFractional, Times::Table { steps }) => linspace_fractional(steps, n),
+            (Self::Leading { .. }, _) => {
+                let mut times: Vec<f64> = parts(1);
+                if let Some(last) = times.last_mut() {
+                    *last = last.max(cleanest);
+                }
+                Ok(times)
+            }
+            (Self::Shifted { shift: by }, _) => {
+                positive("shift", by)?;
+                let ratio = |t: f64| (t - min) / (max - min);
+                Ok(parts(0).into_iter().map(|t: f64| min + (max - min) * shift(ratio(t), by)).collect())
+            }
+            (Self::Trailing, _) => Ok(parts(0)),
+            _ => Ok(even(cleanest, max, n)),
+        }
+    }
+}
+
+/// `(n−1)·r + offset, …, r + offset, offset` with `r = ⌊table / n⌋`: diffusers' `leading`.
+pub fn leading(table: usize, n: usize, offset: usize) -> Result<Vec<f64>, SpacingError> {
+    at_most(n, table)?;
+    let ratio = table / n;
+    let time = (n - 1) * ratio + offset;
+    if time >= table {
+        return Err(SpacingError::Offset { offset, steps: n, time, last: table - 1 });
+    }
+    Ok((0..n).rev().map(|i| (i * ratio + offset) as f64).collect())
+}
+
+/// [`leading`] for `n + 1` times, without the cleanest: as diffusers' multistep solvers have it.
+pub fn leading_without_cleanest(table: usize, n: usize, offset: usize) -> Result<Vec<f64>, SpacingError> {
+    at_most(n, table.saturating_sub(1))?;
+    let ratio = table / (n + 1);
+    let time = n * ratio + offset;
+    if time >= table {
+        return Err(SpacingError::Offset { offset, steps: n, time, last: table - 1 });
+    }
+    Ok((1..=n).rev().map(|i| (i * ratio + offset) as f64).collect())
+}
+
+/// `table·(n−i)/n − 1` for `i = 0..n`, rounded half to even: diffusers' `trailing`. Starts from the
+/// noisiest time.
+pub fn trailing(table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
+    at_most(n, table)?;
+    // In the floating-point steps of numpy's arange, since what is rounded may lie near a half.
+    let whole = table as f64;
+    let step = (whole - whole / n as f64) - whole;
+    Ok((0..n).map(|i| (whole + i as f64 * step).round_ties_even() - 1.0).collect())
+}
+
+/// Evenly spaced from `table − 1` to 0, rounded half to even: diffusers' `linspace` for DDPM and DDIM.
+/// One step asks for time 0 alone.
+pub fn linspace(table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
+    at_most(n, table)?;
+    Ok(ascending(table, n).into_iter().rev().map(f64::round_ties_even).collect())
+}
+
+/// [`linspace`] for `n + 1` times, without the cleanest: as diffusers' multistep solvers have it.
+pub fn linspace_without_cleanest(table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
+    at_most(n, table.saturating_sub(1))?;
+    Ok(ascending(table, n + 1).into_iter().skip(1).rev().map(f64::round_ties_even).collect())
+}
+
+/// [`linspace`] unrounded: diffusers' `linspace` for Euler and Heun.
+pub fn linspace_fractional(table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
+    at_least_one(n)?;
+    at_least_one(table)?;
+    Ok(ascending(table, n).into_iter().rev().collect())
+}
+
+/// `n` noise levels from `max` down to `min`, evenly spaced in their `rho`-th root. `0 < min < max < ∞`.
+pub fn karras(min: f64, max: f64, rho: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
+    positive("rho", rho)?;
+    check_range(min, max, n)?;
+    let (low, high) = (min.powf(1.0 / rho), max.powf(1.0 / rho));
+    Ok(ramp(n).map(|r| (high + r * (low - high)).powf(rho)).collect())
+}
+
+/// `n` noise levels from `max` down to `min`, evenly spaced in their logarithm. `0 < min < max < ∞`.
+pub fn exponential(min: f64, max: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
+    check_range(min, max, n)?;
+    Ok(ramp(n).map(|r| (max.ln() + r * (min.ln() - max.ln())).exp()).collect())
+}
+
+/// `n` noise levels from `max` down to `min` at evenly spaced quantiles of Beta(`a`, `b`), `a, b > 0`.
+pub fn beta(min: f64, max: f64, a: f64, b: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
+    positive("a", a)?;
+    positive("b", b)?;
+    check_range(min, max, n)?;
+    Ok(ramp(n).map(|r| min + beta_quantile(1.0 - r, a, b) * (max - min)).collect())
+}
+
+/// `s·t / (1 + (s − 1)·t)` for `t` in `0..=1`: multiplies `t/(1−t)` by `s`. Esser et al. 2024,
+/// arXiv:2403.03206, eq. 23. `s > 0`.
+pub fn shift(t: f64, s: f64) -> f64 {
+    s * t / (1.0 + (s - 1.0) * t)
+}
+
+/// `0..=1` in `n` points, 0 alone for `n = 1`.
+fn ramp(n: usize) -> impl Iterator<Item = f64> {
+    (0..n).map(move |i| i as f64 / (n.max(2) - 1) as f64)
+}
+
+/// `max` down to `min` in `n` points.
+fn even(min: f64, max: f64, n: usize) -> Vec<f64> {
+    ramp(n).map(|r| max + r * (min - max)).collect()
+}
+
+/// `0..=table−1` in `n` points, computed as numpy does.
+fn ascending(table: usize, n: usize) -> Vec<f64> {
+    let last = table as f64 - 1.0;
+    let step = last / (n.max(2) - 1) as f64;
+    (0..n).map(|i| if n > 1 && i == n - 1 { last } else { i as f64 * step }).collect()
+}
+
+fn at_least_one(n: usize) -> Result<(), SpacingError> {
+    if n == 0 { Err(SpacingError::NoSteps) } else { Ok(()) }
+}
+
+fn at_most(n: usize, most: usize) -> Result<(), SpacingError> {
+    at_least_one(n)?;
+    if n > most { Err(SpacingError::TooMany { steps: n, most }) } else { Ok(()) }
+}
+
+fn positive(name: &'static str, value: f64) -> Result<(), SpacingError> {
+    if value > 0.0 && value.is_finite() { Ok(()) } else { Err(SpacingError::Parameter { name, value }) }
+}
+
+fn check_range(min: f64, max: f64, n: usize) -> Result<(), SpacingError> {
+    at_least_one(n)?;
+    if min > 0.0 && min < max && max.is_finite() { Ok(()) } else { Err(SpacingError::Range { min, max }) }
+}
