@@ -1,0 +1,59 @@
+//! A network and its parameterization, as a denoiser.
+
+use burn::tensor::Tensor;
+use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction};
+use tweedie_ops::Batch;
+
+use crate::network::{Condition, Mode, Network};
+
+/// Answers "what is clean here?" with a network: `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`, all rows at
+/// the same level. Where the network answers with twice the channels of `x`, the second half describes a
+/// learned variance (Nichol & Dhariwal 2021) and is left out.
+///
+/// Whether an answer is finite is for the caller to check: reading it back would stall a device.
+#[derive(Clone, Debug)]
+pub struct NetworkDenoiser<'a, N: ?Sized> {
+    /// The network.
+    pub network: &'a N,
+    /// What it answers.
+    pub parameterization: Parameterization,
+    /// What it is told besides sample and time; one entry per row.
+    pub condition: Condition,
+}
+
+impl<'a, N: Network + ?Sized> NetworkDenoiser<'a, N> {
+    /// A denoiser for batches of as many rows as `condition` describes.
+    pub fn new(network: &'a N, parameterization: Parameterization, condition: Condition) -> Self {
+        Self { network, parameterization, condition }
+    }
+
+    /// The network's raw output for `x: [B, C, H, W]` at `at`, of the shape of `x`. One evaluation.
+    ///
+    /// # Errors
+    /// [`Halt::Failed`] for inputs that the network does not take.
+    pub fn raw(&self, x: &Tensor<4>, at: Level) -> Result<Tensor<4>, Halt> {
+        let scalings = self.parameterization.scalings(at);
+        let shape = x.dims();
+        let [b, c, h, w] = shape;
+        let times = vec![scalings.c_noise as f32; b];
+        let failed = |e: &dyn std::fmt::Display| Halt::Failed(e.to_string());
+        self.network.check(shape, &times, &self.condition).map_err(|e| failed(&e))?;
+
+        let input = if scalings.c_in == 1.0 { x.clone() } else { x.clone().mul_scalar(scalings.c_in as f32) };
+        let raw = self.network.forward(input, &times, &self.condition, Mode::Eval);
+        match raw.dims() {
+            found if found == shape => Ok(raw),
+            found if found == [b, 2 * c, h, w] => Ok(raw.narrow(1, 0, c)),
+            found => Err(failed(&format!(
+                "the network answers {shape:?} with {found:?}, expected as many channels or twice as many"
+            ))),
+        }
+    }
+}
+
+impl<N: Network + ?Sized> Denoiser<Batch<4>> for NetworkDenoiser<'_, N> {
+    fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
+        let raw = Batch(self.raw(&x.0, at)?);
+        Ok(self.parameterization.read(x, &raw, at))
+    }
+}

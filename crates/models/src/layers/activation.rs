@@ -1,0 +1,56 @@
+//! Activation functions by the names that configurations use.
+
+use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
+
+/// An elementwise activation. In configurations names are read in any case, and `swish` means `silu`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub enum Activation {
+    /// `x·sigmoid(x)`.
+    #[default]
+    Silu,
+    /// `x·Φ(x)`, exact.
+    Gelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x·tanh(ln(1 + eˣ))`.
+    Mish,
+}
+
+impl Activation {
+    /// Applies it to every element.
+    pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Silu => tweedie_ops::silu(x),
+            Self::Gelu => activation::gelu(x),
+            Self::Relu => activation::relu(x),
+            Self::Mish => activation::mish(x),
+        }
+    }
+}
+
+impl TryFrom<String> for Activation {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.to_ascii_lowercase().as_str() {
+            "silu" | "swish" => Ok(Self::Silu),
+            "gelu" => Ok(Self::Gelu),
+            "relu" => Ok(Self::Relu),
+            "mish" => Ok(Self::Mish),
+            _ => Err(format!("`{name}` is not one of `silu`, `swish`, `gelu`, `relu`, `mish`")),
+        }
+    }
+}
+
+impl From<Activation> for &'static str {
+    fn from(a: Activation) -> Self {
+        match a {
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
+            Activation::Relu => "relu",
+            Activation::Mish => "mish",
+        }
+    }
+}

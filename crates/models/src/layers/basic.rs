@@ -1,0 +1,126 @@
+//! Convolution, linear map, group normalization, embedding.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Int, Tensor, TensorData},
+};
+use tweedie_ops::{self as ops, ConvOptions};
+
+use super::{Activation, Init};
+
+/// 2-D convolution with a square kernel.
+#[derive(Module, Debug)]
+pub struct Conv2d {
+    /// `[out, in, k, k]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Conv2d {
+    /// Weights and bias uniform within `1/√(in·k²)`.
+    pub fn new(init: &Init, inputs: usize, outputs: usize, k: usize, bias: bool) -> Self {
+        let bound = 1.0 / ((inputs * k * k) as f64).sqrt();
+        Self {
+            weight: init.uniform("weight", [outputs, inputs, k, k], bound),
+            bias: bias.then(|| init.uniform("bias", [outputs], bound)),
+        }
+    }
+
+    /// `[B, in, H, W]` to `[B, out, H', W']`.
+    pub fn forward(&self, x: Tensor<4>, options: ConvOptions) -> Tensor<4> {
+        ops::conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), options)
+    }
+}
+
+/// `x·weightᵀ + bias` over the last dimension.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// Weights and bias uniform within `1/√in`.
+    pub fn new(init: &Init, inputs: usize, outputs: usize, bias: bool) -> Self {
+        let bound = 1.0 / (inputs as f64).sqrt();
+        Self {
+            weight: init.uniform("weight", [outputs, inputs], bound),
+            bias: bias.then(|| init.uniform("bias", [outputs], bound)),
+        }
+    }
+
+    /// `[..., in]` to `[..., out]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
+}
+
+/// Normalization to mean 0 and variance 1 over the pixels of each group of channels, then a scale and a
+/// shift per channel.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// `[C]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[C]`.
+    pub bias: Param<Tensor<1>>,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Scale 1, shift 0. `groups` divides `channels`.
+    pub fn new(init: &Init, groups: usize, channels: usize, eps: f64) -> Self {
+        Self {
+            weight: init.constant("weight", [channels], 1.0),
+            bias: init.constant("bias", [channels], 0.0),
+            groups,
+            eps,
+        }
+    }
+
+    /// `[B, C, H, W]`, same out.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        ops::group_norm(x, self.groups, self.weight.val(), self.bias.val(), self.eps)
+    }
+
+    /// The activation of the normalized `[B, C, H, W]`.
+    pub fn then(&self, activation: Activation, x: Tensor<4>) -> Tensor<4> {
+        match activation {
+            Activation::Silu => {
+                ops::group_norm_silu(x, self.groups, self.weight.val(), self.bias.val(), self.eps)
+            }
+            _ => activation.apply(self.forward(x)),
+        }
+    }
+}
+
+/// One learned vector per index.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[entries, width]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// Standard normal entries.
+    pub fn new(init: &Init, entries: usize, width: usize) -> Self {
+        Self { weight: init.normal("weight", [entries, width], 1.0) }
+    }
+
+    /// The vectors of `indices`, each less than `entries`: `[B, width]`.
+    pub fn forward(&self, indices: &[usize]) -> Tensor<2> {
+        let weight = self.weight.val();
+        let indices: Vec<i64> = indices.iter().map(|&i| i as i64).collect();
+        let shape = [indices.len()];
+        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, shape), &weight.device());
+        weight.select(0, indices)
+    }
+
+    /// The number of entries.
+    pub fn entries(&self) -> usize {
+        self.weight.dims()[0]
+    }
+}

@@ -1,0 +1,61 @@
+//! What every denoising network has in common.
+
+use burn::tensor::Tensor;
+
+/// Whether a network is being trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Inference: no dropout.
+    Eval,
+    /// Training: dropout masks depend on the seed, the layer and the row of the batch alone.
+    Train {
+        /// A different number for every training step.
+        dropout_seed: u64,
+    },
+}
+
+/// What a network is told besides the noisy sample and the time.
+#[derive(Clone, Debug, Default)]
+pub struct Condition {
+    /// One class per row.
+    pub classes: Option<Vec<usize>>,
+    /// Added to the time embedding, `[B, time embedding width]`.
+    pub embedding: Option<Tensor<2>>,
+}
+
+impl Condition {
+    /// One class per row, nothing else.
+    pub fn classes(classes: Vec<usize>) -> Self {
+        Self { classes: Some(classes), embedding: None }
+    }
+}
+
+/// An input that a network cannot take.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct InputError(pub String);
+
+/// A network that looks at a noisy sample.
+pub trait Network {
+    /// Whether [`Network::forward`] takes inputs like these: `shape` is that of `x`.
+    ///
+    /// # Errors
+    /// Says which input is wrong and what was expected.
+    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError>;
+
+    /// The raw output for `x: [B, C, H, W]` at `times`, one per row. Output `[B, C', H, W]`.
+    ///
+    /// # Panics
+    /// On inputs that [`Network::check`] refuses.
+    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4>;
+}
+
+impl<N: Network + ?Sized> Network for &N {
+    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError> {
+        (**self).check(shape, times, condition)
+    }
+
+    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
+        (**self).forward(x, times, condition, mode)
+    }
+}

@@ -1,0 +1,332 @@
+//! The configuration of a [`UNet2DModel`](super::UNet2DModel), as diffusers' `config.json` has it.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+use crate::layers::Activation;
+
+/// The release of diffusers whose `config.json` and behaviour are followed.
+pub const DIFFUSERS_VERSION: &str = "0.42.1";
+
+/// What diffusers' training scripts leave beside the keys of a network; they say nothing about it.
+const HARMLESS: [&str; 7] =
+    ["decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"];
+
+/// A configuration that describes no network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not a JSON object.
+    #[error("expected a JSON object: {0}")]
+    Json(String),
+    /// A key that nothing reads.
+    #[error("unknown key `{0}`")]
+    UnknownKey(String),
+    /// A value of the wrong type, out of range, or in contradiction to others.
+    #[error("`{key}` is {value}: {reason}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Its value, as JSON.
+        value: String,
+        /// What was expected.
+        reason: String,
+    },
+}
+
+impl ConfigError {
+    pub(super) fn value(key: &str, value: impl Serialize, reason: impl Into<String>) -> Self {
+        let value = serde_json::to_string(&value).unwrap_or_default();
+        Self::Value { key: key.into(), value, reason: reason.into() }
+    }
+}
+
+/// Height and width of the images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SampleSize {
+    /// The same for both.
+    Square(usize),
+    /// `[height, width]`.
+    Rectangle([usize; 2]),
+}
+
+impl SampleSize {
+    /// `[height, width]`.
+    pub fn dims(self) -> [usize; 2] {
+        match self {
+            Self::Square(n) => [n, n],
+            Self::Rectangle(hw) => hw,
+        }
+    }
+}
+
+/// How the time becomes a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeEmbeddingType {
+    /// Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017).
+    Positional,
+    /// Sines and cosines of the time's logarithm at random frequencies (Song et al. 2021); the output is
+    /// divided by the time.
+    Fourier,
+    /// One learned vector for each of `num_train_timesteps`.
+    Learned,
+}
+
+/// A block on the way down. Each but the last halves the resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::enum_variant_names)]
+pub enum DownBlockType {
+    /// Residual layers.
+    #[serde(alias = "UNetResDownBlock2D")]
+    DownBlock2D,
+    /// Residual layers, each followed by attention.
+    #[serde(alias = "UNetResAttnDownBlock2D")]
+    AttnDownBlock2D,
+    /// Residual layers, one more of which halves the resolution.
+    #[serde(alias = "UNetResResnetDownsampleBlock2D")]
+    ResnetDownsampleBlock2D,
+    /// As NCSN++ (Song et al. 2021): the filtered input image joins in at every resolution.
+    #[serde(alias = "UNetResSkipDownBlock2D")]
+    SkipDownBlock2D,
+    /// The same with attention.
+    #[serde(alias = "UNetResAttnSkipDownBlock2D")]
+    AttnSkipDownBlock2D,
+    /// Residual layers whose normalization is conditioned on time; a fixed filter halves the resolution.
+    #[serde(alias = "UNetResKDownBlock2D")]
+    KDownBlock2D,
+}
+
+/// The block between the ways down and up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MidBlockType {
+    /// A residual layer, attention, a residual layer.
+    UNetMidBlock2D,
+}
+
+/// A block on the way up. Each but the last doubles the resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::enum_variant_names)]
+pub enum UpBlockType {
+    /// Residual layers.
+    #[serde(alias = "UNetResUpBlock2D")]
+    UpBlock2D,
+    /// Residual layers, each followed by attention.
+    #[serde(alias = "UNetResAttnUpBlock2D")]
+    AttnUpBlock2D,
+    /// Residual layers, one more of which doubles the resolution.
+    #[serde(alias = "UNetResResnetUpsampleBlock2D")]
+    ResnetUpsampleBlock2D,
+    /// As NCSN++: every resolution adds to the output image.
+    #[serde(alias = "UNetResSkipUpBlock2D")]
+    SkipUpBlock2D,
+    /// The same with attention.
+    #[serde(alias = "UNetResAttnSkipUpBlock2D")]
+    AttnSkipUpBlock2D,
+    /// Residual layers whose normalization is conditioned on time; a fixed filter doubles the resolution.
+    #[serde(alias = "UNetResKUpBlock2D")]
+    KUpBlock2D,
+}
+
+/// What halves or doubles the resolution in blocks with attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResampleType {
+    /// A convolution.
+    #[default]
+    Conv,
+    /// A residual layer.
+    Resnet,
+}
+
+/// How the time enters a residual layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeScaleShift {
+    /// Added between the two convolutions.
+    Default,
+    /// As scale and shift of the second normalization (Dhariwal & Nichol 2021).
+    ScaleShift,
+}
+
+/// How the class becomes a vector, if not by a learned table of `num_class_embeds` entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassEmbedType {
+    /// Like a time.
+    Timestep,
+    /// It is one already: [`Condition::embedding`](crate::network::Condition::embedding).
+    Identity,
+}
+
+/// The keys of `config.json`. Keys that are left out have diffusers' defaults; unknown ones are errors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UNet2DConfig {
+    /// Size of the images that the network was made for; it takes others too.
+    pub sample_size: Option<SampleSize>,
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Whether to map the input from `0..1` to `-1..1` first.
+    pub center_input_sample: bool,
+    /// How the time becomes a vector.
+    pub time_embedding_type: TimeEmbeddingType,
+    /// Width of the time embedding; four times the first of `block_out_channels` if not given.
+    pub time_embedding_dim: Option<usize>,
+    /// Positional embedding: how many frequencies are added beyond the lowest, in its spacing.
+    pub freq_shift: f64,
+    /// Positional embedding: whether cosines come first.
+    pub flip_sin_to_cos: bool,
+    /// The blocks on the way down.
+    pub down_block_types: Vec<DownBlockType>,
+    /// The block between, if any.
+    pub mid_block_type: Option<MidBlockType>,
+    /// The blocks on the way up, from the lowest resolution.
+    pub up_block_types: Vec<UpBlockType>,
+    /// Channels at each resolution, from the highest.
+    pub block_out_channels: Vec<usize>,
+    /// Residual layers in each block on the way down; one more on the way up.
+    pub layers_per_block: usize,
+    /// Divides the outputs of the middle block's layers.
+    pub mid_block_scale_factor: f64,
+    /// Zeros around the image before a convolution halves it; 0 puts one row and column behind it.
+    pub downsample_padding: usize,
+    /// What halves the resolution in `AttnDownBlock2D`.
+    #[serde(deserialize_with = "null_is_default")]
+    pub downsample_type: ResampleType,
+    /// What doubles the resolution in `AttnUpBlock2D`.
+    #[serde(deserialize_with = "null_is_default")]
+    pub upsample_type: ResampleType,
+    /// Probability of dropout within residual layers, while training.
+    pub dropout: f64,
+    /// Activation of the residual layers.
+    pub act_fn: Activation,
+    /// Channels of an attention head; a single head if null.
+    pub attention_head_dim: Option<usize>,
+    /// Groups of the group normalizations. May be null if no block asks for it.
+    pub norm_num_groups: Option<usize>,
+    /// Groups of the normalization before the middle block's attention. If null, `norm_num_groups` with
+    /// `resnet_time_scale_shift = "default"` and no normalization otherwise.
+    pub attn_norm_num_groups: Option<usize>,
+    /// Added to the variance in normalizations.
+    pub norm_eps: f64,
+    /// How the time enters a residual layer.
+    pub resnet_time_scale_shift: TimeScaleShift,
+    /// Whether the middle block has attention.
+    pub add_attention: bool,
+    /// How the class becomes a vector, if not by a table.
+    pub class_embed_type: Option<ClassEmbedType>,
+    /// Entries of the table of classes, if there is one.
+    pub num_class_embeds: Option<usize>,
+    /// Entries of the table of times, if `time_embedding_type` is `learned`.
+    pub num_train_timesteps: Option<usize>,
+}
+
+impl Default for UNet2DConfig {
+    fn default() -> Self {
+        use {DownBlockType as Down, UpBlockType as Up};
+        Self {
+            sample_size: None,
+            in_channels: 3,
+            out_channels: 3,
+            center_input_sample: false,
+            time_embedding_type: TimeEmbeddingType::Positional,
+            time_embedding_dim: None,
+            freq_shift: 0.0,
+            flip_sin_to_cos: true,
+            down_block_types: vec![
+                Down::DownBlock2D,
+                Down::AttnDownBlock2D,
+                Down::AttnDownBlock2D,
+                Down::AttnDownBlock2D,
+            ],
+            mid_block_type: Some(MidBlockType::UNetMidBlock2D),
+            up_block_types: vec![Up::AttnUpBlock2D, Up::AttnUpBlock2D, Up::AttnUpBlock2D, Up::UpBlock2D],
+            block_out_channels: vec![224, 448, 672, 896],
+            layers_per_block: 2,
+            mid_block_scale_factor: 1.0,
+            downsample_padding: 1,
+            downsample_type: ResampleType::Conv,
+            upsample_type: ResampleType::Conv,
+            dropout: 0.0,
+            act_fn: Activation::Silu,
+            attention_head_dim: Some(8),
+            norm_num_groups: Some(32),
+            attn_norm_num_groups: None,
+            norm_eps: 1e-5,
+            resnet_time_scale_shift: TimeScaleShift::Default,
+            add_attention: true,
+            class_embed_type: None,
+            num_class_embeds: None,
+            num_train_timesteps: None,
+        }
+    }
+}
+
+impl UNet2DConfig {
+    /// Reads `config.json` and [validates](Self::validate) it.
+    ///
+    /// # Errors
+    /// Names the key that is unknown, malformed, or in contradiction to others. Keys that begin with an
+    /// underscore are notes of the program that wrote the file; of these only `_class_name` is looked at.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let entries: Map<String, Value> =
+            serde_json::from_str(text).map_err(|e| ConfigError::Json(e.to_string()))?;
+        if let Some(class) = entries.get("_class_name").filter(|class| *class != "UNet2DModel") {
+            return Err(ConfigError::value("_class_name", class, "expected \"UNet2DModel\""));
+        }
+        let entries: Map<String, Value> = entries
+            .into_iter()
+            .filter(|(key, _)| !key.starts_with('_') && !HARMLESS.contains(&key.as_str()))
+            .collect();
+
+        let known = Self::default().entries();
+        if let Some(key) = entries.keys().find(|key| !known.contains_key(*key)) {
+            return Err(ConfigError::UnknownKey(key.clone()));
+        }
+        // serde's messages do not say which key they are about, so a bad one is looked for by itself.
+        for (key, value) in &entries {
+            let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
+            if let Err(e) = serde_json::from_value::<Self>(alone) {
+                return Err(ConfigError::value(key, value, e.to_string()));
+            }
+        }
+        let config: Self =
+            serde_json::from_value(Value::Object(entries)).map_err(|e| ConfigError::Json(e.to_string()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// `config.json`, as diffusers reads it.
+    pub fn to_json(&self) -> String {
+        let mut entries = Map::from_iter([
+            ("_class_name".into(), Value::from("UNet2DModel")),
+            ("_diffusers_version".into(), Value::from(DIFFUSERS_VERSION)),
+        ]);
+        entries.extend(self.entries());
+        let mut text = serde_json::to_string_pretty(&entries).expect("a map of JSON values");
+        text.push('\n');
+        text
+    }
+
+    /// Width of the time embedding.
+    pub fn time_width(&self) -> usize {
+        match self.time_embedding_dim {
+            Some(width) if width > 0 => width,
+            _ => 4 * self.block_out_channels.first().copied().unwrap_or(0),
+        }
+    }
+
+    fn entries(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(entries)) => entries,
+            _ => unreachable!("a struct serializes to an object"),
+        }
+    }
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}

@@ -1,0 +1,115 @@
+//! Times and classes as vectors.
+//!
+//! A time `t` becomes sines and cosines. Frequencies and phases are rounded to `f32` where PyTorch rounds
+//! them: at `t = 1000` a phase in `f32` is good to 3e-5 only, and networks have learned with that.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{DType, Device, Tensor, TensorData},
+};
+
+use crate::layers::{Init, Linear};
+
+/// `sin(t·fᵢ)` and `cos(t·fᵢ)` for `fᵢ = 10000^(−i/(n − shift))`, `i < n = width/2`: one row per time, of
+/// shape `[B, width]`. Sines come first unless `cosines_first`; an odd width ends with a zero.
+/// Vaswani et al. 2017 (arXiv:1706.03762, section 3.5), frequencies as in Ho et al. 2020 for `shift = 1`.
+pub fn positional(times: &[f32], width: usize, shift: f64, cosines_first: bool) -> Vec<f32> {
+    let half = width / 2;
+    let rate = -(10000f64.ln()) as f32;
+    let spacing = (half as f64 - shift) as f32;
+    let frequencies: Vec<f32> =
+        (0..half).map(|i| f64::from(rate * i as f32 / spacing).exp() as f32).collect();
+    let mut out = Vec::with_capacity(times.len() * width);
+    for t in times {
+        let phases = frequencies.iter().map(|f| f64::from(t * f));
+        let sines = phases.clone().map(|p| p.sin() as f32);
+        let cosines = phases.map(|p| p.cos() as f32);
+        if cosines_first {
+            out.extend(cosines.chain(sines));
+        } else {
+            out.extend(sines.chain(cosines));
+        }
+        out.extend(std::iter::repeat_n(0.0, width % 2));
+    }
+    out
+}
+
+/// `sin(2π·wᵢ·ln t)` and `cos(2π·wᵢ·ln t)` for fixed random `wᵢ` (Tancik et al. 2020; Song et al. 2021).
+#[derive(Module, Debug)]
+pub struct FourierProjection {
+    /// `[width]`, never trained.
+    weight: Param<Tensor<1>>,
+}
+
+impl FourierProjection {
+    /// Frequencies are normal with standard deviation 16.
+    pub(super) fn new(init: &Init, width: usize) -> Self {
+        Self { weight: init.normal("weight", [width], 16.0).set_require_grad(false) }
+    }
+
+    /// `[B, 2·width]` for `B` times.
+    pub(super) fn forward(&self, times: &[f32]) -> Tensor<2> {
+        let weight = self.weight.val();
+        let logs = times.iter().map(|&t| f64::from(t).ln() as f32).collect();
+        let logs = rows(logs, times.len(), &weight.device());
+        let phase = logs.mul(weight.unsqueeze_dim(0)).mul_scalar(2.0f32).mul_scalar(std::f32::consts::PI);
+        Tensor::cat(vec![phase.clone().sin(), phase.cos()], 1)
+    }
+}
+
+/// Two linear maps with SiLU between.
+#[derive(Module, Debug)]
+pub struct TimestepEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TimestepEmbedding {
+    /// From `inputs` to `width` numbers.
+    pub(super) fn new(init: &Init, inputs: usize, width: usize) -> Self {
+        Self {
+            linear_1: Linear::new(&init.at("linear_1"), inputs, width, true),
+            linear_2: Linear::new(&init.at("linear_2"), width, width, true),
+        }
+    }
+
+    /// `[B, inputs]` to `[B, width]`.
+    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.linear_2.forward(tweedie_ops::silu(self.linear_1.forward(x)))
+    }
+
+    /// Where the parameters are.
+    pub(super) fn device(&self) -> Device {
+        self.linear_1.weight.lazy_device()
+    }
+}
+
+/// `values` as `rows` equally long rows.
+pub(super) fn rows(values: Vec<f32>, rows: usize, device: &Device) -> Tensor<2> {
+    let shape = [rows, values.len() / rows.max(1)];
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::positional;
+
+    #[test]
+    fn the_first_frequency_is_one_and_the_last_is_set_by_the_shift() {
+        let e = positional(&[1.0], 4, 1.0, false);
+        for (e, want) in e.iter().zip([1f64.sin(), 1e-4f64.sin(), 1f64.cos(), 1e-4f64.cos()]) {
+            assert!((f64::from(*e) - want).abs() < 1e-7, "{e} is not {want}");
+        }
+        let e = positional(&[1.0], 4, 0.0, true);
+        for (e, want) in e.iter().zip([1f64.cos(), 1e-2f64.cos(), 1f64.sin(), 1e-2f64.sin()]) {
+            assert!((f64::from(*e) - want).abs() < 1e-7, "{e} is not {want}");
+        }
+    }
+
+    #[test]
+    fn odd_widths_end_with_a_zero() {
+        let e = positional(&[3.0, 4.0], 5, 0.0, true);
+        assert_eq!(e.len(), 10);
+        assert_eq!((e[4], e[9]), (0.0, 0.0));
+    }
+}

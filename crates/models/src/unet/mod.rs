@@ -1,0 +1,252 @@
+//! `UNet2DModel`: the convolutional U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239), ADM (Dhariwal &
+//! Nichol 2021, arXiv:2105.05233) and NCSN++ (Song et al. 2021, arXiv:2011.13456), as diffusers has it.
+
+mod attention;
+mod blocks;
+mod check;
+mod config;
+mod embed;
+mod legacy;
+mod resample;
+mod resnet;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use tweedie_ops::{self as ops, ConvOptions};
+
+pub use config::{
+    ClassEmbedType, ConfigError, DIFFUSERS_VERSION, DownBlockType, MidBlockType, ResampleType, SampleSize,
+    TimeEmbeddingType, TimeScaleShift, UNet2DConfig, UpBlockType,
+};
+pub use embed::positional;
+pub use legacy::CurrentNames;
+
+use crate::{
+    layers::{Activation, Conv2d, Either, Embedding, GroupNorm, Init},
+    network::{Condition, InputError, Mode, Network},
+    params::{self, ParamError, TensorSource},
+};
+use blocks::{DownBlock, MidBlock, UpBlock, UpChannels};
+use check::{Flow, MAX_PARAMETERS, check_values};
+use embed::{FourierProjection, TimestepEmbedding};
+use resnet::{Time, check_groups};
+
+/// The U-Net. Parameter names are those of diffusers' `UNet2DModel`.
+#[derive(Module, Debug)]
+pub struct UNet2DModel {
+    conv_in: Conv2d,
+    time_proj: Option<Either<FourierProjection, Embedding>>,
+    time_embedding: TimestepEmbedding,
+    class_embedding: Option<Either<TimestepEmbedding, Embedding>>,
+    down_blocks: Vec<DownBlock>,
+    mid_block: Option<MidBlock>,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    config: UNet2DConfig,
+}
+
+impl UNet2DModel {
+    /// A network with initial weights drawn from PyTorch's default distributions. Each parameter is a
+    /// function of `seed` and its name.
+    ///
+    /// # Errors
+    /// As [`UNet2DConfig::validate`].
+    pub fn new(config: &UNet2DConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
+    }
+
+    /// A network with the weights of `source`. The attention layers may be named as diffusers did before
+    /// version 0.15.
+    ///
+    /// # Errors
+    /// As [`UNet2DConfig::validate`] and [`params::import`].
+    pub fn load(
+        config: &UNet2DConfig,
+        source: &dyn TensorSource,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        let model = Self::build(config, &Init::new(0, device))?;
+        Ok(params::import(model, &CurrentNames::new(source))?)
+    }
+
+    /// What the network was built from.
+    pub fn config(&self) -> &UNet2DConfig {
+        &self.config
+    }
+
+    /// Builds the network without computing its parameters, and follows channels and resolutions through
+    /// it.
+    fn build(config: &UNet2DConfig, init: &Init) -> Result<Self, ConfigError> {
+        check_values(config)?;
+        let widths = &config.block_out_channels;
+        let (first, deepest) = (widths[0], widths[widths.len() - 1]);
+        let time_width = config.time_width();
+
+        let at = init.at("time_proj");
+        let (time_proj, time_inputs) = match config.time_embedding_type {
+            TimeEmbeddingType::Positional => (None, first),
+            TimeEmbeddingType::Fourier => (Some(Either::A(FourierProjection::new(&at, first))), 2 * first),
+            TimeEmbeddingType::Learned => match config.num_train_timesteps {
+                Some(n) if n > 0 => (Some(Either::B(Embedding::new(&at, n, first))), first),
+                n => {
+                    let reason = "expected a number of times, since `time_embedding_type` is \"learned\"";
+                    return Err(ConfigError::value("num_train_timesteps", n, reason));
+                }
+            },
+        };
+        let at = init.at("class_embedding");
+        let class_embedding = match (config.class_embed_type, config.num_class_embeds) {
+            (Some(ClassEmbedType::Timestep), _) => {
+                Some(Either::A(TimestepEmbedding::new(&at, time_inputs, time_width)))
+            }
+            (None, Some(0)) => {
+                return Err(ConfigError::value("num_class_embeds", 0, "expected at least 1"));
+            }
+            (None, Some(n)) => Some(Either::B(Embedding::new(&at, n, time_width))),
+            (Some(ClassEmbedType::Identity), _) | (None, None) => None,
+        };
+
+        let mut flow = Flow::new(first);
+        let mut down_blocks = Vec::new();
+        for (i, (&kind, &outputs)) in config.down_block_types.iter().zip(widths).enumerate() {
+            let halves = i + 1 < widths.len();
+            let init = init.at("down_blocks").at(i);
+            down_blocks.push(DownBlock::new(&init, config, kind, flow.channels, outputs, halves)?);
+            flow.down(config, kind, outputs, halves)?;
+        }
+        let mid_block = match config.mid_block_type {
+            Some(MidBlockType::UNetMidBlock2D) => {
+                Some(MidBlock::new(&init.at("mid_block"), config, deepest)?)
+            }
+            None => None,
+        };
+        let mut up_blocks = Vec::new();
+        let mut previous = deepest;
+        for (i, &kind) in config.up_block_types.iter().enumerate() {
+            let level = widths.len() - 1 - i;
+            let (outputs, next) = (widths[level], widths[level.saturating_sub(1)]);
+            let channels = UpChannels { previous, outputs, next };
+            let init = init.at("up_blocks").at(i);
+            up_blocks.push(UpBlock::new(&init, config, kind, channels, level > 0)?);
+            flow.up(config, kind, channels, level)?;
+            previous = outputs;
+        }
+        flow.end(config, first)?;
+
+        let at = init.at("conv_norm_out");
+        let groups = config.norm_num_groups.unwrap_or((first / 4).min(32));
+        check_groups(&at, "norm_num_groups", config.norm_num_groups, groups, first)?;
+        let model = Self {
+            conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, 3, true),
+            time_proj,
+            time_embedding: TimestepEmbedding::new(&init.at("time_embedding"), time_inputs, time_width),
+            class_embedding,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
+            conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
+            config: config.clone(),
+        };
+        let count = params::count(&model);
+        if count > MAX_PARAMETERS {
+            let reason = format!("{count} parameters are more than {MAX_PARAMETERS}");
+            return Err(ConfigError::value("block_out_channels", widths, reason));
+        }
+        Ok(model)
+    }
+
+    /// Times as vectors, before the learned maps.
+    fn project(&self, times: &[f32]) -> Tensor<2> {
+        match &self.time_proj {
+            Some(Either::A(fourier)) => fourier.forward(times),
+            Some(Either::B(table)) => table.forward(&times.iter().map(|&t| t as usize).collect::<Vec<_>>()),
+            None => {
+                let c = &self.config;
+                let width = c.block_out_channels[0];
+                let values = positional(times, width, c.freq_shift, c.flip_sin_to_cos);
+                embed::rows(values, times.len(), &self.time_embedding.device())
+            }
+        }
+    }
+
+    /// Time and condition as one vector per row, `[B, time width]`.
+    fn embed(&self, times: &[f32], condition: &Condition) -> Tensor<2> {
+        let mut sum = self.time_embedding.forward(self.project(times));
+        if let (Some(embedding), Some(classes)) = (&self.class_embedding, &condition.classes) {
+            sum = sum
+                + match embedding {
+                    Either::A(maps) => {
+                        let classes: Vec<f32> = classes.iter().map(|&c| c as f32).collect();
+                        maps.forward(self.project(&classes))
+                    }
+                    Either::B(table) => table.forward(classes),
+                };
+        }
+        match &condition.embedding {
+            Some(e) => sum + e.clone(),
+            None => sum,
+        }
+    }
+
+    /// The raw output `[B, out_channels, H, W]` for `x: [B, in_channels, H, W]` at `times`, one per row. See
+    /// [`Network::forward`].
+    pub fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
+        if let Err(e) = self.check(x.dims(), times, condition) {
+            panic!("{e}");
+        }
+        let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
+        let raw = self.embed(times, condition);
+        let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
+
+        let mut image = x.clone();
+        let mut x = self.conv_in.forward(x, ConvOptions::same(1));
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, &mut image, &mut skips, &time, mode);
+        }
+        drop(image);
+        if let Some(block) = &self.mid_block {
+            x = block.forward(x, &time, mode);
+        }
+        let mut image = None;
+        for block in &self.up_blocks {
+            x = block.forward(x, &mut image, &mut skips, &time, mode);
+        }
+
+        x = self.conv_out.forward(self.conv_norm_out.then(Activation::Silu, x), ConvOptions::same(1));
+        if let Some(image) = image {
+            x = ops::add(x, image);
+        }
+        if self.config.time_embedding_type == TimeEmbeddingType::Fourier {
+            let times = embed::rows(times.to_vec(), times.len(), &x.device());
+            x = x.div(times.reshape([-1, 1, 1, 1]));
+        }
+        x
+    }
+}
+
+/// Why a network could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The configuration describes no network.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tensors are not the network's.
+    #[error(transparent)]
+    Params(#[from] ParamError),
+}
+
+impl Network for UNet2DModel {
+    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError> {
+        self.config.check_input(shape, times, condition)
+    }
+
+    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
+        UNet2DModel::forward(self, x, times, condition, mode)
+    }
+}

@@ -1,0 +1,214 @@
+//! The residual layer: normalize, activate, convolve, twice, with the time between.
+
+use burn::{
+    module::Module,
+    tensor::{DType, Tensor},
+};
+use tweedie_ops::{self as ops, ConvOptions};
+
+use super::{
+    config::{ConfigError, TimeScaleShift, UNet2DConfig},
+    resample::Resample,
+};
+use crate::{
+    layers::{Activation, Conv2d, Dropout, Either, GroupNorm, Init, Linear},
+    network::Mode,
+};
+
+/// The time as residual layers read it, both `[B, width]`.
+#[derive(Clone, Debug)]
+pub(super) struct Time {
+    /// The embedding.
+    pub(super) raw: Tensor<2>,
+    /// Its activation.
+    pub(super) active: Tensor<2>,
+}
+
+/// Group normalization whose scale and shift are linear in the time.
+#[derive(Module, Debug)]
+pub struct TimeGroupNorm {
+    linear: Linear,
+    groups: usize,
+    eps: f64,
+}
+
+impl TimeGroupNorm {
+    fn new(init: &Init, groups: usize, channels: usize, width: usize, eps: f64) -> Self {
+        Self { linear: Linear::new(&init.at("linear"), width, 2 * channels, true), groups, eps }
+    }
+
+    fn forward(&self, x: Tensor<4>, time: &Time) -> Tensor<4> {
+        let channels = x.dims()[1];
+        let options = (&x.device(), DType::F32);
+        let (one, zero) = (Tensor::ones([channels], options), Tensor::zeros([channels], options));
+        let x = ops::group_norm(x, self.groups, one, zero, self.eps);
+        scale_shift(x, self.linear.forward(time.raw.clone()))
+    }
+}
+
+/// `x·(1 + scale) + shift` with `[B, 2C]` holding scale, then shift.
+fn scale_shift(x: Tensor<4>, by: Tensor<2>) -> Tensor<4> {
+    let channels = x.dims()[1];
+    let scale = by.clone().narrow(1, 0, channels);
+    ops::scale_shift_channels(x, scale, by.narrow(1, channels, channels))
+}
+
+type Norm = Either<GroupNorm, TimeGroupNorm>;
+
+/// How one residual layer differs from others of its network.
+pub(super) struct ResnetSpec {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) groups: Groups,
+    /// What the sum of both paths is divided by.
+    pub(super) scale: f64,
+    pub(super) resample: Option<Resample>,
+}
+
+/// Where a layer's number of groups comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Groups {
+    /// `norm_num_groups`.
+    Configured,
+    /// A quarter of the channels, at most 32, or of what is given for the first normalization.
+    Quarter {
+        /// Groups of the first normalization.
+        first: Option<usize>,
+    },
+    /// One for 32 channels; normalization is conditioned on time.
+    Of32,
+}
+
+impl Groups {
+    fn of(
+        self,
+        init: &Init,
+        config: &UNet2DConfig,
+        channels: usize,
+        first: bool,
+    ) -> Result<usize, ConfigError> {
+        let groups = match self {
+            Self::Configured => return configured_groups(init, config, channels),
+            Self::Quarter { first: Some(n) } if first => n,
+            Self::Quarter { .. } => (channels / 4).min(32),
+            Self::Of32 => channels / 32,
+        };
+        check_groups(init, "block_out_channels", &config.block_out_channels, groups, channels)?;
+        Ok(groups)
+    }
+}
+
+/// The residual layer.
+#[derive(Module, Debug)]
+pub struct ResnetBlock {
+    norm1: Norm,
+    conv1: Conv2d,
+    time_emb_proj: Option<Linear>,
+    norm2: Norm,
+    dropout: Dropout,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+    scale: f64,
+    scale_shift: bool,
+    #[module(skip)]
+    activation: Activation,
+    #[module(skip)]
+    resample: Option<Resample>,
+}
+
+impl ResnetBlock {
+    pub(super) fn new(init: &Init, config: &UNet2DConfig, spec: ResnetSpec) -> Result<Self, ConfigError> {
+        let ResnetSpec { inputs, outputs, groups, scale, resample } = spec;
+        let conditioned = groups == Groups::Of32;
+        let fir = matches!(resample, Some(Resample::FirDown | Resample::FirUp));
+        let scale_shift = config.resnet_time_scale_shift == TimeScaleShift::ScaleShift;
+        let width = config.time_width();
+        let norm = |name: &str, channels: usize| -> Result<Norm, ConfigError> {
+            let init = init.at(name);
+            let groups = groups.of(&init, config, channels, name == "norm1")?;
+            let eps = config.norm_eps;
+            Ok(match conditioned {
+                true => Either::B(TimeGroupNorm::new(&init, groups, channels, width, eps)),
+                false => Either::A(GroupNorm::new(&init, groups, channels, eps)),
+            })
+        };
+        let projected = if scale_shift { 2 * outputs } else { outputs };
+        Ok(Self {
+            norm1: norm("norm1", inputs)?,
+            conv1: Conv2d::new(&init.at("conv1"), inputs, outputs, 3, true),
+            time_emb_proj: (!conditioned)
+                .then(|| Linear::new(&init.at("time_emb_proj"), width, projected, true)),
+            norm2: norm("norm2", outputs)?,
+            dropout: Dropout::new(init, config.dropout),
+            conv2: Conv2d::new(&init.at("conv2"), outputs, outputs, 3, true),
+            conv_shortcut: (inputs != outputs || fir)
+                .then(|| Conv2d::new(&init.at("conv_shortcut"), inputs, outputs, 1, !conditioned)),
+            scale,
+            scale_shift,
+            activation: config.act_fn,
+            resample,
+        })
+    }
+
+    /// `[B, in, H, W]` to `[B, out, H', W']`.
+    pub(super) fn forward(&self, x: Tensor<4>, time: &Time, mode: Mode) -> Tensor<4> {
+        let act = self.activation;
+        let mut x = x;
+        let mut h = match &self.norm1 {
+            Either::A(norm) => norm.then(act, x.clone()),
+            Either::B(norm) => act.apply(norm.forward(x.clone(), time)),
+        };
+        if let Some(resample) = self.resample {
+            x = resample.apply(x);
+            h = resample.apply(h);
+        }
+        h = self.conv1.forward(h, ConvOptions::same(1));
+        let shift = self.time_emb_proj.as_ref().map(|l| l.forward(time.active.clone()));
+        h = match (&self.norm2, shift) {
+            (Either::A(norm), Some(by)) if self.scale_shift => act.apply(scale_shift(norm.forward(h), by)),
+            (Either::A(norm), Some(by)) => norm.then(act, ops::add_channels(h, by)),
+            (Either::A(norm), None) => norm.then(act, h),
+            (Either::B(norm), _) => act.apply(norm.forward(h, time)),
+        };
+        h = self.dropout.forward(h, mode);
+        h = self.conv2.forward(h, ConvOptions::same(1));
+        if let Some(conv) = &self.conv_shortcut {
+            x = conv.forward(x, ConvOptions::same(0));
+        }
+        rescale(ops::add(x, h), self.scale)
+    }
+}
+
+/// `x / by`.
+pub(super) fn rescale(x: Tensor<4>, by: f64) -> Tensor<4> {
+    if by == 1.0 { x } else { x.div_scalar(by as f32) }
+}
+
+/// `norm_num_groups`, if the `channels` at `init` can be normalized in so many.
+pub(super) fn configured_groups(
+    init: &Init,
+    config: &UNet2DConfig,
+    channels: usize,
+) -> Result<usize, ConfigError> {
+    let key = "norm_num_groups";
+    let Some(groups) = config.norm_num_groups else {
+        return Err(ConfigError::value(key, (), format!("{} needs a number of groups", init.path())));
+    };
+    check_groups(init, key, groups, groups, channels)?;
+    Ok(groups)
+}
+
+/// Whether `channels` can be normalized in `groups` at `init`; else an error about `key`.
+pub(super) fn check_groups(
+    init: &Init,
+    key: &str,
+    value: impl serde::Serialize,
+    groups: usize,
+    channels: usize,
+) -> Result<(), ConfigError> {
+    if groups > 0 && channels.is_multiple_of(groups) {
+        return Ok(());
+    }
+    let reason = format!("the {channels} channels of {} do not divide into {groups} groups", init.path());
+    Err(ConfigError::value(key, value, reason))
+}
