@@ -1,1 +1,49 @@
-//! tweedie-data.
+//! Datasets of images: where they come from, how they are decoded, in which order they are seen and
+//! how they are augmented. Knows no model.
+//!
+//! - [`Dataset`]: the embedded emoji, a folder of images, or Parquet files; every image decoded to one
+//!   square size.
+//! - [`Order`]: the endless shuffled stream of indices, a pure function of the seed and the position.
+//! - [`augment()`]: from an [`Image`] to what a network sees, a pure function of the seed and the position.
+//! - [`Stream`]: the three together; a training run resumes from one integer.
+//!
+//! ```
+//! use tweedie_data::{DataConfig, Dataset};
+//!
+//! let emoji = Dataset::open(&DataConfig { size: 16, ..DataConfig::default() })?;
+//! let first = emoji.get(0)?;
+//! assert_eq!(first.caption.as_deref(), Some("grinning face"));
+//! assert_eq!((first.image.width, first.image.height), (16, 16));
+//! # Ok::<(), tweedie_data::DataError>(())
+//! ```
+
+mod augment;
+mod color;
+mod config;
+mod dataset;
+mod decode;
+mod edm;
+mod emoji;
+mod error;
+mod grid;
+mod image;
+mod order;
+mod resize;
+mod source;
+mod stream;
+mod warp;
+
+pub use crate::{
+    augment::{AugmentConfig, augment},
+    color::JitterConfig,
+    config::{DataConfig, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
+    dataset::{Dataset, Item},
+    edm::{EDM_LABELS, EdmConfig},
+    emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
+    error::{DataError, Skipped},
+    grid::grid,
+    image::Image,
+    order::Order,
+    stream::{Batch, Stream},
+    warp::Padding,
+};

@@ -1,0 +1,230 @@
+//! The `[data]` table of a configuration.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::DataError;
+
+/// Where images come from and what is made of them.
+///
+/// ```toml
+/// source = "emoji"            # or { folder = "pictures" } or { parquet = "train.parquet" }
+/// size = 32
+/// background = "#ffffff"
+/// holdout = 0.05
+///
+/// [emoji]
+/// include_flags = true
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// The collection.
+    pub source: Source,
+    /// Side of the square images, in pixels, 1 to 4096.
+    pub size: usize,
+    /// What lies under transparent pixels and around padded images.
+    pub background: Rgb,
+    /// How an image that is not square becomes so.
+    pub fit: Fit,
+    /// Background left free on each side, as a fraction of the side, 0 up to 0.5.
+    pub margin: f64,
+    /// Share of the items kept away from training, 0 up to 1; which ones depends on their names only.
+    pub holdout: f64,
+    /// What to do with an image that cannot be decoded.
+    pub on_error: OnError,
+    /// Decoded images are kept in memory when all of them fit into this many MiB; otherwise each is
+    /// decoded when asked for.
+    pub cache_mb: usize,
+    /// Read when `source = "emoji"`.
+    pub emoji: EmojiConfig,
+    /// Read when the source is a folder.
+    pub folder: FolderConfig,
+    /// Read when the source is Parquet.
+    pub parquet: ParquetConfig,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: Source::Emoji,
+            size: 32,
+            background: Rgb([255; 3]),
+            fit: Fit::Crop,
+            margin: 0.0,
+            holdout: 0.05,
+            on_error: OnError::Skip,
+            cache_mb: 1024,
+            emoji: EmojiConfig::default(),
+            folder: FolderConfig::default(),
+            parquet: ParquetConfig::default(),
+        }
+    }
+}
+
+impl DataConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] naming the key and the allowed values.
+    pub fn validate(&self) -> Result<(), DataError> {
+        let wrong = |key, value: String, expected| Err(DataError::Config { key, value, expected });
+        if !(1..=4096).contains(&self.size) {
+            return wrong("size", self.size.to_string(), "1 to 4096 pixels");
+        }
+        if !(0.0..0.5).contains(&self.margin) {
+            return wrong("margin", self.margin.to_string(), "a fraction from 0 up to, not including, 0.5");
+        }
+        if !(0.0..1.0).contains(&self.holdout) {
+            return wrong("holdout", self.holdout.to_string(), "a fraction from 0 up to, not including, 1");
+        }
+        Ok(())
+    }
+}
+
+/// A collection of images.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The embedded Twemoji artwork; the class is the emoji's group, the caption its name.
+    #[default]
+    Emoji,
+    /// A folder of png, jpeg, gif, bmp, webp and tiff files, at any depth.
+    Folder(PathBuf),
+    /// A Parquet file of encoded images as Hugging Face datasets keep them, or a folder of such files.
+    Parquet(PathBuf),
+}
+
+/// Which emoji take part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmojiConfig {
+    /// The five skin tones (and mixed pairs) besides the default yellow.
+    pub include_skin_tones: bool,
+    /// The group Flags.
+    pub include_flags: bool,
+    /// Keycaps, buttons with letters and other signs that are mostly text are kept unless this is set.
+    pub exclude_keycaps: bool,
+    /// Only these groups, by name such as `"Food & Drink"`; all of them when empty.
+    pub groups: Vec<String>,
+}
+
+/// How a folder is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FolderConfig {
+    /// The first-level folders, sorted, are the classes.
+    pub classes: bool,
+    /// A captions file of JSON lines, `{"file_name": ..., "text": ...}`, relative to the folder. When it is
+    /// not named, `metadata.jsonl` and `captions.jsonl` are looked for; a `.txt` beside an image comes
+    /// second.
+    pub captions: Option<PathBuf>,
+}
+
+impl Default for FolderConfig {
+    fn default() -> Self {
+        Self { classes: true, captions: None }
+    }
+}
+
+/// Which columns of a Parquet file are read. A column that is not named is looked for under its usual
+/// names; one that is named has to be there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ParquetConfig {
+    /// Encoded images: a struct with the field `bytes`, or plain binary. Usually `image` or `img`.
+    pub image: Option<String>,
+    /// Integer classes. Usually `label`.
+    pub label: Option<String>,
+    /// Captions. Usually `text` or `caption`.
+    pub text: Option<String>,
+}
+
+/// How a rectangle becomes a square.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fit {
+    /// The largest central square.
+    #[default]
+    Crop,
+    /// The whole image, centred on the background.
+    Pad,
+    /// The whole image, its shape not kept.
+    Stretch,
+}
+
+/// What happens when an image cannot be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// It is left out and listed in [`Dataset::skipped`](crate::Dataset::skipped).
+    #[default]
+    Skip,
+    /// It is an error.
+    Fail,
+}
+
+/// An sRGB colour, written `"#rrggbb"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rgb(pub [u8; 3]);
+
+impl fmt::Display for Rgb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [r, g, b] = self.0;
+        write!(f, "#{r:02x}{g:02x}{b:02x}")
+    }
+}
+
+impl FromStr for Rgb {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits =
+            text.strip_prefix('#').filter(|d| d.len() == 6 && d.bytes().all(|b| b.is_ascii_hexdigit()));
+        let value = digits.and_then(|d| u32::from_str_radix(d, 16).ok());
+        let [_, r, g, b] =
+            value.ok_or_else(|| format!("`{text}` is not a colour like \"#ffffff\""))?.to_be_bytes();
+        Ok(Self([r, g, b]))
+    }
+}
+
+impl Serialize for Rgb {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rgb {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toml_round_trip_and_sources() {
+        let config = DataConfig { source: Source::Folder("a/b".into()), ..DataConfig::default() };
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<DataConfig>(&text).unwrap(), config);
+        let read = |text| toml::from_str::<DataConfig>(text);
+        assert_eq!(read("source = \"emoji\"").unwrap(), DataConfig::default());
+        let parquet = read("source = { parquet = \"x.parquet\" }\nbackground = \"#102030\"").unwrap();
+        assert_eq!(parquet.source, Source::Parquet("x.parquet".into()));
+        assert_eq!(parquet.background, Rgb([16, 32, 48]));
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_named() {
+        let error = |text| toml::from_str::<DataConfig>(text).unwrap_err().to_string();
+        assert!(error("sizes = 3").contains("sizes"));
+        assert!(error("[emoji]\nflags = true").contains("flags"));
+        assert!(error("background = \"white\"").contains("`white` is not a colour"));
+        assert!(error("source = { folders = \"x\" }").contains("folders"));
+        let config = DataConfig { holdout: f64::NAN, ..DataConfig::default() };
+        assert!(config.validate().unwrap_err().to_string().starts_with("holdout = NaN"));
+    }
+}

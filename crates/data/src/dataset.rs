@@ -1,0 +1,220 @@
+//! Items by index, whatever they come from.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::{
+    DataConfig, DataError, Image, OnError, Skipped, Source, emoji,
+    order::mix,
+    resize::Frame,
+    source::{Collection, Entry},
+};
+
+/// One image of a dataset.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Decoded, of the dataset's size.
+    pub image: Arc<Image>,
+    /// An index into [`Dataset::class_names`].
+    pub class: Option<usize>,
+    /// A description in words.
+    pub caption: Option<String>,
+    /// Unique within the collection, such as a path relative to the folder.
+    pub name: String,
+}
+
+/// Images of one size, with classes and captions where the collection has them. Cheap to clone.
+#[derive(Clone)]
+pub struct Dataset {
+    shared: Arc<Shared>,
+    indices: Arc<[usize]>,
+}
+
+struct Shared {
+    collection: Collection,
+    frame: Frame,
+    on_error: OnError,
+    holdout: f64,
+    /// Every image in the collection's order; `None` for a corrupt one. Absent when they would not fit.
+    cache: Option<Vec<Option<Arc<Image>>>>,
+    skipped: Mutex<Vec<Skipped>>,
+}
+
+impl Dataset {
+    /// Opens the configured collection, all of it: see [`Dataset::split`] for the held-out part.
+    ///
+    /// Decodes every image when `cache_mb` allows to keep them; then corrupt ones are left out, or the
+    /// first is an error, as `on_error` says.
+    ///
+    /// # Errors
+    /// A configuration out of range; a missing or unreadable path; no images; a corrupt image under
+    /// `on_error = "fail"`.
+    pub fn open(config: &DataConfig) -> Result<Self, DataError> {
+        config.validate()?;
+        let collection = match &config.source {
+            Source::Emoji => emoji::open(&config.emoji)?,
+            Source::Folder(path) | Source::Parquet(path) => {
+                return Err(DataError::Missing { what: "", path: path.clone() });
+            }
+        };
+        let frame = Frame {
+            size: config.size,
+            background: config.background,
+            fit: config.fit,
+            margin: config.margin,
+        };
+        let bytes = collection.entries.len().saturating_mul(3 * config.size * config.size + 64);
+        let mut shared = Shared {
+            frame,
+            on_error: config.on_error,
+            holdout: config.holdout,
+            cache: None,
+            skipped: Mutex::default(),
+            collection,
+        };
+        let mut indices: Vec<usize> = (0..shared.collection.entries.len()).collect();
+        if indices.is_empty() {
+            return Err(shared.empty(String::new()));
+        }
+        if bytes >> 20 < config.cache_mb {
+            let cache = shared.decode_all()?;
+            indices.retain(|&i| cache[i].is_some());
+            shared.cache = Some(cache);
+        }
+        if indices.is_empty() {
+            return Err(shared.all_corrupt());
+        }
+        Ok(Self { shared: Arc::new(shared), indices: indices.into() })
+    }
+
+    /// The number of items.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are no items; only a held-out part can be so.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// Side of the square images, in pixels.
+    pub fn size(&self) -> usize {
+        self.shared.frame.size
+    }
+
+    /// The names of the classes, in order; empty for a collection without classes.
+    pub fn class_names(&self) -> &[String] {
+        &self.shared.collection.class_names
+    }
+
+    /// Each item's class, without decoding anything.
+    pub fn classes(&self) -> Vec<Option<usize>> {
+        self.indices.iter().map(|&i| self.shared.collection.entries[i].class).collect()
+    }
+
+    /// Each item's name, without decoding anything.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.indices.iter().map(|&i| self.shared.collection.entries[i].name.as_str())
+    }
+
+    /// Whether every image is held in memory.
+    pub fn is_cached(&self) -> bool {
+        self.shared.cache.is_some()
+    }
+
+    /// The images left out so far. Complete after [`Dataset::open`] when the dataset is cached; otherwise it
+    /// grows as corrupt images are met.
+    pub fn skipped(&self) -> Vec<Skipped> {
+        self.shared.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The part to train on and the held-out part, `config.holdout` of the items on average. Which part an
+    /// item is in depends on its name alone, so it stays there when others come and go.
+    pub fn split(&self) -> (Self, Self) {
+        let held = |i: &usize| self.shared.is_held_out(&self.shared.collection.entries[*i]);
+        let (held, train): (Vec<_>, Vec<_>) = self.indices.iter().copied().partition(held);
+        let part = |indices: Vec<usize>| Self { shared: self.shared.clone(), indices: indices.into() };
+        (part(train), part(held))
+    }
+
+    /// The item at `index`. Under `on_error = "skip"` a corrupt image that only now turns out to be so is
+    /// replaced by the next good one, so that the answer depends on the data alone.
+    ///
+    /// # Errors
+    /// An index past the end; a corrupt image under `on_error = "fail"`, or when no image is good.
+    pub fn get(&self, index: usize) -> Result<Item, DataError> {
+        let len = self.len();
+        if index >= len {
+            return Err(DataError::Index { index, len });
+        }
+        let mut first = None;
+        for step in 0..len {
+            let at = self.indices[(index + step) % len];
+            match self.shared.image(at) {
+                Ok(image) => {
+                    let Entry { name, class, caption, .. } = &self.shared.collection.entries[at];
+                    return Ok(Item { image, class: *class, caption: caption.clone(), name: name.clone() });
+                }
+                Err(error) if self.shared.on_error == OnError::Fail => return Err(error),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| self.shared.all_corrupt()))
+    }
+}
+
+impl Shared {
+    fn image(&self, at: usize) -> Result<Arc<Image>, DataError> {
+        if let Some(image) = self.cache.as_ref().and_then(|cache| cache[at].clone()) {
+            return Ok(image);
+        }
+        self.collection.decode(at, &self.frame).map(Arc::new).map_err(|reason| {
+            let path = self.collection.entries[at].path().to_path_buf();
+            let skipped = Skipped { path: path.clone(), reason: reason.clone() };
+            let mut list = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+            if !list.contains(&skipped) {
+                list.push(skipped);
+            }
+            DataError::Corrupt { path, reason }
+        })
+    }
+
+    fn decode_all(&self) -> Result<Vec<Option<Arc<Image>>>, DataError> {
+        let decoded: Vec<Result<Image, String>> = (0..self.collection.entries.len())
+            .into_par_iter()
+            .map(|i| self.collection.decode(i, &self.frame))
+            .collect();
+        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = |(image, entry): (Result<Image, String>, &Entry)| match image {
+            Ok(image) => Ok(Some(Arc::new(image))),
+            Err(reason) if self.on_error == OnError::Fail => {
+                Err(DataError::Corrupt { path: entry.path().into(), reason })
+            }
+            Err(reason) => {
+                skipped.push(Skipped { path: entry.path().into(), reason });
+                Ok(None)
+            }
+        };
+        decoded.into_iter().zip(&self.collection.entries).map(keep).collect()
+    }
+
+    fn is_held_out(&self, entry: &Entry) -> bool {
+        // FNV-1a, then mixed: the low bits of similar names are too alike alone.
+        let bytes = entry.family.as_ref().unwrap_or(&entry.name).bytes();
+        let hash =
+            bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        ((mix(hash) >> 11) as f64) < self.holdout * (1_u64 << 53) as f64
+    }
+
+    fn empty(&self, but: String) -> DataError {
+        let Collection { place, looked_for, .. } = &self.collection;
+        DataError::Empty { place: place.clone(), looked_for: format!("{looked_for}{but}") }
+    }
+
+    fn all_corrupt(&self) -> DataError {
+        let skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = skipped.first().map(|s| format!("; first {}: {}", s.path.display(), s.reason));
+        self.empty(format!(", and all {} found are corrupt{}", skipped.len(), first.unwrap_or_default()))
+    }
+}

@@ -1,0 +1,80 @@
+//! The embedded collection: Twemoji's 72x72 artwork with Unicode's names and groups.
+
+use std::iter::once;
+
+use emojis::{Emoji, Group, SkinTone};
+use twemoji_assets::png::PngTwemojiAsset;
+
+use crate::{
+    DataError, EmojiConfig,
+    source::{Collection, Entry, Place},
+};
+
+/// What a model card or a picture made of this artwork has to say.
+pub const ATTRIBUTION: &str =
+    "Emoji artwork: Twemoji, copyright Twitter, Inc and other contributors, CC-BY 4.0";
+
+/// A group's name as Unicode writes it.
+fn group_name(group: Group) -> &'static str {
+    match group {
+        Group::SmileysAndEmotion => "Smileys & Emotion",
+        Group::PeopleAndBody => "People & Body",
+        Group::AnimalsAndNature => "Animals & Nature",
+        Group::FoodAndDrink => "Food & Drink",
+        Group::TravelAndPlaces => "Travel & Places",
+        Group::Activities => "Activities",
+        Group::Objects => "Objects",
+        Group::Symbols => "Symbols",
+        Group::Flags => "Flags",
+    }
+}
+
+/// The artwork is filed without the variation selector, save where emoji are joined to one.
+fn artwork(emoji: &str) -> Option<&'static [u8]> {
+    let plain = || PngTwemojiAsset::from_emoji(&emoji.replace('\u{fe0f}', ""));
+    PngTwemojiAsset::from_emoji(emoji).or_else(plain).map(|asset| asset.data.0)
+}
+
+/// Emoji in Unicode's order. Flags come last, so the other classes keep their numbers without them.
+pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
+    let all: Vec<&str> = Group::iter().map(group_name).collect();
+    if let Some(name) = config.groups.iter().find(|name| !all.contains(&name.as_str())) {
+        let expected = "names out of Smileys & Emotion, People & Body, Animals & Nature, Food & Drink, \
+                        Travel & Places, Activities, Objects, Symbols, Flags";
+        return Err(DataError::Config { key: "emoji.groups", value: format!("{name:?}"), expected });
+    }
+    let wanted = |group: &Group| {
+        let name = group_name(*group);
+        let listed = config.groups.iter().any(|g| g == name);
+        if config.groups.is_empty() { config.include_flags || *group != Group::Flags } else { listed }
+    };
+    let groups: Vec<Group> = Group::iter().filter(wanted).collect();
+    let mut entries = Vec::new();
+    for emoji in emojis::iter() {
+        let Some(class) = groups.iter().position(|g| *g == emoji.group()) else { continue };
+        if config.exclude_keycaps && emoji.name().starts_with("keycap") {
+            continue;
+        }
+        let toned = emoji.skin_tones().into_iter().flatten().filter(|_| config.include_skin_tones);
+        let toned = toned.filter(|e| e.skin_tone() != Some(SkinTone::Default));
+        entries.extend(once(emoji).chain(toned).filter_map(|e| entry(e, emoji, class)));
+    }
+    Ok(Collection {
+        entries,
+        class_names: groups.into_iter().map(|g| group_name(g).into()).collect(),
+        place: "the embedded emoji".into(),
+        looked_for: "emoji that pass the filters of [data.emoji]".into(),
+        ..Collection::default()
+    })
+}
+
+/// `family` is the emoji without a skin tone: all tones fall on the same side of the held-out split.
+fn entry(emoji: &Emoji, family: &Emoji, class: usize) -> Option<Entry> {
+    Some(Entry {
+        name: emoji.name().into(),
+        family: Some(family.name().into()),
+        class: Some(class),
+        caption: Some(emoji.name().into()),
+        place: Place::Bytes(artwork(emoji.as_str())?),
+    })
+}

@@ -1,0 +1,119 @@
+//! The one in-memory image: 8-bit RGB.
+
+use std::{fs, io::Write, path::Path};
+
+use image::ImageEncoder as _;
+
+use crate::{DataError, Rgb};
+
+/// An sRGB image of 8 bits a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `height * width * 3` values: rows from the top, pixels from the left, red, green, blue.
+    pub pixels: Vec<u8>,
+}
+
+impl Image {
+    /// One colour everywhere.
+    pub fn filled(width: usize, height: usize, color: Rgb) -> Self {
+        Self { width, height, pixels: color.0.repeat(width * height) }
+    }
+
+    /// From planes `[3, height, width]` with values in `[-1, 1]`; values outside are clamped and NaN
+    /// becomes black.
+    ///
+    /// # Panics
+    /// When `planes` does not hold `3 * width * height` values.
+    pub fn from_planes(width: usize, height: usize, planes: &[f32]) -> Self {
+        let area = width * height;
+        assert_eq!(planes.len(), 3 * area, "three planes of {width}x{height}");
+        let byte = |v: f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+        let pixels = (0..area).flat_map(|i| [0, 1, 2].map(|c| byte(planes[c * area + i]))).collect();
+        Self { width, height, pixels }
+    }
+
+    /// Planes `[3, height, width]` with values in `[-1, 1]`: `v / 127.5 - 1`.
+    pub fn to_planes(&self) -> Vec<f32> {
+        let plane = |c| self.pixels.iter().skip(c).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0);
+        plane(0).chain(plane(1)).chain(plane(2)).collect()
+    }
+
+    /// The colour at column `x` and row `y`.
+    ///
+    /// # Panics
+    /// Outside the image.
+    pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
+        assert!(x < self.width && y < self.height, "pixel ({x}, {y}) of {}x{}", self.width, self.height);
+        let i = 3 * (y * self.width + x);
+        [self.pixels[i], self.pixels[i + 1], self.pixels[i + 2]]
+    }
+
+    /// The image as a PNG file's bytes.
+    ///
+    /// # Errors
+    /// When there are no pixels or more than the format allows; `path` only names the image in the message.
+    fn to_png(&self, path: &Path) -> Result<Vec<u8>, DataError> {
+        let corrupt = |reason: String| DataError::Corrupt { path: path.into(), reason };
+        let side = |n: usize| u32::try_from(n).map_err(|e| corrupt(e.to_string()));
+        let (width, height) = (side(self.width)?, side(self.height)?);
+        if self.pixels.is_empty() || self.pixels.len() != 3 * self.width * self.height {
+            return Err(corrupt(format!("{} values for {width}x{height} pixels", self.pixels.len())));
+        }
+        let mut bytes = Vec::new();
+        image::codecs::png::PngEncoder::new(&mut bytes)
+            .write_image(&self.pixels, width, height, image::ExtendedColorType::Rgb8)
+            .map_err(|e| corrupt(e.to_string()))?;
+        Ok(bytes)
+    }
+
+    /// Writes a PNG: aside first, then renamed, so that `path` holds a whole image or what it held before.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] naming the path.
+    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), DataError> {
+        let path = path.as_ref();
+        let bytes = self.to_png(path)?;
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".{}.tmp", std::process::id()));
+        let written = fs::File::create(&aside)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&aside, path));
+        written.map_err(|source| {
+            let _ = fs::remove_file(&aside);
+            DataError::Io { path: path.into(), source }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_round_trip_every_value() {
+        let pixels: Vec<u8> = (0..=254).chain(1..=255).chain([0; 2]).collect();
+        let image = Image { width: 4, height: 43, pixels: pixels.into_iter().cycle().take(516).collect() };
+        let planes = image.to_planes();
+        assert!(planes.iter().all(|v| (-1.0..=1.0).contains(v)));
+        assert_eq!(Image::from_planes(4, 43, &planes), image);
+        assert_eq!(Image::from_planes(1, 1, &[f32::NAN, 9.0, -9.0]).pixels, [0, 255, 0]);
+    }
+
+    #[test]
+    fn png_is_written_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = Image::filled(3, 2, Rgb([1, 2, 3]));
+        let path = dir.path().join("a.png");
+        image.save_png(&path).unwrap();
+        assert_eq!(image::open(&path).unwrap().to_rgb8().into_raw(), image.pixels);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let error = image.save_png(dir.path().join("none/a.png")).unwrap_err();
+        assert!(error.to_string().contains("none/a.png"), "{error}");
+        let empty = Image { width: 0, height: 0, pixels: vec![] };
+        assert!(empty.save_png(dir.path().join("b.png")).is_err());
+    }
+}
