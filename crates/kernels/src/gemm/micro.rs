@@ -1,0 +1,227 @@
+//! The two register-tiled inner loops that all matrix products and convolutions run.
+//!
+//! Every output element is a chain of multiply-adds in the order of `k`, so its bits depend on the
+//! length of the sum alone, not on the tile or the place in it.
+
+use crate::{
+    isa::{Isa, dispatch},
+    simd::{LANES, Simd},
+};
+
+/// `out[i] = Σ_tap Σ_k rows[tap][i][k]·b[tap][k] (+ bias)`: rows are given by pointers, so a
+/// convolution needs no unfolded copy of its input.
+#[derive(Clone, Copy)]
+pub(crate) struct RowsJob {
+    /// `[taps][m]` pointers to `k` numbers each.
+    pub rows: *const *const f32,
+    /// Added to each of them.
+    pub a_offset: usize,
+    pub m: usize,
+    pub taps: usize,
+    pub k: usize,
+    /// Panels `[panels][taps][k][width]`.
+    pub b: *const f32,
+    /// Columns of a panel: 16, or 16 times the instruction set's vectors per row.
+    pub width: usize,
+    /// Columns in all.
+    pub n: usize,
+    /// `[m]` pointers to `n` numbers each.
+    pub out: *const *mut f32,
+    /// Added to each of them.
+    pub out_offset: usize,
+    /// `[n]`, or null.
+    pub bias: *const f32,
+    /// Add to what `out` holds.
+    pub accumulate: bool,
+}
+
+/// `out[i][j] (+)= Σ_k a[k][i]·b[k][j]`: the transposed product of weight gradients.
+#[derive(Clone, Copy)]
+pub(crate) struct ColsJob {
+    /// `[k]` pointers to `m` numbers each.
+    pub a: *const *const f32,
+    pub a_offset: usize,
+    /// `[k]` pointers to `n` numbers each.
+    pub b: *const *const f32,
+    pub b_offset: usize,
+    pub k: usize,
+    pub m: usize,
+    pub n: usize,
+    /// `[m][ld]`.
+    pub out: *mut f32,
+    pub ld: usize,
+    pub accumulate: bool,
+}
+
+/// Columns per packed panel for a product with `n` columns.
+pub(crate) fn panel_width(isa: Isa, n: usize) -> usize {
+    #[inline(always)]
+    unsafe fn vectors<S: Simd>() -> usize {
+        S::NV
+    }
+    // SAFETY: an `Isa` exists only where the machine has it.
+    let most = unsafe { dispatch!(isa, vectors() -> usize) };
+    LANES * if n <= LANES { 1 } else { most }
+}
+
+/// # Safety
+/// The pointers hold what [`RowsJob`] says.
+pub(crate) unsafe fn rows(isa: Isa, job: &RowsJob) {
+    dispatch!(isa, rows_with(job: &RowsJob))
+}
+
+/// # Safety
+/// The pointers hold what [`ColsJob`] says.
+pub(crate) unsafe fn cols(isa: Isa, job: &ColsJob) {
+    dispatch!(isa, cols_with(job: &ColsJob))
+}
+
+#[inline(always)]
+unsafe fn rows_with<S: Simd>(job: &RowsJob) {
+    if job.width == LANES || S::NV == 1 { rows_panels::<S, 1>(job) } else { rows_panels::<S, 2>(job) }
+}
+
+#[inline(always)]
+unsafe fn rows_panels<S: Simd, const NV: usize>(job: &RowsJob) {
+    let width = NV * LANES;
+    for panel in 0..job.n.div_ceil(width) {
+        let b = job.b.add(panel * width * job.taps * job.k);
+        let first = panel * width;
+        let mut i = 0;
+        while i < job.m {
+            let left = (job.m - i).min(S::MR);
+            i += match left {
+                12.. => rows_tile::<S, 12, NV>(job, b, i, first),
+                8..12 => rows_tile::<S, 8, NV>(job, b, i, first),
+                6..8 => rows_tile::<S, 6, NV>(job, b, i, first),
+                4..6 => rows_tile::<S, 4, NV>(job, b, i, first),
+                2..4 => rows_tile::<S, 2, NV>(job, b, i, first),
+                _ => rows_tile::<S, 1, NV>(job, b, i, first),
+            };
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
+    job: &RowsJob,
+    b: *const f32,
+    i: usize,
+    first: usize,
+) -> usize {
+    let mut acc = [[S::zero(); NV]; MR];
+    let mut b = b;
+    for tap in 0..job.taps {
+        let a: [*const f32; MR] =
+            std::array::from_fn(|r| (*job.rows.add(tap * job.m + i + r)).add(job.a_offset));
+        for k in 0..job.k {
+            let bv: [S::V; NV] = std::array::from_fn(|v| S::load(b.add(v * LANES)));
+            b = b.add(NV * LANES);
+            for r in 0..MR {
+                let av = S::splat(*a[r].add(k));
+                for v in 0..NV {
+                    acc[r][v] = S::fma(av, bv[v], acc[r][v]);
+                }
+            }
+        }
+    }
+    for v in 0..NV {
+        let column = first + v * LANES;
+        if column >= job.n {
+            break;
+        }
+        let valid = (job.n - column).min(LANES);
+        let bias = if job.bias.is_null() { S::zero() } else { S::load_n(job.bias.add(column), valid) };
+        for r in 0..MR {
+            let out = (*job.out.add(i + r)).add(job.out_offset + column);
+            let mut sum = S::add(acc[r][v], bias);
+            if valid == LANES {
+                if job.accumulate {
+                    sum = S::add(S::load(out), sum);
+                }
+                S::store(out, sum);
+            } else {
+                if job.accumulate {
+                    sum = S::add(S::load_n(out, valid), sum);
+                }
+                S::store_n(out, sum, valid);
+            }
+        }
+    }
+    MR
+}
+
+#[inline(always)]
+unsafe fn cols_with<S: Simd>(job: &ColsJob) {
+    let width = S::NV * LANES;
+    let mut first = 0;
+    while first < job.n {
+        let left = job.n - first;
+        if left >= width && S::NV == 2 {
+            cols_column::<S, 2, false>(job, first);
+            first += 2 * LANES;
+        } else if left >= LANES {
+            cols_column::<S, 1, false>(job, first);
+            first += LANES;
+        } else {
+            cols_column::<S, 1, true>(job, first);
+            first += left;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn cols_column<S: Simd, const NV: usize, const TAIL: bool>(job: &ColsJob, first: usize) {
+    let mut i = 0;
+    while i < job.m {
+        let left = (job.m - i).min(S::MR);
+        i += match left {
+            12.. => cols_tile::<S, 12, NV, TAIL>(job, i, first),
+            8..12 => cols_tile::<S, 8, NV, TAIL>(job, i, first),
+            4..8 => cols_tile::<S, 4, NV, TAIL>(job, i, first),
+            2..4 => cols_tile::<S, 2, NV, TAIL>(job, i, first),
+            _ => cols_tile::<S, 1, NV, TAIL>(job, i, first),
+        };
+    }
+}
+
+#[inline(always)]
+unsafe fn cols_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: bool>(
+    job: &ColsJob,
+    i: usize,
+    first: usize,
+) -> usize {
+    let valid = job.n - first;
+    let mut acc = [[S::zero(); NV]; MR];
+    for k in 0..job.k {
+        let a = (*job.a.add(k)).add(job.a_offset + i);
+        let b = (*job.b.add(k)).add(job.b_offset + first);
+        let bv: [S::V; NV] = std::array::from_fn(|v| {
+            if TAIL { S::load_n(b, valid) } else { S::load(b.add(v * LANES)) }
+        });
+        for r in 0..MR {
+            let av = S::splat(*a.add(r));
+            for v in 0..NV {
+                acc[r][v] = S::fma(av, bv[v], acc[r][v]);
+            }
+        }
+    }
+    for r in 0..MR {
+        for v in 0..NV {
+            let out = job.out.add((i + r) * job.ld + first + v * LANES);
+            let mut sum = acc[r][v];
+            if TAIL {
+                if job.accumulate {
+                    sum = S::add(S::load_n(out, valid), sum);
+                }
+                S::store_n(out, sum, valid);
+            } else {
+                if job.accumulate {
+                    sum = S::add(S::load(out), sum);
+                }
+                S::store(out, sum);
+            }
+        }
+    }
+    MR
+}

@@ -1,0 +1,167 @@
+//! Matrix products.
+
+mod micro;
+mod pack;
+
+pub(crate) use micro::{ColsJob, RowsJob, cols, panel_width, rows};
+pub(crate) use pack::{Factor, pack, packed_len};
+
+use crate::{
+    isa::Isa,
+    par::{self, Ptr, Scratch},
+};
+
+/// Rows of a task.
+const ROWS: usize = 96;
+/// Terms of a sum that are added up before they join the rest.
+const DEPTH: usize = 256;
+
+/// A matrix in a buffer: element `(i, j)` is at `start + i·row + j·column`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// The buffer.
+    pub data: &'a [f32],
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Whether columns, not rows, are contiguous.
+    pub transposed: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row-major `[rows, columns]`.
+    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(data.len(), rows * columns, "a {rows}x{columns} matrix");
+        Self { data, rows, columns, transposed: false }
+    }
+
+    /// The transpose, as a view.
+    pub fn t(self) -> Self {
+        Self { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
+    }
+}
+
+/// `out = a·b (+ bias)`, with row-major `a: [m, k]`, `b: [k, n]` in either order, `out: [m, n]`.
+pub fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert!(!a.transposed && b.rows == k && out.len() == m * n, "shapes of a product");
+    assert!(bias.is_none_or(|b| b.len() == n), "one bias per column");
+    let packed = Scratch::take(packed_len(isa, 1, k, n));
+    let (k_stride, n_stride) = if b.transposed { (1, k as isize) } else { (n as isize, 1) };
+    let factor = Factor { start: b.data.as_ptr(), taps: 1, k, n, tap_stride: 0, k_stride, n_stride };
+    let (a, out) = (Ptr::from_const(a.data.as_ptr()), Ptr::new(out));
+    let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
+    // SAFETY: lengths are checked above; tasks write disjoint blocks of `out`.
+    unsafe {
+        pack(isa, factor, packed.ptr());
+        blocks(isa, m, n, k, |i, rows_of, columns| {
+            let a_rows: Vec<*const f32> =
+                (i..i + rows_of).map(|r| a.get().add(r * k).cast_const()).collect();
+            let out_rows: Vec<*mut f32> = (i..i + rows_of).map(|r| out.get().add(r * n)).collect();
+            let width = panel_width(isa, n);
+            rows(
+                isa,
+                &RowsJob {
+                    rows: a_rows.as_ptr(),
+                    a_offset: 0,
+                    m: rows_of,
+                    taps: 1,
+                    k,
+                    b: packed.ptr().get().add(columns.start * k),
+                    width,
+                    n: columns.len(),
+                    out: out_rows.as_ptr(),
+                    out_offset: columns.start,
+                    bias: offset_unless_null(bias.get(), columns.start),
+                    accumulate: false,
+                },
+            );
+        });
+    }
+}
+
+/// `out = aᵀ·b`, with row-major `a: [k, m]`, `b: [k, n]`, `out: [m, n]`.
+pub fn transposed_product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+    let (k, m, n) = (a.rows, a.columns, b.columns);
+    assert!(!a.transposed && !b.transposed && b.rows == k && out.len() == m * n, "shapes of a product");
+    let a_rows: Vec<_> = (0..k).map(|r| Ptr::from_const(a.data[r * m..].as_ptr())).collect();
+    let b_rows: Vec<_> = (0..k).map(|r| Ptr::from_const(b.data[r * n..].as_ptr())).collect();
+    // SAFETY: the tables hold `k` rows of `m` and `n` numbers.
+    unsafe { reduce_rows(isa, &a_rows, &b_rows, m, n, Ptr::new(out), n) }
+}
+
+/// `out[i][j] = Σ_k a[k][i]·b[k][j]` over tables of row pointers, in blocks of [`DEPTH`] terms.
+///
+/// # Safety
+/// Rows hold `m` and `n` numbers; `out` holds `m` rows of stride `ld`.
+pub(crate) unsafe fn reduce_rows(
+    isa: Isa,
+    a: &[Ptr<f32>],
+    b: &[Ptr<f32>],
+    m: usize,
+    n: usize,
+    out: Ptr<f32>,
+    ld: usize,
+) {
+    if a.is_empty() {
+        for i in 0..m {
+            out.get().add(i * ld).write_bytes(0, n);
+        }
+        return;
+    }
+    // Split the longer side, in multiples of the microkernel, into about as many parts as threads.
+    let parts = if a.len() * m * n < 1 << 16 { 1 } else { par::threads() };
+    let split_m = m >= n;
+    let unit = if split_m { 12 } else { 32 };
+    let piece = (if split_m { m } else { n }).div_ceil(parts).next_multiple_of(unit);
+    par::for_each_piece(if split_m { m } else { n }, piece, |start, end| {
+        let ((i0, i1), (j0, j1)) = if split_m { ((start, end), (0, n)) } else { ((0, m), (start, end)) };
+        for k in (0..a.len()).step_by(DEPTH) {
+            let depth = DEPTH.min(a.len() - k);
+            cols(
+                isa,
+                &ColsJob {
+                    a: a[k..].as_ptr().cast(),
+                    a_offset: i0,
+                    b: b[k..].as_ptr().cast(),
+                    b_offset: j0,
+                    k: depth,
+                    m: i1 - i0,
+                    n: j1 - j0,
+                    out: out.get().add(i0 * ld + j0),
+                    ld,
+                    accumulate: k > 0,
+                },
+            );
+        }
+    });
+}
+
+/// Runs `f(first row, rows, columns)` over blocks of an `m×n` output; column ranges start at panels.
+pub(crate) fn blocks(
+    isa: Isa,
+    m: usize,
+    n: usize,
+    depth: usize,
+    f: impl Fn(usize, usize, std::ops::Range<usize>) + Sync + Send,
+) {
+    let width = panel_width(isa, n);
+    let panels = n.div_ceil(width);
+    let row_blocks = m.div_ceil(ROWS);
+    let small = m * n * depth < 1 << 17;
+    let wanted = if small { 1 } else { 4 * par::threads() };
+    let column_blocks = if row_blocks >= wanted { 1 } else { panels.min(wanted.div_ceil(row_blocks.max(1))) };
+    let step = panels.div_ceil(column_blocks.max(1)).max(1) * width;
+    let column_blocks = n.div_ceil(step);
+    let one = |t: usize| {
+        let (i, j) = (t / column_blocks * ROWS, t % column_blocks * step);
+        f(i, ROWS.min(m - i), j..n.min(j + step));
+    };
+    if small { (0..row_blocks * column_blocks).for_each(one) } else { par::for_each(row_blocks * column_blocks, one) }
+}
+
+#[inline]
+pub(crate) fn offset_unless_null(p: *const f32, n: usize) -> *const f32 {
+    if p.is_null() { p } else { p.wrapping_add(n) }
+}

@@ -1,0 +1,90 @@
+//! Choosing the instruction set, once, at run time.
+
+use std::sync::OnceLock;
+
+/// An instruction set that kernels are compiled for and that this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(pub(crate) Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// AVX-512 F, VL, BW and DQ.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Plain Rust.
+    Scalar,
+}
+
+impl Isa {
+    /// The best one of this machine, or the one that `TWEEDIE_ISA` names (`avx512`, `avx2`, `scalar`)
+    /// if the machine has it.
+    pub fn active() -> Self {
+        static ACTIVE: OnceLock<Isa> = OnceLock::new();
+        *ACTIVE.get_or_init(|| {
+            let wanted = std::env::var("TWEEDIE_ISA").unwrap_or_default();
+            let available = Self::available();
+            available.iter().copied().find(|isa| isa.name() == wanted).unwrap_or(available[0])
+        })
+    }
+
+    /// Those this machine can run, best first. Never empty.
+    pub fn available() -> Vec<Self> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq");
+            if avx2 && avx512 {
+                all.push(Self(Kind::Avx512));
+            }
+            if avx2 {
+                all.push(Self(Kind::Avx2));
+            }
+        }
+        all.push(Self(Kind::Scalar));
+        all
+    }
+
+    /// The name that `TWEEDIE_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            Kind::Scalar => "scalar",
+        }
+    }
+}
+
+/// `dispatch!(isa, f(arg: Type, ...) -> Result)` calls `f::<S>(arg, ...)` compiled for `isa`. `f` is an
+/// `#[inline(always)] unsafe fn` over `S: Simd`; the call needs an `unsafe` block.
+macro_rules! dispatch {
+    ($isa:expr, $f:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        #[allow(clippy::needless_lifetimes)]
+        unsafe fn on_avx512($($arg: $ty),*) $(-> $ret)? {
+            $f::<$crate::simd::avx512::Avx512>($($arg),*)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn on_avx2($($arg: $ty),*) $(-> $ret)? {
+            $f::<$crate::simd::avx2::Avx2>($($arg),*)
+        }
+        match $isa.0 {
+            #[cfg(target_arch = "x86_64")]
+            $crate::isa::Kind::Avx512 => on_avx512($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            $crate::isa::Kind::Avx2 => on_avx2($($arg),*),
+            $crate::isa::Kind::Scalar => $f::<$crate::simd::scalar::Scalar>($($arg),*),
+        }
+    }};
+}
+pub(crate) use dispatch;

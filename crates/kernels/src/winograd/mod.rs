@@ -1,0 +1,41 @@
+//! 3×3 convolutions with stride 1 and padding 1 by the minimal filtering algorithm F(4×4, 3×3).
+//!
+//! A tile of 4×4 outputs needs a 6×6 patch `d` of the input: `y = Aᵀ[(G·g·Gᵀ) ⊙ (Bᵀ·d·B)]·A`, 36
+//! products where the definition takes 144 (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308).
+//! Interpolation points 0, ±3/4, ±3/2, ∞: their matrices are exact in `f32` and small, which keeps the
+//! error at a direct convolution's. The products over channels are 36 matrix products.
+
+mod forward;
+mod transform;
+mod weight;
+
+pub(crate) use forward::{data_gradient, forward};
+pub(crate) use weight::weight_gradient;
+
+use crate::conv::Conv;
+
+/// Points per tile: 6×6.
+const POINTS: usize = 36;
+/// Outputs of a tile, per dimension.
+const TILE: usize = 4;
+
+/// The tiles of a batch of maps, numbered image by image, row by row.
+#[derive(Clone, Copy)]
+struct Tiles {
+    size: [usize; 2],
+    per: [usize; 2],
+    count: usize,
+}
+
+impl Tiles {
+    fn new(c: &Conv) -> Self {
+        let per = c.size.map(|s| s.div_ceil(TILE));
+        Self { size: c.size, per, count: c.batch * per[0] * per[1] }
+    }
+
+    /// Image, and the tile's first row and column.
+    fn place(&self, t: usize) -> (usize, usize, usize) {
+        let (rest, x) = (t / self.per[1], t % self.per[1]);
+        (rest / self.per[0], rest % self.per[0] * TILE, x * TILE)
+    }
+}
