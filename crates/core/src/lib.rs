@@ -11,6 +11,7 @@
 pub mod forward;
 pub mod level;
 pub mod noise;
+pub mod oracle;
 pub mod plan;
 pub mod predict;
 pub mod schedule;

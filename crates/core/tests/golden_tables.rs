@@ -1,0 +1,123 @@
+//! Tables of betas and spacings against diffusers (tests/golden/make.py).
+
+mod common;
+
+use common::{ddpm, distance, table};
+use tweedie_core::{
+    NoiseSchedule,
+    schedule::{Axis, FlowSchedule, Interpolation, TableSchedule},
+    spacing::{self, Spacing},
+};
+
+fn latent() -> TableSchedule {
+    TableSchedule::scaled_linear(1000, 0.00085, 0.012).unwrap().with_interpolation(Interpolation::Nsr)
+}
+
+#[test]
+fn betas_agree_with_diffusers_in_single_precision() {
+    let golden = table(include_str!("golden/betas.txt"));
+    for (name, schedule) in [
+        ("linear", TableSchedule::linear(1000, 1e-4, 0.02)),
+        ("scaled_linear", TableSchedule::scaled_linear(1000, 0.00085, 0.012)),
+        ("squared_cosine", TableSchedule::squared_cosine(1000)),
+        ("sigmoid", TableSchedule::sigmoid(1000, 1e-4, 0.02)),
+    ] {
+        let schedule = schedule.unwrap();
+        let betas = &golden[format!("betas/{name}").as_str()];
+        assert_eq!(betas.len(), 1000);
+        for (t, (ours, theirs)) in schedule.betas().iter().zip(betas).enumerate() {
+            assert!((ours / theirs - 1.0).abs() < 4e-7, "{name} beta[{t}]: {ours} against {theirs}");
+        }
+        let products = &golden[format!("alphas_cumprod/{name}").as_str()];
+        for (ours, theirs) in schedule.alphas_cumprod().iter().step_by(37).zip(products) {
+            // A thousand float32 roundings on their side.
+            assert!((ours / theirs - 1.0).abs() < 3e-5, "{name}: {ours} against {theirs}");
+        }
+    }
+}
+
+#[test]
+fn zero_terminal_snr_agrees_with_diffusers() {
+    let golden = table(include_str!("golden/betas.txt"));
+    let schedule = latent().rescale_zero_terminal_snr().unwrap();
+    let theirs = &golden["alphas_cumprod/zero_snr"];
+    let ours: Vec<f64> = schedule.alphas_cumprod().iter().step_by(37).chain(&schedule.alphas_cumprod()[999..]).copied().collect();
+    assert!(distance(&ours, theirs) < 2e-6);
+    assert_eq!((schedule.level(999.0).alpha, schedule.level(999.0).sigma), (0.0, 1.0));
+}
+
+#[test]
+fn integer_spacings_are_diffusers_exactly() {
+    let golden = table(include_str!("golden/spacings.txt"));
+    let mut seen = 0;
+    for (key, times) in &golden {
+        let (kind, n) = key.rsplit_once('/').unwrap();
+        let n: usize = n.parse().unwrap();
+        let ours = match kind {
+            "leading" => spacing::leading(1000, n, 0),
+            "leading_offset" => spacing::leading(1000, n, 1),
+            "trailing" => spacing::trailing(1000, n),
+            "linspace" => spacing::linspace(1000, n),
+            "leading_without_cleanest" => spacing::leading_without_cleanest(1000, n, 0),
+            "linspace_without_cleanest" => spacing::linspace_without_cleanest(1000, n),
+            _ => continue,
+        };
+        assert_eq!(&ours.unwrap(), times, "{key}");
+        seen += 1;
+    }
+    assert_eq!(seen, 20 + 12 + 5);
+}
+
+#[test]
+fn trailing_keeps_its_count_where_numpy_has_one_more() {
+    let times = spacing::trailing(1000, 61).unwrap();
+    assert_eq!((times.len(), times[0], times[60]), (61, 999.0, 15.0));
+}
+
+#[test]
+fn noise_spacings_agree_with_diffusers() {
+    let golden = table(include_str!("golden/spacings.txt"));
+    let schedule = latent();
+    let flow = FlowSchedule::new();
+    for n in [1, 2, 3, 10] {
+        let ours = Spacing::LinspaceFractional.times(&schedule, n).unwrap();
+        assert!(distance(&ours, &golden[format!("linspace_fractional/{n}").as_str()]) < 1e-4);
+    }
+    for n in [2, 3, 10] {
+        for (name, spacing) in [
+            ("karras", Spacing::Karras { rho: 7.0 }),
+            ("exponential", Spacing::Exponential),
+            ("beta", Spacing::Beta { a: 0.6, b: 0.6 }),
+        ] {
+            let levels = spacing.levels(&schedule, n).unwrap();
+            let sigmas = &golden[format!("{name}/{n}").as_str()];
+            let times = &golden[format!("{name}_times/{n}").as_str()];
+            assert_eq!((levels.len(), times.len()), (n, n));
+            for ((level, sigma), t) in levels.iter().zip(sigmas).zip(times) {
+                // diffusers rounds the ends of the range to float32.
+                assert!((level.nsr() / sigma - 1.0).abs() < 3e-5, "{name}/{n}: {} against {sigma}", level.nsr());
+                assert!((level.t - t).abs() < 0.01, "{name}/{n}: {} against {t}", level.t);
+            }
+            let levels = spacing.levels(&flow, n).unwrap();
+            let ours: Vec<f64> = levels.iter().map(|&l| Axis::Flow.coordinate(l)).collect();
+            assert!(distance(&ours, &golden[format!("flow_{name}/{n}").as_str()]) < 1e-6, "{name}/{n}");
+        }
+    }
+}
+
+#[test]
+fn impossible_spacings_are_errors() {
+    use spacing::SpacingError;
+    let table = ddpm();
+    assert_eq!(spacing::leading(1000, 0, 0), Err(SpacingError::NoSteps));
+    assert_eq!(spacing::trailing(1000, 1001), Err(SpacingError::TooMany { steps: 1001, most: 1000 }));
+    assert_eq!(spacing::linspace(0, 1), Err(SpacingError::TooMany { steps: 1, most: 0 }));
+    assert!(matches!(spacing::leading(1000, 1000, 1), Err(SpacingError::Offset { time: 1000, .. })));
+    assert!(spacing::leading_without_cleanest(1000, 1000, 0).is_err());
+    for spacing in [Spacing::Karras { rho: 0.0 }, Spacing::Beta { a: f64::NAN, b: 1.0 }, Spacing::Shifted { shift: -1.0 }] {
+        assert!(matches!(spacing.levels(&*table, 10), Err(SpacingError::Parameter { .. })), "{spacing:?}");
+        assert_eq!(spacing.levels(&*table, 0), Err(SpacingError::NoSteps));
+    }
+    let pure = table.rescale_zero_terminal_snr().unwrap();
+    assert!(matches!(Spacing::Karras { rho: 7.0 }.levels(&pure, 10), Err(SpacingError::Range { .. })));
+}
