@@ -125,27 +125,42 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
             }
         }
     }
-    for v in 0..NV {
-        let column = first + v * LANES;
-        if column >= job.n {
-            break;
-        }
-        let valid = (job.n - column).min(LANES);
-        let bias = if job.bias.is_null() { S::zero() } else { S::load_n(job.bias.add(column), valid) };
+    // Only constant indices into `acc`: anything else would move it from registers to the stack.
+    let whole = first + NV * LANES <= job.n;
+    if whole {
+        let bias: [S::V; NV] = std::array::from_fn(|v| {
+            if job.bias.is_null() { S::zero() } else { S::load(job.bias.add(first + v * LANES)) }
+        });
         for r in 0..MR {
-            let out = (*job.out.add(i + r)).add(job.out_offset + column);
-            let mut sum = S::add(acc[r][v], bias);
-            if valid == LANES {
+            let out = (*job.out.add(i + r)).add(job.out_offset + first);
+            for v in 0..NV {
+                let out = out.add(v * LANES);
+                let mut sum = S::add(acc[r][v], bias[v]);
                 if job.accumulate {
                     sum = S::add(S::load(out), sum);
                 }
                 S::store(out, sum);
-            } else {
-                if job.accumulate {
-                    sum = S::add(S::load_n(out, valid), sum);
-                }
-                S::store_n(out, sum, valid);
             }
+        }
+        return MR;
+    }
+    let mut tile = [[[0.0f32; LANES]; NV]; MR];
+    for r in 0..MR {
+        for v in 0..NV {
+            S::store(tile[r][v].as_mut_ptr(), acc[r][v]);
+        }
+    }
+    for v in 0..NV {
+        let column = first + v * LANES;
+        let valid = job.n.saturating_sub(column).min(LANES);
+        let bias = if job.bias.is_null() { S::zero() } else { S::load_n(job.bias.wrapping_add(column), valid) };
+        for r in 0..MR {
+            let out = (*job.out.add(i + r)).wrapping_add(job.out_offset + column);
+            let mut sum = S::add(S::load(tile[r][v].as_ptr()), bias);
+            if job.accumulate {
+                sum = S::add(S::load_n(out, valid), sum);
+            }
+            S::store_n(out, sum, valid);
         }
     }
     MR
