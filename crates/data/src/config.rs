@@ -104,9 +104,9 @@ pub struct EmojiConfig {
     pub include_skin_tones: bool,
     /// The group Flags.
     pub include_flags: bool,
-    /// Keycaps, buttons with letters and other signs that are mostly text are kept unless this is set.
-    pub exclude_keycaps: bool,
-    /// Only these groups, by name such as `"Food & Drink"`; all of them when empty.
+    /// The keys of a telephone, in the group Symbols.
+    pub include_keycaps: bool,
+    /// Only these groups, by name such as `"Food & Drink"` (also `"Flags"`); all of them when empty.
     pub groups: Vec<String>,
 }
 

@@ -2,11 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::prelude::*;
-
 use crate::{
-    DataConfig, DataError, Image, OnError, Skipped, Source, emoji,
+    DataConfig, DataError, Image, OnError, Skipped, Source, emoji, folder,
     order::mix,
+    parquet,
     resize::Frame,
     source::{Collection, Entry},
 };
@@ -52,11 +51,10 @@ impl Dataset {
     /// `on_error = "fail"`.
     pub fn open(config: &DataConfig) -> Result<Self, DataError> {
         config.validate()?;
-        let collection = match &config.source {
+        let mut collection = match &config.source {
             Source::Emoji => emoji::open(&config.emoji)?,
-            Source::Folder(path) | Source::Parquet(path) => {
-                return Err(DataError::Missing { what: "", path: path.clone() });
-            }
+            Source::Folder(path) => folder::open(path, &config.folder, config.on_error)?,
+            Source::Parquet(path) => parquet::open(path, &config.parquet)?,
         };
         let frame = Frame {
             size: config.size,
@@ -70,7 +68,7 @@ impl Dataset {
             on_error: config.on_error,
             holdout: config.holdout,
             cache: None,
-            skipped: Mutex::default(),
+            skipped: Mutex::new(std::mem::take(&mut collection.skipped)),
             collection,
         };
         let mut indices: Vec<usize> = (0..shared.collection.entries.len()).collect();
@@ -170,7 +168,7 @@ impl Shared {
             return Ok(image);
         }
         self.collection.decode(at, &self.frame).map(Arc::new).map_err(|reason| {
-            let path = self.collection.entries[at].path().to_path_buf();
+            let path = self.collection.path(at);
             let skipped = Skipped { path: path.clone(), reason: reason.clone() };
             let mut list = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
             if !list.contains(&skipped) {
@@ -181,22 +179,19 @@ impl Shared {
     }
 
     fn decode_all(&self) -> Result<Vec<Option<Arc<Image>>>, DataError> {
-        let decoded: Vec<Result<Image, String>> = (0..self.collection.entries.len())
-            .into_par_iter()
-            .map(|i| self.collection.decode(i, &self.frame))
-            .collect();
+        let decoded = self.collection.decode_all(&self.frame);
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep = |(image, entry): (Result<Image, String>, &Entry)| match image {
+        let keep = |(at, image): (usize, Result<Image, String>)| match image {
             Ok(image) => Ok(Some(Arc::new(image))),
             Err(reason) if self.on_error == OnError::Fail => {
-                Err(DataError::Corrupt { path: entry.path().into(), reason })
+                Err(DataError::Corrupt { path: self.collection.path(at), reason })
             }
             Err(reason) => {
-                skipped.push(Skipped { path: entry.path().into(), reason });
+                skipped.push(Skipped { path: self.collection.path(at), reason });
                 Ok(None)
             }
         };
-        decoded.into_iter().zip(&self.collection.entries).map(keep).collect()
+        decoded.into_iter().enumerate().map(keep).collect()
     }
 
     fn is_held_out(&self, entry: &Entry) -> bool {

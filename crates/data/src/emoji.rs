@@ -52,7 +52,7 @@ pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
     let mut entries = Vec::new();
     for emoji in emojis::iter() {
         let Some(class) = groups.iter().position(|g| *g == emoji.group()) else { continue };
-        if config.exclude_keycaps && emoji.name().starts_with("keycap") {
+        if !config.include_keycaps && emoji.name().starts_with("keycap") {
             continue;
         }
         let toned = emoji.skin_tones().into_iter().flatten().filter(|_| config.include_skin_tones);

@@ -1,10 +1,13 @@
 //! What every collection of images is to a dataset: a list of entries that can be decoded.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use rayon::prelude::*;
 
 use crate::{
-    Image, decode,
-    resize::{Frame, Raster, fit},
+    Image, Skipped, decode,
+    parquet::{Row, Tables},
+    resize::{Frame, fit},
 };
 
 /// One image, not decoded.
@@ -22,16 +25,7 @@ pub(crate) struct Entry {
 pub(crate) enum Place {
     Bytes(&'static [u8]),
     File(PathBuf),
-}
-
-impl Entry {
-    /// What an error message calls it.
-    pub fn path(&self) -> &Path {
-        match &self.place {
-            Place::File(path) => path,
-            Place::Bytes(_) => Path::new(&self.name),
-        }
-    }
+    Row(Row),
 }
 
 #[derive(Default)]
@@ -41,18 +35,39 @@ pub(crate) struct Collection {
     /// What the collection is called when it turns out to be empty, and what would have counted.
     pub place: String,
     pub looked_for: String,
+    /// Images known to be missing before any is decoded.
+    pub skipped: Vec<Skipped>,
+    /// What a [`Place::Row`] is a row of.
+    pub tables: Option<Tables>,
 }
 
 impl Collection {
-    /// Decodes one image to the frame.
-    pub fn decode(&self, index: usize, frame: &Frame) -> Result<Image, String> {
-        Ok(fit(&self.raster(index)?, frame))
+    /// What a message calls an entry's image.
+    pub fn path(&self, index: usize) -> PathBuf {
+        let entry = &self.entries[index];
+        match (&entry.place, &self.tables) {
+            (Place::File(path), _) => path.clone(),
+            (Place::Row(row), Some(tables)) => tables.path(*row),
+            _ => PathBuf::from(&entry.name),
+        }
     }
 
-    fn raster(&self, index: usize) -> Result<Raster, String> {
-        match &self.entries[index].place {
-            Place::Bytes(bytes) => decode::bytes(bytes),
-            Place::File(path) => decode::file(path),
+    /// Decodes one image to the frame.
+    pub fn decode(&self, index: usize, frame: &Frame) -> Result<Image, String> {
+        let raster = match (&self.entries[index].place, &self.tables) {
+            (Place::Bytes(bytes), _) => decode::bytes(bytes)?,
+            (Place::File(path), _) => decode::file(path)?,
+            (Place::Row(row), Some(tables)) => tables.raster(*row)?,
+            (Place::Row(_), None) => return Err("its row is missing".into()),
+        };
+        Ok(fit(&raster, frame))
+    }
+
+    /// Decodes every image to the frame, in the entries' order, on all cores.
+    pub fn decode_all(&self, frame: &Frame) -> Vec<Result<Image, String>> {
+        match &self.tables {
+            Some(tables) => tables.decode_all(frame),
+            None => (0..self.entries.len()).into_par_iter().map(|i| self.decode(i, frame)).collect(),
         }
     }
 }

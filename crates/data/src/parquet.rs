@@ -1,0 +1,373 @@
+//! Parquet files of encoded images, as Hugging Face datasets keep them: a struct column with the field
+//! `bytes`, an integer label whose names are in the footer, a text.
+
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parquet::{
+    basic::Type as Physical,
+    column::reader::{ColumnReaderImpl, get_typed_column_reader},
+    data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type},
+    file::{
+        metadata::ParquetMetaData,
+        properties::ReaderProperties,
+        reader::{FileReader, RowGroupReader},
+        serialized_reader::{SerializedFileReader, SerializedRowGroupReader},
+    },
+};
+use rayon::prelude::*;
+use serde_json::Value;
+
+use crate::{
+    DataError, Image, ParquetConfig, decode,
+    resize::{Frame, Raster, fit},
+    source::{Collection, Entry, Place},
+};
+
+/// Images decoded at once when a whole file is read; bounds what is held encoded.
+const CHUNK: usize = 256;
+/// Labels are class numbers, not identifiers.
+const MAX_CLASSES: i64 = 100_000;
+
+/// The opened files; images are read when asked for.
+pub(crate) struct Tables(Vec<Table>);
+
+struct Table {
+    path: PathBuf,
+    metadata: Arc<ParquetMetaData>,
+    image: usize,
+}
+
+/// A row of a file; `row` counts within the row group, `number` within the file.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    file: usize,
+    group: usize,
+    row: usize,
+    number: usize,
+}
+
+pub(crate) fn open(root: &Path, config: &ParquetConfig) -> Result<Collection, DataError> {
+    if !root.exists() {
+        return Err(DataError::Missing { what: "the Parquet file or folder", path: root.into() });
+    }
+    let mut files = Vec::new();
+    if root.is_dir() {
+        list(root, &mut files)?
+    } else {
+        files.push(root.to_path_buf())
+    }
+    let mut tables = Vec::new();
+    let mut entries = Vec::new();
+    let mut class_names = Vec::new();
+    let mut most = None;
+    for (file, path) in files.into_iter().enumerate() {
+        let wrong = |reason| DataError::Parquet { path: path.clone(), reason };
+        let content = guarded(|| read_table(&path, config)).map_err(wrong)?;
+        if class_names.is_empty() {
+            class_names = content.class_names;
+        } else if !content.class_names.is_empty() && content.class_names != class_names {
+            return Err(wrong("its class names differ from those of the files before it".into()));
+        }
+        let relative = path.strip_prefix(root).ok().filter(|p| !p.as_os_str().is_empty());
+        let shown = relative.or(path.file_name().map(Path::new)).unwrap_or(&path);
+        let shown = shown.to_string_lossy().replace('\\', "/");
+        for (number, (group, row, class, caption)) in content.rows.into_iter().enumerate() {
+            most = most.max(class);
+            let place = Place::Row(Row { file, group, row, number });
+            entries.push(Entry { name: format!("{shown}#{number}"), family: None, class, caption, place });
+        }
+        if let Some(most) = most.filter(|most| !class_names.is_empty() && *most >= class_names.len()) {
+            let named = class_names.len();
+            return Err(wrong(format!("a label is {most}, but its footer names {named} classes")));
+        }
+        tables.push(Table { path, metadata: content.metadata, image: content.image });
+    }
+    if class_names.is_empty() {
+        class_names = most.map_or(Vec::new(), |most| (0..=most).map(|i| i.to_string()).collect());
+    }
+    Ok(Collection {
+        entries,
+        class_names,
+        place: root.display().to_string(),
+        looked_for: "rows of .parquet files in it and in its subfolders".into(),
+        tables: Some(Tables(tables)),
+        ..Collection::default()
+    })
+}
+
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+    let io = |source| DataError::Io { path: folder.into(), source };
+    let mut children = Vec::new();
+    for child in std::fs::read_dir(folder).map_err(io)? {
+        children.push(child.map_err(io)?);
+    }
+    children.sort_by_key(|child| child.file_name());
+    for child in children {
+        let path = child.path();
+        if child.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        } else if child.file_type().map_err(io)?.is_dir() {
+            list(&path, files)?;
+        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The reader checks most of what a hostile file may say; where it asserts instead, the file is at fault.
+fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("not a valid Parquet file".into()))
+}
+
+struct Content {
+    metadata: Arc<ParquetMetaData>,
+    image: usize,
+    class_names: Vec<String>,
+    rows: Vec<(usize, usize, Option<usize>, Option<String>)>,
+}
+
+/// Everything but the images.
+fn read_table(path: &Path, config: &ParquetConfig) -> Result<Content, String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let bytes = file.metadata().map_err(|e| e.to_string())?.len();
+    let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    let metadata = Arc::new(reader.metadata().clone());
+    let claimed: i64 = metadata.row_groups().iter().map(|g| g.num_rows().max(0)).fold(0, i64::saturating_add);
+    if u64::try_from(claimed).is_ok_and(|rows| rows > bytes) {
+        return Err(format!("claims {claimed} rows in {bytes} bytes"));
+    }
+    for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+        let (start, length) = column.byte_range();
+        if start.checked_add(length).is_none_or(|end| end > bytes) {
+            let name = column.column_path();
+            return Err(format!("truncated: column {name} reaches past its {bytes} bytes"));
+        }
+    }
+    let columns = Columns::find(&metadata, config)?;
+    let mut rows = Vec::new();
+    for (group, meta) in metadata.row_groups().iter().enumerate() {
+        let count = usize::try_from(meta.num_rows()).map_err(|_| "a negative number of rows")?;
+        let reader = reader.get_row_group(group).map_err(|e| e.to_string())?;
+        let labels = match columns.label {
+            Some((at, Physical::INT32)) => {
+                widen(read_column::<Int32Type>(reader.as_ref(), at, count)?, i64::from)
+            }
+            Some((at, _)) => read_column::<Int64Type>(reader.as_ref(), at, count)?,
+            None => vec![None; count],
+        };
+        let texts = match columns.text {
+            Some(at) => read_column::<ByteArrayType>(reader.as_ref(), at, count)?,
+            None => vec![None; count],
+        };
+        for (row, (label, text)) in labels.into_iter().zip(texts).enumerate() {
+            let caption = text.map(|t| String::from_utf8_lossy(t.data()).into_owned());
+            rows.push((group, row, class(label, row)?, caption));
+        }
+    }
+    Ok(Content { image: columns.image, class_names: columns.class_names, metadata, rows })
+}
+
+/// A negative label is how an unlabelled row is written.
+fn class(label: Option<i64>, row: usize) -> Result<Option<usize>, String> {
+    match label {
+        Some(label) if label >= MAX_CLASSES => Err(format!(
+            "the label of row {row} of its row group is {label}: expected a class below {MAX_CLASSES}"
+        )),
+        Some(label) => Ok(usize::try_from(label).ok()),
+        None => Ok(None),
+    }
+}
+
+fn widen<T, U>(values: Vec<Option<T>>, to: impl Fn(T) -> U) -> Vec<Option<U>> {
+    values.into_iter().map(|v| v.map(&to)).collect()
+}
+
+/// Which leaf columns are read.
+struct Columns {
+    image: usize,
+    label: Option<(usize, Physical)>,
+    text: Option<usize>,
+    class_names: Vec<String>,
+}
+
+impl Columns {
+    fn find(metadata: &ParquetMetaData, config: &ParquetConfig) -> Result<Self, String> {
+        let schema = metadata.file_metadata().schema_descr();
+        let flat = |leaf: &usize| schema.column(*leaf).max_rep_level() == 0;
+        let leaf = |path: &[&str], types: &[Physical]| {
+            (0..schema.num_columns()).filter(flat).find(|&i| {
+                let column = schema.column(i);
+                column.path().parts().iter().eq(path.iter()) && types.contains(&column.physical_type())
+            })
+        };
+        let any = |named: &Option<String>,
+                   usual: &[&str],
+                   what: &str,
+                   find: &dyn Fn(&str) -> Option<usize>| match named {
+            Some(name) => find(name).map(Some).ok_or_else(|| {
+                let columns: Vec<_> =
+                    (0..schema.num_columns()).map(|i| schema.column(i).path().string()).collect();
+                format!("no column `{name}` of {what}; its columns are {}", columns.join(", "))
+            }),
+            None => Ok(usual.iter().find_map(|name| find(name))),
+        };
+        let binary = [Physical::BYTE_ARRAY];
+        let as_image = |name: &str| leaf(&[name, "bytes"], &binary).or_else(|| leaf(&[name], &binary));
+        let as_label = |name: &str| leaf(&[name], &[Physical::INT32, Physical::INT64]);
+        let as_text = |name: &str| leaf(&[name], &binary);
+        // Any struct with the field `bytes` is an image when none has the usual name.
+        let as_any = || {
+            (0..schema.num_columns()).filter(flat).find(|&i| {
+                let column = schema.column(i);
+                matches!(column.path().parts(), [_, field] if field == "bytes")
+                    && column.physical_type() == Physical::BYTE_ARRAY
+            })
+        };
+        let features = features(metadata);
+        let labelled: Vec<&str> =
+            features.iter().filter(|(_, names)| !names.is_empty()).map(|(name, _)| name.as_str()).collect();
+        let usual: Vec<&str> = ["label", "labels", "class"].into_iter().chain(labelled).collect();
+        let image = any(&config.image, &["image", "img"], "encoded images", &as_image)?.or_else(as_any);
+        let image = image.ok_or_else(|| {
+            let columns: Vec<_> =
+                (0..schema.num_columns()).map(|i| schema.column(i).path().string()).collect();
+            format!(
+                "no column of encoded images: looked for image.bytes, img.bytes or any struct with the field \
+                 bytes; its columns are {}",
+                columns.join(", ")
+            )
+        })?;
+        let label = any(&config.label, &usual, "integer labels", &as_label)?;
+        let text = any(&config.text, &["text", "caption"], "text", &as_text)?;
+        let name = label.map(|i| schema.column(i).name().to_owned());
+        let class_names = features.into_iter().find(|(feature, _)| Some(feature) == name.as_ref());
+        Ok(Self {
+            image,
+            label: label.map(|i| (i, schema.column(i).physical_type())),
+            text,
+            class_names: class_names.map(|(_, names)| names).unwrap_or_default(),
+        })
+    }
+}
+
+/// The features of the footer's `huggingface` key and their class names, if they have any.
+fn features(metadata: &ParquetMetaData) -> Vec<(String, Vec<String>)> {
+    let pairs = metadata.file_metadata().key_value_metadata();
+    let text = pairs.and_then(|p| p.iter().find(|kv| kv.key == "huggingface")?.value.as_deref());
+    let json: Option<Value> = text.and_then(|text| serde_json::from_str(text).ok());
+    let features = json.as_ref().and_then(|json| json.pointer("/info/features")?.as_object());
+    let names = |feature: &Value| {
+        let names = feature.get("names").and_then(Value::as_array);
+        names.map(|n| n.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()).unwrap_or_default()
+    };
+    features.into_iter().flatten().map(|(name, feature)| (name.clone(), names(feature))).collect()
+}
+
+/// All values of a column of a row group; `None` where there is none.
+fn read_column<T: DataType>(
+    group: &dyn RowGroupReader,
+    at: usize,
+    count: usize,
+) -> Result<Vec<Option<T::T>>, String> {
+    let mut reader = get_typed_column_reader::<T>(group.get_column_reader(at).map_err(|e| e.to_string())?);
+    let present = group.metadata().column(at).column_descr().max_def_level();
+    let mut out = Vec::new();
+    while out.len() < count {
+        let read = read_some(&mut reader, present, count - out.len())?;
+        if read.is_empty() {
+            return Err(format!("{} of {count} rows are there", out.len()));
+        }
+        out.extend(read);
+    }
+    Ok(out)
+}
+
+/// Up to `most` further rows; `present` is the definition level of a value that is there.
+fn read_some<T: DataType>(
+    reader: &mut ColumnReaderImpl<T>,
+    present: i16,
+    most: usize,
+) -> Result<Vec<Option<T::T>>, String> {
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    let read = reader.read_records(most, Some(&mut levels), None, &mut values).map_err(|e| e.to_string())?;
+    if present == 0 {
+        return Ok(values.into_iter().map(Some).collect());
+    }
+    let mut values = values.into_iter();
+    levels.truncate(read.0);
+    Ok(levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect())
+}
+
+impl Tables {
+    /// What a message calls the row.
+    pub fn path(&self, row: Row) -> PathBuf {
+        let mut name = self.0[row.file].path.clone().into_os_string();
+        name.push(format!("#{}", row.number));
+        name.into()
+    }
+
+    /// Decodes one row's image: reads the pages up to it by their headers only.
+    pub fn raster(&self, row: Row) -> Result<Raster, String> {
+        let table = &self.0[row.file];
+        let value = guarded(|| {
+            let (mut reader, present) = table.images(row.group)?;
+            reader.skip_records(row.row).map_err(|e| e.to_string())?;
+            read_some(&mut reader, present, 1)
+        })?;
+        raster(value.first())
+    }
+
+    /// Decodes every image, in order, in parallel.
+    pub fn decode_all(&self, frame: &Frame) -> Vec<Result<Image, String>> {
+        let mut images = Vec::new();
+        for table in &self.0 {
+            for group in 0..table.metadata.num_row_groups() {
+                let end = images.len() + table.metadata.row_group(group).num_rows() as usize;
+                let mut open = guarded(|| table.images(group));
+                while images.len() < end {
+                    let most = CHUNK.min(end - images.len());
+                    let read = match &mut open {
+                        Ok((reader, present)) => guarded(|| read_some(reader, *present, most)),
+                        Err(reason) => Err(reason.clone()),
+                    };
+                    match read {
+                        Ok(read) if !read.is_empty() => images.par_extend(
+                            read.par_iter().map(|v| Ok(fit(&raster(Some(v))?, frame))).collect::<Vec<_>>(),
+                        ),
+                        Ok(_) => images.resize_with(end, || Err("its row is missing".into())),
+                        Err(reason) => images.resize_with(end, || Err(reason.clone())),
+                    }
+                }
+            }
+        }
+        images
+    }
+}
+
+impl Table {
+    /// The column of images from a file handle of its own: handles share their position when cloned.
+    fn images(&self, group: usize) -> Result<(ColumnReaderImpl<ByteArrayType>, i16), String> {
+        let file = Arc::new(File::open(&self.path).map_err(|e| e.to_string())?);
+        let metadata = self.metadata.row_group(group);
+        let pages = self.metadata.page_index_for_row_group(group);
+        let properties = Arc::new(ReaderProperties::builder().build());
+        let reader = SerializedRowGroupReader::new(file, metadata, pages, properties);
+        let column = reader.and_then(|r| r.get_column_reader(self.image)).map_err(|e| e.to_string())?;
+        let present = metadata.column(self.image).column_descr().max_def_level();
+        Ok((get_typed_column_reader(column), present))
+    }
+}
+
+fn raster(value: Option<&Option<ByteArray>>) -> Result<Raster, String> {
+    match value {
+        Some(Some(bytes)) => decode::bytes(bytes.data()),
+        Some(None) => Err("no bytes: the image is not embedded in the file".into()),
+        None => Err("its row is missing".into()),
+    }
+}
