@@ -50,6 +50,14 @@ pub enum HubError {
         /// What was found, and what is supported.
         reason: String,
     },
+    /// `config.json` describes no network.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Which key, and what was expected.
+        source: tweedie_models::unet::ConfigError,
+    },
     /// The weights do not fit the network that the configuration describes.
     #[error("{}: {source}", path.display())]
     Params {
@@ -61,6 +69,21 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// The same error of a file that was being written in folder `aside`, as one of folder `place`.
+    pub(crate) fn moved(mut self, aside: &Path, place: &Path) -> Self {
+        let (Self::Read { path, .. }
+        | Self::Write { path, .. }
+        | Self::Format { path, .. }
+        | Self::Tensor { path, .. }
+        | Self::Key { path, .. }
+        | Self::Config { path, .. }
+        | Self::Params { path, .. }) = &mut self;
+        if let Ok(rest) = path.strip_prefix(aside) {
+            *path = if rest.as_os_str().is_empty() { place.into() } else { place.join(rest) };
+        }
+        self
+    }
+
     pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
         Self::Read { path: path.into(), source }
     }

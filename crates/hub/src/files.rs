@@ -64,7 +64,7 @@ pub fn write_dir_with(
     replaceable(path, marker).map_err(wrap)?;
     let aside = Aside(beside(path).map_err(wrap)?);
     fs::create_dir(&aside.0).map_err(wrap)?;
-    fill(&aside.0)?;
+    fill(&aside.0).map_err(|e| e.moved(&aside.0, path))?;
     sync_dir(&aside.0).map_err(wrap)?;
     let old = match fs::symlink_metadata(path) {
         Ok(_) => {
@@ -239,7 +239,7 @@ mod tests {
             write_atomic(&d.join("c"), b"3")?;
             Err(HubError::format(d, "stop"))
         });
-        assert!(failed.is_err());
+        assert_eq!(failed.unwrap_err().to_string(), format!("{}: stop", path.display()));
         let foreign = write_dir_with(&path, "other", |_| Ok(())).unwrap_err();
         assert!(foreign.to_string().contains("`other`"), "{foreign}");
         assert_eq!(names(&path), ["b"]);

@@ -4,6 +4,12 @@
 pub mod error;
 pub mod files;
 mod map;
+pub mod model_dir;
+pub mod model_index;
+pub mod scheduler_config;
 pub mod weights;
 
 pub use error::HubError;
+pub use model_dir::{Extras, ModelDir, SamplingDefaults};
+pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};
+pub use weights::{Precision, SafetensorsFile};

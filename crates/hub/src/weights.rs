@@ -31,6 +31,7 @@ pub enum Precision {
 /// A safetensors file, or several joined by an index, read by memory map: opening costs the header
 /// alone.
 pub struct SafetensorsFile {
+    path: PathBuf,
     shards: Vec<Shard>,
     owner: BTreeMap<String, usize>,
     metadata: BTreeMap<String, String>,
@@ -55,7 +56,7 @@ impl SafetensorsFile {
         let shard = Shard::open(path)?;
         let owner = shard.header.tensors().into_keys().map(|name| (name, 0)).collect();
         let metadata = shard.header.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { shards: vec![shard], owner, metadata })
+        Ok(Self { path: path.into(), shards: vec![shard], owner, metadata })
     }
 
     /// Opens the weights called `stem` in `dir`: `stem.safetensors`, or its sharded form
@@ -104,7 +105,12 @@ impl SafetensorsFile {
             }
             owner.insert(name, number);
         }
-        Ok(Self { shards, owner, metadata: BTreeMap::new() })
+        Ok(Self { path: path.into(), shards, owner, metadata: BTreeMap::new() })
+    }
+
+    /// The file, or the index.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The header's free text entries.

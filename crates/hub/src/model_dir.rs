@@ -1,0 +1,198 @@
+//! A folder that holds a model, as diffusers lays it out:
+//!
+//! ```text
+//! model_index.json
+//! unet/config.json
+//! unet/diffusion_pytorch_model.safetensors
+//! scheduler/scheduler_config.json
+//! tweedie.json                               optional: names of classes, defaults for sampling
+//! ```
+//!
+//! A component's folder by itself (`config.json` beside the weights) is a model too, without a scheduler
+//! unless `scheduler_config.json` lies there as well.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tweedie_core::spacing::Spacing;
+use tweedie_models::{
+    params,
+    unet::{LoadError, UNet2DConfig, UNet2DModel},
+};
+
+use crate::{
+    error::HubError,
+    files,
+    model_index::{self, PipelineClass},
+    scheduler_config::SchedulerConfig,
+    weights::{self, Precision, SafetensorsFile},
+};
+
+/// The name of a network's weights, without what tells the format.
+pub const WEIGHTS: &str = "diffusion_pytorch_model";
+const CONFIG: &str = "config.json";
+const SCHEDULER: &str = "scheduler_config.json";
+const EXTRAS: &str = "tweedie.json";
+
+/// What diffusers has no place for: `tweedie.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Extras {
+    /// Names of the classes, in order of their numbers.
+    pub class_names: Vec<String>,
+    /// The class that stands for "no class", against which guidance works.
+    pub null_class: Option<usize>,
+    /// How to sample if nothing else is asked for.
+    pub sampling: SamplingDefaults,
+    /// How the model was trained: free text and figures, for people.
+    pub training: Map<String, Value>,
+}
+
+/// A model's recommended settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingDefaults {
+    /// Steps of the solver.
+    pub steps: Option<usize>,
+    /// Its name.
+    pub solver: Option<String>,
+    /// Which levels it visits.
+    pub spacing: Option<Spacing>,
+    /// Fresh noise.
+    pub eta: Option<f64>,
+    /// Scale of the guidance; 1 is none.
+    pub guidance: Option<f64>,
+}
+
+/// A model's folder, its configuration read; the weights are not.
+#[derive(Debug)]
+pub struct ModelDir {
+    /// The folder.
+    pub path: PathBuf,
+    /// The pipeline's class, if there is a `model_index.json`.
+    pub pipeline: Option<PipelineClass>,
+    /// The network.
+    pub unet: UNet2DConfig,
+    /// How it was trained and is sampled, if the folder says so.
+    pub scheduler: Option<SchedulerConfig>,
+    /// What diffusers has no place for.
+    pub extras: Extras,
+}
+
+impl ModelDir {
+    /// Reads the configuration of the model in `path`.
+    ///
+    /// # Errors
+    /// If the folder or a file in it is missing or not understood.
+    pub fn open(path: &Path) -> Result<Self, HubError> {
+        let listing = std::fs::read_dir(path);
+        listing.map_err(|e| HubError::read(path, e))?;
+        let index = path.join(model_index::FILE);
+        let pipeline = if index.exists() { Some(model_index::read(&index)?) } else { None };
+
+        let config = Self::network_in(path, pipeline).join(CONFIG);
+        if pipeline.is_none() && !config.exists() {
+            let reason = format!("holds no model: neither {} nor {CONFIG} is there", model_index::FILE);
+            return Err(HubError::format(path, reason));
+        }
+        let unet = UNet2DConfig::from_json(&files::read_text(&config)?)
+            .map_err(|source| HubError::Config { path: config, source })?;
+
+        let folder = if pipeline.is_some() { model_index::component(path, "scheduler") } else { path.into() };
+        let file = folder.join(SCHEDULER);
+        let mut scheduler = match pipeline {
+            None if !file.exists() => None,
+            _ => Some(SchedulerConfig::load(&file)?),
+        };
+        if let (Some(PipelineClass::Ddim), Some(other)) = (pipeline, &scheduler) {
+            scheduler = Some(other.convert("DDIMScheduler")?);
+        }
+        let file = path.join(EXTRAS);
+        let extras: Extras = if file.exists() { files::read_json(&file)? } else { Extras::default() };
+        check_classes(&file, &extras, &unet)?;
+        Ok(Self { path: path.into(), pipeline, unet, scheduler, extras })
+    }
+
+    fn network_in(path: &Path, pipeline: Option<PipelineClass>) -> PathBuf {
+        if pipeline.is_some() { model_index::component(path, "unet") } else { path.into() }
+    }
+
+    /// The network's weights, not yet read.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::open_in`].
+    pub fn weights(&self) -> Result<SafetensorsFile, HubError> {
+        SafetensorsFile::open_in(&Self::network_in(&self.path, self.pipeline), WEIGHTS)
+    }
+
+    /// The network on `device`, with its weights in 32 bits.
+    ///
+    /// # Errors
+    /// If the weights are missing or damaged, or are not those of the configured network: the message
+    /// names the tensor.
+    pub fn load_unet(&self, device: &Device) -> Result<UNet2DModel, HubError> {
+        let weights = self.weights()?;
+        UNet2DModel::load(&self.unet, &weights, device).map_err(|e| {
+            let folder = Self::network_in(&self.path, self.pipeline);
+            match e {
+                LoadError::Config(source) => HubError::Config { path: folder.join(CONFIG), source },
+                LoadError::Params(source) => HubError::Params { path: weights.path().into(), source },
+            }
+        })
+    }
+}
+
+fn check_classes(file: &Path, extras: &Extras, unet: &UNet2DConfig) -> Result<(), HubError> {
+    let classes = unet.num_class_embeds.unwrap_or(0);
+    if extras.class_names.len() > classes {
+        let reason = format!("{} names for {classes} classes of the network", extras.class_names.len());
+        return Err(HubError::key(file, "class_names", reason));
+    }
+    match extras.null_class {
+        Some(null) if null >= classes => {
+            let reason = format!("{null} is not one of the network's {classes} classes");
+            Err(HubError::key(file, "null_class", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a model's folder, which Python opens with `DDPMPipeline.from_pretrained(path)`. A model that is
+/// at `path` already is replaced as a whole.
+///
+/// # Errors
+/// If a file cannot be written (what was at `path` is left as it was), or if `path` is a folder of
+/// something else.
+pub fn save(
+    path: &Path,
+    unet: &UNet2DModel,
+    scheduler: &SchedulerConfig,
+    extras: &Extras,
+    precision: Precision,
+) -> Result<(), HubError> {
+    check_classes(&path.join(EXTRAS), extras, unet.config())?;
+    files::write_dir_with(path, model_index::FILE, |dir| {
+        let (network, schedule) = (dir.join("unet"), dir.join("scheduler"));
+        files::create_dir(&network)?;
+        files::create_dir(&schedule)?;
+        save_network(&network, unet, precision)?;
+        files::write_atomic(&schedule.join(SCHEDULER), scheduler.to_json().as_bytes())?;
+        if *extras != Extras::default() {
+            files::write_json(&dir.join(EXTRAS), extras)?;
+        }
+        model_index::write(dir, PipelineClass::Ddpm, scheduler.class_name())
+    })
+}
+
+/// Writes `config.json` and the weights into the folder `dir`, which Python opens with
+/// `UNet2DModel.from_pretrained(dir)`.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn save_network(dir: &Path, unet: &UNet2DModel, precision: Precision) -> Result<(), HubError> {
+    files::write_atomic(&dir.join(CONFIG), unet.config().to_json().as_bytes())?;
+    let file = dir.join(format!("{WEIGHTS}.safetensors"));
+    weights::write(&file, &params::export(unet), precision, &Default::default())
+}

@@ -1,0 +1,251 @@
+//! The keys that several classes share: betas, prediction type, spacing of table times, clamps.
+
+use std::sync::Arc;
+
+use tweedie_core::{
+    Level, NoiseSchedule, Parameterization, Plan,
+    plan::Final,
+    schedule::{Interpolation, ScheduleError, TableSchedule},
+    spacing::{self, Spacing, SpacingError},
+};
+
+use super::{Clamp, ClampRange, Process, keys::Keys};
+use crate::error::HubError;
+
+/// What a class does differently with betas.
+pub(super) struct BetaRules {
+    pub(super) start: f64,
+    pub(super) end: f64,
+    /// The class's values of `beta_schedule`.
+    pub(super) curves: &'static [(&'static str, Curve)],
+    pub(super) interpolation: Interpolation,
+    /// With `rescale_betas_zero_snr`: the last `alpha_bar` instead of 0. Absent if the class has no such
+    /// key.
+    pub(super) rescaled_end: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Curve {
+    Linear,
+    ScaledLinear,
+    SquaredCosine,
+    Sigmoid,
+    Laplace,
+    Exponential,
+}
+
+pub(super) const COMMON_CURVES: &[(&str, Curve)] = &[
+    ("linear", Curve::Linear),
+    ("scaled_linear", Curve::ScaledLinear),
+    ("squaredcos_cap_v2", Curve::SquaredCosine),
+];
+
+/// Betas and `prediction_type`.
+pub(super) fn process(keys: &mut Keys, rules: &BetaRules) -> Result<(Process, usize), HubError> {
+    let schedule = table(keys, rules)?;
+    let steps = schedule.betas().len();
+    let parameterization = keys.choice(
+        "prediction_type",
+        "epsilon",
+        &[
+            ("epsilon", Parameterization::Eps),
+            ("sample", Parameterization::X0),
+            ("v_prediction", Parameterization::V),
+        ],
+    )?;
+    Ok((Process { schedule: Arc::new(schedule), parameterization }, steps))
+}
+
+fn table(keys: &mut Keys, rules: &BetaRules) -> Result<TableSchedule, HubError> {
+    let mut steps = keys.take("num_train_timesteps", 1000usize)?;
+    let start = keys.take("beta_start", rules.start)?;
+    let end = keys.take("beta_end", rules.end)?;
+    let given: Option<Vec<f64>> = keys.take("trained_betas", None)?;
+    let mut key = "beta_schedule";
+    let made = if let Some(betas) = given {
+        key = "trained_betas";
+        if betas.len() < steps {
+            let reason = format!("{} betas for num_train_timesteps = {steps}", betas.len());
+            return Err(keys.error(key, reason));
+        }
+        steps = steps.max(betas.len());
+        TableSchedule::from_betas(&betas)
+    } else {
+        match keys.choice("beta_schedule", "linear", rules.curves)? {
+            Curve::Linear => TableSchedule::linear(steps, start, end),
+            Curve::ScaledLinear => TableSchedule::scaled_linear(steps, start, end),
+            Curve::SquaredCosine => TableSchedule::squared_cosine(steps),
+            Curve::Sigmoid => TableSchedule::sigmoid(steps, start, end),
+            Curve::Laplace => from_alpha_bar(steps, laplace),
+            Curve::Exponential => from_alpha_bar(steps, |r| (-12.0 * r).exp()),
+        }
+    };
+    let mut schedule = made.map_err(|e| keys.error(key, e.to_string()))?;
+    if schedule.betas().len() != steps {
+        return Err(keys.error("num_train_timesteps", format!("{steps} is out of range")));
+    }
+    if let Some(rescaled_end) = rules.rescaled_end
+        && keys.flag("rescale_betas_zero_snr", false)?
+    {
+        schedule = rescaled(&schedule, rescaled_end)
+            .map_err(|e| keys.error("rescale_betas_zero_snr", e.to_string()))?;
+    }
+    Ok(schedule.with_interpolation(rules.interpolation))
+}
+
+fn rescaled(schedule: &TableSchedule, end: f64) -> Result<TableSchedule, ScheduleError> {
+    let schedule = schedule.rescale_zero_terminal_snr()?;
+    if end == 0.0 {
+        return Ok(schedule);
+    }
+    let mut alphas_cumprod = schedule.alphas_cumprod().to_vec();
+    if let Some(last) = alphas_cumprod.last_mut() {
+        *last = end;
+    }
+    TableSchedule::from_alphas_cumprod(&alphas_cumprod)
+}
+
+/// Betas, at most 0.999, whose products follow `alpha_bar` of the ratio of times.
+fn from_alpha_bar(steps: usize, alpha_bar: impl Fn(f64) -> f64) -> Result<TableSchedule, ScheduleError> {
+    let at = |i: usize| alpha_bar(i as f64 / steps as f64);
+    let betas: Vec<f64> = (0..steps).map(|i| (1.0 - at(i + 1) / at(i)).min(0.999)).collect();
+    TableSchedule::from_betas(&betas)
+}
+
+/// `lambda` follows the quantiles of a Laplace distribution. Hang & Gu 2024, arXiv:2407.03297.
+fn laplace(r: f64) -> f64 {
+    let lambda = -0.5 * (0.5 - r).signum() * (1.0 - 2.0 * (0.5 - r).abs() + 1e-6).ln();
+    let snr = lambda.exp();
+    (snr / (1.0 + snr)).sqrt()
+}
+
+/// `timestep_spacing` and `steps_offset`: times of a table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TableSpacing {
+    pub(super) rule: TableRule,
+    pub(super) offset: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TableRule {
+    Leading,
+    Trailing,
+    Linspace,
+}
+
+impl TableSpacing {
+    pub(super) fn read(keys: &mut Keys, default: &str) -> Result<Self, HubError> {
+        let rules = [
+            ("leading", TableRule::Leading),
+            ("trailing", TableRule::Trailing),
+            ("linspace", TableRule::Linspace),
+        ];
+        let rule = keys.choice("timestep_spacing", default, &rules)?;
+        Ok(Self { rule, offset: keys.take("steps_offset", 0)? })
+    }
+
+    /// As DDPM and DDIM do: whole times, among them the cleanest.
+    pub(super) fn times(&self, table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
+        match self.rule {
+            TableRule::Leading => spacing::leading(table, n, self.offset),
+            TableRule::Trailing => spacing::trailing(table, n),
+            TableRule::Linspace => spacing::linspace(table, n),
+        }
+    }
+
+    /// The same as a spacing for any solver.
+    pub(super) fn general(&self) -> Spacing {
+        match self.rule {
+            TableRule::Leading => Spacing::Leading { offset: self.offset },
+            TableRule::Trailing => Spacing::Trailing,
+            TableRule::Linspace => Spacing::Linspace,
+        }
+    }
+}
+
+/// `use_karras_sigmas` and its siblings, which replace the spacing of times by one of noise levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoiseSpacing {
+    Karras,
+    Exponential,
+    Beta,
+}
+
+impl NoiseSpacing {
+    pub(super) fn read(keys: &mut Keys) -> Result<Option<Self>, HubError> {
+        let switches = [
+            ("use_karras_sigmas", Self::Karras),
+            ("use_exponential_sigmas", Self::Exponential),
+            ("use_beta_sigmas", Self::Beta),
+        ];
+        let mut chosen = None;
+        for (key, spacing) in switches {
+            if keys.flag(key, false)? && chosen.replace(spacing).is_some() {
+                return Err(keys.error(key, "true, like another spacing of noise levels; at most one may be"));
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// `n` values of `sigma/alpha` from `max` down to `min`.
+    pub(super) fn nsrs(self, min: f64, max: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
+        match self {
+            Self::Karras => spacing::karras(min, max, 7.0, n),
+            Self::Exponential => spacing::exponential(min, max, n),
+            Self::Beta => spacing::beta(min, max, 0.6, 0.6, n),
+        }
+    }
+
+    pub(super) fn general(self) -> Spacing {
+        match self {
+            Self::Karras => Spacing::Karras { rho: 7.0 },
+            Self::Exponential => Spacing::Exponential,
+            Self::Beta => Spacing::Beta { a: 0.6, b: 0.6 },
+        }
+    }
+}
+
+/// `final_sigmas_type`.
+pub(super) fn final_level(keys: &mut Keys, schedule: &dyn NoiseSchedule) -> Result<Final, HubError> {
+    let cleanest = Final::Level(schedule.level(0.0));
+    keys.choice("final_sigmas_type", "zero", &[("zero", Final::Clean), ("sigma_min", cleanest)])
+}
+
+/// A plan through `levels` to the end.
+pub(super) fn plan_to(
+    schedule: Arc<dyn NoiseSchedule>,
+    mut levels: Vec<Level>,
+    end: Final,
+) -> Result<Plan, String> {
+    match end {
+        Final::Clean => levels.push(Level::CLEAN),
+        Final::Level(level) => levels.push(level),
+        Final::LastTime => {}
+    }
+    Plan::through(schedule, &levels).map_err(|e| e.to_string())
+}
+
+/// `clip_sample`, `clip_sample_range`; `thresholding` and its keys, which take precedence.
+pub(super) fn clamp(keys: &mut Keys, clip: Option<bool>, keep_eps: bool) -> Result<Option<Clamp>, HubError> {
+    let dynamic = keys.flag("thresholding", false)?;
+    let ratio = keys.take("dynamic_thresholding_ratio", 0.995)?;
+    let max = keys.take("sample_max_value", 1.0)?;
+    let clipped = match clip {
+        Some(default) => keys.flag("clip_sample", default)?,
+        None => false,
+    };
+    let limit = if clip.is_some() { keys.take("clip_sample_range", 1.0)? } else { 1.0 };
+    if dynamic {
+        if !(0.0..=1.0).contains(&ratio) {
+            return Err(keys.error("dynamic_thresholding_ratio", format!("{ratio}: expected 0 to 1")));
+        }
+        if !(max >= 1.0) {
+            return Err(keys.error("sample_max_value", format!("{max}: expected at least 1")));
+        }
+        return Ok(Some(Clamp { range: ClampRange::Dynamic { ratio, max }, keep_eps }));
+    }
+    if clipped && !(limit > 0.0) {
+        return Err(keys.error("clip_sample_range", format!("{limit}: expected a number > 0")));
+    }
+    Ok(clipped.then_some(Clamp { range: ClampRange::Static { limit }, keep_eps }))
+}

@@ -1,0 +1,59 @@
+//! `DDIMScheduler`: each step goes `num_train_timesteps / steps` down, whatever the next time of the list
+//! is. `eta` belongs to the call, not to the configuration.
+
+use tweedie_core::{Level, Plan, schedule::Interpolation, spacing::Spacing};
+
+use super::{
+    Clamp, Process, Read, Scheduler,
+    betas::{self, BetaRules, COMMON_CURVES, TableSpacing},
+    keys::Keys,
+};
+
+const BETAS: BetaRules = BetaRules {
+    start: 1e-4,
+    end: 0.02,
+    curves: COMMON_CURVES,
+    interpolation: Interpolation::LogAlphaBar,
+    rescaled_end: Some(0.0),
+};
+
+#[derive(Debug)]
+struct Ddim {
+    process: Process,
+    table: usize,
+    spacing: TableSpacing,
+    clamp: Option<Clamp>,
+    end: Level,
+}
+
+pub(super) fn read(keys: &mut Keys) -> Read {
+    let (process, table) = betas::process(keys, &BETAS)?;
+    let spacing = TableSpacing::read(keys, "leading")?;
+    let clamp = betas::clamp(keys, Some(true), true)?;
+    let end = if keys.flag("set_alpha_to_one", true)? { Level::CLEAN } else { process.schedule.level(0.0) };
+    Ok(Box::new(Ddim { process, table, spacing, clamp, end }))
+}
+
+impl Scheduler for Ddim {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn solver(&self) -> &'static str {
+        "ddim"
+    }
+
+    fn clamp(&self) -> Option<Clamp> {
+        self.clamp
+    }
+
+    fn plan(&self, steps: usize) -> Result<Plan, String> {
+        let times = self.spacing.times(self.table, steps).map_err(|e| e.to_string())?;
+        let stride = (self.table / steps) as f64;
+        Plan::strided(self.process.schedule.clone(), &times, stride, self.end).map_err(|e| e.to_string())
+    }
+
+    fn spacing(&self) -> Spacing {
+        self.spacing.general()
+    }
+}

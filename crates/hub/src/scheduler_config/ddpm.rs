@@ -1,0 +1,89 @@
+//! `DDPMScheduler`: ancestral sampling at whole times. Each step goes to the next time of the list, the
+//! last to a clean sample.
+
+use tweedie_core::{
+    Level, Move, Plan,
+    plan::{Final, NoiseRule},
+    schedule::Interpolation,
+    spacing::Spacing,
+};
+
+use super::{
+    Clamp, Process, Read, Scheduler,
+    betas::{self, BetaRules, Curve, TableSpacing},
+    keys::Keys,
+};
+
+const BETAS: BetaRules = BetaRules {
+    start: 1e-4,
+    end: 0.02,
+    curves: &[
+        ("linear", Curve::Linear),
+        ("scaled_linear", Curve::ScaledLinear),
+        ("squaredcos_cap_v2", Curve::SquaredCosine),
+        ("sigmoid", Curve::Sigmoid),
+        ("laplace", Curve::Laplace),
+    ],
+    interpolation: Interpolation::LogAlphaBar,
+    rescaled_end: Some(0.0),
+};
+
+#[derive(Debug)]
+struct Ddpm {
+    process: Process,
+    table: usize,
+    spacing: TableSpacing,
+    clamp: Option<Clamp>,
+    large: bool,
+}
+
+pub(super) fn read(keys: &mut Keys) -> Read {
+    let (process, table) = betas::process(keys, &BETAS)?;
+    // The logarithm of the smaller variance is only another way to compute it. That of the larger one
+    // gives NaN in diffusers, and learned variances need another network.
+    let variances = [("fixed_small", false), ("fixed_small_log", false), ("fixed_large", true)];
+    let large = keys.choice("variance_type", "fixed_small", &variances)?;
+    let spacing = TableSpacing::read(keys, "leading")?;
+    let clamp = betas::clamp(keys, Some(true), false)?;
+    Ok(Box::new(Ddpm { process, table, spacing, clamp, large }))
+}
+
+impl Scheduler for Ddpm {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn solver(&self) -> &'static str {
+        if self.large { "ddpm-large" } else { "ddpm" }
+    }
+
+    fn clamp(&self) -> Option<Clamp> {
+        self.clamp
+    }
+
+    fn plan(&self, steps: usize) -> Result<Plan, String> {
+        let times = self.spacing.times(self.table, steps).map_err(|e| e.to_string())?;
+        let schedule = self.process.schedule.clone();
+        Plan::descend(schedule, &times, Final::Clean).map_err(|e| e.to_string())
+    }
+
+    fn noise(&self) -> NoiseRule {
+        if self.large { NoiseRule::FixedLarge } else { NoiseRule::Ancestral { eta: 1.0 } }
+    }
+
+    /// With its larger variance diffusers adds noise even after the last step, unless that began at time 0.
+    fn finish(&self, mut plan: Plan) -> Plan {
+        if let Some((from, Move::Solve(Level { sigma: 0.0, .. }))) = plan.steps().last()
+            && self.large
+            && from.t > 0.0
+        {
+            let to = Level { alpha: 1.0, sigma: from.sigma, t: 0.0 };
+            plan.moves.extend([Move::Renoise { to, scale: 1.0 }, Move::Relabel(Level::CLEAN)]);
+        }
+        plan
+    }
+
+    fn spacing(&self) -> Spacing {
+        self.spacing.general()
+    }
+}
