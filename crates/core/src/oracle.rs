@@ -59,7 +59,10 @@ impl Gaussian {
     /// Mean and variance of each element at a level.
     fn marginal(&self, at: Level) -> impl Iterator<Item = (f64, f64)> + '_ {
         let spread = at.sigma * at.sigma;
-        self.mean.iter().zip(&self.variance).map(move |(m, v)| (at.alpha * m, at.alpha * at.alpha * v + spread))
+        self.mean
+            .iter()
+            .zip(&self.variance)
+            .map(move |(m, v)| (at.alpha * m, at.alpha * at.alpha * v + spread))
     }
 
     /// `ln p(x)` at a noise level.

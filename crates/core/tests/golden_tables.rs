@@ -41,7 +41,13 @@ fn zero_terminal_snr_agrees_with_diffusers() {
     let golden = table(include_str!("golden/betas.txt"));
     let schedule = latent().rescale_zero_terminal_snr().unwrap();
     let theirs = &golden["alphas_cumprod/zero_snr"];
-    let ours: Vec<f64> = schedule.alphas_cumprod().iter().step_by(37).chain(&schedule.alphas_cumprod()[999..]).copied().collect();
+    let ours: Vec<f64> = schedule
+        .alphas_cumprod()
+        .iter()
+        .step_by(37)
+        .chain(&schedule.alphas_cumprod()[999..])
+        .copied()
+        .collect();
     assert!(distance(&ours, theirs) < 2e-6);
     assert_eq!((schedule.level(999.0).alpha, schedule.level(999.0).sigma), (0.0, 1.0));
 }
@@ -95,7 +101,11 @@ fn noise_spacings_agree_with_diffusers() {
             assert_eq!((levels.len(), times.len()), (n, n));
             for ((level, sigma), t) in levels.iter().zip(sigmas).zip(times) {
                 // diffusers rounds the ends of the range to float32.
-                assert!((level.nsr() / sigma - 1.0).abs() < 3e-5, "{name}/{n}: {} against {sigma}", level.nsr());
+                assert!(
+                    (level.nsr() / sigma - 1.0).abs() < 3e-5,
+                    "{name}/{n}: {} against {sigma}",
+                    level.nsr()
+                );
                 assert!((level.t - t).abs() < 0.01, "{name}/{n}: {} against {t}", level.t);
             }
             let levels = spacing.levels(&flow, n).unwrap();
@@ -114,7 +124,11 @@ fn impossible_spacings_are_errors() {
     assert_eq!(spacing::linspace(0, 1), Err(SpacingError::TooMany { steps: 1, most: 0 }));
     assert!(matches!(spacing::leading(1000, 1000, 1), Err(SpacingError::Offset { time: 1000, .. })));
     assert!(spacing::leading_without_cleanest(1000, 1000, 0).is_err());
-    for spacing in [Spacing::Karras { rho: 0.0 }, Spacing::Beta { a: f64::NAN, b: 1.0 }, Spacing::Shifted { shift: -1.0 }] {
+    for spacing in [
+        Spacing::Karras { rho: 0.0 },
+        Spacing::Beta { a: f64::NAN, b: 1.0 },
+        Spacing::Shifted { shift: -1.0 },
+    ] {
         assert!(matches!(spacing.levels(&*table, 10), Err(SpacingError::Parameter { .. })), "{spacing:?}");
         assert_eq!(spacing.levels(&*table, 0), Err(SpacingError::NoSteps));
     }

@@ -67,7 +67,8 @@ fn ddpm_and_ddim_in_double_precision() {
     for case in cases(include_str!("golden/trajectories_f64.txt")) {
         let parts: Vec<&str> = case.name.split('/').collect();
         let n: usize = parts[parts.len() - 1].parse().unwrap();
-        let leading = || Plan::descend(linear.clone(), &spacing::leading(1000, n, 0).unwrap(), Final::Clean).unwrap();
+        let leading =
+            || Plan::descend(linear.clone(), &spacing::leading(1000, n, 0).unwrap(), Final::Clean).unwrap();
         let mut kind = Parameterization::Eps;
         let mut tolerance = 1e-11;
         let plan = match parts[0] {
@@ -86,7 +87,9 @@ fn ddpm_and_ddim_in_double_precision() {
                 kind = if parts[1] == "sample" { Parameterization::X0 } else { Parameterization::V };
                 tolerance = 1e-5;
                 let times = spacing::trailing(1000, n).unwrap();
-                Plan::descend(pure.clone(), &times, Final::Clean).unwrap().ancestral(parts[2].parse().unwrap())
+                Plan::descend(pure.clone(), &times, Final::Clean)
+                    .unwrap()
+                    .ancestral(parts[2].parse().unwrap())
             }
             other => panic!("unknown case {other}"),
         };

@@ -2,7 +2,7 @@
 //! `alpha_bar_t = Π (1 − beta_s)`, `alpha = √alpha_bar`, `sigma = √(1 − alpha_bar)`.
 //! Ho et al. 2020, arXiv:2006.11239.
 
-use std::f64::consts::FRAC_PI_2;
+use std::{f64::consts::FRAC_PI_2, fmt};
 
 use super::{NoiseSchedule, ScheduleError, Times, check};
 use crate::level::Level;
@@ -19,7 +19,7 @@ pub enum Interpolation {
 }
 
 /// A variance-preserving schedule over times `0..steps`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct TableSchedule {
     betas: Vec<f64>,
     alphas_cumprod: Vec<f64>,
@@ -152,6 +152,18 @@ impl TableSchedule {
             }
         };
         (above - 1) as f64 + fraction.clamp(0.0, 1.0)
+    }
+}
+
+impl fmt::Debug for TableSchedule {
+    /// The size and the ends, rather than a thousand numbers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableSchedule")
+            .field("steps", &self.betas.len())
+            .field("betas", &self.betas.first().zip(self.betas.last()))
+            .field("alphas_cumprod", &self.alphas_cumprod.first().zip(self.alphas_cumprod.last()))
+            .field("interpolation", &self.interpolation)
+            .finish()
     }
 }
 

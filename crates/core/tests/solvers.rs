@@ -1,0 +1,270 @@
+//! Properties of every solver: order, exactness, and which of them coincide.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Sample, ddpm, distance, end, no_noise, slope};
+use tweedie_core::{
+    Denoiser, Halt, Level, NoiseSchedule, Plan, Prediction, Solver, Vector, lin,
+    oracle::{Gaussian, GaussianMixture},
+    plan::Final,
+    sample,
+    schedule::{Axis, CosineSchedule, EdmSchedule, FlowSchedule, TableSchedule},
+    solver::{Ddim, Dpmpp2m, FinalOrder, HEUN, RungeKutta, SOLVERS, Tableau},
+    spacing::{Spacing, exponential},
+    trajectory::Step,
+};
+
+/// The midpoint rule and the classical Runge–Kutta method: their stages lie between the plan's levels.
+const MIDPOINT: RungeKutta =
+    RungeKutta(Tableau { order: 2, nodes: &[0.5], stages: &[&[0.5]], weights: &[0.0, 1.0] });
+const CLASSICAL: RungeKutta = RungeKutta(Tableau {
+    order: 4,
+    nodes: &[0.5, 0.5, 1.0],
+    stages: &[&[0.5], &[0.0, 0.5], &[0.0, 0.0, 1.0]],
+    weights: &[1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0],
+});
+
+fn gaussian() -> Gaussian {
+    Gaussian::new(vec![0.5, -1.0, 0.2], vec![0.3, 1.0, 0.02]).unwrap()
+}
+
+fn mixture() -> GaussianMixture {
+    let near = Gaussian::new(vec![1.0, 1.0, 0.0], vec![0.1, 0.2, 0.3]).unwrap();
+    let far = Gaussian::new(vec![-1.0, 0.5, 0.5], vec![0.2, 0.1, 0.2]).unwrap();
+    GaussianMixture::new(vec![(1.0, near), (2.0, far)]).unwrap()
+}
+
+fn schedules() -> Vec<Arc<dyn NoiseSchedule>> {
+    vec![
+        ddpm(),
+        Arc::new(EdmSchedule::default()),
+        Arc::new(FlowSchedule::new()),
+        Arc::new(CosineSchedule::new()),
+    ]
+}
+
+/// `n` steps between two noise-to-signal ratios, evenly in their logarithm.
+fn plan(schedule: &Arc<dyn NoiseSchedule>, n: usize) -> Plan {
+    let levels: Vec<Level> =
+        exponential(0.1, 10.0, n + 1).unwrap().into_iter().map(|nsr| schedule.at_nsr(nsr)).collect();
+    Plan::through(schedule.clone(), &levels).unwrap()
+}
+
+fn start(at: Level) -> Sample {
+    vec![0.3 * at.alpha + 1.1 * at.sigma, -0.7 * at.sigma, 0.4 * at.sigma]
+}
+
+#[test]
+fn errors_fall_with_the_declared_order() {
+    let sizes = [20, 40, 80, 160, 320];
+    let mut solvers: Vec<(&str, Box<dyn Solver<Sample>>)> =
+        SOLVERS.iter().map(|e| (e.name, e.build::<Sample>())).collect();
+    solvers.push(("midpoint", Box::new(MIDPOINT)));
+    solvers.push(("classical", Box::new(CLASSICAL)));
+    for schedule in schedules() {
+        let (from, to) = (schedule.at_nsr(10.0), schedule.at_nsr(0.1));
+        let x = start(from);
+        let (gaussian, mixture) = (gaussian(), mixture());
+        let cases: [(&str, &dyn Denoiser<Sample>, Sample); 2] = [
+            ("gaussian", &gaussian, gaussian.flow(&x, from, to)),
+            ("mixture", &mixture, end(&plan(&schedule, 3000), &CLASSICAL, &mixture, &x)),
+        ];
+        for (data, model, exact) in cases {
+            for (name, solver) in &solvers {
+                let error = |&n: &usize| distance(&end(&plan(&schedule, n), &**solver, model, &x), &exact);
+                let errors: Vec<f64> = sizes.iter().map(error).collect();
+                let slope = slope(&sizes[1..], &errors[1..]);
+                println!("{name:12} {data:9} slope {slope:.3} last {:.1e}", errors[4]);
+                let order = solver.order() as f64;
+                // The midpoint rule happens to gain an order on a Gaussian.
+                let gain = if data == "gaussian" { 1.2 } else { 0.3 };
+                assert!(slope > order - 0.1 && slope < order + gain, "{name} on a {data}: slope {slope}");
+            }
+        }
+    }
+}
+
+/// A denoiser that always answers the same.
+struct Constant(Prediction<Sample>);
+
+impl Denoiser<Sample> for Constant {
+    fn denoise(&self, _: &Sample, _: Level) -> Result<Prediction<Sample>, Halt> {
+        Ok(self.0.clone())
+    }
+}
+
+#[test]
+fn constant_predictions_are_followed_exactly() {
+    let p = Prediction { x0: vec![1.0, -0.3], eps: vec![0.2, 0.9] };
+    let at = |l: Level| lin![l.alpha => &p.x0, l.sigma => &p.eps];
+    for schedule in schedules() {
+        for entry in SOLVERS {
+            let solver = entry.build::<Sample>();
+            let spacing = Spacing::Trailing;
+            let mut levels = spacing.levels(&*schedule, 7).unwrap();
+            levels.push(Level::CLEAN);
+            let plan = Plan::through(schedule.clone(), &levels).unwrap();
+            let mut noise = no_noise();
+            let model = Constant(p.clone());
+            for moment in sample(&plan, &*solver, &model, at(plan.start), &mut noise) {
+                let moment = moment.unwrap();
+                let error = distance(&moment.x, &at(moment.level)) / moment.level.sigma.max(1.0);
+                assert!(error < 1e-14, "{} on {schedule:?}: {error:e}", entry.name);
+            }
+        }
+    }
+}
+
+/// The names that mean one formula, each written as its source writes it.
+struct Written(fn(&Sample, &Prediction<Sample>, Level, Level) -> Sample);
+
+impl Solver<Sample> for Written {
+    fn order(&self) -> usize {
+        1
+    }
+
+    fn step(&self, s: &mut Step<'_, Sample>) -> Result<Sample, Halt> {
+        let p = s.predict()?;
+        Ok(self.0(&s.x, &p, s.from, s.to))
+    }
+}
+
+#[test]
+fn euler_ddim_and_dpmpp_1_are_one_formula() {
+    // Karras et al.: x/alpha moves along d = (x/alpha − x0)/nsr.
+    let euler = Written(|x, p, from, to| {
+        let d = lin![1.0 / (from.alpha * from.nsr()) => x, -1.0 / from.nsr() => &p.x0];
+        lin![to.alpha / from.alpha => x, to.alpha * (to.nsr() - from.nsr()) => &d]
+    });
+    // Lu et al.: exponential in lambda.
+    let dpmpp = Written(|x, p, from, to| {
+        let h = to.lambda() - from.lambda();
+        lin![to.sigma / from.sigma => x, -to.alpha * (-h).exp_m1() => &p.x0]
+    });
+    for schedule in schedules() {
+        let plan = plan(&schedule, 12);
+        let model = mixture();
+        let x = start(plan.start);
+        let ddim = end(&plan, &Ddim, &model, &x);
+        for other in [&euler, &dpmpp] {
+            assert!(distance(&ddim, &end(&plan, other, &model, &x)) < 1e-14);
+        }
+    }
+    // Euler's step of a flow: x moves along eps − x0.
+    let flow = Written(|x, p, from, to| {
+        let dt = to.sigma - from.sigma;
+        lin![1.0 => x, dt => &p.eps, -dt => &p.x0]
+    });
+    let schedule: Arc<dyn NoiseSchedule> = Arc::new(FlowSchedule::new());
+    let plan = plan(&schedule, 12);
+    let x = start(plan.start);
+    assert!(distance(&end(&plan, &Ddim, &mixture(), &x), &end(&plan, &flow, &mixture(), &x)) < 1e-14);
+}
+
+#[test]
+fn processes_agree_after_rescaling() {
+    let schedules = schedules();
+    for entry in SOLVERS {
+        let ends: Vec<(Axis, Sample)> = schedules
+            .iter()
+            .map(|schedule| {
+                let plan = plan(schedule, 10);
+                let x = end(&plan, &*entry.build(), &mixture(), &start(plan.start));
+                let last = plan.moves[9].to();
+                (schedule.axis(), lin![1.0 / last.alpha => &x])
+            })
+            .collect();
+        for (a, x) in &ends {
+            for (b, y) in &ends {
+                // Runge–Kutta integrates along the axis.
+                if entry.evaluations == 1 || a == b {
+                    assert!(distance(x, y) < 1e-13, "{}: {a:?} against {b:?}", entry.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn evaluations_are_as_declared() {
+    for entry in SOLVERS {
+        let mut levels = Spacing::Trailing.levels(&*ddpm(), 9).unwrap();
+        levels.push(ddpm().level(0.0));
+        let plan = Plan::through(ddpm(), &levels).unwrap();
+        let (mut noise, model) = (no_noise(), gaussian());
+        let solver = entry.build();
+        let x = start(plan.start);
+        let last = sample(&plan, &*solver, &model, x, &mut noise).last().unwrap().unwrap();
+        assert_eq!(last.evals, 9 * entry.evaluations, "{}", entry.name);
+        assert_eq!((last.index, last.of), (9, 9));
+    }
+}
+
+#[test]
+fn the_last_step_of_2m_is_as_told() {
+    let run = |n: usize, final_order: FinalOrder| {
+        let schedule: Arc<dyn NoiseSchedule> = ddpm();
+        let plan = plan(&schedule, n);
+        end(&plan, &Dpmpp2m { final_order }, &mixture(), &start(plan.start))
+    };
+    let [few, full, lower] = [FinalOrder::LowerIfFew, FinalOrder::Full, FinalOrder::Lower];
+    assert_eq!(run(14, few), run(14, lower));
+    assert_ne!(run(14, few), run(14, full));
+    assert_eq!(run(15, few), run(15, full));
+    assert_ne!(run(15, few), run(15, lower));
+}
+
+#[test]
+fn a_clean_end_is_the_last_prediction() {
+    for entry in SOLVERS {
+        let plan = Plan::descend(ddpm(), &[900.0, 500.0, 100.0], Final::Clean).unwrap();
+        let (mut noise, model) = (no_noise(), gaussian());
+        let solver = entry.build();
+        let last = sample(&plan, &*solver, &model, start(plan.start), &mut noise).last().unwrap().unwrap();
+        assert!(distance(&last.x, &last.x0.unwrap()) < 1e-15, "{}", entry.name);
+    }
+}
+
+#[test]
+fn inversion_returns() {
+    // Up and down again with a high order.
+    let schedule: Arc<dyn NoiseSchedule> = ddpm();
+    let down = plan(&schedule, 200);
+    let mut levels: Vec<Level> = down.moves.iter().rev().map(|m| m.to()).collect();
+    levels.push(down.start);
+    let up = Plan::through(schedule, &levels).unwrap();
+    let x = start(down.start);
+    let there = end(&down, &CLASSICAL, &mixture(), &x);
+    let back = end(&up, &CLASSICAL, &mixture(), &there);
+    assert!(distance(&back, &x) < 1e-6);
+    let heun = end(&up, &HEUN, &mixture(), &end(&down, &HEUN, &mixture(), &x));
+    assert!(distance(&heun, &x) < 1e-2);
+}
+
+#[test]
+fn pure_noise_is_a_level_like_any() {
+    let table = TableSchedule::linear(1000, 1e-4, 0.02).unwrap().rescale_zero_terminal_snr().unwrap();
+    let schedules: [Arc<dyn NoiseSchedule>; 3] =
+        [Arc::new(table), Arc::new(FlowSchedule::new()), Arc::new(CosineSchedule::new())];
+    let data = gaussian();
+    for schedule in schedules {
+        let levels = |n| {
+            let mut levels = Spacing::Trailing.levels(&*schedule, n).unwrap();
+            levels.push(schedule.at_nsr(0.05));
+            levels
+        };
+        let plan = Plan::through(schedule.clone(), &levels(400)).unwrap();
+        assert_eq!(plan.start.alpha, 0.0);
+        let x = start(plan.start);
+        let exact = data.flow(&x, plan.start, schedule.at_nsr(0.05));
+        for (name, solver) in SOLVERS.iter().map(|e| (e.name, e.build())).chain([("classical", {
+            let classical: Box<dyn Solver<Sample>> = Box::new(CLASSICAL);
+            classical
+        })]) {
+            let error = distance(&end(&plan, &*solver, &data, &x), &exact) / exact.rms();
+            assert!(error < 0.02, "{name} on {schedule:?}: {error:e}");
+        }
+    }
+}
