@@ -48,7 +48,7 @@ impl DownBlock {
         use DownBlockType as T;
         let (groups, scale) = match kind {
             T::SkipDownBlock2D | T::AttnSkipDownBlock2D => (Groups::Quarter { first: None }, SQRT_2),
-            T::KDownBlock2D => (Groups::Of32, 1.0),
+            T::KDownBlock2D => (Groups::Of32 { second: outputs }, 1.0),
             _ => (Groups::Configured, 1.0),
         };
         let resnet = |init: &Init, inputs, resample| {
@@ -210,7 +210,8 @@ impl UpBlock {
             block.resnets.push(match kind {
                 T::KUpBlock2D => {
                     let inputs = if i == 0 { 2 * outputs } else { outputs };
-                    resnet(&at, inputs, if last { next } else { outputs }, Groups::Of32, None)?
+                    let groups = Groups::Of32 { second: outputs };
+                    resnet(&at, inputs, if last { next } else { outputs }, groups, None)?
                 }
                 T::AttnSkipUpBlock2D => {
                     // Only the second term is divided, as in the published networks.

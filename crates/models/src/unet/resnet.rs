@@ -75,8 +75,12 @@ pub(super) enum Groups {
         /// Groups of the first normalization.
         first: Option<usize>,
     },
-    /// One for 32 channels; normalization is conditioned on time.
-    Of32,
+    /// One for 32 channels, and normalization is conditioned on time.
+    Of32 {
+        /// The channels that the second normalization's groups are counted by. The last layer of a block
+        /// on the way up has others, and is normalized in the block's number of groups nonetheless.
+        second: usize,
+    },
 }
 
 impl Groups {
@@ -91,7 +95,8 @@ impl Groups {
             Self::Configured => return configured_groups(init, config, channels),
             Self::Quarter { first: Some(n) } if first => n,
             Self::Quarter { .. } => (channels / 4).min(32),
-            Self::Of32 => channels / 32,
+            Self::Of32 { .. } if first => channels / 32,
+            Self::Of32 { second } => second / 32,
         };
         check_groups(init, "block_out_channels", &config.block_out_channels, groups, channels)?;
         Ok(groups)
@@ -119,7 +124,7 @@ pub struct ResnetBlock {
 impl ResnetBlock {
     pub(super) fn new(init: &Init, config: &UNet2DConfig, spec: ResnetSpec) -> Result<Self, ConfigError> {
         let ResnetSpec { inputs, outputs, groups, scale, resample } = spec;
-        let conditioned = groups == Groups::Of32;
+        let conditioned = matches!(groups, Groups::Of32 { .. });
         let fir = matches!(resample, Some(Resample::FirDown | Resample::FirUp));
         let scale_shift = config.resnet_time_scale_shift == TimeScaleShift::ScaleShift;
         let width = config.time_width();

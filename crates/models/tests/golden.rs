@@ -1,0 +1,169 @@
+//! The U-Net against diffusers. The files were made by `golden/make.py`, which tells the format.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::SafeTensors;
+use tweedie_models::{Condition, HostTensor, Mode, UNet2DConfig, UNet2DModel, params};
+
+/// Of the output's root mean square.
+const TOLERANCE: f64 = 1e-4;
+
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Numbers in `-1..1`, a function of the name: SplitMix64.
+fn noise(name: &str, count: usize) -> impl Iterator<Item = f64> {
+    let start = hash(name);
+    (1..=count as u64).map(move |i| {
+        let mut z = start.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        (z >> 40) as f64 / f64::from(1 << 23) - 1.0
+    })
+}
+
+fn weight(name: &str, shape: &[usize]) -> HostTensor {
+    let fan_in: usize = shape[1..].iter().product();
+    let (offset, factor) = match (name, shape.len()) {
+        (name, _) if name.ends_with("bias") => (0.0, 0.1),
+        ("time_proj.weight" | "class_embedding.weight", 1) => (0.0, 16.0),
+        ("time_proj.weight" | "class_embedding.weight", _) => (0.0, 1.0),
+        (_, 1) => (1.0, 0.2),
+        _ => (0.0, (3.0 / fan_in as f64).sqrt()),
+    };
+    let values = noise(name, shape.iter().product()).map(|u| (offset + factor * u) as f32).collect();
+    HostTensor { shape: shape.to_vec(), values }
+}
+
+fn sample<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let values: Vec<f32> = noise(name, shape.iter().product()).map(|u| (3f64.sqrt() * u) as f32).collect();
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+struct Golden {
+    bytes: Vec<u8>,
+    metadata: std::collections::HashMap<String, String>,
+}
+
+impl Golden {
+    fn open(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap();
+        Self { bytes, metadata }
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, key: &str) -> T {
+        serde_json::from_str(&self.metadata[key]).unwrap()
+    }
+
+    fn config(&self) -> UNet2DConfig {
+        UNet2DConfig::from_json(&self.metadata["config"]).unwrap()
+    }
+
+    fn tensor<const N: usize>(&self, name: &str) -> Option<Vec<[u8; N]>> {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let data = file.tensor(name).ok()?.data().to_vec();
+        Some(data.chunks_exact(N).map(|c| c.try_into().unwrap()).collect())
+    }
+
+    /// Places in the output, and what diffusers has there.
+    fn expected(&self) -> Vec<(usize, f32)> {
+        if let Some(all) = self.tensor("output") {
+            return all.into_iter().map(f32::from_le_bytes).enumerate().collect();
+        }
+        let places = self.tensor("places").unwrap().into_iter().map(|b| i64::from_le_bytes(b) as usize);
+        places.zip(self.tensor("values").unwrap().into_iter().map(f32::from_le_bytes)).collect()
+    }
+}
+
+fn goldens() -> Vec<(String, Golden)> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    paths.sort();
+    let name = |path: &PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
+    paths.iter().map(|path| (name(path), Golden::open(path))).collect()
+}
+
+fn model(golden: &Golden, device: &Device) -> UNet2DModel {
+    let config = golden.config();
+    let shapes = params::shapes(&UNet2DModel::new(&config, 1, device).unwrap());
+    let weights: BTreeMap<String, HostTensor> =
+        shapes.iter().map(|(name, shape)| (name.clone(), weight(name, shape))).collect();
+    UNet2DModel::load(&config, &weights, device).unwrap()
+}
+
+fn inputs(golden: &Golden, device: &Device) -> (Tensor<4>, Vec<f32>, Condition) {
+    let x = sample("sample", golden.json::<[usize; 4]>("sample"), device);
+    let times: Vec<f32> = golden.json("times");
+    let condition = match golden.json::<serde_json::Value>("classes") {
+        serde_json::Value::Null => Condition::default(),
+        serde_json::Value::String(_) => {
+            let shape = [times.len(), golden.config().time_width()];
+            Condition { classes: None, embedding: Some(sample("embedding", shape, device)) }
+        }
+        classes => Condition::classes(serde_json::from_value(classes).unwrap()),
+    };
+    (x, times, condition)
+}
+
+#[test]
+fn names_and_shapes_are_diffusers() {
+    let goldens = goldens();
+    assert!(goldens.len() >= 13, "only {} golden files", goldens.len());
+    for (name, golden) in goldens {
+        let model = UNet2DModel::new(&golden.config(), 0, &Device::flex()).unwrap();
+        let listing: String = params::shapes(&model)
+            .iter()
+            .map(|(name, shape)| {
+                let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+                format!("{name} [{}]\n", shape.join(", "))
+            })
+            .collect();
+        assert_eq!(
+            format!("{:016x}", hash(&listing)),
+            golden.metadata["names"],
+            "{name}: diffusers has {} tensors, we have {}:\n{listing}",
+            golden.metadata["tensors"],
+            listing.lines().count()
+        );
+        assert_eq!(tweedie_models::count(&model).to_string(), golden.metadata["parameters"], "{name}");
+    }
+}
+
+#[test]
+fn outputs_are_diffusers() {
+    let device = Device::flex();
+    for (name, golden) in goldens() {
+        let (x, times, condition) = inputs(&golden, &device);
+        let out = model(&golden, &device).forward(x, &times, &condition, Mode::Eval);
+        assert_eq!(out.dims(), golden.json::<[usize; 4]>("output"), "{name}");
+
+        let found: Vec<f32> = out.into_data().try_into_vec().unwrap();
+        let rms: f64 = golden.json("rms");
+        let ours = found.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / found.len() as f64;
+        assert!((ours.sqrt() / rms - 1.0).abs() < TOLERANCE, "{name}: rms {} instead of {rms}", ours.sqrt());
+        let expected = golden.expected();
+        assert!(expected.len() >= 64, "{name}: only {} elements", expected.len());
+        let worst = expected
+            .iter()
+            .map(|&(place, want)| (f64::from(found[place] - want).abs() / rms, place))
+            .fold((0.0, 0), |a, b| if b.0 > a.0 || b.0.is_nan() { b } else { a });
+        eprintln!("{name}: {} elements within {:.1e} of the rms {rms:.3}", expected.len(), worst.0);
+        assert!(worst.0 < TOLERANCE, "{name}: element {} is off by {:.1e} of the rms", worst.1, worst.0);
+    }
+}
