@@ -84,7 +84,9 @@ impl Scratch {
     }
 
     fn layout(capacity: usize) -> Layout {
-        Layout::array::<f32>(capacity).and_then(|l| l.align_to(ALIGN)).expect("scratch fits the address space")
+        Layout::array::<f32>(capacity)
+            .and_then(|l| l.align_to(ALIGN))
+            .expect("scratch fits the address space")
     }
 
     fn allocate(capacity: usize) -> Self {

@@ -5,7 +5,13 @@ mod common;
 use common::{bits, close, every_isa, numbers, same_on_any_threads};
 use tweedie_kernels::gemm::{Matrix, product, transposed_product};
 
-fn reference(m: usize, k: usize, n: usize, a: impl Fn(usize, usize) -> f32, b: impl Fn(usize, usize) -> f32) -> Vec<f64> {
+fn reference(
+    m: usize,
+    k: usize,
+    n: usize,
+    a: impl Fn(usize, usize) -> f32,
+    b: impl Fn(usize, usize) -> f32,
+) -> Vec<f64> {
     let term = |i: usize, j: usize, l: usize| f64::from(a(i, l)) * f64::from(b(l, j));
     (0..m * n).map(|at| (0..k).map(|l| term(at / n, at % n, l)).sum()).collect()
 }
@@ -21,7 +27,8 @@ fn products_match() {
             product(isa, Matrix::new(&a, m, k), Matrix::new(&b, k, n), None, &mut out);
             close(&out, &plain, 1e-5, &what);
             let turned = reference(m, k, n, |i, l| a[i * k + l], |l, j| b[j * k + l]);
-            let turned: Vec<f64> = turned.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % n])).collect();
+            let turned: Vec<f64> =
+                turned.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % n])).collect();
             product(isa, Matrix::new(&a, m, k), Matrix::new(&b, n, k).t(), Some(&bias), &mut out);
             close(&out, &turned, 1e-5, &what);
             let mut out = vec![f32::NAN; k * n];

@@ -3,9 +3,7 @@
 use super::Conv;
 use crate::{
     Isa,
-    gemm::{
-        Factor, RowsJob, blocks, offset_unless_null, pack, packed_len, panel_width, reduce_rows, rows,
-    },
+    gemm::{Factor, RowsJob, blocks, offset_unless_null, pack, packed_len, panel_width, reduce_rows, rows},
     par::{self, Ptr, Scratch},
 };
 
@@ -177,7 +175,8 @@ unsafe fn pack_taps(isa: Isa, c: &Conv, g: usize, w: &[f32], taps: &[[usize; 2]]
                 let to = out.get().add(((panel * taps.len() + t) * k + i) * width);
                 for lane in 0..width {
                     let inside = first + lane < n;
-                    *to.add(lane) = if inside { *w.get().add((i * n + first + lane) * all + tap) } else { 0.0 };
+                    *to.add(lane) =
+                        if inside { *w.get().add((i * n + first + lane) * all + tap) } else { 0.0 };
                 }
             }
         }
@@ -226,7 +225,8 @@ pub(super) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
             for o in 0..n {
                 for i in 0..m {
                     for tap in 0..p.taps {
-                        dw[((g * n + o) * m + i) * p.taps + tap] = *sums.ptr().get().add((tap * m + i) * n + o);
+                        dw[((g * n + o) * m + i) * p.taps + tap] =
+                            *sums.ptr().get().add((tap * m + i) * n + o);
                     }
                 }
             }

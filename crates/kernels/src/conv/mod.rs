@@ -55,8 +55,8 @@ impl Conv {
     fn check(&self, x: usize, w: usize, y: usize) {
         let positive = [self.stride, self.dilation].iter().flatten().all(|&v| v > 0);
         assert!(positive && self.groups > 0, "stride, dilation and groups are positive: {self:?}");
-        let divides = self.in_channels.is_multiple_of(self.groups)
-            && self.out_channels.is_multiple_of(self.groups);
+        let divides =
+            self.in_channels.is_multiple_of(self.groups) && self.out_channels.is_multiple_of(self.groups);
         assert!(divides, "groups divide the channels: {self:?}");
         assert_eq!([x, w, y], self.lens(), "lengths of input, weight and output of {self:?}");
     }

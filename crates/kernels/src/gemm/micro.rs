@@ -153,7 +153,8 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
     for v in 0..NV {
         let column = first + v * LANES;
         let valid = job.n.saturating_sub(column).min(LANES);
-        let bias = if job.bias.is_null() { S::zero() } else { S::load_n(job.bias.wrapping_add(column), valid) };
+        let bias =
+            if job.bias.is_null() { S::zero() } else { S::load_n(job.bias.wrapping_add(column), valid) };
         for r in 0..MR {
             let out = (*job.out.add(i + r)).wrapping_add(job.out_offset + column);
             let mut sum = S::add(S::load(tile[r][v].as_ptr()), bias);
@@ -211,9 +212,8 @@ unsafe fn cols_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: bool>
     for k in 0..job.k {
         let a = (*job.a.add(k)).add(job.a_offset + i);
         let b = (*job.b.add(k)).add(job.b_offset + first);
-        let bv: [S::V; NV] = std::array::from_fn(|v| {
-            if TAIL { S::load_n(b, valid) } else { S::load(b.add(v * LANES)) }
-        });
+        let bv: [S::V; NV] =
+            std::array::from_fn(|v| if TAIL { S::load_n(b, valid) } else { S::load(b.add(v * LANES)) });
         for r in 0..MR {
             let av = S::splat(*a.add(r));
             for v in 0..NV {

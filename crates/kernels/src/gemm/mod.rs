@@ -56,8 +56,7 @@ pub fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, out
     unsafe {
         pack(isa, factor, packed.ptr());
         blocks(isa, m, n, k, |i, rows_of, columns| {
-            let a_rows: Vec<*const f32> =
-                (i..i + rows_of).map(|r| a.get().add(r * k).cast_const()).collect();
+            let a_rows: Vec<*const f32> = (i..i + rows_of).map(|r| a.get().add(r * k).cast_const()).collect();
             let out_rows: Vec<*mut f32> = (i..i + rows_of).map(|r| out.get().add(r * n)).collect();
             let width = panel_width(isa, n);
             rows(
@@ -158,7 +157,11 @@ pub(crate) fn blocks(
         let (i, j) = (t / column_blocks * ROWS, t % column_blocks * step);
         f(i, ROWS.min(m - i), j..n.min(j + step));
     };
-    if small { (0..row_blocks * column_blocks).for_each(one) } else { par::for_each(row_blocks * column_blocks, one) }
+    if small {
+        (0..row_blocks * column_blocks).for_each(one)
+    } else {
+        par::for_each(row_blocks * column_blocks, one)
+    }
 }
 
 #[inline]

@@ -53,10 +53,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_n(p: *const f32, n: usize) -> Pair {
-        Pair(
-            _mm256_maskload_ps(p, mask(n)),
-            _mm256_maskload_ps(p.wrapping_add(8), mask(n.saturating_sub(8))),
-        )
+        Pair(_mm256_maskload_ps(p, mask(n)), _mm256_maskload_ps(p.wrapping_add(8), mask(n.saturating_sub(8))))
     }
     #[inline(always)]
     unsafe fn store_n(p: *mut f32, v: Pair, n: usize) {

@@ -19,23 +19,13 @@ const BLOCK_BYTES: usize = 2 << 20;
 const UNIT: usize = 12;
 
 pub(crate) fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let kernels = Kernels {
-        start: w.as_ptr(),
-        k_stride: 9,
-        n_stride: 9 * c.in_channels,
-        flipped: false,
-    };
+    let kernels = Kernels { start: w.as_ptr(), k_stride: 9, n_stride: 9 * c.in_channels, flipped: false };
     // SAFETY: `Conv::check` has matched lengths and shape.
     unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], kernels, x, bias, out) }
 }
 
 pub(crate) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-    let kernels = Kernels {
-        start: w.as_ptr(),
-        k_stride: 9 * c.in_channels,
-        n_stride: 9,
-        flipped: true,
-    };
+    let kernels = Kernels { start: w.as_ptr(), k_stride: 9 * c.in_channels, n_stride: 9, flipped: true };
     // SAFETY: as above.
     unsafe { run(isa, &Tiles::new(c), [c.out_channels, c.in_channels], kernels, dy, None, dx) }
 }

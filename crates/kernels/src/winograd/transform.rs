@@ -52,14 +52,7 @@ unsafe fn output_gradient<S: Simd>(y: [S::V; 4]) -> [S::V; 6] {
     let odd_p = S::fma(S::splat(P2 * P), y[3], S::mul(S::splat(P), y[1]));
     let even_q = S::fma(S::splat(Q2), y[2], y[0]);
     let odd_q = S::fma(S::splat(Q2 * Q), y[3], S::mul(S::splat(Q), y[1]));
-    [
-        y[0],
-        S::add(even_p, odd_p),
-        S::sub(even_p, odd_p),
-        S::add(even_q, odd_q),
-        S::sub(even_q, odd_q),
-        y[3],
-    ]
+    [y[0], S::add(even_p, odd_p), S::sub(even_p, odd_p), S::add(even_q, odd_q), S::sub(even_q, odd_q), y[3]]
 }
 
 /// `G·g`.

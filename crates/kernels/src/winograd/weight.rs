@@ -82,8 +82,6 @@ pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
         let u = Planes { start: u.get(), plane: u_plane, row: u_row };
         let dw = dw.get();
         // SAFETY: each row writes its own input channel of `dw`.
-        unsafe {
-            dispatch!(isa, kernel_gradient_row(u: Planes, i: usize, k: usize, n: usize, dw: *mut f32))
-        }
+        unsafe { dispatch!(isa, kernel_gradient_row(u: Planes, i: usize, k: usize, n: usize, dw: *mut f32)) }
     });
 }

@@ -23,7 +23,10 @@ pub fn close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
     let rms = (want.iter().map(|v| v * v).sum::<f64>() / want.len().max(1) as f64).sqrt();
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(*g) - w).abs();
-        assert!(error <= tolerance * rms.max(1e-30), "{what}: element {i}: {g} for {w}, error {error:e}, rms {rms}");
+        assert!(
+            error <= tolerance * rms.max(1e-30),
+            "{what}: element {i}: {g} for {w}, error {error:e}, rms {rms}"
+        );
     }
 }
 

@@ -1,0 +1,162 @@
+//! Normalizations against `f64`.
+
+mod common;
+
+use common::{bits, close, every_isa, numbers, same_on_any_threads};
+use tweedie_kernels::{
+    Isa,
+    norm::{GroupNorm, LayerNorm, group_norm, group_norm_backward, layer_norm, layer_norm_backward},
+};
+
+fn doubles(v: &[f32]) -> Vec<f64> {
+    v.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Result, then `dx, dweight, dbias`, in `f64`.
+fn group_reference(n: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32]) -> [Vec<f64>; 4] {
+    let (x, w, b, dy) = (doubles(x), doubles(w), doubles(b), doubles(dy));
+    let (c, size) = (n.channels, n.channels / n.groups);
+    let count = (size * n.pixels) as f64;
+    let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
+    for (image, group) in (0..n.batch).flat_map(|i| (0..n.groups).map(move |g| (i, g))) {
+        let members: Vec<(usize, usize)> = (0..n.pixels)
+            .flat_map(|p| (group * size..(group + 1) * size).map(move |ch| (p, ch)))
+            .map(|(p, ch)| ((image * n.pixels + p) * c + ch, ch))
+            .collect();
+        let mean = members.iter().map(|&(i, _)| x[i]).sum::<f64>() / count;
+        let variance = members.iter().map(|&(i, _)| (x[i] - mean).powi(2)).sum::<f64>() / count;
+        let rstd = 1.0 / (variance + n.eps).sqrt();
+        let (mut sum, mut product) = (0.0, 0.0);
+        let mut dz_of = Vec::new();
+        for &(i, ch) in &members {
+            let normal = (x[i] - mean) * rstd;
+            let z = normal * w[ch] + b[ch];
+            let s = 1.0 / (1.0 + (-z).exp());
+            y[i] = if n.silu { z * s } else { z };
+            let dz = if n.silu { dy[i] * s * (1.0 + z * (1.0 - s)) } else { dy[i] };
+            dw[ch] += dz * normal;
+            db[ch] += dz;
+            sum += dz * w[ch];
+            product += dz * w[ch] * normal;
+            dz_of.push(dz);
+        }
+        for (&(i, ch), dz) in members.iter().zip(dz_of) {
+            let normal = (x[i] - mean) * rstd;
+            dx[i] = rstd * (dz * w[ch] - (sum + normal * product) / count);
+        }
+    }
+    [y, dx, dw, db]
+}
+
+fn group_run(isa: Isa, n: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32]) -> [Vec<f32>; 4] {
+    let (mut y, mut dx) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
+    let (mut dw, mut db) = (vec![f32::NAN; n.channels], vec![f32::NAN; n.channels]);
+    let (mut mean, mut rstd) = (vec![f32::NAN; n.batch * n.groups], vec![f32::NAN; n.batch * n.groups]);
+    group_norm(isa, n, x, w, b, &mut y, &mut mean, &mut rstd);
+    group_norm_backward(isa, n, x, w, b, &mean, &rstd, dy, &mut dx, &mut dw, &mut db);
+    [y, dx, dw, db]
+}
+
+fn affine(c: usize) -> (Vec<f32>, Vec<f32>) {
+    (numbers(c, 7).iter().map(|v| 1.0 + 0.5 * v).collect(), numbers(c, 8))
+}
+
+#[test]
+fn group_norm_matches() {
+    let shapes = [
+        (1, 1, 3, 1),
+        (2, 5, 1, 1),
+        (2, 35, 3, 3),
+        (1, 49, 7, 7),
+        (3, 64, 16, 4),
+        (2, 77, 20, 4),
+        (2, 300, 64, 32),
+        (1, 1000, 100, 20),
+        (2, 1024, 96, 32),
+        (1, 40, 320, 32),
+    ];
+    for (batch, pixels, channels, groups) in shapes {
+        for (silu, offset) in [(false, 0.0), (true, 0.0), (false, 1000.0)] {
+            let n = GroupNorm { batch, pixels, channels, groups, eps: 1e-5, silu };
+            let x: Vec<f32> = numbers(batch * pixels * channels, 1).iter().map(|v| v + offset).collect();
+            let dy = numbers(x.len(), 2);
+            let (w, b) = affine(channels);
+            let want = group_reference(&n, &x, &w, &b, &dy);
+            // One number per group has no variance: nothing but eps is left, and rounding is magnified.
+            let tiny = pixels * channels / groups < 4;
+            let tolerance = if offset > 0.0 { 2e-4 } else { 1e-5 } * if tiny { 100.0 } else { 1.0 };
+            every_isa(|isa| {
+                let got = group_run(isa, &n, &x, &w, &b, &dy);
+                for (i, name) in ["y", "dx", "dweight", "dbias"].iter().enumerate() {
+                    if tiny && i == 1 {
+                        continue;
+                    }
+                    close(&got[i], &want[i], tolerance, &format!("{name} of {n:?}, {}", isa.name()));
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn group_norm_ignores_batch_and_threads() {
+    let n = GroupNorm { batch: 5, pixels: 400, channels: 40, groups: 8, eps: 1e-5, silu: true };
+    let image = n.pixels * n.channels;
+    let (x, dy) = (numbers(n.batch * image, 1), numbers(n.batch * image, 2));
+    let (w, b) = affine(n.channels);
+    every_isa(|isa| {
+        let all = group_run(isa, &n, &x, &w, &b, &dy);
+        for i in 0..n.batch {
+            let part = i * image..(i + 1) * image;
+            let one =
+                group_run(isa, &GroupNorm { batch: 1, ..n }, &x[part.clone()], &w, &b, &dy[part.clone()]);
+            assert!(bits(&one[0]) == bits(&all[0][part.clone()]), "image {i}");
+            assert!(bits(&one[1]) == bits(&all[1][part]), "gradient of image {i}");
+        }
+        same_on_any_threads("group norm", || group_run(isa, &n, &x, &w, &b, &dy).concat());
+    });
+}
+
+#[test]
+fn layer_norm_matches() {
+    for (rows, channels) in [(1, 3), (5, 7), (64, 16), (77, 20), (33, 100), (200, 384)] {
+        for offset in [0.0, 1000.0] {
+            let n = LayerNorm { rows, channels, eps: 1e-6 };
+            let x: Vec<f32> = numbers(rows * channels, 1).iter().map(|v| v + offset).collect();
+            let dy = numbers(x.len(), 2);
+            let (w, b) = affine(channels);
+            // A row is an image of one pixel in one group.
+            let as_group = GroupNorm { batch: rows, pixels: 1, channels, groups: 1, eps: n.eps, silu: false };
+            let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
+            let tolerance = if offset > 0.0 { 4e-4 } else { 1e-5 };
+            every_isa(|isa| {
+                for affine in [true, false] {
+                    let (weight, bias) = if affine { (&w, &b) } else { (&ones, &zeros) };
+                    let want = group_reference(&as_group, &x, weight, bias, &dy);
+                    let got = layer_run(isa, &n, &x, affine.then_some((&w, &b)), &dy);
+                    for (i, name) in ["y", "dx", "dweight", "dbias"].iter().enumerate() {
+                        close(&got[i], &want[i], tolerance, &format!("{name} of {n:?}, {}", isa.name()));
+                    }
+                }
+                same_on_any_threads("layer norm", || layer_run(isa, &n, &x, Some((&w, &b)), &dy).concat());
+            });
+        }
+    }
+}
+
+fn layer_run(
+    isa: Isa,
+    n: &LayerNorm,
+    x: &[f32],
+    affine: Option<(&Vec<f32>, &Vec<f32>)>,
+    dy: &[f32],
+) -> [Vec<f32>; 4] {
+    let (mut y, mut dx) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
+    let (mut dw, mut db) = (vec![f32::NAN; n.channels], vec![f32::NAN; n.channels]);
+    let (mut mean, mut rstd) = (vec![f32::NAN; n.rows], vec![f32::NAN; n.rows]);
+    let (w, b) = (affine.map(|a| a.0.as_slice()), affine.map(|a| a.1.as_slice()));
+    layer_norm(isa, n, x, w, b, &mut y, &mut mean, &mut rstd);
+    layer_norm_backward(isa, n, x, w, &mean, &rstd, dy, &mut dx, &mut dw, &mut db);
+    [y, dx, dw, db]
+}
