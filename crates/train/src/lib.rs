@@ -1,1 +1,41 @@
-//! tweedie-train.
+//! Training diffusion models: one [`RunConfig`] in, a [`TrainLoop`] to iterate, a diffusers folder out.
+//!
+//! Equal configurations give equal bits on the same machine, whether a run was interrupted or not: the
+//! weights, their averages, the optimizer's running means and the step are the whole state, and everything
+//! random is a pure function of the seed and the step.
+
+mod batches;
+pub mod checkpoint;
+mod config;
+mod diffusion;
+mod dry_run;
+pub mod ema;
+mod error;
+mod event;
+mod export;
+mod keys;
+mod learning_rate;
+mod log;
+mod loss;
+mod model;
+pub mod optim;
+mod plot;
+mod preview;
+mod run;
+mod tensorboard;
+mod time_sampler;
+
+pub use batches::{BatchMaker, HostBatch};
+pub use checkpoint::{Checkpoint, State};
+pub use config::{Conditioning, ConfigBuilder, PRESETS, Preset, Run, RunConfig, preset};
+pub use diffusion::{DiffusionConfig, Output, Process};
+pub use dry_run::{DryRun, Memory, dry_run};
+pub use ema::{EmaConfig, EmaKind};
+pub use error::TrainError;
+pub use event::{Step, Summary, TrainEvent};
+pub use learning_rate::{Decay, LearningRateConfig};
+pub use loss::{LossConfig, Weighting, WeightingKind};
+pub use model::{CompactUNet, ModelConfig, TrainModel};
+pub use optim::OptimizerConfig;
+pub use run::{StopHandle, TrainLoop};
+pub use time_sampler::{Draw, TimeSampler, TimeSampling};

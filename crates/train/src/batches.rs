@@ -1,0 +1,248 @@
+//! What one optimizer step sees, computed on the CPU as a pure function of the configuration and the step,
+//! and prepared ahead by a thread of its own.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+
+use tweedie_core::{Level, NoiseSchedule, Parameterization};
+use tweedie_data::{AugmentConfig, Dataset, Order, augment};
+
+use crate::{
+    config::RunConfig,
+    error::TrainError,
+    keys::{Purpose, key, normal, uniform},
+    loss::Weighting,
+    time_sampler::{Draw, TimeSampler},
+};
+
+/// The rows of one forward and backward pass. Images are `[B, 3, H, W]`, row-major.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostBatch {
+    /// The network's input, `c_in·(alpha·x0 + sigma·eps)`.
+    pub input: Vec<f32>,
+    /// What it should answer.
+    pub target: Vec<f32>,
+    /// One weight per row.
+    pub weights: Vec<f32>,
+    /// One time per row.
+    pub times: Vec<f32>,
+    /// One class per row; empty without classes.
+    pub classes: Vec<usize>,
+    /// Nine numbers per row; empty without labelled augmentation.
+    pub labels: Vec<f32>,
+}
+
+impl HostBatch {
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    fn push(&mut self, x0: &[f32], eps: &[f32], draw: Draw, p: Parameterization, weighting: Weighting) {
+        let Level { alpha, sigma, .. } = draw.level;
+        let scalings = p.scalings(draw.level);
+        let (a, b) = ((scalings.c_in * alpha) as f32, (scalings.c_in * sigma) as f32);
+        let (ta, tb) = p.target_weights(draw.level);
+        let (ta, tb) = (ta as f32, tb as f32);
+        self.input.extend(x0.iter().zip(eps).map(|(x, e)| a * x + b * e));
+        self.target.extend(x0.iter().zip(eps).map(|(x, e)| ta * x + tb * e));
+        self.weights.push(weighting.weight(p, draw) as f32);
+        self.times.push(scalings.c_noise as f32);
+    }
+}
+
+/// Makes batches.
+pub struct BatchMaker {
+    train: Dataset,
+    held_out: Dataset,
+    order: Order,
+    augment: AugmentConfig,
+    labels: bool,
+    classes: Option<usize>,
+    dropout: f64,
+    schedule: Arc<dyn NoiseSchedule>,
+    parameterization: Parameterization,
+    weighting: Weighting,
+    sampler: TimeSampler,
+    seed: u64,
+    batch: usize,
+    accumulation: usize,
+}
+
+impl BatchMaker {
+    /// For a run.
+    ///
+    /// # Errors
+    /// When every image is held out, or classes are asked for and the data has none.
+    pub fn new(config: &RunConfig, data: &Dataset) -> Result<Self, TrainError> {
+        let (train, held_out) = data.split();
+        if train.is_empty() {
+            let expected = format!("a fraction that leaves some of the {} images to train on", data.len());
+            return Err(TrainError::config("data.holdout", config.data.holdout, expected));
+        }
+        let classes = config.conditioning.classes.then(|| data.class_names().len());
+        if classes == Some(0) {
+            return Err(TrainError::config("conditioning.classes", true, "false: the data has no classes"));
+        }
+        let seed = key(config.run.seed, Purpose::Order, 0);
+        let order = if config.conditioning.balance {
+            Order::balanced(seed, &train.classes())
+        } else {
+            Order::new(seed, train.len())
+        };
+        Ok(Self {
+            train,
+            held_out,
+            order,
+            augment: config.augment,
+            labels: config.augment.has_labels(),
+            classes,
+            dropout: config.conditioning.label_dropout,
+            schedule: config.diffusion.schedule()?,
+            parameterization: config.parameterization(),
+            weighting: config.loss.weighting(config.diffusion.sigma_data),
+            sampler: config.loss.sampler(),
+            seed: config.run.seed,
+            batch: config.run.batch,
+            accumulation: config.run.accumulation,
+        })
+    }
+
+    /// Images to learn from.
+    pub fn len(&self) -> usize {
+        self.train.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.train.is_empty()
+    }
+
+    /// Images held out.
+    pub fn held_out(&self) -> usize {
+        self.held_out.len()
+    }
+
+    /// The batches, one per accumulated pass, of the step after `done` others.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn step(&self, done: u64) -> Result<Vec<HostBatch>, TrainError> {
+        let rows = self.batch * self.accumulation;
+        let augment_seed = key(self.seed, Purpose::Augment, 0);
+        let mut batches = Vec::with_capacity(self.accumulation);
+        let mut eps = Vec::new();
+        for pass in 0..self.accumulation {
+            let mut batch = HostBatch::default();
+            for row in pass * self.batch..(pass + 1) * self.batch {
+                let sample = done * rows as u64 + row as u64;
+                let item = self.train.get(self.order.index(sample))?;
+                let (x0, label) = augment(&item.image, &self.augment, augment_seed, sample);
+                eps.resize(x0.len(), 0.0);
+                normal(self.seed, Purpose::Noise, done, row as u64, &mut eps);
+                let draw = self.sampler.draw(&*self.schedule, self.seed, done, row, rows);
+                batch.push(&x0, &eps, draw, self.parameterization, self.weighting);
+                if let Some(none) = self.classes {
+                    let dropped = uniform(self.seed, Purpose::Labels, done, row as u64) < self.dropout;
+                    batch.classes.push(item.class.filter(|_| !dropped).unwrap_or(none));
+                }
+                if self.labels {
+                    batch.labels.extend(label);
+                }
+            }
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
+    /// Held-out images, at most `most`, with times and noise that are always the same, evenly spread, and
+    /// without augmentation or dropout.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn validation(&self, most: usize) -> Result<Vec<HostBatch>, TrainError> {
+        let rows = most.min(self.held_out.len());
+        let sampler = TimeSampler { low_discrepancy: true, ..self.sampler };
+        let mut eps = Vec::new();
+        let mut batches = Vec::new();
+        for start in (0..rows).step_by(self.batch) {
+            let mut batch = HostBatch::default();
+            for row in start..(start + self.batch).min(rows) {
+                // Spread over the held-out set, and times not in its order.
+                let item = self.held_out.get(row * self.held_out.len() / rows)?;
+                let x0 = item.image.to_planes();
+                eps.resize(x0.len(), 0.0);
+                normal(0, Purpose::ValidationNoise, 0, row as u64, &mut eps);
+                let stride = (rows / 2 + 1..).find(|s| gcd(*s, rows) == 1).unwrap_or(1);
+                let place = row * stride % rows;
+                let u = sampler.position(Purpose::ValidationTime, 0, 0, place, rows);
+                batch.push(&x0, &eps, sampler.at(&*self.schedule, u), self.parameterization, self.weighting);
+                if let Some(none) = self.classes {
+                    batch.classes.push(item.class.unwrap_or(none));
+                }
+            }
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The steps' batches in order, up to two steps ahead of their use.
+pub struct Prefetch {
+    receiver: Option<mpsc::Receiver<Result<Vec<HostBatch>, TrainError>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Prefetch {
+    /// Begins with the step after `done` others.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(maker: Arc<BatchMaker>, done: u64) -> Result<Self, TrainError> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let work = move || {
+            for step in done.. {
+                let batches = maker.step(step);
+                let failed = batches.is_err();
+                if sender.send(batches).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("batches".into())
+            .spawn(work)
+            .map_err(|e| TrainError::DataThread(e.to_string()))?;
+        Ok(Self { receiver: Some(receiver), thread: Some(thread) })
+    }
+
+    /// The next step's batches.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn next(&self) -> Result<Vec<HostBatch>, TrainError> {
+        let ended = || TrainError::DataThread("it ended before the run did".into());
+        self.receiver.as_ref().ok_or_else(ended)?.recv().map_err(|_| ended())?
+    }
+}
+
+impl Drop for Prefetch {
+    fn drop(&mut self) {
+        // The thread ends when nobody receives.
+        drop(self.receiver.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What a run would be, without making it.
+
+use tweedie_data::Dataset;
+use tweedie_models::{params::count, unet::UNet2DConfig};
+
+use crate::{config::RunConfig, error::TrainError, model::TrainModel};
+
+/// A run's size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DryRun {
+    /// The resolved configuration, as TOML.
+    pub config: String,
+    /// The network, as diffusers' `config.json`.
+    pub unet: UNet2DConfig,
+    /// Trainable numbers.
+    pub parameters: usize,
+    /// Images to learn from.
+    pub images: usize,
+    /// Images held out.
+    pub held_out: usize,
+    /// Class names, if the network is told classes.
+    pub classes: Vec<String>,
+    /// Bytes needed.
+    pub memory: Memory,
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The weights.
+    pub weights: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// AdamW's running means.
+    pub optimizer: u64,
+    /// Averages of the weights.
+    pub ema: u64,
+    /// What a pass keeps for its way back: an estimate, proportional to `run.batch`.
+    pub activations: u64,
+    /// The decoded images, when they are kept in memory.
+    pub data: u64,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.optimizer + self.ema + self.activations + self.data
+    }
+}
+
+/// Resolves `config`, opens its data, builds its network, and tells their sizes. Writes nothing.
+///
+/// # Errors
+/// As [`TrainLoop::new`](crate::TrainLoop::new), but for the folder.
+pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
+    let config = config.resolved()?;
+    let device = tweedie_ops::device(&config.run.device).map_err(|e| TrainError::Device(e.to_string()))?;
+    let data = Dataset::open(&config.data)?;
+    let (train, held_out) = data.split();
+    let classes = if config.conditioning.classes { data.class_names().to_vec() } else { Vec::new() };
+    let unet = config.model.unet(config.data.size, config.conditioning.classes.then_some(classes.len()))?;
+    let model = TrainModel::new(&unet, config.augment.has_labels(), config.run.seed, &device)?;
+    let parameters = count(&model);
+    let bytes = 4 * parameters as u64;
+    let pixels = (config.data.size * config.data.size * 3) as u64;
+    Ok(DryRun {
+        config: config.to_toml()?,
+        parameters,
+        images: train.len(),
+        held_out: held_out.len(),
+        classes,
+        memory: Memory {
+            weights: bytes,
+            gradients: bytes,
+            optimizer: 2 * bytes,
+            ema: config.ema.averages().len() as u64 * bytes,
+            activations: config.run.batch as u64 * activations(&unet, config.data.size),
+            data: if data.is_cached() { data.len() as u64 * pixels } else { 0 },
+        },
+        unet,
+    })
+}
+
+/// Bytes that one image's pass keeps, roughly: about nine tensors in each residual layer, four in each
+/// attention, the scores, and the concatenations on the way up.
+fn activations(unet: &UNet2DConfig, size: usize) -> u64 {
+    let levels = unet.block_out_channels.len();
+    let mut floats = 0;
+    for (level, &channels) in unet.block_out_channels.iter().enumerate() {
+        let area = (size >> level).max(1).pow(2) as u64;
+        let (channels, layers) = (channels as u64, unet.layers_per_block as u64);
+        let attention = |kind: String| u64::from(kind.contains("Attn"));
+        let down = attention(format!("{:?}", unet.down_block_types.get(level)));
+        let up = attention(format!("{:?}", unet.up_block_types.get(levels - 1 - level)));
+        let head = unet.attention_head_dim.map_or(channels, |d| d as u64).max(1);
+        let scores = 2 * (channels / head).max(1) * area * area;
+        let attended = 4 * area * channels + scores;
+        floats += (2 * layers + 1) * 9 * area * channels + (layers + 1) * 3 * area * channels;
+        floats += (layers * down + (layers + 1) * up) * attended;
+    }
+    4 * floats
+}

@@ -1,0 +1,160 @@
+//! Averages of the weights over training: `ema ← ema + (1 - beta)·(weights - ema)` after every step.
+//!
+//! - *Half-life* (Karras et al. 2022, arXiv:2206.00364): `beta = 0.5^(batch/H)`, `H` counted in images, with
+//!   the ramp-up `H = min(half_life, ramp_up·images)`, so that the random start is forgotten early.
+//! - *Power function* (Karras et al. 2024, arXiv:2312.02696): `beta = (1 - batch/images)^(gamma + 1)`, an average
+//!   whose width is a constant share of the run, given by its relative standard deviation.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
+    tensor::Tensor,
+};
+use serde::{Deserialize, Serialize};
+use tweedie_ops::lerp;
+
+use crate::error::TrainError;
+
+/// Kinds of averages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmaKind {
+    /// None: the weights themselves are used.
+    None,
+    /// An exponential average with a half-life.
+    #[default]
+    HalfLife,
+    /// Power functions, one for each of `stds`.
+    Power,
+}
+
+/// The `[ema]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmaConfig {
+    /// Which average.
+    pub kind: EmaKind,
+    /// Half-life in images, above 0.
+    pub half_life: f64,
+    /// The half-life is at most this share of the images seen; 0 for no ramp-up.
+    pub ramp_up: f64,
+    /// Relative standard deviations of the power functions, each above 0 and below 0.28; the first is used
+    /// for previews and the exported model.
+    pub stds: Vec<f64>,
+}
+
+impl Default for EmaConfig {
+    fn default() -> Self {
+        Self { kind: EmaKind::HalfLife, half_life: 50_000.0, ramp_up: 0.05, stds: vec![0.1] }
+    }
+}
+
+impl EmaConfig {
+    /// The averages to keep.
+    pub fn averages(&self) -> Vec<Average> {
+        match self.kind {
+            EmaKind::None => Vec::new(),
+            EmaKind::HalfLife => vec![Average::HalfLife { images: self.half_life, ramp_up: self.ramp_up }],
+            EmaKind::Power => self.stds.iter().map(|&s| Average::Power { gamma: power_gamma(s) }).collect(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
+        if !(self.half_life > 0.0 && self.half_life.is_finite()) {
+            return Err(TrainError::config("ema.half_life", self.half_life, "images, above 0"));
+        }
+        if !(self.ramp_up >= 0.0 && self.ramp_up.is_finite()) {
+            return Err(TrainError::config("ema.ramp_up", self.ramp_up, "0 or more"));
+        }
+        if let Some(s) = self.stds.iter().find(|&&s| !(s >= 1e-3 && s < WIDEST)) {
+            return Err(TrainError::config("ema.stds", s, "numbers from 0.001 up to, not including, 0.28"));
+        }
+        if self.kind == EmaKind::Power && self.stds.is_empty() {
+            return Err(TrainError::config("ema.stds", "[]", "at least one number"));
+        }
+        Ok(())
+    }
+}
+
+/// The relative standard deviation of `gamma = 0`, a uniform average, is `1/sqrt(12)`.
+const WIDEST: f64 = 0.28;
+
+/// One average's law.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Average {
+    /// See [`EmaKind::HalfLife`].
+    HalfLife {
+        /// Half-life.
+        images: f64,
+        /// Bound as a share of the images seen; 0 for none.
+        ramp_up: f64,
+    },
+    /// See [`EmaKind::Power`].
+    Power {
+        /// The exponent.
+        gamma: f64,
+    },
+}
+
+impl Average {
+    /// How far the average moves towards the weights, `1 - beta`, when `images` have been seen, `batch` of
+    /// them in the latest step.
+    pub fn weight(&self, images: u64, batch: u64) -> f64 {
+        let (images, batch) = (images.max(1) as f64, batch as f64);
+        match *self {
+            Self::HalfLife { images: half_life, ramp_up } => {
+                let bound = if ramp_up > 0.0 { half_life.min(ramp_up * images) } else { half_life };
+                -(batch / bound * 0.5f64.ln()).exp_m1()
+            }
+            Self::Power { gamma } => 1.0 - (1.0 - batch / images).max(0.0).powf(gamma + 1.0),
+        }
+    }
+}
+
+/// The exponent whose power function has relative standard deviation `std`: the positive root of
+/// `std² = (gamma + 1)/((gamma + 2)²·(gamma + 3))`, for `std` below `1/sqrt(12)`.
+pub fn power_gamma(std: f64) -> f64 {
+    let excess = |g: f64| (g + 1.0) / ((g + 2.0).powi(2) * (g + 3.0)) - std * std;
+    // The left side falls as gamma grows.
+    let (mut low, mut high) = (0.0, 1.0 / std);
+    for _ in 0..200 {
+        let middle = 0.5 * (low + high);
+        if excess(middle) > 0.0 { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}
+
+/// Moves every parameter of `ema` by `weight` towards that of `model`, which has the same parameters; `ema`
+/// is outside autodiff.
+pub fn update<M: Module>(ema: M, model: &M, weight: f64) -> M {
+    let mut values = Values(BTreeMap::new());
+    model.visit(&mut values);
+    ema.map(&mut Towards { values: values.0, weight })
+}
+
+struct Values(BTreeMap<ParamId, Tensor<1>>);
+
+impl ModuleVisitor for Values {
+    fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
+        let value = p.val().without_autodiff();
+        let count = value.shape().num_elements();
+        self.0.insert(p.id, value.reshape([count]));
+    }
+}
+
+struct Towards {
+    values: BTreeMap<ParamId, Tensor<1>>,
+    weight: f64,
+}
+
+impl ModuleMapper for Towards {
+    fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(target) = self.values.remove(&p.id) else { return p };
+        let weight = self.weight;
+        p.map(|value| {
+            let (shape, count) = (value.shape(), value.shape().num_elements());
+            lerp(value.reshape([count]), target, weight).reshape(shape)
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! The log of a run: JSON lines and a TensorBoard event file, both only ever appended to, and cut back when
+//! the run goes on from a checkpoint.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    error::TrainError,
+    event::Step,
+    tensorboard::{self, Summary},
+};
+
+const LINES: &str = "log.jsonl";
+const EVENTS: &str = "tensorboard/events.out.tfevents.tweedie";
+
+/// Points of the curves so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Curves {
+    pub train: Vec<(u64, f64)>,
+    pub held_out: Vec<(u64, f64)>,
+    pub held_out_ema: Vec<(u64, f64)>,
+}
+
+/// Both files, open for appending.
+pub(crate) struct Log {
+    lines: Append,
+    events: Append,
+    pub curves: Curves,
+}
+
+impl Log {
+    /// In the folder `out`, cut back to `lengths`: lines and events written after a checkpoint belong to
+    /// steps that will be made again, and the last may be half a line.
+    pub fn open(out: &Path, lengths: &BTreeMap<String, u64>) -> Result<Self, TrainError> {
+        let length = |name| lengths.get(name).copied().unwrap_or(0);
+        let lines = Append::open(out.join(LINES), length(LINES))?;
+        let mut events = Append::open(out.join(EVENTS), length(EVENTS))?;
+        if events.length == 0 {
+            events.write(&tensorboard::header(now()))?;
+        }
+        let text = fs::read(&lines.path).map_err(|e| TrainError::io(&lines.path, e))?;
+        Ok(Self { lines, events, curves: Curves::read(&text) })
+    }
+
+    /// The present lengths, once what was written is on the disk.
+    pub fn lengths(&mut self) -> Result<BTreeMap<String, u64>, TrainError> {
+        self.lines.sync()?;
+        self.events.sync()?;
+        Ok(BTreeMap::from([(LINES.to_owned(), self.lines.length), (EVENTS.to_owned(), self.events.length)]))
+    }
+
+    /// A step, with the mean `loss` of the steps since the last line.
+    pub fn step(&mut self, step: &Step, loss: f64) -> Result<(), TrainError> {
+        self.curves.train.push((step.step, loss));
+        self.line(&json!({
+            "event": "step",
+            "step": step.step,
+            "images": step.images,
+            "loss": loss,
+            "grad_norm": step.grad_norm,
+            "learning_rate": step.learning_rate,
+            "images_per_s": step.images_per_s,
+            "elapsed_s": step.elapsed_s,
+        }))?;
+        self.scalars(
+            step.step,
+            &[
+                ("loss/train", loss),
+                ("optimizer/grad_norm", step.grad_norm),
+                ("optimizer/learning_rate", step.learning_rate),
+                ("images_per_s", step.images_per_s),
+            ],
+        )
+    }
+
+    /// Losses on held-out images.
+    pub fn validation(&mut self, step: u64, loss: f64, ema: Option<f64>) -> Result<(), TrainError> {
+        self.curves.held_out.push((step, loss));
+        self.curves.held_out_ema.extend(ema.map(|e| (step, e)));
+        self.line(&json!({"event": "validation", "step": step, "loss": loss, "ema_loss": ema}))?;
+        let scalars: Vec<_> = [("loss/held_out", Some(loss)), ("loss/held_out_ema", ema)]
+            .into_iter()
+            .filter_map(|(n, v)| Some((n, v?)))
+            .collect();
+        self.scalars(step, &scalars)
+    }
+
+    /// A grid of samples, as a PNG file's bytes.
+    pub fn preview(&mut self, step: u64, width: usize, height: usize, png: &[u8]) -> Result<(), TrainError> {
+        self.events.write(&tensorboard::event(
+            now(),
+            step,
+            &[Summary::Image { tag: "samples", width, height, png }],
+        ))
+    }
+
+    fn scalars(&mut self, step: u64, scalars: &[(&'static str, f64)]) -> Result<(), TrainError> {
+        let scalars: Vec<_> = scalars.iter().map(|&(tag, value)| Summary::Scalar { tag, value }).collect();
+        self.events.write(&tensorboard::event(now(), step, &scalars))
+    }
+
+    fn line(&mut self, value: &Value) -> Result<(), TrainError> {
+        self.lines.write(format!("{value}\n").as_bytes())
+    }
+}
+
+impl Curves {
+    fn read(text: &[u8]) -> Self {
+        let mut curves = Self::default();
+        for line in text.split(|&b| b == b'\n') {
+            let Ok(value) = serde_json::from_slice::<Value>(line) else { continue };
+            let (Some(step), loss) = (value["step"].as_u64(), value["loss"].as_f64()) else { continue };
+            match value["event"].as_str() {
+                Some("step") => curves.train.extend(loss.map(|l| (step, l))),
+                Some("validation") => {
+                    curves.held_out.extend(loss.map(|l| (step, l)));
+                    curves.held_out_ema.extend(value["ema_loss"].as_f64().map(|l| (step, l)));
+                }
+                _ => {}
+            }
+        }
+        curves
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// A file that grows.
+struct Append {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl Append {
+    /// Cut back to `length`; a shorter file is taken as it is.
+    fn open(path: PathBuf, length: u64) -> Result<Self, TrainError> {
+        let open = || {
+            if let Some(dir) = path.parent() {
+                fs::create_dir_all(dir)?;
+            }
+            let mut file =
+                OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+            let length = length.min(file.metadata()?.len());
+            file.set_len(length)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok((file, length))
+        };
+        let (file, length) = open().map_err(|e| TrainError::io(&path, e))?;
+        Ok(Self { path, file, length })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), TrainError> {
+        self.file.write_all(bytes).map_err(|e| TrainError::io(&self.path, e))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), TrainError> {
+        self.file.sync_data().map_err(|e| TrainError::io(&self.path, e))
+    }
+}

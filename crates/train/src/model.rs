@@ -1,0 +1,234 @@
+//! The network of a run: its configuration, and what training puts around it.
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device, Tensor, TensorData},
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use tweedie_data::EDM_LABELS;
+use tweedie_models::{
+    layers::{Init, Linear},
+    network::{Condition, Mode},
+    params::settle,
+    unet::{DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlockType},
+};
+
+use crate::error::TrainError;
+
+/// The `[model]` table: a few numbers, or in `[model.unet]` every key of a diffusers `config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelConfig {
+    /// A few numbers.
+    Compact(CompactUNet),
+    /// Keys of `UNet2DModel`'s `config.json`; those left out have diffusers' defaults, and null is written
+    /// `"null"`. `sample_size` and `num_class_embeds` are filled in.
+    UNet(toml::Table),
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self::Compact(CompactUNet::default())
+    }
+}
+
+/// A DDPM U-Net by a few numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CompactUNet {
+    /// Channels at full resolution, a multiple of `norm_groups`.
+    pub base_channels: usize,
+    /// Channels at each resolution, as multiples of `base_channels`; each resolution is half the one before.
+    pub multipliers: Vec<usize>,
+    /// Which resolutions have self-attention, counted from 0, the full one.
+    pub attention_levels: Vec<usize>,
+    /// Self-attention between the ways down and up.
+    pub mid_attention: bool,
+    /// Channels of an attention head; 0 for one head over all channels.
+    pub head_channels: usize,
+    /// Residual layers per resolution on the way down; one more on the way up.
+    pub layers_per_block: usize,
+    /// Probability of dropout within residual layers.
+    pub dropout: f64,
+    /// Groups of the normalizations.
+    pub norm_groups: usize,
+    /// Let time and class scale the normalized features, and not only shift them.
+    pub scale_shift: bool,
+}
+
+impl Default for CompactUNet {
+    fn default() -> Self {
+        Self {
+            base_channels: 64,
+            multipliers: vec![1, 2, 2],
+            attention_levels: vec![2],
+            mid_attention: true,
+            head_channels: 32,
+            layers_per_block: 2,
+            dropout: 0.0,
+            norm_groups: 32,
+            scale_shift: false,
+        }
+    }
+}
+
+impl Serialize for ModelConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Compact(compact) => compact.serialize(serializer),
+            Self::UNet(table) => std::collections::BTreeMap::from([("unet", table)]).serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut table = toml::Table::deserialize(deserializer)?;
+        match table.remove("unet") {
+            None => CompactUNet::deserialize(table).map(Self::Compact).map_err(D::Error::custom),
+            Some(toml::Value::Table(unet)) => match table.keys().next() {
+                None => Ok(Self::UNet(unet)),
+                Some(key) => Err(D::Error::custom(format!(
+                    "`{key}` beside `model.unet`, which describes the whole network"
+                ))),
+            },
+            Some(other) => Err(D::Error::custom(format!("unet = {other}: expected a table"))),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// The diffusers configuration for RGB images of `size`×`size`; with `classes`, the network is told
+    /// one of so many, or one more for "no class".
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] naming the key.
+    pub fn unet(&self, size: usize, classes: Option<usize>) -> Result<UNet2DConfig, TrainError> {
+        let mut config = match self {
+            Self::Compact(compact) => compact.unet()?,
+            Self::UNet(table) => {
+                let value = nulls(serde_json::to_value(table).unwrap_or_default());
+                UNet2DConfig::from_json(&value.to_string())
+                    .map_err(|e| TrainError::Model(format!("model.unet: {e}")))?
+            }
+        };
+        config.sample_size = Some(SampleSize::Square(size));
+        for (key, channels) in
+            [("model.unet.in_channels", config.in_channels), ("model.unet.out_channels", config.out_channels)]
+        {
+            if channels != 3 {
+                return Err(TrainError::config(key, channels, "3, as images have"));
+            }
+        }
+        let embeds = classes.map(|k| k + 1);
+        if let Some(given) = config.num_class_embeds.filter(|&n| embeds.is_some_and(|e| e != n)) {
+            let expected = format!("{}, the classes of the data and \"no class\"", embeds.unwrap_or(0));
+            return Err(TrainError::config("model.unet.num_class_embeds", given, expected));
+        }
+        config.num_class_embeds = embeds.or(config.num_class_embeds);
+        config.validate().map_err(|e| TrainError::Model(e.to_string()))?;
+        Ok(config)
+    }
+}
+
+/// `"null"` to null: TOML has none.
+fn nulls(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::String(s) if s == "null" => serde_json::Value::Null,
+        serde_json::Value::Object(map) => map.into_iter().map(|(k, v)| (k, nulls(v))).collect(),
+        other => other,
+    }
+}
+
+impl CompactUNet {
+    fn unet(&self) -> Result<UNet2DConfig, TrainError> {
+        let levels = self.multipliers.len();
+        if self.base_channels == 0 {
+            return Err(TrainError::config("model.base_channels", 0, "at least 1"));
+        }
+        if levels == 0 || self.multipliers.contains(&0) {
+            let found = format!("{:?}", self.multipliers);
+            return Err(TrainError::config("model.multipliers", found, "at least one number, none 0"));
+        }
+        if let Some(level) = self.attention_levels.iter().find(|&&l| l >= levels) {
+            let expected = format!("resolutions from 0 to {}", levels - 1);
+            return Err(TrainError::config("model.attention_levels", level, expected));
+        }
+        let attention = |level| self.attention_levels.contains(&level);
+        let channels: Option<Vec<usize>> =
+            self.multipliers.iter().map(|m| self.base_channels.checked_mul(*m)).collect();
+        Ok(UNet2DConfig {
+            block_out_channels: channels.ok_or_else(|| {
+                TrainError::config("model.base_channels", self.base_channels, "a smaller number")
+            })?,
+            down_block_types: (0..levels)
+                .map(
+                    |l| {
+                        if attention(l) { DownBlockType::AttnDownBlock2D } else { DownBlockType::DownBlock2D }
+                    },
+                )
+                .collect(),
+            up_block_types: (0..levels)
+                .rev()
+                .map(|l| if attention(l) { UpBlockType::AttnUpBlock2D } else { UpBlockType::UpBlock2D })
+                .collect(),
+            mid_block_type: Some(MidBlockType::UNetMidBlock2D),
+            add_attention: self.mid_attention,
+            attention_head_dim: (self.head_channels > 0).then_some(self.head_channels),
+            layers_per_block: self.layers_per_block,
+            dropout: self.dropout,
+            norm_num_groups: Some(self.norm_groups),
+            resnet_time_scale_shift: if self.scale_shift {
+                TimeScaleShift::ScaleShift
+            } else {
+                TimeScaleShift::Default
+            },
+            ..UNet2DConfig::default()
+        })
+    }
+}
+
+/// The network and what is used in training only.
+#[derive(Module, Debug)]
+pub struct TrainModel {
+    /// The network.
+    pub unet: UNet2DModel,
+    /// From an augmentation's label, `[B, 9]`, to the width of the time embedding, to which it is added; at
+    /// most one. It has no bias and starts at zero, so that the zero label, "as it is", changes nothing
+    /// and the network alone is the whole model once trained (Karras et al. 2022, appendix F.2).
+    pub augment: Vec<Linear>,
+}
+
+impl TrainModel {
+    /// With initial weights drawn from `seed`.
+    ///
+    /// # Errors
+    /// For a configuration that describes no network.
+    pub fn new(config: &UNet2DConfig, labels: bool, seed: u64, device: &Device) -> Result<Self, TrainError> {
+        let unet = UNet2DModel::new(config, seed, device).map_err(|e| TrainError::Model(e.to_string()))?;
+        let init = Init::new(seed, device).at("augment.0");
+        let shape = [config.time_width(), EDM_LABELS];
+        let augment = if labels {
+            vec![Linear { weight: init.constant("weight", shape, 0.0), bias: None }]
+        } else {
+            Vec::new()
+        };
+        Ok(settle(Self { unet, augment }))
+    }
+
+    /// The raw output for a batch. `labels` holds nine numbers per row, if there are any.
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        times: &[f32],
+        classes: Option<Vec<usize>>,
+        labels: Option<&[f32]>,
+        mode: Mode,
+    ) -> Tensor<4> {
+        let embedding = self.augment.first().zip(labels).map(|(linear, labels)| {
+            let shape = [times.len(), EDM_LABELS];
+            let labels = TensorData::new(labels.to_vec(), shape);
+            linear.forward(Tensor::<2>::from_data(labels, (&x.device(), DType::F32)))
+        });
+        self.unet.forward(x, times, &Condition { classes, embedding }, mode)
+    }
+}

@@ -1,0 +1,293 @@
+//! AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) as PyTorch defines it, with its state kept by parameter
+//! name, and the norm of the whole gradient.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{DType, Device, Gradients, Tensor, TensorData},
+};
+use serde::{Deserialize, Serialize};
+use tweedie_models::params::{HostTensor, TensorSource};
+use tweedie_ops::{AdamW, adamw};
+
+use crate::error::TrainError;
+
+/// The `[optimizer]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Decay of the mean of gradients, from 0 to below 1.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients, from 0 to below 1.
+    pub beta2: f64,
+    /// Added to the denominator, above 0.
+    pub eps: f64,
+    /// Decoupled decay of the weights, 0 or more.
+    pub weight_decay: f64,
+    /// Let biases, norms and class embeddings decay too.
+    pub decay_all: bool,
+    /// The gradient is scaled down to this norm, if above; 0 for no clipping.
+    pub clip_norm: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, decay_all: false, clip_norm: 1.0 }
+    }
+}
+
+impl OptimizerConfig {
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
+        for (key, v) in [("optimizer.beta1", self.beta1), ("optimizer.beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&v) {
+                return Err(TrainError::config(key, v, "0 up to, not including, 1"));
+            }
+        }
+        if !(self.eps > 0.0 && self.eps.is_finite()) {
+            return Err(TrainError::config("optimizer.eps", self.eps, "a number above 0"));
+        }
+        for (key, v) in
+            [("optimizer.weight_decay", self.weight_decay), ("optimizer.clip_norm", self.clip_norm)]
+        {
+            if !(v >= 0.0 && v.is_finite()) {
+                return Err(TrainError::config(key, v, "0 or more"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A parameter's running means, flat.
+struct Moments {
+    mean: Tensor<1>,
+    square: Tensor<1>,
+    shape: Vec<usize>,
+}
+
+/// AdamW over a module's parameters.
+pub struct Optimizer {
+    config: OptimizerConfig,
+    state: BTreeMap<String, Moments>,
+    steps: u64,
+}
+
+impl Optimizer {
+    /// One that has not made a step.
+    pub fn new(config: &OptimizerConfig) -> Self {
+        Self { config: config.clone(), state: BTreeMap::new(), steps: 0 }
+    }
+
+    /// Steps made.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Makes one step. A parameter without a gradient is left as it is.
+    pub fn step<M: Module>(&mut self, model: M, gradients: GradientMap, learning_rate: f64) -> M {
+        self.steps += 1;
+        let c = &self.config;
+        let settings = AdamW {
+            lr: learning_rate,
+            beta1: c.beta1,
+            beta2: c.beta2,
+            eps: c.eps,
+            weight_decay: c.weight_decay,
+            step: self.steps,
+        };
+        model.map(&mut Update {
+            path: Vec::new(),
+            gradients: gradients.0,
+            state: &mut self.state,
+            settings,
+            decay_all: c.decay_all,
+        })
+    }
+
+    /// The running means as named tensors, `mean.` and `square.` before the parameter's name.
+    pub fn export(&self) -> BTreeMap<String, HostTensor> {
+        let host = |t: &Tensor<1>, shape: &[usize]| {
+            let data = t.clone().into_data().convert::<f32>();
+            HostTensor { shape: shape.to_vec(), values: data.as_slice::<f32>().unwrap_or_default().to_vec() }
+        };
+        let both = |(name, m): (&String, &Moments)| {
+            [
+                (format!("mean.{name}"), host(&m.mean, &m.shape)),
+                (format!("square.{name}"), host(&m.square, &m.shape)),
+            ]
+        };
+        self.state.iter().flat_map(both).collect()
+    }
+
+    /// Continues after `steps` steps from exported running means, for parameters of these `shapes`.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing, of another shape, unreadable, or of no parameter.
+    pub fn import(
+        config: &OptimizerConfig,
+        steps: u64,
+        source: &dyn TensorSource,
+        shapes: &BTreeMap<String, Vec<usize>>,
+        device: &Device,
+    ) -> Result<Self, String> {
+        let mut state = BTreeMap::new();
+        for name in source.names() {
+            let Some(parameter) = name.strip_prefix("mean.") else {
+                if name.strip_prefix("square.").is_none_or(|p| !shapes.contains_key(p)) {
+                    return Err(format!("tensor `{name}` belongs to no parameter"));
+                }
+                continue;
+            };
+            let shape =
+                shapes.get(parameter).ok_or_else(|| format!("tensor `{name}` belongs to no parameter"))?;
+            let read = |name: &str| {
+                let tensor = source.read(name).map_err(|e| format!("tensor `{name}`: {e}"))?;
+                if tensor.shape != *shape {
+                    return Err(format!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.shape));
+                }
+                let count = tensor.values.len();
+                let data = TensorData::new(tensor.values, [count]);
+                Ok(Tensor::<1>::from_data(data, (device, DType::F32)))
+            };
+            let (mean, square) = (read(&name)?, read(&format!("square.{parameter}"))?);
+            state.insert(parameter.to_owned(), Moments { mean, square, shape: shape.clone() });
+        }
+        Ok(Self { config: config.clone(), state, steps })
+    }
+}
+
+/// Whether `name`, of `rank` dimensions, takes part in weight decay: not biases, norms and embeddings.
+fn decays(name: &str, rank: usize) -> bool {
+    rank > 1 && !name.split('.').any(|part| part.starts_with("class_embedding"))
+}
+
+struct Update<'a> {
+    path: Vec<String>,
+    gradients: BTreeMap<String, Tensor<1>>,
+    state: &'a mut BTreeMap<String, Moments>,
+    settings: AdamW,
+    decay_all: bool,
+}
+
+impl ModuleMapper for Update<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.join(".");
+        let Some(gradient) = self.gradients.remove(&name) else { return p };
+        let (id, value, mapper) = p.consume();
+        let shape = value.shape();
+        let tracked = value.is_autodiff();
+        let value = value.without_autodiff().reshape([shape.num_elements()]);
+        let Moments { mean, square, .. } = self.state.remove(&name).unwrap_or_else(|| Moments {
+            mean: value.zeros_like(),
+            square: value.zeros_like(),
+            shape: Vec::new(),
+        });
+        let mut settings = self.settings;
+        if !self.decay_all && !decays(&name, D) {
+            settings.weight_decay = 0.0;
+        }
+        let (value, mean, square) = adamw(value, gradient, mean, square, settings);
+        self.state.insert(name, Moments { mean, square, shape: shape.as_slice().to_vec() });
+        let value = value.reshape(shape);
+        let value = if tracked { Tensor::from_inner(value).require_grad() } else { value };
+        Param::from_mapped_value(id, value, mapper)
+    }
+}
+
+/// Gradients by parameter name, flat, outside autodiff.
+#[derive(Default)]
+pub struct GradientMap(BTreeMap<String, Tensor<1>>);
+
+impl GradientMap {
+    /// Takes the gradients of `model`'s parameters out of a backward pass.
+    pub fn take<M: Module>(model: &M, gradients: &mut Gradients) -> Self {
+        let mut visitor = Take { path: Vec::new(), gradients, found: BTreeMap::new() };
+        model.visit(&mut visitor);
+        Self(visitor.found)
+    }
+
+    /// Adds the gradients of another pass over the same parameters.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        for (name, gradient) in other.0 {
+            let sum = match self.0.remove(&name) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            self.0.insert(name, sum);
+        }
+        self
+    }
+
+    /// The L2 norm over all parameters, summed in double precision in the order of their names; or the name
+    /// of the first parameter whose gradient is not finite.
+    ///
+    /// # Errors
+    /// That name.
+    pub fn norm(&mut self) -> Result<f64, String> {
+        let mut sum = 0.0;
+        for (name, slot) in &mut self.0 {
+            let device = slot.device();
+            let gradient = std::mem::replace(slot, Tensor::empty([1], &device));
+            // Without another owner the CPU hands its memory over, here and back.
+            let data = gradient.into_data().convert::<f32>();
+            let part = sum_of_squares(data.as_slice::<f32>().unwrap_or_default());
+            *slot = Tensor::from_data(data, (&device, DType::F32));
+            if !part.is_finite() {
+                return Err(name.clone());
+            }
+            sum += part;
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// Multiplies all gradients by `factor`.
+    #[must_use]
+    pub fn scaled(self, factor: f64) -> Self {
+        Self(self.0.into_iter().map(|(name, g)| (name, g.mul_scalar(factor))).collect())
+    }
+}
+
+/// Σ v² in double precision, always in the same order.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 16];
+    let chunks = values.chunks_exact(lanes.len());
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(v) * f64::from(v);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>()
+}
+
+struct Take<'a> {
+    path: Vec<String>,
+    gradients: &'a mut Gradients,
+    found: BTreeMap<String, Tensor<1>>,
+}
+
+impl ModuleVisitor for Take<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
+        if let Some(gradient) = p.val().grad_remove(self.gradients) {
+            let count = gradient.shape().num_elements();
+            self.found.insert(self.path.join("."), gradient.reshape([count]));
+        }
+    }
+}
