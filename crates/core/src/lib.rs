@@ -1,12 +1,30 @@
 //! The mathematics of diffusion models, without a tensor library.
 //!
-//! A sampler is three independent things: a [`Plan`](plan::Plan) says which noise
-//! [`Level`](level::Level)s to visit and where to add noise, a [`Solver`](solver::Solver) goes from
-//! one level to the next, and a [`Denoiser`](predict::Denoiser) answers "what is clean here?", which
-//! is Tweedie's formula `E[x0 | x_t]`. [`trajectory::sample`] is the one loop that joins them.
+//! A sampler is three independent things: a [`Plan`] says which noise [`Level`]s to visit and where to
+//! add noise, a [`Solver`] goes from one level to the next, and a [`Denoiser`] answers "what is clean
+//! here?", which is Tweedie's formula `E[x0 | x_t]`. [`sample`] is the one loop that joins them.
 //!
-//! Scalars are `f64` and decide everything; whatever implements [`Vector`](vector::Vector) is only
-//! ever combined linearly, so all of this is tested on plain numbers against exact denoisers.
+//! Scalars are `f64` and decide everything; whatever implements [`Vector`] is only ever combined
+//! linearly, so all of this is tested on plain numbers against exact denoisers.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use tweedie_core::{
+//!     Plan, noise::{INITIAL, Noise, SeededNoise}, oracle::Gaussian, plan::Final, sample,
+//!     schedule::TableSchedule, solver, spacing,
+//! };
+//! let data = Gaussian::new(vec![1.0, -1.0], vec![0.01, 0.01])?;
+//! let schedule = Arc::new(TableSchedule::linear(1000, 1e-4, 0.02)?);
+//! let plan = Plan::descend(schedule, &spacing::trailing(1000, 20)?, Final::Clean)?;
+//! let solver = solver::solver("dpmpp-2m").expect("a name of solver::SOLVERS");
+//! let mut noise = SeededNoise(7);
+//! let start = noise.normal(&vec![0.0; 2], INITIAL);
+//! let x = sample(&plan, &*solver, &data, start, &mut noise).finish()?;
+//! assert!((x[0] - 1.0).abs() < 0.5 && (x[1] + 1.0).abs() < 0.5);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod forward;
 pub mod level;

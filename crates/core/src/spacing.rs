@@ -50,9 +50,38 @@ pub enum Spacing {
     },
 }
 
+/// Every spacing by name, with its paper's parameters.
+pub static SPACINGS: &[(&str, Spacing)] = &[
+    ("leading", Spacing::Leading { offset: 0 }),
+    ("trailing", Spacing::Trailing),
+    ("linspace", Spacing::Linspace),
+    ("linspace-fractional", Spacing::LinspaceFractional),
+    ("karras", Spacing::Karras { rho: 7.0 }),
+    ("exponential", Spacing::Exponential),
+    ("beta", Spacing::Beta { a: 0.6, b: 0.6 }),
+    ("uniform-lambda", Spacing::UniformLambda),
+    ("shifted", Spacing::Shifted { shift: 1.0 }),
+];
+
+impl std::str::FromStr for Spacing {
+    type Err = SpacingError;
+
+    /// A name of [`SPACINGS`].
+    fn from_str(name: &str) -> Result<Self, SpacingError> {
+        let found = SPACINGS.iter().find(|(known, _)| *known == name);
+        found.map(|(_, spacing)| *spacing).ok_or_else(|| SpacingError::Unknown { name: name.into() })
+    }
+}
+
 /// Why times cannot be chosen.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpacingError {
+    /// A name that is none of [`SPACINGS`].
+    #[error("there is no spacing `{name}`; there are {}", SPACINGS.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", "))]
+    Unknown {
+        /// The name.
+        name: String,
+    },
     /// No steps.
     #[error("steps = 0: expected at least 1")]
     NoSteps,

@@ -149,7 +149,7 @@ pub fn sample<'a, V: Vector>(
 impl<V: Vector> Trajectory<'_, V> {
     /// Runs to the end and returns the final sample.
     pub fn finish(mut self) -> Result<V, Halt> {
-        while let Some(moment) = self.next() {
+        for moment in self.by_ref() {
             moment?;
         }
         Ok(self.x)

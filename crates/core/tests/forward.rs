@@ -1,5 +1,7 @@
 //! Schedules, the forward process, its posterior and the parameterizations.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{ddpm, distance};

@@ -1,11 +1,13 @@
 //! Tables of betas and spacings against diffusers (tests/golden/make.py).
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{ddpm, distance, table};
 use tweedie_core::{
     NoiseSchedule,
-    schedule::{Axis, FlowSchedule, Interpolation, TableSchedule},
+    schedule::{Axis, EdmSchedule, FlowSchedule, Interpolation, TableSchedule},
     spacing::{self, Spacing},
 };
 
@@ -134,4 +136,27 @@ fn impossible_spacings_are_errors() {
     }
     let pure = table.rescale_zero_terminal_snr().unwrap();
     assert!(matches!(Spacing::Karras { rho: 7.0 }.levels(&pure, 10), Err(SpacingError::Range { .. })));
+}
+
+#[test]
+fn intervals_are_spaced_from_their_noisiest_time() {
+    let flow = FlowSchedule::new();
+    let times = |spacing: Spacing| spacing.times(&flow, 4).unwrap();
+    assert!(distance(&times(Spacing::Trailing), &[1.0, 0.75, 0.5, 0.25]) < 1e-15);
+    assert!(distance(&times(Spacing::Leading { offset: 0 }), &[0.75, 0.5, 0.25, 0.001]) < 1e-15);
+    assert!(distance(&times(Spacing::Linspace), &[1.0, 0.667, 0.334, 0.001]) < 1e-15);
+    assert!(distance(&times(Spacing::Shifted { shift: 3.0 }), &[1.0, 0.9, 0.75, 0.5]) < 1e-15);
+    let edm = EdmSchedule::default();
+    let lambda: Vec<f64> =
+        Spacing::UniformLambda.levels(&edm, 5).unwrap().into_iter().map(|l| l.lambda()).collect();
+    for step in lambda.windows(2) {
+        assert!((step[1] - step[0] - (80.0f64 / 0.002).ln() / 4.0).abs() < 1e-12);
+    }
+    // Karras et al., eq. 5, at its ends and in the middle; and with other ends.
+    let karras = Spacing::Karras { rho: 7.0 };
+    let sigmas = karras.times(&edm, 3).unwrap();
+    let middle = (0.5 * (80f64.powf(1.0 / 7.0) + 0.002f64.powf(1.0 / 7.0))).powi(7);
+    assert!(distance(&sigmas, &[80.0, middle, 0.002]) < 1e-12);
+    let narrow = karras.levels_between(&edm, 2, Some(0.1), Some(10.0)).unwrap();
+    assert!((narrow[0].sigma - 10.0).abs() < 1e-12 && (narrow[1].sigma - 0.1).abs() < 1e-12);
 }

@@ -1,5 +1,7 @@
 //! Properties of every solver: order, exactness, and which of them coincide.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod common;
 
 use std::sync::Arc;
