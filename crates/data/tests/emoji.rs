@@ -1,0 +1,89 @@
+//! The embedded collection: what is in it, and what the filters leave.
+
+use tweedie_data::{DataConfig, DataError, Dataset, EmojiConfig, Rgb};
+
+fn open(emoji: EmojiConfig) -> Result<Dataset, DataError> {
+    Dataset::open(&DataConfig { size: 16, emoji, ..DataConfig::default() })
+}
+
+fn everything() -> EmojiConfig {
+    EmojiConfig {
+        include_skin_tones: true,
+        include_flags: true,
+        include_keycaps: true,
+        ..EmojiConfig::default()
+    }
+}
+
+#[test]
+fn the_default_has_no_variants() {
+    let emoji = open(EmojiConfig::default()).unwrap();
+    assert_eq!(emoji.len(), 1631);
+    assert_eq!(emoji.class_names().len(), 8);
+    assert_eq!(emoji.class_names()[3], "Food & Drink");
+    assert!(emoji.is_cached() && emoji.skipped().is_empty());
+    let names: Vec<&str> = emoji.names().collect();
+    assert_eq!(
+        names[..3],
+        ["grinning face", "grinning face with big eyes", "grinning face with smiling eyes"]
+    );
+    assert!(
+        names.iter().all(|n| !n.contains("skin tone") && !n.contains("keycap") && !n.starts_with("flag:"))
+    );
+    let at = |name: &str| emoji.get(names.iter().position(|n| *n == name).unwrap()).unwrap();
+    let pizza = at("pizza");
+    assert_eq!((pizza.class, pizza.caption.as_deref()), (Some(3), Some("pizza")));
+    assert_eq!(at("rocket").class, Some(4));
+    assert_eq!(at("red heart").image.pixel(8, 7), [221, 46, 68], "Twemoji's red, #DD2E44");
+    assert_eq!(at("red heart").image.pixel(0, 0), [255; 3]);
+}
+
+#[test]
+fn all_of_it_and_single_groups() {
+    let all = open(everything()).unwrap();
+    // 4009 files, less 65 that are parts of emoji or not in Unicode's list: letters of flags, swatches of
+    // skin and hair, variants of three emoji, Twitter's own sign.
+    assert_eq!(all.len(), 3944);
+    let flags = open(EmojiConfig { groups: vec!["Flags".into()], ..EmojiConfig::default() }).unwrap();
+    assert_eq!((flags.class_names().len(), flags.names().next()), (1, Some("chequered flag")));
+    let error = open(EmojiConfig { groups: vec!["Flag".into()], ..EmojiConfig::default() }).err().unwrap();
+    assert!(error.to_string().contains("\"Flag\"") && error.to_string().contains("Food & Drink"), "{error}");
+    let mut names: Vec<&str> = all.names().collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all.len(), "names are unique");
+}
+
+#[test]
+fn skin_tones_stay_on_one_side_of_the_split() {
+    let all = open(everything()).unwrap();
+    let (train, held) = all.split();
+    assert_eq!(train.len() + held.len(), all.len());
+    let share = held.len() as f64 / all.len() as f64;
+    assert!((0.02..0.09).contains(&share), "{share}");
+    let family = |name: &str| name.split(':').next().unwrap_or("").to_owned();
+    let trained: std::collections::HashSet<String> =
+        train.names().filter(|n| n.contains("skin tone")).map(family).collect();
+    let waving = |d: &Dataset| d.names().filter(|n| n.starts_with("waving hand")).count();
+    assert!(waving(&train) == 6 || waving(&held) == 6);
+    for name in held.names().filter(|n| n.ends_with(": light skin tone") || n.ends_with(": dark skin tone")) {
+        assert!(!trained.contains(&family(name)), "{name} is held out, a sibling is not");
+    }
+    let plain = open(EmojiConfig::default()).unwrap().split().1;
+    let held: std::collections::HashSet<&str> = held.names().collect();
+    assert!(plain.names().all(|n| held.contains(n)), "the split does not depend on who else is there");
+}
+
+#[test]
+fn background_and_laziness() {
+    let config = DataConfig { size: 24, background: Rgb([10, 20, 30]), ..DataConfig::default() };
+    let cached = Dataset::open(&config).unwrap();
+    let lazy = Dataset::open(&DataConfig { cache_mb: 0, ..config }).unwrap();
+    assert!(cached.is_cached() && !lazy.is_cached());
+    for i in [0, 100, 1000] {
+        let (a, b) = (cached.get(i).unwrap(), lazy.get(i).unwrap());
+        assert_eq!((&a.image, &a.name, a.class), (&b.image, &b.name, b.class));
+    }
+    assert_eq!(cached.get(0).unwrap().image.pixel(0, 0), [10, 20, 30]);
+    assert!(matches!(cached.get(1 << 20), Err(DataError::Index { .. })));
+}
