@@ -1,7 +1,7 @@
 //! A network and its parameterization, as a denoiser.
 
 use burn::tensor::Tensor;
-use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction};
+use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction, Vector};
 use tweedie_ops::Batch;
 
 use crate::network::{Condition, Mode, Network};
@@ -39,7 +39,10 @@ impl<'a, N: Network + ?Sized> NetworkDenoiser<'a, N> {
         let failed = |e: &dyn std::fmt::Display| Halt::Failed(e.to_string());
         self.network.check(shape, &times, &self.condition).map_err(|e| failed(&e))?;
 
-        let input = if scalings.c_in == 1.0 { x.clone() } else { x.clone().mul_scalar(scalings.c_in as f32) };
+        let input = match scalings.c_in {
+            1.0 => x.clone(),
+            c => Batch::lin(&[(c, &Batch(x.clone()))]).0,
+        };
         let raw = self.network.forward(input, &times, &self.condition, Mode::Eval);
         match raw.dims() {
             found if found == shape => Ok(raw),
