@@ -1,12 +1,12 @@
 //! Encoded bytes to a raster, with limits against files that claim or unfold to more than they should.
 
 use std::{
-    io::{BufRead, Cursor, Seek},
+    io::Cursor,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::resize::Raster;
 
@@ -20,24 +20,27 @@ const MAX_BYTES: u64 = 512 << 20;
 
 /// Decodes a file. The format is read from its first bytes, not from its name.
 pub(crate) fn file(path: &Path) -> Result<Raster, String> {
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    decode(std::io::BufReader::new(file))
+    let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
+    if length > MAX_BYTES {
+        return Err(format!("{length} bytes are more than the {} MiB allowed", MAX_BYTES >> 20));
+    }
+    bytes(&std::fs::read(path).map_err(|e| e.to_string())?)
 }
 
 /// Decodes an encoded image held in memory.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<Raster, String> {
-    decode(Cursor::new(bytes))
-}
-
-fn decode(source: impl BufRead + Seek) -> Result<Raster, String> {
     // Decoders of hostile input are written not to panic; should one do so, the image is corrupt, not us.
-    catch_unwind(AssertUnwindSafe(|| read(source))).unwrap_or_else(|_| Err("its decoder failed".into()))
+    catch_unwind(AssertUnwindSafe(|| read(bytes))).unwrap_or_else(|_| Err("its decoder failed".into()))
 }
 
-fn read(source: impl BufRead + Seek) -> Result<Raster, String> {
-    let mut reader = ImageReader::new(source).with_guessed_format().map_err(|e| e.to_string())?;
-    if reader.format().is_none() {
-        return Err("not a png, jpeg, gif, bmp, webp or tiff image".into());
+fn read(bytes: &[u8]) -> Result<Raster, String> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    match reader.format() {
+        None => return Err("not a png, jpeg, gif, bmp, webp or tiff image".into()),
+        Some(ImageFormat::Jpeg) if !jpeg_ends(bytes) => {
+            return Err("truncated: its end marker is missing".into());
+        }
+        Some(_) => {}
     }
     let mut limits = Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
@@ -58,6 +61,24 @@ fn read(source: impl BufRead + Seek) -> Result<Raster, String> {
     decoded.apply_orientation(orientation);
     let rgba = decoded.into_rgba8();
     Ok(Raster { width: rgba.width() as usize, height: rgba.height() as usize, rgba: rgba.into_raw() })
+}
+
+/// Whether an end marker follows the first scan: the decoder fills up what is missing with grey and says
+/// nothing. An end marker before it is a thumbnail's.
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    while let [0xff, marker, high, low, ..] = *rest {
+        if marker == 0xda {
+            break;
+        }
+        let length = match marker {
+            0xff => 1,
+            0x01 | 0xd0..=0xd7 => 2,
+            _ => 2 + usize::from(u16::from_be_bytes([high, low])),
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    rest.windows(2).any(|pair| pair == [0xff, 0xd9])
 }
 
 fn finite(image: &DynamicImage) -> Result<(), String> {

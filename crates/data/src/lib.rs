@@ -17,6 +17,8 @@
 //! # Ok::<(), tweedie_data::DataError>(())
 //! ```
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod augment;
 mod color;
 mod config;

@@ -135,9 +135,18 @@ pub(crate) fn warp(image: &Image, map: &Affine, padding: Padding) -> Vec<f32> {
         let [u, v] = map.apply([x - center[0], y - center[1]]);
         [u + center[0], v + center[1]]
     };
-    let offsets = if map.is_on_grid() { vec![[0.0; 2]] } else { footprint(map) };
     let area = width * height;
     let mut planes = vec![0.0; 3 * area];
+    if map.is_on_grid() {
+        for i in 0..area {
+            let [u, v] = source((i % width) as f64, (i / width) as f64);
+            let value =
+                pixel(image, padding.resolve(u as i64, width), padding.resolve(v as i64, height), padding);
+            (0..3).for_each(|c| planes[c * area + i] = value[c] / 127.5 - 1.0);
+        }
+        return planes;
+    }
+    let offsets = footprint(map);
     for i in 0..area {
         let mut sum = [0.0; 3];
         for [dx, dy] in &offsets {
@@ -163,6 +172,16 @@ fn footprint(map: &Affine) -> Vec<[f64; 2]> {
     along(y).iter().flat_map(|&dy| along(x).into_iter().map(move |dx| [dx, dy])).collect()
 }
 
+fn pixel(image: &Image, column: Option<usize>, row: Option<usize>, padding: Padding) -> [f32; 3] {
+    match (column, row) {
+        (Some(x), Some(y)) => {
+            let i = 3 * (y * image.width + x);
+            [0, 1, 2].map(|c| f32::from(image.pixels[i + c]))
+        }
+        _ => padding.color(),
+    }
+}
+
 fn read(image: &Image, [u, v]: [f64; 2], padding: Padding) -> [f32; 3] {
     let (left, top) = (u.floor(), v.floor());
     let weights = |t: f64| [-1.0, 0.0, 1.0, 2.0].map(|k| catmull_rom(t - k) as f32);
@@ -174,13 +193,7 @@ fn read(image: &Image, [u, v]: [f64; 2], padding: Padding) -> [f32; 3] {
         for (column, wx) in columns.into_iter().zip(across) {
             let weight = wx * wy;
             if weight != 0.0 {
-                let value = match (column, row) {
-                    (Some(x), Some(y)) => {
-                        let i = 3 * (y * image.width + x);
-                        [0, 1, 2].map(|c| f32::from(image.pixels[i + c]))
-                    }
-                    _ => padding.color(),
-                };
+                let value = pixel(image, column, row, padding);
                 (0..3).for_each(|c| sum[c] += weight * value[c]);
             }
         }

@@ -1,5 +1,7 @@
 //! The embedded collection: what is in it, and what the filters leave.
 
+#![allow(clippy::unwrap_used)]
+
 use tweedie_data::{DataConfig, DataError, Dataset, EmojiConfig, Rgb};
 
 fn open(emoji: EmojiConfig) -> Result<Dataset, DataError> {

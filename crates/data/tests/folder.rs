@@ -1,5 +1,7 @@
 //! Folders of files: formats, classes, captions, and everything that may be wrong with them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{fs, path::Path};
 
 use image::{DynamicImage, ImageFormat, Rgb32FImage, RgbImage, RgbaImage};
@@ -131,6 +133,8 @@ fn broken(dir: &Path) -> Vec<(&'static str, &'static str)> {
     let mut flipped = png.clone();
     flipped[png.len() / 2] ^= 0xff;
     fs::write(dir.join("flipped.png"), flipped).unwrap();
+    let jpeg = encoded(ImageFormat::Jpeg);
+    fs::write(dir.join("truncated.jpg"), &jpeg[..jpeg.len() / 2]).unwrap();
     let webp = encoded(ImageFormat::WebP);
     fs::write(dir.join("truncated.webp"), &webp[..webp.len() / 2]).unwrap();
     fs::write(dir.join("empty.png"), "").unwrap();
@@ -148,6 +152,7 @@ fn broken(dir: &Path) -> Vec<(&'static str, &'static str)> {
         ("flipped.png", ""),
         ("nan.tiff", "not finite"),
         ("text.jpg", "not a png"),
+        ("truncated.jpg", "truncated"),
         ("truncated.png", ""),
         ("truncated.webp", ""),
     ]
@@ -158,7 +163,7 @@ fn corrupt_images_are_skipped_or_fatal_and_always_named() {
     let dir = tempfile::tempdir().unwrap();
     let broken = broken(dir.path());
     let error = message(&config(dir.path()));
-    assert!(error.contains("all 7 found are corrupt") && error.contains("bomb.png"), "{error}");
+    assert!(error.contains("all 8 found are corrupt") && error.contains("bomb.png"), "{error}");
 
     let half = RgbaImage::from_pixel(3, 3, image::Rgba([0, 0, 0, 128]));
     half.save(dir.path().join("good.png")).unwrap();
@@ -172,9 +177,9 @@ fn corrupt_images_are_skipped_or_fatal_and_always_named() {
     }
 
     let lazy = Dataset::open(&DataConfig { cache_mb: 0, ..config(dir.path()) }).unwrap();
-    assert_eq!(lazy.len(), 8);
-    assert!((0..8).all(|i| lazy.get(i).unwrap().name == "good.png"), "the next good one stands in");
-    assert_eq!(lazy.skipped().len(), 7);
+    assert_eq!(lazy.len(), 9);
+    assert!((0..9).all(|i| lazy.get(i).unwrap().name == "good.png"), "the next good one stands in");
+    assert_eq!(lazy.skipped().len(), 8);
 
     let strict = DataConfig { on_error: OnError::Fail, ..config(dir.path()) };
     let error = message(&strict);

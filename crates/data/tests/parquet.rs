@@ -1,5 +1,7 @@
 //! Parquet: a file as Hugging Face writes it, and files made here to be unusual or broken.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{fs, path::Path, sync::Arc};
 
 use parquet::{

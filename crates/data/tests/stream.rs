@@ -1,5 +1,7 @@
 //! Augmentation and the stream of samples: pure functions of the seed and the position.
 
+#![allow(clippy::unwrap_used)]
+
 use tweedie_data::{
     AugmentConfig, Batch, DataConfig, Dataset, EdmConfig, Image, JitterConfig, Order, Padding, Rgb, Stream,
     augment,
