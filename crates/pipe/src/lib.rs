@@ -1,1 +1,22 @@
-//! tweedie-pipe.
+//! From a request to pictures: guidance, clamping, the sampling run, and the files that hold its result.
+//!
+//! [`Pipeline`] joins a model folder with a device; a [`Request`] says what to make and is written into
+//! the pictures, so that each can be made again.
+
+pub mod clamp;
+mod error;
+pub mod film;
+pub mod forward;
+pub mod guidance;
+pub mod media;
+mod pipeline;
+mod request;
+mod rows;
+mod watch;
+
+pub use error::PipelineError;
+pub use pipeline::{Event, NoiseOfRows, Output, Pipeline, Preview};
+pub use request::{ClassSelector, Request, Resolved};
+pub use rows::row_seed;
+pub use tweedie_data::Image;
+pub use watch::{Cancellable, Finite};

@@ -1,0 +1,47 @@
+use std::path::PathBuf;
+
+use tweedie_hub::HubError;
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// A model's file is missing or not understood, or a file cannot be written.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The request asks for what the model cannot give.
+    #[error("request: `{field}`: {reason}")]
+    Request {
+        /// Which of its fields.
+        field: &'static str,
+        /// What was found, and what was expected.
+        reason: String,
+    },
+    /// The run broke off.
+    #[error("step {step} of {of}: {reason}")]
+    Step {
+        /// Counted from 1.
+        step: usize,
+        /// All steps.
+        of: usize,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A picture that cannot be stored in this format.
+    #[error("{}: {reason}", path.display())]
+    Media {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl PipelineError {
+    pub(crate) fn request(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Request { field, reason: reason.into() }
+    }
+}

@@ -1,0 +1,57 @@
+//! Classifier-free guidance: `F = F_null + scale·(F_class − F_null)` for the network's raw output `F`,
+//! which for every parameterization is the same as guiding `x0` or `eps`. Ho & Salimans 2022,
+//! arXiv:2207.12598; within an interval of noise levels only: Kynkäänniemi et al. 2024, arXiv:2404.07724.
+
+use burn::tensor::Tensor;
+use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction};
+use tweedie_models::{Condition, Network, NetworkDenoiser};
+use tweedie_ops::Batch;
+
+/// A network guided towards a class per row.
+pub struct Guided<'a, N: ?Sized> {
+    /// The network.
+    pub network: &'a N,
+    /// What it answers.
+    pub parameterization: Parameterization,
+    /// The class of each row.
+    pub classes: Vec<usize>,
+    /// The class that stands for none.
+    pub null_class: usize,
+    /// 0 ignores the class, 1 is the network's answer for the class, more exaggerates it.
+    pub scale: f64,
+    /// The noise levels `sigma/alpha`, from and to, at which to guide; elsewhere the scale is 1.
+    pub interval: Option<[f64; 2]>,
+}
+
+impl<N: Network + ?Sized> Guided<'_, N> {
+    fn scale_at(&self, at: Level) -> f64 {
+        match self.interval {
+            Some([from, to]) if !(from..=to).contains(&at.nsr()) => 1.0,
+            _ => self.scale,
+        }
+    }
+}
+
+impl<N: Network + ?Sized> Denoiser<Batch<4>> for Guided<'_, N> {
+    /// One call of the network, with twice the rows where the scale is neither 0 nor 1.
+    fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
+        let scale = self.scale_at(at);
+        let nulls = || vec![self.null_class; self.classes.len()];
+        let ask = |classes: Vec<usize>| {
+            NetworkDenoiser::new(self.network, self.parameterization, Condition::classes(classes))
+        };
+        if scale == 1.0 {
+            return ask(self.classes.clone()).denoise(x, at);
+        }
+        if scale == 0.0 {
+            return ask(nulls()).denoise(x, at);
+        }
+        let rows = self.classes.len();
+        let classes = self.classes.iter().copied().chain(nulls()).collect();
+        let raw = ask(classes).raw(&Tensor::cat(vec![x.0.clone(), x.0.clone()], 0), at)?;
+        let given = Batch(raw.clone().narrow(0, 0, rows));
+        let null = Batch(raw.narrow(0, rows, rows));
+        let raw = tweedie_core::lin![scale => &given, 1.0 - scale => &null];
+        Ok(self.parameterization.read(x, &raw, at))
+    }
+}

@@ -1,0 +1,55 @@
+//! Animated WebP: the container of <https://developers.google.com/speed/webp/docs/riff_container> around
+//! lossless frames.
+
+use image_webp::{ColorType, EncodingError, WebPEncoder};
+use tweedie_data::Image;
+
+/// The largest side.
+pub(super) const MOST: u32 = 1 << 14;
+
+/// Frames of one size, shown for these thousandths of a second each, forever.
+pub(super) fn encode_animation(
+    frames: &[Image],
+    (width, height): (u32, u32),
+    delays: &[u16],
+) -> Result<Vec<u8>, EncodingError> {
+    const ANIMATED: u8 = 1 << 1;
+    const NO_BLENDING: u8 = 1 << 1;
+    let mut body = b"WEBP".to_vec();
+    let mut header = vec![ANIMATED, 0, 0, 0];
+    header.extend(three_bytes(width - 1));
+    header.extend(three_bytes(height - 1));
+    chunk(&mut body, b"VP8X", &header);
+    // Background colour and number of loops; none is forever.
+    chunk(&mut body, b"ANIM", &[255, 255, 255, 255, 0, 0]);
+    for (frame, delay) in frames.iter().zip(delays) {
+        let mut file = Vec::new();
+        WebPEncoder::new(&mut file).encode(&frame.pixels, width, height, ColorType::Rgb8)?;
+        let mut content = vec![0; 6];
+        content.extend(three_bytes(width - 1));
+        content.extend(three_bytes(height - 1));
+        content.extend(three_bytes(u32::from(*delay)));
+        content.push(NO_BLENDING);
+        // A still file is `RIFF`, its length, `WEBP`, and the chunk with the pixels.
+        content.extend(file.get(12..).unwrap_or_default());
+        chunk(&mut body, b"ANMF", &content);
+    }
+    let mut out = b"RIFF".to_vec();
+    out.extend((body.len() as u32).to_le_bytes());
+    out.extend(body);
+    Ok(out)
+}
+
+fn three_bytes(value: u32) -> [u8; 3] {
+    let [a, b, c, _] = value.to_le_bytes();
+    [a, b, c]
+}
+
+fn chunk(out: &mut Vec<u8>, name: &[u8; 4], content: &[u8]) {
+    out.extend(name);
+    out.extend((content.len() as u32).to_le_bytes());
+    out.extend(content);
+    if content.len() % 2 == 1 {
+        out.push(0);
+    }
+}

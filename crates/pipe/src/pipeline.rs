@@ -1,0 +1,360 @@
+//! The sampling run.
+
+use std::{
+    ops::{ControlFlow, Range},
+    path::Path,
+    sync::atomic::AtomicBool,
+};
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use tweedie_core::{Denoiser, Halt, Level, Move, noise::Noise, sample};
+use tweedie_data::Image;
+use tweedie_hub::{Extras, HubError, ModelDir, Recipe, SchedulerConfig};
+use tweedie_models::{Condition, HostTensor, Network, NetworkDenoiser, UNet2DModel};
+use tweedie_ops::{Batch, RowNoise};
+
+use crate::{
+    PipelineError, Request, Resolved,
+    clamp::Clamped,
+    guidance::Guided,
+    rows::row_seed,
+    watch::{Cancellable, Finite},
+};
+
+/// The draw of a row's initial noise; a trajectory's own draws count from 0.
+const INITIAL_DRAW: u64 = u64::MAX;
+
+/// A model on a device, ready to sample.
+pub struct Pipeline {
+    unet: UNet2DModel,
+    scheduler: SchedulerConfig,
+    extras: Extras,
+    device: Device,
+}
+
+/// What happens during a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A step is done.
+    Step {
+        /// Steps done so far, over all rows.
+        index: usize,
+        /// All steps.
+        of: usize,
+        /// Network evaluations so far.
+        evals: usize,
+        /// The rows that took this step.
+        rows: Range<usize>,
+        /// Which of the plan's steps it was, from 1.
+        step: usize,
+        /// The noise level reached.
+        level: Level,
+        /// The pictures at this moment.
+        preview: Preview<'a>,
+    },
+}
+
+/// The samples of a moment, read from the device only when asked for.
+#[derive(Debug)]
+pub struct Preview<'a> {
+    x: &'a Batch<4>,
+    x0: &'a Batch<4>,
+    level: Level,
+}
+
+impl Preview<'_> {
+    /// The clean samples as predicted in this step, `[rows, C, H, W]`.
+    pub fn x0(&self) -> HostTensor {
+        host(self.x0.0.clone())
+    }
+
+    /// The noisy samples, `[rows, C, H, W]`.
+    pub fn x(&self) -> HostTensor {
+        host(self.x.0.clone())
+    }
+
+    /// The predicted clean samples as pictures. Empty where the channels are not those of a picture.
+    pub fn x0_images(&self) -> Vec<Image> {
+        images(&self.x0()).unwrap_or_default()
+    }
+
+    /// The noisy samples as pictures, those of processes that let the variance grow scaled into range.
+    pub fn x_images(&self) -> Vec<Image> {
+        let scale = 1.0 / self.level.alpha.hypot(self.level.sigma).max(1.0);
+        let mut x = self.x();
+        x.values.iter_mut().for_each(|v| *v *= scale as f32);
+        images(&x).unwrap_or_default()
+    }
+}
+
+/// The result of a run.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The samples, `[count, C, H, W]`, nominally in `-1..=1` and not clamped to it.
+    pub tensors: HostTensor,
+    /// The samples as pictures. Empty where the channels are not those of a picture.
+    pub images: Vec<Image>,
+    /// The class of each, if the model has classes.
+    pub classes: Option<Vec<usize>>,
+    /// Network evaluations, summed over the chunks.
+    pub evals: usize,
+}
+
+impl Pipeline {
+    /// Loads the model in `dir` onto `device`.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged or not supported, or the folder has no scheduler.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, PipelineError> {
+        let mut folder = ModelDir::open(dir)?;
+        let scheduler = folder.scheduler.take().ok_or_else(|| HubError::Format {
+            path: dir.into(),
+            reason: "has no scheduler_config.json, which says how to sample".into(),
+        })?;
+        let unet = folder.load_unet(device)?;
+        Ok(Self::from_parts(unet, scheduler, folder.extras, device))
+    }
+
+    /// A pipeline of parts that are in memory; `unet` lives on `device`.
+    pub fn from_parts(
+        unet: UNet2DModel,
+        scheduler: SchedulerConfig,
+        extras: Extras,
+        device: &Device,
+    ) -> Self {
+        Self { unet, scheduler, extras, device: device.clone() }
+    }
+
+    /// The network.
+    pub fn unet(&self) -> &UNet2DModel {
+        &self.unet
+    }
+
+    /// How the network was trained and is sampled.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// Names of classes and defaults.
+    pub fn extras(&self) -> &Extras {
+        &self.extras
+    }
+
+    /// Checks a request without running it, and gives what it comes to.
+    ///
+    /// # Errors
+    /// [`PipelineError::Request`] naming the field, or an error of the plan.
+    pub fn resolve(&self, request: &Request) -> Result<(Resolved, Recipe), PipelineError> {
+        let resolved = request.resolve(self.unet.config(), &self.extras)?;
+        let recipe = self.scheduler.resolve_with(&resolved.sampling)?;
+        let [c, h, w] = resolved.shape;
+        let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
+        let condition = match &resolved.classes {
+            Some(classes) => Condition::classes(classes[..1].to_vec()),
+            None => Condition::default(),
+        };
+        self.unet
+            .check([1, c, h, w], &[time], &condition)
+            .map_err(|e| PipelineError::request("size", e.to_string()))?;
+        Ok((resolved, recipe))
+    }
+
+    /// Makes what the request asks for. `on` hears of every step and may stop the run.
+    ///
+    /// # Errors
+    /// For a request that does not suit the model, a network that answers with numbers that are not
+    /// finite, or [`PipelineError::Cancelled`] if `on` breaks.
+    pub fn run(
+        &self,
+        request: &Request,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Output, PipelineError> {
+        self.run_from(request, None, &AtomicBool::new(false), on)
+    }
+
+    /// As [`Self::run`], from given initial noise `[count, C, H, W]` of standard deviation 1 if there is
+    /// any, and stopping within a step once `cancelled` is set.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; also if the noise has another shape.
+    pub fn run_from(
+        &self,
+        request: &Request,
+        noise: Option<&HostTensor>,
+        cancelled: &AtomicBool,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Output, PipelineError> {
+        let (resolved, _) = self.resolve(request)?;
+        let seeds = (0..resolved.count as u64).map(|i| row_seed(resolved.seed, i)).collect();
+        self.run_with(request, noise, &mut SeededRows(RowNoise(seeds)), cancelled, on)
+    }
+
+    /// As [`Self::run_from`], with noise of the caller's own: `rows` gives the fresh noise of a range of
+    /// rows.
+    ///
+    /// # Errors
+    /// As [`Self::run_from`].
+    pub fn run_with(
+        &self,
+        request: &Request,
+        noise: Option<&HostTensor>,
+        rows: &mut dyn NoiseOfRows,
+        cancelled: &AtomicBool,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Output, PipelineError> {
+        let (resolved, recipe) = self.resolve(request)?;
+        let [c, h, w] = resolved.shape;
+        let shape = [resolved.count, c, h, w];
+        if let Some(noise) = noise
+            && noise.shape != shape
+        {
+            let reason = format!("has shape {:?}, expected {shape:?}", noise.shape);
+            return Err(PipelineError::request("noise", reason));
+        }
+        let guided = resolved.guidance != 1.0;
+        let chunk = if guided { (resolved.chunk / 2).max(1) } else { resolved.chunk };
+        let mut progress = Progress {
+            done: 0,
+            evals: 0,
+            steps: recipe.plan.solves(),
+            of: recipe.plan.solves() * resolved.count.div_ceil(chunk),
+        };
+        let mut values = Vec::with_capacity(shape.iter().product());
+        for start in (0..resolved.count).step_by(chunk) {
+            let range = start..(start + chunk).min(resolved.count);
+            let x = self.run_rows(&resolved, &recipe, range, noise, rows, cancelled, &mut progress, on)?;
+            values.extend(host(x.0).values);
+        }
+        let tensors = HostTensor { shape: shape.to_vec(), values };
+        let images = images(&tensors).unwrap_or_default();
+        Ok(Output { tensors, images, classes: resolved.classes, evals: progress.evals })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn run_rows(
+        &self,
+        resolved: &Resolved,
+        recipe: &Recipe,
+        rows: Range<usize>,
+        noise: Option<&HostTensor>,
+        source: &mut dyn NoiseOfRows,
+        cancelled: &AtomicBool,
+        progress: &mut Progress,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Batch<4>, PipelineError> {
+        let [c, h, w] = resolved.shape;
+        let shape = [rows.len(), c, h, w];
+        let classes = resolved.classes.as_ref().map(|all| all[rows.clone()].to_vec());
+        let start = match noise {
+            Some(noise) => {
+                let values = noise.values[rows.start * c * h * w..rows.end * c * h * w].to_vec();
+                Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32))
+            }
+            None => source.normal(rows.clone(), shape, INITIAL_DRAW, &self.device),
+        };
+        let start = Batch(start.mul_scalar(recipe.plan.start_std as f32));
+
+        let plain;
+        let guided;
+        let parameterization = recipe.parameterization;
+        let network: &dyn Denoiser<Batch<4>> = match (classes, resolved.null_class) {
+            (Some(classes), Some(null_class)) => {
+                let (scale, interval) = (resolved.guidance, resolved.guidance_interval);
+                let network = &self.unet;
+                guided = Guided { network, parameterization, classes, null_class, scale, interval };
+                &guided
+            }
+            (classes, _) => {
+                let condition = Condition { classes, embedding: None };
+                plain = NetworkDenoiser::new(&self.unet, parameterization, condition);
+                &plain
+            }
+        };
+        let cancellable = Cancellable { inner: network, cancelled };
+        let finite = Finite(&cancellable);
+        let clamped = recipe.clamp.map(|clamp| Clamped { inner: &finite, clamp });
+        let denoiser: &dyn Denoiser<Batch<4>> = match &clamped {
+            Some(clamped) => clamped,
+            None => &finite,
+        };
+
+        let mut fresh = |like: &Batch<4>, draw: u64| {
+            Batch(source.normal(rows.clone(), like.0.dims(), draw, &like.0.device()))
+        };
+        let solver = recipe.solver.build::<Batch<4>>();
+        let mut x = start.clone();
+        let mut x0 = None;
+        let (mut step, mut evals) = (0, 0);
+        let fresh: &mut dyn Noise<Batch<4>> = &mut fresh;
+        let mut trajectory = sample(&recipe.plan, &*solver, denoiser, start, fresh);
+        let moves = &recipe.plan.moves;
+        for (i, this) in moves.iter().enumerate() {
+            let Some(moment) = trajectory.next() else { break };
+            let moment = moment.map_err(|halt| match halt {
+                Halt::Cancelled => PipelineError::Cancelled,
+                Halt::Failed(reason) => PipelineError::Step { step: step + 1, of: progress.steps, reason },
+            })?;
+            step += usize::from(matches!(this, Move::Solve(_)));
+            progress.evals += moment.evals - evals;
+            evals = moment.evals;
+            x0 = moment.x0.or(x0);
+            x = moment.x;
+            // Fresh noise and relabelling after a solver's move belong to the same step.
+            if let (Some(x0), None | Some(Move::Solve(_))) = (&x0, moves.get(i + 1)) {
+                progress.done += 1;
+                let event = Event::Step {
+                    index: progress.done,
+                    of: progress.of,
+                    evals: progress.evals,
+                    rows: rows.clone(),
+                    step,
+                    level: moment.level,
+                    preview: Preview { x: &x, x0, level: moment.level },
+                };
+                if on(event).is_break() {
+                    return Err(PipelineError::Cancelled);
+                }
+            }
+        }
+        Ok(x)
+    }
+}
+
+struct Progress {
+    done: usize,
+    evals: usize,
+    steps: usize,
+    of: usize,
+}
+
+/// Fresh noise for single rows of a request.
+pub trait NoiseOfRows {
+    /// A standard normal of `shape = [rows, C, H, W]`: draw number `draw` of each of these rows.
+    fn normal(&mut self, rows: Range<usize>, shape: [usize; 4], draw: u64, device: &Device) -> Tensor<4>;
+}
+
+struct SeededRows(RowNoise);
+
+impl NoiseOfRows for SeededRows {
+    fn normal(&mut self, rows: Range<usize>, shape: [usize; 4], draw: u64, device: &Device) -> Tensor<4> {
+        RowNoise(self.0.0[rows].to_vec()).tensor(shape, draw, device)
+    }
+}
+
+fn host(x: Tensor<4>) -> HostTensor {
+    let shape = x.dims().to_vec();
+    HostTensor { shape, values: x.into_data().iter::<f32>().collect() }
+}
+
+/// Rows of `[B, 3, H, W]` or, grey, `[B, 1, H, W]`, as pictures; `None` if they are neither.
+fn images(x: &HostTensor) -> Option<Vec<Image>> {
+    let &[_, channels, height, width] = &*x.shape else { return None };
+    let repeated = match channels {
+        3 => 1,
+        1 => 3,
+        _ => return None,
+    };
+    let rows = x.values.chunks_exact((channels * height * width).max(1));
+    Some(rows.map(|row| Image::from_planes(width, height, &row.repeat(repeated))).collect())
+}

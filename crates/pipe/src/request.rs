@@ -1,0 +1,272 @@
+//! What to make.
+
+use std::{convert::Infallible, num::NonZeroUsize, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use tweedie_core::spacing::Spacing;
+use tweedie_hub::{Extras, Sampling};
+use tweedie_models::{UNet2DConfig, unet::ClassEmbedType};
+
+use crate::PipelineError;
+
+/// A class, by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ClassSelector {
+    /// Its number.
+    Index(usize),
+    /// Its name, as the model has it; upper and lower case are alike.
+    Name(String),
+}
+
+impl FromStr for ClassSelector {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(text.parse().map_or_else(|_| Self::Name(text.into()), Self::Index))
+    }
+}
+
+/// What to make. Of what is left out, the model decides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Request {
+    /// How many pictures.
+    pub count: NonZeroUsize,
+    /// Picture `i` is of class `i mod n` of these `n`. By default of each of the model's classes in turn,
+    /// the one that stands for none left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<ClassSelector>>,
+    /// Picture `i` is a function of this number, `i`, and what else is asked for.
+    pub seed: u64,
+    /// Steps of the solver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<NonZeroUsize>,
+    /// Its name: one of `tweedie_core::solver::SOLVERS`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solver: Option<String>,
+    /// Which noise levels to visit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spacing: Option<Spacing>,
+    /// Fresh noise, from 0 (none) to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<f64>,
+    /// How much to exaggerate the class; 1 is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f64>,
+    /// The noise levels `sigma/alpha`, from and to, at which guidance acts; by default all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<[f64; 2]>,
+    /// Height and width of the pictures; by default those the model was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<[usize; 2]>,
+    /// The most rows in one call of the network: less needs less memory, and changes nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<NonZeroUsize>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            count: NonZeroUsize::MIN,
+            classes: None,
+            seed: 0,
+            steps: None,
+            solver: None,
+            spacing: None,
+            eta: None,
+            guidance: None,
+            guidance_interval: None,
+            size: None,
+            chunk: None,
+        }
+    }
+}
+
+/// The most pictures of one request.
+const MOST: usize = 1 << 16;
+/// Rows in one call of the network, if the request does not say.
+const CHUNK: usize = 16;
+/// Steps, if neither request nor model say.
+const STEPS: usize = 50;
+
+/// A request whose every field is known to suit the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved {
+    /// How many pictures.
+    pub count: usize,
+    /// The class of each, if the network has classes.
+    pub classes: Option<Vec<usize>>,
+    /// As in the request.
+    pub seed: u64,
+    /// How to sample.
+    pub sampling: Sampling,
+    /// Scale of the guidance.
+    pub guidance: f64,
+    /// Where it acts.
+    pub guidance_interval: Option<[f64; 2]>,
+    /// The class that stands for none; known where the guidance is not 1.
+    pub null_class: Option<usize>,
+    /// Channels, height and width.
+    pub shape: [usize; 3],
+    /// The most rows in one call of the network, guidance included.
+    pub chunk: usize,
+}
+
+impl Request {
+    /// Fills in what the model decides, and checks the rest against it.
+    ///
+    /// # Errors
+    /// [`PipelineError::Request`] naming the field, what was found and what was expected.
+    pub fn resolve(&self, network: &UNet2DConfig, extras: &Extras) -> Result<Resolved, PipelineError> {
+        let fail = PipelineError::request;
+        let (count, own) = (self.count.get(), &extras.sampling);
+        if count > MOST {
+            return Err(fail("count", format!("{count}: expected at most {MOST}")));
+        }
+        let classes = self.classes_of(network, extras)?;
+        let guidance = self.guidance.or(own.guidance.filter(|_| classes.is_some())).unwrap_or(1.0);
+        if !guidance.is_finite() || guidance < 0.0 {
+            return Err(fail("guidance", format!("{guidance}: expected a number, at least 0")));
+        }
+        if guidance != 1.0 && (classes.is_none() || extras.null_class.is_none()) {
+            let reason = "needs a model with classes, one of which stands for none; this one has no such";
+            return Err(fail("guidance", reason.into()));
+        }
+        if let Some([from, to]) = self.guidance_interval
+            && !(from >= 0.0 && from < to)
+        {
+            return Err(fail("guidance_interval", format!("[{from}, {to}]: expected 0 ≤ from < to")));
+        }
+        let [height, width] = match (self.size, network.sample_size) {
+            (Some(size), _) => size,
+            (None, Some(size)) => size.dims(),
+            (None, None) => {
+                return Err(fail("size", "the model does not say one, so the request must".into()));
+            }
+        };
+        let sampling = Sampling {
+            steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),
+            solver: self.solver.clone().or_else(|| own.solver.clone()),
+            spacing: self.spacing.or(own.spacing),
+            eta: self.eta.or(own.eta),
+        };
+        Ok(Resolved {
+            count,
+            classes,
+            seed: self.seed,
+            sampling,
+            guidance,
+            guidance_interval: self.guidance_interval,
+            null_class: extras.null_class,
+            shape: [network.in_channels, height, width],
+            chunk: self.chunk.map_or(CHUNK, NonZeroUsize::get),
+        })
+    }
+
+    fn classes_of(
+        &self,
+        network: &UNet2DConfig,
+        extras: &Extras,
+    ) -> Result<Option<Vec<usize>>, PipelineError> {
+        let fail = |reason: String| PipelineError::request("classes", reason);
+        let known = match (network.class_embed_type, network.num_class_embeds) {
+            (None, Some(n)) => n,
+            (None, None) if self.classes.is_none() => return Ok(None),
+            (None, None) => return Err(fail("this model knows no classes".into())),
+            (Some(kind), _) => {
+                let kind = match kind {
+                    ClassEmbedType::Timestep => "times",
+                    ClassEmbedType::Identity => "vectors",
+                };
+                return Err(fail(format!("this model's classes are {kind}, which requests do not have")));
+            }
+        };
+        let chosen = match &self.classes {
+            None => (0..known).filter(|c| Some(*c) != extras.null_class).collect(),
+            Some(list) => {
+                let find = |class: &ClassSelector| find(class, known, &extras.class_names).map_err(fail);
+                list.iter().map(find).collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        if chosen.is_empty() {
+            return Err(fail("an empty list; expected at least one class".into()));
+        }
+        Ok(Some(chosen.iter().copied().cycle().take(self.count.get()).collect()))
+    }
+}
+
+fn find(class: &ClassSelector, known: usize, names: &[String]) -> Result<usize, String> {
+    match class {
+        ClassSelector::Index(i) if *i < known => Ok(*i),
+        ClassSelector::Index(i) => Err(format!("{i}: this model has the classes 0 to {}", known - 1)),
+        ClassSelector::Name(name) => {
+            let found = names.iter().position(|n| n.to_lowercase() == name.to_lowercase());
+            found.ok_or_else(|| match names {
+                [] => {
+                    format!("`{name}`: this model's classes have no names, only numbers 0 to {}", known - 1)
+                }
+                _ => format!("`{name}` is not one of {}", names.join(", ")),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> (UNet2DConfig, Extras) {
+        let sample_size = Some(tweedie_models::unet::SampleSize::Square(8));
+        let network = UNet2DConfig { num_class_embeds: Some(4), sample_size, ..Default::default() };
+        let class_names = ["Cat", "Dog", "Bird"].map(String::from).to_vec();
+        (network, Extras { class_names, null_class: Some(3), ..Default::default() })
+    }
+
+    fn resolve(json: &str) -> Result<Resolved, String> {
+        let (network, extras) = model();
+        let request: Request = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        request.resolve(&network, &extras).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn classes_are_cycled_and_named() {
+        let classes = |json| resolve(json).unwrap().classes.unwrap();
+        assert_eq!(classes(r#"{"count": 4}"#), [0, 1, 2, 0]);
+        assert_eq!(classes(r#"{"count": 3, "classes": ["dog", 3]}"#), [1, 3, 1]);
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (json, words) in [
+            (r#"{"classes": ["cow"]}"#, ["`classes`", "Cat, Dog, Bird"]),
+            (r#"{"classes": [9]}"#, ["`classes`", "0 to 3"]),
+            (r#"{"classes": []}"#, ["`classes`", "at least one"]),
+            (r#"{"guidance": -1}"#, ["`guidance`", "at least 0"]),
+            (r#"{"guidance_interval": [2, 1]}"#, ["`guidance_interval`", "from < to"]),
+            (r#"{"count": 1000000}"#, ["`count`", "at most"]),
+            (r#"{"count": 0}"#, ["0", "nonzero"]),
+            (r#"{"stepps": 3}"#, ["stepps", "steps"]),
+        ] {
+            let error = resolve(json).unwrap_err();
+            assert!(words.iter().all(|w| error.contains(w)), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn guidance_needs_a_class_for_none() {
+        let (network, mut extras) = model();
+        extras.null_class = None;
+        let request = Request { guidance: Some(2.0), ..Default::default() };
+        let error = request.resolve(&network, &extras).unwrap_err().to_string();
+        assert!(error.contains("`guidance`"), "{error}");
+    }
+
+    #[test]
+    fn json_keeps_what_was_asked_for_and_no_more() {
+        let request = Request { seed: 7, steps: NonZeroUsize::new(20), ..Default::default() };
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(text, r#"{"count":1,"seed":7,"steps":20}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+    }
+}
