@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{DType, Device, Tensor, TensorData},
+};
 use safetensors::SafeTensors;
 use tweedie_models::{Condition, HostTensor, Mode, UNet2DConfig, UNet2DModel, params};
 
@@ -165,5 +168,57 @@ fn outputs_are_diffusers() {
             .fold((0.0, 0), |a, b| if b.0 > a.0 || b.0.is_nan() { b } else { a });
         eprintln!("{name}: {} elements within {:.1e} of the rms {rms:.3}", expected.len(), worst.0);
         assert!(worst.0 < TOLERANCE, "{name}: element {} is off by {:.1e} of the rms", worst.1, worst.0);
+    }
+}
+
+/// Every parameter's gradient, in the order of names.
+struct Gradients<'a> {
+    path: Vec<String>,
+    gradients: &'a burn::tensor::Gradients,
+    found: BTreeMap<String, Vec<f32>>,
+}
+
+impl ModuleVisitor for Gradients<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
+        if let Some(g) = p.val().grad(self.gradients) {
+            self.found.insert(self.path.join("."), g.into_data().try_into_vec().unwrap());
+        }
+    }
+}
+
+#[test]
+fn gradients_are_pytorchs() {
+    let device = Device::flex();
+    for (name, golden) in goldens() {
+        let Some(expected) = golden.tensor::<4>("gradients") else { continue };
+        let expected: Vec<f32> = expected.into_iter().map(f32::from_le_bytes).collect();
+        let (x, times, condition) = inputs(&golden, &device);
+        let model = model(&golden, &device.clone().autodiff());
+        let y = model.forward(x, &times, &condition, Mode::Eval);
+        let gradients = (y.clone() * y).mean().backward();
+        let mut visitor = Gradients { path: Vec::new(), gradients: &gradients, found: BTreeMap::new() };
+        model.visit(&mut visitor);
+
+        assert_eq!(visitor.found.len() * 2, expected.len(), "{name}");
+        let largest = expected.chunks(2).fold(0f32, |a, pair| a.max(pair[0]));
+        let mut worst = 0f32;
+        for ((parameter, found), want) in visitor.found.iter().zip(expected.chunks(2)) {
+            let squares: f64 = found.iter().map(|v| f64::from(*v).powi(2)).sum();
+            let rms = (squares / found.len() as f64).sqrt() as f32;
+            // Gradients of key biases are zero but for rounding.
+            let scale = want[0] + 1e-4 * largest;
+            let off = ((rms - want[0]).abs() / scale).max((found[found.len() - 1] - want[1]).abs() / scale);
+            assert!(off < 1e-3, "{name}: {parameter} is {rms} instead of {}, off by {off:.1e}", want[0]);
+            worst = worst.max(off);
+        }
+        eprintln!("{name}: {} gradients within {worst:.1e}", visitor.found.len());
     }
 }

@@ -5,7 +5,8 @@
 
 Weights and inputs are functions of a tensor's name and the element's index, so they need no storing; the
 test computes the same ones. Files hold the output (all of it, or 256 elements and their places for a large
-network), and as metadata the configuration, the other inputs, a digest of all tensor names and shapes, and
+network), for small networks also the gradient of the output's mean square (for each parameter in the order of
+names its root mean square and its last element), and as metadata the configuration, the other inputs, a digest of all tensor names and shapes, and
 the versions used.
 """
 
@@ -310,16 +311,20 @@ def make(name):
         labels = sample("embedding", (shape[0], model.time_embedding.linear_2.out_features))
     elif classes is not None:
         labels = torch.tensor(classes)
-    with torch.no_grad():
-        out = model(sample("sample", shape), torch.tensor(times), class_labels=labels).sample.numpy()
+    out = model(sample("sample", shape), torch.tensor(times), class_labels=labels).sample
+    out.square().mean().backward()
+    grads = {k: p.grad for k, p in sorted(model.named_parameters()) if p.grad is not None}
+    out = out.detach().numpy()
     assert np.isfinite(out).all()
 
     listing = "".join(f"{k} {json.dumps(s)}\n" for k, s in sorted(shapes.items()))
     count = sum(math.prod(s) for s in shapes.values())
-    tensors = {"output": np.ascontiguousarray(out)}
-    if out.size > 3000 or count > 10**7:
+    if count > 10**7:
         at = places(out.shape)
         tensors = {"places": at, "values": out.reshape(-1)[at]}
+    else:
+        rms = [[g.square().mean().sqrt().item(), g.reshape(-1)[-1].item()] for g in grads.values()]
+        tensors = {"output": np.ascontiguousarray(out), "gradients": np.array(rms, dtype=np.float32)}
     metadata = {
         "config": json.dumps({"_class_name": "UNet2DModel", **config}),
         "sample": json.dumps(shape),
