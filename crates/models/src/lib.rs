@@ -4,6 +4,8 @@
 //! a parameterization and so answers what solvers ask. Parameters are named as in published checkpoints
 //! (see [`params`]).
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod denoiser;
 pub mod layers;
 pub mod network;

@@ -1,5 +1,7 @@
 //! Configurations: what is read, written and refused.
 
+#![allow(clippy::unwrap_used)]
+
 use burn::tensor::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use tweedie_core::noise::generator;

@@ -1,5 +1,7 @@
 //! The U-Net against diffusers. The files were made by `golden/make.py`, which tells the format.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 use std::{
     collections::BTreeMap,
     fs,

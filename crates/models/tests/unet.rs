@@ -1,5 +1,7 @@
 //! The U-Net beyond its golden outputs: initial weights, gradients, dropout, the denoiser.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use burn::{
