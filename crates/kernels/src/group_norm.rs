@@ -1,14 +1,20 @@
-//! Group normalization with an optional SiLU, and its gradient.
+//! Group normalization (Wu & He 2018, arXiv:1803.08494), optionally followed by SiLU, and its gradient.
 //!
 //! `x: [batch, pixels, channels]`; a group is `channels / groups` neighbouring channels over all pixels.
-//! Statistics are sums of deviations from the group's first element, so a large mean costs no digits.
+//! With `x̂ = (x - mean)·rstd` and `z = x̂·weight + bias` the result is `z` or `z·sigmoid(z)`. For `dz`, the
+//! gradient of `z`, and a group of `n` numbers,
+//! `dx = rstd·(weight·dz - (Σ weight·dz + x̂·Σ weight·dz·x̂) / n)`.
+//!
+//! Sums are of differences from each block's first pixel, in `f32` over a block and in `f64` over blocks, so a
+//! large mean costs no digits.
 
 use crate::{
     Isa,
     elementwise::silu_slope,
     isa::dispatch,
-    par::{self, Ptr},
+    par::{Ptr, Scratch},
     simd::{LANES, Simd},
+    split::{Blocks, load, store, strips, total},
 };
 
 /// Shape and settings of a group normalization.
@@ -28,110 +34,68 @@ pub struct GroupNorm {
     pub silu: bool,
 }
 
-/// Pixels of a piece. Fixed, so that sums do not depend on threads.
-const ROWS: usize = 64;
-
 impl GroupNorm {
-    fn len(&self) -> usize {
-        self.batch * self.pixels * self.channels
+    fn check(&self, images: &[usize], channels: &[usize], groups: &[usize]) {
+        let divides = self.groups > 0 && self.channels.is_multiple_of(self.groups);
+        assert!(divides, "groups divide the channels: {self:?}");
+        let len = self.batch * self.pixels * self.channels;
+        assert!(images.iter().all(|&l| l == len), "lengths {images:?} of images of {self:?}");
+        assert!(channels.iter().all(|&l| l == self.channels), "lengths {channels:?} per channel of {self:?}");
+        assert!(
+            groups.iter().all(|&l| l == self.batch * self.groups),
+            "lengths {groups:?} per group of {self:?}"
+        );
     }
 
-    fn check(&self, lens: &[usize]) {
-        assert!(self.groups > 0 && self.channels.is_multiple_of(self.groups), "groups divide the channels");
-        assert!(lens.iter().all(|&l| l == self.len()), "lengths of a group normalization {self:?}");
+    fn blocks(&self) -> Blocks {
+        Blocks::new(self.batch, self.pixels, self.channels)
     }
 
-    fn pieces(&self) -> usize {
-        self.pixels.div_ceil(ROWS)
-    }
-
-    /// Elements of a group.
-    fn count(&self) -> f64 {
-        (self.pixels * self.channels / self.groups) as f64
-    }
-}
-
-/// The channels of a sample: `z = x·scale + shift`.
-struct Affine {
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-}
-
-/// Runs `f(sample, piece)` over all pieces: whole samples per task where there are enough of them.
-fn for_each_piece(n: &GroupNorm, f: impl Fn(usize, usize) + Sync + Send) {
-    let pieces = n.pieces();
-    par::for_each_piece(n.batch * pieces, 4, |from, to| {
-        for i in from..to {
-            f(i / pieces, i % pieces);
+    /// `[rows][channels]` numbers per sample, from the values of a sample and channel.
+    fn factors<const N: usize>(&self, value: impl Fn(usize, usize) -> [f32; N]) -> Vec<f32> {
+        let (c, size) = (self.channels, self.channels / self.groups);
+        let mut factors = vec![0.0; self.batch * N * c];
+        for (b, sample) in factors.chunks_exact_mut((N * c).max(1)).enumerate() {
+            for channel in 0..c {
+                for (i, v) in value(b * self.groups + channel / size, channel).into_iter().enumerate() {
+                    sample[i * c + channel] = v;
+                }
+            }
         }
-    });
+        factors
+    }
+}
+
+/// What the loops over a block's pixels share.
+#[derive(Clone, Copy)]
+struct Strip {
+    pixels: usize,
+    channels: usize,
+    /// `[rows][channels]`.
+    factors: *const f32,
+    silu: bool,
 }
 
 /// Mean and reciprocal standard deviation of each sample and group, `[batch, groups]` each.
 pub fn statistics(isa: Isa, n: &GroupNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
-    n.check(&[x.len()]);
-    assert!(mean.len() == n.batch * n.groups && rstd.len() == mean.len(), "one number per sample and group");
-    let (channels, pieces, size) = (n.channels, n.pieces(), n.channels / n.groups);
-    let mut parts = vec![0.0f32; n.batch * pieces * 2 * channels];
-    let pivots: Vec<f32> = (0..n.batch * channels)
-        .map(|i| {
-            let (b, c) = (i / channels, i % channels);
-            if n.pixels == 0 { 0.0 } else { x[b * n.pixels * channels + c / size * size] }
-        })
-        .collect();
-    let (source, to) = (Ptr::from_const(x.as_ptr()), Ptr::new(&mut parts));
-    let pivots_at = Ptr::from_const(pivots.as_ptr());
-    for_each_piece(n, |b, p| {
-        let rows = ROWS.min(n.pixels - p * ROWS);
-        // SAFETY: inside `x` by `check`; every piece has its own part.
-        unsafe {
-            let x = source.get().add((b * n.pixels + p * ROWS) * channels).cast_const();
-            let pivot = pivots_at.get().add(b * channels).cast_const();
-            let to = to.get().add((b * pieces + p) * 2 * channels);
-            dispatch!(isa, moments(x: *const f32, pivot: *const f32, rows: usize, channels: usize, to: *mut f32))
-        }
-    });
-    for (i, (mean, rstd)) in mean.iter_mut().zip(rstd).enumerate() {
-        let (b, g) = (i / n.groups, i % n.groups);
-        let (mut sum, mut square) = (0.0f64, 0.0f64);
-        for part in parts[b * pieces * 2 * channels..].chunks(2 * channels).take(pieces) {
-            sum += part[g * size..(g + 1) * size].iter().map(|&v| f64::from(v)).sum::<f64>();
-            square += part[channels + g * size..][..size].iter().map(|&v| f64::from(v)).sum::<f64>();
-        }
-        let shift = sum / n.count();
-        let variance = (square / n.count() - shift * shift).max(0.0);
-        *mean = (f64::from(pivots[b * channels + g * size]) + shift) as f32;
-        *rstd = (1.0 / (variance + f64::from(n.eps)).sqrt()) as f32;
-    }
-}
-
-#[inline(always)]
-unsafe fn moments<S: Simd>(x: *const f32, pivot: *const f32, rows: usize, channels: usize, out: *mut f32) {
-    let mut c = 0;
-    while c < channels {
-        let n = (channels - c).min(LANES);
-        let pivot = S::load_n(pivot.add(c), n);
-        let (mut sum, mut square) = (S::zero(), S::zero());
-        for r in 0..rows {
-            let d = S::sub(S::load_n(x.add(r * channels + c), n), pivot);
-            sum = S::add(sum, d);
-            square = S::fma(d, d, square);
-        }
-        S::store_n(out.add(c), sum, n);
-        S::store_n(out.add(channels + c), square, n);
-        c += LANES;
-    }
-}
-
-fn affine(n: &GroupNorm, mean: &[f32], rstd: &[f32], weight: &[f32], bias: &[f32]) -> Affine {
-    assert!(weight.len() == n.channels && bias.len() == n.channels, "one weight and bias per channel");
-    let size = n.channels / n.groups;
-    let group = |i: usize| i / n.channels * n.groups + i % n.channels / size;
-    let all = 0..n.batch * n.channels;
-    let scale: Vec<f32> = all.map(|i| rstd[group(i)] * weight[i % n.channels]).collect();
-    let shift =
-        scale.iter().enumerate().map(|(i, s)| (-mean[group(i)]).mul_add(*s, bias[i % n.channels])).collect();
-    Affine { scale, shift }
+    n.check(&[x.len()], &[], &[mean.len(), rstd.len()]);
+    let (blocks, c) = (n.blocks(), n.channels);
+    let sums = Scratch::take(blocks.partials(2));
+    let (x, sums) = (Ptr::from_const(x.as_ptr()), sums.ptr());
+    let (mean, rstd) = (Ptr::new(mean), Ptr::new(rstd));
+    blocks.each_then(
+        // SAFETY: lengths are checked above; tasks write disjoint parts. So below.
+        |b, i| unsafe {
+            let (at, pixels) = blocks.get(b, i);
+            let (x, sums) = (x.get().add(at), sums.get().add(blocks.partial(b, i, 2)));
+            dispatch!(isa, differences(x: *const f32, pixels: usize, c: usize, sums: *mut f32))
+        },
+        |b| unsafe {
+            let (x, sums) = (x.get().add(blocks.get(b, 0).0), sums.get().add(blocks.partial(b, 0, 2)));
+            let (mean, rstd) = (mean.get().add(b * n.groups), rstd.get().add(b * n.groups));
+            dispatch!(isa, moments(n: &GroupNorm, x: *const f32, sums: *const f32, mean: *mut f32, rstd: *mut f32));
+        },
+    );
 }
 
 /// `(x - mean)·rstd·weight + bias`, then SiLU where asked.
@@ -143,45 +107,20 @@ pub fn forward(
     [weight, bias]: [&[f32]; 2],
     out: &mut [f32],
 ) {
-    n.check(&[x.len(), out.len()]);
-    let a = affine(n, mean, rstd, weight, bias);
-    let (x, out, channels, silu) = (Ptr::from_const(x.as_ptr()), Ptr::new(out), n.channels, n.silu);
-    for_each_piece(n, |b, p| {
-        let rows = ROWS.min(n.pixels - p * ROWS);
-        let at = (b * n.pixels + p * ROWS) * channels;
-        let (scale, shift) = (a.scale[b * channels..].as_ptr(), a.shift[b * channels..].as_ptr());
-        // SAFETY: inside the buffers by `check`; pieces are disjoint.
+    n.check(&[x.len(), out.len()], &[weight.len(), bias.len()], &[mean.len(), rstd.len()]);
+    let factors = n.factors(|g, c| [mean[g], rstd[g] * weight[c], bias[c]]);
+    let (blocks, c, silu) = (n.blocks(), n.channels, n.silu);
+    let (x, out) = (Ptr::from_const(x.as_ptr()), Ptr::new(out));
+    blocks.each(|b, i| {
+        let (at, pixels) = blocks.get(b, i);
+        let factors = factors[b * 3 * c..].as_ptr();
+        // SAFETY: lengths are checked above; tasks write disjoint parts.
         unsafe {
-            let (x, out) = (x.get().add(at).cast_const(), out.get().add(at));
-            dispatch!(isa, apply(
-                x: *const f32, scale: *const f32, shift: *const f32, rows: usize, channels: usize, silu: bool, out: *mut f32
-            ))
+            let (x, out) = (x.get().add(at), out.get().add(at));
+            let job = Strip { pixels, channels: c, factors, silu };
+            dispatch!(isa, normalize(x: *const f32, job: Strip, out: *mut f32))
         }
     });
-}
-
-#[inline(always)]
-unsafe fn apply<S: Simd>(
-    x: *const f32,
-    scale: *const f32,
-    shift: *const f32,
-    rows: usize,
-    channels: usize,
-    silu: bool,
-    out: *mut f32,
-) {
-    let mut c = 0;
-    while c < channels {
-        let n = (channels - c).min(LANES);
-        let (scale, shift) = (S::load_n(scale.add(c), n), S::load_n(shift.add(c), n));
-        for r in 0..rows {
-            let at = r * channels + c;
-            let z = S::fma(S::load_n(x.add(at), n), scale, shift);
-            let y = if silu { S::mul(z, S::sigmoid(z)) } else { z };
-            S::store_n(out.add(at), y, n);
-        }
-        c += LANES;
-    }
 }
 
 /// Gradients of the input (into `dx`), the weight and the bias.
@@ -195,128 +134,254 @@ pub fn backward(
     dx: &mut [f32],
     [dweight, dbias]: [&mut [f32]; 2],
 ) {
-    n.check(&[x.len(), dy.len(), dx.len()]);
-    assert!(dweight.len() == n.channels && dbias.len() == n.channels, "one weight and bias per channel");
-    let a = affine(n, mean, rstd, weight, bias);
-    let (channels, pieces, size, silu) = (n.channels, n.pieces(), n.channels / n.groups, n.silu);
-    // Per piece and channel: Σ dz and Σ dz·(x - mean), where z is the value before SiLU.
-    let mut parts = vec![0.0f32; n.batch * pieces * 2 * channels];
-    let centers: Vec<f32> =
-        (0..n.batch * channels).map(|i| mean[i / channels * n.groups + i % channels / size]).collect();
+    let per_channel = [weight.len(), bias.len(), dweight.len(), dbias.len()];
+    n.check(&[x.len(), dy.len(), dx.len()], &per_channel, &[mean.len(), rstd.len()]);
+    let (blocks, c, silu) = (n.blocks(), n.channels, n.silu);
+    let mut factors = n.factors(|g, c| [mean[g], rstd[g], weight[c], bias[c]]);
+    let mut totals = vec![0.0f64; blocks.batch * 2 * c];
+    let sums = Scratch::take(blocks.partials(2));
+    let (sums, factors, totals_of) = (sums.ptr(), Ptr::new(&mut factors), Ptr::new(&mut totals));
     let (x, dy, dx) = (Ptr::from_const(x.as_ptr()), Ptr::from_const(dy.as_ptr()), Ptr::new(dx));
-    let to = Ptr::new(&mut parts);
-    for_each_piece(n, |b, p| {
-        let rows = ROWS.min(n.pixels - p * ROWS);
-        let at = (b * n.pixels + p * ROWS) * channels;
-        let z = [&a.scale, &a.shift, &centers].map(|v| v[b * channels..].as_ptr());
-        // SAFETY: as in `forward`.
-        unsafe {
-            let (x, dy) = (x.get().add(at).cast_const(), dy.get().add(at).cast_const());
-            let to = to.get().add((b * pieces + p) * 2 * channels);
-            dispatch!(isa, gradient_sums(
-                x: *const f32, dy: *const f32, z: [*const f32; 3], rows: usize, channels: usize, silu: bool, to: *mut f32
-            ))
-        }
-    });
-    // dx = scale·dz - u - (x - mean)·t, with u and t constant over a group.
-    let (mut u, mut t) = (vec![0.0f32; n.batch * channels], vec![0.0f32; n.batch * channels]);
-    let (mut dw, mut db) = (vec![0.0f64; channels], vec![0.0f64; channels]);
-    for b in 0..n.batch {
-        let mut sums = vec![[0.0f64; 2]; channels];
-        for part in parts[b * pieces * 2 * channels..].chunks(2 * channels).take(pieces) {
-            for c in 0..channels {
-                sums[c][0] += f64::from(part[c]);
-                sums[c][1] += f64::from(part[channels + c]);
-            }
-        }
-        for g in 0..n.groups {
-            let r = f64::from(rstd[b * n.groups + g]);
-            let (mut first, mut second) = (0.0, 0.0);
-            for c in g * size..(g + 1) * size {
-                dw[c] += sums[c][1] * r;
-                db[c] += sums[c][0];
-                first += sums[c][0] * f64::from(weight[c]);
-                second += sums[c][1] * f64::from(weight[c]);
-            }
-            for c in g * size..(g + 1) * size {
-                u[b * channels + c] = (r * first / n.count()) as f32;
-                t[b * channels + c] = (r * r * r * second / n.count()) as f32;
-            }
-        }
+    blocks.each_thrice(
+        // SAFETY: lengths are checked above; tasks write disjoint parts. So below.
+        |b, i| unsafe {
+            let (at, pixels) = blocks.get(b, i);
+            let (x, dy, dx) = (x.get().add(at), dy.get().add(at), dx.get().add(at));
+            let (sums, factors) = (sums.get().add(blocks.partial(b, i, 2)), factors.get().add(b * 4 * c));
+            let job = Strip { pixels, channels: c, factors, silu };
+            dispatch!(isa, reduce(x: *const f32, dy: *const f32, job: Strip, dx: *mut f32, sums: *mut f32))
+        },
+        |b| unsafe {
+            let (sums, factors) = (sums.get().add(blocks.partial(b, 0, 2)), factors.get().add(b * 4 * c));
+            let totals = std::slice::from_raw_parts_mut(totals_of.get().add(b * 2 * c), 2 * c);
+            let (mean, rstd) = (&mean[b * n.groups..], &rstd[b * n.groups..]);
+            dispatch!(isa, gradient_factors(n: &GroupNorm, sums: *const f32, weight: &[f32], mean: &[f32], rstd: &[f32], totals: &mut [f64], factors: *mut f32))
+        },
+        |b, i| unsafe {
+            let (at, pixels) = blocks.get(b, i);
+            let dz = if silu { dx.get() } else { dy.get() };
+            let (x, dz, dx) = (x.get().add(at), dz.add(at), dx.get().add(at));
+            let factors = factors.get().add(b * 4 * c);
+            let job = Strip { pixels, channels: c, factors, silu };
+            dispatch!(isa, input_gradient(x: *const f32, dz: *const f32, job: Strip, dx: *mut f32))
+        },
+    );
+    let over_batch = |at: usize| (0..blocks.batch).map(|b| totals[b * 2 * c + at]).sum::<f64>() as f32;
+    for channel in 0..c {
+        dbias[channel] = over_batch(channel);
+        dweight[channel] = over_batch(c + channel);
     }
-    for c in 0..channels {
-        (dweight[c], dbias[c]) = (dw[c] as f32, db[c] as f32);
-    }
-    for_each_piece(n, |b, p| {
-        let rows = ROWS.min(n.pixels - p * ROWS);
-        let at = (b * n.pixels + p * ROWS) * channels;
-        let z = [&a.scale, &a.shift, &centers, &u, &t].map(|v| v[b * channels..].as_ptr());
-        // SAFETY: as in `forward`.
-        unsafe {
-            let (x, dy) = (x.get().add(at).cast_const(), dy.get().add(at).cast_const());
-            let dx = dx.get().add(at);
-            dispatch!(isa, gradient(
-                x: *const f32, dy: *const f32, z: [*const f32; 5], rows: usize, channels: usize, silu: bool, dx: *mut f32
-            ))
-        }
-    });
+}
+
+/// `[2][channels]`: sums over a block's pixels of the difference from its first pixel, and of its square.
+#[inline(always)]
+unsafe fn differences<S: Simd>(x: *const f32, pixels: usize, channels: usize, sums: *mut f32) {
+    strips!(channels, 4, differences_strip::<S>(x, pixels, channels, sums))
 }
 
 #[inline(always)]
-unsafe fn gradient_sums<S: Simd>(
+unsafe fn differences_strip<S: Simd, const NV: usize, const TAIL: bool>(
+    c: usize,
+    valid: usize,
     x: *const f32,
-    dy: *const f32,
-    z: [*const f32; 3],
-    rows: usize,
+    pixels: usize,
     channels: usize,
-    silu: bool,
+    sums: *mut f32,
+) {
+    let mut shift = [S::zero(); NV];
+    let (mut sum, mut square) = ([S::zero(); NV], [S::zero(); NV]);
+    for v in 0..NV {
+        shift[v] = load::<S, TAIL>(x.add(c + v * LANES), valid);
+    }
+    for p in 1..pixels {
+        let x = x.add(p * channels + c);
+        for v in 0..NV {
+            let d = S::sub(load::<S, TAIL>(x.add(v * LANES), valid), shift[v]);
+            sum[v] = S::add(sum[v], d);
+            square[v] = S::fma(d, d, square[v]);
+        }
+    }
+    for v in 0..NV {
+        store::<S, TAIL>(sums.add(c + v * LANES), sum[v], valid);
+        store::<S, TAIL>(sums.add(channels + c + v * LANES), square[v], valid);
+    }
+}
+
+/// Mean and reciprocal standard deviation of an image's groups, from the [`differences`] of its blocks.
+#[inline(always)]
+unsafe fn moments<S: Simd>(n: &GroupNorm, x: *const f32, sums: *const f32, mean: *mut f32, rstd: *mut f32) {
+    let (blocks, c) = (n.blocks(), n.channels);
+    let of_block = |i: usize| {
+        let (at, pixels) = blocks.get(0, i);
+        let sums = std::slice::from_raw_parts(sums.add(blocks.partial(0, i, 2)), 2 * c);
+        (std::slice::from_raw_parts(x.add(at), c), &sums[..c], &sums[c..], pixels as f64)
+    };
+    let size = c / n.groups;
+    let count = (size * n.pixels) as f64;
+    let (mut total, mut centre) = (vec![0.0f64; c], vec![0.0f64; c]);
+    for i in 0..blocks.per_image {
+        let (shift, sum, _, pixels) = of_block(i);
+        for j in 0..c {
+            total[j] += pixels * f64::from(shift[j]) + f64::from(sum[j]);
+        }
+    }
+    for g in 0..n.groups {
+        let m = total[g * size..][..size].iter().sum::<f64>() / count;
+        centre[g * size..][..size].fill(m);
+        *mean.add(g) = m as f32;
+    }
+    total.fill(0.0);
+    for i in 0..blocks.per_image {
+        let (shift, sum, square, pixels) = of_block(i);
+        for j in 0..c {
+            let d = f64::from(shift[j]) - centre[j];
+            total[j] += f64::from(square[j]) + d * (2.0 * f64::from(sum[j]) + pixels * d);
+        }
+    }
+    for g in 0..n.groups {
+        let variance = total[g * size..][..size].iter().sum::<f64>() / count;
+        *rstd.add(g) = (1.0 / (variance.max(0.0) + f64::from(n.eps)).sqrt()) as f32;
+    }
+}
+
+/// A strip of `factors: [N][channels]`.
+#[inline(always)]
+unsafe fn strip_factors<S: Simd, const N: usize, const NV: usize, const TAIL: bool>(
+    c: usize,
+    valid: usize,
+    job: Strip,
+) -> [[S::V; NV]; N] {
+    let mut f = [[S::zero(); NV]; N];
+    for i in 0..N {
+        for v in 0..NV {
+            f[i][v] = load::<S, TAIL>(job.factors.add(i * job.channels + c + v * LANES), valid);
+        }
+    }
+    f
+}
+
+/// `factors: [3][channels]`: mean, `rstd·weight`, bias.
+#[inline(always)]
+unsafe fn normalize<S: Simd>(x: *const f32, job: Strip, out: *mut f32) {
+    strips!(job.channels, 4, normalize_strip::<S>(x, job, out))
+}
+
+#[inline(always)]
+unsafe fn normalize_strip<S: Simd, const NV: usize, const TAIL: bool>(
+    c: usize,
+    valid: usize,
+    x: *const f32,
+    job: Strip,
     out: *mut f32,
 ) {
-    let mut c = 0;
-    while c < channels {
-        let n = (channels - c).min(LANES);
-        let [scale, shift, center] = z.map(|v| S::load_n(v.add(c), n));
-        let (mut sum, mut product) = (S::zero(), S::zero());
-        for r in 0..rows {
-            let at = r * channels + c;
-            let x = S::load_n(x.add(at), n);
-            let mut dz = S::load_n(dy.add(at), n);
-            if silu {
-                dz = S::mul(dz, silu_slope::<S>(S::fma(x, scale, shift)));
+    let f = strip_factors::<S, 3, NV, TAIL>(c, valid, job);
+    for p in 0..job.pixels {
+        let at = p * job.channels + c;
+        for v in 0..NV {
+            let x = load::<S, TAIL>(x.add(at + v * LANES), valid);
+            let mut y = S::fma(S::sub(x, f[0][v]), f[1][v], f[2][v]);
+            if job.silu {
+                y = S::mul(y, S::sigmoid(y));
             }
-            sum = S::add(sum, dz);
-            product = S::fma(dz, S::sub(x, center), product);
+            store::<S, TAIL>(out.add(at + v * LANES), y, valid);
         }
-        S::store_n(out.add(c), sum, n);
-        S::store_n(out.add(channels + c), product, n);
-        c += LANES;
+    }
+}
+
+/// `sums: [2][channels]`: sums over a block's pixels of `dz` and of `dz·x̂`; with SiLU, `dz` goes to `dx`.
+/// `factors: [4][channels]`: mean, rstd, weight, bias.
+#[inline(always)]
+unsafe fn reduce<S: Simd>(x: *const f32, dy: *const f32, job: Strip, dx: *mut f32, sums: *mut f32) {
+    strips!(job.channels, 2, reduce_strip::<S>(x, dy, job, dx, sums))
+}
+
+#[inline(always)]
+unsafe fn reduce_strip<S: Simd, const NV: usize, const TAIL: bool>(
+    c: usize,
+    valid: usize,
+    x: *const f32,
+    dy: *const f32,
+    job: Strip,
+    dx: *mut f32,
+    sums: *mut f32,
+) {
+    let f = strip_factors::<S, 4, NV, TAIL>(c, valid, job);
+    let (mut sum, mut product) = ([S::zero(); NV], [S::zero(); NV]);
+    for p in 0..job.pixels {
+        let at = p * job.channels + c;
+        for v in 0..NV {
+            let at = at + v * LANES;
+            let normal = S::mul(S::sub(load::<S, TAIL>(x.add(at), valid), f[0][v]), f[1][v]);
+            let mut dz = load::<S, TAIL>(dy.add(at), valid);
+            if job.silu {
+                let z = S::fma(normal, f[2][v], f[3][v]);
+                dz = S::mul(dz, silu_slope::<S>(z));
+                store::<S, TAIL>(dx.add(at), dz, valid);
+            }
+            sum[v] = S::add(sum[v], dz);
+            product[v] = S::fma(dz, normal, product[v]);
+        }
+    }
+    for v in 0..NV {
+        store::<S, TAIL>(sums.add(c + v * LANES), sum[v], valid);
+        store::<S, TAIL>(sums.add(job.channels + c + v * LANES), product[v], valid);
+    }
+}
+
+/// Totals `[2][channels]` of [`reduce`]'s sums, and from them, per channel, `mean, a, c, d` such that
+/// `dx = a·dz - (c + d·(x - mean))`.
+#[inline(always)]
+unsafe fn gradient_factors<S: Simd>(
+    n: &GroupNorm,
+    sums: *const f32,
+    weight: &[f32],
+    mean: &[f32],
+    rstd: &[f32],
+    totals: &mut [f64],
+    factors: *mut f32,
+) {
+    total(sums, n.blocks().per_image, totals);
+    let (c, size) = (n.channels, n.channels / n.groups);
+    for g in 0..n.groups {
+        let rstd_g = f64::from(rstd[g]);
+        let (mut sum, mut product) = (0.0, 0.0);
+        for channel in g * size..(g + 1) * size {
+            sum += f64::from(weight[channel]) * totals[channel];
+            product += f64::from(weight[channel]) * totals[c + channel];
+        }
+        let factor = rstd_g / (size * n.pixels) as f64;
+        for channel in g * size..(g + 1) * size {
+            *factors.add(channel) = mean[g];
+            *factors.add(c + channel) = rstd[g] * weight[channel];
+            *factors.add(2 * c + channel) = (sum * factor) as f32;
+            *factors.add(3 * c + channel) = (product * factor * rstd_g) as f32;
+        }
     }
 }
 
 #[inline(always)]
-unsafe fn gradient<S: Simd>(
+unsafe fn input_gradient<S: Simd>(x: *const f32, dz: *const f32, job: Strip, dx: *mut f32) {
+    strips!(job.channels, 2, input_gradient_strip::<S>(x, dz, job, dx))
+}
+
+#[inline(always)]
+unsafe fn input_gradient_strip<S: Simd, const NV: usize, const TAIL: bool>(
+    c: usize,
+    valid: usize,
     x: *const f32,
-    dy: *const f32,
-    z: [*const f32; 5],
-    rows: usize,
-    channels: usize,
-    silu: bool,
+    dz: *const f32,
+    job: Strip,
     dx: *mut f32,
 ) {
-    let mut c = 0;
-    while c < channels {
-        let n = (channels - c).min(LANES);
-        let [scale, shift, center, u, t] = z.map(|v| S::load_n(v.add(c), n));
-        for r in 0..rows {
-            let at = r * channels + c;
-            let x = S::load_n(x.add(at), n);
-            let mut dz = S::load_n(dy.add(at), n);
-            if silu {
-                dz = S::mul(dz, silu_slope::<S>(S::fma(x, scale, shift)));
-            }
-            let d = S::fnma(S::sub(x, center), t, S::sub(S::mul(scale, dz), u));
-            S::store_n(dx.add(at), d, n);
+    let f = strip_factors::<S, 4, NV, TAIL>(c, valid, job);
+    for p in 0..job.pixels {
+        let at = p * job.channels + c;
+        for v in 0..NV {
+            let at = at + v * LANES;
+            let x = S::sub(load::<S, TAIL>(x.add(at), valid), f[0][v]);
+            let shared = S::fma(f[3][v], x, f[2][v]);
+            let g = load::<S, TAIL>(dz.add(at), valid);
+            store::<S, TAIL>(dx.add(at), S::sub(S::mul(f[1][v], g), shared), valid);
         }
-        c += LANES;
     }
 }

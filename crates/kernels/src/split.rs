@@ -134,18 +134,18 @@ pub(crate) unsafe fn first<S: Simd>(v: S::V, n: usize) -> S::V {
 /// `strips!(channels, W, f::<S>(args))` covers the channels with calls `f::<S, NV, TAIL>(channel, valid,
 /// args)`: strips of `W` vectors, then of one, then a part of one with `valid` lanes.
 macro_rules! strips {
-    ($channels:expr, $wide:literal, $f:ident::<$s:ident $(, $flag:literal)?>($($arg:expr),* $(,)?)) => {{
+    ($channels:expr, $wide:literal, $f:ident::<$s:ident>($($arg:expr),* $(,)?)) => {{
         let mut c = 0;
         while c < $channels {
             let left = $channels - c;
             if left >= $wide * $crate::simd::LANES {
-                $f::<$s, $($flag,)? $wide, false>(c, $crate::simd::LANES, $($arg),*);
+                $f::<$s, $wide, false>(c, $crate::simd::LANES, $($arg),*);
                 c += $wide * $crate::simd::LANES;
             } else if left >= $crate::simd::LANES {
-                $f::<$s, $($flag,)? 1, false>(c, $crate::simd::LANES, $($arg),*);
+                $f::<$s, 1, false>(c, $crate::simd::LANES, $($arg),*);
                 c += $crate::simd::LANES;
             } else {
-                $f::<$s, $($flag,)? 1, true>(c, left, $($arg),*);
+                $f::<$s, 1, true>(c, left, $($arg),*);
                 c += left;
             }
         }

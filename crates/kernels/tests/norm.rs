@@ -5,7 +5,8 @@ mod common;
 use common::{bits, close, every_isa, numbers, same_on_any_threads};
 use tweedie_kernels::{
     Isa,
-    norm::{GroupNorm, LayerNorm, group_norm, group_norm_backward, layer_norm, layer_norm_backward},
+    group_norm::{self, GroupNorm},
+    layer_norm::{LayerNorm, layer_norm, layer_norm_backward},
 };
 
 fn doubles(v: &[f32]) -> Vec<f64> {
@@ -26,7 +27,7 @@ fn group_reference(n: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32]) -
             .collect();
         let mean = members.iter().map(|&(i, _)| x[i]).sum::<f64>() / count;
         let variance = members.iter().map(|&(i, _)| (x[i] - mean).powi(2)).sum::<f64>() / count;
-        let rstd = 1.0 / (variance + n.eps).sqrt();
+        let rstd = 1.0 / (variance + f64::from(n.eps)).sqrt();
         let (mut sum, mut product) = (0.0, 0.0);
         let mut dz_of = Vec::new();
         for &(i, ch) in &members {
@@ -53,8 +54,9 @@ fn group_run(isa: Isa, n: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32
     let (mut y, mut dx) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
     let (mut dw, mut db) = (vec![f32::NAN; n.channels], vec![f32::NAN; n.channels]);
     let (mut mean, mut rstd) = (vec![f32::NAN; n.batch * n.groups], vec![f32::NAN; n.batch * n.groups]);
-    group_norm(isa, n, x, w, b, &mut y, &mut mean, &mut rstd);
-    group_norm_backward(isa, n, x, w, b, &mean, &rstd, dy, &mut dx, &mut dw, &mut db);
+    group_norm::statistics(isa, n, x, &mut mean, &mut rstd);
+    group_norm::forward(isa, n, x, [&mean, &rstd], [w, b], &mut y);
+    group_norm::backward(isa, n, x, dy, [&mean, &rstd], [w, b], &mut dx, [&mut dw, &mut db]);
     [y, dx, dw, db]
 }
 
@@ -127,7 +129,8 @@ fn layer_norm_matches() {
             let dy = numbers(x.len(), 2);
             let (w, b) = affine(channels);
             // A row is an image of one pixel in one group.
-            let as_group = GroupNorm { batch: rows, pixels: 1, channels, groups: 1, eps: n.eps, silu: false };
+            let as_group =
+                GroupNorm { batch: rows, pixels: 1, channels, groups: 1, eps: n.eps as f32, silu: false };
             let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
             let tolerance = if offset > 0.0 { 4e-4 } else { 1e-5 };
             every_isa(|isa| {
