@@ -3,6 +3,27 @@
 //! A network maps a noisy sample and a time to a raw output; [`NetworkDenoiser`] reads that output through
 //! a parameterization and so answers what solvers ask. Parameters are named as in published checkpoints
 //! (see [`params`]).
+//!
+//! ```
+//! use burn::tensor::Device;
+//! use tweedie_core::{Denoiser, Level, Parameterization};
+//! use tweedie_models::{Condition, NetworkDenoiser, UNet2DConfig, UNet2DModel};
+//! use tweedie_ops::{Batch, RowNoise};
+//!
+//! let config = UNet2DConfig::from_json(
+//!     r#"{"block_out_channels": [16, 32], "norm_num_groups": 8, "layers_per_block": 1,
+//!         "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+//!         "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}"#,
+//! )?;
+//! let device = Device::flex();
+//! let unet = UNet2DModel::new(&config, 0, &device)?;
+//!
+//! let denoiser = NetworkDenoiser::new(&unet, Parameterization::Eps, Condition::default());
+//! let x = Batch(RowNoise(vec![1, 2]).tensor([2, 3, 16, 16], 0, &device));
+//! let prediction = denoiser.denoise(&x, Level { alpha: 0.6, sigma: 0.8, t: 400.0 })?;
+//! assert_eq!(prediction.x0.0.dims(), [2, 3, 16, 16]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

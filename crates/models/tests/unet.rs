@@ -220,6 +220,25 @@ fn dropout_is_a_function_of_seed_layer_and_row() {
     assert!(values(y).iter().all(|v| v.is_finite()));
 }
 
+#[test]
+#[ignore = "holds with the CPU's own kernels, not with compositions of general ones"]
+fn rows_do_not_depend_on_the_batch() {
+    let device = Device::flex();
+    for config in varied() {
+        let model = UNet2DModel::new(&config, 1, &device).unwrap();
+        let run = |rows: &[u64]| {
+            let times: Vec<f32> = rows.iter().map(|r| *r as f32).collect();
+            let y = model.forward(noise(rows, &device), &times, &condition(&config, rows.len()), Mode::Eval);
+            values(y).chunks(192).map(<[f32]>::to_vec).collect::<Vec<_>>()
+        };
+        let all = run(&[1, 2, 3, 4]);
+        for (i, row) in all.iter().enumerate() {
+            assert_eq!(run(&[i as u64 + 1])[0], *row, "row {i}");
+        }
+        assert_eq!(run(&[4, 1])[0], all[3]);
+    }
+}
+
 /// A network that answers with twice what it sees, and as much again for a variance.
 struct Twice {
     learned_variance: bool,

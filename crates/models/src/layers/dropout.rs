@@ -7,7 +7,7 @@ use burn::{
 use rand_distr::{Distribution, StandardUniform};
 use tweedie_core::noise::generator;
 
-use super::Init;
+use super::{Init, channels_last};
 use crate::{network::Mode, params::hash};
 
 /// Sets elements to zero with probability `p` while training, and divides the others by `1 − p`.
@@ -46,9 +46,7 @@ impl Dropout {
                 *v = if f64::from(u) < self.p { 0.0 } else { keep };
             }
         }
-        // Channels last, as activations are kept on the CPU.
-        let mask = TensorData::new(mask, [b, h, w, c]);
-        let mask = Tensor::<4>::from_data(mask, (&x.device(), DType::F32)).permute([0, 3, 1, 2]);
-        x * mask
+        let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, h, w, c]), (&x.device(), DType::F32));
+        channels_last(x, |x| x * mask)
     }
 }

@@ -11,7 +11,7 @@ use super::{
     resample::Resample,
 };
 use crate::{
-    layers::{Activation, Conv2d, Dropout, Either, GroupNorm, Init, Linear},
+    layers::{Activation, Conv2d, Dropout, Either, GroupNorm, Init, Linear, channels_last},
     network::Mode,
 };
 
@@ -186,7 +186,7 @@ impl ResnetBlock {
 
 /// `x / by`.
 pub(super) fn rescale(x: Tensor<4>, by: f64) -> Tensor<4> {
-    if by == 1.0 { x } else { x.div_scalar(by as f32) }
+    if by == 1.0 { x } else { channels_last(x, |x| x.div_scalar(by as f32)) }
 }
 
 /// `norm_num_groups`, if the `channels` at `init` can be normalized in so many.
