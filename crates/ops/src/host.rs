@@ -1,0 +1,16 @@
+//! Tensors from and to memory.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// A tensor of `values` in row-major order, as 32-bit floats on `device`.
+///
+/// # Panics
+/// If `shape` does not hold as many values.
+pub fn from_host<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+/// The values of a tensor in row-major order, as 32-bit floats. Waits for the device.
+pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
+}
