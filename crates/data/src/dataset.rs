@@ -1,12 +1,15 @@
 //! Items by index, whatever they come from.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::{
-    DataConfig, DataError, Image, OnError, Skipped, Source, emoji, folder,
+    DataConfig, DataError, Image, OnError, Skipped, Source, decode, emoji, folder,
     order::mix,
     parquet,
-    resize::Frame,
+    resize::{Frame, fit},
     source::{Collection, Entry},
 };
 
@@ -56,12 +59,7 @@ impl Dataset {
             Source::Folder(path) => folder::open(path, &config.folder, config.on_error)?,
             Source::Parquet(path) => parquet::open(path, &config.parquet)?,
         };
-        let frame = Frame {
-            size: config.size,
-            background: config.background,
-            fit: config.fit,
-            margin: config.margin,
-        };
+        let frame = Frame::of(config);
         let bytes = collection.entries.len().saturating_mul(3 * config.size * config.size + 64);
         let mut shared = Shared {
             frame,
@@ -212,4 +210,15 @@ impl Shared {
         let first = skipped.first().map(|s| format!("; first {}: {}", s.path.display(), s.reason));
         self.empty(format!(", and all {} found are corrupt{}", skipped.len(), first.unwrap_or_default()))
     }
+}
+
+/// Decodes the image file at `path`, brought to the size, background and fit of `config`.
+///
+/// # Errors
+/// If the file is missing or is no image that can be decoded; the message names it.
+pub fn open_image(path: &Path, config: &DataConfig) -> Result<Image, DataError> {
+    config.validate()?;
+    std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    let corrupt = |reason| DataError::Corrupt { path: path.into(), reason };
+    Ok(fit(&decode::file(path).map_err(corrupt)?, &Frame::of(config)))
 }

@@ -41,7 +41,7 @@ pub use crate::{
     augment::{AugmentConfig, augment},
     color::JitterConfig,
     config::{DataConfig, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
-    dataset::{Dataset, Item},
+    dataset::{Dataset, Item, open_image},
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},

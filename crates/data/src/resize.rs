@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use crate::{Fit, Image, Rgb};
+use crate::{DataConfig, Fit, Image, Rgb};
 
 /// Straight-alpha sRGB, four bytes a pixel.
 pub(crate) struct Raster {
@@ -22,6 +22,13 @@ pub(crate) struct Frame {
     pub background: Rgb,
     pub fit: Fit,
     pub margin: f64,
+}
+
+impl Frame {
+    pub fn of(config: &DataConfig) -> Self {
+        let &DataConfig { size, background, fit, margin, .. } = config;
+        Self { size, background, fit, margin }
+    }
 }
 
 static LINEAR: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|v| to_linear(v as f32 / 255.0)));

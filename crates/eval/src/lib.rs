@@ -1,1 +1,3 @@
-//! tweedie-eval.
+//! Measuring what a model learned.
+
+pub mod neighbours;

@@ -39,9 +39,26 @@ pub struct SafetensorsFile {
 
 struct Shard {
     path: PathBuf,
-    map: Mmap,
+    bytes: Bytes,
     header: Metadata,
     data: usize,
+}
+
+/// A file's content, or what the program carries in itself.
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
 }
 
 impl SafetensorsFile {
@@ -53,10 +70,21 @@ impl SafetensorsFile {
         if path.extension().is_some_and(|e| e == "json") {
             return Self::open_index(path);
         }
-        let shard = Shard::open(path)?;
+        Ok(Self::single(Shard::open(path)?))
+    }
+
+    /// A safetensors file that the program carries in itself; messages call it `name`.
+    ///
+    /// # Errors
+    /// If it is truncated or corrupt.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, HubError> {
+        Ok(Self::single(Shard::parse(Path::new(name), Bytes::Static(bytes))?))
+    }
+
+    fn single(shard: Shard) -> Self {
         let owner = shard.header.tensors().into_keys().map(|name| (name, 0)).collect();
         let metadata = shard.header.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { path: path.into(), shards: vec![shard], owner, metadata })
+        Self { path: shard.path.clone(), shards: vec![shard], owner, metadata }
     }
 
     /// Opens the weights called `stem` in `dir`: `stem.safetensors`, or its sharded form
@@ -137,7 +165,7 @@ impl TensorSource for SafetensorsFile {
         let (shard, info) = found.ok_or_else(|| "missing".to_string())?;
         let (start, end) = info.data_offsets;
         let bytes = shard
-            .map
+            .bytes
             .get(shard.data + start..shard.data + end)
             .ok_or_else(|| "its values lie beyond the end of the file".to_string())?;
         let values = decode(info.dtype, bytes)?;
@@ -151,19 +179,27 @@ impl Shard {
         if size.is_dir() {
             return Err(HubError::format(path, "a folder, where a safetensors file was expected"));
         }
-        let size = size.len();
-        if size < 8 {
-            return Err(HubError::format(path, format!("{size} bytes are too few for a safetensors file")));
+        // An empty file cannot be mapped everywhere.
+        let bytes = match size.len() {
+            0 => Bytes::Static(&[]),
+            _ => Bytes::Mapped(map(path).map_err(|e| HubError::read(path, e))?),
+        };
+        Self::parse(path, bytes)
+    }
+
+    fn parse(path: &Path, bytes: Bytes) -> Result<Self, HubError> {
+        if bytes.len() < 8 {
+            let reason = format!("{} bytes are too few for a safetensors file", bytes.len());
+            return Err(HubError::format(path, reason));
         }
-        let map = map(path).map_err(|e| HubError::read(path, e))?;
-        let (length, header) = SafeTensors::read_metadata(&map).map_err(|e| {
-            let reason = match truncation(&map) {
+        let (length, header) = SafeTensors::read_metadata(&bytes).map_err(|e| {
+            let reason = match truncation(&bytes) {
                 Some((need, have)) => format!("truncated: its header asks for {need} bytes, it has {have}"),
                 None => format!("not a safetensors file: {e}"),
             };
             HubError::format(path, reason)
         })?;
-        Ok(Self { path: path.into(), map, header, data: 8 + length })
+        Ok(Self { path: path.into(), bytes, header, data: 8 + length })
     }
 }
 

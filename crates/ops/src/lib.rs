@@ -5,13 +5,16 @@
 
 mod batch;
 mod device;
+mod host;
 pub mod reference;
 mod update;
 
 use burn::tensor::Tensor;
 
 pub use batch::{Batch, RowNoise};
+pub use burn::tensor::Device;
 pub use device::{DeviceError, device, devices};
+pub use host::{from_host, to_host};
 pub use update::{AdamW, adamw, lerp};
 
 /// Stride, padding and dilation of a 2-D convolution.

@@ -1,0 +1,117 @@
+//! Memorisation: how close generated pictures are to the pictures that a model was trained on.
+//!
+//! The distance is the root mean square difference over all pixels and channels, in units of the
+//! full range 0..=1. A distance means little by itself, so it is held against how close pictures that
+//! the model never saw are to the training set: generated pictures that are much closer than those
+//! were copied.
+
+use tweedie_data::Image;
+
+/// Why neighbours could not be found.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NeighbourError {
+    /// One of the sets is empty.
+    #[error("there are no {0} pictures to compare")]
+    Empty(&'static str),
+    /// Pictures of different size cannot be compared pixel by pixel.
+    #[error("the {set} pictures are {found_width}×{found_height}, expected {width}×{height} as the first query")]
+    Size {
+        /// Which set.
+        set: &'static str,
+        /// Width of the picture at fault.
+        found_width: usize,
+        /// Height of the picture at fault.
+        found_height: usize,
+        /// Width of the first query.
+        width: usize,
+        /// Height of the first query.
+        height: usize,
+    },
+}
+
+/// The closest picture of a set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Neighbour {
+    /// Its index in the set.
+    pub index: usize,
+    /// Root mean square difference, `0..=1`.
+    pub distance: f64,
+}
+
+/// For each query, the closest picture of `set`. All pictures have the same size.
+/// Costs one pass over `set` per query.
+pub fn nearest(queries: &[Image], set: &[Image]) -> Result<Vec<Neighbour>, NeighbourError> {
+    let first = queries.first().ok_or(NeighbourError::Empty("generated"))?;
+    if set.is_empty() {
+        return Err(NeighbourError::Empty("training"));
+    }
+    let (width, height) = (first.width, first.height);
+    for (name, images) in [("generated", queries), ("training", set)] {
+        if let Some(odd) = images.iter().find(|i| (i.width, i.height) != (width, height)) {
+            let (found_width, found_height) = (odd.width, odd.height);
+            return Err(NeighbourError::Size { set: name, found_width, found_height, width, height });
+        }
+    }
+    let scale = 1.0 / (255.0 * ((width * height * 3) as f64).sqrt());
+    Ok(queries
+        .iter()
+        .map(|query| {
+            let (mut index, mut least) = (0, u64::MAX);
+            for (i, image) in set.iter().enumerate() {
+                let d = squared_distance(&query.pixels, &image.pixels);
+                if d < least {
+                    (index, least) = (i, d);
+                }
+            }
+            Neighbour { index, distance: (least as f64).sqrt() * scale }
+        })
+        .collect())
+}
+
+fn squared_distance(a: &[u8], b: &[u8]) -> u64 {
+    a.iter().zip(b).map(|(x, y)| u64::from(x.abs_diff(*y)).pow(2)).sum()
+}
+
+/// The `q`-quantile (`0..=1`) of the distances, by linear interpolation; `None` if there are none.
+pub fn quantile(neighbours: &[Neighbour], q: f64) -> Option<f64> {
+    let mut d: Vec<f64> = neighbours.iter().map(|n| n.distance).collect();
+    d.sort_by(f64::total_cmp);
+    let last = d.len().checked_sub(1)?;
+    let at = q.clamp(0.0, 1.0) * last as f64;
+    let (low, part) = (at.floor() as usize, at.fract());
+    Some(d[low] + part * (d[(low + 1).min(last)] - d[low]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(value: u8) -> Image {
+        Image { width: 2, height: 3, pixels: vec![value; 18] }
+    }
+
+    #[test]
+    fn the_closest_is_found_and_its_distance_is_in_units_of_the_range() {
+        let set = [flat(0), flat(100), flat(255)];
+        let found = nearest(&[flat(90), flat(255)], &set).unwrap();
+        assert_eq!(found[0].index, 1);
+        assert!((found[0].distance - 10.0 / 255.0).abs() < 1e-12);
+        assert_eq!(found[1], Neighbour { index: 2, distance: 0.0 });
+    }
+
+    #[test]
+    fn sizes_must_agree_and_sets_must_not_be_empty() {
+        let odd = Image { width: 1, height: 1, pixels: vec![0; 3] };
+        assert!(matches!(nearest(&[flat(0)], &[odd]), Err(NeighbourError::Size { set: "training", .. })));
+        assert_eq!(nearest(&[], &[flat(0)]), Err(NeighbourError::Empty("generated")));
+        assert_eq!(nearest(&[flat(0)], &[]), Err(NeighbourError::Empty("training")));
+    }
+
+    #[test]
+    fn quantiles_interpolate() {
+        let d = |distance| Neighbour { index: 0, distance };
+        assert_eq!(quantile(&[d(3.0), d(1.0), d(2.0)], 0.5), Some(2.0));
+        assert_eq!(quantile(&[d(1.0), d(2.0)], 0.25), Some(1.25));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}
