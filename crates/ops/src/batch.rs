@@ -6,12 +6,19 @@ use tweedie_core::{
     noise::{Noise, fill_normal},
 };
 
+use crate::engine;
+
 /// A batch of samples, one row each.
 #[derive(Clone, Debug)]
 pub struct Batch<const D: usize>(pub Tensor<D>);
 
 impl<const D: usize> Vector for Batch<D> {
     fn lin(terms: &[(f64, &Self)]) -> Self {
+        if !terms.is_empty() && terms.iter().all(|(_, v)| engine::is_plain(&v.0)) {
+            let plain = |v: &Self| engine::plain(v.0.clone()).expect("a CPU tensor");
+            let terms = terms.iter().map(|(c, v)| (*c, plain(v))).collect();
+            return Self(engine::wrap(engine::linear_combination(terms)));
+        }
         let mut sum: Option<Tensor<D>> = None;
         for (c, v) in terms {
             let term = v.0.clone().mul_scalar(*c);

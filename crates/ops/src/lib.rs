@@ -3,18 +3,22 @@
 //! Models call these functions and know no more: which kernel runs, and in which memory layout,
 //! is decided here. Images are `[B, C, H, W]` by shape, whatever their strides.
 
+#![allow(unsafe_code)]
+
 mod batch;
 mod device;
-mod host;
+pub mod engine;
 pub mod reference;
 mod update;
 
-use burn::tensor::Tensor;
+use burn::{
+    backend::Dispatch,
+    tensor::{DType, Tensor},
+};
+use engine::Engine;
 
 pub use batch::{Batch, RowNoise};
-pub use burn::tensor::Device;
 pub use device::{DeviceError, device, devices};
-pub use host::{from_host, to_host};
 pub use update::{AdamW, adamw, lerp};
 
 /// Stride, padding and dilation of a 2-D convolution.
@@ -50,17 +54,32 @@ impl ConvOptions {
     }
 }
 
+/// Zeros where a layer has no bias: one kernel serves both.
+fn bias_or_zeros<const D: usize>(bias: Option<Tensor<1>>, like: &Tensor<D>, len: usize) -> Tensor<1> {
+    bias.unwrap_or_else(|| Tensor::zeros([len], (&like.device().inner(), DType::F32)))
+}
+
 /// 2-D convolution. `x: [B, Cin, H, W]`, `weight: [Cout, Cin/groups, kh, kw]`, `bias: [Cout]`.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions) -> Tensor<4> {
-    reference::conv2d(x, weight, bias, options)
+    if !engine::serves(&x) || !engine::serves(&weight) {
+        return reference::conv2d(x, weight, bias, options);
+    }
+    let bias = bias_or_zeros(bias, &weight, weight.dims()[0]);
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::engine_conv2d(x, weight, bias, options))
 }
 
 /// `x·weightᵀ + bias`. `x: [..., in]`, `weight: [out, in]`, `bias: [out]`.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    reference::linear(x, weight, bias)
+    if !engine::serves(&x) || !engine::serves(&weight) {
+        return reference::linear(x, weight, bias);
+    }
+    let bias = bias_or_zeros(bias, &weight, weight.dims()[0]);
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::engine_linear(x, weight, bias))
 }
 
-/// Group normalization over channels and pixels. `x: [B, C, H, W]` or `[B, C, T]`; `weight, bias: [C]`.
+/// Group normalization over channels and positions. `x: [B, C, H, W]` or `[B, C, T]`; `weight, bias: [C]`.
 pub fn group_norm<const D: usize>(
     x: Tensor<D>,
     groups: usize,
@@ -68,7 +87,7 @@ pub fn group_norm<const D: usize>(
     bias: Tensor<1>,
     eps: f64,
 ) -> Tensor<D> {
-    reference::group_norm(x, groups, weight, bias, eps)
+    norm(x, groups, weight, bias, eps, false)
 }
 
 /// `silu(group_norm(x))`.
@@ -79,48 +98,91 @@ pub fn group_norm_silu<const D: usize>(
     bias: Tensor<1>,
     eps: f64,
 ) -> Tensor<D> {
-    reference::silu(reference::group_norm(x, groups, weight, bias, eps))
+    norm(x, groups, weight, bias, eps, true)
+}
+
+fn norm<const D: usize>(
+    x: Tensor<D>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+    silu: bool,
+) -> Tensor<D> {
+    if D < 3 || !engine::serves(&x) || !engine::serves(&weight) {
+        let y = reference::group_norm(x, groups, weight, bias, eps);
+        return if silu { reference::silu(y) } else { y };
+    }
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::engine_group_norm(x, weight, bias, groups, eps, silu).0)
 }
 
 /// `x·sigmoid(x)`.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    reference::silu(x)
+    if !engine::serves(&x) {
+        return reference::silu(x);
+    }
+    Tensor::from_dispatch(Dispatch::engine_silu(x.into_dispatch()))
 }
 
 /// `x + y`, same shapes.
 pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
-    x + y
+    if !engine::serves(&x) || !engine::serves(&y) || x.dims() != y.dims() {
+        return x + y;
+    }
+    Tensor::from_dispatch(Dispatch::engine_add(x.into_dispatch(), y.into_dispatch()))
 }
 
 /// Adds one number per sample and channel. `x: [B, C, H, W]`, `shift: [B, C]`.
 pub fn add_channels(x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
-    let [b, c] = shift.dims();
-    x + shift.reshape([b, c, 1, 1])
+    if !engine::serves(&x) || !engine::serves(&shift) || x.dims()[..2] != shift.dims() {
+        return reference::add_channels(x, shift);
+    }
+    Tensor::from_dispatch(Dispatch::engine_add_channels(x.into_dispatch(), shift.into_dispatch()))
 }
 
 /// `x·(1 + scale) + shift`, per sample and channel. `x: [B, C, H, W]`, `scale, shift: [B, C]`.
 pub fn scale_shift_channels(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
-    let [b, c] = shift.dims();
-    x * (scale.reshape([b, c, 1, 1]) + 1.0) + shift.reshape([b, c, 1, 1])
+    let served = engine::serves(&x) && engine::serves(&scale) && engine::serves(&shift);
+    if !served || x.dims()[..2] != shift.dims() || scale.dims() != shift.dims() {
+        return reference::scale_shift_channels(x, scale, shift);
+    }
+    let (x, scale, shift) = (x.into_dispatch(), scale.into_dispatch(), shift.into_dispatch());
+    Tensor::from_dispatch(Dispatch::engine_scale_shift(x, scale, shift))
 }
 
 /// Concatenation along channels. `[B, C1, H, W]`, `[B, C2, H, W]` to `[B, C1+C2, H, W]`.
 pub fn cat_channels(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
-    Tensor::cat(vec![x, y], 1)
+    if !engine::serves(&x) || !engine::serves(&y) {
+        return Tensor::cat(vec![x, y], 1);
+    }
+    Tensor::from_dispatch(Dispatch::engine_cat(x.into_dispatch(), y.into_dispatch()))
 }
 
 /// Nearest-neighbour resizing to `size = [H, W]`, as PyTorch's `nearest`.
 pub fn upsample_nearest2d(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-    reference::upsample_nearest2d(x, size)
+    if !engine::serves(&x) {
+        return reference::upsample_nearest2d(x, size);
+    }
+    Tensor::from_dispatch(Dispatch::engine_upsample(x.into_dispatch(), size))
 }
 
 /// Mean over `k×k` windows with stride `k`; a remainder is dropped.
 pub fn avg_pool2d(x: Tensor<4>, k: usize) -> Tensor<4> {
-    reference::avg_pool2d(x, k)
+    if !engine::serves(&x) {
+        return reference::avg_pool2d(x, k);
+    }
+    Tensor::from_dispatch(Dispatch::engine_avg_pool(x.into_dispatch(), k))
 }
 
 /// Scaled dot-product attention without mask. `q: [B, heads, T, d]`, `k, v: [B, heads, S, d]`,
-/// result `[B, heads, T, d]`. Scores are multiplied by `scale`.
+/// result `[B, heads, T, d]`. Scores are multiplied by `scale`. No `T×S` matrix is kept.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
-    reference::attention(q, k, v, scale)
+    let served = engine::serves(&q) && engine::serves(&k) && engine::serves(&v);
+    let fits = q.dims()[3] == v.dims()[3] && k.dims() == v.dims();
+    if !served || !fits {
+        return reference::attention(q, k, v, scale);
+    }
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::engine_attention(q, k, v, scale))
 }

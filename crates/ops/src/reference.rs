@@ -45,6 +45,18 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::silu(x)
 }
 
+/// See [`crate::add_channels`].
+pub fn add_channels(x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
+    let [b, c] = shift.dims();
+    x + shift.reshape([b, c, 1, 1])
+}
+
+/// See [`crate::scale_shift_channels`].
+pub fn scale_shift_channels(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
+    let [b, c] = shift.dims();
+    x * (scale.reshape([b, c, 1, 1]) + 1.0) + shift.reshape([b, c, 1, 1])
+}
+
 /// See [`crate::upsample_nearest2d`].
 pub fn upsample_nearest2d(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     module::interpolate(x, InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size))

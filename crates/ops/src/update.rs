@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::reference;
+use crate::{engine, reference};
 
 /// Settings of one AdamW step. Decay is decoupled: `param` shrinks by `lr·weight_decay`, whatever its
 /// gradient (Loshchilov & Hutter 2019, arXiv:1711.05101; the formulas are PyTorch's).
@@ -39,10 +39,19 @@ pub fn adamw(
     v: Tensor<1>,
     h: AdamW,
 ) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
-    reference::adamw(param, grad, m, v, h)
+    if ![&param, &grad, &m, &v].into_iter().all(engine::is_plain) {
+        return reference::adamw(param, grad, m, v, h);
+    }
+    let [p, g, m, v] = [param, grad, m, v].map(|t| engine::plain(t).expect("a CPU tensor"));
+    let (p, m, v) = engine::adamw(p, g, m, v, h);
+    (engine::wrap(p), engine::wrap(m), engine::wrap(v))
 }
 
 /// `from + weight·(to - from)`: an exponential moving average moves by `1 - decay`.
 pub fn lerp<const D: usize>(from: Tensor<D>, to: Tensor<D>, weight: f64) -> Tensor<D> {
-    reference::lerp(from, to, weight)
+    if !engine::is_plain(&from) || !engine::is_plain(&to) {
+        return reference::lerp(from, to, weight);
+    }
+    let [from, to] = [from, to].map(|t| engine::plain(t).expect("a CPU tensor"));
+    engine::wrap(engine::lerp(from, to, weight))
 }

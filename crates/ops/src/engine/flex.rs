@@ -1,0 +1,480 @@
+//! The operations on CPU tensors: layouts in, kernels, layouts out.
+
+use burn::backend::{
+    Flex,
+    flex::{FlexTensor, Layout},
+};
+use tweedie_kernels::{
+    adamw as adamw_kernel,
+    attention::{self, Attention, Heads},
+    conv::{self, Conv},
+    elementwise,
+    gemm::{Matrix, product, transposed_product},
+    group_norm::{self, GroupNorm},
+    resample,
+};
+
+use super::{
+    Engine, isa,
+    layout::{Image, dense, tensor, uninitialized, values, values_mut},
+};
+use crate::{AdamW, ConvOptions};
+
+fn conv_of(batch: usize, size: [usize; 2], weight: [usize; 4], o: ConvOptions) -> Conv {
+    let [out_channels, per_group, kh, kw] = weight;
+    Conv {
+        batch,
+        size,
+        in_channels: per_group * o.groups,
+        out_channels,
+        kernel: [kh, kw],
+        stride: o.stride,
+        pad_before: o.pad_before,
+        pad_after: o.pad_after,
+        dilation: o.dilation,
+        groups: o.groups,
+    }
+}
+
+fn dims<const N: usize>(x: &FlexTensor) -> [usize; N] {
+    let shape = x.layout().shape();
+    assert_eq!(shape.num_dims(), N, "a tensor of {N} dimensions, not of shape {shape:?}");
+    std::array::from_fn(|i| shape[i])
+}
+
+/// Rows and the length of the last dimension.
+fn rows(x: &FlexTensor) -> [usize; 2] {
+    let shape = x.layout().shape();
+    let last = shape[shape.num_dims() - 1];
+    [shape.num_elements() / last.max(1), last]
+}
+
+/// `[B, C]` as numbers.
+fn per_channel(x: FlexTensor, image: &Image) -> FlexTensor {
+    assert_eq!(dims(&x), [image.batch(), image.channels()], "one number per sample and channel");
+    dense(x)
+}
+
+/// The heads of `[B, heads, positions, width]`: a view where the last dimension is contiguous.
+fn heads_of(x: FlexTensor) -> FlexTensor {
+    let strides = x.layout().strides();
+    if strides[3] == 1 && strides.iter().all(|&s| s >= 0) { x } else { x.to_contiguous() }
+}
+
+fn heads(x: &FlexTensor) -> Heads<'_> {
+    let s = x.layout().strides();
+    Heads {
+        data: &x.storage::<f32>()[x.layout().start_offset()..],
+        strides: [s[0] as usize, s[1] as usize, s[2] as usize],
+    }
+}
+
+/// `[B, positions, heads, width]` in memory as `[B, heads, positions, width]`.
+fn from_heads(values: Vec<f32>, [b, h, t, d]: [usize; 4]) -> FlexTensor {
+    let x = tensor(values, vec![b, t, h, d]);
+    let layout = x.layout().permute(&[0, 2, 1, 3]);
+    x.with_layout(layout)
+}
+
+fn attention_of(q: &FlexTensor, k: &FlexTensor, scale: f64) -> Attention {
+    let [batch, heads, queries, width] = dims(q);
+    let keys = dims::<4>(k)[2];
+    Attention { batch, heads, queries, keys, width, scale: scale as f32 }
+}
+
+/// Both in the same memory order, whatever it is.
+fn aligned(x: FlexTensor, y: FlexTensor) -> (FlexTensor, FlexTensor) {
+    assert_eq!(x.layout().shape(), y.layout().shape(), "tensors of the same shape");
+    let flat = |t: &FlexTensor| t.layout().contiguous_offsets().is_some();
+    if flat(&x) && flat(&y) || x.layout().num_dims() < 3 {
+        (dense(x), dense(y))
+    } else {
+        (Image::new(x).into_tensor(), Image::new(y).into_tensor())
+    }
+}
+
+/// Applies `f` to the numbers of `x` in memory order: in place where nobody else holds them.
+fn mapped(x: FlexTensor, f: impl FnOnce(&[f32], Option<&mut [f32]>) -> Option<Vec<f32>>) -> FlexTensor {
+    let mut x = if x.layout().num_dims() < 3 { dense(x) } else { Image::new(x).into_tensor() };
+    let layout = x.layout().clone();
+    let (start, len) = (layout.start_offset(), layout.num_elements());
+    if let Some(all) = x.try_storage_mut::<f32>() {
+        f(&[], Some(&mut all[start..start + len]));
+        return x;
+    }
+    let out = f(&x.storage::<f32>()[start..start + len], None).expect("a result of its own");
+    let layout = Layout::new(layout.shape().clone(), layout.strides().to_vec(), 0);
+    let shape = vec![len];
+    tensor(out, shape).with_layout(layout)
+}
+
+/// The numbers of a tensor that fills a stretch of memory, in memory order.
+fn stretch(x: &FlexTensor) -> &[f32] {
+    let start = x.layout().start_offset();
+    &x.storage::<f32>()[start..start + x.layout().num_elements()]
+}
+
+impl Engine for Flex {
+    fn engine_conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        options: ConvOptions,
+    ) -> FlexTensor {
+        let (x, w, bias) = (Image::new(x), dense(weight), dense(bias));
+        let c = conv_of(x.batch(), x.map(), dims(&w), options);
+        assert_eq!(c.in_channels, x.channels(), "channels of a convolution's input");
+        let mut out = uninitialized(c.lens()[2]);
+        conv::forward(isa(), &c, x.values(), values(&w), Some(values(&bias)), &mut out);
+        Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
+    }
+
+    fn engine_conv2d_input(
+        dy: FlexTensor,
+        weight: FlexTensor,
+        size: [usize; 2],
+        options: ConvOptions,
+    ) -> FlexTensor {
+        let (dy, w) = (Image::new(dy), dense(weight));
+        let c = conv_of(dy.batch(), size, dims(&w), options);
+        let mut out = uninitialized(c.lens()[0]);
+        conv::data_gradient(isa(), &c, dy.values(), values(&w), &mut out);
+        Image::from_values(out, c.batch, &size, c.in_channels).into_tensor()
+    }
+
+    fn engine_conv2d_weight(
+        x: FlexTensor,
+        dy: FlexTensor,
+        kernel: [usize; 2],
+        options: ConvOptions,
+    ) -> FlexTensor {
+        let (x, dy) = (Image::new(x), Image::new(dy));
+        let shape = [dy.channels(), x.channels() / options.groups, kernel[0], kernel[1]];
+        let c = conv_of(x.batch(), x.map(), shape, options);
+        let mut out = uninitialized(c.lens()[1]);
+        conv::weight_gradient(isa(), &c, x.values(), dy.values(), &mut out);
+        tensor(out, shape.to_vec())
+    }
+
+    fn engine_channel_sums(x: FlexTensor) -> FlexTensor {
+        let x = Image::new(x);
+        let [b, n, c] = x.dims();
+        let mut out = vec![0.0; c];
+        elementwise::sum_pixels(isa(), x.values(), None, [1, b * n, c], &mut out);
+        tensor(out, vec![c])
+    }
+
+    fn engine_position_sums(x: FlexTensor) -> FlexTensor {
+        let x = Image::new(x);
+        let mut out = vec![0.0; x.batch() * x.channels()];
+        elementwise::sum_pixels(isa(), x.values(), None, x.dims(), &mut out);
+        tensor(out, vec![x.batch(), x.channels()])
+    }
+
+    fn engine_position_dots(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        let (x, y) = (Image::new(x), Image::new(y));
+        let mut out = vec![0.0; x.batch() * x.channels()];
+        elementwise::sum_pixels(isa(), x.values(), Some(y.values()), x.dims(), &mut out);
+        tensor(out, vec![x.batch(), x.channels()])
+    }
+
+    fn engine_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let (x, w, bias) = (dense(x), dense(weight), dense(bias));
+        let ([m, k], [n, _]) = (rows(&x), dims::<2>(&w));
+        let mut out = uninitialized(m * n);
+        let (a, b) = (Matrix::new(values(&x), m, k), Matrix::new(values(&w), n, k).t());
+        product(isa(), a, b, Some(values(&bias)), &mut out);
+        with_last(&x, n, out)
+    }
+
+    fn engine_linear_input(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        let (dy, w) = (dense(dy), dense(weight));
+        let ([m, n], [_, k]) = (rows(&dy), dims::<2>(&w));
+        let mut out = uninitialized(m * k);
+        product(isa(), Matrix::new(values(&dy), m, n), Matrix::new(values(&w), n, k), None, &mut out);
+        with_last(&dy, k, out)
+    }
+
+    fn engine_linear_weight(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
+        let (x, dy) = (dense(x), dense(dy));
+        let ([m, k], [_, n]) = (rows(&x), rows(&dy));
+        let mut out = uninitialized(n * k);
+        transposed_product(isa(), Matrix::new(values(&dy), m, n), Matrix::new(values(&x), m, k), &mut out);
+        tensor(out, vec![n, k])
+    }
+
+    fn engine_row_sums(x: FlexTensor) -> FlexTensor {
+        let x = dense(x);
+        let [m, n] = rows(&x);
+        let mut out = vec![0.0; n];
+        elementwise::sum_pixels(isa(), values(&x), None, [1, m, n], &mut out);
+        tensor(out, vec![n])
+    }
+
+    fn engine_group_norm(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        groups: usize,
+        eps: f64,
+        silu: bool,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, w, bias) = (Image::new(x), dense(weight), dense(bias));
+        let [batch, pixels, channels] = x.dims();
+        let n = GroupNorm { batch, pixels, channels, groups, eps: eps as f32, silu };
+        let (mut mean, mut rstd) = (vec![0.0; batch * groups], vec![0.0; batch * groups]);
+        group_norm::statistics(isa(), &n, x.values(), &mut mean, &mut rstd);
+        let mut out = uninitialized(x.values().len());
+        group_norm::forward(isa(), &n, x.values(), [&mean, &rstd], [values(&w), values(&bias)], &mut out);
+        let per_group = |v| tensor(v, vec![batch, groups]);
+        (x.like(out).into_tensor(), per_group(mean), per_group(rstd))
+    }
+
+    fn engine_group_norm_backward(
+        x: FlexTensor,
+        dy: FlexTensor,
+        mean: FlexTensor,
+        rstd: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        groups: usize,
+        silu: bool,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, dy, w, bias) = (Image::new(x), Image::new(dy), dense(weight), dense(bias));
+        let [batch, pixels, channels] = x.dims();
+        let n = GroupNorm { batch, pixels, channels, groups, eps: 0.0, silu };
+        let mut dx = uninitialized(x.values().len());
+        let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
+        let statistics = [values(&mean), values(&rstd)];
+        let affine = [values(&w), values(&bias)];
+        group_norm::backward(
+            isa(),
+            &n,
+            x.values(),
+            dy.values(),
+            statistics,
+            affine,
+            &mut dx,
+            [&mut dw, &mut db],
+        );
+        (x.like(dx).into_tensor(), tensor(dw, vec![channels]), tensor(db, vec![channels]))
+    }
+
+    fn engine_silu(x: FlexTensor) -> FlexTensor {
+        mapped(x, |x, own| match own {
+            Some(x) => {
+                elementwise::silu_mut(isa(), x);
+                None
+            }
+            None => {
+                let mut out = uninitialized(x.len());
+                elementwise::silu(isa(), x, &mut out);
+                Some(out)
+            }
+        })
+    }
+
+    fn engine_silu_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
+        let (x, dy) = aligned(x, dy);
+        let mut out = uninitialized(stretch(&x).len());
+        elementwise::silu_gradient(isa(), stretch(&x), stretch(&dy), &mut out);
+        like(&x, out)
+    }
+
+    fn engine_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        let (mut x, mut y) = aligned(x, y);
+        // The sum is the same in either order, bit for bit.
+        if !x.is_unique() && y.is_unique() {
+            std::mem::swap(&mut x, &mut y);
+        }
+        let (start, len) = (x.layout().start_offset(), x.layout().num_elements());
+        if let Some(all) = x.try_storage_mut::<f32>() {
+            elementwise::add_assign(isa(), &mut all[start..start + len], stretch(&y));
+            return x;
+        }
+        let mut out = uninitialized(len);
+        elementwise::add(isa(), stretch(&x), stretch(&y), &mut out);
+        like(&x, out)
+    }
+
+    fn engine_add_channels(x: FlexTensor, shift: FlexTensor) -> FlexTensor {
+        let x = Image::new(x);
+        let shift = per_channel(shift, &x);
+        let mut out = uninitialized(x.values().len());
+        elementwise::affine_channels(isa(), x.values(), x.dims(), None, Some(values(&shift)), &mut out);
+        x.like(out).into_tensor()
+    }
+
+    fn engine_scale_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> FlexTensor {
+        let x = Image::new(x);
+        let (scale, shift) = (one_plus(scale, &x), per_channel(shift, &x));
+        let mut out = uninitialized(x.values().len());
+        elementwise::affine_channels(
+            isa(),
+            x.values(),
+            x.dims(),
+            Some(&scale),
+            Some(values(&shift)),
+            &mut out,
+        );
+        x.like(out).into_tensor()
+    }
+
+    fn engine_scale(x: FlexTensor, scale: FlexTensor) -> FlexTensor {
+        let x = Image::new(x);
+        let scale = one_plus(scale, &x);
+        let mut out = uninitialized(x.values().len());
+        elementwise::affine_channels(isa(), x.values(), x.dims(), Some(&scale), None, &mut out);
+        x.like(out).into_tensor()
+    }
+
+    fn engine_cat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        let (x, y) = (Image::new(x), Image::new(y));
+        assert!(x.batch() == y.batch() && x.size() == y.size(), "maps of the same size");
+        let (a, b) = (x.channels(), y.channels());
+        let mut out = uninitialized(x.values().len() + y.values().len());
+        resample::concatenate(x.values(), a, y.values(), b, &mut out);
+        Image::from_values(out, x.batch(), &x.size(), a + b).into_tensor()
+    }
+
+    fn engine_channels(x: FlexTensor, first: usize, count: usize) -> FlexTensor {
+        let x = Image::new(x);
+        let mut out = uninitialized(x.values().len() / x.channels().max(1) * count);
+        resample::columns(x.values(), x.channels(), first, count, &mut out);
+        Image::from_values(out, x.batch(), &x.size(), count).into_tensor()
+    }
+
+    fn engine_upsample(x: FlexTensor, size: [usize; 2]) -> FlexTensor {
+        let x = Image::new(x);
+        let mut out = uninitialized(x.batch() * size[0] * size[1] * x.channels());
+        resample::upsample(x.values(), x.batch(), x.map(), size, x.channels(), &mut out);
+        Image::from_values(out, x.batch(), &size, x.channels()).into_tensor()
+    }
+
+    fn engine_upsample_backward(dy: FlexTensor, size: [usize; 2]) -> FlexTensor {
+        let dy = Image::new(dy);
+        let mut out = uninitialized(dy.batch() * size[0] * size[1] * dy.channels());
+        resample::upsample_gradient(dy.values(), dy.batch(), size, dy.map(), dy.channels(), &mut out);
+        Image::from_values(out, dy.batch(), &size, dy.channels()).into_tensor()
+    }
+
+    fn engine_avg_pool(x: FlexTensor, k: usize) -> FlexTensor {
+        let x = Image::new(x);
+        let size = x.map().map(|s| s / k);
+        let mut out = uninitialized(x.batch() * size[0] * size[1] * x.channels());
+        resample::avg_pool(x.values(), x.batch(), x.map(), k, x.channels(), &mut out);
+        Image::from_values(out, x.batch(), &size, x.channels()).into_tensor()
+    }
+
+    fn engine_avg_pool_backward(dy: FlexTensor, k: usize, size: [usize; 2]) -> FlexTensor {
+        let dy = Image::new(dy);
+        let mut out = uninitialized(dy.batch() * size[0] * size[1] * dy.channels());
+        resample::avg_pool_gradient(dy.values(), dy.batch(), size, k, dy.channels(), &mut out);
+        Image::from_values(out, dy.batch(), &size, dy.channels()).into_tensor()
+    }
+
+    fn engine_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, scale: f64) -> FlexTensor {
+        let [q, k, v] = [q, k, v].map(heads_of);
+        let a = attention_of(&q, &k, scale);
+        let mut out = uninitialized(a.batch * a.heads * a.queries * a.width);
+        attention::forward(isa(), &a, heads(&q), heads(&k), heads(&v), &mut out);
+        from_heads(out, dims(&q))
+    }
+
+    fn engine_attention_backward(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        dy: FlexTensor,
+        scale: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let [q, k, v, dy] = [q, k, v, dy].map(heads_of);
+        let a = attention_of(&q, &k, scale);
+        let [mut dq, mut dk, mut dv] =
+            [a.queries, a.keys, a.keys].map(|n| uninitialized(a.batch * a.heads * n * a.width));
+        attention::backward(isa(), &a, [&q, &k, &v, &dy].map(heads), [&mut dq, &mut dk, &mut dv]);
+        (from_heads(dq, dims(&q)), from_heads(dk, dims(&k)), from_heads(dv, dims(&k)))
+    }
+}
+
+/// `1 + scale`.
+fn one_plus(scale: FlexTensor, image: &Image) -> Vec<f32> {
+    values(&per_channel(scale, image)).iter().map(|s| 1.0 + s).collect()
+}
+
+/// `values` in the memory order of `x`.
+fn like(x: &FlexTensor, values: Vec<f32>) -> FlexTensor {
+    let layout = Layout::new(x.layout().shape().clone(), x.layout().strides().to_vec(), 0);
+    tensor(values, vec![layout.num_elements()]).with_layout(layout)
+}
+
+/// `values` in the shape of `x` but for the last dimension.
+fn with_last(x: &FlexTensor, last: usize, values: Vec<f32>) -> FlexTensor {
+    let mut shape = x.layout().shape().to_vec();
+    if let Some(n) = shape.last_mut() {
+        *n = last;
+    }
+    tensor(values, shape)
+}
+
+/// The numbers of a dense tensor, copied if others hold them too.
+fn owned(x: FlexTensor) -> FlexTensor {
+    let mut x = dense(x);
+    if values_mut(&mut x).is_some() {
+        return x;
+    }
+    // An unshared buffer that a cache watches, or a shared one: `storage_mut` moves or copies it.
+    x.storage_mut::<f32>();
+    x
+}
+
+/// One step of AdamW, in place where nobody else holds the numbers.
+pub(crate) fn adamw(
+    param: FlexTensor,
+    grad: FlexTensor,
+    m: FlexTensor,
+    v: FlexTensor,
+    h: AdamW,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let (correction1, correction2) = h.bias_corrections();
+    let coefficients = adamw_kernel::Coefficients {
+        keep: (1.0 - h.lr * h.weight_decay) as f32,
+        rate: (h.lr / correction1) as f32,
+        beta1: h.beta1 as f32,
+        one_minus_beta1: (1.0 - h.beta1) as f32,
+        beta2: h.beta2 as f32,
+        one_minus_beta2: (1.0 - h.beta2) as f32,
+        root_correction: (1.0 / correction2.sqrt()) as f32,
+        eps: h.eps as f32,
+    };
+    let grad = dense(grad);
+    let [mut param, mut m, mut v] = [param, m, v].map(owned);
+    if let (Some(p), Some(m), Some(v)) = (values_mut(&mut param), values_mut(&mut m), values_mut(&mut v)) {
+        adamw_kernel::adamw(isa(), p, values(&grad), m, v, &coefficients);
+    }
+    (param, m, v)
+}
+
+/// `from + weight·(to - from)`, in place where nobody else holds the numbers.
+pub(crate) fn lerp(from: FlexTensor, to: FlexTensor, weight: f64) -> FlexTensor {
+    let to = dense(to);
+    let mut from = owned(from);
+    if let Some(x) = values_mut(&mut from) {
+        elementwise::lerp_assign(isa(), x, values(&to), weight as f32);
+    }
+    from
+}
+
+/// `Σ coefficient·term`, in the memory order of the terms if they share one.
+pub(crate) fn linear_combination(terms: Vec<(f64, FlexTensor)>) -> FlexTensor {
+    let rank = terms[0].1.layout().num_dims();
+    let flat = terms.iter().all(|(_, t)| t.layout().contiguous_offsets().is_some());
+    let terms: Vec<(f32, FlexTensor)> = terms
+        .into_iter()
+        .map(|(c, t)| (c as f32, if flat || rank < 3 { dense(t) } else { Image::new(t).into_tensor() }))
+        .collect();
+    let slices: Vec<(f32, &[f32])> = terms.iter().map(|(c, t)| (*c, stretch(t))).collect();
+    let mut out = uninitialized(slices[0].1.len());
+    tweedie_kernels::linear_combination(isa(), &slices, &mut out);
+    like(&terms[0].1, out)
+}

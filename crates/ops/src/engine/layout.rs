@@ -1,0 +1,125 @@
+//! Channels-last memory under `[B, C, ...]` shapes.
+//!
+//! The kernels' images are `[B, ..., C]` in memory; to Burn they are views with permuted strides. Between
+//! operations of the engine nothing is copied; anything else is brought into this order once.
+
+use burn::{
+    backend::flex::{FlexTensor, Layout},
+    tensor::{Bytes, DType, Shape},
+};
+use tweedie_kernels::resample;
+
+/// An image tensor in channels-last memory.
+pub(super) struct Image {
+    /// Contiguous `[B, ..., C]`.
+    tensor: FlexTensor,
+}
+
+/// `[0, 2, .., rank - 1, 1]`.
+fn last(rank: usize) -> Vec<usize> {
+    [0].into_iter().chain(2..rank).chain([1]).collect()
+}
+
+/// `[0, rank - 1, 1, .., rank - 2]`.
+fn first(rank: usize) -> Vec<usize> {
+    [0, rank - 1].into_iter().chain(1..rank - 1).collect()
+}
+
+fn permuted(x: FlexTensor, axes: &[usize]) -> FlexTensor {
+    let layout = x.layout().permute(axes);
+    x.with_layout(layout)
+}
+
+impl Image {
+    /// `x: [B, C, ...]` with any strides.
+    pub(super) fn new(x: FlexTensor) -> Self {
+        let shape = x.layout().shape().to_vec();
+        let axes = last(shape.len());
+        if x.layout().permute(&axes).contiguous_offsets().is_some() {
+            return Self { tensor: permuted(x, &axes) };
+        }
+        let [b, c] = [shape[0], shape[1]];
+        let positions: usize = shape[2..].iter().product();
+        let x = dense(x);
+        let mut out = uninitialized(b * c * positions);
+        resample::to_channels_last(values(&x), [b, c, positions], &mut out);
+        let target = axes.iter().map(|&i| shape[i]).collect();
+        Self { tensor: tensor(out, target) }
+    }
+
+    /// From channels-last numbers of `[b, size.., c]`.
+    pub(super) fn from_values(values: Vec<f32>, b: usize, size: &[usize], c: usize) -> Self {
+        let shape = [b].into_iter().chain(size.iter().copied()).chain([c]).collect();
+        Self { tensor: tensor(values, shape) }
+    }
+
+    /// As `[B, C, ...]`.
+    pub(super) fn into_tensor(self) -> FlexTensor {
+        let rank = self.tensor.layout().num_dims();
+        permuted(self.tensor, &first(rank))
+    }
+
+    pub(super) fn values(&self) -> &[f32] {
+        values(&self.tensor)
+    }
+
+    pub(super) fn batch(&self) -> usize {
+        self.tensor.layout().shape()[0]
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.tensor.layout().shape()[self.tensor.layout().num_dims() - 1]
+    }
+
+    /// Sizes between batch and channels.
+    pub(super) fn size(&self) -> Vec<usize> {
+        let shape = self.tensor.layout().shape().to_vec();
+        shape[1..shape.len() - 1].to_vec()
+    }
+
+    /// Height and width.
+    pub(super) fn map(&self) -> [usize; 2] {
+        let size = self.size();
+        [size[0], size[1]]
+    }
+
+    /// Samples, positions, channels.
+    pub(super) fn dims(&self) -> [usize; 3] {
+        [self.batch(), self.size().iter().product(), self.channels()]
+    }
+
+    /// An image of the same shape.
+    pub(super) fn like(&self, values: Vec<f32>) -> Self {
+        Self::from_values(values, self.batch(), &self.size(), self.channels())
+    }
+}
+
+/// In memory order of its shape.
+pub(super) fn dense(x: FlexTensor) -> FlexTensor {
+    if x.layout().contiguous_offsets().is_some() { x } else { x.to_contiguous() }
+}
+
+/// The numbers of a dense tensor.
+pub(super) fn values(x: &FlexTensor) -> &[f32] {
+    let (start, end) = x.layout().contiguous_offsets().expect("a dense tensor");
+    &x.storage::<f32>()[start..end]
+}
+
+/// The numbers of a dense tensor that nobody else holds.
+pub(super) fn values_mut(x: &mut FlexTensor) -> Option<&mut [f32]> {
+    let (start, end) = x.layout().contiguous_offsets()?;
+    x.try_storage_mut::<f32>().map(|s| &mut s[start..end])
+}
+
+pub(super) fn tensor(values: Vec<f32>, shape: Vec<usize>) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(shape)), DType::F32)
+}
+
+/// Memory that a kernel is about to fill entirely.
+#[allow(clippy::uninit_vec)]
+pub(super) fn uninitialized(len: usize) -> Vec<f32> {
+    let mut v = Vec::with_capacity(len);
+    // SAFETY: every bit pattern is a number, and kernels write all of their output before it is read.
+    unsafe { v.set_len(len) };
+    v
+}
