@@ -1,18 +1,22 @@
 //! Scaled dot-product attention `softmax(q·kᵀ·scale)·v` and its gradients.
 //!
-//! A block of queries meets all keys at once, so that a block's scores fit the cache; the scores are
-//! computed anew for the gradients, and no `queries × keys` matrix outlives its block.
+//! Forward, a block of queries meets the keys block by block, with a running largest score and sum
+//! (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135): a tile of scores is all
+//! that ever exists of the `queries × keys` matrix. For the gradients, a block of queries meets all keys.
 
 use crate::{
     Isa,
-    gemm::{ColsJob, Factor, RowsJob, cols, pack, packed_len, panel_width, rows},
+    gemm::{ColsJob, RowsJob, cols, panel_width, rows},
     isa::dispatch,
     par::{self, Ptr, Scratch},
     simd::{LANES, Simd},
+    split::first,
 };
 
-/// Queries of a block. Fixed: gradients of keys and values are summed block by block.
+/// Queries of a block.
 const QUERIES: usize = 48;
+/// Keys of a block, forward: a row's sums join block by block.
+const KEYS: usize = 256;
 
 /// Shape of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,35 +65,101 @@ struct Rows {
 }
 
 impl Rows {
-    fn table(self, from: usize, count: usize) -> Vec<Ptr<f32>> {
-        (from..from + count).map(|i| Ptr::from_const(self.start.get().wrapping_add(i * self.row))).collect()
+    fn at(self, i: usize) -> Ptr<f32> {
+        Ptr::from_const(self.start.get().wrapping_add(i * self.row))
     }
 
-    /// As the factor `[width, n]` (`turned`) or `[n, width]` of a product.
-    fn factor(self, n: usize, width: usize, turned: bool) -> Factor {
-        let row = self.row as isize;
-        let (k, n, k_stride, n_stride) = if turned { (width, n, 1, row) } else { (n, width, row, 1) };
-        Factor { start: self.start.get(), taps: 1, k, n, tap_stride: 0, k_stride, n_stride }
+    fn table(self, from: usize, count: usize) -> [Ptr<f32>; QUERIES] {
+        std::array::from_fn(|i| self.at(from + i.min(count - 1)))
     }
 }
 
-unsafe fn multiply(isa: Isa, a: &[Ptr<f32>], k: usize, b: Ptr<f32>, n: usize, out: &[Ptr<f32>]) {
+/// Columns of a panel: as many as waste the fewest multiplications.
+fn width(isa: Isa, n: usize) -> usize {
+    let wide = panel_width(isa, n);
+    if n < 4 * wide && n.next_multiple_of(LANES) < n.next_multiple_of(wide) { LANES } else { wide }
+}
+
+/// Numbers in the panels of a factor `[k, n]`.
+fn panels_len(isa: Isa, k: usize, n: usize) -> usize {
+    n.next_multiple_of(width(isa, n)) * k
+}
+
+/// Panels `[panels][k][width]` of the factor `[k, n]` whose rows are `x`, zeros beyond `n`.
+unsafe fn panels(isa: Isa, x: Rows, k: usize, n: usize, to: *mut f32) {
+    let width = width(isa, n);
+    for (panel, column) in (0..n).step_by(width).enumerate() {
+        let lanes = width.min(n - column);
+        for i in 0..k {
+            let to = to.add((panel * k + i) * width);
+            std::ptr::copy_nonoverlapping(x.at(i).get().add(column), to, lanes);
+            to.add(lanes).write_bytes(0, width - lanes);
+        }
+    }
+}
+
+/// Panels of the factor `[k, n]` whose columns are the rows of `x`.
+unsafe fn turned_panels(isa: Isa, x: Rows, k: usize, n: usize, to: *mut f32) {
+    let width = width(isa, n);
+    dispatch!(isa, turn(x: Rows, k: usize, n: usize, width: usize, to: *mut f32))
+}
+
+#[inline(always)]
+unsafe fn turn<S: Simd>(x: Rows, k: usize, n: usize, width: usize, to: *mut f32) {
+    for column in (0..n.next_multiple_of(width)).step_by(LANES) {
+        let to = to.add(column / width * width * k + column % width);
+        for i in (0..k).step_by(LANES) {
+            let depth = LANES.min(k - i);
+            let mut square = [S::zero(); LANES];
+            for lane in 0..LANES {
+                if column + lane < n {
+                    square[lane] = S::load_n(x.at(column + lane).get().add(i), depth);
+                }
+            }
+            let square = S::transpose(square);
+            for (j, row) in square.into_iter().enumerate().take(depth) {
+                S::store(to.add((i + j) * width), row);
+            }
+        }
+    }
+}
+
+/// `out = a·b`, or added to `out`, with `b: [k, n]` in panels of `width`.
+unsafe fn multiply(
+    isa: Isa,
+    a: &[Ptr<f32>],
+    k: usize,
+    b: *const f32,
+    [n, width]: [usize; 2],
+    out: &[Ptr<f32>],
+    accumulate: bool,
+) {
     let job = RowsJob {
         rows: a.as_ptr().cast(),
         a_offset: 0,
         m: a.len(),
         taps: 1,
         k,
-        b: b.get(),
-        width: panel_width(isa, n),
+        b,
+        width,
         n,
         out: out.as_ptr().cast(),
         out_offset: 0,
         bias: std::ptr::null(),
-        accumulate: false,
+        accumulate,
     };
     rows(isa, &job);
 }
+
+/// A row's largest score so far, the sum of `exp(score - largest)`, and by what earlier sums shrink.
+#[derive(Clone, Copy)]
+struct Running {
+    largest: f32,
+    sum: f32,
+    shrink: f32,
+}
+
+const NONE: Running = Running { largest: f32::NEG_INFINITY, sum: 0.0, shrink: 0.0 };
 
 /// Attention of all heads; `out: [batch, queries, heads, width]`, contiguous.
 pub fn forward(isa: Isa, a: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>, out: &mut [f32]) {
@@ -102,83 +172,99 @@ pub fn forward(isa: Isa, a: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>
         return;
     }
     let out = Ptr::new(out);
-    let blocks = a.queries.div_ceil(QUERIES);
-    let ld = a.keys.next_multiple_of(LANES);
     par::for_each(a.batch * a.heads, |i| {
         let (b, h) = (i / a.heads, i % a.heads);
-        let [q_of, k_of, v_of] = [q, k, v].map(|x| Rows { start: x.pointer(b, h), row: x.strides[2] });
-        let target = Rows {
-            start: Ptr::from_const(out.get().wrapping_add((b * a.queries * a.heads + h) * a.width)),
-            row: a.heads * a.width,
-        };
-        let keys = Scratch::take(packed_len(isa, 1, a.width, a.keys));
-        let values = Scratch::take(packed_len(isa, 1, a.keys, a.width));
+        let [q, k, v] = [q, k, v].map(|x| Rows { start: x.pointer(b, h), row: x.strides[2] });
+        let start = out.get().wrapping_add((b * a.queries * a.heads + h) * a.width);
+        let out = Rows { start: Ptr::from_const(start), row: a.heads * a.width };
+        let value_block = panels_len(isa, KEYS, a.width);
+        let keys = Scratch::take(panels_len(isa, a.width, a.keys));
+        let values = Scratch::take(a.keys.div_ceil(KEYS) * value_block);
+        let (keys, values) = (keys.ptr(), values.ptr());
         // SAFETY: strides are checked above; blocks write their own rows of `out`.
         unsafe {
-            pack(isa, k_of.factor(a.keys, a.width, true), keys.ptr());
-            pack(isa, v_of.factor(a.keys, a.width, false), values.ptr());
-        }
-        par::for_each(blocks, |block| {
-            let from = block * QUERIES;
-            let count = QUERIES.min(a.queries - from);
-            let scores = Scratch::take(QUERIES * ld);
-            let score_rows = Rows { start: scores.ptr(), row: ld }.table(0, count);
-            let out_rows = target.table(from, count);
-            // SAFETY: as above.
-            unsafe {
-                multiply(isa, &q_of.table(from, count), a.width, keys.ptr(), a.keys, &score_rows);
-                let (s, n, scale) = (scores.ptr().get(), a.keys, a.scale);
-                let mut inverse = [0.0f32; QUERIES];
-                let to = inverse.as_mut_ptr();
-                dispatch!(isa, softmax(
-                    s: *mut f32, count: usize, ld: usize, n: usize, scale: f32, to: *mut f32
-                ));
-                multiply(isa, &score_rows, a.keys, values.ptr(), a.width, &out_rows);
-                for (row, inverse) in out_rows.iter().zip(inverse) {
-                    let row = std::slice::from_raw_parts_mut(row.get(), a.width);
-                    row.iter_mut().for_each(|x| *x *= inverse);
-                }
+            turned_panels(isa, k, a.width, a.keys, keys.get());
+            for block in 0..a.keys.div_ceil(KEYS) {
+                let from = Rows { start: v.at(block * KEYS), ..v };
+                let count = KEYS.min(a.keys - block * KEYS);
+                panels(isa, from, count, a.width, values.get().add(block * value_block));
             }
+        }
+        par::for_each(a.queries.div_ceil(QUERIES), |block| {
+            let count = QUERIES.min(a.queries - block * QUERIES);
+            let (q, out) = (q.table(block * QUERIES, count), out.table(block * QUERIES, count));
+            let tile = Scratch::take(QUERIES * KEYS);
+            // SAFETY: as above.
+            unsafe { query_block(isa, a, &q[..count], keys.get(), values.get(), tile.ptr(), &out[..count]) }
         });
     });
 }
 
-/// Replaces rows of scores `s` by `exp(s·scale - largest)`, and stores the reciprocals of their sums.
+unsafe fn query_block(
+    isa: Isa,
+    a: &Attention,
+    q: &[Ptr<f32>],
+    keys: *const f32,
+    values: *const f32,
+    tile: Ptr<f32>,
+    out: &[Ptr<f32>],
+) {
+    let (count, d, scale) = (q.len(), a.width, a.scale);
+    let scores = Rows { start: tile, row: KEYS }.table(0, count);
+    let (key_width, value_width) = (width(isa, a.keys), width(isa, d));
+    let mut running = [NONE; QUERIES];
+    for (block, from) in (0..a.keys).step_by(KEYS).enumerate() {
+        let n = KEYS.min(a.keys - from);
+        multiply(isa, q, d, keys.add(from * d), [n, key_width], &scores[..count], false);
+        let (s, ld, running) = (tile.get(), KEYS, running.as_mut_ptr());
+        dispatch!(
+            isa,
+            softmax(s: *mut f32, count: usize, ld: usize, n: usize, scale: f32, running: *mut Running)
+        );
+        if block > 0 {
+            shrink(out, d, |r| (*running.add(r)).shrink);
+        }
+        let values = values.add(block * panels_len(isa, KEYS, d));
+        multiply(isa, &scores[..count], n, values, [d, value_width], out, block > 0);
+    }
+    shrink(out, d, |r| 1.0 / running[r].sum);
+}
+
+/// Multiplies rows of `d` numbers by a number each.
+unsafe fn shrink(rows: &[Ptr<f32>], d: usize, factor: impl Fn(usize) -> f32) {
+    for (r, row) in rows.iter().enumerate() {
+        let factor = factor(r);
+        std::slice::from_raw_parts_mut(row.get(), d).iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
+/// Replaces rows of scores `s` by `exp(s·scale - largest)`, where `largest` and the sums are over these and
+/// earlier scores. Rows have room for whole vectors.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(s: *mut f32, rows: usize, ld: usize, n: usize, scale: f32, inverse: *mut f32) {
+unsafe fn softmax<S: Simd>(s: *mut f32, rows: usize, ld: usize, n: usize, scale: f32, running: *mut Running) {
     let factor = S::splat(scale);
+    let padded = n.next_multiple_of(LANES);
     for r in 0..rows {
-        let s = s.add(r * ld);
-        let whole = n / LANES * LANES;
-        let mut largest = S::splat(f32::NEG_INFINITY);
-        let mut i = 0;
-        while i < whole {
+        let (s, running) = (s.add(r * ld), running.add(r));
+        for i in n..padded {
+            *s.add(i) = *s.add(n - 1);
+        }
+        let mut largest = S::splat((*running).largest);
+        for i in (0..padded).step_by(LANES) {
             largest = S::max(largest, S::mul(S::load(s.add(i)), factor));
-            i += LANES;
         }
-        let mut top = S::largest(largest);
-        for j in whole..n {
-            top = top.max(*s.add(j) * scale);
-        }
-        let top = S::splat(top);
+        let top = S::largest(largest);
+        let minus = S::splat(-top);
         let mut sum = S::zero();
-        i = 0;
-        while i < whole {
-            let e = S::exp(S::sub(S::mul(S::load(s.add(i)), factor), top));
+        for i in (0..padded).step_by(LANES) {
+            let e = S::exp(S::fma(S::load(s.add(i)), factor, minus));
             S::store(s.add(i), e);
-            sum = S::add(sum, e);
-            i += LANES;
+            sum = S::add(sum, first::<S>(e, n - i));
         }
-        let mut total = S::sum(sum);
-        if whole < n {
-            let left = n - whole;
-            let e = S::exp(S::sub(S::mul(S::load_n(s.add(whole), left), factor), top));
-            S::store_n(s.add(whole), e, left);
-            let mut lanes = [0.0f32; LANES];
-            S::store(lanes.as_mut_ptr(), e);
-            total += lanes[..left].iter().sum::<f32>();
-        }
-        *inverse.add(r) = 1.0 / total;
+        let mut shrink = [0.0f32; LANES];
+        S::store(shrink.as_mut_ptr(), S::exp(S::splat((*running).largest - top)));
+        let shrink = shrink[0];
+        *running = Running { largest: top, sum: (*running).sum * shrink + S::sum(sum), shrink };
     }
 }
 
@@ -200,6 +286,8 @@ pub fn backward(isa: Isa, a: &Attention, [q, k, v, dy]: [Heads<'_>; 4], [dq, dk,
     let (dq, dk, dv) = (Ptr::new(dq), Ptr::new(dk), Ptr::new(dv));
     let ld = a.keys.next_multiple_of(LANES);
     let row = a.heads * a.width;
+    // Two rows of scores per query stay in the second cache. Of the shape alone: blocks' sums join in order.
+    let queries = if a.keys > 2048 { QUERIES / 2 } else { QUERIES };
     par::for_each(a.batch * a.heads, |i| {
         let (b, h) = (i / a.heads, i % a.heads);
         let of = [q, k, v, dy].map(|x| Rows { start: x.pointer(b, h), row: x.strides[2] });
@@ -209,29 +297,33 @@ pub fn backward(isa: Isa, a: &Attention, [q, k, v, dy]: [Heads<'_>; 4], [dq, dk,
         };
         let target = Rows { start: own(dq, a.queries), row };
         let (dk, dv) = (own(dk, a.keys), own(dv, a.keys));
-        let turned = packed_len(isa, 1, a.width, a.keys);
+        let turned = panels_len(isa, a.width, a.keys);
         let (keys_t, values_t) = (Scratch::take(turned), Scratch::take(turned));
-        let keys = Scratch::take(packed_len(isa, 1, a.keys, a.width));
-        let scratch = Scratch::take(2 * QUERIES * ld);
+        let keys = Scratch::take(panels_len(isa, a.keys, a.width));
+        let scratch = Scratch::take(2 * queries * ld);
         let p = Rows { start: scratch.ptr(), row: ld };
-        let ds = Rows { start: Ptr::from_const(p.start.get().wrapping_add(QUERIES * ld)), row: ld };
+        let ds = Rows { start: Ptr::from_const(p.start.get().wrapping_add(queries * ld)), row: ld };
         // SAFETY: strides are checked above; every head writes its own rows.
         unsafe {
-            pack(isa, k_of.factor(a.keys, a.width, true), keys_t.ptr());
-            pack(isa, v_of.factor(a.keys, a.width, true), values_t.ptr());
-            pack(isa, k_of.factor(a.keys, a.width, false), keys.ptr());
-            for from in (0..a.queries).step_by(QUERIES) {
-                let count = QUERIES.min(a.queries - from);
-                let (q_rows, dy_rows) = (q_of.table(from, count), dy_of.table(from, count));
-                let (p_rows, ds_rows) = (p.table(0, count), ds.table(0, count));
-                multiply(isa, &q_rows, a.width, keys_t.ptr(), a.keys, &p_rows);
-                multiply(isa, &dy_rows, a.width, values_t.ptr(), a.keys, &ds_rows);
+            let (keys_t, values_t, keys) = (keys_t.ptr().get(), values_t.ptr().get(), keys.ptr().get());
+            turned_panels(isa, k_of, a.width, a.keys, keys_t);
+            turned_panels(isa, v_of, a.width, a.keys, values_t);
+            panels(isa, k_of, a.keys, a.width, keys);
+            let (over_keys, over_width) = ([a.keys, width(isa, a.keys)], [a.width, width(isa, a.width)]);
+            for from in (0..a.queries).step_by(queries) {
+                let count = queries.min(a.queries - from);
+                let tables = [q_of.table(from, count), dy_of.table(from, count), target.table(from, count)];
+                let [q_rows, dy_rows, dq_rows] = tables.each_ref().map(|t| &t[..count]);
+                let tables = [p.table(0, count), ds.table(0, count)];
+                let [p_rows, ds_rows] = tables.each_ref().map(|t| &t[..count]);
+                multiply(isa, q_rows, a.width, keys_t, over_keys, p_rows, false);
+                multiply(isa, dy_rows, a.width, values_t, over_keys, ds_rows, false);
                 let (p, ds, n, scale) = (p.start.get(), ds.start.get(), a.keys, a.scale);
                 dispatch!(isa, score_gradient(
                     p: *mut f32, ds: *mut f32, count: usize, ld: usize, n: usize, scale: f32
                 ));
-                multiply(isa, &ds_rows, a.keys, keys.ptr(), a.width, &target.table(from, count));
-                for (left, right, out) in [(&p_rows, &dy_rows, dv), (&ds_rows, &q_rows, dk)] {
+                multiply(isa, ds_rows, a.keys, keys, over_width, dq_rows, false);
+                for (left, right, out) in [(p_rows, dy_rows, dv), (ds_rows, q_rows, dk)] {
                     let job = ColsJob {
                         a: left.as_ptr().cast(),
                         a_offset: 0,
@@ -254,11 +346,11 @@ pub fn backward(isa: Isa, a: &Attention, [q, k, v, dy]: [Heads<'_>; 4], [dq, dk,
 /// Turns scores `p` into probabilities, and the probabilities' gradient `ds` into that of the products `q·k`.
 #[inline(always)]
 unsafe fn score_gradient<S: Simd>(p: *mut f32, ds: *mut f32, rows: usize, ld: usize, n: usize, scale: f32) {
-    let mut inverse = [0.0f32; QUERIES];
-    softmax::<S>(p, rows, ld, n, scale, inverse.as_mut_ptr());
+    let mut running = [NONE; QUERIES];
+    softmax::<S>(p, rows, ld, n, scale, running.as_mut_ptr());
     for r in 0..rows {
         let (p, ds) = (p.add(r * ld), ds.add(r * ld));
-        let normalize = S::splat(inverse[r]);
+        let normalize = S::splat(1.0 / running[r].sum);
         let mut dot = S::zero();
         let mut i = 0;
         while i < n {

@@ -76,6 +76,34 @@ impl Simd for Avx512 {
     unsafe fn exp2_integral(a: __m512) -> __m512 {
         _mm512_scalef_ps(_mm512_set1_ps(1.0), a)
     }
+    #[inline(always)]
+    unsafe fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
+        // Within 128-bit lanes, 4×4 blocks are transposed; then the lanes themselves.
+        let mut quads = rows;
+        for i in (0..16).step_by(4) {
+            let (a, b) = (_mm512_unpacklo_ps(rows[i], rows[i + 1]), _mm512_unpackhi_ps(rows[i], rows[i + 1]));
+            let (c, d) =
+                (_mm512_unpacklo_ps(rows[i + 2], rows[i + 3]), _mm512_unpackhi_ps(rows[i + 2], rows[i + 3]));
+            let [a, b, c, d] =
+                [_mm512_castps_pd(a), _mm512_castps_pd(b), _mm512_castps_pd(c), _mm512_castps_pd(d)];
+            quads[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+            quads[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+            quads[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+            quads[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+        }
+        let mut columns = rows;
+        for i in 0..4 {
+            let low = _mm512_shuffle_f32x4::<0x44>(quads[i], quads[i + 4]);
+            let low2 = _mm512_shuffle_f32x4::<0x44>(quads[i + 8], quads[i + 12]);
+            let high = _mm512_shuffle_f32x4::<0xEE>(quads[i], quads[i + 4]);
+            let high2 = _mm512_shuffle_f32x4::<0xEE>(quads[i + 8], quads[i + 12]);
+            columns[i] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+            columns[i + 4] = _mm512_shuffle_f32x4::<0xDD>(low, low2);
+            columns[i + 8] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+            columns[i + 12] = _mm512_shuffle_f32x4::<0xDD>(high, high2);
+        }
+        columns
+    }
 }
 
 #[inline(always)]

@@ -68,6 +68,24 @@ pub(crate) trait Simd: Copy + 'static {
         lanes[0]
     }
 
+    /// The transpose of sixteen rows.
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut lanes = [[0.0f32; LANES]; LANES];
+        for r in 0..LANES {
+            let mut row = [0.0f32; LANES];
+            Self::store(row.as_mut_ptr(), rows[r]);
+            for c in 0..LANES {
+                lanes[c][r] = row[c];
+            }
+        }
+        let mut columns = rows;
+        for c in 0..LANES {
+            columns[c] = Self::load(lanes[c].as_ptr());
+        }
+        columns
+    }
+
     /// The largest lane.
     #[inline(always)]
     unsafe fn largest(v: Self::V) -> f32 {
