@@ -8,6 +8,8 @@
 mod batch;
 mod device;
 pub mod engine;
+mod host;
+mod memory;
 pub mod reference;
 mod update;
 
@@ -18,7 +20,10 @@ use burn::{
 use engine::Engine;
 
 pub use batch::{Batch, RowNoise};
+pub use burn::tensor::Device;
 pub use device::{DeviceError, device, devices};
+pub use host::{from_host, to_host};
+pub use memory::init;
 pub use update::{AdamW, adamw, lerp};
 
 /// Stride, padding and dilation of a 2-D convolution.
