@@ -3,9 +3,9 @@
 use crate::{
     Isa,
     isa::dispatch,
-    par::{self, Ptr},
+    par::{self, Ptr, Scratch},
     simd::{LANES, Simd},
-    split,
+    split::{self, Blocks, load, store, strips},
 };
 
 /// Numbers per task.
@@ -235,48 +235,56 @@ pub fn sum_pixels(
     let len = batch * pixels * channels;
     assert!(x.len() == len && y.is_none_or(|y| y.len() == len), "lengths of a sum over pixels");
     assert_eq!(out.len(), batch * channels, "one sum per sample and channel");
-    /// Pixels added in `f32` before they join the `f64` sum; fixed, so that threads do not matter.
-    const ROWS: usize = 64;
-    let pieces = pixels.div_ceil(ROWS).max(1);
-    let mut parts = vec![0.0f32; batch * pieces * channels];
+    let blocks = Blocks::new(batch, pixels, channels);
+    let parts = Scratch::take(blocks.partials(1));
     let (x, y) = (Ptr::from_const(x.as_ptr()), Ptr::from_const(y.map_or(std::ptr::null(), <[f32]>::as_ptr)));
-    let to = Ptr::new(&mut parts);
-    par::for_each_piece(batch * pieces, 8, |first, last| {
-        for i in first..last {
-            let (b, from) = (i / pieces, i % pieces * ROWS);
-            let rows = ROWS.min(pixels.saturating_sub(from));
-            let at = (b * pixels + from) * channels;
-            let y = crate::gemm::offset_unless_null(y.get(), at);
-            // SAFETY: lengths are checked above; every task has its own part.
-            unsafe {
-                let (x, to) = (x.get().wrapping_add(at).cast_const(), to.get().add(i * channels));
-                dispatch!(isa, sum_rows(x: *const f32, y: *const f32, rows: usize, channels: usize, to: *mut f32))
-            }
+    let to = parts.ptr();
+    blocks.each(|b, i| {
+        let (at, rows) = blocks.get(b, i);
+        let y = crate::gemm::offset_unless_null(y.get(), at);
+        // SAFETY: lengths are checked above; every task has its own part.
+        unsafe {
+            let (x, to) = (x.get().add(at), to.get().add(blocks.partial(b, i, 1)));
+            dispatch!(isa, sum_rows(x: *const f32, y: *const f32, rows: usize, channels: usize, to: *mut f32))
         }
     });
-    for (b, out) in out.chunks_mut(channels.max(1)).enumerate() {
-        for (c, out) in out.iter_mut().enumerate() {
-            let sum: f64 = (0..pieces).map(|p| f64::from(parts[(b * pieces + p) * channels + c])).sum();
-            *out = sum as f32;
-        }
+    let mut sums = vec![0.0f64; channels];
+    for (b, out) in out.chunks_exact_mut(channels.max(1)).enumerate() {
+        // SAFETY: every block's part was written above.
+        unsafe { split::total(to.get().add(blocks.partial(b, 0, 1)), blocks.per_image, &mut sums) };
+        out.iter_mut().zip(&sums).for_each(|(o, s)| *o = *s as f32);
     }
 }
 
 #[inline(always)]
 unsafe fn sum_rows<S: Simd>(x: *const f32, y: *const f32, rows: usize, channels: usize, out: *mut f32) {
-    let mut c = 0;
-    while c < channels {
-        let n = (channels - c).min(LANES);
-        let mut sum = S::zero();
-        for r in 0..rows {
-            let x = S::load_n(x.add(r * channels + c), n);
-            sum = if y.is_null() {
-                S::add(sum, x)
+    strips!(channels, 4, sum_strip::<S>(x, y, rows, channels, out))
+}
+
+#[inline(always)]
+unsafe fn sum_strip<S: Simd, const NV: usize, const TAIL: bool>(
+    c: usize,
+    valid: usize,
+    x: *const f32,
+    y: *const f32,
+    rows: usize,
+    channels: usize,
+    out: *mut f32,
+) {
+    let mut sum = [S::zero(); NV];
+    for r in 0..rows {
+        let at = r * channels + c;
+        for v in 0..NV {
+            let at = at + v * LANES;
+            let x = load::<S, TAIL>(x.add(at), valid);
+            sum[v] = if y.is_null() {
+                S::add(sum[v], x)
             } else {
-                S::fma(x, S::load_n(y.add(r * channels + c), n), sum)
+                S::fma(x, load::<S, TAIL>(y.add(at), valid), sum[v])
             };
         }
-        S::store_n(out.add(c), sum, n);
-        c += LANES;
+    }
+    for v in 0..NV {
+        store::<S, TAIL>(out.add(c + v * LANES), sum[v], valid);
     }
 }

@@ -15,6 +15,7 @@ pub mod gemm;
 pub mod group_norm;
 mod isa;
 pub mod layer_norm;
+pub mod layout;
 mod linear_combination;
 mod par;
 pub mod resample;

@@ -1,6 +1,9 @@
 //! Copies between maps: layouts, concatenation, nearest-neighbour resizing, average pooling.
 
-use crate::par::{self, Ptr};
+use crate::{
+    Isa, layout,
+    par::{self, Ptr},
+};
 
 /// Pixels per task.
 const ROWS: usize = 256;
@@ -11,28 +14,8 @@ pub fn to_channels_last(x: &[f32], [batch, channels, pixels]: [usize; 3], out: &
 }
 
 /// `[batch, rows, columns]` to `[batch, columns, rows]`.
-pub fn transpose(x: &[f32], [batch, rows, columns]: [usize; 3], out: &mut [f32]) {
-    assert!(x.len() == batch * rows * columns && out.len() == x.len(), "lengths of a transposition");
-    const TILE: usize = 16;
-    let out = Ptr::new(out);
-    let tiles = columns.div_ceil(TILE);
-    par::for_each_piece(batch * tiles, (1 << 13) / (rows * TILE).max(1) + 1, |from, to| {
-        for i in from..to {
-            let (b, j0) = (i / tiles, i % tiles * TILE);
-            let j1 = columns.min(j0 + TILE);
-            for r0 in (0..rows).step_by(TILE) {
-                let r1 = rows.min(r0 + TILE);
-                for j in j0..j1 {
-                    for r in r0..r1 {
-                        // SAFETY: inside `out` by the lengths above; tasks own their columns.
-                        unsafe {
-                            *out.get().add((b * columns + j) * rows + r) = x[(b * rows + r) * columns + j];
-                        }
-                    }
-                }
-            }
-        }
-    });
+pub fn transpose(x: &[f32], dims: [usize; 3], out: &mut [f32]) {
+    layout::transpose(Isa::active(), x, dims, out);
 }
 
 /// Joins `[rows, a]` and `[rows, b]` to `[rows, a + b]`.
