@@ -3,13 +3,10 @@
 use crate::{
     Isa,
     isa::dispatch,
-    par::{self, Ptr, Scratch},
+    par::{Ptr, Scratch},
     simd::{LANES, Simd},
     split::{self, Blocks, load, store, strips},
 };
-
-/// Numbers per task.
-const PIECE: usize = 1 << 14;
 
 /// `pointwise!(f(a, ...; h, ...) = |S| expression)` defines the loop over a piece: `f(a, ..., h, ..., out, n)`
 /// sets `out[i]` to the expression of the vectors `a[i], ...` and the numbers `h, ...`. A macro, since closures
@@ -184,15 +181,12 @@ pub fn affine_channels(
     );
     let pointer = |v: Option<&[f32]>| Ptr::from_const(v.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let (x, scale, shift, out) = (Ptr::from_const(x.as_ptr()), pointer(scale), pointer(shift), Ptr::new(out));
-    let rows = (PIECE / channels.max(1)).max(1);
-    let pieces = pixels.div_ceil(rows);
-    par::for_each(batch * pieces, |i| {
-        let (b, from) = (i / pieces.max(1), i % pieces.max(1) * rows);
-        let count = rows.min(pixels - from);
-        let at = (b * pixels + from) * channels;
+    let blocks = Blocks::new(batch, pixels, channels);
+    blocks.each(|b, i| {
+        let (at, count) = blocks.get(b, i);
         let part = |p: Ptr<f32>| crate::gemm::offset_unless_null(p.get(), b * channels);
         let (scale, shift) = (part(scale), part(shift));
-        // SAFETY: lengths are checked above; pieces are disjoint.
+        // SAFETY: lengths are checked above; blocks are disjoint.
         unsafe {
             let (x, out) = (x.get().add(at).cast_const(), out.get().add(at));
             dispatch!(isa, affine_rows(
@@ -211,15 +205,34 @@ unsafe fn affine_rows<S: Simd>(
     rows: usize,
     channels: usize,
 ) {
+    strips!(channels, 4, affine_strip::<S>(x, scale, shift, out, rows, channels))
+}
+
+#[inline(always)]
+unsafe fn affine_strip<S: Simd, const NV: usize, const TAIL: bool>(
+    c: usize,
+    valid: usize,
+    x: *const f32,
+    scale: *const f32,
+    shift: *const f32,
+    out: *mut f32,
+    rows: usize,
+    channels: usize,
+) {
+    let (mut a, mut b) = ([S::splat(1.0); NV], [S::zero(); NV]);
+    for v in 0..NV {
+        if !scale.is_null() {
+            a[v] = load::<S, TAIL>(scale.add(c + v * LANES), valid);
+        }
+        if !shift.is_null() {
+            b[v] = load::<S, TAIL>(shift.add(c + v * LANES), valid);
+        }
+    }
     for r in 0..rows {
-        let (x, out) = (x.add(r * channels), out.add(r * channels));
-        let mut c = 0;
-        while c < channels {
-            let n = (channels - c).min(LANES);
-            let a = if scale.is_null() { S::splat(1.0) } else { S::load_n(scale.add(c), n) };
-            let b = if shift.is_null() { S::zero() } else { S::load_n(shift.add(c), n) };
-            S::store_n(out.add(c), S::fma(S::load_n(x.add(c), n), a, b), n);
-            c += LANES;
+        let at = r * channels + c;
+        for v in 0..NV {
+            let x = load::<S, TAIL>(x.add(at + v * LANES), valid);
+            store::<S, TAIL>(out.add(at + v * LANES), S::fma(x, a[v], b[v]), valid);
         }
     }
 }

@@ -3,8 +3,9 @@
 use crate::{
     Isa,
     isa::dispatch,
-    par::{self, Ptr},
+    par::Ptr,
     simd::{LANES, Simd},
+    split::{self, load, store},
 };
 
 /// `out = Σ coefficient·term`. No terms give zeros.
@@ -12,23 +13,44 @@ pub fn linear_combination(isa: Isa, terms: &[(f32, &[f32])], out: &mut [f32]) {
     assert!(terms.iter().all(|t| t.1.len() == out.len()), "terms as long as the result");
     let terms: Vec<(f32, Ptr<f32>)> = terms.iter().map(|(c, t)| (*c, Ptr::from_const(t.as_ptr()))).collect();
     let (terms, len, out) = (&terms[..], out.len(), Ptr::new(out));
-    par::for_each_piece(len, 1 << 14, |from, to| {
+    split::flat(len, |start, n| {
         let out = out.get();
         // SAFETY: all arrays are `len` long; pieces are disjoint.
-        unsafe { dispatch!(isa, piece(terms: &[(f32, Ptr<f32>)], from: usize, to: usize, out: *mut f32)) }
+        unsafe { dispatch!(isa, piece(terms: &[(f32, Ptr<f32>)], start: usize, n: usize, out: *mut f32)) }
     });
 }
 
 #[inline(always)]
-unsafe fn piece<S: Simd>(terms: &[(f32, Ptr<f32>)], from: usize, to: usize, out: *mut f32) {
-    let mut i = from;
-    while i < to {
-        let n = (to - i).min(LANES);
-        let mut sum = S::zero();
-        for (c, term) in terms {
-            sum = S::fma(S::splat(*c), S::load_n(term.get().add(i), n), sum);
-        }
-        S::store_n(out.add(i), sum, n);
+unsafe fn piece<S: Simd>(terms: &[(f32, Ptr<f32>)], start: usize, n: usize, out: *mut f32) {
+    let (mut i, end) = (start, start + n);
+    while i + 4 * LANES <= end {
+        vectors::<S, 4, false>(terms, i, LANES, out);
+        i += 4 * LANES;
+    }
+    while i + LANES <= end {
+        vectors::<S, 1, false>(terms, i, LANES, out);
         i += LANES;
+    }
+    if i < end {
+        vectors::<S, 1, true>(terms, i, end - i, out);
+    }
+}
+
+#[inline(always)]
+unsafe fn vectors<S: Simd, const NV: usize, const TAIL: bool>(
+    terms: &[(f32, Ptr<f32>)],
+    i: usize,
+    n: usize,
+    out: *mut f32,
+) {
+    let mut sum = [S::zero(); NV];
+    for (c, term) in terms {
+        let c = S::splat(*c);
+        for v in 0..NV {
+            sum[v] = S::fma(c, load::<S, TAIL>(term.get().add(i + v * LANES), n), sum[v]);
+        }
+    }
+    for v in 0..NV {
+        store::<S, TAIL>(out.add(i + v * LANES), sum[v], n);
     }
 }
