@@ -21,11 +21,11 @@ fn transposes() {
         every_isa(|isa| {
             let mut out = vec![f32::NAN; x.len()];
             transpose(isa, &x, [batch, rows, columns], &mut out);
-            for i in 0..x.len() {
+            for (i, value) in x.iter().enumerate() {
                 let (b, r, c) = (i / (rows * columns), i / columns % rows, i % columns);
                 assert_eq!(
                     out[(b * columns + c) * rows + r],
-                    x[i],
+                    *value,
                     "{batch}x{rows}x{columns}, {}",
                     isa.name()
                 );
