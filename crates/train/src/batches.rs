@@ -246,3 +246,95 @@ impl Drop for Prefetch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ConfigBuilder;
+
+    fn maker(assignments: &[&str]) -> BatchMaker {
+        let mut builder = ConfigBuilder::preset("tiny").unwrap();
+        for a in
+            ["data.size=8", "augment.edm.p=0.5", "conditioning.label_dropout=0.5"].iter().chain(assignments)
+        {
+            builder = builder.set(a).unwrap();
+        }
+        let config = builder.build().unwrap();
+        BatchMaker::new(&config, &Dataset::open(&config.data).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn rows_do_not_depend_on_how_they_are_cut_into_passes() {
+        let one = maker(&["run.batch=6"]).step(5).unwrap();
+        let three = maker(&["run.batch=2", "run.accumulation=3"]).step(5).unwrap();
+        assert_eq!((one.len(), three.len()), (1, 3));
+        let join = |pick: fn(&HostBatch) -> Vec<f32>| three.iter().flat_map(pick).collect::<Vec<_>>();
+        assert_eq!(one[0].input, join(|b| b.input.clone()));
+        assert_eq!(one[0].target, join(|b| b.target.clone()));
+        assert_eq!(one[0].labels, join(|b| b.labels.clone()));
+        assert_eq!(one[0].times, join(|b| b.times.clone()));
+        assert_eq!(one[0].classes, three.iter().flat_map(|b| b.classes.clone()).collect::<Vec<_>>());
+        assert!(one[0].labels.iter().any(|&l| l != 0.0));
+        assert_ne!(one[0], maker(&["run.batch=6", "run.seed=1"]).step(5).unwrap()[0]);
+        assert_ne!(one[0], maker(&["run.batch=6"]).step(6).unwrap()[0]);
+    }
+
+    #[test]
+    fn labels_are_dropped_as_often_as_asked() {
+        let maker = maker(&["run.batch=100"]);
+        let none = maker.classes.unwrap();
+        let dropped: usize = (0..20)
+            .flat_map(|s| maker.step(s).unwrap())
+            .map(|b| b.classes.iter().filter(|&&c| c == none).count())
+            .sum();
+        // Four standard deviations of 2000 fair coins.
+        assert!((911..=1089).contains(&dropped), "{dropped}");
+    }
+
+    #[test]
+    fn prefetched_batches_are_the_same() {
+        let maker = Arc::new(maker(&["run.batch=2"]));
+        let prefetch = Prefetch::start(maker.clone(), 3).unwrap();
+        for step in 3..8 {
+            assert_eq!(prefetch.next().unwrap(), maker.step(step).unwrap());
+        }
+    }
+
+    #[test]
+    fn input_and_target_are_those_of_the_parameterization() {
+        for (schedule, output) in
+            [("squared-cosine", "v"), ("linear", "eps"), ("flow", "flow"), ("edm", "edm")]
+        {
+            let set = [
+                "data.size=8".to_owned(),
+                format!("diffusion.schedule={schedule}"),
+                format!("diffusion.parameterization={output}"),
+                "loss.times=log-normal".to_owned(),
+                "run.batch=4".to_owned(),
+            ];
+            let builder = ConfigBuilder::preset("tiny").unwrap();
+            let builder = set.iter().try_fold(builder, |b, a| b.set(a)).unwrap();
+            let config = builder.build().unwrap();
+            let maker = BatchMaker::new(&config, &Dataset::open(&config.data).unwrap()).unwrap();
+            let batch = maker.step(0).unwrap().remove(0);
+            let p = maker.parameterization;
+            for row in 0..4 {
+                let level = maker.sampler.draw(&*maker.schedule, maker.seed, 0, row, 4).level;
+                let x0 = maker.train.get(maker.order.index(row as u64)).unwrap().image.to_planes();
+                let mut eps = vec![0.0f32; 192];
+                normal(maker.seed, Purpose::Noise, 0, row as u64, &mut eps);
+                let scalings = p.scalings(level);
+                assert_eq!(batch.times[row], scalings.c_noise as f32);
+                for i in 0..192 {
+                    let (x0, eps) = (f64::from(x0[i]), f64::from(eps[i]));
+                    let x = level.alpha * x0 + level.sigma * eps;
+                    let at = row * 192 + i;
+                    assert!((f64::from(batch.input[at]) - scalings.c_in * x).abs() < 1e-5);
+                    // Reading the target as an answer gives the image back.
+                    let read = p.read(&x, &f64::from(batch.target[at]), level);
+                    assert!((read.x0 - x0).abs() < 1e-4 * (1.0 + scalings.c_out.abs()), "{output} {level:?}");
+                }
+            }
+        }
+    }
+}

@@ -141,6 +141,10 @@ impl Checkpoint {
         fs::create_dir_all(folder).map_err(|e| TrainError::io(folder, e))?;
         let path = folder.join(name(state.step));
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        if path.exists() && !path.join("state.json").exists() {
+            // What a crash or a disk has left of this step's checkpoint: no longer one.
+            fs::remove_dir_all(&path).map_err(|e| TrainError::io(&path, e))?;
+        }
         let mut failure = None;
         write_dir_with(&path, "state.json", |aside| {
             state.files.clear();

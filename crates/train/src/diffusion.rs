@@ -64,7 +64,8 @@ pub struct DiffusionConfig {
     pub beta_end: f64,
     /// Rescale the table so that its last entry is pure noise (Lin et al. 2024).
     pub zero_terminal_snr: bool,
-    /// Flow: more time at high noise when above 1.
+    /// Flow: samplers take more of their steps at high noise when above 1. For training, `loss.times_mean` of
+    /// the logit-normal distribution does the same.
     pub shift: f64,
     /// EDM: the cleanest level sampled.
     pub sigma_min: f64,
@@ -103,8 +104,7 @@ impl DiffusionConfig {
         let n = self.train_steps;
         let table = match self.schedule {
             Process::Flow => {
-                let flow = FlowSchedule::new().with_shift(self.shift).map_err(wrong)?;
-                return Ok(Arc::new(flow.with_time_scale(n as f64).map_err(wrong)?));
+                return Ok(Arc::new(FlowSchedule::new().with_time_scale(n as f64).map_err(wrong)?));
             }
             Process::Edm => {
                 return Ok(Arc::new(EdmSchedule::new(self.sigma_min, self.sigma_max).map_err(wrong)?));
@@ -191,6 +191,9 @@ impl DiffusionConfig {
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         if !(2..=1_000_000).contains(&self.train_steps) {
             return Err(TrainError::config("diffusion.train_steps", self.train_steps, "2 to 1000000"));
+        }
+        if !(self.shift > 0.0 && self.shift.is_finite()) {
+            return Err(TrainError::config("diffusion.shift", self.shift, "a number above 0"));
         }
         if !(self.sigma_data > 0.0 && self.sigma_data.is_finite()) {
             return Err(TrainError::config("diffusion.sigma_data", self.sigma_data, "a number above 0"));

@@ -158,3 +158,78 @@ impl ModuleMapper for Towards {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_life_halves() {
+        let law = Average::HalfLife { images: 1000.0, ramp_up: 0.0 };
+        // A thousand images in batches of 40 take away half of what was there.
+        let left: f64 = (1..=25).map(|i| 1.0 - law.weight(40 * i, 40)).product();
+        assert!((left - 0.5).abs() < 1e-12);
+        // As the EDM training loop has it: beta = 0.5 ** (batch / max(min(H, images * ramp), 1e-8)).
+        let law = Average::HalfLife { images: 500_000.0, ramp_up: 0.05 };
+        assert!((1.0 - law.weight(200_000, 512) - 0.5f64.powf(512.0 / 10_000.0)).abs() < 1e-12);
+        assert!((1.0 - law.weight(200_000_000, 512) - 0.5f64.powf(512.0 / 500_000.0)).abs() < 1e-12);
+    }
+
+    const GAMMAS: [(f64, f64); 5] = [
+        (0.01, 96.99489782370986),
+        (0.05, 16.972198602303447),
+        (0.1, 6.937203937601809),
+        (0.15, 3.5578687748994646),
+        (0.25, 0.71982395800071),
+    ];
+
+    #[test]
+    fn gammas_are_those_of_the_cubic() {
+        // numpy.roots([1, 7, 16 - s**-2, 12 - s**-2]).real.max(), numpy 2.4.6.
+        for (std, gamma) in GAMMAS {
+            assert!((power_gamma(std) - gamma).abs() < 1e-9 * gamma, "{std}: {}", power_gamma(std));
+        }
+    }
+
+    #[test]
+    fn the_power_average_has_its_closed_form_and_width() {
+        for std in [0.05, 0.1, 0.2] {
+            let law = Average::Power { gamma: power_gamma(std) };
+            assert_eq!(law.weight(8, 8), 1.0, "the first step forgets the random start");
+            // The weight of each step's values in the average at the end.
+            let (n, batch) = (4000u64, 8u64);
+            let mut shares = vec![0.0; n as usize];
+            for i in 0..n {
+                let w = law.weight((i + 1) * batch, batch);
+                shares.iter_mut().for_each(|s| *s *= 1.0 - w);
+                shares[i as usize] = w;
+            }
+            let total: f64 = shares.iter().sum();
+            assert!((total - 1.0).abs() < 1e-9);
+            let moment = |k: i32| -> f64 {
+                shares.iter().enumerate().map(|(i, s)| s * ((i + 1) as f64 / n as f64).powi(k)).sum()
+            };
+            let found = (moment(2) - moment(1).powi(2)).sqrt();
+            assert!((found - std).abs() < 1e-3, "{std}: {found}");
+        }
+    }
+
+    #[test]
+    fn moves_every_parameter_in_place() {
+        #[derive(Module, Debug)]
+        struct One {
+            weight: Param<Tensor<2>>,
+        }
+        let device = burn::tensor::Device::flex();
+        let one = |v: f32, device: &burn::tensor::Device| One {
+            weight: Param::initialized(
+                tweedie_models::params::param_id("weight"),
+                Tensor::from_data([[v, 2.0 * v], [3.0 * v, 4.0 * v]], (device, burn::tensor::DType::F32)),
+            ),
+        };
+        let (ema, model) = (one(1.0, &device), one(2.0, &device.clone().autodiff()));
+        let ema = update(ema, &model, 0.25);
+        let data = ema.weight.val().into_data();
+        assert_eq!(data.as_slice::<f32>().unwrap(), [1.25, 2.5, 3.75, 5.0]);
+    }
+}

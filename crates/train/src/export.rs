@@ -1,61 +1,94 @@
 //! The trained model as a diffusers folder.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tweedie_hub::{
-    files::{create_dir, write_atomic, write_dir_with, write_json},
-    weights::{self, Precision},
+    model_dir::{self, Extras, SamplingDefaults},
+    scheduler_config::SchedulerConfig,
+    weights::Precision,
 };
-use tweedie_models::{UNet2DModel, params::export};
+use tweedie_models::UNet2DModel;
 
-use crate::{config::RunConfig, error::TrainError, event::Summary};
+use crate::{
+    config::RunConfig,
+    diffusion::{DiffusionConfig, Process},
+    error::TrainError,
+    event::Summary,
+};
 
-/// Writes `unet` to the folder `path`, with its schedule and `tweedie.json`: class names, the index of "no
-/// class", and how it was trained.
+impl DiffusionConfig {
+    /// The same as the `scheduler_config.json` of a model in the folder `model`.
+    ///
+    /// # Errors
+    /// When the schedule cannot be told to diffusers.
+    pub fn scheduler(&self, model: &Path) -> Result<SchedulerConfig, TrainError> {
+        let text = self.scheduler_config().to_string();
+        Ok(SchedulerConfig::from_json(&text, &model.join("scheduler/scheduler_config.json"))?)
+    }
+}
+
+/// Writes `unet` to the folder `summary.model`, with its schedule and `tweedie.json`: class names, the index
+/// of "no class", how to sample, and how it was trained.
 pub(crate) fn model(
-    path: &Path,
     unet: &UNet2DModel,
     config: &RunConfig,
     classes: &[String],
     summary: &Summary,
 ) -> Result<(), TrainError> {
-    let schedule = config.diffusion.scheduler_config();
-    let version = tweedie_models::unet::DIFFUSERS_VERSION;
-    let pipeline = match schedule["_class_name"].as_str() {
-        Some("DDPMScheduler") => "DDPMPipeline",
-        _ => "DiffusionPipeline",
-    };
-    let index = json!({
-        "_class_name": pipeline,
-        "_diffusers_version": version,
-        "scheduler": ["diffusers", schedule["_class_name"]],
-        "unet": ["diffusers", "UNet2DModel"],
-    });
-    let mut notes = json!({
-        "training": {
-            "steps": summary.step,
-            "images": summary.images,
-            "seconds": summary.elapsed_s,
-            "loss": summary.loss,
-            "config": serde_json::to_value(config).unwrap_or(Value::Null),
+    let conditional = config.conditioning.classes;
+    let guided = conditional && config.conditioning.label_dropout > 0.0;
+    let training: [(&str, Value); 5] = [
+        ("steps", json!(summary.step)),
+        ("images", json!(summary.images)),
+        ("seconds", json!(summary.elapsed_s)),
+        ("loss", json!(summary.loss)),
+        ("config", serde_json::to_value(config).unwrap_or_default()),
+    ];
+    let multistep = !matches!(config.diffusion.schedule, Process::Flow | Process::Edm)
+        && !config.diffusion.zero_terminal_snr;
+    let extras = Extras {
+        class_names: if conditional { classes.to_vec() } else { Vec::new() },
+        null_class: conditional.then_some(classes.len()),
+        sampling: SamplingDefaults {
+            steps: multistep.then_some(30),
+            solver: multistep.then(|| "dpmpp-2m".to_owned()),
+            guidance: guided.then_some(2.0),
+            ..SamplingDefaults::default()
         },
-    });
-    if config.conditioning.classes {
-        notes["class_names"] = json!(classes);
-        notes["null_class"] = json!(classes.len());
-    }
-    write_dir_with(path, "model_index.json", |aside| {
-        let (network, scheduler) = (aside.join("unet"), aside.join("scheduler"));
-        create_dir(&network)?;
-        create_dir(&scheduler)?;
-        write_atomic(&network.join("config.json"), unet.config().to_json().as_bytes())?;
-        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        let file = network.join("diffusion_pytorch_model.safetensors");
-        weights::write(&file, &export(unet), Precision::F32, &metadata)?;
-        write_json(&scheduler.join("scheduler_config.json"), &schedule)?;
-        write_json(&aside.join("tweedie.json"), &notes)?;
-        write_json(&aside.join("model_index.json"), &index)
-    })?;
+        training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
+    };
+    let scheduler = config.diffusion.scheduler(&summary.model)?;
+    model_dir::save(&summary.model, unet, &scheduler, &extras, Precision::F32)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::Output;
+
+    #[test]
+    fn the_scheduler_says_the_same_schedule() {
+        let all = [
+            (Process::Linear, Output::Eps),
+            (Process::ScaledLinear, Output::X0),
+            (Process::SquaredCosine, Output::V),
+            (Process::Sigmoid, Output::V),
+            (Process::Flow, Output::Flow),
+            (Process::Edm, Output::Edm),
+        ];
+        for (schedule, parameterization) in all {
+            let config = DiffusionConfig { schedule, parameterization, shift: 3.0, ..Default::default() };
+            let said = config.scheduler(Path::new("m")).unwrap();
+            let (ours, theirs) = (config.schedule().unwrap(), &said.process().schedule);
+            assert_eq!(said.process().parameterization, config.parameterization());
+            for t in [1.0, 17.0, 60.0, 500.0, 999.0] {
+                let (a, b) = (ours.level(t), theirs.level(t));
+                let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs();
+                let same = near(a.alpha, b.alpha) && near(a.sigma, b.sigma) && near(a.t, b.t);
+                assert!(same, "{schedule:?}: {a:?} {b:?}");
+            }
+        }
+    }
 }

@@ -291,3 +291,106 @@ impl ModuleVisitor for Take<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::module::ParamId;
+    use serde_json::Value;
+    use tweedie_models::params::{export, settle, shapes};
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Two {
+        weight: Param<Tensor<2>>,
+        bias: Param<Tensor<1>>,
+    }
+
+    fn tensor<const D: usize>(values: &Value, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let values: Vec<f32> =
+            values.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+        Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+    }
+
+    fn two(values: &Value, device: &Device) -> Two {
+        let weight = tensor(&values["weight"], [3, 4], device).require_grad();
+        let bias = tensor(&values["bias"], [4], device).require_grad();
+        settle(Two {
+            weight: Param::initialized(ParamId::new(), weight),
+            bias: Param::initialized(ParamId::new(), bias),
+        })
+    }
+
+    /// The gradients that autodiff finds for `Σ parameter·gradient`.
+    fn gradients(model: &Two, step: &Value, device: &Device) -> GradientMap {
+        let weight = tensor(&step["weight_grad"], [3, 4], device);
+        let bias = tensor(&step["bias_grad"], [4], device);
+        let loss = (model.weight.val() * weight).sum() + (model.bias.val() * bias).sum();
+        GradientMap::take(model, &mut loss.backward())
+    }
+
+    /// Against torch.optim.AdamW: see tests/goldens/adamw.py. With a stop in the middle.
+    #[test]
+    fn steps_are_those_of_pytorch() {
+        let golden: Value = serde_json::from_str(include_str!("../tests/goldens/adamw.json")).unwrap();
+        let device = Device::flex();
+        let ad = device.clone().autodiff();
+        let mut model = two(&golden, &ad);
+        let config = OptimizerConfig { beta2: 0.95, weight_decay: 0.05, ..Default::default() };
+        let mut optimizer = Optimizer::new(&config);
+        for (i, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
+            let mut gradients = gradients(&model, step, &ad);
+            let norm = step["norm"].as_f64().unwrap();
+            assert!((gradients.norm().unwrap() / norm - 1.0).abs() < 1e-7);
+            model = optimizer.step(model, gradients, step["lr"].as_f64().unwrap());
+            let found = export(&model);
+            for name in ["weight", "bias"] {
+                let expected = step[name].as_array().unwrap();
+                for (a, b) in found[name].values.iter().zip(expected) {
+                    let b = b.as_f64().unwrap();
+                    assert!(
+                        (f64::from(*a) - b).abs() <= 3e-7 * b.abs().max(1.0),
+                        "step {i}, {name}: {a} {b}"
+                    );
+                }
+            }
+            if i == 2 {
+                let state = optimizer.export();
+                optimizer = Optimizer::import(&config, 3, &state, &shapes(&model), &device).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_named() {
+        let golden: Value = serde_json::from_str(include_str!("../tests/goldens/adamw.json")).unwrap();
+        let ad = Device::flex().autodiff();
+        let model = two(&golden, &ad);
+        let loss = model.weight.val().sum() + (model.bias.val().mul_scalar(0.0)).log().sum();
+        let mut gradients = GradientMap::take(&model, &mut loss.backward());
+        assert_eq!(gradients.norm(), Err("bias".to_owned()));
+    }
+
+    #[test]
+    fn state_of_other_parameters_is_refused() {
+        let device = Device::flex();
+        let tensor = |n| HostTensor { shape: vec![n], values: vec![0.0; n] };
+        let source = |name: &str, n| {
+            BTreeMap::from([(format!("mean.{name}"), tensor(n)), (format!("square.{name}"), tensor(n))])
+        };
+        let shapes = BTreeMap::from([("a".to_owned(), vec![3])]);
+        let import = |source| Optimizer::import(&OptimizerConfig::default(), 1, &source, &shapes, &device);
+        assert!(import(source("a", 3)).is_ok());
+        assert!(import(source("b", 3)).err().unwrap().contains("mean.b"));
+        assert!(import(source("a", 4)).err().unwrap().contains("shape [4], expected [3]"));
+        let mut half = source("a", 3);
+        half.remove("square.a");
+        assert!(import(half).err().unwrap().contains("square.a"));
+    }
+
+    #[test]
+    fn biases_norms_and_class_embeddings_do_not_decay() {
+        assert!(decays("unet.conv_in.weight", 4) && decays("unet.time_embedding.linear_1.weight", 2));
+        assert!(!decays("unet.conv_in.bias", 1) && !decays("unet.class_embedding.weight", 2));
+    }
+}

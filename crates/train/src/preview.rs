@@ -28,7 +28,7 @@ pub(crate) fn samples(
 ) -> Result<Vec<Image>, TrainError> {
     let run = &config.run;
     let schedule = config.diffusion.schedule()?;
-    let (plan, solver) = plan(schedule, run.preview_steps)?;
+    let (plan, solver) = plan(schedule, config.diffusion.shift, run.preview_steps)?;
     let size = config.data.size;
     let mut images = Vec::with_capacity(run.preview_images);
     for start in (0..run.preview_images).step_by(run.batch) {
@@ -52,13 +52,17 @@ pub(crate) fn samples(
 
 type BoxedSolver = Box<dyn Solver<Batch<4>>>;
 
-fn plan(schedule: Arc<dyn NoiseSchedule>, evaluations: usize) -> Result<(Plan, BoxedSolver), TrainError> {
+fn plan(
+    schedule: Arc<dyn NoiseSchedule>,
+    shift: f64,
+    evaluations: usize,
+) -> Result<(Plan, BoxedSolver), TrainError> {
     let noisiest = schedule.level(schedule.times().max());
     let (spacing, name, steps) = match schedule.times() {
         // Where nothing but noise is left, a multistep solver has no step size.
         Times::Table { .. } if noisiest.alpha == 0.0 => (Spacing::Trailing, "ddim", evaluations),
         Times::Table { .. } => (Spacing::Trailing, "dpmpp-2m", evaluations),
-        _ if noisiest.alpha == 0.0 => (Spacing::Trailing, "heun", evaluations.div_ceil(2)),
+        _ if noisiest.alpha == 0.0 => (Spacing::Shifted { shift }, "heun", evaluations.div_ceil(2)),
         _ => (Spacing::Karras { rho: 7.0 }, "heun", evaluations.div_ceil(2)),
     };
     let steps = match schedule.times() {

@@ -476,7 +476,7 @@ impl TrainLoop {
             None => self.model(),
         };
         if let Some(model) = model {
-            export::model(&summary.model, &model.unet, &self.config, &self.class_names, &summary)?;
+            export::model(&model.unet, &self.config, &self.class_names, &summary)?;
         }
         self.events.push_back(TrainEvent::Finished(summary));
         Ok(())
