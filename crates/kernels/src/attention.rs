@@ -8,9 +8,9 @@ use crate::{
     Isa,
     gemm::{ColsJob, RowsJob, cols, panel_width, rows},
     isa::dispatch,
-    par::{self, Ptr, Scratch},
+    par::{Ptr, Scratch},
     simd::{LANES, Simd},
-    split::first,
+    split::{self, first},
 };
 
 /// Queries of a block.
@@ -33,6 +33,13 @@ pub struct Attention {
     pub width: usize,
     /// Factor of the scores.
     pub scale: f32,
+}
+
+impl Attention {
+    /// Multiplications, in units of as many as take the time of touching a number.
+    fn work(&self) -> usize {
+        self.batch * self.heads * self.queries * self.keys * self.width / 64
+    }
 }
 
 /// Vectors `[batch, heads, positions, width]` in a buffer, through strides; the last dimension is contiguous.
@@ -172,7 +179,7 @@ pub fn forward(isa: Isa, a: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>
         return;
     }
     let out = Ptr::new(out);
-    par::for_each(a.batch * a.heads, |i| {
+    split::for_each(a.batch * a.heads, a.work(), |i| {
         let (b, h) = (i / a.heads, i % a.heads);
         let [q, k, v] = [q, k, v].map(|x| Rows { start: x.pointer(b, h), row: x.strides[2] });
         let start = out.get().wrapping_add((b * a.queries * a.heads + h) * a.width);
@@ -190,7 +197,7 @@ pub fn forward(isa: Isa, a: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>
                 panels(isa, from, count, a.width, values.get().add(block * value_block));
             }
         }
-        par::for_each(a.queries.div_ceil(QUERIES), |block| {
+        split::for_each(a.queries.div_ceil(QUERIES), a.work(), |block| {
             let count = QUERIES.min(a.queries - block * QUERIES);
             let (q, out) = (q.table(block * QUERIES, count), out.table(block * QUERIES, count));
             let tile = Scratch::take(QUERIES * KEYS);
@@ -288,7 +295,7 @@ pub fn backward(isa: Isa, a: &Attention, [q, k, v, dy]: [Heads<'_>; 4], [dq, dk,
     let row = a.heads * a.width;
     // Two rows of scores per query stay in the second cache. Of the shape alone: blocks' sums join in order.
     let queries = if a.keys > 2048 { QUERIES / 2 } else { QUERIES };
-    par::for_each(a.batch * a.heads, |i| {
+    split::for_each(a.batch * a.heads, a.work(), |i| {
         let (b, h) = (i / a.heads, i % a.heads);
         let of = [q, k, v, dy].map(|x| Rows { start: x.pointer(b, h), row: x.strides[2] });
         let [q_of, k_of, v_of, dy_of] = of;
