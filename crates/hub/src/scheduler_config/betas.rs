@@ -19,9 +19,51 @@ pub(super) struct BetaRules {
     /// The class's values of `beta_schedule`.
     pub(super) curves: &'static [(&'static str, Curve)],
     pub(super) interpolation: Interpolation,
-    /// With `rescale_betas_zero_snr`: the last `alpha_bar` instead of 0. Absent if the class has no such
-    /// key.
-    pub(super) rescaled_end: Option<f64>,
+    /// Whether the class has the key `rescale_betas_zero_snr`, and what is at its last time.
+    pub(super) rescaled: Rescaled,
+}
+
+/// The last time of betas that were rescaled to zero terminal SNR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rescaled {
+    /// The class does not rescale.
+    Never,
+    /// Pure noise.
+    PureNoise,
+    /// A finite `sigma/alpha`, about 4096, even if the time before it is noisier.
+    Finite,
+}
+
+/// A class's process.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) process: Process,
+    pub(super) steps: usize,
+    /// The noisiest level, where it is not the schedule's.
+    pub(super) noisiest: Option<Level>,
+}
+
+impl Table {
+    /// The level of a time.
+    pub(super) fn level(&self, t: f64) -> Level {
+        match self.noisiest {
+            Some(noisiest) if t >= noisiest.t => noisiest,
+            _ => self.process.schedule.level(t),
+        }
+    }
+
+    /// The level of a noise-to-signal ratio.
+    pub(super) fn at_nsr(&self, nsr: f64) -> Level {
+        match self.noisiest {
+            Some(noisiest) if nsr >= noisiest.nsr() => noisiest,
+            _ => self.process.schedule.at_nsr(nsr),
+        }
+    }
+
+    /// The noisiest level of the table.
+    pub(super) fn noisiest(&self) -> Level {
+        self.level(self.steps as f64 - 1.0)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +83,8 @@ pub(super) const COMMON_CURVES: &[(&str, Curve)] = &[
 ];
 
 /// Betas and `prediction_type`.
-pub(super) fn process(keys: &mut Keys, rules: &BetaRules) -> Result<(Process, usize), HubError> {
-    let schedule = table(keys, rules)?;
+pub(super) fn process(keys: &mut Keys, rules: &BetaRules) -> Result<Table, HubError> {
+    let (schedule, finite) = table(keys, rules)?;
     let steps = schedule.betas().len();
     let parameterization = keys.choice(
         "prediction_type",
@@ -53,10 +95,14 @@ pub(super) fn process(keys: &mut Keys, rules: &BetaRules) -> Result<(Process, us
             ("v_prediction", Parameterization::V),
         ],
     )?;
-    Ok((Process { schedule: Arc::new(schedule), parameterization }, steps))
+    // diffusers sets the last `alpha_bar` to 2^-24.
+    let nsr = (2f64.powi(24) - 1.0).sqrt();
+    let noisiest = finite.then(|| Level::variance_preserving(nsr, steps as f64 - 1.0));
+    let process = Process { schedule: Arc::new(schedule), parameterization };
+    Ok(Table { process, steps, noisiest })
 }
 
-fn table(keys: &mut Keys, rules: &BetaRules) -> Result<TableSchedule, HubError> {
+fn table(keys: &mut Keys, rules: &BetaRules) -> Result<(TableSchedule, bool), HubError> {
     let mut steps = keys.take("num_train_timesteps", 1000usize)?;
     let start = keys.take("beta_start", rules.start)?;
     let end = keys.take("beta_end", rules.end)?;
@@ -84,25 +130,14 @@ fn table(keys: &mut Keys, rules: &BetaRules) -> Result<TableSchedule, HubError> 
     if schedule.betas().len() != steps {
         return Err(keys.error("num_train_timesteps", format!("{steps} is out of range")));
     }
-    if let Some(rescaled_end) = rules.rescaled_end
-        && keys.flag("rescale_betas_zero_snr", false)?
-    {
-        schedule = rescaled(&schedule, rescaled_end)
+    let rescaled = rules.rescaled != Rescaled::Never && keys.flag("rescale_betas_zero_snr", false)?;
+    if rescaled {
+        schedule = schedule
+            .rescale_zero_terminal_snr()
             .map_err(|e| keys.error("rescale_betas_zero_snr", e.to_string()))?;
     }
-    Ok(schedule.with_interpolation(rules.interpolation))
-}
-
-fn rescaled(schedule: &TableSchedule, end: f64) -> Result<TableSchedule, ScheduleError> {
-    let schedule = schedule.rescale_zero_terminal_snr()?;
-    if end == 0.0 {
-        return Ok(schedule);
-    }
-    let mut alphas_cumprod = schedule.alphas_cumprod().to_vec();
-    if let Some(last) = alphas_cumprod.last_mut() {
-        *last = end;
-    }
-    TableSchedule::from_alphas_cumprod(&alphas_cumprod)
+    let finite = rescaled && rules.rescaled == Rescaled::Finite;
+    Ok((schedule.with_interpolation(rules.interpolation), finite))
 }
 
 /// Betas, at most 0.999, whose products follow `alpha_bar` of the ratio of times.

@@ -5,7 +5,7 @@ use tweedie_core::{Level, Plan, schedule::Interpolation, spacing::Spacing};
 
 use super::{
     Clamp, Process, Read, Scheduler,
-    betas::{self, BetaRules, COMMON_CURVES, TableSpacing},
+    betas::{self, BetaRules, COMMON_CURVES, Rescaled, Table, TableSpacing},
     keys::Keys,
 };
 
@@ -14,7 +14,7 @@ const BETAS: BetaRules = BetaRules {
     end: 0.02,
     curves: COMMON_CURVES,
     interpolation: Interpolation::LogAlphaBar,
-    rescaled_end: Some(0.0),
+    rescaled: Rescaled::PureNoise,
 };
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ struct Ddim {
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
-    let (process, table) = betas::process(keys, &BETAS)?;
+    let Table { process, steps: table, .. } = betas::process(keys, &BETAS)?;
     let spacing = TableSpacing::read(keys, "leading")?;
     let clamp = betas::clamp(keys, Some(true), true)?;
     let end = if keys.flag("set_alpha_to_one", true)? { Level::CLEAN } else { process.schedule.level(0.0) };

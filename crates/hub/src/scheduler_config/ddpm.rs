@@ -10,7 +10,7 @@ use tweedie_core::{
 
 use super::{
     Clamp, Process, Read, Scheduler,
-    betas::{self, BetaRules, Curve, TableSpacing},
+    betas::{self, BetaRules, Curve, Rescaled, Table, TableSpacing},
     keys::Keys,
 };
 
@@ -25,7 +25,7 @@ const BETAS: BetaRules = BetaRules {
         ("laplace", Curve::Laplace),
     ],
     interpolation: Interpolation::LogAlphaBar,
-    rescaled_end: Some(0.0),
+    rescaled: Rescaled::PureNoise,
 };
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ struct Ddpm {
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
-    let (process, table) = betas::process(keys, &BETAS)?;
+    let Table { process, steps: table, .. } = betas::process(keys, &BETAS)?;
     // The logarithm of the smaller variance is only another way to compute it. That of the larger one
     // gives NaN in diffusers, and learned variances need another network.
     let variances = [("fixed_small", false), ("fixed_small_log", false), ("fixed_large", true)];

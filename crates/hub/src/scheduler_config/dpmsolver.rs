@@ -10,7 +10,7 @@ use tweedie_core::{
 
 use super::{
     Clamp, Process, Read, Scheduler,
-    betas::{self, BetaRules, COMMON_CURVES, NoiseSpacing, TableRule, TableSpacing},
+    betas::{self, BetaRules, COMMON_CURVES, NoiseSpacing, Rescaled, Table, TableRule, TableSpacing},
     keys::Keys,
 };
 
@@ -19,15 +19,14 @@ const BETAS: BetaRules = BetaRules {
     end: 0.02,
     curves: COMMON_CURVES,
     interpolation: Interpolation::Nsr,
-    rescaled_end: Some(1.0 / 16_777_216.0),
+    rescaled: Rescaled::Finite,
 };
 
 #[derive(Debug)]
 struct DpmSolver {
-    process: Process,
-    /// Times of the table that `lambda_min_clipped` leaves.
-    table: usize,
-    full_table: usize,
+    table: Table,
+    /// How many times of the table `lambda_min_clipped` leaves.
+    left: usize,
     times: TableSpacing,
     noise: Option<LevelSpacing>,
     /// Whether times of spaced noise levels are rounded.
@@ -46,7 +45,7 @@ enum LevelSpacing {
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
-    let (process, full_table) = betas::process(keys, &BETAS)?;
+    let table = betas::process(keys, &BETAS)?;
     let times = TableSpacing::read(keys, "linspace")?;
     let lu = keys.flag("use_lu_lambdas", false)?;
     let noise = match NoiseSpacing::read(keys)? {
@@ -75,14 +74,13 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     }
     let lower = keys.flag("lower_order_final", true)?;
     let euler = keys.flag("euler_at_final", false)?;
-    let end = betas::final_level(keys, &*process.schedule)?;
+    let end = betas::final_level(keys, &*table.process.schedule)?;
     let lambda_min = keys.number("lambda_min_clipped", f64::NEG_INFINITY)?;
-    let clipped = (0..full_table).filter(|&t| process.schedule.level(t as f64).lambda() < lambda_min).count();
+    let clipped = (0..table.steps).filter(|&t| table.level(t as f64).lambda() < lambda_min).count();
     let clamp = betas::clamp(keys, None, false)?;
     Ok(Box::new(DpmSolver {
-        process,
-        table: full_table - clipped,
-        full_table,
+        left: table.steps - clipped,
+        table,
         times,
         noise,
         rounded: !exact && cosine != "squaredcos_cap_v2",
@@ -99,22 +97,22 @@ pub(super) fn read(keys: &mut Keys) -> Read {
 
 impl DpmSolver {
     fn levels(&self, n: usize) -> Result<Vec<Level>, String> {
-        let schedule = &*self.process.schedule;
+        let table = &self.table;
         let Some(noise) = self.noise else {
             let times = match self.times.rule {
-                TableRule::Leading => spacing::leading_without_cleanest(self.table, n, self.times.offset),
-                TableRule::Linspace => spacing::linspace_without_cleanest(self.table, n),
+                TableRule::Leading => spacing::leading_without_cleanest(self.left, n, self.times.offset),
+                TableRule::Linspace => spacing::linspace_without_cleanest(self.left, n),
                 TableRule::Trailing => self.trailing(n),
             };
-            return Ok(times.map_err(|e| e.to_string())?.into_iter().map(|t| schedule.level(t)).collect());
+            return Ok(times.map_err(|e| e.to_string())?.into_iter().map(|t| table.level(t)).collect());
         };
-        let (min, max) = (schedule.level(0.0).nsr(), schedule.level(self.full_table as f64 - 1.0).nsr());
+        let (min, max) = (table.level(0.0).nsr(), table.noisiest().nsr());
         let nsrs = match noise {
             LevelSpacing::Noise(noise) => noise.nsrs(min, max, n),
             LevelSpacing::UniformLambda => spacing::exponential(min, max, n),
         };
         let level = |nsr: f64| {
-            let level = schedule.at_nsr(nsr);
+            let level = table.at_nsr(nsr);
             // The network is told whole times: rounded, or else cut off.
             let t = if self.rounded { level.t.round_ties_even() } else { level.t }.floor();
             Level { t, ..level }
@@ -124,15 +122,14 @@ impl DpmSolver {
 
     /// A clipped table is left sooner, by the steps of the full one.
     fn trailing(&self, n: usize) -> Result<Vec<f64>, spacing::SpacingError> {
-        if self.table == self.full_table {
-            return spacing::trailing(self.table, n);
-        }
-        let step = self.full_table as f64 / n as f64;
-        let mut times = spacing::trailing(self.full_table, n)?;
-        let count = (self.table as f64 / step).ceil() as usize;
-        times.truncate(count);
-        for (i, t) in times.iter_mut().enumerate() {
-            *t = (self.table as f64 - i as f64 * step).round_ties_even() - 1.0;
+        let (all, left) = (self.table.steps as f64, self.left as f64);
+        let mut times = spacing::trailing(self.table.steps, n)?;
+        if left < all {
+            let step = all / n as f64;
+            times.truncate((left / step).ceil() as usize);
+            for (i, t) in times.iter_mut().enumerate() {
+                *t = (left - i as f64 * step).round_ties_even() - 1.0;
+            }
         }
         Ok(times)
     }
@@ -140,7 +137,7 @@ impl DpmSolver {
 
 impl Scheduler for DpmSolver {
     fn process(&self) -> &Process {
-        &self.process
+        &self.table.process
     }
 
     fn solver(&self) -> &'static str {
@@ -153,7 +150,7 @@ impl Scheduler for DpmSolver {
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {
         let levels = self.levels(steps)?;
-        let mut plan = betas::plan_to(self.process.schedule.clone(), levels, self.end)?;
+        let mut plan = betas::plan_to(self.table.process.schedule.clone(), levels, self.end)?;
         plan.start_std = 1.0;
         Ok(plan)
     }

@@ -4,7 +4,7 @@ use tweedie_core::{Plan, plan::Final, schedule::Interpolation, spacing::Spacing}
 
 use super::{
     Clamp, Process, Read, Scheduler,
-    betas::{self, BetaRules, Curve, NoiseSpacing, TableSpacing},
+    betas::{self, BetaRules, Curve, NoiseSpacing, Rescaled, Table, TableSpacing},
     euler::SigmaSpacing,
     keys::Keys,
 };
@@ -19,31 +19,31 @@ const BETAS: BetaRules = BetaRules {
         ("exp", Curve::Exponential),
     ],
     interpolation: Interpolation::Nsr,
-    rescaled_end: None,
+    rescaled: Rescaled::Never,
 };
 
 #[derive(Debug)]
 struct Heun {
-    process: Process,
+    table: Table,
     spacing: SigmaSpacing,
     clamp: Option<Clamp>,
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
-    let (process, table) = betas::process(keys, &BETAS)?;
+    let table = betas::process(keys, &BETAS)?;
     let times = TableSpacing::read(keys, "linspace")?;
     let noise = NoiseSpacing::read(keys)?;
     let clipped = keys.flag("clip_sample", false)?;
     let limit = keys.take("clip_sample_range", 1.0)?;
     let range = super::ClampRange::Static { limit };
     let clamp = clipped.then_some(Clamp { range, keep_eps: false });
-    let spacing = SigmaSpacing { table, times, noise, min: None, max: None, log_linear: false };
-    Ok(Box::new(Heun { process, spacing, clamp }))
+    let spacing = SigmaSpacing { times, noise, min: None, max: None, log_linear: false };
+    Ok(Box::new(Heun { table, spacing, clamp }))
 }
 
 impl Scheduler for Heun {
     fn process(&self) -> &Process {
-        &self.process
+        &self.table.process
     }
 
     fn solver(&self) -> &'static str {
@@ -55,7 +55,7 @@ impl Scheduler for Heun {
     }
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {
-        self.spacing.plan(&self.process, steps, Final::Clean)
+        self.spacing.plan(&self.table, steps, Final::Clean)
     }
 
     fn spacing(&self) -> Spacing {

@@ -1,0 +1,150 @@
+//! Scheduler configurations: what is not understood is an error that names it; what is written is read
+//! back. Whole trajectories are tested where samples are made, against diffusers.
+
+use std::path::Path;
+
+use tweedie_core::{Parameterization, spacing::Spacing};
+use tweedie_hub::{
+    Sampling, SchedulerConfig,
+    scheduler_config::{BetaCurve, TableProcess},
+};
+
+fn read(json: &str) -> Result<SchedulerConfig, String> {
+    SchedulerConfig::from_json(json, Path::new("dir/scheduler_config.json")).map_err(|e| e.to_string())
+}
+
+#[test]
+fn errors_name_file_key_value_and_what_is_supported() {
+    for (json, words) in [
+        (r#"[1]"#, vec!["JSON object"]),
+        (r#"{"beta_start": 1}"#, vec!["`_class_name`", "missing"]),
+        (r#"{"_class_name": "PNDMScheduler"}"#, vec!["PNDMScheduler", "DDPMScheduler", "EDMEulerScheduler"]),
+        (
+            r#"{"_class_name": "DDPMScheduler", "beta_strat": 1}"#,
+            vec!["`beta_strat`", "unknown", "beta_start"],
+        ),
+        (r#"{"_class_name": "DDPMScheduler", "beta_start": "x"}"#, vec!["`beta_start`", "\"x\"", "a number"]),
+        (r#"{"_class_name": "DDPMScheduler", "beta_start": -1}"#, vec!["`beta_schedule`", "betas[0]"]),
+        (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": -3}"#, vec!["-3", "whole number"]),
+        (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": 0}"#, vec!["at least one step"]),
+        (r#"{"_class_name": "DDPMScheduler", "variance_type": "learned"}"#, vec!["learned", "fixed_small"]),
+        (r#"{"_class_name": "DDIMScheduler", "prediction_type": "flow"}"#, vec!["flow", "epsilon", "sample"]),
+        (r#"{"_class_name": "DDIMScheduler", "clip_sample_range": -1}"#, vec!["`clip_sample_range`", "-1"]),
+        (
+            r#"{"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true, "use_beta_sigmas": true}"#,
+            vec!["`use_beta_sigmas`", "at most one"],
+        ),
+        (
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}"#,
+            vec!["`algorithm_type`", "sde-dpmsolver++", "supported: \"dpmsolver++\""],
+        ),
+        (
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#,
+            vec!["`solver_order`", "3", "1, 2"],
+        ),
+        (
+            r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#,
+            vec!["`use_dynamic_shifting`", "true"],
+        ),
+    ] {
+        let error = read(json).err().unwrap_or_else(|| panic!("accepted {json}"));
+        assert!(error.contains("dir/scheduler_config.json"), "{error}");
+        for word in words {
+            assert!(error.contains(word), "{json}: {error}");
+        }
+    }
+}
+
+#[test]
+fn keys_of_other_classes_and_notes_are_harmless() {
+    let config = read(
+        r#"{"_class_name": "DDIMScheduler", "_diffusers_version": "0.6.0", "skip_prk_steps": true,
+            "solver_order": 3, "lambda_min_clipped": -Infinity, "clip_sample": null}"#,
+    )
+    .unwrap();
+    assert!(config.resolve(10).unwrap().clamp.is_none());
+    assert!(config.to_json().contains("\"lambda_min_clipped\": -Infinity"));
+}
+
+#[test]
+fn values_that_nobody_chose_are_the_class_defaults() {
+    let config = read(
+        r#"{"_class_name": "DDIMScheduler", "timestep_spacing": "trailing",
+            "_use_default_values": ["timestep_spacing"]}"#,
+    )
+    .unwrap();
+    assert_eq!(config.resolve(10).unwrap().plan.start.t, 900.0);
+}
+
+#[test]
+fn plans_that_cannot_be_are_errors() {
+    let config = read(r#"{"_class_name": "DDPMScheduler"}"#).unwrap();
+    let error = |ask: Sampling| config.resolve_with(&ask).err().unwrap().to_string();
+    assert!(error(Sampling::steps(0)).contains("0"));
+    assert!(error(Sampling::steps(1001)).contains("1001"));
+    let ask = Sampling { solver: Some("eulr".into()), ..Sampling::steps(5) };
+    assert!(error(ask).contains("`eulr`"));
+    assert!(error(Sampling { eta: Some(2.0), ..Sampling::steps(5) }).contains("eta"));
+
+    let zero_snr = r#"{"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": true,
+                       "timestep_spacing": "trailing"}"#;
+    let error = read(zero_snr).unwrap().resolve(5).err().unwrap().to_string();
+    assert!(error.contains("pure noise") && error.contains("v_prediction"), "{error}");
+}
+
+#[test]
+fn another_solver_keeps_the_process() {
+    let config = read(r#"{"_class_name": "DDPMScheduler", "prediction_type": "v_prediction"}"#).unwrap();
+    let spacing = Some(Spacing::Karras { rho: 7.0 });
+    let ask = Sampling { solver: Some("heun".into()), spacing, ..Sampling::steps(6) };
+    let recipe = config.resolve_with(&ask).unwrap();
+    assert_eq!((recipe.solver.name(), recipe.plan.solves()), ("heun", 6));
+    assert_eq!(recipe.parameterization, Parameterization::V);
+    assert!(recipe.plan.moves.last().unwrap().to().is_clean());
+    assert!((recipe.plan.start.t - 999.0).abs() < 1e-9);
+    // Its own solver by name is its own plan.
+    let own = config.resolve_with(&Sampling { solver: Some("ddpm".into()), ..Sampling::steps(6) }).unwrap();
+    assert_eq!(own.plan.moves, config.resolve(6).unwrap().plan.moves);
+}
+
+#[test]
+fn a_ddim_pipeline_samples_with_ddim() {
+    let config = read(r#"{"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}"#).unwrap();
+    let ddim = config.convert("DDIMScheduler").unwrap();
+    assert_eq!(ddim.class_name(), "DDIMScheduler");
+    let recipe = ddim.resolve(10).unwrap();
+    assert_eq!((recipe.solver.name(), recipe.plan.moves.len()), ("ddim", 10));
+}
+
+#[test]
+fn trained_processes_are_written_and_read_back() {
+    let curves = [
+        BetaCurve::Linear { start: 1e-4, end: 0.02 },
+        BetaCurve::ScaledLinear { start: 8.5e-4, end: 0.012 },
+        BetaCurve::SquaredCosine,
+        BetaCurve::Sigmoid { start: 1e-4, end: 0.02 },
+        BetaCurve::Betas { betas: (0..400).map(|i| 1e-4 * (i + 1) as f64).collect() },
+    ];
+    for curve in curves {
+        for parameterization in [Parameterization::Eps, Parameterization::X0, Parameterization::V] {
+            let zero_terminal_snr = parameterization != Parameterization::Eps;
+            let process = TableProcess { steps: 400, curve: curve.clone(), zero_terminal_snr };
+            let written = SchedulerConfig::ddpm(&process, parameterization).unwrap();
+            let back = read(&written.to_json()).unwrap();
+            assert_eq!(back.process().parameterization, parameterization);
+            let schedule = process.schedule().unwrap();
+            for t in [0.0, 200.0, 399.0] {
+                use tweedie_core::NoiseSchedule;
+                assert_eq!(back.process().schedule.level(t), schedule.level(t), "{curve:?}");
+            }
+            assert_eq!(back.resolve(20).unwrap().plan.start.t, 399.0);
+        }
+    }
+    let flow = read(&SchedulerConfig::flow(1000, 3.0).unwrap().to_json()).unwrap();
+    assert_eq!(flow.process().parameterization, Parameterization::Flow);
+    assert_eq!(flow.resolve(4).unwrap().plan.start.t, 1000.0);
+    let edm = read(&SchedulerConfig::edm(0.002, 80.0, 0.5).unwrap().to_json()).unwrap();
+    assert_eq!(edm.process().parameterization, Parameterization::Edm { sigma_data: 0.5 });
+    let table = TableProcess { steps: 10, curve: BetaCurve::SquaredCosine, zero_terminal_snr: false };
+    assert!(SchedulerConfig::ddpm(&table, Parameterization::Flow).unwrap_err().to_string().contains("Flow"));
+}
