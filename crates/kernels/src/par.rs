@@ -57,6 +57,9 @@ pub(crate) fn for_each_piece(n: usize, piece: usize, f: impl Fn(usize, usize) + 
 }
 
 const ALIGN: usize = 64;
+/// Alignment of large buffers: that of huge pages, which spare most misses of the address cache when a
+/// transform writes to 36 places at once.
+const HUGE: usize = 2 << 20;
 /// Buffers kept for reuse.
 const KEPT: usize = 32;
 static POOL: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
@@ -96,6 +99,11 @@ impl Scratch {
         let start = unsafe { alloc(layout) }.cast::<f32>();
         if start.is_null() {
             handle_alloc_error(layout);
+        }
+        #[cfg(target_os = "linux")]
+        if layout.align() == HUGE {
+            // SAFETY: advice about whole pages inside the buffer just allocated.
+            unsafe { libc::madvise(start.cast(), layout.size() / HUGE * HUGE, libc::MADV_HUGEPAGE) };
         }
         Self { start, capacity }
     }

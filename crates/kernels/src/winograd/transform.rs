@@ -248,30 +248,38 @@ pub(super) struct Kernels {
     pub flipped: bool,
 }
 
+/// Kernels that are brought together before they are transformed: a vector read too soon after the
+/// numbers in it were written would wait for them.
+const GATHERED: usize = 16;
+
 /// `U = G·g·Gᵀ` for all `k` and the columns `first..first + valid` (at most 16), stored at
 /// `out + ξ·plane + k·row`; the other lanes become zero.
 #[inline(always)]
 pub(super) unsafe fn kernel_lanes<S: Simd>(g: Kernels, k: usize, first: usize, valid: usize, out: Planes) {
-    let mut taps = [[0.0f32; LANES]; 9];
-    for i in 0..k {
+    let mut gathered = [[[0.0f32; LANES]; 9]; GATHERED];
+    for start in (0..k).step_by(GATHERED) {
+        let count = GATHERED.min(k - start);
         for lane in 0..valid {
-            let from = g.start.add(i * g.k_stride + (first + lane) * g.n_stride);
-            for (tap, row) in taps.iter_mut().enumerate() {
-                row[lane] = *from.add(tap);
+            for (i, taps) in gathered.iter_mut().enumerate().take(count) {
+                let from = g.start.add((start + i) * g.k_stride + (first + lane) * g.n_stride);
+                for (tap, row) in taps.iter_mut().enumerate() {
+                    row[lane] = *from.add(if g.flipped { 8 - tap } else { tap });
+                }
             }
         }
-        let tap = |y: usize, x: usize| if g.flipped { (2 - y) * 3 + 2 - x } else { y * 3 + x };
-        let mut d = [[S::zero(); 3]; 3];
-        for y in 0..3 {
-            for x in 0..3 {
-                d[y][x] = S::load(taps[tap(y, x)].as_ptr());
+        for (i, taps) in gathered.iter().enumerate().take(count) {
+            let mut d = [[S::zero(); 3]; 3];
+            for y in 0..3 {
+                for x in 0..3 {
+                    d[y][x] = S::load(taps[3 * y + x].as_ptr());
+                }
             }
-        }
-        let u = kernel2::<S>(d);
-        let to = out.start.add(i * out.row);
-        for y in 0..6 {
-            for x in 0..6 {
-                S::store(to.add((y * 6 + x) * out.plane), u[y][x]);
+            let u = kernel2::<S>(d);
+            let to = out.start.add((start + i) * out.row);
+            for y in 0..6 {
+                for x in 0..6 {
+                    S::store(to.add((y * 6 + x) * out.plane), u[y][x]);
+                }
             }
         }
     }
