@@ -13,6 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tweedie_hub::{
+    HubError,
     files::{read_json, write_dir_with, write_json},
     weights::{self, Precision, SafetensorsFile},
 };
@@ -145,23 +146,18 @@ impl Checkpoint {
             // What a crash or a disk has left of this step's checkpoint: no longer one.
             fs::remove_dir_all(&path).map_err(|e| TrainError::io(&path, e))?;
         }
-        let mut failure = None;
         write_dir_with(&path, "state.json", |aside| {
             state.files.clear();
             for (name, tensors) in tensors {
                 let file = format!("{name}.safetensors");
                 weights::write(&aside.join(&file), tensors, Precision::F32, &metadata)?;
-                match Fingerprint::of(&aside.join(&file)) {
-                    Ok(print) => drop(state.files.insert(file, print)),
-                    Err(e) => failure = Some(TrainError::io(&aside.join(&file), e)),
-                }
+                let print = Fingerprint::of(&aside.join(&file))
+                    .map_err(|source| HubError::Read { path: aside.join(&file), source })?;
+                state.files.insert(file, print);
             }
             write_json(&aside.join("state.json"), &state)
         })?;
-        match failure {
-            Some(e) => Err(e),
-            None => Ok(Self { path, state }),
-        }
+        Ok(Self { path, state })
     }
 }
 

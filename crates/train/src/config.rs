@@ -41,7 +41,7 @@ pub struct RunConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Run {
-    /// Ends after this many optimizer steps.
+    /// Ends after this many optimizer steps; or after `minutes`, whichever comes first.
     pub steps: Option<u64>,
     /// Ends after this many minutes of training, over all sessions of the run.
     pub minutes: Option<f64>,
@@ -221,9 +221,19 @@ impl ConfigBuilder {
         }
     }
 
-    /// Lays `layer` over this one, table by table.
+    /// Lays `layer` over this one, table by table. A layer that says how long to run, in steps or minutes, takes
+    /// back the other measure.
     #[must_use]
     pub fn over(mut self, layer: Self) -> Self {
+        if let (Some(toml::Value::Table(below)), Some(toml::Value::Table(above))) =
+            (self.table.get_mut("run"), layer.table.get("run"))
+        {
+            for (given, other) in [("steps", "minutes"), ("minutes", "steps")] {
+                if above.contains_key(given) {
+                    below.remove(other);
+                }
+            }
+        }
         merge(&mut self.table, layer.table);
         self.origin = layer.origin;
         self
@@ -332,6 +342,9 @@ impl RunConfig {
         if run.batch.checked_mul(run.accumulation).is_none_or(|n| n > 1 << 24) {
             return Err(TrainError::config("run.batch", run.batch, "at most 16777216 images per step"));
         }
+        if run.steps.is_none() && run.minutes.is_none() {
+            return Err(TrainError::config("run.steps", "none", "run.steps or run.minutes, so that it ends"));
+        }
         if run.minutes.is_some_and(|m| !(m > 0.0 && m.is_finite())) {
             return Err(TrainError::config("run.minutes", run.minutes.unwrap_or(0.0), "a positive number"));
         }
@@ -417,7 +430,7 @@ mod tests {
         let set = |b: ConfigBuilder, a: &&str| b.set(a);
         let built = assignments
             .iter()
-            .try_fold(ConfigBuilder::preset("emoji").unwrap(), |b, a| set(b, a))
+            .try_fold(ConfigBuilder::preset("emoji").unwrap(), set)
             .and_then(ConfigBuilder::build);
         built.unwrap_err().to_string()
     }
@@ -446,6 +459,11 @@ mod tests {
         assert_eq!(config.loss, LossConfig { weighting: WeightingKind::Sigmoid, ..Default::default() });
         assert_eq!(config.data.source, tweedie_data::Source::Folder("x".into()));
         assert_eq!(config.run.out, PathBuf::from("runs/a b"));
+        let minutes = ConfigBuilder::text("preset = \"tiny\"\n[run]\nminutes = 2.0", "mine.toml").unwrap();
+        assert_eq!(minutes.clone().build().unwrap().run.steps, None);
+        assert_eq!(minutes.set("run.steps=2").and_then(ConfigBuilder::build).unwrap().run.minutes, Some(2.0));
+        let endless = ConfigBuilder::text("", "mine.toml").and_then(ConfigBuilder::build).unwrap_err();
+        assert!(endless.to_string().contains("run.steps or run.minutes"));
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl EmaConfig {
         if !(self.ramp_up >= 0.0 && self.ramp_up.is_finite()) {
             return Err(TrainError::config("ema.ramp_up", self.ramp_up, "0 or more"));
         }
-        if let Some(s) = self.stds.iter().find(|&&s| !(s >= 1e-3 && s < WIDEST)) {
+        if let Some(s) = self.stds.iter().find(|&&s| !(1e-3..WIDEST).contains(&s)) {
             return Err(TrainError::config("ema.stds", s, "numbers from 0.001 up to, not including, 0.28"));
         }
         if self.kind == EmaKind::Power && self.stds.is_empty() {

@@ -4,6 +4,8 @@
 //! weights, their averages, the optimizer's running means and the step are the whole state, and everything
 //! random is a pure function of the seed and the step.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod batches;
 pub mod checkpoint;
 mod config;

@@ -233,6 +233,10 @@ impl GradientMap {
     /// # Errors
     /// That name.
     pub fn norm(&mut self) -> Result<f64, String> {
+        let on_host = self.0.values().next().is_none_or(|g| g.device() == Device::flex());
+        if !on_host {
+            return self.norm_on_device();
+        }
         let mut sum = 0.0;
         for (name, slot) in &mut self.0 {
             let device = slot.device();
@@ -247,6 +251,17 @@ impl GradientMap {
             sum += part;
         }
         Ok(sum.sqrt())
+    }
+
+    /// Sums each gradient where it lies and reads all sums at once.
+    fn norm_on_device(&self) -> Result<f64, String> {
+        let sums = self.0.values().map(|g| (g.clone() * g.clone()).sum()).collect();
+        let data = Tensor::<1>::cat(sums, 0).into_data().convert::<f32>();
+        let sums = data.as_slice::<f32>().unwrap_or_default();
+        match self.0.keys().zip(sums).find(|(_, part)| !part.is_finite()) {
+            Some((name, _)) => Err(name.clone()),
+            None => Ok(sums.iter().map(|&part| f64::from(part)).sum::<f64>().sqrt()),
+        }
     }
 
     /// Multiplies all gradients by `factor`.
@@ -342,6 +357,7 @@ mod tests {
             let mut gradients = gradients(&model, step, &ad);
             let norm = step["norm"].as_f64().unwrap();
             assert!((gradients.norm().unwrap() / norm - 1.0).abs() < 1e-7);
+            assert!((gradients.norm_on_device().unwrap() / norm - 1.0).abs() < 1e-6);
             model = optimizer.step(model, gradients, step["lr"].as_f64().unwrap());
             let found = export(&model);
             for name in ["weight", "bias"] {

@@ -64,11 +64,20 @@ pub struct TrainLoop {
     state: State,
     log: Log,
     saved: Option<PathBuf>,
+    /// The steps at which the latest validation, preview and checkpoint were made.
+    done: Done,
     events: VecDeque<TrainEvent>,
     stop: StopHandle,
     session: Option<Instant>,
     recent: VecDeque<Instant>,
     phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    validation: Option<u64>,
+    preview: Option<u64>,
+    save: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +223,7 @@ impl TrainLoop {
             optimizer,
             state,
             log,
+            done: Done { save: from.as_ref().map(|c| c.state.step), ..Done::default() },
             saved: from.map(|c| c.path),
             events,
             stop: StopHandle::default(),
@@ -269,7 +279,7 @@ impl TrainLoop {
             }
             if !self.is_over() {
                 self.prefetch = Some(Prefetch::start(self.maker.clone(), self.state.step)?);
-            } else if self.saved.is_some() && !self.stop.is_requested() {
+            } else if self.done.save == Some(self.state.step) && !self.stop.is_requested() {
                 // Nothing to add to what was saved.
                 self.phase = Phase::Over;
                 return self.finish();
@@ -306,11 +316,13 @@ impl TrainLoop {
         let (run, step) = (&self.config.run, self.state.step);
         let wanted = |every: u64| every > 0 && (last || due(every, step));
         let (validate, preview) = (wanted(run.validate_every), wanted(run.preview_every));
-        if validate && !self.validation.is_empty() {
+        if validate && !self.validation.is_empty() && self.done.validation != Some(step) {
             self.validate()?;
+            self.done.validation = Some(step);
         }
-        if preview {
+        if preview && self.done.preview != Some(step) {
             self.preview()?;
+            self.done.preview = Some(step);
         }
         Ok(())
     }
@@ -445,6 +457,9 @@ impl TrainLoop {
     fn save(&mut self) -> Result<(), TrainError> {
         self.aside(|run| {
             let Some(model) = &run.model else { return Ok(()) };
+            if run.done.save == Some(run.state.step) {
+                return Ok(());
+            }
             let folder = run.config.run.out.join(CHECKPOINTS);
             let logs = run.log.lengths()?;
             let state = State { logs, elapsed_s: run.elapsed(), ..run.state.clone() };
@@ -455,6 +470,7 @@ impl TrainLoop {
             checkpoint::prune(&folder, run.config.run.keep_last, run.state.step)?;
             run.saved = Some(checkpoint.path.clone());
             let step = run.state.step;
+            run.done.save = Some(step);
             run.events.push_back(TrainEvent::Checkpointed { step, path: checkpoint.path });
             Ok(())
         })
@@ -532,4 +548,61 @@ fn batch_loss(model: &TrainModel, batch: &HostBatch, rows: usize, mode: Mode, de
         if output.is_autodiff() { (weights.autodiff(), target.autodiff()) } else { (weights, target) };
     let error = output - target;
     (error.clone() * error * weights).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ConfigBuilder;
+
+    fn batch(rows: usize) -> (TrainModel, HostBatch, Device) {
+        let set = ["data.size=8", "augment.edm.p=1", "model.norm_groups=4"];
+        let builder = ConfigBuilder::preset("tiny").unwrap().set(&format!("run.batch={rows}"));
+        let config = set.iter().fold(builder, |b, a| b?.set(a)).unwrap().build().unwrap();
+        let data = Dataset::open(&config.data).unwrap();
+        let batch = BatchMaker::new(&config, &data).unwrap().step(0).unwrap().remove(0);
+        let device = tweedie_ops::device("cpu").unwrap();
+        let unet = config.model.unet(8, Some(data.class_names().len())).unwrap();
+        (TrainModel::new(&unet, true, 0, &device).unwrap(), batch, device)
+    }
+
+    fn output(model: &TrainModel, batch: &HostBatch, labels: Option<&[f32]>, device: &Device) -> Vec<f32> {
+        let data = TensorData::new(batch.input.clone(), [batch.len(), 3, 8, 8]);
+        let x = Tensor::from_data(data, (device, DType::F32));
+        let y = model.forward(x, &batch.times, Some(batch.classes.clone()), labels, Mode::Eval);
+        y.into_data().as_slice::<f32>().unwrap().to_vec()
+    }
+
+    #[test]
+    fn the_loss_is_the_weighted_mean_square() {
+        let (model, batch, device) = batch(5);
+        let output = output(&model, &batch, Some(&batch.labels), &device);
+        let rows = output.chunks(192).zip(batch.target.chunks(192)).zip(&batch.weights);
+        let expected: f64 = rows
+            .map(|((y, t), w)| {
+                let square = |(y, t): (&f32, &f32)| f64::from(y - t).powi(2);
+                f64::from(*w) * y.iter().zip(t).map(square).sum::<f64>() / 192.0
+            })
+            .sum();
+        let loss = batch_loss(&model, &batch, 10, Mode::Eval, &device).into_scalar::<f32>();
+        assert!((f64::from(loss) / (expected / 10.0) - 1.0).abs() < 1e-5, "{loss} {expected}");
+    }
+
+    #[test]
+    fn a_zero_label_changes_nothing_and_another_does() {
+        let (mut model, batch, device) = batch(2);
+        // As after some training: the weights are no longer zero.
+        let weight = model.augment[0].weight.clone();
+        model.augment[0].weight = weight.map(|w| w + 1.0);
+        let none = output(&model, &batch, None, &device);
+        assert_eq!(none, output(&model, &batch, Some(&[0.0; 18]), &device));
+        assert_ne!(none, output(&model, &batch, Some(&batch.labels), &device));
+    }
+
+    #[test]
+    fn what_is_not_finite_in_the_data_stops_the_run() {
+        let (model, mut batch, device) = batch(2);
+        batch.input[7] = f32::NAN;
+        assert!(batch_loss(&model, &batch, 2, Mode::Eval, &device).into_scalar::<f32>().is_nan());
+    }
 }

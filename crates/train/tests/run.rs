@@ -1,5 +1,7 @@
 //! Whole runs of a very small network.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use tweedie_hub::weights::SafetensorsFile;
