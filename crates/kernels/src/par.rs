@@ -87,12 +87,14 @@ impl Scratch {
     }
 
     fn layout(capacity: usize) -> Layout {
+        let align = if capacity * size_of::<f32>() >= 2 * HUGE { HUGE } else { ALIGN };
         Layout::array::<f32>(capacity)
-            .and_then(|l| l.align_to(ALIGN))
+            .and_then(|l| l.align_to(align))
             .expect("scratch fits the address space")
     }
 
-    fn allocate(capacity: usize) -> Self {
+    /// A buffer outside the pool.
+    pub(crate) fn allocate(capacity: usize) -> Self {
         let capacity = capacity.max(1);
         let layout = Self::layout(capacity);
         // SAFETY: the layout is not empty.
@@ -106,6 +108,12 @@ impl Scratch {
             unsafe { libc::madvise(start.cast(), layout.size() / HUGE * HUGE, libc::MADV_HUGEPAGE) };
         }
         Self { start, capacity }
+    }
+}
+
+impl Scratch {
+    pub(crate) fn ptr(&self) -> Ptr<f32> {
+        Ptr(self.start)
     }
 }
 

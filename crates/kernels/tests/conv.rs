@@ -3,7 +3,7 @@
 mod common;
 
 use common::{bits, close, every_isa, numbers, same_on_any_threads};
-use tweedie_kernels::conv::{self, Conv};
+use tweedie_kernels::conv::{self, Conv, Prepared};
 
 fn same3x3(batch: usize, size: [usize; 2], in_channels: usize, out_channels: usize) -> Conv {
     Conv {
@@ -64,6 +64,11 @@ fn check(c: Conv) {
         let mut out = vec![f32::NAN; ys];
         conv::forward(isa, &c, &x, &w, Some(&bias), &mut out);
         close(&out, &y, 2e-5, &what("forward"));
+        if let Some(prepared) = Prepared::new(isa, &c, &w) {
+            let mut again = vec![f32::NAN; ys];
+            prepared.forward(&c, &x, Some(&bias), &mut again);
+            assert!(bits(&again) == bits(&out), "{}", what("prepared weights"));
+        }
         let mut out = vec![f32::NAN; xs];
         conv::data_gradient(isa, &c, &dy, &w, &mut out);
         close(&out, &dx, 2e-5, &what("data gradient"));

@@ -88,6 +88,36 @@ pub fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, o
     }
 }
 
+/// Weights as the fast algorithm reads them, four times as large: for a layer that runs again and again.
+pub struct Prepared {
+    kernels: winograd::Prepared,
+    isa: Isa,
+    channels: [usize; 2],
+}
+
+impl Prepared {
+    /// The weights of `c`, where its algorithm transforms them.
+    pub fn new(isa: Isa, c: &Conv, w: &[f32]) -> Option<Self> {
+        assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
+        let channels = [c.in_channels, c.out_channels];
+        c.is_fast(c.in_channels).then(|| Self { kernels: winograd::prepare(isa, c, w), isa, channels })
+    }
+
+    /// Bytes held for a layer.
+    pub fn bytes(c: &Conv) -> usize {
+        if c.is_fast(c.in_channels) { 4 * 4 * c.lens()[1] } else { 0 }
+    }
+
+    /// As [`forward`], bit for bit, for any batch and map that the fast algorithm serves.
+    pub fn forward(&self, c: &Conv, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+        c.check(x.len(), c.lens()[1], out.len());
+        let fits = c.is_fast(c.in_channels) && self.channels == [c.in_channels, c.out_channels];
+        assert!(fits, "weights prepared for {:?} channels, not for {c:?}", self.channels);
+        assert!(bias.is_none_or(|b| b.len() == c.out_channels), "one bias per output channel");
+        winograd::forward_prepared(self.isa, c, x, &self.kernels, bias, out);
+    }
+}
+
 /// The gradient of the input, given that of the output.
 pub fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     c.check(dx.len(), w.len(), dy.len());

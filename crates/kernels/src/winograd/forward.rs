@@ -18,23 +18,68 @@ const BLOCK_BYTES: usize = 2 << 20;
 /// Rows of the widest microkernel: blocks are multiples of it.
 const UNIT: usize = 12;
 
+/// The transformed weights of a layer.
+pub(crate) struct Prepared(Scratch);
+
+pub(crate) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
+    let u = Scratch::allocate(transformed_len(isa, [c.in_channels, c.out_channels]));
+    // SAFETY: `Conv` has matched the weight's length and shape.
+    unsafe { transform_kernels(isa, as_they_are(c, w), [c.in_channels, c.out_channels], u.ptr()) };
+    Prepared(u)
+}
+
 pub(crate) fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let kernels = Kernels { start: w.as_ptr(), k_stride: 9, n_stride: 9 * c.in_channels, flipped: false };
+    let channels = [c.in_channels, c.out_channels];
+    let u = Scratch::take(transformed_len(isa, channels));
     // SAFETY: `Conv::check` has matched lengths and shape.
-    unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], kernels, x, bias, out) }
+    unsafe {
+        transform_kernels(isa, as_they_are(c, w), channels, u.ptr());
+        run(isa, &Tiles::new(c), channels, u.ptr(), x, bias, out);
+    }
+}
+
+pub(crate) fn forward_prepared(
+    isa: Isa,
+    c: &Conv,
+    x: &[f32],
+    w: &Prepared,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    // SAFETY: as above.
+    unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], w.0.ptr(), x, bias, out) }
 }
 
 pub(crate) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     let kernels = Kernels { start: w.as_ptr(), k_stride: 9 * c.in_channels, n_stride: 9, flipped: true };
+    let channels = [c.out_channels, c.in_channels];
+    let u = Scratch::take(transformed_len(isa, channels));
     // SAFETY: as above.
-    unsafe { run(isa, &Tiles::new(c), [c.out_channels, c.in_channels], kernels, dy, None, dx) }
+    unsafe {
+        transform_kernels(isa, kernels, channels, u.ptr());
+        run(isa, &Tiles::new(c), channels, u.ptr(), dy, None, dx);
+    }
+}
+
+fn as_they_are(c: &Conv, w: &[f32]) -> Kernels {
+    Kernels { start: w.as_ptr(), k_stride: 9, n_stride: 9 * c.in_channels, flipped: false }
+}
+
+/// Numbers from one point's transformed weights to the next: one line more than a power of two, so that
+/// the 36 planes do not share cache sets.
+fn plane_len(isa: Isa, [k, n]: [usize; 2]) -> usize {
+    k * n.next_multiple_of(panel_width(isa, n)) + LANES
+}
+
+fn transformed_len(isa: Isa, channels: [usize; 2]) -> usize {
+    POINTS * plane_len(isa, channels)
 }
 
 unsafe fn run(
     isa: Isa,
     tiles: &Tiles,
     [k, n]: [usize; 2],
-    kernels: Kernels,
+    u: Ptr<f32>,
     x: &[f32],
     bias: Option<&[f32]>,
     out: &mut [f32],
@@ -44,11 +89,7 @@ unsafe fn run(
     }
     let width = panel_width(isa, n);
     let n_padded = n.next_multiple_of(width);
-    // One line more than a power of two, so that the 36 planes do not share cache sets.
-    let u_plane = k * n_padded + LANES;
-    let u = Scratch::take(POINTS * u_plane);
-    transform_kernels(isa, kernels, [k, n], width, u_plane, u.ptr());
-
+    let u_plane = plane_len(isa, [k, n]);
     let (k_row, n_row) = (k.next_multiple_of(LANES), n.next_multiple_of(LANES));
     let per_tile = POINTS * (k_row + n_row) * size_of::<f32>();
     let most = (BLOCK_BYTES / per_tile / UNIT).clamp(1, 16) * UNIT;
@@ -58,7 +99,7 @@ unsafe fn run(
     let count = tiles.count.div_ceil(block);
     let alone = count >= par::threads();
     let (x, out) = (Ptr::from_const(x.as_ptr()), Ptr::new(out));
-    let (u, bias) = (u.ptr(), Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr)));
+    let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let one = |i: usize| {
         let (from, to) = (i * block, tiles.count.min((i + 1) * block));
         let (v_plane, m_plane) = (block * k_row + LANES, block * n_row + LANES);
@@ -110,14 +151,8 @@ unsafe fn run(
 }
 
 /// `[36][panels][k][width]` from weights in PyTorch's layout.
-unsafe fn transform_kernels(
-    isa: Isa,
-    kernels: Kernels,
-    [k, n]: [usize; 2],
-    width: usize,
-    plane: usize,
-    u: Ptr<f32>,
-) {
+unsafe fn transform_kernels(isa: Isa, kernels: Kernels, [k, n]: [usize; 2], u: Ptr<f32>) {
+    let (width, plane) = (panel_width(isa, n), plane_len(isa, [k, n]));
     #[inline(always)]
     unsafe fn panel<S: Simd>(g: Kernels, k: usize, n: usize, first: usize, width: usize, to: Planes) {
         for lanes in 0..width / LANES {

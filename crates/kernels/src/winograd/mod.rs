@@ -9,7 +9,7 @@ mod forward;
 mod transform;
 mod weight;
 
-pub(crate) use forward::{data_gradient, forward};
+pub(crate) use forward::{Prepared, data_gradient, forward, forward_prepared, prepare};
 pub(crate) use weight::weight_gradient;
 
 use crate::conv::Conv;
