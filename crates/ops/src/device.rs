@@ -39,3 +39,9 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
         _ => Err(DeviceError { name: name.into() }),
     }
 }
+
+/// The instruction set that the CPU's kernels use: `avx512`, `avx2` or `scalar`. The environment variable
+/// `TWEEDIE_ISA` asks for another one.
+pub fn instruction_set() -> &'static str {
+    tweedie_kernels::Isa::active().name()
+}

@@ -21,7 +21,7 @@ use engine::Engine;
 
 pub use batch::{Batch, RowNoise};
 pub use burn::tensor::Device;
-pub use device::{DeviceError, device, devices};
+pub use device::{DeviceError, device, devices, instruction_set};
 pub use host::{from_host, to_host};
 pub use memory::init;
 pub use update::{AdamW, adamw, lerp};

@@ -285,3 +285,25 @@ fn other_dtypes_take_the_composition() {
     let got = ops::conv2d(x.cast(DType::F64), w.cast(DType::F64), None, ConvOptions::same(1));
     close(&values(&got.cast(DType::F32)), &values(&want), 1e-5, "f64");
 }
+
+#[test]
+fn prepared_weights_follow_the_weights() {
+    let device = Device::flex();
+    let x = random([2, 16, 8, 8], 1, &device);
+    let mut w = random([16, 16, 3, 3], 2, &device);
+    for round in 0..3 {
+        let want = values(&reference::conv2d(x.clone(), w.clone(), None, ConvOptions::same(1)));
+        // The first run computes anew, the second prepares, the third reuses: the same bits.
+        let runs: Vec<_> =
+            (0..3).map(|_| values(&ops::conv2d(x.clone(), w.clone(), None, ConvOptions::same(1)))).collect();
+        close(&runs[0], &want, 3e-5, &format!("round {round}"));
+        assert!(runs[1] == runs[0] && runs[2] == runs[0], "round {round}");
+        // Nobody else holds the buffer now, so this update is in place where that is allowed.
+        let flat: Tensor<1> = w.reshape([16 * 16 * 9]);
+        let h = AdamW { lr: 0.1, beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.0, step: 1 };
+        let gradient = random([16 * 16 * 9], 3 + round, &device);
+        let zeros = gradient.clone() * 0.0;
+        w = ops::adamw(flat, gradient, zeros.clone(), zeros, h).0.reshape([16, 16, 3, 3]);
+        w = w * 1.5;
+    }
+}

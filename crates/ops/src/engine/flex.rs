@@ -17,6 +17,7 @@ use tweedie_kernels::{
 use super::{
     Engine, isa,
     layout::{Image, dense, tensor, uninitialized, values, values_mut},
+    prepared::prepared,
 };
 use crate::{AdamW, ConvOptions};
 
@@ -125,7 +126,10 @@ impl Engine for Flex {
         let c = conv_of(x.batch(), x.map(), dims(&w), options);
         assert_eq!(c.in_channels, x.channels(), "channels of a convolution's input");
         let mut out = uninitialized(c.lens()[2]);
-        conv::forward(isa(), &c, x.values(), values(&w), Some(values(&bias)), &mut out);
+        match prepared(&c, &w) {
+            Some(w) => w.forward(&c, x.values(), Some(values(&bias)), &mut out),
+            None => conv::forward(isa(), &c, x.values(), values(&w), Some(values(&bias)), &mut out),
+        }
         Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
     }
 

@@ -3,6 +3,7 @@
 mod autodiff;
 mod flex;
 mod layout;
+mod prepared;
 
 use burn::{
     backend::flex::FlexTensor,
