@@ -1,1 +1,73 @@
-fn main() {}
+//! The binary `tweedie`: flags in, one call of the library, results out.
+
+mod builtin;
+mod commands;
+mod help;
+mod model;
+mod process;
+mod source;
+mod tensors;
+mod ui;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{FromArgMatches, Parser, error::ErrorKind};
+
+use commands::Command;
+use ui::Ui;
+
+/// Diffusion models: train, sample and look inside, with no Python.
+#[derive(Parser, Debug)]
+#[command(name = "tweedie", version, about, max_term_width = 110)]
+struct Cli {
+    /// Where to compute (see `tweedie devices`).
+    #[arg(long, global = true, default_value = "cpu", value_name = "NAME", help_heading = "Everywhere")]
+    device: String,
+    /// CPU threads [default: one per core].
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    threads: Option<std::num::NonZeroUsize>,
+    /// Print results and errors only.
+    #[arg(short, long, global = true, conflicts_with = "json", help_heading = "Everywhere")]
+    quiet: bool,
+    /// Print one JSON object a line, for scripts.
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let matches = match help::grouped::<Cli>().try_get_matches() {
+        Ok(matches) => matches,
+        Err(e) => {
+            let _ = e.print();
+            let asked = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(2) };
+        }
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
+    let json = cli.json;
+    match run(cli) {
+        Ok(code) => code,
+        Err(e) => {
+            ui::error(&e, json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Some(threads) = cli.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.get())
+            .build_global()
+            .context("cannot start the threads")?;
+    }
+    tweedie::ops::init();
+    let ui = Ui::new(cli.quiet, cli.json);
+    cli.command.run(ui, &cli.device)
+}

@@ -1,0 +1,61 @@
+//! `tweedie data`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args as ClapArgs;
+use serde_json::json;
+use tweedie::data::{DataConfig, Dataset, EMOJI_ATTRIBUTION, Image, Rgb, Source, grid};
+
+use crate::{source, ui::Ui};
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// `emoji`, a folder of images, or a Parquet file or folder.
+    #[arg(default_value = "emoji")]
+    source: String,
+    /// Width and height that images are brought to.
+    #[arg(long, default_value_t = 32, value_name = "PIXELS")]
+    size: usize,
+    /// Also draw a sheet of pictures.
+    #[arg(short, long, value_name = "FILE.png")]
+    output: Option<PathBuf>,
+    /// How many pictures the sheet shows.
+    #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
+    count: usize,
+}
+
+pub fn run(args: Args, ui: Ui) -> Result<()> {
+    let source = source::parse(&args.source);
+    let emoji = matches!(source, Source::Emoji);
+    let config = DataConfig { source, size: args.size, ..DataConfig::default() };
+    config.validate()?;
+    let set = Dataset::open(&config)?;
+    let classes = set.classes();
+    let mut text = format!("{} images, brought to {}×{}", set.len(), args.size, args.size);
+    let mut counts = Vec::new();
+    for (index, name) in set.class_names().iter().enumerate() {
+        let count = classes.iter().filter(|c| **c == Some(index)).count();
+        text.push_str(&format!("\n  {index:>3}  {name:<24} {count}"));
+        counts.push(json!({ "class": name, "images": count }));
+    }
+    for skipped in set.skipped() {
+        ui.warn(format!("left out {}: {}", skipped.path.display(), skipped.reason));
+    }
+    if emoji {
+        text.push_str(&format!("\n{EMOJI_ATTRIBUTION}"));
+    }
+    if let Some(path) = &args.output {
+        let step = (set.len() as f64 / args.count.clamp(1, set.len().max(1)) as f64).max(1.0);
+        let picks = (0..args.count.min(set.len())).map(|i| (i as f64 * step) as usize);
+        let images: Vec<Image> =
+            picks.map(|i| set.get(i).map(|item| (*item.image).clone())).collect::<Result<_, _>>()?;
+        let columns = (images.len() as f64).sqrt().ceil() as usize;
+        grid(&images, columns.max(1), 4, Rgb([255, 255, 255]))
+            .save_png(path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        text.push_str(&format!("\nsheet: {}", path.display()));
+    }
+    ui.result(&json!({ "images": set.len(), "classes": counts, "sheet": args.output }), text);
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! One file per subcommand.
+
+mod completions;
+mod data;
+mod debug;
+mod devices;
+mod forward;
+mod info;
+mod plan;
+mod sample;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::ui::Ui;
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make pictures from noise, with the built-in model or your own.
+    Sample(sample::Args),
+    /// Train a model on the built-in emoji or your own pictures.
+    Train(train::Args),
+    /// Show what a model folder holds.
+    Info(info::Args),
+    /// Print the noise levels that a sampling run would visit.
+    Plan(plan::Args),
+    /// Draw how the forward process turns your picture into noise.
+    Forward(forward::Args),
+    /// Show a data set: counts, classes, a sheet of pictures.
+    Data(data::Args),
+    /// List the devices of this build.
+    Devices,
+    /// Print shell completions.
+    Completions(completions::Args),
+    /// Run one component on given tensors, to hold it against a peer.
+    #[command(subcommand)]
+    Debug(debug::Command),
+}
+
+impl Command {
+    /// Runs the command; an exit code other than 0 means that it was interrupted.
+    pub fn run(self, ui: Ui, device: &str) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Sample(args) => return sample::run(args, ui, device),
+            Self::Train(args) => return train::run(args, ui, device),
+            Self::Info(args) => info::run(args, ui)?,
+            Self::Plan(args) => plan::run(args, ui)?,
+            Self::Forward(args) => forward::run(args, ui)?,
+            Self::Data(args) => data::run(args, ui)?,
+            Self::Devices => devices::run(ui)?,
+            Self::Completions(args) => completions::run(args),
+            Self::Debug(command) => debug::run(command, ui, device)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

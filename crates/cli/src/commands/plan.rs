@@ -1,0 +1,79 @@
+//! `tweedie plan`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use serde_json::json;
+use tweedie::core::{Level, Move, spacing::Spacing};
+
+use crate::{model, process, ui::Ui};
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// The model whose plan is shown [default: the built-in one].
+    #[arg(long, value_name = "DIR", conflicts_with = "schedule")]
+    model: Option<PathBuf>,
+    /// A forward process instead of a model's.
+    #[arg(long, value_name = "NAME", value_parser = process::names())]
+    schedule: Option<String>,
+    /// Steps of the solver.
+    #[arg(long, value_name = "N", default_value = "10")]
+    steps: std::num::NonZeroUsize,
+    /// The solver [default: the model's].
+    #[arg(long, value_name = "NAME")]
+    solver: Option<String>,
+    /// Which noise levels are visited [default: the model's].
+    #[arg(long, value_name = "NAME")]
+    spacing: Option<Spacing>,
+    /// Fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
+    #[arg(long)]
+    eta: Option<f64>,
+}
+
+pub fn run(args: Args, ui: Ui) -> Result<()> {
+    let scheduler = match &args.schedule {
+        Some(name) => process::scheduler(name)?,
+        None => model::scheduler(args.model.as_deref())?,
+    };
+    let ask = tweedie::hub::Sampling {
+        steps: args.steps.get(),
+        solver: args.solver,
+        spacing: args.spacing,
+        eta: args.eta,
+    };
+    let recipe = scheduler.resolve_with(&ask)?;
+    let row = |name: &str, level: Level, scale: Option<f64>| {
+        let noise = scale.map_or(String::new(), |s| format!("  noise ×{s:.4}"));
+        let Level { alpha, sigma, t } = level;
+        format!("{name:<9} {t:>10.3} {alpha:>9.6} {sigma:>10.6} {:>9.3}{noise}", 2.0 * level.lambda())
+    };
+    let mut lines = vec![
+        format!(
+            "{} · {} steps, {} network evaluations or fewer",
+            recipe.solver.name(),
+            recipe.plan.solves(),
+            recipe.plan.solves() * recipe.solver.evaluations()
+        ),
+        format!("{:<9} {:>10} {:>9} {:>10} {:>9}", "move", "t", "alpha", "sigma", "log-SNR"),
+        row("start", recipe.plan.start, None),
+    ];
+    let mut moves = Vec::new();
+    for step in &recipe.plan.moves {
+        let (name, scale) = match step {
+            Move::Solve(_) => ("solve", None),
+            Move::Renoise { scale, .. } => ("renoise", Some(*scale)),
+            Move::Relabel(_) => ("relabel", None),
+        };
+        lines.push(row(name, step.to(), scale));
+        let Level { alpha, sigma, t } = step.to();
+        moves.push(json!({ "move": name, "t": t, "alpha": alpha, "sigma": sigma, "scale": scale }));
+    }
+    let Level { alpha, sigma, t } = recipe.plan.start;
+    ui.result(
+        &json!({ "solver": recipe.solver.name(), "start": { "t": t, "alpha": alpha, "sigma": sigma },
+            "start_std": recipe.plan.start_std, "moves": moves }),
+        lines.join("\n"),
+    );
+    Ok(())
+}

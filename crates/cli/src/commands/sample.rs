@@ -1,0 +1,307 @@
+//! `tweedie sample`.
+
+use std::{
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args as ClapArgs;
+use serde_json::json;
+use tweedie::{
+    core::{
+        solver::SOLVERS,
+        spacing::{SPACINGS, Spacing},
+    },
+    data::{Image, Rgb, grid},
+    hub::{files, weights},
+    pipe::{
+        ClassSelector, Event, Output, PipelineError, Request,
+        film::{Film, Show},
+        media::{Animation, AnimationFormat, enlarge, read_request, write_animation, write_png},
+    },
+};
+
+use crate::{model, tensors, ui::Ui};
+
+const INTERRUPTED: u8 = 130;
+const PAPER: Rgb = Rgb([255, 255, 255]);
+
+#[derive(ClapArgs, Debug)]
+#[command(after_help = menus())]
+pub struct Args {
+    /// A model folder, as `tweedie train` or diffusers write it [default: the built-in emoji model].
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// How many pictures.
+    #[arg(short = 'n', long, value_name = "N", default_value = "36", help_heading = "What")]
+    count: NonZeroUsize,
+    /// A class by name or number; repeat it to cycle through several [default: all in turn].
+    #[arg(short, long, value_name = "CLASS", help_heading = "What")]
+    class: Vec<ClassSelector>,
+    /// The same seed makes the same pictures.
+    #[arg(short, long, value_name = "N", default_value_t = 0, help_heading = "What")]
+    seed: u64,
+    /// Height and width in pixels [default: what the model was trained for].
+    #[arg(long, value_name = "PIXELS", help_heading = "What")]
+    size: Option<usize>,
+    /// Repeat the request that is written in this picture; other flags of this group are ignored.
+    #[arg(long, value_name = "FILE.png", help_heading = "What")]
+    like: Option<PathBuf>,
+
+    /// Steps of the solver [default: the model's].
+    #[arg(long, value_name = "N", help_heading = "How")]
+    steps: Option<NonZeroUsize>,
+    /// The solver, see below [default: the model's].
+    #[arg(long, value_name = "NAME", help_heading = "How")]
+    solver: Option<String>,
+    /// Which noise levels are visited, see below [default: the model's].
+    #[arg(long, value_name = "NAME", help_heading = "How")]
+    spacing: Option<Spacing>,
+    /// Fresh noise in every step, from 0 (none) to 1 (as in the reversed diffusion).
+    #[arg(long, value_name = "ETA", help_heading = "How")]
+    eta: Option<f64>,
+    /// How much to exaggerate the class; 1 is none [default: the model's].
+    #[arg(long, value_name = "SCALE", help_heading = "How")]
+    guidance: Option<f64>,
+    /// The most rows in one call of the network; changes memory and speed, not the pictures.
+    #[arg(long, value_name = "ROWS", help_heading = "How")]
+    chunk: Option<NonZeroUsize>,
+    /// Initial noise instead of the seed's: a safetensors file with `noise`, [count, channels, height, width].
+    #[arg(long, value_name = "FILE", help_heading = "How")]
+    noise: Option<PathBuf>,
+
+    /// The grid of pictures; it carries the request.
+    #[arg(short, long, value_name = "FILE.png", default_value = "tweedie.png", help_heading = "Where to")]
+    output: PathBuf,
+    /// Also one file per picture, in this folder.
+    #[arg(long, value_name = "DIR", help_heading = "Where to")]
+    singles: Option<PathBuf>,
+    /// Also a filmstrip: a row per picture, from noise to result.
+    #[arg(long, value_name = "FILE.png", help_heading = "Where to")]
+    filmstrip: Option<PathBuf>,
+    /// Also the denoising as an animation: .gif, .png (APNG) or .webp by its name.
+    #[arg(long, value_name = "FILE", help_heading = "Where to")]
+    animation: Option<PathBuf>,
+    /// Filmstrip and animation show the noisy samples, not what the network sees in them.
+    #[arg(long, help_heading = "Where to")]
+    noisy: bool,
+    /// Also the samples as tensors: `samples`, [count, channels, height, width], in -1..1.
+    #[arg(long, value_name = "FILE.safetensors", help_heading = "Where to")]
+    save_tensors: Option<PathBuf>,
+    /// Enlarge the pixels of small pictures in grid, filmstrip and animation.
+    #[arg(long, value_name = "TIMES", default_value_t = 2, help_heading = "Where to")]
+    zoom: usize,
+}
+
+fn menus() -> String {
+    let mut text = String::from("Solvers (aliases):\n");
+    for s in SOLVERS {
+        let aliases =
+            if s.aliases.is_empty() { String::new() } else { format!(" ({})", s.aliases.join(", ")) };
+        text.push_str(&format!(
+            "  {}{aliases}\n      {}; order {}, {} evaluation{} a step. {}\n",
+            s.name,
+            s.summary,
+            s.order,
+            s.evaluations,
+            if s.evaluations == 1 { "" } else { "s" },
+            s.paper
+        ));
+    }
+    let names: Vec<_> = SPACINGS.iter().map(|(name, _)| *name).collect();
+    text.push_str(&format!("\nSpacings: {}", names.join(", ")));
+    text
+}
+
+pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    let request = args.request()?;
+    let animation = args.animation.as_deref().map(animation_format).transpose()?;
+    ensure!(args.zoom >= 1 && args.zoom <= 64, "--zoom {}: expected 1 to 64", args.zoom);
+    for path in args.files() {
+        check_place(path)?;
+    }
+    let device = tweedie::ops::device(device)?;
+    let pipeline = model::pipeline(args.model.as_deref(), &device)?;
+    let (resolved, recipe) = pipeline.resolve(&request)?;
+    let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
+
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let handler = cancelled.clone();
+    ctrlc::set_handler(move || {
+        if handler.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+
+    let steps = recipe.plan.solves();
+    let show = if args.noisy { Show::Noisy } else { Show::Clean };
+    let mut strip = Film::new(10, show);
+    let mut frames = Film::new(48, show);
+    let (wants_strip, wants_frames) = (args.filmstrip.is_some(), animation.is_some());
+    let start = Instant::now();
+    let bar = ui.bar(0, "steps");
+    let run = pipeline.run_from(&request, noise.as_ref(), &cancelled, &mut |event| {
+        let Event::Step { index, of, ref rows, .. } = event else { return ControlFlow::Continue(()) };
+        bar.set_length(of as u64);
+        bar.set_position(index as u64);
+        let made = resolved.count as f64 * index as f64 / of as f64;
+        bar.set_message(format!(
+            "pictures {}-{} · {:.1} images/s",
+            rows.start + 1,
+            rows.end,
+            made / start.elapsed().as_secs_f64()
+        ));
+        ui.event(&json!({ "event": "step", "index": index, "of": of }));
+        if wants_strip {
+            let _ = strip.see(&event, steps);
+        }
+        if wants_frames {
+            let _ = frames.see(&event, steps);
+        }
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    let output = match run {
+        Err(PipelineError::Cancelled) => {
+            ui.note("cancelled; nothing was written");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        other => other?,
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    let written = args.write(&request, &output, &strip, &frames, animation)?;
+
+    let count = resolved.count;
+    let places: Vec<_> = written.iter().map(|p| p.display().to_string()).collect();
+    ui.result(
+        &json!({ "event": "finished", "request": request, "count": count, "solver": recipe.solver.name(),
+            "steps": steps, "evaluations": output.evals, "seconds": seconds, "files": places }),
+        format!(
+            "{count} pictures, {steps} steps of {}, in {seconds:.1} s ({:.1} images/s)\n{}",
+            recipe.solver.name(),
+            count as f64 / seconds,
+            places.join("\n")
+        ),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    fn request(&self) -> Result<Request> {
+        let mut request = match &self.like {
+            Some(path) => read_request(path)?
+                .with_context(|| format!("{} carries no request of tweedie", path.display()))?,
+            None => Request {
+                count: self.count,
+                classes: (!self.class.is_empty()).then(|| self.class.clone()),
+                seed: self.seed,
+                size: self.size.map(|s| [s, s]),
+                ..Request::default()
+            },
+        };
+        request.steps = self.steps.or(request.steps);
+        request.solver = self.solver.clone().or(request.solver);
+        request.spacing = self.spacing.or(request.spacing);
+        request.eta = self.eta.or(request.eta);
+        request.guidance = self.guidance.or(request.guidance);
+        request.chunk = self.chunk.or(request.chunk);
+        Ok(request)
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let more = [&self.filmstrip, &self.animation, &self.save_tensors];
+        std::iter::once(self.output.as_path()).chain(more.into_iter().flatten().map(PathBuf::as_path))
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        output: &Output,
+        strip: &Film,
+        frames: &Film,
+        animation: Option<AnimationFormat>,
+    ) -> Result<Vec<PathBuf>> {
+        let mut written = Vec::new();
+        if let Some(path) = &self.save_tensors {
+            let named = [("samples".to_owned(), output.tensors.clone())].into();
+            weights::write(path, &named, weights::Precision::F32, &Default::default())?;
+            written.push(path.clone());
+        }
+        if output.images.is_empty() {
+            ensure!(self.save_tensors.is_some(), "the model's samples are no pictures; use --save-tensors");
+            return Ok(written);
+        }
+        let columns = columns(output.images.len(), output.classes.as_deref());
+        let sheet = enlarge(&grid(&output.images, columns, 2, PAPER), self.zoom);
+        write_png(&self.output, &sheet, Some(request))?;
+        written.push(self.output.clone());
+        if let Some(folder) = &self.singles {
+            files::create_dir(folder)?;
+            for (i, image) in output.images.iter().enumerate() {
+                write_png(&folder.join(format!("{i:04}.png")), image, Some(request))?;
+            }
+            written.push(folder.clone());
+        }
+        if let Some(path) = &self.filmstrip {
+            write_png(path, &enlarge(&strip.strip(2, PAPER), self.zoom), Some(request))?;
+            written.push(path.clone());
+        }
+        if let (Some(path), Some(format)) = (&self.animation, animation) {
+            let sheets: Vec<Image> =
+                frames.frames(columns, 2, PAPER).iter().map(|f| enlarge(f, self.zoom)).collect();
+            write_animation(path, &Animation { frames: &sheets, delay: 80, last_delay: 2000 }, format)?;
+            written.push(path.clone());
+        }
+        Ok(written)
+    }
+}
+
+/// As square as can be; where classes take turns, one to a column if they are not too many.
+fn columns(count: usize, classes: Option<&[usize]>) -> usize {
+    let turns = classes.and_then(|c| c.iter().skip(1).position(|x| *x == c[0])).map(|p| p + 1);
+    match turns {
+        Some(n) if (4..=16).contains(&n) && count >= 2 * n => n,
+        _ => (count as f64).sqrt().ceil() as usize,
+    }
+}
+
+fn animation_format(path: &Path) -> Result<AnimationFormat> {
+    AnimationFormat::of(path).with_context(|| {
+        format!("--animation {}: expected a name ending in .gif, .png or .webp", path.display())
+    })
+}
+
+/// Whether a file can be made there, before the work is done.
+fn check_place(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        bail!("{}: is a folder, expected the name of a file", path.display());
+    }
+    let meta = folder.metadata().with_context(|| format!("{}: no such folder", folder.display()))?;
+    ensure!(meta.is_dir(), "{}: is not a folder", folder.display());
+    ensure!(!meta.permissions().readonly(), "{}: cannot be written to", folder.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::columns;
+
+    #[test]
+    fn classes_in_turn_make_the_columns() {
+        assert_eq!(columns(36, None), 6);
+        assert_eq!(columns(10, None), 4);
+        let turns: Vec<_> = (0..36).map(|i| i % 9).collect();
+        assert_eq!(columns(36, Some(&turns)), 9);
+        assert_eq!(columns(16, Some(&[3; 16])), 4);
+    }
+}

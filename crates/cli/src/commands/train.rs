@@ -1,0 +1,242 @@
+//! `tweedie train`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args as ClapArgs;
+use indicatif::{HumanBytes, HumanDuration, ProgressBar};
+use serde_json::json;
+use tweedie::{
+    data::Source,
+    train::{ConfigBuilder, PRESETS, RunConfig, StopHandle, TrainEvent, TrainLoop, dry_run},
+};
+
+use crate::{source, ui::Ui};
+
+/// Interrupted, as shells report Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+#[derive(ClapArgs, Debug)]
+#[command(after_help = presets())]
+pub struct Args {
+    /// A TOML file with the run's configuration; its keys are laid over the preset.
+    config: Option<PathBuf>,
+    /// The configuration to start from.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// What to learn: `emoji`, a folder of images, or a Parquet file or folder.
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<String>,
+    /// The run's folder: checkpoints, logs, previews and the finished model.
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// End after this many optimizer steps.
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// End after this many minutes.
+    #[arg(long, value_name = "M")]
+    minutes: Option<f64>,
+    /// Images per step.
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Seed of weights, order, noise and augmentation.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Set any key, as in `--set optimizer.beta2=0.99`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on with the run in the output folder, bit for bit as if it had never stopped.
+    #[arg(long)]
+    resume: bool,
+    /// Print the resolved configuration, the number of parameters and the memory needed; train nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn presets() -> String {
+    let lines: Vec<_> = PRESETS.iter().map(|p| format!("  {:<8} {}", p.name, p.about)).collect();
+    format!("Presets:\n{}", lines.join("\n"))
+}
+
+pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    if args.dry_run {
+        return show(&args, ui, device);
+    }
+    let untouched = args.config.is_none() && args.preset.is_none() && args.assignments(device).is_empty();
+    let mut run = match (&args.out, args.resume) {
+        (Some(out), true) if untouched => TrainLoop::resume(out)?,
+        (_, true) => TrainLoop::resume_with(args.resolve(device)?)?,
+        (_, false) => TrainLoop::new(args.resolve(device)?)?,
+    };
+    stop_on_signal(run.stop_handle())?;
+    let bar = progress(ui, run.config());
+    let minutes = run.config().run.minutes;
+    let mut stopped = false;
+    for event in &mut run {
+        stopped |= tell(ui, &bar, minutes, event?);
+    }
+    bar.finish_and_clear();
+    Ok(if stopped { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+impl Args {
+    /// The flags as assignments to keys.
+    fn assignments(&self, device: &str) -> Vec<String> {
+        let mut set = Vec::new();
+        let mut put = |key: &str, value: String| set.push(format!("{key}={value}"));
+        if device != "cpu" {
+            put("run.device", device.into());
+        }
+        if let Some(data) = &self.data {
+            let value = match source::parse(data) {
+                Source::Emoji => quoted("emoji"),
+                Source::Folder(_) => format!("{{ folder = {} }}", quoted(data)),
+                Source::Parquet(_) => format!("{{ parquet = {} }}", quoted(data)),
+            };
+            put("data.source", value);
+        }
+        if let Some(steps) = self.steps {
+            put("run.steps", steps.to_string());
+        }
+        if let Some(minutes) = self.minutes {
+            put("run.minutes", format!("{minutes:?}"));
+        }
+        if let Some(batch) = self.batch {
+            put("run.batch", batch.to_string());
+        }
+        if let Some(seed) = self.seed {
+            put("run.seed", seed.to_string());
+        }
+        set.extend(self.set.iter().cloned());
+        set
+    }
+
+    fn resolve(&self, device: &str) -> Result<RunConfig> {
+        let base = match (&self.preset, &self.config) {
+            (Some(name), None) => ConfigBuilder::preset(name)?,
+            (Some(name), Some(file)) => ConfigBuilder::preset(name)?.over(ConfigBuilder::file(file)?),
+            (None, Some(file)) => ConfigBuilder::file(file)?,
+            (None, None) => ConfigBuilder::preset(PRESETS[0].name)?,
+        };
+        let mut builder = base;
+        if let Some(out) = &self.out {
+            let out = out.to_str().context("--out: the path is not Unicode")?;
+            builder = builder.set(&format!("run.out={}", quoted(out)))?;
+        }
+        for assignment in self.assignments(device) {
+            builder = builder.set(&assignment)?;
+        }
+        let mut config = builder.build()?;
+        // A length on the command line is the length, whatever limit the preset has.
+        match (self.steps, self.minutes) {
+            (Some(_), None) => config.run.minutes = None,
+            (None, Some(_)) => config.run.steps = None,
+            _ => {}
+        }
+        Ok(config.resolved()?)
+    }
+}
+
+/// A TOML string.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.into()).to_string()
+}
+
+/// The first Ctrl-C saves and ends; a second one ends at once.
+fn stop_on_signal(stop: StopHandle) -> Result<()> {
+    ctrlc::set_handler(move || {
+        if stop.is_requested() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        stop.request();
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+fn progress(ui: Ui, config: &RunConfig) -> ProgressBar {
+    match (config.run.steps, config.run.minutes) {
+        (Some(steps), _) => ui.bar(steps, "steps"),
+        (None, Some(minutes)) => ui.bar((60.0 * minutes) as u64, "s"),
+        (None, None) => ui.spinner("training"),
+    }
+}
+
+/// Passes an event on; whether the run was stopped before its end.
+fn tell(ui: Ui, bar: &ProgressBar, minutes: Option<f64>, event: TrainEvent) -> bool {
+    let say = |text: String| bar.suspend(|| ui.note(text));
+    match event {
+        TrainEvent::Started { step, steps, parameters, images, held_out } => {
+            ui.event(&json!({ "event": "started", "step": step, "steps": steps, "parameters": parameters,
+                "images": images, "held_out": held_out }));
+            let from = if step > 0 { format!(", going on from step {step}") } else { String::new() };
+            say(format!("{parameters} parameters, {images} images ({held_out} held out){from}"));
+        }
+        TrainEvent::Step(s) => {
+            ui.event(&json!({ "event": "step", "step": s.step, "images": s.images, "loss": s.loss,
+                "grad_norm": s.grad_norm, "learning_rate": s.learning_rate, "images_per_s": s.images_per_s,
+                "elapsed_s": s.elapsed_s }));
+            bar.set_position(if minutes.is_some() && bar.length() == minutes.map(|m| (60.0 * m) as u64) {
+                s.elapsed_s as u64
+            } else {
+                s.step
+            });
+            bar.set_message(format!("step {} · {:.1} images/s · loss {:.4}", s.step, s.images_per_s, s.loss));
+        }
+        TrainEvent::Validation { step, loss, ema_loss } => {
+            ui.event(&json!({ "event": "validation", "step": step, "loss": loss, "ema_loss": ema_loss }));
+            let ema = ema_loss.map_or(String::new(), |l| format!(", averaged weights {l:.4}"));
+            say(format!("step {step}: held-out loss {loss:.4}{ema}"));
+        }
+        TrainEvent::Preview { step, path, .. } => {
+            ui.event(&json!({ "event": "preview", "step": step, "path": path }));
+            say(format!("step {step}: samples in {}", path.display()));
+        }
+        TrainEvent::Checkpointed { step, path } => {
+            ui.event(&json!({ "event": "checkpoint", "step": step, "path": path }));
+        }
+        TrainEvent::Warning(text) => bar.suspend(|| ui.warn(text)),
+        TrainEvent::Finished(s) => {
+            bar.finish_and_clear();
+            let time = HumanDuration(std::time::Duration::from_secs_f64(s.elapsed_s));
+            let verb = if s.stopped { "stopped" } else { "trained" };
+            ui.result(
+                &json!({ "event": "finished", "step": s.step, "images": s.images, "elapsed_s": s.elapsed_s,
+                    "loss": s.loss, "stopped": s.stopped, "model": s.model }),
+                format!(
+                    "{verb} for {} steps on {} images in {time}; loss {:.4}\nmodel: {}",
+                    s.step,
+                    s.images,
+                    s.loss,
+                    s.model.display()
+                ),
+            );
+            return s.stopped;
+        }
+    }
+    false
+}
+
+fn show(args: &Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    let plan = dry_run(args.resolve(device)?)?;
+    let m = &plan.memory;
+    let value = json!({ "config": plan.config, "parameters": plan.parameters, "images": plan.images,
+        "held_out": plan.held_out, "classes": plan.classes, "memory_bytes": m.total() });
+    let text = format!(
+        "{}\n# {} parameters; {} images, {} held out; {} classes\n\
+         # memory about {}: weights {}, gradients {}, optimizer {}, averages {}, activations {}, data {}",
+        plan.config.trim_end(),
+        plan.parameters,
+        plan.images,
+        plan.held_out,
+        plan.classes.len(),
+        HumanBytes(m.total()),
+        HumanBytes(m.weights),
+        HumanBytes(m.gradients),
+        HumanBytes(m.optimizer),
+        HumanBytes(m.ema),
+        HumanBytes(m.activations),
+        HumanBytes(m.data),
+    );
+    ui.result(&value, text);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,65 @@
+//! The list of commands in groups, which clap's own help cannot show.
+
+use clap::{Command, CommandFactory};
+
+/// Headings and their commands, in the order of the help.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Make", &["sample", "train"]),
+    ("Look", &["info", "plan", "forward", "data"]),
+    ("Set up", &["devices", "completions"]),
+    ("Check parity", &["debug"]),
+];
+
+const TEMPLATE: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+{after-help}
+
+{all-args}";
+
+/// The command line of `C`, its subcommands listed by group.
+pub fn grouped<C: CommandFactory>() -> Command {
+    let mut command = C::command();
+    command.build();
+    let text = listing(&command);
+    command
+        .help_template(TEMPLATE.replace("{after-help}", &text).replace("{all-args}", "{options}"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+}
+
+fn listing(command: &Command) -> String {
+    let mut text = String::new();
+    for (heading, names) in GROUPS {
+        text.push_str(&format!("{heading}:\n"));
+        for name in *names {
+            let about = command
+                .find_subcommand(name)
+                .and_then(|c| c.get_about())
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            text.push_str(&format!("  {name:<12} {about}\n"));
+        }
+        text.push('\n');
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_stands_in_one_group() {
+        let command = crate::Cli::command();
+        let listed: Vec<_> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        for sub in command.get_subcommands() {
+            let times = listed.iter().filter(|n| **n == sub.get_name()).count();
+            assert_eq!(times, 1, "{} is listed {times} times", sub.get_name());
+        }
+        assert_eq!(listed.len(), command.get_subcommands().count());
+        grouped::<crate::Cli>().debug_assert();
+    }
+}

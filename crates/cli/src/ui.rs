@@ -1,0 +1,121 @@
+//! What the user sees: progress bars for people, JSON lines for scripts, silence on request.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::{io::Write, time::Duration};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// How much is said, and in which form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Bars and sentences on stderr, results on stdout.
+    Normal,
+    /// Only results and errors.
+    Quiet,
+    /// One JSON object a line on stdout, nothing else.
+    Json,
+}
+
+/// The user's terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct Ui {
+    mode: Mode,
+}
+
+impl Ui {
+    pub fn new(quiet: bool, json: bool) -> Self {
+        let mode = if json {
+            Mode::Json
+        } else if quiet {
+            Mode::Quiet
+        } else {
+            Mode::Normal
+        };
+        Self { mode }
+    }
+
+    pub fn is_json(self) -> bool {
+        self.mode == Mode::Json
+    }
+
+    /// A remark on what is being done.
+    pub fn note(self, text: impl AsRef<str>) {
+        if self.mode == Mode::Normal {
+            eprintln!("{}", text.as_ref());
+        }
+    }
+
+    /// Something that the user should know although the work goes on.
+    pub fn warn(self, text: impl AsRef<str>) {
+        match self.mode {
+            Mode::Json => self.emit(&serde_json::json!({ "warning": text.as_ref() })),
+            _ => eprintln!("warning: {}", text.as_ref()),
+        }
+    }
+
+    /// What the command was asked for: `text` for people, `value` for scripts.
+    pub fn result<T: Serialize>(self, value: &T, text: impl AsRef<str>) {
+        match self.mode {
+            Mode::Json => self.emit(value),
+            _ => out(text.as_ref()),
+        }
+    }
+
+    /// One JSON line; silent in the other modes.
+    pub fn event<T: Serialize>(self, value: &T) {
+        if self.is_json() {
+            self.emit(value);
+        }
+    }
+
+    fn emit<T: Serialize>(self, value: &T) {
+        match serde_json::to_string(value) {
+            Ok(line) => out(&line),
+            Err(e) => eprintln!("warning: a message could not be written as JSON: {e}"),
+        }
+    }
+
+    /// A progress bar with ETA; invisible unless for people.
+    pub fn bar(self, total: u64, unit: &str) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(Some(total), self.target());
+        let template =
+            format!("{{bar:32.cyan/dim}} {{pos}}/{{len}} {unit}  {{elapsed}} · {{eta}} left  {{msg}}");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style.progress_chars("━━─"));
+        }
+        bar
+    }
+
+    /// A spinner for work of unknown length.
+    pub fn spinner(self, text: impl Into<String>) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(None, self.target());
+        bar.set_message(text.into());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        bar
+    }
+
+    fn target(self) -> ProgressDrawTarget {
+        match self.mode {
+            Mode::Normal => ProgressDrawTarget::stderr(),
+            Mode::Quiet | Mode::Json => ProgressDrawTarget::hidden(),
+        }
+    }
+}
+
+/// Prints a line. A closed pipe (`tweedie plan | head`) is not an error.
+fn out(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    if writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints an error with its causes.
+pub fn error(error: &anyhow::Error, json: bool) {
+    if json {
+        out(&serde_json::json!({ "error": format!("{error:#}") }).to_string());
+    } else {
+        eprintln!("error: {error:#}");
+    }
+}
