@@ -1,6 +1,8 @@
 //! Model files: weights, configurations, and the folders that hold them, in the layout of Hugging
 //! Face's diffusers.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod error;
 pub mod files;
 mod map;

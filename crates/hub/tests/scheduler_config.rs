@@ -1,6 +1,8 @@
 //! Scheduler configurations: what is not understood is an error that names it; what is written is read
 //! back. Whole trajectories are tested where samples are made, against diffusers.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use tweedie_core::{Parameterization, spacing::Spacing};

@@ -1,12 +1,14 @@
 //! Weight files: exact round trips, and errors that name the file and the tensor.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use tweedie_hub::weights::{Precision, SafetensorsFile, write};
 use tweedie_models::params::{HostTensor, TensorSource};
 
 fn tensors() -> BTreeMap<String, HostTensor> {
-    let values = vec![0.0, -0.0, 1.5, f32::MIN_POSITIVE, 3.1415927, -65504.0];
+    let values = vec![0.0, -0.0, 1.5, f32::MIN_POSITIVE, 2.7321234, -65504.0];
     BTreeMap::from([
         ("b.weight".to_string(), HostTensor { shape: vec![2, 3], values }),
         ("a.bias".to_string(), HostTensor { shape: vec![], values: vec![0.1] }),
@@ -155,4 +157,14 @@ fn integers_are_read_where_they_are_exact() {
     };
     assert_eq!(file(-999).unwrap().values, [-999.0]);
     assert!(file((1 << 24) + 1).unwrap_err().contains("16777217"));
+}
+
+#[test]
+fn a_file_in_memory_is_read_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes: &'static [u8] = fs::read(saved(dir.path(), Precision::F32)).unwrap().leak();
+    assert_eq!(read_all(&SafetensorsFile::from_static("built in", bytes).unwrap()), tensors());
+    let error =
+        SafetensorsFile::from_static("built in", &bytes[..bytes.len() - 4]).err().unwrap().to_string();
+    assert!(error.contains("built in") && error.contains("truncated"), "{error}");
 }

@@ -3,6 +3,8 @@
 //! [`Pipeline`] joins a model folder with a device; a [`Request`] says what to make and is written into
 //! the pictures, so that each can be made again.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod clamp;
 mod error;
 pub mod film;

@@ -85,6 +85,8 @@ impl Default for Request {
 
 /// The most pictures of one request.
 const MOST: usize = 1 << 16;
+/// The most pixels of one request: 3 GiB of samples in colour.
+const MOST_PIXELS: usize = 1 << 28;
 /// Rows in one call of the network, if the request does not say.
 const CHUNK: usize = 16;
 /// Steps, if neither request nor model say.
@@ -145,6 +147,11 @@ impl Request {
                 return Err(fail("size", "the model does not say one, so the request must".into()));
             }
         };
+        let pixels = height.checked_mul(width).and_then(|n| n.checked_mul(count));
+        if pixels.is_none_or(|n| n > MOST_PIXELS) {
+            let reason = format!("{count} of {height}×{width} pixels: expected at most {MOST_PIXELS} in all");
+            return Err(fail("size", reason));
+        }
         let sampling = Sampling {
             steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),
             solver: self.solver.clone().or_else(|| own.solver.clone()),
@@ -246,6 +253,7 @@ mod tests {
             (r#"{"guidance_interval": [2, 1]}"#, ["`guidance_interval`", "from < to"]),
             (r#"{"count": 1000000}"#, ["`count`", "at most"]),
             (r#"{"count": 0}"#, ["0", "nonzero"]),
+            (r#"{"size": [1000000, 1000000]}"#, ["`size`", "at most"]),
             (r#"{"stepps": 3}"#, ["stepps", "steps"]),
         ] {
             let error = resolve(json).unwrap_err();

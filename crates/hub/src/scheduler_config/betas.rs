@@ -264,22 +264,22 @@ pub(super) fn plan_to(
 pub(super) fn clamp(keys: &mut Keys, clip: Option<bool>, keep_eps: bool) -> Result<Option<Clamp>, HubError> {
     let dynamic = keys.flag("thresholding", false)?;
     let ratio = keys.take("dynamic_thresholding_ratio", 0.995)?;
-    let max = keys.take("sample_max_value", 1.0)?;
+    let max: f64 = keys.take("sample_max_value", 1.0)?;
     let clipped = match clip {
         Some(default) => keys.flag("clip_sample", default)?,
         None => false,
     };
-    let limit = if clip.is_some() { keys.take("clip_sample_range", 1.0)? } else { 1.0 };
+    let limit: f64 = if clip.is_some() { keys.take("clip_sample_range", 1.0)? } else { 1.0 };
     if dynamic {
         if !(0.0..=1.0).contains(&ratio) {
             return Err(keys.error("dynamic_thresholding_ratio", format!("{ratio}: expected 0 to 1")));
         }
-        if !(max >= 1.0) {
+        if max.is_nan() || max < 1.0 {
             return Err(keys.error("sample_max_value", format!("{max}: expected at least 1")));
         }
         return Ok(Some(Clamp { range: ClampRange::Dynamic { ratio, max }, keep_eps }));
     }
-    if clipped && !(limit > 0.0) {
+    if clipped && (limit.is_nan() || limit <= 0.0) {
         return Err(keys.error("clip_sample_range", format!("{limit}: expected a number > 0")));
     }
     Ok(clipped.then_some(Clamp { range: ClampRange::Static { limit }, keep_eps }))

@@ -3,7 +3,7 @@
 use tweedie_core::{Plan, plan::Final, schedule::Interpolation, spacing::Spacing};
 
 use super::{
-    Clamp, Process, Read, Scheduler,
+    Clamp, ClampRange, Process, Read, Scheduler,
     betas::{self, BetaRules, Curve, NoiseSpacing, Rescaled, Table, TableSpacing},
     euler::SigmaSpacing,
     keys::Keys,
@@ -34,8 +34,11 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let times = TableSpacing::read(keys, "linspace")?;
     let noise = NoiseSpacing::read(keys)?;
     let clipped = keys.flag("clip_sample", false)?;
-    let limit = keys.take("clip_sample_range", 1.0)?;
-    let range = super::ClampRange::Static { limit };
+    let limit: f64 = keys.take("clip_sample_range", 1.0)?;
+    if clipped && (limit.is_nan() || limit <= 0.0) {
+        return Err(keys.error("clip_sample_range", format!("{limit}: expected a number > 0")));
+    }
+    let range = ClampRange::Static { limit };
     let clamp = clipped.then_some(Clamp { range, keep_eps: false });
     let spacing = SigmaSpacing { times, noise, min: None, max: None, log_linear: false };
     Ok(Box::new(Heun { table, spacing, clamp }))

@@ -32,7 +32,7 @@ use keys::Keys;
 pub use write::{BetaCurve, TableProcess};
 
 /// The class names that are understood, and what reads them.
-const CLASSES: &[(&str, fn(&mut Keys) -> Read)] = &[
+const CLASSES: &[(&str, Reader)] = &[
     ("DDPMScheduler", ddpm::read),
     ("DDIMScheduler", ddim::read),
     ("EulerDiscreteScheduler", euler::read),
@@ -43,6 +43,7 @@ const CLASSES: &[(&str, fn(&mut Keys) -> Read)] = &[
 ];
 
 type Read = Result<Box<dyn Scheduler>, HubError>;
+type Reader = fn(&mut Keys) -> Read;
 
 /// One class of `CLASSES`, its keys read.
 trait Scheduler: Debug + Send + Sync {
