@@ -2,7 +2,7 @@
 //! events. Progress and stopping belong to whoever holds it.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,7 +19,7 @@ use tweedie_data::{Dataset, grid};
 use tweedie_hub::files::write_atomic;
 use tweedie_models::{
     Mode,
-    params::{count, export, import, shapes},
+    params::{HostTensor, count, export, import, shapes},
 };
 
 use crate::{
@@ -466,6 +466,10 @@ impl TrainLoop {
             let mut tensors = vec![("model".to_owned(), export(model))];
             tensors.extend(run.averages.iter().enumerate().map(|(i, (_, m))| (ema_name(i), export(m))));
             tensors.push(("optimizer".to_owned(), run.optimizer.export()));
+            if let Some(what) = not_finite(&tensors) {
+                let (step, checkpoint) = (run.state.step, run.saved.clone());
+                return Err(TrainError::NotFinite { step, what, checkpoint });
+            }
             let checkpoint = Checkpoint::write(&folder, state, &tensors)?;
             checkpoint::prune(&folder, run.config.run.keep_last, run.state.step)?;
             run.saved = Some(checkpoint.path.clone());
@@ -479,11 +483,16 @@ impl TrainLoop {
     fn finish(&mut self) -> Result<(), TrainError> {
         let recent = &self.log.curves.train;
         let tail = recent.get(recent.len().saturating_sub(10)..).unwrap_or_default();
+        let (sum, n) = match (tail.len(), self.state.pending) {
+            // Shorter than the interval of the log.
+            (0, (sum, n)) => (sum, n as usize),
+            (n, _) => (tail.iter().map(|p| p.1).sum(), n),
+        };
         let summary = Summary {
             step: self.state.step,
             images: self.state.images,
             elapsed_s: self.elapsed(),
-            loss: tail.iter().map(|p| p.1).sum::<f64>() / tail.len() as f64,
+            loss: sum / n as f64,
             stopped: self.stop.is_requested(),
             model: self.config.run.out.join("model"),
         };
@@ -518,6 +527,13 @@ impl Iterator for TrainLoop {
             }
         }
     }
+}
+
+/// The first tensor that must not go into a checkpoint, as an overflowing update leaves it.
+fn not_finite(files: &[(String, BTreeMap<String, HostTensor>)]) -> Option<String> {
+    let mut all = files.iter().flat_map(|(file, tensors)| tensors.iter().map(move |(n, t)| (file, n, t)));
+    let (file, name, _) = all.find(|(.., t)| !t.values.iter().all(|v| v.is_finite()))?;
+    Some(format!("{name} ({file})"))
 }
 
 fn due(every: u64, step: u64) -> bool {
