@@ -28,6 +28,7 @@ fn errors_name_file_key_value_and_what_is_supported() {
         (r#"{"_class_name": "DDPMScheduler", "beta_start": "x"}"#, vec!["`beta_start`", "\"x\"", "a number"]),
         (r#"{"_class_name": "DDPMScheduler", "beta_start": -1}"#, vec!["`beta_schedule`", "betas[0]"]),
         (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": -3}"#, vec!["-3", "whole number"]),
+        (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": 1000000000000000}"#, vec!["at most"]),
         (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": 0}"#, vec!["at least one step"]),
         (r#"{"_class_name": "DDPMScheduler", "variance_type": "learned"}"#, vec!["learned", "fixed_small"]),
         (r#"{"_class_name": "DDIMScheduler", "prediction_type": "flow"}"#, vec!["flow", "epsilon", "sample"]),
@@ -84,6 +85,8 @@ fn plans_that_cannot_be_are_errors() {
     let error = |ask: Sampling| config.resolve_with(&ask).err().unwrap().to_string();
     assert!(error(Sampling::steps(0)).contains("0"));
     assert!(error(Sampling::steps(1001)).contains("1001"));
+    let karras = Sampling { spacing: Some(Spacing::Karras { rho: 7.0 }), ..Sampling::steps(usize::MAX) };
+    assert!(error(karras).contains("at most"));
     let ask = Sampling { solver: Some("eulr".into()), ..Sampling::steps(5) };
     assert!(error(ask).contains("`eulr`"));
     assert!(error(Sampling { eta: Some(2.0), ..Sampling::steps(5) }).contains("eta"));

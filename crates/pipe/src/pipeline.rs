@@ -207,7 +207,7 @@ impl Pipeline {
         let [c, h, w] = resolved.shape;
         let shape = [resolved.count, c, h, w];
         if let Some(noise) = noise
-            && noise.shape != shape
+            && (noise.shape != shape || noise.values.len() != shape.iter().product::<usize>())
         {
             let reason = format!("has shape {:?}, expected {shape:?}", noise.shape);
             return Err(PipelineError::request("noise", reason));

@@ -87,6 +87,8 @@ impl Default for Request {
 const MOST: usize = 1 << 16;
 /// The most pixels of one request: 3 GiB of samples in colour.
 const MOST_PIXELS: usize = 1 << 28;
+/// The longest side of a picture.
+const MOST_SIDE: usize = 1 << 14;
 /// Rows in one call of the network, if the request does not say.
 const CHUNK: usize = 16;
 /// Steps, if neither request nor model say.
@@ -151,6 +153,9 @@ impl Request {
         if pixels.is_none_or(|n| n > MOST_PIXELS) {
             let reason = format!("{count} of {height}×{width} pixels: expected at most {MOST_PIXELS} in all");
             return Err(fail("size", reason));
+        }
+        if !(1..=MOST_SIDE).contains(&height) || !(1..=MOST_SIDE).contains(&width) {
+            return Err(fail("size", format!("[{height}, {width}]: expected sides from 1 to {MOST_SIDE}")));
         }
         let sampling = Sampling {
             steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),

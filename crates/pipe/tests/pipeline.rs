@@ -244,6 +244,8 @@ fn requests_that_do_not_suit_are_errors_naming_the_field() {
     assert!(error(Request { classes: class, ..request(1, 2) }).contains("`classes`"));
     assert!(error(Request { guidance: Some(2.0), ..request(1, 2) }).contains("`guidance`"));
     assert!(error(Request { size: Some([7, 8]), ..request(1, 2) }).contains("`size`"));
+    assert!(error(Request { size: Some([0, 8]), ..request(1, 2) }).contains("`size`"));
+    assert!(error(Request { size: Some([usize::MAX, 8]), ..request(1, 2) }).contains("`size`"));
     assert!(error(Request { eta: Some(-0.5), ..request(1, 2) }).contains("eta"));
     assert!(error(request(1, 2000)).contains("2000"));
     let noise = HostTensor { shape: vec![1, 3, 4, 4], values: vec![0.0; 48] };

@@ -12,6 +12,9 @@ use tweedie_core::{
 use super::{Clamp, ClampRange, Process, keys::Keys};
 use crate::error::HubError;
 
+/// The longest table of betas; published ones have a thousand.
+const MOST_TIMES: usize = 1 << 20;
+
 /// What a class does differently with betas.
 pub(super) struct BetaRules {
     pub(super) start: f64,
@@ -104,6 +107,9 @@ pub(super) fn process(keys: &mut Keys, rules: &BetaRules) -> Result<Table, HubEr
 
 fn table(keys: &mut Keys, rules: &BetaRules) -> Result<(TableSchedule, bool), HubError> {
     let mut steps = keys.take("num_train_timesteps", 1000usize)?;
+    if steps > MOST_TIMES {
+        return Err(keys.error("num_train_timesteps", format!("{steps}: expected at most {MOST_TIMES}")));
+    }
     let start = keys.take("beta_start", rules.start)?;
     let end = keys.take("beta_end", rules.end)?;
     let given: Option<Vec<f64>> = keys.take("trained_betas", None)?;

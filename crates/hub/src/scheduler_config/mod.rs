@@ -42,6 +42,9 @@ const CLASSES: &[(&str, Reader)] = &[
     ("EDMEulerScheduler", edm::read),
 ];
 
+/// The most steps of a plan, where the schedule itself sets no limit.
+const MOST_STEPS: usize = 1 << 20;
+
 type Read = Result<Box<dyn Scheduler>, HubError>;
 type Reader = fn(&mut Keys) -> Read;
 
@@ -280,6 +283,9 @@ impl SchedulerConfig {
         let fail = |reason: String| HubError::format(&self.path, reason);
         if let Some(eta) = ask.eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
             return Err(fail(format!("eta = {eta}: expected 0 to 1")));
+        }
+        if ask.steps > MOST_STEPS {
+            return Err(fail(format!("steps = {}: expected at most {MOST_STEPS}", ask.steps)));
         }
         let own = self.scheduler.solver();
         let name = ask.solver.as_deref().unwrap_or(own);
