@@ -1,5 +1,7 @@
 //! The one-dimensional transforms, and their two-dimensional use on sixteen channels at a time.
 
+use std::mem::MaybeUninit;
+
 use super::{POINTS, TILE, Tiles};
 use crate::simd::{LANES, Simd};
 
@@ -86,31 +88,38 @@ unsafe fn kernel_gradient<S: Simd>(u: [S::V; 6]) -> [S::V; 3] {
     ]
 }
 
-/// Applies a one-dimensional transform to both dimensions.
-macro_rules! both {
-    ($name:ident, $one:ident, $from:literal, $to:literal) => {
-        #[inline(always)]
-        unsafe fn $name<S: Simd>(x: [[S::V; $from]; $from]) -> [[S::V; $to]; $to] {
-            let mut half = [[S::zero(); $from]; $to];
-            for j in 0..$from {
-                let column = $one::<S>(std::array::from_fn(|i| x[i][j]));
-                for i in 0..$to {
-                    half[i][j] = column[i];
-                }
+/// Applies a one-dimensional transform to both dimensions: `load` gives element `(i, j)`, `store` takes it.
+/// What lies between the passes is never cleared, only written.
+macro_rules! transform {
+    (
+        $one:ident::<$s:ident>, $from:literal => $to:literal,
+        load($i:ident, $j:ident) $load:expr,
+        store($y:ident, $x:ident, $v:ident) $store:expr
+    ) => {{
+        let mut half = MaybeUninit::<[$s::V; $from * $to]>::uninit();
+        let half = half.as_mut_ptr().cast::<$s::V>();
+        for $j in 0..$from {
+            let mut column = MaybeUninit::<[$s::V; $from]>::uninit();
+            for $i in 0..$from {
+                column.as_mut_ptr().cast::<$s::V>().add($i).write($load);
             }
-            let mut y = [[S::zero(); $to]; $to];
+            let column = $one::<$s>(column.assume_init());
             for i in 0..$to {
-                y[i] = $one::<S>(half[i]);
+                half.add(i * $from + $j).write(column[i]);
             }
-            y
         }
-    };
+        for $y in 0..$to {
+            let row = $one::<$s>(half.add($y * $from).cast::<[$s::V; $from]>().read());
+            for $x in 0..$to {
+                let $v = row[$x];
+                $store;
+            }
+        }
+    }};
 }
-both!(input2, input, 6, 6);
-both!(output2, output, 6, 4);
-both!(output_gradient2, output_gradient, 4, 6);
-both!(kernel2, kernel, 3, 6);
-both!(kernel_gradient2, kernel_gradient, 6, 3);
+
+/// What lies outside a map.
+static ZEROS: [f32; LANES] = [0.0; LANES];
 
 /// Where transformed tiles lie: point `ξ` of row `r`, channel `c` at `start + ξ·plane + r·row + c`.
 #[derive(Clone, Copy)]
@@ -140,31 +149,27 @@ pub(super) unsafe fn input_tiles<S: Simd>(at: Patch<'_>, x: *const f32, v: Plane
         let mut c = 0;
         while c < at.channels {
             let valid = (at.channels - c).min(LANES);
-            let mut d = [[S::zero(); 6]; 6];
+            let to = v.start.add((t - at.from) * v.row + c);
             if inside && valid == LANES {
                 let corner = image.add(((y0 - 1) * w + x0 - 1) * at.channels + c);
-                for i in 0..6 {
-                    for j in 0..6 {
-                        d[i][j] = S::load(corner.add((i * w + j) * at.channels));
-                    }
-                }
+                transform!(
+                    input::<S>, 6 => 6,
+                    load(i, j) S::load(corner.add((i * w + j) * at.channels)),
+                    store(y, x, value) S::store(to.add((y * 6 + x) * v.plane), value)
+                );
             } else {
-                for i in 0..6 {
-                    for j in 0..6 {
+                transform!(
+                    input::<S>, 6 => 6,
+                    load(i, j) {
                         let (y, x) = (y0 + i, x0 + j);
-                        if y >= 1 && y <= h && x >= 1 && x <= w {
-                            let pixel = image.add(((y - 1) * w + x - 1) * at.channels + c);
-                            d[i][j] = if valid == LANES { S::load(pixel) } else { S::load_n(pixel, valid) };
-                        }
-                    }
-                }
-            }
-            let d = input2::<S>(d);
-            let to = v.start.add((t - at.from) * v.row + c);
-            for i in 0..6 {
-                for j in 0..6 {
-                    S::store(to.add((i * 6 + j) * v.plane), d[i][j]);
-                }
+                        // A choice of addresses, not of paths: every second tile has an edge.
+                        let index = (y * w + x).wrapping_sub(w + 1);
+                        let pixel = image.wrapping_add(index.wrapping_mul(at.channels).wrapping_add(c));
+                        let inside = y >= 1 && y <= h && x >= 1 && x <= w;
+                        S::load_n(if inside { pixel } else { ZEROS.as_ptr() }, valid)
+                    },
+                    store(y, x, value) S::store(to.add((y * 6 + x) * v.plane), value)
+                );
             }
             c += LANES;
         }
@@ -178,22 +183,27 @@ pub(super) unsafe fn output_gradient_tiles<S: Simd>(at: Patch<'_>, dy: *const f3
     for t in at.from..at.to {
         let (b, y0, x0) = at.tiles.place(t);
         let image = dy.add(b * h * w * at.channels);
+        let (rows, columns) = (TILE.min(h - y0), TILE.min(w - x0));
         let mut c = 0;
         while c < at.channels {
             let valid = (at.channels - c).min(LANES);
-            let mut d = [[S::zero(); 4]; 4];
-            for i in 0..TILE.min(h - y0) {
-                for j in 0..TILE.min(w - x0) {
-                    let pixel = image.add(((y0 + i) * w + x0 + j) * at.channels + c);
-                    d[i][j] = if valid == LANES { S::load(pixel) } else { S::load_n(pixel, valid) };
-                }
-            }
-            let d = output_gradient2::<S>(d);
             let to = z.start.add((t - at.from) * z.row + c);
-            for i in 0..6 {
-                for j in 0..6 {
-                    S::store(to.add((i * 6 + j) * z.plane), d[i][j]);
-                }
+            let corner = image.add((y0 * w + x0) * at.channels + c);
+            if valid == LANES && rows == TILE && columns == TILE {
+                transform!(
+                    output_gradient::<S>, 4 => 6,
+                    load(i, j) S::load(corner.add((i * w + j) * at.channels)),
+                    store(y, x, value) S::store(to.add((y * 6 + x) * z.plane), value)
+                );
+            } else {
+                transform!(
+                    output_gradient::<S>, 4 => 6,
+                    load(i, j) {
+                        let pixel = corner.wrapping_add((i * w + j) * at.channels);
+                        S::load_n(if i < rows && j < columns { pixel } else { ZEROS.as_ptr() }, valid)
+                    },
+                    store(y, x, value) S::store(to.add((y * 6 + x) * z.plane), value)
+                );
             }
             c += LANES;
         }
@@ -212,27 +222,22 @@ pub(super) unsafe fn output_tiles<S: Simd>(at: Patch<'_>, m: Planes, bias: *cons
         while c < at.channels {
             let valid = (at.channels - c).min(LANES);
             let from = m.start.add((t - at.from) * m.row + c);
-            let mut d = [[S::zero(); 6]; 6];
-            for i in 0..6 {
-                for j in 0..6 {
-                    d[i][j] = S::load(from.add((i * 6 + j) * m.plane));
-                }
-            }
-            let y = output2::<S>(d);
             let shift = if bias.is_null() { S::zero() } else { S::load_n(bias.add(c), valid) };
             let corner = image.add((y0 * w + x0) * at.channels + c);
             if valid == LANES && rows == TILE && columns == TILE {
-                for i in 0..TILE {
-                    for j in 0..TILE {
-                        S::store(corner.add((i * w + j) * at.channels), S::add(y[i][j], shift));
-                    }
-                }
+                transform!(
+                    output::<S>, 6 => 4,
+                    load(i, j) S::load(from.add((i * 6 + j) * m.plane)),
+                    store(y, x, value) S::store(corner.add((y * w + x) * at.channels), S::add(value, shift))
+                );
             } else {
-                for i in 0..rows {
-                    for j in 0..columns {
-                        S::store_n(corner.add((i * w + j) * at.channels), S::add(y[i][j], shift), valid);
+                transform!(
+                    output::<S>, 6 => 4,
+                    load(i, j) S::load(from.add((i * 6 + j) * m.plane)),
+                    store(y, x, value) if y < rows && x < columns {
+                        S::store_n(corner.add((y * w + x) * at.channels), S::add(value, shift), valid);
                     }
-                }
+                );
             }
             c += LANES;
         }
@@ -268,19 +273,12 @@ pub(super) unsafe fn kernel_lanes<S: Simd>(g: Kernels, k: usize, first: usize, v
             }
         }
         for (i, taps) in gathered.iter().enumerate().take(count) {
-            let mut d = [[S::zero(); 3]; 3];
-            for y in 0..3 {
-                for x in 0..3 {
-                    d[y][x] = S::load(taps[3 * y + x].as_ptr());
-                }
-            }
-            let u = kernel2::<S>(d);
             let to = out.start.add((start + i) * out.row);
-            for y in 0..6 {
-                for x in 0..6 {
-                    S::store(to.add((y * 6 + x) * out.plane), u[y][x]);
-                }
-            }
+            transform!(
+                kernel::<S>, 3 => 6,
+                load(y, x) S::load(taps[3 * y + x].as_ptr()),
+                store(y, x, value) S::store(to.add((y * 6 + x) * out.plane), value)
+            );
         }
     }
 }
@@ -292,18 +290,15 @@ pub(super) unsafe fn kernel_gradient_row<S: Simd>(u: Planes, i: usize, k: usize,
     while first < n {
         let valid = (n - first).min(LANES);
         let from = u.start.add(i * u.row + first);
-        let mut d = [[S::zero(); 6]; 6];
-        for y in 0..6 {
-            for x in 0..6 {
-                d[y][x] = S::load(from.add((y * 6 + x) * u.plane));
-            }
-        }
-        let g = kernel_gradient2::<S>(d);
-        let mut lanes = [0.0f32; LANES];
-        for tap in 0..9 {
-            S::store(lanes.as_mut_ptr(), g[tap / 3][tap % 3]);
-            for (lane, value) in lanes.iter().enumerate().take(valid) {
-                *dw.add(((first + lane) * k + i) * 9 + tap) = *value;
+        let mut lanes = [[0.0f32; LANES]; 9];
+        transform!(
+            kernel_gradient::<S>, 6 => 3,
+            load(y, x) S::load(from.add((y * 6 + x) * u.plane)),
+            store(y, x, value) S::store(lanes[3 * y + x].as_mut_ptr(), value)
+        );
+        for lane in 0..valid {
+            for (tap, values) in lanes.iter().enumerate() {
+                *dw.add(((first + lane) * k + i) * 9 + tap) = values[lane];
             }
         }
         first += LANES;
