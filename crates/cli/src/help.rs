@@ -5,6 +5,7 @@ use clap::{Command, CommandFactory};
 /// Headings and their commands, in the order of the help.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Make", &["sample", "train"]),
+    ("Measure", &["eval"]),
     ("Look", &["info", "plan", "forward", "data"]),
     ("Set up", &["devices", "completions"]),
     ("Check parity", &["debug"]),

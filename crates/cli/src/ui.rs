@@ -103,19 +103,52 @@ impl Ui {
     }
 }
 
-/// Prints a line. A closed pipe (`tweedie plan | head`) is not an error.
-fn out(text: &str) {
+/// Prints a line. A closed pipe (`tweedie plan | head`) is not an error; a full disk is.
+pub fn out(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    if writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_err() {
-        std::process::exit(0);
+    if let Err(e) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        if e.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        eprintln!("error: cannot write to the standard output: {e}");
+        std::process::exit(1);
     }
 }
 
 /// Prints an error with its causes.
 pub fn error(error: &anyhow::Error, json: bool) {
+    let text = chain(error);
     if json {
-        out(&serde_json::json!({ "error": format!("{error:#}") }).to_string());
+        out(&serde_json::json!({ "error": text }).to_string());
     } else {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {text}");
+    }
+}
+
+/// The error and its causes, without those that the one before has already told.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use anyhow::anyhow;
+
+    use super::chain;
+
+    #[test]
+    fn causes_are_told_once() {
+        let full = || anyhow::Error::new(Error::other("disk full"));
+        assert_eq!(chain(&full().context("a.png")), "a.png: disk full");
+        assert_eq!(chain(&full().context("cannot write a.png: disk full")), "cannot write a.png: disk full");
+        assert_eq!(chain(&anyhow!("alone")), "alone");
     }
 }

@@ -3,6 +3,8 @@
 use clap::{Args as ClapArgs, CommandFactory};
 use clap_complete::Shell;
 
+use crate::ui;
+
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// Which shell.
@@ -10,5 +12,8 @@ pub struct Args {
 }
 
 pub fn run(args: Args) {
-    clap_complete::generate(args.shell, &mut crate::Cli::command(), "tweedie", &mut std::io::stdout());
+    // Into memory first: the generator panics when a write fails.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut crate::Cli::command(), "tweedie", &mut script);
+    ui::out(String::from_utf8_lossy(&script).trim_end());
 }

@@ -21,8 +21,8 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE.png")]
     output: Option<PathBuf>,
     /// How many pictures the sheet shows.
-    #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
-    count: usize,
+    #[arg(short = 'n', long, default_value = "100", value_name = "N")]
+    count: std::num::NonZeroUsize,
 }
 
 pub fn run(args: Args, ui: Ui) -> Result<()> {
@@ -46,8 +46,9 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         text.push_str(&format!("\n{EMOJI_ATTRIBUTION}"));
     }
     if let Some(path) = &args.output {
-        let step = (set.len() as f64 / args.count.clamp(1, set.len().max(1)) as f64).max(1.0);
-        let picks = (0..args.count.min(set.len())).map(|i| (i as f64 * step) as usize);
+        let count = args.count.get().min(set.len());
+        let step = set.len() as f64 / count as f64;
+        let picks = (0..count).map(|i| (i as f64 * step) as usize);
         let images: Vec<Image> =
             picks.map(|i| set.get(i).map(|item| (*item.image).clone())).collect::<Result<_, _>>()?;
         let columns = (images.len() as f64).sqrt().ceil() as usize;

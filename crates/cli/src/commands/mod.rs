@@ -4,6 +4,7 @@ mod completions;
 mod data;
 mod debug;
 mod devices;
+mod eval;
 mod forward;
 mod info;
 mod plan;
@@ -23,6 +24,8 @@ pub enum Command {
     Sample(sample::Args),
     /// Train a model on the built-in emoji or your own pictures.
     Train(train::Args),
+    /// Hold generated pictures against the training set: how close are the nearest?
+    Eval(eval::Args),
     /// Show what a model folder holds.
     Info(info::Args),
     /// Print the noise levels that a sampling run would visit.
@@ -46,6 +49,7 @@ impl Command {
         match self {
             Self::Sample(args) => return sample::run(args, ui, device),
             Self::Train(args) => return train::run(args, ui, device),
+            Self::Eval(args) => eval::run(args, ui, device)?,
             Self::Info(args) => info::run(args, ui)?,
             Self::Plan(args) => plan::run(args, ui)?,
             Self::Forward(args) => forward::run(args, ui)?,

@@ -128,6 +128,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     for path in args.files() {
         check_place(path)?;
     }
+    if let Some(folder) = &args.singles {
+        check_folder(folder)?;
+    }
     let device = tweedie::ops::device(device)?;
     let pipeline = model::pipeline(args.model.as_deref(), &device)?;
     let (resolved, recipe) = pipeline.resolve(&request)?;
@@ -290,6 +293,15 @@ fn check_place(path: &Path) -> Result<()> {
     ensure!(meta.is_dir(), "{}: is not a folder", folder.display());
     ensure!(!meta.permissions().readonly(), "{}: cannot be written to", folder.display());
     Ok(())
+}
+
+/// Whether a folder is there or can be made.
+fn check_folder(path: &Path) -> Result<()> {
+    let there = path.ancestors().find(|p| p.exists());
+    match there {
+        Some(file) if !file.is_dir() => bail!("{}: {} is not a folder", path.display(), file.display()),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar};
 use serde_json::json;
@@ -62,12 +62,8 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if args.dry_run {
         return show(&args, ui, device);
     }
-    let untouched = args.config.is_none() && args.preset.is_none() && args.assignments(device).is_empty();
-    let mut run = match (&args.out, args.resume) {
-        (Some(out), true) if untouched => TrainLoop::resume(out)?,
-        (_, true) => TrainLoop::resume_with(args.resolve(device)?)?,
-        (_, false) => TrainLoop::new(args.resolve(device)?)?,
-    };
+    let config = args.resolve(device)?;
+    let mut run = if args.resume { TrainLoop::resume_with(config)? } else { TrainLoop::new(config)? };
     stop_on_signal(run.stop_handle())?;
     let bar = progress(ui, run.config());
     let minutes = run.config().run.minutes;
@@ -111,11 +107,23 @@ impl Args {
         set
     }
 
+    /// The configuration of the run in the output folder.
+    fn own(&self) -> Result<ConfigBuilder> {
+        let out = match &self.out {
+            Some(out) => out.clone(),
+            None => ConfigBuilder::preset(PRESETS[0].name)?.build()?.run.out,
+        };
+        let file = out.join("config.toml");
+        ensure!(file.is_file(), "{}: there is no run to resume (config.toml is missing)", out.display());
+        Ok(ConfigBuilder::file(&file)?)
+    }
+
     fn resolve(&self, device: &str) -> Result<RunConfig> {
         let base = match (&self.preset, &self.config) {
             (Some(name), None) => ConfigBuilder::preset(name)?,
             (Some(name), Some(file)) => ConfigBuilder::preset(name)?.over(ConfigBuilder::file(file)?),
             (None, Some(file)) => ConfigBuilder::file(file)?,
+            (None, None) if self.resume => self.own()?,
             (None, None) => ConfigBuilder::preset(PRESETS[0].name)?,
         };
         let mut builder = base;

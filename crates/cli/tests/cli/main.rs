@@ -1,0 +1,14 @@
+//! The program as users have it: flags in; exit code, messages and files out.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_config;
+mod bad_model;
+mod bad_output;
+mod bad_request;
+mod common;
+mod look;
+mod parity;
+mod resume;
+mod sample;
+mod tensors;
