@@ -14,6 +14,7 @@ use tweedie::{
     },
 };
 
+use super::sample::check_place;
 use crate::{model, source, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
@@ -42,6 +43,7 @@ pub struct Args {
 const COLUMNS: usize = 16;
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
+    check_place(&args.output)?;
     let device = tweedie::ops::device(device)?;
     let pipeline = model::pipeline(args.model.as_deref(), &device)?;
     let request = Request { count: args.count, seed: args.seed, ..Request::default() };

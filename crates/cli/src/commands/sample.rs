@@ -284,7 +284,7 @@ fn animation_format(path: &Path) -> Result<AnimationFormat> {
 }
 
 /// Whether a file can be made there, before the work is done.
-fn check_place(path: &Path) -> Result<()> {
+pub fn check_place(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.is_dir() {
         bail!("{}: is a folder, expected the name of a file", path.display());

@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use crate::common::{Scratch, files};
+use crate::common::{Scratch, files, model};
 
 /// `tweedie train` of the smallest kind into `run`.
 fn train<'a>(more: &[&'a str]) -> Vec<&'a str> {
@@ -68,6 +68,7 @@ fn data_that_is_not_there() {
     ] {
         scratch.fails(&train(&["--data", source]), words);
         scratch.fails(&["data", source, "-o", "sheet.png"], words);
+        scratch.fails(&["eval", "--model", model(), "--data", source], words);
     }
     let groups = "data.emoji.groups=[\"Dragons\"]";
     scratch.fails(&train(&["--set", groups]), &["Dragons"]);

@@ -32,6 +32,7 @@ fn writers() -> Vec<Vec<&'static str>> {
         sample("--output"),
         sample("--save-tensors"),
         vec!["data", "--output"],
+        vec!["eval", "--model", model(), "-n", "4", "--output"],
         vec!["forward", "in.png", "--output"],
         vec!["debug", "run", model(), "--inputs", "in.safetensors", "--outputs"],
     ]

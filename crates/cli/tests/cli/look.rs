@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::common::{RUN, Scratch, model};
 
 const COMMANDS: &[&str] =
-    &["sample", "train", "info", "plan", "forward", "data", "devices", "completions", "debug"];
+    &["sample", "train", "info", "plan", "forward", "data", "eval", "devices", "completions", "debug"];
 
 #[test]
 fn help_lists_every_command() {

@@ -92,7 +92,7 @@ fn killed_twice_and_resumed_gives_the_same_weights() {
     let scratch = scratch();
     let mut args = ARGS.to_vec();
     for kill in 1..=2 {
-        let (more, pause) = (random(15), Duration::from_micros(random(12_000)));
+        let (more, pause) = (random(8), Duration::from_micros(random(12_000)));
         let mut child = train_until(&scratch, &args, more);
         sleep(pause);
         child.kill().unwrap();
