@@ -14,7 +14,9 @@ pub enum NeighbourError {
     #[error("there are no {0} pictures to compare")]
     Empty(&'static str),
     /// Pictures of different size cannot be compared pixel by pixel.
-    #[error("the {set} pictures are {found_width}×{found_height}, expected {width}×{height} as the first query")]
+    #[error(
+        "the {set} pictures are {found_width}×{found_height}, expected {width}×{height} as the first query"
+    )]
     Size {
         /// Which set.
         set: &'static str,

@@ -221,7 +221,6 @@ fn dropout_is_a_function_of_seed_layer_and_row() {
 }
 
 #[test]
-#[ignore = "holds with the CPU's own kernels, not with compositions of general ones"]
 fn rows_do_not_depend_on_the_batch() {
     let device = Device::flex();
     for config in varied() {

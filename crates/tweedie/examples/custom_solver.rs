@@ -2,6 +2,7 @@
 //! denoiser is known exactly.
 //!
 //! `cargo run --release --example custom_solver`
+#![allow(clippy::print_stdout)]
 
 use std::{error::Error, sync::Arc};
 

@@ -1,6 +1,7 @@
 //! A diffusion model from scratch: two moons in the plane, as a rectified flow. Draws `two_moons.png`.
 //!
 //! `cargo run --release --example two_moons`
+#![allow(clippy::print_stderr)]
 
 use std::{error::Error, f64::consts::PI, sync::Arc};
 
@@ -18,6 +19,8 @@ use tweedie::train::{
     optim::{GradientMap, Optimizer},
 };
 
+const STEPS: u64 = 8000;
+
 #[derive(Module, Debug)]
 struct Mlp {
     layers: Vec<Linear>,
@@ -25,7 +28,7 @@ struct Mlp {
 
 impl Mlp {
     fn new(device: &Device) -> Self {
-        let widths = [10, 128, 128, 128, 2];
+        let widths = [10, 192, 192, 192, 2];
         let init = Init::new(0, device);
         let layer = |i: usize| Linear::new(&init.at(i), widths[i], widths[i + 1], true);
         Self { layers: (0..widths.len() - 1).map(layer).collect() }
@@ -57,7 +60,7 @@ impl Denoiser<Batch<2>> for Mlp {
 
 /// Point `i` of the two moons, with its noise.
 fn moon(i: usize, jitter: &[f32]) -> [f32; 2] {
-    let (angle, upper) = (PI as f32 * ((i as f32 * 0.618_034) % 1.0), i % 2 == 0);
+    let (angle, upper) = (PI as f32 * ((i as f32 * 0.618_034) % 1.0), i.is_multiple_of(2));
     let (x, y) = if upper { (angle.cos(), angle.sin()) } else { (1.0 - angle.cos(), 0.5 - angle.sin()) };
     [x - 0.5 + 0.06 * jitter[0], y - 0.25 + 0.06 * jitter[1]]
 }
@@ -67,14 +70,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let schedule = Arc::new(FlowSchedule::new());
     let mut model = Mlp::new(&device.clone().autodiff());
     let mut optimizer = Optimizer::new(&OptimizerConfig::default());
-    for step in 0..3000 {
+    for step in 0..STEPS {
         let mut normal = vec![0.0; 4 * rows];
         noise::fill_normal(1, step, &mut normal);
         let (eps, jitter) = normal.split_at(2 * rows);
         let times: Vec<f64> = (0..rows).map(|i| (i as f64 + 0.5) / rows as f64).collect();
         let (mut x, mut target) = (Vec::new(), Vec::new());
         for (i, &t) in times.iter().enumerate() {
-            let x0 = moon(step as usize * 7 + i * 31, &jitter[2 * i..]);
+            let x0 = moon((step as usize * rows + i) % 65_537, &jitter[2 * i..]);
             let at = schedule.level(t);
             for (x0, eps) in x0.into_iter().zip(&eps[2 * i..2 * i + 2]) {
                 x.push((at.alpha as f32) * x0 + (at.sigma as f32) * eps);
@@ -84,11 +87,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         let error =
             model.forward(from_host(x, [rows, 2], &device), &times) - from_host(target, [rows, 2], &device);
         let loss = (error.clone() * error).mean();
-        if step % 500 == 0 {
+        if step % 1000 == 0 {
             eprintln!("step {step:>5}  loss {:.4}", loss.clone().into_scalar::<f32>());
         }
         let gradients = GradientMap::take(&model, &mut loss.backward());
-        model = optimizer.step(model, gradients, 2e-3 * (1.0 - step as f64 / 3000.0));
+        model = optimizer.step(model, gradients, 4e-3 * (1.0 - step as f64 / STEPS as f64));
     }
 
     let model = model.valid();
