@@ -2,10 +2,8 @@
 
 use crate::{
     common::{Scratch, model},
-    tensors,
+    tensors::{self, Tensor},
 };
-
-type Tensor = (Vec<usize>, Vec<f32>);
 
 /// The network's answer to `inputs`.
 fn answer(scratch: &Scratch, component: &str, inputs: &[(&str, Tensor)]) -> (Vec<usize>, Vec<u8>) {

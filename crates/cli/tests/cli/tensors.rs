@@ -8,14 +8,17 @@ use serde_json::{Map, Value, json};
 /// The tensors of a file: name, shape, data.
 pub type Tensors = Vec<(String, Vec<usize>, Vec<u8>)>;
 
+/// Shape and values.
+pub type Tensor = (Vec<usize>, Vec<f32>);
+
 /// Values in -1..1 that repeat only after a long time.
-pub fn ramp(shape: &[usize]) -> (Vec<usize>, Vec<f32>) {
+pub fn ramp(shape: &[usize]) -> Tensor {
     let count = shape.iter().product::<usize>();
     (shape.to_vec(), (0..count).map(|i| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0).collect())
 }
 
 /// A file of f32 tensors.
-pub fn file(tensors: &[(&str, (Vec<usize>, Vec<f32>))]) -> Vec<u8> {
+pub fn file(tensors: &[(&str, Tensor)]) -> Vec<u8> {
     let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
     pack(tensors.iter().map(|(n, (shape, values))| (n.to_string(), shape.clone(), bytes(values))).collect())
 }
