@@ -87,7 +87,7 @@ impl BatchMaker {
             let expected = format!("a fraction that leaves some of the {} images to train on", data.len());
             return Err(TrainError::config("data.holdout", config.data.holdout, expected));
         }
-        let classes = config.conditioning.classes.then(|| data.class_names().len());
+        let classes = config.conditioning.told(data.class_names().len());
         if classes == Some(0) {
             return Err(TrainError::config("conditioning.classes", true, "false: the data has no classes"));
         }

@@ -106,8 +106,8 @@ impl Run {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Conditioning {
-    /// Tell the network each image's class; the data must have classes.
-    pub classes: bool,
+    /// Tell the network each image's class; when not given, if the data has classes.
+    pub classes: Option<bool>,
     /// Show every class equally often, whatever its size.
     pub balance: bool,
     /// Probability, `0..=1`, of telling it "no class" (index K of K classes) instead, so that guidance
@@ -117,7 +117,14 @@ pub struct Conditioning {
 
 impl Default for Conditioning {
     fn default() -> Self {
-        Self { classes: true, balance: false, label_dropout: 0.1 }
+        Self { classes: None, balance: false, label_dropout: 0.1 }
+    }
+}
+
+impl Conditioning {
+    /// How many classes the network is told of, given those of the data; `None` if it is told none.
+    pub fn told(&self, in_data: usize) -> Option<usize> {
+        self.classes.unwrap_or(in_data > 0).then_some(in_data)
     }
 }
 

@@ -57,8 +57,9 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let device = tweedie_ops::device(&config.run.device).map_err(|e| TrainError::Device(e.to_string()))?;
     let data = Dataset::open(&config.data)?;
     let (train, held_out) = data.split();
-    let classes = if config.conditioning.classes { data.class_names().to_vec() } else { Vec::new() };
-    let unet = config.model.unet(config.data.size, config.conditioning.classes.then_some(classes.len()))?;
+    let told = config.conditioning.told(data.class_names().len());
+    let classes = if told.is_some() { data.class_names().to_vec() } else { Vec::new() };
+    let unet = config.model.unet(config.data.size, told)?;
     let model = TrainModel::new(&unet, config.augment.has_labels(), config.run.seed, &device)?;
     let parameters = count(&model);
     let bytes = 4 * parameters as u64;

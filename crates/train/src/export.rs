@@ -36,7 +36,7 @@ pub(crate) fn model(
     classes: &[String],
     summary: &Summary,
 ) -> Result<(), TrainError> {
-    let conditional = config.conditioning.classes;
+    let conditional = config.conditioning.told(classes.len()).is_some();
     let guided = conditional && config.conditioning.label_dropout > 0.0;
     let training: [(&str, Value); 5] = [
         ("steps", json!(summary.step)),

@@ -166,7 +166,7 @@ impl TrainLoop {
         let data = Dataset::open(&config.data)?;
         let maker = Arc::new(BatchMaker::new(&config, &data)?);
         let class_names = data.class_names().to_vec();
-        let classes = config.conditioning.classes.then_some(class_names.len());
+        let classes = config.conditioning.told(class_names.len());
         let unet = config.model.unet(config.data.size, classes)?;
         let labels = config.augment.has_labels();
         let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?;
@@ -438,7 +438,7 @@ impl TrainLoop {
                     None => return Ok(()),
                 },
             };
-            let classes = run.config.conditioning.classes.then_some(run.class_names.len());
+            let classes = run.config.conditioning.told(run.class_names.len());
             let samples = preview::samples(&run.config, &model, classes, &run.device)?;
             let columns = (samples.len() as f64).sqrt().ceil() as usize;
             let sheet = grid(&samples, columns, 2, run.config.data.background);

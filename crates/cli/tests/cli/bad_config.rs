@@ -21,8 +21,8 @@ fn pictures() -> Scratch {
     scratch
 }
 
-/// What a folder without classes needs.
-const PICTURES: &[&str] = &["--data", "pictures", "--set", "conditioning.classes=false", "--batch", "2"];
+/// A folder without classes.
+const PICTURES: &[&str] = &["--data", "pictures", "--batch", "2"];
 
 #[test]
 fn unknown_keys_and_wrong_values_are_named() {
