@@ -26,6 +26,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bound;
 pub mod forward;
 pub mod level;
 pub mod noise;
