@@ -100,6 +100,8 @@ pub enum Source {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmojiConfig {
+    /// What the classes are.
+    pub classes: EmojiClasses,
     /// The five skin tones (and mixed pairs) besides the default yellow.
     pub include_skin_tones: bool,
     /// The group Flags.
@@ -108,6 +110,17 @@ pub struct EmojiConfig {
     pub include_keycaps: bool,
     /// Only these groups, by name such as `"Food & Drink"` (also `"Flags"`); all of them when empty.
     pub groups: Vec<String>,
+}
+
+/// Unicode sorts emoji twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmojiClasses {
+    /// Nine groups, such as `Animals & Nature`.
+    Group,
+    /// About a hundred subgroups of those, such as `animal-bird`.
+    #[default]
+    Subgroup,
 }
 
 /// How a folder is read.

@@ -1,4 +1,4 @@
-//! The embedded collection: Twemoji's 72x72 artwork with Unicode's names and groups.
+//! The embedded collection: Twemoji's 72x72 artwork with Unicode's names, groups and subgroups.
 
 use std::iter::once;
 
@@ -6,7 +6,8 @@ use emojis::{Emoji, Group, SkinTone};
 use twemoji_assets::png::PngTwemojiAsset;
 
 use crate::{
-    DataError, EmojiConfig,
+    DataError, EmojiClasses, EmojiConfig,
+    emoji_subgroups::SUBGROUPS,
     source::{Collection, Entry, Place},
 };
 
@@ -49,22 +50,42 @@ pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
         if config.groups.is_empty() { config.include_flags || *group != Group::Flags } else { listed }
     };
     let groups: Vec<Group> = Group::iter().filter(wanted).collect();
+    let mut class_names: Vec<&str> = Vec::new();
     let mut entries = Vec::new();
-    for emoji in emojis::iter() {
-        let Some(class) = groups.iter().position(|g| *g == emoji.group()) else { continue };
-        if !config.include_keycaps && emoji.name().starts_with("keycap") {
+    for (emoji, subgroup) in with_subgroups() {
+        let listed = groups.contains(&emoji.group());
+        if !listed || !config.include_keycaps && emoji.name().starts_with("keycap") {
             continue;
         }
+        let name = match config.classes {
+            EmojiClasses::Group => group_name(emoji.group()),
+            EmojiClasses::Subgroup => subgroup,
+        };
+        let class = class_names.iter().position(|n| *n == name).unwrap_or_else(|| {
+            class_names.push(name);
+            class_names.len() - 1
+        });
         let toned = emoji.skin_tones().into_iter().flatten().filter(|_| config.include_skin_tones);
         let toned = toned.filter(|e| e.skin_tone() != Some(SkinTone::Default));
         entries.extend(once(emoji).chain(toned).filter_map(|e| entry(e, emoji, class)));
     }
     Ok(Collection {
         entries,
-        class_names: groups.into_iter().map(|g| group_name(g).into()).collect(),
+        class_names: class_names.into_iter().map(Into::into).collect(),
         place: "the embedded emoji".into(),
         looked_for: "emoji that pass the filters of [data.emoji]".into(),
         ..Collection::default()
+    })
+}
+
+/// All emoji, each with its subgroup.
+fn with_subgroups() -> impl Iterator<Item = (&'static Emoji, &'static str)> {
+    let mut ahead = SUBGROUPS.iter().peekable();
+    emojis::iter().scan("", move |subgroup, emoji| {
+        if let Some((name, _)) = ahead.next_if(|(_, first)| *first == emoji.as_str()) {
+            *subgroup = name;
+        }
+        Some((emoji, *subgroup))
     })
 }
 

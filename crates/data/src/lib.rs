@@ -26,6 +26,7 @@ mod dataset;
 mod decode;
 mod edm;
 mod emoji;
+mod emoji_subgroups;
 mod error;
 mod folder;
 mod grid;
@@ -40,7 +41,7 @@ mod warp;
 pub use crate::{
     augment::{AugmentConfig, augment},
     color::JitterConfig,
-    config::{DataConfig, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
+    config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
     dataset::{Dataset, Item, open_image},
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use tweedie_data::{DataConfig, DataError, Dataset, EmojiConfig, Rgb};
+use tweedie_data::{DataConfig, DataError, Dataset, EmojiClasses, EmojiConfig, Rgb};
 
 fn open(emoji: EmojiConfig) -> Result<Dataset, DataError> {
     Dataset::open(&DataConfig { size: 16, emoji, ..DataConfig::default() })
@@ -21,8 +21,8 @@ fn everything() -> EmojiConfig {
 fn the_default_has_no_variants() {
     let emoji = open(EmojiConfig::default()).unwrap();
     assert_eq!(emoji.len(), 1631);
-    assert_eq!(emoji.class_names().len(), 8);
-    assert_eq!(emoji.class_names()[3], "Food & Drink");
+    assert_eq!(emoji.class_names().len(), 94);
+    assert_eq!(emoji.class_names()[..2], ["face-smiling", "face-affection"]);
     assert!(emoji.is_cached() && emoji.skipped().is_empty());
     let names: Vec<&str> = emoji.names().collect();
     assert_eq!(
@@ -33,9 +33,18 @@ fn the_default_has_no_variants() {
         names.iter().all(|n| !n.contains("skin tone") && !n.contains("keycap") && !n.starts_with("flag:"))
     );
     let at = |name: &str| emoji.get(names.iter().position(|n| *n == name).unwrap()).unwrap();
-    let pizza = at("pizza");
-    assert_eq!((pizza.class, pizza.caption.as_deref()), (Some(3), Some("pizza")));
-    assert_eq!(at("rocket").class, Some(4));
+    let class = |name: &str| &emoji.class_names()[at(name).class.unwrap()];
+    assert_eq!(at("pizza").caption.as_deref(), Some("pizza"));
+    for (name, subgroup) in [
+        ("grinning face", "face-smiling"),
+        ("smiling face with hearts", "face-affection"),
+        ("pizza", "food-prepared"),
+        ("rocket", "transport-air"),
+        ("jack-o-lantern", "event"),
+        ("yellow square", "geometric"),
+    ] {
+        assert_eq!(class(name), subgroup, "{name}");
+    }
     assert_eq!(at("red heart").image.pixel(8, 7), [221, 46, 68], "Twemoji's red, #DD2E44");
     assert_eq!(at("red heart").image.pixel(0, 0), [255; 3]);
 }
@@ -47,13 +56,28 @@ fn all_of_it_and_single_groups() {
     // skin and hair, variants of three emoji, Twitter's own sign.
     assert_eq!(all.len(), 3944);
     let flags = open(EmojiConfig { groups: vec!["Flags".into()], ..EmojiConfig::default() }).unwrap();
-    assert_eq!((flags.class_names().len(), flags.names().next()), (1, Some("chequered flag")));
+    assert_eq!(flags.class_names(), ["flag", "country-flag", "subdivision-flag"]);
+    assert_eq!(flags.names().next(), Some("chequered flag"));
     let error = open(EmojiConfig { groups: vec!["Flag".into()], ..EmojiConfig::default() }).err().unwrap();
     assert!(error.to_string().contains("\"Flag\"") && error.to_string().contains("Food & Drink"), "{error}");
     let mut names: Vec<&str> = all.names().collect();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), all.len(), "names are unique");
+}
+
+#[test]
+fn groups_are_the_coarser_classes() {
+    let groups = open(EmojiConfig { classes: EmojiClasses::Group, ..EmojiConfig::default() }).unwrap();
+    assert_eq!(groups.class_names().len(), 8);
+    assert_eq!(groups.class_names()[3], "Food & Drink");
+    let fine = open(EmojiConfig::default()).unwrap();
+    let group_of = |i: usize| groups.get(i).unwrap().class.unwrap();
+    let mut owner = vec![None; fine.class_names().len()];
+    for i in 0..fine.len() {
+        let class = fine.get(i).unwrap().class.unwrap();
+        assert_eq!(*owner[class].get_or_insert(group_of(i)), group_of(i), "a subgroup lies in one group");
+    }
 }
 
 #[test]
