@@ -27,10 +27,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bound;
+pub mod brownian;
 pub mod forward;
 pub mod level;
 pub mod noise;
 pub mod oracle;
+pub mod phi;
 pub mod plan;
 pub mod predict;
 pub mod schedule;

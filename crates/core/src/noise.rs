@@ -4,11 +4,23 @@
 use rand_chacha::{ChaCha12Rng, rand_core::SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
+use crate::{brownian, level::Level, vector::Vector};
+
 /// Where solvers and plans take fresh noise from.
 pub trait Noise<V> {
     /// A standard normal of the shape of `like`. `draw` counts the draws of one trajectory, so a
     /// trajectory that is resumed at draw `k` sees the same noise.
     fn normal(&mut self, like: &V, draw: u64) -> V;
+
+    /// The increment of one Brownian path between two levels, scaled to a standard normal: the noise of
+    /// stochastic solvers. It depends on the two levels alone, so that a step asked for twice, or cut in
+    /// two, meets the same noise ([`brownian`]).
+    fn increment(&mut self, like: &V, from: Level, to: Level) -> V
+    where
+        V: Vector,
+    {
+        brownian::increment(&mut |draw| self.normal(like, draw), from.lambda(), to.lambda())
+    }
 }
 
 impl<V, F: FnMut(&V, u64) -> V> Noise<V> for F {

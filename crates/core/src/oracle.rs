@@ -78,7 +78,7 @@ impl Gaussian {
     }
 
     fn predict(&self, x: &[f64], at: Level) -> Prediction<Vec<f64>> {
-        let mut out = Prediction { x0: Vec::with_capacity(x.len()), eps: Vec::with_capacity(x.len()) };
+        let mut out = Prediction::new(Vec::with_capacity(x.len()), Vec::with_capacity(x.len()));
         for ((x, (m, s)), (mean, variance)) in
             x.iter().zip(self.marginal(at)).zip(self.mean.iter().zip(&self.variance))
         {
@@ -136,7 +136,7 @@ impl Denoiser<Vec<f64>> for GaussianMixture {
         length("x", x.len(), size).map_err(|e| Halt::Failed(e.to_string()))?;
         let logs = self.joint(x, at);
         let total = self.log_density(x, at);
-        let mut out = Prediction { x0: vec![0.0; size], eps: vec![0.0; size] };
+        let mut out = Prediction::new(vec![0.0; size], vec![0.0; size]);
         for ((_, component), log) in self.components.iter().zip(logs) {
             let probability = (log - total).exp();
             let p = component.predict(x, at);

@@ -61,6 +61,17 @@ pub enum NoiseRule {
     },
     /// DDPM's larger variance: [`Plan::fixed_large`].
     FixedLarge,
+    /// A clean sample is predicted at every step and noised again: [`Plan::consistency`].
+    Consistency,
+    /// Steps below the next level, then back up to it: [`Plan::strategic`].
+    Strategic {
+        /// How far below: 0 is deterministic, 1 is `Consistency`.
+        gamma: f64,
+    },
+    /// Noise before each step: [`Plan::churn`].
+    Churn(Churn),
+    /// An interval of levels is run through several times: [`Plan::restart`].
+    Restart(Restart),
 }
 
 /// EDM's stochasticity. Karras et al. 2022, arXiv:2206.00364, algorithm 2.
@@ -74,6 +85,17 @@ pub struct Churn {
     pub s_max: f64,
     /// Factor of the added noise.
     pub s_noise: f64,
+}
+
+/// An interval of noise that is run through again. Xu et al. 2023, arXiv:2306.14878.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Restart {
+    /// The cleanest noise-to-signal ratio of the interval.
+    pub s_min: f64,
+    /// The noisiest.
+    pub s_max: f64,
+    /// How many times more.
+    pub times: usize,
 }
 
 /// Why a plan cannot be made.
@@ -205,6 +227,10 @@ impl Plan {
             NoiseRule::None => self,
             NoiseRule::Ancestral { eta } => self.ancestral(eta),
             NoiseRule::FixedLarge => self.fixed_large(),
+            NoiseRule::Consistency => self.consistency(),
+            NoiseRule::Strategic { gamma } => self.strategic(gamma),
+            NoiseRule::Churn(churn) => self.churn(churn),
+            NoiseRule::Restart(restart) => self.restart(restart),
         }
     }
 
@@ -258,6 +284,89 @@ impl Plan {
         }
         self.moves = moves;
         self
+    }
+
+    /// Every step goes to a clean sample, which is noised again to where the step was to end. The way of
+    /// consistency models, that predict the end of the trajectory at once: Song et al. 2023,
+    /// arXiv:2303.01469, algorithm 1; Luo et al. 2023 (LCM), arXiv:2310.04378.
+    pub fn consistency(self) -> Self {
+        self.overshoot(|_, _| Level::CLEAN)
+    }
+
+    /// Every step goes on to the time `(1 − gamma)·t`, in a table rounded down, and back to its end `t` by
+    /// fresh noise; `gamma` in `0..=1`. Zheng et al. 2024 (TCD), arXiv:2402.19159, algorithm 4.
+    pub fn strategic(self, gamma: f64) -> Self {
+        self.overshoot(|schedule, to| {
+            let times = schedule.times();
+            let time = times.min() + (1.0 - gamma) * (to.t - times.min());
+            let below = schedule.level(if times.is_table() { time.floor() } else { time });
+            if below.nsr() < to.nsr() { below } else { to }
+        })
+    }
+
+    /// Splits every step that does not end clean into one to the level `below` its end, and noise.
+    fn overshoot(mut self, below: impl Fn(&dyn NoiseSchedule, Level) -> Level) -> Self {
+        let mut moves = Vec::with_capacity(2 * self.moves.len());
+        for step in self.moves {
+            match step {
+                Move::Solve(to) if !to.is_clean() => {
+                    let down = below(&*self.schedule, to);
+                    moves.push(Move::Solve(down));
+                    if down.sigma < to.sigma {
+                        moves.push(Move::Renoise { to, scale: 1.0 });
+                    }
+                }
+                _ => moves.push(step),
+            }
+        }
+        self.moves = moves;
+        self
+    }
+
+    /// Once the interval has been left, noises the sample back to its upper end and runs through the same
+    /// levels again, `times` over. The interval's ends are the plan's own levels within it; the last step
+    /// to a clean level stays outside. A plan that has no step within the interval, or adds noise already,
+    /// stays as it is.
+    pub fn restart(mut self, restart: Restart) -> Self {
+        let steps: Vec<(Level, Move)> = self.steps().collect();
+        if steps.iter().any(|(_, step)| !matches!(step, Move::Solve(_))) {
+            return self;
+        }
+        let first = steps.iter().position(|(from, _)| from.nsr() <= restart.s_max);
+        let last =
+            steps.iter().rposition(|(_, step)| step.to().nsr() >= restart.s_min.max(f64::MIN_POSITIVE));
+        let (Some(first), Some(last)) = (first, last) else { return self };
+        if first > last {
+            return self;
+        }
+        let again: Vec<Move> = std::iter::once(Move::Renoise { to: steps[first].0, scale: 1.0 })
+            .chain(self.moves[first..=last].iter().copied())
+            .collect();
+        let again = again.repeat(restart.times);
+        self.moves.splice(last + 1..last + 1, again);
+        self
+    }
+
+    /// The same levels upwards, from the last to the first: inverts a deterministic sampler, DDIM to begin
+    /// with. Song et al. 2021, arXiv:2010.02502, section 4.3. Run it on a clean sample as it is.
+    ///
+    /// # Errors
+    /// If the plan adds noise.
+    pub fn inverted(mut self) -> Result<Self, PlanError> {
+        if self.moves.iter().any(|m| matches!(m, Move::Renoise { .. })) {
+            return Err(PlanError::AlreadyNoisy { transformation: "inversion" });
+        }
+        let steps: Vec<(Level, Move)> = self.steps().collect();
+        if let Some((_, last)) = steps.last() {
+            self.start = last.to();
+        }
+        let back = |(from, step): (Level, Move)| match step {
+            Move::Relabel(_) => Move::Relabel(from),
+            _ => Move::Solve(from),
+        };
+        self.moves = steps.into_iter().rev().map(back).collect();
+        self.start_std = 0.0;
+        Ok(self)
     }
 
     /// Starts from a clean sample, noised to the level from which `strength` of the steps remain:

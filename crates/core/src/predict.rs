@@ -47,6 +47,19 @@ pub struct Prediction<V> {
     pub x0: V,
     /// The expected noise, `E[eps | x]`.
     pub eps: V,
+    /// The noise that the network expects without its condition, where guidance asked for it: CFG++ adds
+    /// this one back.
+    pub null_eps: Option<V>,
+    /// What a network of learned variance says of it: the share of `ln β` against `ln β̃`, from −1 to 1.
+    /// Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
+    pub variance: Option<V>,
+}
+
+impl<V> Prediction<V> {
+    /// A prediction of the clean sample and the noise, and of nothing else.
+    pub fn new(x0: V, eps: V) -> Self {
+        Self { x0, eps, null_eps: None, variance: None }
+    }
 }
 
 /// Why a trajectory ended before its plan.
@@ -129,7 +142,7 @@ impl Parameterization {
             Self::X0 => raw.clone(),
             _ => lin![s.c_skip => x, s.c_out => raw],
         };
-        Prediction { x0, eps }
+        Prediction::new(x0, eps)
     }
 
     /// What the network should answer at level `at`: the training target.

@@ -18,6 +18,8 @@ use crate::{
 pub struct Node<V> {
     /// Where.
     pub level: Level,
+    /// The sample there, as the solver left it.
+    pub x: V,
     /// What it answered.
     pub prediction: Prediction<V>,
 }
@@ -43,7 +45,7 @@ pub struct Step<'s, V> {
     draws: &'s mut u64,
 }
 
-impl<V: Vector> Step<'_, V> {
+impl<'s, V: Vector> Step<'s, V> {
     /// The prediction at `x` and `from`, computed at most once.
     pub fn predict(&mut self) -> Result<Prediction<V>, Halt> {
         match &self.here {
@@ -62,11 +64,23 @@ impl<V: Vector> Step<'_, V> {
         self.model.denoise(x, at)
     }
 
-    /// The `k`-th last node before `from` (`k ≥ 1`), if the trajectory has come down through it
-    /// without fresh noise since.
-    pub fn past(&self, k: usize) -> Option<&Node<V>> {
+    /// The `k`-th last node before `from` (`k ≥ 1`), if the trajectory has come through it in the
+    /// direction of this step, without fresh noise since.
+    pub fn past(&self, k: usize) -> Option<&'s Node<V>> {
         let node = self.history.get(k.checked_sub(1)?)?;
-        (node.level.lambda() < self.from.lambda()).then_some(node)
+        let before = self.from.lambda() - node.level.lambda();
+        (before * (self.to.lambda() - self.from.lambda()) > 0.0).then_some(node)
+    }
+
+    /// The last nodes before `from`, newest first: at most `most`, and none beyond a level of pure noise or
+    /// without any, where `lambda` is infinite.
+    pub fn pasts(&self, most: usize) -> impl Iterator<Item = &'s Node<V>> {
+        (1..=most).map_while(|k| self.past(k)).take_while(|node| node.level.lambda().is_finite())
+    }
+
+    /// Whether both ends are finite in `lambda`: neither pure noise nor clean.
+    pub fn is_finite(&self) -> bool {
+        self.from.lambda().is_finite() && self.to.lambda().is_finite()
     }
 
     /// The process to which the levels belong.
@@ -77,6 +91,12 @@ impl<V: Vector> Step<'_, V> {
     /// Where to integrate: the schedule's axis, or a flow's where this step meets pure noise.
     pub fn axis(&self) -> Axis {
         if self.from.alpha == 0.0 || self.to.alpha == 0.0 { Axis::Flow } else { self.schedule.axis() }
+    }
+
+    /// The noise of a stochastic solver's step from `from` to `to`, a standard normal:
+    /// [`Noise::increment`].
+    pub fn increment(&mut self, from: Level, to: Level) -> V {
+        self.noise.increment(&self.x, from, to)
     }
 
     /// Fresh standard normal noise.
@@ -172,10 +192,10 @@ impl<V: Vector> Trajectory<'_, V> {
             draws: &mut self.draws,
         };
         let x = self.solver.step(&mut step)?;
-        let (here, evals) = (step.here, step.evals);
+        let (here, evals, before) = (step.here, step.evals, step.x);
         let x0 = here.as_ref().map(|p| p.x0.clone());
         if let Some(prediction) = here {
-            self.history.push_front(Node { level: from, prediction });
+            self.history.push_front(Node { level: from, x: before, prediction });
             self.history.truncate(self.solver.memory());
         }
         self.x = x;

@@ -7,6 +7,9 @@ pub trait Vector: Clone {
 
     /// Root mean square over all elements.
     fn rms(&self) -> f64;
+
+    /// `self·e^log`, element by element: noise of a learned variance. Same shapes.
+    fn times_exp(&self, log: &Self) -> Self;
 }
 
 impl Vector for f64 {
@@ -16,6 +19,10 @@ impl Vector for f64 {
 
     fn rms(&self) -> f64 {
         self.abs()
+    }
+
+    fn times_exp(&self, log: &Self) -> Self {
+        self * log.exp()
     }
 }
 
@@ -32,6 +39,10 @@ impl Vector for Vec<f64> {
 
     fn rms(&self) -> f64 {
         (self.iter().map(|x| x * x).sum::<f64>() / self.len().max(1) as f64).sqrt()
+    }
+
+    fn times_exp(&self, log: &Self) -> Self {
+        self.iter().zip(log).map(|(x, l)| x * l.exp()).collect()
     }
 }
 

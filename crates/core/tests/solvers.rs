@@ -99,7 +99,7 @@ impl Denoiser<Sample> for Constant {
 
 #[test]
 fn constant_predictions_are_followed_exactly() {
-    let p = Prediction { x0: vec![1.0, -0.3], eps: vec![0.2, 0.9] };
+    let p = Prediction::new(vec![1.0, -0.3], vec![0.2, 0.9]);
     let at = |l: Level| lin![l.alpha => &p.x0, l.sigma => &p.eps];
     for schedule in schedules() {
         for entry in SOLVERS {

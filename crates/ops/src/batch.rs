@@ -36,6 +36,10 @@ impl<const D: usize> Vector for Batch<D> {
         let sum: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
         (sum / values.len().max(1) as f64).sqrt()
     }
+
+    fn times_exp(&self, log: &Self) -> Self {
+        Self(self.0.clone() * log.0.clone().exp())
+    }
 }
 
 /// Noise with one seed per row, drawn on the CPU, so that a row is the same in every batch and on

@@ -15,14 +15,14 @@ pub struct Clamped<'a> {
 
 impl Denoiser<Batch<4>> for Clamped<'_> {
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
-        let Prediction { x0, eps } = self.inner.denoise(x, at)?;
+        let Prediction { x0, eps, null_eps, variance } = self.inner.denoise(x, at)?;
         let x0 = Batch(clamp(x0.0, self.clamp.range));
         let eps = if self.clamp.keep_eps || at.is_clean() {
             eps
         } else {
             lin![1.0 / at.sigma => x, -at.alpha / at.sigma => &x0]
         };
-        Ok(Prediction { x0, eps })
+        Ok(Prediction { x0, eps, null_eps, variance })
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
         let x = Batch(tensor(vec![2.0, 0.2], [1, 1, 1, 2]));
         let inner = |x: &Batch<4>, at: Level| {
             let eps = Batch(x.0.clone() * 0.0);
-            Prediction { x0: lin![1.0 / at.alpha => x], eps }
+            Prediction::new(lin![1.0 / at.alpha => x], eps)
         };
         let range = ClampRange::Static { limit: 1.0 };
         let kept = Clamped { inner: &inner, clamp: Clamp { range, keep_eps: true } };

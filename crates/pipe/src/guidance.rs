@@ -52,6 +52,7 @@ impl<N: Network + ?Sized> Denoiser<Batch<4>> for Guided<'_, N> {
         let given = Batch(raw.clone().narrow(0, 0, rows));
         let null = Batch(raw.narrow(0, rows, rows));
         let raw = tweedie_core::lin![scale => &given, 1.0 - scale => &null];
-        Ok(self.parameterization.read(x, &raw, at))
+        let null_eps = Some(self.parameterization.read(x, &null, at).eps);
+        Ok(Prediction { null_eps, ..self.parameterization.read(x, &raw, at) })
     }
 }

@@ -84,11 +84,11 @@ struct Clamped<D>(D);
 
 impl<D: Denoiser<Batch<4>>> Denoiser<Batch<4>> for Clamped<D> {
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
-        let Prediction { x0, eps } = self.0.denoise(x, at)?;
+        let Prediction { x0, eps, null_eps, variance } = self.0.denoise(x, at)?;
         let clamped = Batch(x0.0.clone().clamp(-1.0, 1.0));
         // eps' = (x - alpha·x0')/sigma, written as a correction: it is exact where nothing was clamped.
         let shift = at.alpha / at.sigma;
         let eps = lin![1.0 => &eps, shift => &x0, -shift => &clamped];
-        Ok(Prediction { x0: clamped, eps })
+        Ok(Prediction { x0: clamped, eps, null_eps, variance })
     }
 }

@@ -75,6 +75,11 @@ pub enum Times {
 }
 
 impl Times {
+    /// Whether the times are those of a table.
+    pub fn is_table(self) -> bool {
+        matches!(self, Self::Table { .. })
+    }
+
     /// The cleanest time.
     pub fn min(self) -> f64 {
         match self {
