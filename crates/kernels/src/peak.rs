@@ -1,0 +1,66 @@
+//! What this machine's arithmetic can do at most: multiply-adds on registers alone.
+
+use std::{hint::black_box, time::Instant};
+
+use crate::{
+    Isa,
+    isa::dispatch,
+    simd::{LANES, Simd},
+};
+
+/// Multiply-adds of a chain. At 24 chains, about a millisecond.
+const LENGTH: usize = 1 << 18;
+/// Repetitions, of which the fastest counts.
+const REPETITIONS: usize = 30;
+
+/// The most `f32` operations per second that all threads reach together, in 10⁹; a multiply-add counts as
+/// two. Takes about 50 ms.
+pub fn gflops(isa: Isa) -> f64 {
+    let pass = || {
+        let start = Instant::now();
+        let operations: usize = rayon::broadcast(|_| {
+            // SAFETY: `isa` is one that this machine has.
+            unsafe { dispatch!(isa, chains() -> usize) }
+        })
+        .into_iter()
+        .sum();
+        operations as f64 * 1e-9 / start.elapsed().as_secs_f64()
+    };
+    (0..REPETITIONS).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// Independent chains, as many as fill the registers and hide the latency. Returns the operations made.
+#[inline(always)]
+unsafe fn chains<S: Simd>() -> usize {
+    if S::MR * S::NV >= 24 { run::<S, 24>() } else { run::<S, 6>() }
+}
+
+#[inline(always)]
+unsafe fn run<S: Simd, const N: usize>() -> usize {
+    let (factor, term) = (S::splat(black_box(0.5)), S::splat(black_box(1.0)));
+    let mut sums = [S::zero(); N];
+    for _ in 0..LENGTH {
+        for sum in &mut sums {
+            *sum = S::fma(*sum, factor, term);
+        }
+    }
+    let mut lanes = [0.0f32; LANES];
+    for sum in sums {
+        S::store(lanes.as_mut_ptr(), sum);
+        black_box(&lanes);
+    }
+    2 * LANES * N * LENGTH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_computes() {
+        for isa in Isa::available() {
+            let found = gflops(isa);
+            assert!(found.is_finite() && found > 0.0, "{}: {found}", isa.name());
+        }
+    }
+}
