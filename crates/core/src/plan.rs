@@ -296,6 +296,9 @@ impl Plan {
     /// Every step goes on to the time `(1 − gamma)·t`, in a table rounded down, and back to its end `t` by
     /// fresh noise; `gamma` in `0..=1`. Zheng et al. 2024 (TCD), arXiv:2402.19159, algorithm 4.
     pub fn strategic(self, gamma: f64) -> Self {
+        if gamma == 0.0 {
+            return self;
+        }
         self.overshoot(|schedule, to| {
             let times = schedule.times();
             let time = times.min() + (1.0 - gamma) * (to.t - times.min());

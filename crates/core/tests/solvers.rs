@@ -8,25 +8,21 @@ use std::sync::Arc;
 
 use common::{Sample, ddpm, distance, end, no_noise, slope};
 use tweedie_core::{
-    Denoiser, Halt, Level, NoiseSchedule, Plan, Prediction, Solver, Vector, lin,
+    Denoiser, Halt, Level, Move, NoiseSchedule, Plan, Prediction, Vector, lin,
+    noise::SeededNoise,
     oracle::{Gaussian, GaussianMixture},
     plan::Final,
     sample,
     schedule::{Axis, CosineSchedule, EdmSchedule, FlowSchedule, TableSchedule},
-    solver::{Ddim, Dpmpp2m, FinalOrder, HEUN, RungeKutta, SOLVERS, Tableau},
+    solver::{CLASSICAL, Ddim, Dpmpp2m, FinalOrder, SOLVERS, Solver, SolverEntry},
     spacing::{Spacing, exponential},
     trajectory::Step,
 };
 
-/// The midpoint rule and the classical Runge–Kutta method: their stages lie between the plan's levels.
-const MIDPOINT: RungeKutta =
-    RungeKutta(Tableau { order: 2, nodes: &[0.5], stages: &[&[0.5]], weights: &[0.0, 1.0] });
-const CLASSICAL: RungeKutta = RungeKutta(Tableau {
-    order: 4,
-    nodes: &[0.5, 0.5, 1.0],
-    stages: &[&[0.5], &[0.0, 0.5], &[0.0, 0.0, 1.0]],
-    weights: &[1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0],
-});
+/// What converges to the probability-flow ODE in steps of the plan.
+fn deterministic() -> impl Iterator<Item = &'static SolverEntry> {
+    SOLVERS.iter().filter(|e| e.is_deterministic() && !e.adaptive)
+}
 
 fn gaussian() -> Gaussian {
     Gaussian::new(vec![0.5, -1.0, 0.2], vec![0.3, 1.0, 0.02]).unwrap()
@@ -47,6 +43,17 @@ fn schedules() -> Vec<Arc<dyn NoiseSchedule>> {
     ]
 }
 
+/// The plan of [`plan`] with its first step cut into shorter ones, for solvers whose first steps are of
+/// lower order: of lengths `h²/2`, `h^(4/3)/2` and the rest.
+fn graded(schedule: &Arc<dyn NoiseSchedule>, n: usize) -> Plan {
+    let mut plan = plan(schedule, n);
+    let (first, second) = (plan.start.lambda(), plan.moves[0].to().lambda());
+    let h = second - first;
+    let cuts = [0.5 * h * h, 0.5 * h * h + 0.5 * h.powf(4.0 / 3.0)];
+    plan.moves.splice(0..0, cuts.map(|cut| Move::Solve(schedule.at_lambda(first + cut))));
+    plan
+}
+
 /// `n` steps between two noise-to-signal ratios, evenly in their logarithm.
 fn plan(schedule: &Arc<dyn NoiseSchedule>, n: usize) -> Plan {
     let levels: Vec<Level> =
@@ -60,29 +67,29 @@ fn start(at: Level) -> Sample {
 
 #[test]
 fn errors_fall_with_the_declared_order() {
-    let sizes = [20, 40, 80, 160, 320];
-    let mut solvers: Vec<(&str, Box<dyn Solver<Sample>>)> =
-        SOLVERS.iter().map(|e| (e.name, e.build::<Sample>())).collect();
-    solvers.push(("midpoint", Box::new(MIDPOINT)));
-    solvers.push(("classical", Box::new(CLASSICAL)));
+    // Whole groups of two and three.
+    let sizes = [24, 48, 96, 192];
     for schedule in schedules() {
         let (from, to) = (schedule.at_nsr(10.0), schedule.at_nsr(0.1));
         let x = start(from);
         let (gaussian, mixture) = (gaussian(), mixture());
         let cases: [(&str, &dyn Denoiser<Sample>, Sample); 2] = [
             ("gaussian", &gaussian, gaussian.flow(&x, from, to)),
-            ("mixture", &mixture, end(&plan(&schedule, 3000), &CLASSICAL, &mixture, &x)),
+            ("mixture", &mixture, end(&plan(&schedule, 2000), &CLASSICAL, &mixture, &x)),
         ];
         for (data, model, exact) in cases {
-            for (name, solver) in &solvers {
-                let error = |&n: &usize| distance(&end(&plan(&schedule, n), &**solver, model, &x), &exact);
+            for entry in deterministic() {
+                let (name, solver) = (entry.name, entry.build());
+                let several = solver.memory() > 0 && !name.contains("grouped");
+                let plan = |n| if several { graded(&schedule, n) } else { plan(&schedule, n) };
+                let error = |&n: &usize| distance(&end(&plan(n), &*solver, model, &x), &exact);
                 let errors: Vec<f64> = sizes.iter().map(error).collect();
                 let slope = slope(&sizes[1..], &errors[1..]);
-                println!("{name:12} {data:9} slope {slope:.3} last {:.1e}", errors[4]);
-                let order = solver.order() as f64;
+                println!("{name:20} {data:9} order {} slope {slope:.3} last {:.1e}", entry.order, errors[3]);
                 // The midpoint rule happens to gain an order on a Gaussian.
-                let gain = if data == "gaussian" { 1.2 } else { 0.3 };
-                assert!(slope > order - 0.1 && slope < order + gain, "{name} on a {data}: slope {slope}");
+                let (order, gain) = (entry.order as f64, if data == "gaussian" { 1.2 } else { 0.4 });
+                let loss = if entry.order > 2 { 0.4 } else { 0.1 };
+                assert!(slope > order - loss && slope < order + gain, "{name} on a {data}: slope {slope}");
             }
         }
     }
@@ -102,7 +109,7 @@ fn constant_predictions_are_followed_exactly() {
     let p = Prediction::new(vec![1.0, -0.3], vec![0.2, 0.9]);
     let at = |l: Level| lin![l.alpha => &p.x0, l.sigma => &p.eps];
     for schedule in schedules() {
-        for entry in SOLVERS {
+        for entry in deterministic() {
             let solver = entry.build::<Sample>();
             let spacing = Spacing::Trailing;
             let mut levels = spacing.levels(&*schedule, 7).unwrap();
@@ -113,7 +120,7 @@ fn constant_predictions_are_followed_exactly() {
             for moment in sample(&plan, &*solver, &model, at(plan.start), &mut noise) {
                 let moment = moment.unwrap();
                 let error = distance(&moment.x, &at(moment.level)) / moment.level.sigma.max(1.0);
-                assert!(error < 1e-14, "{} on {schedule:?}: {error:e}", entry.name);
+                assert!(error < 1e-13, "{} on {schedule:?}: {error:e}", entry.name);
             }
         }
     }
@@ -168,7 +175,7 @@ fn euler_ddim_and_dpmpp_1_are_one_formula() {
 #[test]
 fn processes_agree_after_rescaling() {
     let schedules = schedules();
-    for entry in SOLVERS {
+    for entry in deterministic().filter(|e| e.name != "pndm") {
         let ends: Vec<(Axis, Sample)> = schedules
             .iter()
             .map(|schedule| {
@@ -180,8 +187,9 @@ fn processes_agree_after_rescaling() {
             .collect();
         for (a, x) in &ends {
             for (b, y) in &ends {
-                // Runge–Kutta integrates along the axis.
-                if entry.evaluations == 1 || a == b {
+                // These integrate along the axis; PNDM starts at the middle in time.
+                let along = ["heun", "midpoint", "rk4", "lms-2", "lms-3", "lms"].contains(&entry.name);
+                if !along || a == b {
                     assert!(distance(x, y) < 1e-13, "{}: {a:?} against {b:?}", entry.name);
                 }
             }
@@ -191,15 +199,20 @@ fn processes_agree_after_rescaling() {
 
 #[test]
 fn evaluations_are_as_declared() {
-    for entry in SOLVERS {
+    for entry in SOLVERS.iter().filter(|e| !e.adaptive) {
         let mut levels = Spacing::Trailing.levels(&*ddpm(), 9).unwrap();
         levels.push(ddpm().level(0.0));
         let plan = Plan::through(ddpm(), &levels).unwrap();
-        let (mut noise, model) = (no_noise(), gaussian());
+        let (mut noise, model) = (SeededNoise(1), gaussian());
         let solver = entry.build();
         let x = start(plan.start);
         let last = sample(&plan, &*solver, &model, x, &mut noise).last().unwrap().unwrap();
-        assert_eq!(last.evals, 9 * entry.evaluations, "{}", entry.name);
+        let starting = match entry.name {
+            "plms" => 1,
+            "pndm" => 9,
+            _ => 0,
+        };
+        assert_eq!(last.evals, 9 * entry.evaluations + starting, "{}", entry.name);
         assert_eq!((last.index, last.of), (9, 9));
     }
 }
@@ -220,29 +233,30 @@ fn the_last_step_of_2m_is_as_told() {
 
 #[test]
 fn a_clean_end_is_the_last_prediction() {
-    for entry in SOLVERS {
+    // Others use their past answers there too, or one half-way.
+    let extrapolate = ["plms", "pndm", "ipndm", "lms", "gradient", "midpoint"];
+    for entry in SOLVERS.iter().filter(|e| !extrapolate.iter().any(|name| e.name.starts_with(name))) {
         let plan = Plan::descend(ddpm(), &[900.0, 500.0, 100.0], Final::Clean).unwrap();
-        let (mut noise, model) = (no_noise(), gaussian());
+        let (mut noise, model) = (SeededNoise(1), gaussian());
         let solver = entry.build();
         let last = sample(&plan, &*solver, &model, start(plan.start), &mut noise).last().unwrap().unwrap();
-        assert!(distance(&last.x, &last.x0.unwrap()) < 1e-15, "{}", entry.name);
+        assert!(distance(&last.x, &last.x0.unwrap()) < 1e-14, "{}", entry.name);
     }
 }
 
 #[test]
 fn inversion_returns() {
-    // Up and down again with a high order.
     let schedule: Arc<dyn NoiseSchedule> = ddpm();
     let down = plan(&schedule, 200);
-    let mut levels: Vec<Level> = down.moves.iter().rev().map(|m| m.to()).collect();
-    levels.push(down.start);
-    let up = Plan::through(schedule, &levels).unwrap();
+    let up = down.clone().inverted().unwrap();
     let x = start(down.start);
-    let there = end(&down, &CLASSICAL, &mixture(), &x);
-    let back = end(&up, &CLASSICAL, &mixture(), &there);
-    assert!(distance(&back, &x) < 1e-6);
-    let heun = end(&up, &HEUN, &mixture(), &end(&down, &HEUN, &mixture(), &x));
-    assert!(distance(&heun, &x) < 1e-2);
+    for entry in deterministic() {
+        let solver = entry.build();
+        let back = end(&up, &*solver, &mixture(), &end(&down, &*solver, &mixture(), &x));
+        let error = distance(&back, &x);
+        let tolerance = [0.1, 5e-3, 1e-3, 2e-4][entry.order - 1];
+        assert!(error < tolerance, "{}: {error:e}", entry.name);
+    }
 }
 
 #[test]
@@ -261,12 +275,9 @@ fn pure_noise_is_a_level_like_any() {
         assert_eq!(plan.start.alpha, 0.0);
         let x = start(plan.start);
         let exact = data.flow(&x, plan.start, schedule.at_nsr(0.05));
-        for (name, solver) in SOLVERS.iter().map(|e| (e.name, e.build())).chain([("classical", {
-            let classical: Box<dyn Solver<Sample>> = Box::new(CLASSICAL);
-            classical
-        })]) {
-            let error = distance(&end(&plan, &*solver, &data, &x), &exact) / exact.rms();
-            assert!(error < 0.02, "{name} on {schedule:?}: {error:e}");
+        for entry in SOLVERS.iter().filter(|e| e.is_deterministic()) {
+            let error = distance(&end(&plan, &*entry.build(), &data, &x), &exact) / exact.rms();
+            assert!(error < 0.03, "{} on {schedule:?}: {error:e}", entry.name);
         }
     }
 }

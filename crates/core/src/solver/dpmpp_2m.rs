@@ -3,21 +3,8 @@
 //! `x_to = sigma_to/sigma_from·x − alpha_to·(e^−h − 1)·D`, where `D` extrapolates `x0` linearly in
 //! `lambda` to the middle of the step, from the present answer and the one before.
 
-use super::Solver;
+use super::{FinalOrder, Solver};
 use crate::{lin, predict::Halt, trajectory::Step, vector::Vector};
-
-/// The order of the last step. Into a clean level it is always 1, where the formula is exact: the step
-/// is infinitely long in `lambda`, so there is nothing to extrapolate to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FinalOrder {
-    /// 1 in plans of fewer than 15 steps, which is steadier; else 2. diffusers' `lower_order_final`.
-    #[default]
-    LowerIfFew,
-    /// Always 1: diffusers' `euler_at_final`.
-    Lower,
-    /// Always 2.
-    Full,
-}
 
 /// DPM-Solver++(2M).
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,13 +24,7 @@ impl<V: Vector> Solver<V> for Dpmpp2m {
 
     fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
         let p = s.predict()?;
-        let lower = s.to.is_clean()
-            || s.remaining == 0
-                && match self.final_order {
-                    FinalOrder::LowerIfFew => s.index + 1 < 15,
-                    FinalOrder::Lower => true,
-                    FinalOrder::Full => false,
-                };
+        let lower = s.to.is_clean() || self.final_order.here(s) < 2;
         let Some(past) = s.past(1).filter(|_| !lower) else {
             return Ok(lin![s.to.alpha => &p.x0, s.to.sigma => &p.eps]);
         };

@@ -28,6 +28,18 @@ pub struct RungeKutta(pub Tableau);
 pub const HEUN: RungeKutta =
     RungeKutta(Tableau { order: 2, nodes: &[1.0], stages: &[&[1.0]], weights: &[0.5, 0.5] });
 
+/// The midpoint rule. Order 2, two evaluations.
+pub const MIDPOINT: RungeKutta =
+    RungeKutta(Tableau { order: 2, nodes: &[0.5], stages: &[&[0.5]], weights: &[0.0, 1.0] });
+
+/// Kutta's classical method. Order 4, four evaluations.
+pub const CLASSICAL: RungeKutta = RungeKutta(Tableau {
+    order: 4,
+    nodes: &[0.5, 0.5, 1.0],
+    stages: &[&[0.5], &[0.0, 0.5], &[0.0, 0.0, 1.0]],
+    weights: &[1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0],
+});
+
 impl<V: Vector> Solver<V> for RungeKutta {
     fn order(&self) -> usize {
         self.0.order

@@ -1,0 +1,131 @@
+//! Adams–Bashforth methods: the slope over a step is extrapolated from the answers so far.
+//!
+//! - [`Ipndm`]: the weights of equal steps, whatever the steps are. Zhang & Chen 2022, arXiv:2204.13902,
+//!   section 4 (improved PNDM).
+//! - [`Lms`]: the weights of the actual steps in the coordinates of an [`Axis`](crate::schedule::Axis), as in
+//!   k-diffusion's linear multistep sampler. Katherine Crowson 2022.
+//! - [`GradientEstimation`]: Permenter & Yuan 2024, arXiv:2306.04848, algorithm 2.
+//!
+//! One evaluation each.
+
+use super::Solver;
+use crate::{
+    lin,
+    phi::weights,
+    predict::{Halt, Prediction},
+    trajectory::Step,
+    vector::Vector,
+};
+
+/// Weights of the newest answer and those before it, for equal steps.
+const EQUAL_STEPS: [&[f64]; 4] = [
+    &[1.0],
+    &[3.0 / 2.0, -1.0 / 2.0],
+    &[23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0],
+    &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
+];
+
+/// The noise over this step as the last `order` answers (1 to 4) let expect, at equal steps.
+pub(super) fn extrapolated<V: Vector>(s: &Step<'_, V>, p: &Prediction<V>, order: usize) -> V {
+    let mut eps = vec![&p.eps];
+    eps.extend((1..order).map_while(|k| s.past(k)).map(|node| &node.prediction.eps));
+    let weights = EQUAL_STEPS[eps.len().min(4) - 1];
+    let terms: Vec<(f64, &V)> = weights.iter().copied().zip(eps).collect();
+    V::lin(&terms)
+}
+
+/// PNDM's transfer: DDIM's step with the noise `eps` instead of the predicted one. Liu et al. 2022,
+/// arXiv:2202.09778, eq. 11. From pure noise, of which no clean sample can be read, it is DDIM's.
+pub(super) fn transfer<V: Vector>(s: &Step<'_, V>, p: &Prediction<V>, eps: &V) -> V {
+    if s.from.alpha == 0.0 {
+        return lin![s.to.alpha => &p.x0, s.to.sigma => &p.eps];
+    }
+    let ratio = s.to.alpha / s.from.alpha;
+    lin![ratio => &s.x, s.to.sigma - ratio * s.from.sigma => eps]
+}
+
+/// iPNDM: extrapolates `eps`, with lower orders until there are enough answers. Of order 2 at most, for
+/// steps are never quite equal.
+#[derive(Clone, Copy, Debug)]
+pub struct Ipndm {
+    /// How many answers, 1 to 4.
+    pub order: usize,
+}
+
+impl<V: Vector> Solver<V> for Ipndm {
+    fn order(&self) -> usize {
+        self.order.min(2)
+    }
+
+    fn memory(&self) -> usize {
+        self.order - 1
+    }
+
+    fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
+        let p = s.predict()?;
+        Ok(transfer(s, &p, &extrapolated(s, &p, self.order)))
+    }
+}
+
+/// Linear multistep method.
+#[derive(Clone, Copy, Debug)]
+pub struct Lms {
+    /// How many answers, 1 to 4.
+    pub order: usize,
+}
+
+impl<V: Vector> Solver<V> for Lms {
+    fn order(&self) -> usize {
+        self.order
+    }
+
+    fn memory(&self) -> usize {
+        self.order - 1
+    }
+
+    fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
+        let p = s.predict()?;
+        let axis = s.axis();
+        let (u, du) = (axis.coordinate(s.from), axis.coordinate(s.to) - axis.coordinate(s.from));
+        let (mut nodes, mut slopes) = (vec![0.0], vec![axis.slope(&p)]);
+        for past in (1..self.order).map_while(|k| s.past(k)) {
+            let r = (axis.coordinate(past.level) - u) / du;
+            if !r.is_finite() {
+                break;
+            }
+            nodes.push(r);
+            slopes.push(axis.slope(&past.prediction));
+        }
+        let (scale, ratio) = (axis.scale(s.to), axis.scale(s.to) / axis.scale(s.from));
+        let weights = weights(&nodes, |j| scale * du / (j as f64 + 1.0));
+        let terms: Vec<(f64, &V)> =
+            std::iter::once((ratio, &s.x)).chain(weights.into_iter().zip(&slopes)).collect();
+        Ok(V::lin(&terms))
+    }
+}
+
+/// DDIM with `eps` led on past the last difference: `gamma·eps + (1 − gamma)·eps_before`.
+#[derive(Clone, Copy, Debug)]
+pub struct GradientEstimation {
+    /// 2 in the paper; 1 is DDIM, 1.5 is `Ipndm` of order 2.
+    pub gamma: f64,
+}
+
+impl<V: Vector> Solver<V> for GradientEstimation {
+    fn order(&self) -> usize {
+        1
+    }
+
+    fn memory(&self) -> usize {
+        1
+    }
+
+    fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
+        let p = s.predict()?;
+        let eps = match s.past(1) {
+            Some(past) => lin![self.gamma => &p.eps, 1.0 - self.gamma => &past.prediction.eps],
+            None => p.eps.clone(),
+        };
+        Ok(transfer(s, &p, &eps))
+    }
+}

@@ -1,0 +1,72 @@
+//! DPM-Solver and DPM-Solver++ whose stages are the plan's own levels: steps in groups of one, two or three,
+//! each from the group's first sample and all of its answers so far. diffusers' `DPMSolverSinglestep`; Lu et
+//! al. 2022, arXiv:2206.00927, section 3.4. One evaluation a step.
+
+use super::{
+    Solver,
+    dpm_multistep::Rule,
+    dpm_singlestep::combined,
+    exponential::{Exponential, Form},
+};
+use crate::{predict::Halt, trajectory::Step, vector::Vector};
+
+/// DPM-Solver (`Form::Noise`) or DPM-Solver++ (`Form::Data`), singlestep over the plan's levels.
+#[derive(Clone, Copy, Debug)]
+pub struct DpmGrouped {
+    /// What is interpolated.
+    pub form: Form,
+    /// 1 to 3: the size of a group.
+    pub order: usize,
+    /// How the answer's slope is integrated; at order 3, `Heun` also uses its curvature.
+    pub rule: Rule,
+    /// 0 is deterministic; 1 is the reversed diffusion.
+    pub tau: f64,
+    /// Lowers the order at the end: the last step is of order 1. diffusers' `lower_order_final`.
+    pub lower_final: bool,
+    /// Steps of the whole plan, where this is the rest of one. Groups are counted from its start.
+    pub steps: Option<usize>,
+}
+
+impl DpmGrouped {
+    /// A deterministic solver.
+    pub const fn new(form: Form, order: usize) -> Self {
+        Self { form, order, rule: Rule::Midpoint, tau: 0.0, lower_final: false, steps: None }
+    }
+
+    /// The order of step `index` of `steps`: its place in the group. With a lower order at the end, a last
+    /// group that is whole is broken up.
+    fn order_of(&self, index: usize, steps: usize) -> usize {
+        let whole = index + 1 == steps && steps.is_multiple_of(self.order);
+        if self.lower_final && whole { 1 } else { index % self.order + 1 }
+    }
+}
+
+impl<V: Vector> Solver<V> for DpmGrouped {
+    fn order(&self) -> usize {
+        self.order
+    }
+
+    fn memory(&self) -> usize {
+        self.order - 1
+    }
+
+    fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
+        let p = s.predict()?;
+        let steps = self.steps.unwrap_or(0).max(s.index + 1 + s.remaining);
+        let order = if s.is_finite() { self.order_of(steps - 1 - s.remaining, steps) } else { 1 };
+        let pasts: Vec<_> = s.pasts(order - 1).collect();
+        let (first, level) = pasts.last().map_or((&s.x, s.from), |node| (&node.x, node.level));
+        let step = Exponential { tau: self.tau, ..Exponential::new(self.form, level, s.to) };
+        let x = match pasts[..] {
+            [] => step.first_order(first, &p),
+            [.., start] => {
+                let mut later = vec![(step.at(s.from), self.form.of(&p))];
+                later.extend(pasts.iter().map(|n| (step.at(n.level), self.form.of(&n.prediction))));
+                later.pop();
+                later.reverse();
+                combined(&step, self.rule, first, self.form.of(&start.prediction), &later)
+            }
+        };
+        Ok(step.noised(s, x))
+    }
+}

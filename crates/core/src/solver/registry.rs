@@ -1,0 +1,285 @@
+//! Every sampler by name, for menus, help, docs and tests.
+
+use super::{
+    Adaptive, Bh, CLASSICAL, CfgPlusPlus, Ddim, Deis, Dpm2, DpmGrouped, DpmMultistep, DpmSinglestep, Dpmpp2m,
+    DpmppSde, ErSde, FinalOrder, Form, GradientEstimation, HEUN, Ipndm, LearnedVariance, Lms, MIDPOINT, Pndm,
+    Rule, RungeKutta, SaSolver, Solver, Start, UniPc,
+};
+use crate::{
+    plan::{Churn, NoiseRule, Restart},
+    vector::Vector,
+};
+
+/// A sampler by name: a solver, and the noise that its plan adds.
+#[derive(Clone, Copy, Debug)]
+pub struct SolverEntry {
+    /// Its name.
+    pub name: &'static str,
+    /// Other names of the same formula.
+    pub aliases: &'static [&'static str],
+    /// What it is, in a line.
+    pub summary: &'static str,
+    /// Where it is from.
+    pub paper: &'static str,
+    /// Order of convergence; of a stochastic one, that of its solver.
+    pub order: usize,
+    /// Network evaluations per step. The first steps may take more, a step to a clean sample fewer.
+    pub evaluations: usize,
+    /// The noise that its plan adds: pass it to [`Plan::with_noise`](crate::Plan::with_noise).
+    pub noise: NoiseRule,
+    /// Whether the solver draws noise of its own.
+    pub stochastic: bool,
+    /// Whether it takes steps of its own between the plan's levels, each of `evaluations`.
+    pub adaptive: bool,
+    formula: Formula,
+}
+
+macro_rules! formulas {
+    ($($name:ident: $solver:ty),+ $(,)?) => {
+        #[derive(Clone, Copy, Debug)]
+        enum Formula { $($name($solver)),+ }
+
+        impl SolverEntry {
+            /// The solver itself.
+            pub fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
+                match self.formula { $(Formula::$name(solver) => Box::new(solver)),+ }
+            }
+        }
+    };
+}
+
+formulas! {
+    Ddim: Ddim,
+    RungeKutta: RungeKutta,
+    Dpm2: Dpm2,
+    Dpmpp2m: Dpmpp2m,
+    Multistep: DpmMultistep,
+    Singlestep: DpmSinglestep,
+    Grouped: DpmGrouped,
+    Deis: Deis,
+    UniPc: UniPc,
+    Pndm: Pndm,
+    Ipndm: Ipndm,
+    Lms: Lms,
+    GradientEstimation: GradientEstimation,
+    Adaptive: Adaptive<DpmSinglestep>,
+    DdimCfg: CfgPlusPlus<Ddim>,
+    Dpmpp2mCfg: CfgPlusPlus<Dpmpp2m>,
+    LearnedVariance: LearnedVariance,
+    DpmppSde: DpmppSde,
+    ErSde: ErSde,
+    Sa: SaSolver,
+}
+
+impl SolverEntry {
+    const fn new(name: &'static str, order: usize, evaluations: usize, formula: Formula) -> Self {
+        Self {
+            name,
+            aliases: &[],
+            summary: "",
+            paper: "",
+            order,
+            evaluations,
+            noise: NoiseRule::None,
+            stochastic: false,
+            adaptive: false,
+            formula,
+        }
+    }
+
+    const fn of(self, paper: &'static str, summary: &'static str) -> Self {
+        Self { paper, summary, ..self }
+    }
+
+    const fn also(self, aliases: &'static [&'static str]) -> Self {
+        Self { aliases, ..self }
+    }
+
+    const fn with(self, noise: NoiseRule) -> Self {
+        Self { noise, ..self }
+    }
+
+    const fn stochastic(self) -> Self {
+        Self { stochastic: true, ..self }
+    }
+
+    /// Whether neither the solver nor its plan adds noise.
+    pub fn is_deterministic(&self) -> bool {
+        !self.stochastic && self.noise == NoiseRule::None
+    }
+}
+
+const ANCESTRAL: NoiseRule = NoiseRule::Ancestral { eta: 1.0 };
+/// As for ImageNet in the paper's table 5.
+const CHURN: NoiseRule = NoiseRule::Churn(Churn { s_churn: 40.0, s_min: 0.05, s_max: 50.0, s_noise: 1.003 });
+const RESTART: NoiseRule = NoiseRule::Restart(Restart { s_min: 0.1, s_max: 2.0, times: 1 });
+
+const DDPM: &str = "Ho et al. 2020, arXiv:2006.11239";
+const EDM: &str = "Karras et al. 2022, arXiv:2206.00364, algorithm 1";
+const EDM_CHURN: &str = "Karras et al. 2022, arXiv:2206.00364, algorithm 2";
+const PNDM: &str = "Liu et al. 2022, arXiv:2202.09778";
+const DEIS: &str = "Zhang & Chen 2022, arXiv:2204.13902";
+const K: &str = "Crowson 2022, k-diffusion";
+const DPM: &str = "Lu et al. 2022, arXiv:2206.00927";
+const DPMPP: &str = "Lu et al. 2022, arXiv:2211.01095";
+const UNIPC: &str = "Zhao et al. 2023, arXiv:2302.04867";
+const RES: &str = "Zhang et al. 2023, arXiv:2308.02157";
+const CFGPP: &str = "Chung et al. 2024, arXiv:2406.08070";
+const KUTTA: &str = "Kutta 1901";
+
+const fn multistep(form: Form, order: usize) -> Formula {
+    Formula::Multistep(DpmMultistep::new(form, order))
+}
+
+const fn singlestep(form: Form, order: usize, rule: Rule) -> Formula {
+    Formula::Singlestep(DpmSinglestep { form, order, rule })
+}
+
+const fn sde(order: usize) -> Formula {
+    Formula::Multistep(DpmMultistep { tau: 1.0, ..DpmMultistep::new(Form::Data, order) })
+}
+
+const fn deis(order: usize) -> Formula {
+    Formula::Deis(Deis { order, final_order: FinalOrder::LowerIfFew })
+}
+
+const TWO_M: Dpmpp2m = Dpmpp2m { final_order: FinalOrder::LowerIfFew };
+const RES_2M: DpmMultistep = DpmMultistep { rule: Rule::Heun, ..DpmMultistep::new(Form::Data, 2) };
+const DPM_23: DpmSinglestep = DpmSinglestep { form: Form::Noise, order: 3, rule: Rule::Midpoint };
+
+/// Every sampler.
+#[rustfmt::skip]
+pub static SOLVERS: &[SolverEntry] = &[
+    // Deterministic, one evaluation a step.
+    SolverEntry::new("ddim", 1, 1, Formula::Ddim(Ddim))
+        .also(&["euler", "flow-euler", "edm-euler", "dpmpp-1", "dpm-solver-1", "deis-1", "ipndm-1", "lms-1"])
+        .of("Song et al. 2021, arXiv:2010.02502", "first order; DDIM, Euler and DPM-Solver(++)-1 are one formula"),
+    SolverEntry::new("dpmpp-2m", 2, 1, Formula::Dpmpp2m(TWO_M)).also(&["dpm++2m"])
+        .of("Lu et al. 2022, arXiv:2211.01095, algorithm 2", "DPM-Solver++ of past answers; good from 15 steps on"),
+    SolverEntry::new("dpmpp-3m", 3, 1, multistep(Form::Data, 3)).also(&["dpm++3m"])
+        .of(DPMPP, "DPM-Solver++ of past answers, third order"),
+    SolverEntry::new("dpm-solver-2m", 2, 1, multistep(Form::Noise, 2))
+        .of(DPM, "DPM-Solver of past answers"),
+    SolverEntry::new("dpm-solver-3m", 3, 1, multistep(Form::Noise, 3))
+        .of(DPM, "DPM-Solver of past answers, third order"),
+    SolverEntry::new("dpmpp-grouped-2", 2, 1, Formula::Grouped(DpmGrouped::new(Form::Data, 2)))
+        .of(DPMPP, "DPM-Solver++ whose stages are the plan's steps, in pairs"),
+    SolverEntry::new("dpmpp-grouped-3", 3, 1, Formula::Grouped(DpmGrouped::new(Form::Data, 3)))
+        .of(DPMPP, "DPM-Solver++ whose stages are the plan's steps, in threes"),
+    SolverEntry::new("dpm-solver-grouped-2", 2, 1, Formula::Grouped(DpmGrouped::new(Form::Noise, 2)))
+        .of(DPM, "DPM-Solver whose stages are the plan's steps, in pairs"),
+    SolverEntry::new("dpm-solver-grouped-3", 3, 1, Formula::Grouped(DpmGrouped::new(Form::Noise, 3)))
+        .of(DPM, "DPM-Solver whose stages are the plan's steps, in threes"),
+    SolverEntry::new("res-2m", 2, 1, Formula::Multistep(RES_2M)).also(&["dpmpp-2m-heun"])
+        .of(RES, "exponential Adams-Bashforth on x0; DPM-Solver++(2M) with exact weights"),
+    SolverEntry::new("unipc-1", 2, 1, Formula::UniPc(UniPc::new(1, Bh::Bh2)))
+        .of(UNIPC, "predictor of order 1 and corrector"),
+    SolverEntry::new("unipc", 3, 1, Formula::UniPc(UniPc::new(2, Bh::Bh2))).also(&["unipc-2", "unipc-bh2"])
+        .of(UNIPC, "predictor of order 2 and corrector, B(h) = e^h - 1; good from 5 steps on"),
+    SolverEntry::new("unipc-bh1", 3, 1, Formula::UniPc(UniPc::new(2, Bh::Bh1)))
+        .of(UNIPC, "predictor of order 2 and corrector, B(h) = h"),
+    SolverEntry::new("unipc-3", 4, 1, Formula::UniPc(UniPc::new(3, Bh::Bh2)))
+        .of(UNIPC, "predictor of order 3 and corrector"),
+    SolverEntry::new("deis-2", 2, 1, deis(2)).of(DEIS, "exponential Adams-Bashforth on eps"),
+    SolverEntry::new("deis", 3, 1, deis(3)).also(&["deis-3"]).of(DEIS, "exponential Adams-Bashforth on eps, third order"),
+    SolverEntry::new("plms", 2, 1, Formula::Pndm(Pndm { start: Start::Heun }))
+        .of(PNDM, "equal-step Adams-Bashforth on eps, started by Heun's method"),
+    SolverEntry::new("pndm", 2, 1, Formula::Pndm(Pndm { start: Start::RungeKutta }))
+        .of(PNDM, "equal-step Adams-Bashforth on eps, started by three Runge-Kutta steps of 4 evaluations"),
+    SolverEntry::new("ipndm-2", 2, 1, Formula::Ipndm(Ipndm { order: 2 })).of(DEIS, "equal-step Adams-Bashforth of 2 answers"),
+    SolverEntry::new("ipndm-3", 2, 1, Formula::Ipndm(Ipndm { order: 3 })).of(DEIS, "equal-step Adams-Bashforth of 3 answers"),
+    SolverEntry::new("ipndm", 2, 1, Formula::Ipndm(Ipndm { order: 4 })).also(&["ipndm-4"])
+        .of(DEIS, "equal-step Adams-Bashforth of 4 answers"),
+    SolverEntry::new("lms-2", 2, 1, Formula::Lms(Lms { order: 2 })).of(K, "Adams-Bashforth of 2 answers for unequal steps"),
+    SolverEntry::new("lms-3", 3, 1, Formula::Lms(Lms { order: 3 })).of(K, "Adams-Bashforth of 3 answers for unequal steps"),
+    SolverEntry::new("lms", 4, 1, Formula::Lms(Lms { order: 4 })).also(&["lms-4"])
+        .of(K, "Adams-Bashforth of 4 answers for unequal steps"),
+    SolverEntry::new("gradient-estimation", 1, 1, Formula::GradientEstimation(GradientEstimation { gamma: 2.0 }))
+        .also(&["ge", "gradient-estimation-euler"])
+        .of("Permenter & Yuan 2024, arXiv:2306.04848", "DDIM with eps led on past its last difference"),
+    SolverEntry::new("ddim-cfgpp", 1, 1, Formula::DdimCfg(CfgPlusPlus(Ddim))).also(&["euler-cfgpp", "cfgpp"])
+        .of(CFGPP, "DDIM that adds the unconditional eps back; guidance scales of 0 to 1"),
+    SolverEntry::new("dpmpp-2m-cfgpp", 2, 1, Formula::Dpmpp2mCfg(CfgPlusPlus(TWO_M)))
+        .of(CFGPP, "DPM-Solver++(2M) that adds the unconditional eps back; guidance scales of 0 to 1"),
+    // Deterministic, several evaluations a step.
+    SolverEntry::new("heun", 2, 2, Formula::RungeKutta(HEUN)).also(&["edm", "flow-heun"])
+        .of(EDM, "trapezoidal rule; one evaluation in the last step"),
+    SolverEntry::new("midpoint", 2, 2, Formula::RungeKutta(MIDPOINT)).of(KUTTA, "midpoint rule"),
+    SolverEntry::new("rk4", 4, 4, Formula::RungeKutta(CLASSICAL)).of(KUTTA, "the classical Runge-Kutta method"),
+    SolverEntry::new("dpm2", 2, 2, Formula::Dpm2(Dpm2)).also(&["kdpm2"]).of(K, "midpoint rule, its middle in lambda"),
+    SolverEntry::new("dpmpp-2s", 2, 2, singlestep(Form::Data, 2, Rule::Midpoint)).also(&["dpm++2s"])
+        .of("Lu et al. 2022, arXiv:2211.01095, algorithm 1", "DPM-Solver++ with a stage in the middle"),
+    SolverEntry::new("dpmpp-3s", 3, 3, singlestep(Form::Data, 3, Rule::Midpoint)).of(DPMPP, "DPM-Solver++ with two stages"),
+    SolverEntry::new("dpm-solver-2s", 2, 2, singlestep(Form::Noise, 2, Rule::Midpoint)).also(&["dpm-solver-2"])
+        .of("Lu et al. 2022, arXiv:2206.00927, algorithm 1", "DPM-Solver with a stage in the middle"),
+    SolverEntry::new("dpm-solver-3s", 3, 3, singlestep(Form::Noise, 3, Rule::Midpoint)).also(&["dpm-solver-3"])
+        .of("Lu et al. 2022, arXiv:2206.00927, algorithm 2", "DPM-Solver with two stages"),
+    SolverEntry::new("res-2s", 2, 2, singlestep(Form::Data, 2, Rule::Heun)).of(RES, "exponential Runge-Kutta on x0"),
+    SolverEntry::new("res-3s", 3, 3, singlestep(Form::Data, 3, Rule::Heun)).of(RES, "exponential Runge-Kutta on x0, third order"),
+    SolverEntry { adaptive: true, ..SolverEntry::new("dpm-adaptive", 3, 3, Formula::Adaptive(Adaptive::new(DPM_23)))
+        .also(&["dpm-solver-23"]).of(DPM, "DPM-Solver-23, as many steps as its tolerance asks for; 2 levels will do") },
+    // Stochastic by their plan.
+    SolverEntry::new("ddpm", 1, 1, Formula::Ddim(Ddim)).with(ANCESTRAL).also(&["euler-ancestral", "euler-a", "dpmpp-1-sde"])
+        .of(DDPM, "ancestral sampling with the posterior's variance; many steps"),
+    SolverEntry::new("ddpm-large", 1, 1, Formula::Ddim(Ddim)).with(NoiseRule::FixedLarge)
+        .of(DDPM, "ddpm with the larger variance beta"),
+    SolverEntry::new("euler-ancestral-cfgpp", 1, 1, Formula::DdimCfg(CfgPlusPlus(Ddim))).with(ANCESTRAL).also(&["euler-a-cfgpp"])
+        .of(CFGPP, "ddpm that adds the unconditional eps back; guidance scales of 0 to 1"),
+    SolverEntry::new("dpm2-ancestral", 2, 2, Formula::Dpm2(Dpm2)).with(ANCESTRAL).also(&["dpm2-a", "kdpm2-ancestral"])
+        .of(K, "dpm2 with ancestral noise"),
+    SolverEntry::new("dpmpp-2s-ancestral", 2, 2, singlestep(Form::Data, 2, Rule::Midpoint)).with(ANCESTRAL).also(&["dpmpp-2s-a"])
+        .of(K, "dpmpp-2s with ancestral noise"),
+    SolverEntry::new("euler-churn", 1, 1, Formula::Ddim(Ddim)).with(CHURN).of(EDM_CHURN, "Euler, noise raised before each step"),
+    SolverEntry::new("heun-churn", 2, 2, Formula::RungeKutta(HEUN)).with(CHURN).also(&["edm-churn"])
+        .of(EDM_CHURN, "Heun, noise raised before each step"),
+    SolverEntry::new("restart", 2, 2, Formula::RungeKutta(HEUN)).with(RESTART)
+        .of("Xu et al. 2023, arXiv:2306.14878", "Heun, noise from 2 to 0.1 run through twice"),
+    SolverEntry::new("lcm", 1, 1, Formula::Ddim(Ddim)).with(NoiseRule::Consistency).also(&["consistency"])
+        .of("Luo et al. 2023, arXiv:2310.04378", "predicts the clean sample and noises it again; for consistency models"),
+    SolverEntry::new("tcd", 1, 1, Formula::Ddim(Ddim)).with(NoiseRule::Strategic { gamma: 0.3 })
+        .of("Zheng et al. 2024, arXiv:2402.19159", "steps below the next time and back up; for consistency models"),
+    // Stochastic by themselves.
+    SolverEntry::new("ddpm-learned", 1, 1, Formula::LearnedVariance(LearnedVariance)).stochastic()
+        .of("Nichol & Dhariwal 2021, arXiv:2102.09672", "ddpm with the network's own variance"),
+    SolverEntry::new("dpmpp-2m-sde", 2, 1, sde(2)).stochastic().also(&["sde-dpmpp-2m"])
+        .of(DPMPP, "DPM-Solver++(2M) of the reversed diffusion"),
+    SolverEntry::new("dpmpp-3m-sde", 3, 1, sde(3)).stochastic().also(&["sde-dpmpp-3m"])
+        .of(K, "DPM-Solver++(3M) of the reversed diffusion"),
+    SolverEntry::new("dpmpp-sde", 2, 2, Formula::DpmppSde(DpmppSde { eta: 1.0 })).stochastic()
+        .of(K, "DPM-Solver++ with a stochastic stage in the middle"),
+    SolverEntry::new("sa-solver", 2, 1, Formula::Sa(SaSolver::new(2, 2, 1.0))).stochastic().also(&["sa"])
+        .of("Xue et al. 2023, arXiv:2309.05019", "stochastic Adams predictor and corrector"),
+    SolverEntry::new("er-sde-2", 2, 1, Formula::ErSde(ErSde { order: 2 })).stochastic()
+        .of("Cui et al. 2023, arXiv:2309.06169", "reversed diffusion with a noise scale of its own"),
+    SolverEntry::new("er-sde", 3, 1, Formula::ErSde(ErSde { order: 3 })).stochastic().also(&["er-sde-3"])
+        .of("Cui et al. 2023, arXiv:2309.06169", "reversed diffusion with a noise scale of its own, third order"),
+];
+
+/// The entry of a name or an alias.
+pub fn find(name: &str) -> Option<&'static SolverEntry> {
+    SOLVERS.iter().find(|entry| entry.name == name || entry.aliases.contains(&name))
+}
+
+/// The solver of a name or an alias, without its noise: see [`find`] for both.
+pub fn solver<V: Vector + 'static>(name: &str) -> Option<Box<dyn Solver<V>>> {
+    find(name).map(SolverEntry::build)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_orders_agree() {
+        let names: Vec<_> = SOLVERS.iter().flat_map(|e| e.aliases.iter().chain([&e.name])).collect();
+        for (i, name) in names.iter().enumerate() {
+            assert!(!names[..i].contains(name), "{name} twice");
+            assert!(find(name).is_some());
+        }
+        for entry in SOLVERS {
+            assert_eq!(entry.build::<f64>().order(), entry.order, "{}", entry.name);
+            assert!(!entry.paper.is_empty() && !entry.summary.is_empty(), "{}", entry.name);
+        }
+        assert!(solver::<f64>("euler").is_some() && solver::<f64>("none such").is_none());
+    }
+}
