@@ -18,6 +18,7 @@ pub mod layer_norm;
 pub mod layout;
 mod linear_combination;
 mod par;
+mod pool;
 pub mod peak;
 pub mod resample;
 mod simd;

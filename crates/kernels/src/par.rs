@@ -5,7 +5,7 @@ use std::{
     sync::Mutex,
 };
 
-use rayon::prelude::*;
+use crate::pool;
 
 /// A pointer that tasks may share: each writes its own part.
 #[repr(transparent)]
@@ -46,7 +46,7 @@ pub(crate) fn for_each(n: usize, f: impl Fn(usize) + Sync + Send) {
     if n <= 1 || threads() == 1 {
         (0..n).for_each(f);
     } else {
-        (0..n).into_par_iter().with_max_len(1).for_each(f);
+        pool::run(n, threads() - 1, &f);
     }
 }
 
