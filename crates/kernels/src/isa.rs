@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 /// An instruction set that kernels are compiled for and that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Isa(pub(crate) Kind);
+pub struct Isa(pub(crate) Kind, bool);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -41,14 +41,24 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq");
             if avx2 && avx512 {
-                all.push(Self(Kind::Avx512));
+                all.push(Self(Kind::Avx512, is_x86_feature_detected!("avx512bf16")));
             }
             if avx2 {
-                all.push(Self(Kind::Avx2));
+                all.push(Self(Kind::Avx2, false));
             }
         }
-        all.push(Self(Kind::Scalar));
+        all.push(Self(Kind::Scalar, false));
         all
+    }
+
+    /// Whether it has instructions for products of `bf16`; without them, `f32` arithmetic does the same.
+    pub fn has_bf16(self) -> bool {
+        self.1
+    }
+
+    /// The same without its `bf16` instructions.
+    pub fn without_bf16(self) -> Self {
+        Self(self.0, false)
     }
 
     /// The name that `TWEEDIE_ISA` takes.

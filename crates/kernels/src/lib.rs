@@ -9,6 +9,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bf16;
 pub mod conv;
 pub mod elementwise;
 pub mod gemm;

@@ -1,0 +1,148 @@
+//! 2-D convolutions of `bf16` maps `[batch, height, width, channels]`, forward.
+
+use super::{
+    Bf16, Element, Epilogue,
+    direct::{self, Target, Terms},
+    pack::Packed,
+    winograd,
+};
+use crate::{Isa, conv::Conv, par::Ptr};
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// By its definition.
+    Direct,
+    /// 3×3 kernels by minimal filtering, F(2×2, 3×3): 16 products where the definition takes 36.
+    Winograd,
+}
+
+impl Algorithm {
+    /// The one that a layer uses on a map: a rule of both alone, whatever the batch.
+    pub fn of(c: &Conv) -> Self {
+        let tiles: usize = c.size.iter().map(|s| s.div_ceil(winograd::TILE)).product();
+        let products = [winograd::POINTS * tiles, 9 * c.size[0] * c.size[1]];
+        let fewer = 5 * products[0] <= 4 * products[1];
+        let wide = c.in_channels >= 16 && c.out_channels >= 16;
+        if is_same3x3(c) && wide && fewer { Self::Winograd } else { Self::Direct }
+    }
+}
+
+fn is_same3x3(c: &Conv) -> bool {
+    c.kernel == [3; 2] && [c.stride, c.dilation, c.pad_before, c.pad_after] == [[1; 2]; 4] && c.groups == 1
+}
+
+/// The weights of a layer, transformed, rounded and packed once.
+pub struct Prepared {
+    /// One per group.
+    groups: Vec<Packed>,
+    isa: Isa,
+    algorithm: Algorithm,
+    /// Of the layer; its batch and size do not count.
+    layer: Conv,
+}
+
+impl Prepared {
+    /// Weights `w: [out channels, in channels / groups, kernel height, kernel width]` for maps of `c`'s size.
+    pub fn new(isa: Isa, c: &Conv, w: &[f32]) -> Self {
+        Self::with(isa, c, w, Algorithm::of(c))
+    }
+
+    /// As [`Prepared::new`] for an algorithm of the caller's choice; Winograd's serves 3×3 kernels of stride,
+    /// dilation and padding 1 without groups.
+    pub fn with(isa: Isa, c: &Conv, w: &[f32], algorithm: Algorithm) -> Self {
+        check(c);
+        assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
+        let groups = match algorithm {
+            Algorithm::Winograd => {
+                assert!(is_same3x3(c), "Winograd's algorithm does not serve {c:?}");
+                vec![winograd::pack(isa, c, w)]
+            }
+            Algorithm::Direct => (0..c.groups).map(|g| pack(isa, c, g, w)).collect(),
+        };
+        Self { groups, isa, algorithm, layer: *c }
+    }
+
+    /// The algorithm that the weights are prepared for.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Bytes that the prepared weights take.
+    pub fn bytes(&self) -> usize {
+        self.groups.iter().map(Packed::bytes).sum()
+    }
+
+    /// `out = x ⋆ w`, joined by the epilogue, for any batch and map size of the layer.
+    pub fn forward<O: Element>(&self, c: &Conv, x: &[Bf16], epilogue: Epilogue<'_>, out: &mut [O]) {
+        let layer = Conv { batch: c.batch, size: c.size, ..self.layer };
+        assert_eq!(*c, layer, "the layer that the weights were prepared for");
+        let [xs, _, ys] = c.lens();
+        assert_eq!([x.len(), out.len()], [xs, ys], "lengths of input and output of {c:?}");
+        let [oh, ow] = c.out_size();
+        let rows = c.batch * oh * ow;
+        let rows_per_bias = epilogue.rows_per_bias(rows, c.out_channels);
+        if ys == 0 {
+            return;
+        }
+        match self.algorithm {
+            // SAFETY: lengths are checked above; so below.
+            Algorithm::Winograd => unsafe {
+                winograd::forward(self.isa, c, x, &self.groups[0], &epilogue, rows_per_bias, out);
+            },
+            Algorithm::Direct => {
+                let (k, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
+                let terms = Terms { taps: c.kernel[0] * c.kernel[1], k };
+                let (x, out) = (Ptr::from_const(x.as_ptr()), Ptr::new(out));
+                for (g, w) in self.groups.iter().enumerate() {
+                    let row = |r: usize, tap: usize| {
+                        let place = [r / (oh * ow), r / ow % oh, r % ow];
+                        let pixel = input_pixel(c, place, [tap / c.kernel[1], tap % c.kernel[1]])?;
+                        Some(x.get().cast_const().wrapping_add(pixel * c.in_channels + g * k))
+                    };
+                    let target = Target { out, m: rows, ld: c.out_channels, column: g * n };
+                    unsafe { direct::rows(self.isa, w, terms, row, target, &epilogue, rows_per_bias) };
+                }
+            }
+        }
+    }
+}
+
+/// As [`Prepared::forward`] with weights that are used once.
+pub fn forward<O: Element>(isa: Isa, c: &Conv, x: &[Bf16], w: &[f32], epilogue: Epilogue<'_>, out: &mut [O]) {
+    Prepared::new(isa, c, w).forward(c, x, epilogue, out);
+}
+
+fn check(c: &Conv) {
+    let positive = [c.stride, c.dilation].iter().flatten().all(|&v| v > 0);
+    assert!(positive && c.groups > 0, "stride, dilation and groups are positive: {c:?}");
+    let divides = c.in_channels.is_multiple_of(c.groups) && c.out_channels.is_multiple_of(c.groups);
+    assert!(divides, "groups divide the channels: {c:?}");
+}
+
+/// Index of the input pixel that output pixel `(b, y, x)` meets under a tap; `None` in the padding.
+fn input_pixel(c: &Conv, [b, y, x]: [usize; 3], tap: [usize; 2]) -> Option<usize> {
+    let y = (y * c.stride[0] + tap[0] * c.dilation[0]).checked_sub(c.pad_before[0])?;
+    let x = (x * c.stride[1] + tap[1] * c.dilation[1]).checked_sub(c.pad_before[1])?;
+    (y < c.size[0] && x < c.size[1]).then(|| (b * c.size[0] + y) * c.size[1] + x)
+}
+
+fn pack(isa: Isa, c: &Conv, g: usize, w: &[f32]) -> Packed {
+    let (taps, k, n) = (c.kernel[0] * c.kernel[1], c.in_channels / c.groups, c.out_channels / c.groups);
+    let terms = Terms { taps, k };
+    let [packed_taps, packed_k] = terms.packed();
+    Packed::new(isa, [packed_taps, packed_k, n], |first, columns, pair, to| {
+        for lane in 0..columns {
+            let w = &w[(g * n + first + lane) * k * taps..][..k * taps];
+            for (tap, to) in to.iter_mut().enumerate() {
+                for i in 0..2 {
+                    let term = 2 * pair + i;
+                    if term < packed_k {
+                        let (tap, channel) = if terms.copied() { (term / k, term % k) } else { (tap, term) };
+                        to[2 * lane + i] = w[channel * taps + tap];
+                    }
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,59 @@
+//! Linear layers, and convolutions with 1×1 kernels, which are the same on channels-last maps.
+
+use super::{
+    Bf16, Element, Epilogue,
+    direct::{self, Target, Terms},
+    pack::Packed,
+};
+use crate::{Isa, par::Ptr};
+
+/// The weight of a linear layer, rounded and packed once.
+pub struct Linear {
+    weight: Packed,
+    isa: Isa,
+    inputs: usize,
+}
+
+impl Linear {
+    /// From PyTorch's layout, `weight: [outputs, inputs]`.
+    pub fn new(isa: Isa, weight: &[f32], outputs: usize, inputs: usize) -> Self {
+        assert_eq!(weight.len(), outputs * inputs, "a weight of {outputs} outputs and {inputs} inputs");
+        let packed = Packed::new(isa, [1, inputs, outputs], |first, columns, pair, to| {
+            for (lane, to) in to[0].chunks_exact_mut(2).enumerate().take(columns) {
+                let terms = &weight[(first + lane) * inputs..][..inputs][2 * pair..];
+                to.iter_mut().zip(terms).for_each(|(to, w)| *to = *w);
+            }
+        });
+        Self { weight: packed, isa, inputs }
+    }
+
+    /// Numbers per row in.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Numbers per row out.
+    pub fn outputs(&self) -> usize {
+        self.weight.n
+    }
+
+    /// Bytes that the packed weight takes.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes()
+    }
+
+    /// `out = x·weightᵀ`, joined by the epilogue: `x: [rows, inputs]`, `out: [rows, outputs]`.
+    pub fn forward<O: Element>(&self, x: &[Bf16], epilogue: Epilogue<'_>, out: &mut [O]) {
+        let (k, n) = (self.inputs, self.weight.n);
+        let m = out.len() / n.max(1);
+        assert!(x.len() == m * k && out.len() == m * n, "lengths {} and {} of {m} rows", x.len(), out.len());
+        let rows_per_bias = epilogue.rows_per_bias(m, n);
+        let x = Ptr::from_const(x.as_ptr());
+        let target = Target { out: Ptr::new(out), m, ld: n, column: 0 };
+        // SAFETY: lengths are checked above.
+        unsafe {
+            let row = |r: usize, _: usize| Some(x.get().add(r * k).cast_const());
+            direct::rows(self.isa, &self.weight, Terms { taps: 1, k }, row, target, &epilogue, rows_per_bias);
+        }
+    }
+}

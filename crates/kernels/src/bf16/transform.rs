@@ -1,0 +1,237 @@
+//! The transforms of F(2×2, 3×3): points 0, 1, -1, ∞ (Lavin & Gray 2016, arXiv:1509.09308), in `f32`.
+
+use super::{
+    Bf16, Element,
+    simd::{Dot, V, load_part, store_part},
+    winograd::{TILE, Tiles},
+};
+use crate::simd::{LANES, Simd};
+
+/// `Bᵀ·d`.
+#[inline(always)]
+unsafe fn input<D: Dot>(d: [V<D>; 4]) -> [V<D>; 4] {
+    [D::S::sub(d[0], d[2]), D::S::add(d[1], d[2]), D::S::sub(d[2], d[1]), D::S::sub(d[1], d[3])]
+}
+
+/// `Aᵀ·m`.
+#[inline(always)]
+unsafe fn output<D: Dot>(m: [V<D>; 4]) -> [V<D>; 2] {
+    [D::S::add(D::S::add(m[0], m[1]), m[2]), D::S::sub(D::S::sub(m[1], m[2]), m[3])]
+}
+
+/// `G·g·Gᵀ` of one kernel, in `f32`.
+pub(super) fn kernel(g: &[f32; 9]) -> [f32; 16] {
+    let one = |g: [f32; 3]| {
+        let (ends, middle) = (0.5 * (g[0] + g[2]), 0.5 * g[1]);
+        [g[0], ends + middle, ends - middle, g[2]]
+    };
+    let columns: [[f32; 4]; 3] = std::array::from_fn(|x| one([g[x], g[3 + x], g[6 + x]]));
+    let mut u = [0.0; 16];
+    for y in 0..4 {
+        u[4 * y..][..4].copy_from_slice(&one([columns[0][y], columns[1][y], columns[2][y]]));
+    }
+    u
+}
+
+/// Channels are transformed in groups of thirty-two, whose even ones precede its odd ones (that is how
+/// they come out of a register of pairs); a last group of at most sixteen keeps its order. The channel
+/// at a place of the transformed row of `k` channels; places beyond the channels give `k` or more.
+pub(super) fn channel_at(place: usize, k: usize) -> usize {
+    let group = place / (2 * LANES) * 2 * LANES;
+    if k - group.min(k) <= LANES {
+        return place;
+    }
+    let place = place - group;
+    group + if place < LANES { 2 * place } else { 2 * (place - LANES) + 1 }
+}
+
+/// Places in a transformed row of `k` channels.
+pub(super) fn row_len(k: usize) -> usize {
+    k.next_multiple_of(LANES)
+}
+
+/// What lies outside a map.
+static ZEROS: [Bf16; 2 * LANES] = [Bf16::ZERO; 2 * LANES];
+
+/// Where transformed tiles lie: point `ξ` of tile `t` at `start + ξ·plane + t·row`.
+#[derive(Clone, Copy)]
+pub(super) struct Planes<T> {
+    pub start: *mut T,
+    pub plane: usize,
+    pub row: usize,
+}
+
+/// Which of the numbers that lie together in memory are wanted.
+const ALL: u8 = 0;
+const EVEN: u8 = 1;
+const ODD: u8 = 2;
+
+/// `V = Bᵀ·d·B`, rounded, of the 4×4 patches of tiles `from..to`; `v` starts at tile `from`.
+#[inline(always)]
+pub(super) unsafe fn input_tiles<D: Dot>(
+    tiles: &Tiles,
+    [from, to]: [usize; 2],
+    k: usize,
+    x: *const Bf16,
+    v: Planes<Bf16>,
+) {
+    let [h, w] = tiles.size;
+    for t in from..to {
+        let (b, y0, x0) = tiles.place(t);
+        let image = x.add(b * h * w * k);
+        // Pixels of the patch, and their distance where a channel is added: none outside the map.
+        let mut pixels = [ZEROS.as_ptr(); 16];
+        let mut steps = [0usize; 16];
+        for i in 0..4 {
+            for j in 0..4 {
+                let (y, x) = ((y0 + i).wrapping_sub(1), (x0 + j).wrapping_sub(1));
+                if y < h && x < w {
+                    pixels[4 * i + j] = image.add((y * w + x) * k);
+                    steps[4 * i + j] = 1;
+                }
+            }
+        }
+        let to = v.start.add((t - from) * v.row);
+        let mut c = 0;
+        while c < k {
+            let left = k - c;
+            let to = to.add(c);
+            if left >= 2 * LANES {
+                patch::<D, EVEN>(&pixels, &steps, c, to, v.plane);
+                patch::<D, ODD>(&pixels, &steps, c, to.add(LANES), v.plane);
+            } else {
+                // A copy of what is left, zeros beyond: the same steps on it.
+                let mut part = [[Bf16::ZERO; 2 * LANES]; 16];
+                let mut parts = [ZEROS.as_ptr(); 16];
+                for i in 0..16 {
+                    let from = pixels[i].add(steps[i] * c);
+                    std::ptr::copy_nonoverlapping(from, part[i].as_mut_ptr(), left);
+                    parts[i] = part[i].as_ptr();
+                }
+                if left > LANES {
+                    patch::<D, EVEN>(&parts, &steps, 0, to, v.plane);
+                    patch::<D, ODD>(&parts, &steps, 0, to.add(LANES), v.plane);
+                } else {
+                    patch::<D, ALL>(&parts, &steps, 0, to, v.plane);
+                }
+            }
+            c += 2 * LANES;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn patch<D: Dot, const WHICH: u8>(
+    pixels: &[*const Bf16; 16],
+    steps: &[usize; 16],
+    c: usize,
+    to: *mut Bf16,
+    plane: usize,
+) {
+    let mut half = [[D::S::zero(); 4]; 4];
+    for j in 0..4 {
+        let mut column = [D::S::zero(); 4];
+        for i in 0..4 {
+            let p = pixels[4 * i + j].add(steps[4 * i + j] * c);
+            column[i] = match WHICH {
+                EVEN => D::even(p),
+                ODD => D::odd(p),
+                _ => D::widen(p),
+            };
+        }
+        let column = input::<D>(column);
+        for i in 0..4 {
+            half[i][j] = column[i];
+        }
+    }
+    for i in 0..4 {
+        let row = input::<D>(half[i]);
+        for j in 0..4 {
+            D::narrow(to.add((4 * i + j) * plane), row[j]);
+        }
+    }
+}
+
+/// What the outputs of a strip of channels need.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<O> {
+    /// Of the map, at the first of the channels.
+    pub out: *mut O,
+    /// All channels of a pixel.
+    pub n: usize,
+    /// Channels of the strip.
+    pub columns: usize,
+    /// At the first of the channels, or null.
+    pub bias: *const f32,
+    /// From a sample's biases to the next's.
+    pub bias_step: usize,
+    /// As `out`, or null.
+    pub residual: *const Bf16,
+}
+
+/// `y = Aᵀ·m·A`, joined by the epilogue, into the outputs of tiles `from..to`; `m` starts at tile `from`.
+#[inline(always)]
+pub(super) unsafe fn output_tiles<D: Dot, O: Element>(
+    tiles: &Tiles,
+    [from, to]: [usize; 2],
+    m: Planes<f32>,
+    f: Finish<O>,
+) {
+    let [h, w] = tiles.size;
+    for t in from..to {
+        let (b, y0, x0) = tiles.place(t);
+        let pixel = (b * h + y0) * w + x0;
+        let inside = [h - y0, w - x0];
+        let whole = inside[0] >= TILE && inside[1] >= TILE;
+        let mut c = 0;
+        while c < f.columns {
+            let valid = f.columns - c;
+            let m = Planes { start: m.start.add((t - from) * m.row + c), ..m };
+            let bias = if f.bias.is_null() { f.bias } else { f.bias.add(b * f.bias_step + c) };
+            let at = pixel * f.n + c;
+            if whole && valid >= LANES {
+                square::<D, O, false>(m, f, bias, at, w, [TILE; 2], LANES);
+            } else {
+                square::<D, O, true>(m, f, bias, at, w, inside, valid);
+            }
+            c += LANES;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn square<D: Dot, O: Element, const TAIL: bool>(
+    m: Planes<f32>,
+    f: Finish<O>,
+    bias: *const f32,
+    at: usize,
+    w: usize,
+    inside: [usize; 2],
+    valid: usize,
+) {
+    let mut half = [[D::S::zero(); 4]; 2];
+    for j in 0..4 {
+        let mut column = [D::S::zero(); 4];
+        for i in 0..4 {
+            column[i] = D::S::load(m.start.add((4 * i + j) * m.plane));
+        }
+        let column = output::<D>(column);
+        for i in 0..2 {
+            half[i][j] = column[i];
+        }
+    }
+    let bias = if bias.is_null() { D::S::zero() } else { load_part::<D, f32, TAIL>(bias, valid) };
+    for i in 0..2 {
+        let row = output::<D>(half[i]);
+        for j in 0..2 {
+            if !TAIL || (i < inside[0] && j < inside[1]) {
+                let at = at + (i * w + j) * f.n;
+                let mut y = D::S::add(row[j], bias);
+                if !f.residual.is_null() {
+                    y = D::S::add(y, load_part::<D, Bf16, TAIL>(f.residual.add(at), valid));
+                }
+                store_part::<D, O, TAIL>(f.out.add(at), y, valid);
+            }
+        }
+    }
+}
