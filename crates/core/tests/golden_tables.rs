@@ -160,3 +160,48 @@ fn intervals_are_spaced_from_their_noisiest_time() {
     let narrow = karras.levels_between(&edm, 2, Some(0.1), Some(10.0)).unwrap();
     assert!((narrow[0].sigma - 10.0).abs() < 1e-12 && (narrow[1].sigma - 0.1).abs() < 1e-12);
 }
+
+#[test]
+fn spacings_of_papers() {
+    use tweedie_core::spacing::AlignedFor;
+
+    let schedule = latent();
+    let nsrs = |spacing: Spacing, n| -> Vec<f64> {
+        spacing.levels(&schedule, n).unwrap().into_iter().map(|l| l.nsr()).collect()
+    };
+    let (min, max) = (schedule.level(0.0).nsr(), schedule.level(999.0).nsr());
+    // diffusers tells the same levels as times, rounded.
+    let ten = Spacing::AlignYourSteps { model: AlignedFor::StableDiffusion };
+    let times = ten.times(&schedule, 10).unwrap();
+    let theirs = [999.0, 850.0, 736.0, 645.0, 545.0, 455.0, 343.0, 233.0, 124.0, 24.0];
+    assert!(distance(&times, &theirs) < 2.5, "{times:?}");
+    let xl = Spacing::AlignYourSteps { model: AlignedFor::StableDiffusionXl };
+    let theirs = [999.0, 845.0, 730.0, 587.0, 443.0, 310.0, 193.0, 116.0, 53.0, 13.0];
+    assert!(distance(&xl.times(&schedule, 10).unwrap(), &theirs) < 2.5);
+    // Every second of twenty levels is one of ten; a sixth of sixty as well.
+    let (ten_levels, twenty) = (nsrs(ten, 10), nsrs(ten, 20));
+    for (i, level) in ten_levels.iter().enumerate() {
+        assert!((twenty[2 * i] / level - 1.0).abs() < 1e-12);
+    }
+    let angles: Vec<f64> = nsrs(Spacing::KlOptimal, 9).iter().map(|u| u.atan()).collect();
+    for pair in angles.windows(2) {
+        assert!((pair[0] - pair[1] - (max.atan() - min.atan()) / 8.0).abs() < 1e-12);
+    }
+    let (poly, plain) = (Spacing::Polyexponential { rho: 1.0 }, Spacing::Exponential);
+    assert!(distance(&nsrs(poly, 12), &nsrs(plain, 12)) < 1e-12);
+    let squares = nsrs(Spacing::Polyexponential { rho: 2.0 }, 3);
+    assert!(((squares[1] / min).ln() / (max / min).ln() - 0.25).abs() < 1e-12);
+    assert_eq!(Spacing::SgmUniform.times(&schedule, 4).unwrap(), [999.0, 749.25, 499.5, 249.75]);
+    // A flow ends in pure noise, whose angle is a right one.
+    let flow = Spacing::KlOptimal.levels(&FlowSchedule::new(), 5).unwrap();
+    assert_eq!((flow[0].alpha, flow[0].sigma), (0.0, 1.0));
+    assert!((spacing::dynamic_shift(4096.0, (256.0, 0.5), (4096.0, 1.15)) - 1.15f64.exp()).abs() < 1e-12);
+    for (name, spacing) in spacing::SPACINGS {
+        assert_eq!(name.parse::<Spacing>().unwrap(), *spacing);
+        for n in [1, 2, 7] {
+            let levels = spacing.levels(&schedule, n).unwrap();
+            assert_eq!(levels.len(), n, "{name}");
+            assert!(levels.windows(2).all(|w| w[1].nsr() < w[0].nsr()), "{name}: {levels:?}");
+        }
+    }
+}

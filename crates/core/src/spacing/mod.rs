@@ -1,7 +1,10 @@
 //! Which of a schedule's times or levels to visit in `n` steps, noisiest first.
 //!
 //! Leading, trailing and linspace are table 2 of Lin et al. 2024, arXiv:2305.08891, with the integer
-//! rounding of diffusers. Karras: arXiv:2206.00364, eq. 5. Beta: Lee et al. 2024, arXiv:2407.12173.
+//! rounding of diffusers. Karras: arXiv:2206.00364, eq. 5. Beta: Lee et al. 2024, arXiv:2407.12173. KL-optimal
+//! and Align Your Steps: Sabour et al. 2024, arXiv:2404.14507.
+
+mod published;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +13,7 @@ use crate::{
     schedule::{NoiseSchedule, Times},
     special::beta_quantile,
 };
+pub use published::AlignedFor;
 
 /// A way to choose `n` times.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +37,11 @@ pub enum Spacing {
     },
     /// Evenly spaced in the logarithm of the noise.
     Exponential,
+    /// Evenly spaced in the `rho`-th root of the logarithm of the noise above its minimum.
+    Polyexponential {
+        /// 1 is `Exponential`; more spends the steps on clean levels.
+        rho: f64,
+    },
     /// At quantiles of a Beta(`a`, `b`) distribution over the noise.
     Beta {
         /// 0.6 in the paper.
@@ -42,6 +51,17 @@ pub enum Spacing {
     },
     /// Evenly spaced in `lambda = ln(alpha/sigma)`.
     UniformLambda,
+    /// Evenly spaced in the angle `arctan(sigma/alpha)`: the levels of a cosine schedule at even times, and
+    /// optimal in Kullback-Leibler divergence for Gaussian data.
+    KlOptimal,
+    /// As published for a model, stretched to the ends: [`AlignedFor`].
+    AlignYourSteps {
+        /// The model.
+        model: AlignedFor,
+    },
+    /// From the noisiest time down in equal parts, the last of which would end at the cleanest time; unrounded.
+    /// The choice of Stability's generative models.
+    SgmUniform,
     /// Down from the noisiest time in equal parts, shifted towards noise: [`shift`]. A flow sampler's
     /// usual choice.
     Shifted {
@@ -59,7 +79,14 @@ pub static SPACINGS: &[(&str, Spacing)] = &[
     ("karras", Spacing::Karras { rho: 7.0 }),
     ("exponential", Spacing::Exponential),
     ("beta", Spacing::Beta { a: 0.6, b: 0.6 }),
+    ("polyexponential", Spacing::Polyexponential { rho: 1.0 }),
     ("uniform-lambda", Spacing::UniformLambda),
+    ("kl-optimal", Spacing::KlOptimal),
+    ("cosine", Spacing::KlOptimal),
+    ("align-your-steps", Spacing::AlignYourSteps { model: AlignedFor::StableDiffusion }),
+    ("align-your-steps-xl", Spacing::AlignYourSteps { model: AlignedFor::StableDiffusionXl }),
+    ("align-your-steps-video", Spacing::AlignYourSteps { model: AlignedFor::StableVideoDiffusion }),
+    ("sgm-uniform", Spacing::SgmUniform),
     ("shifted", Spacing::Shifted { shift: 1.0 }),
 ];
 
@@ -157,9 +184,15 @@ impl Spacing {
         let noise = match *self {
             Self::Karras { rho } => karras(min, max, rho, steps)?,
             Self::Exponential => exponential(min, max, steps)?,
+            Self::Polyexponential { rho } => polyexponential(min, max, rho, steps)?,
             Self::Beta { a, b } => beta(min, max, a, b, steps)?,
-            Self::UniformLambda => {
-                let nsrs = exponential(axis.nsr(min), axis.nsr(max), steps)?;
+            Self::UniformLambda | Self::KlOptimal | Self::AlignYourSteps { .. } => {
+                let (min, max) = (axis.nsr(min), axis.nsr(max));
+                let nsrs = match *self {
+                    Self::KlOptimal => kl_optimal(min, max, steps)?,
+                    Self::AlignYourSteps { model } => align_your_steps(min, max, model, steps)?,
+                    _ => exponential(min, max, steps)?,
+                };
                 return Ok(nsrs.into_iter().map(|nsr| schedule.at_nsr(nsr)).collect());
             }
             _ => {
@@ -202,6 +235,7 @@ impl Spacing {
                 Ok(parts(0).into_iter().map(|t: f64| min + (max - min) * shift(ratio(t), by)).collect())
             }
             (Self::Trailing, _) => Ok(parts(0)),
+            (Self::SgmUniform, _) => Ok(even(cleanest, max, n + 1).into_iter().take(n).collect()),
             _ => Ok(even(cleanest, max, n)),
         }
     }
@@ -273,6 +307,32 @@ pub fn exponential(min: f64, max: f64, n: usize) -> Result<Vec<f64>, SpacingErro
     Ok(ramp(n).map(|r| (max.ln() + r * (min.ln() - max.ln())).exp()).collect())
 }
 
+/// `n` noise levels from `max` down to `min`, `ln(noise/min)` falling as the `rho`-th power of even steps.
+/// k-diffusion's polyexponential. `0 < min < max < ∞`.
+pub fn polyexponential(min: f64, max: f64, rho: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
+    positive("rho", rho)?;
+    check_range(min, max, n)?;
+    Ok(ramp(n).map(|r| (min.ln() + (1.0 - r).powf(rho) * (max.ln() - min.ln())).exp()).collect())
+}
+
+/// `n` values of `sigma/alpha` from `max` down to `min`, evenly spaced in their arctangent.
+/// `0 ≤ min < max`; `max` may be infinite.
+pub fn kl_optimal(min: f64, max: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
+    at_least_one(n)?;
+    if !(min >= 0.0 && min < max) {
+        return Err(SpacingError::Range { min, max });
+    }
+    let nsr = |r: f64| if r == 0.0 { max } else { ((1.0 - r) * max.atan() + r * min.atan()).tan() };
+    Ok(ramp(n).map(nsr).collect())
+}
+
+/// `n` values of `sigma/alpha` from `max` down, as published for a model in ten steps; the last of them would
+/// end at `min`. `0 < min < max < ∞`.
+pub fn align_your_steps(min: f64, max: f64, model: AlignedFor, n: usize) -> Result<Vec<f64>, SpacingError> {
+    check_range(min, max, n)?;
+    Ok(model.stretched(min, max, n))
+}
+
 /// `n` noise levels from `max` down to `min` at evenly spaced quantiles of Beta(`a`, `b`), `a, b > 0`.
 pub fn beta(min: f64, max: f64, a: f64, b: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
     positive("a", a)?;
@@ -285,6 +345,13 @@ pub fn beta(min: f64, max: f64, a: f64, b: f64, n: usize) -> Result<Vec<f64>, Sp
 /// arXiv:2403.03206, eq. 23. `s > 0`.
 pub fn shift(t: f64, s: f64) -> f64 {
     s * t / (1.0 + (s - 1.0) * t)
+}
+
+/// The shift for an image of `tokens` patches, its logarithm in proportion between `(tokens, log shift)` of two
+/// sizes: `(256, 0.5)` and `(4096, 1.15)` for Flux. Esser et al. 2024, arXiv:2403.03206, section 5.3.2.
+pub fn dynamic_shift(tokens: f64, small: (f64, f64), large: (f64, f64)) -> f64 {
+    let slope = (large.1 - small.1) / (large.0 - small.0);
+    (small.1 + slope * (tokens - small.0)).exp()
 }
 
 /// `0..=1` in `n` points, 0 alone for `n = 1`.
