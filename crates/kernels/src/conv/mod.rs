@@ -88,7 +88,7 @@ pub fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, o
     }
 }
 
-/// Weights as the fast algorithm reads them, four times as large: for a layer that runs again and again.
+/// Weights as the fast algorithm reads them, as large as they were: for a layer that runs again and again.
 pub struct Prepared {
     kernels: winograd::Prepared,
     isa: Isa,
@@ -105,7 +105,7 @@ impl Prepared {
 
     /// Bytes held for a layer.
     pub fn bytes(c: &Conv) -> usize {
-        if c.is_fast(c.in_channels) { 4 * 4 * c.lens()[1] } else { 0 }
+        if c.is_fast(c.in_channels) { 4 * c.lens()[1] } else { 0 }
     }
 
     /// As [`forward`], bit for bit, for any batch and map that the fast algorithm serves.

@@ -2,40 +2,42 @@
 
 use super::{
     POINTS, Tiles,
-    transform::{Kernels, Patch, Planes, input_tiles, kernel_lanes, output_tiles},
+    kernels::{Gathered, Kernels, Panels, Source},
+    transform::{Patch, Planes, input_tiles, output_tiles},
 };
 use crate::{
     Isa,
     conv::Conv,
-    gemm::{RowsJob, panel_width, rows},
+    gemm::{RowsJob, offset_unless_null, rows},
     isa::dispatch,
     par::{self, Ptr, Scratch},
-    simd::{LANES, Simd},
+    simd::LANES,
 };
 
-/// Bytes that the transformed input and output of a block of tiles may take.
-const BLOCK_BYTES: usize = 2 << 20;
+/// Bytes that a block's transformed input and one panel of its output may take: they stay in a core's cache.
+const OWN_BYTES: usize = 768 << 10;
+/// Bytes of transformed input that all threads share, where panels are tasks.
+const SHARED_BYTES: usize = 8 << 20;
+/// Bytes of transformed weights above which a panel's are made when needed, in a core's cache, and not all
+/// at once: written to memory and read again they would cost more than the products.
+const KERNEL_BYTES: usize = 2560 << 10;
 /// Rows of the widest microkernel: blocks are multiples of it.
 const UNIT: usize = 12;
+/// Tiles that meet a panel at a time.
+const BLOCK: usize = 4 * UNIT;
 
-/// The transformed weights of a layer.
-pub(crate) struct Prepared(Scratch);
+/// The weights of a layer, gathered for vectors: quickly transformed, and as large as they were.
+pub(crate) struct Prepared(Gathered);
 
 pub(crate) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
-    let u = Scratch::allocate(transformed_len(isa, [c.in_channels, c.out_channels]));
     // SAFETY: `Conv` has matched the weight's length and shape.
-    unsafe { transform_kernels(isa, as_they_are(c, w), [c.in_channels, c.out_channels], u.ptr()) };
-    Prepared(u)
+    Prepared(unsafe { Gathered::new(isa, Panels::new(isa, [c.in_channels, c.out_channels]), as_they_are(c, w)) })
 }
 
 pub(crate) fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let channels = [c.in_channels, c.out_channels];
-    let u = Scratch::take(transformed_len(isa, channels));
+    let weights = Source::Kernels(as_they_are(c, w));
     // SAFETY: `Conv::check` has matched lengths and shape.
-    unsafe {
-        transform_kernels(isa, as_they_are(c, w), channels, u.ptr());
-        run(isa, &Tiles::new(c), channels, u.ptr(), x, bias, out);
-    }
+    unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, x, bias, out) }
 }
 
 pub(crate) fn forward_prepared(
@@ -46,40 +48,43 @@ pub(crate) fn forward_prepared(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    let weights = Source::Gathered(w.0.ptr());
     // SAFETY: as above.
-    unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], w.0.ptr(), x, bias, out) }
+    unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, x, bias, out) }
 }
 
 pub(crate) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-    let kernels = Kernels { start: w.as_ptr(), k_stride: 9 * c.in_channels, n_stride: 9, flipped: true };
-    let channels = [c.out_channels, c.in_channels];
-    let u = Scratch::take(transformed_len(isa, channels));
+    let start = Ptr::from_const(w.as_ptr());
+    let turned = Kernels { start, k_stride: 9 * c.in_channels, n_stride: 9, turned: true };
     // SAFETY: as above.
     unsafe {
-        transform_kernels(isa, kernels, channels, u.ptr());
-        run(isa, &Tiles::new(c), channels, u.ptr(), dy, None, dx);
+        run(isa, &Tiles::new(c), [c.out_channels, c.in_channels], Source::Kernels(turned), dy, None, dx);
     }
 }
 
 fn as_they_are(c: &Conv, w: &[f32]) -> Kernels {
-    Kernels { start: w.as_ptr(), k_stride: 9, n_stride: 9 * c.in_channels, flipped: false }
+    let start = Ptr::from_const(w.as_ptr());
+    Kernels { start, k_stride: 9, n_stride: 9 * c.in_channels, turned: false }
 }
 
-/// Numbers from one point's transformed weights to the next: one line more than a power of two, so that
-/// the 36 planes do not share cache sets.
-fn plane_len(isa: Isa, [k, n]: [usize; 2]) -> usize {
-    k * n.next_multiple_of(panel_width(isa, n)) + LANES
-}
-
-fn transformed_len(isa: Isa, channels: [usize; 2]) -> usize {
-    POINTS * plane_len(isa, channels)
+/// What all tasks of a convolution share.
+struct Run<'a> {
+    isa: Isa,
+    tiles: &'a Tiles,
+    panels: Panels,
+    /// Numbers from one transformed tile to the next: a line beyond the channels, so that rows do not share
+    /// cache sets.
+    k_row: usize,
+    x: Ptr<f32>,
+    bias: Ptr<f32>,
+    out: Ptr<f32>,
 }
 
 unsafe fn run(
     isa: Isa,
     tiles: &Tiles,
     [k, n]: [usize; 2],
-    u: Ptr<f32>,
+    weights: Source,
     x: &[f32],
     bias: Option<&[f32]>,
     out: &mut [f32],
@@ -87,86 +92,121 @@ unsafe fn run(
     if tiles.count == 0 || n == 0 {
         return;
     }
-    let width = panel_width(isa, n);
-    let n_padded = n.next_multiple_of(width);
-    let u_plane = plane_len(isa, [k, n]);
-    let (k_row, n_row) = (k.next_multiple_of(LANES), n.next_multiple_of(LANES));
-    let per_tile = POINTS * (k_row + n_row) * size_of::<f32>();
-    let most = (BLOCK_BYTES / per_tile / UNIT).clamp(1, 16) * UNIT;
-    // As many blocks as fill the threads evenly.
-    let count = tiles.count.div_ceil(most).next_multiple_of(par::threads());
-    let block = tiles.count.div_ceil(count).next_multiple_of(UNIT).min(most);
-    let count = tiles.count.div_ceil(block);
-    let alone = count >= par::threads();
-    let (x, out) = (Ptr::from_const(x.as_ptr()), Ptr::new(out));
-    let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
-    let one = |i: usize| {
-        let (from, to) = (i * block, tiles.count.min((i + 1) * block));
-        let (v_plane, m_plane) = (block * k_row + LANES, block * n_row + LANES);
-        let scratch = Scratch::take(POINTS * (v_plane + m_plane));
-        let v = scratch.ptr();
-        let m = Ptr::from_const(v.get().wrapping_add(POINTS * v_plane));
-        let inner = |n: usize, f: &(dyn Fn(usize) + Sync)| {
-            if alone { (0..n).for_each(f) } else { par::for_each(n, f) }
-        };
-        // Pieces of a block share nothing: each transforms its own tiles or owns its points.
-        let pieces = if alone { 1 } else { par::threads().min(to - from) };
-        let piece = (to - from).div_ceil(pieces);
-        inner(pieces, &|p| {
-            let at = Patch { tiles, from: from + p * piece, to: to.min(from + (p + 1) * piece), channels: k };
-            let v = Planes { start: v.get().wrapping_add(p * piece * k_row), plane: v_plane, row: k_row };
-            let x = x.get().cast_const();
-            dispatch!(isa, input_tiles(at: Patch<'_>, x: *const f32, v: Planes))
-        });
-        let rows_of = to - from;
-        let a: Vec<_> = (0..rows_of).map(|r| Ptr::from_const(v.get().wrapping_add(r * k_row))).collect();
-        let c: Vec<_> = (0..rows_of).map(|r| Ptr::from_const(m.get().wrapping_add(r * n_row))).collect();
-        inner(POINTS, &|point| {
-            rows(
-                isa,
-                &RowsJob {
-                    rows: a.as_ptr().cast(),
-                    a_offset: point * v_plane,
-                    m: rows_of,
-                    taps: 1,
-                    k,
-                    b: u.get().add(point * u_plane),
-                    width,
-                    n: n_row.min(n_padded),
-                    out: c.as_ptr().cast(),
-                    out_offset: point * m_plane,
-                    bias: std::ptr::null(),
-                    accumulate: false,
-                },
-            );
-        });
-        inner(pieces, &|p| {
-            let at = Patch { tiles, from: from + p * piece, to: to.min(from + (p + 1) * piece), channels: n };
-            let m = Planes { start: m.get().wrapping_add(p * piece * n_row), plane: m_plane, row: n_row };
-            let (bias, out) = (bias.get().cast_const(), out.get());
-            dispatch!(isa, output_tiles(at: Patch<'_>, m: Planes, bias: *const f32, out: *mut f32))
-        });
+    let run = Run {
+        isa,
+        tiles,
+        panels: Panels::new(isa, [k, n]),
+        k_row: k.next_multiple_of(LANES) + LANES,
+        x: Ptr::from_const(x.as_ptr()),
+        bias: Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
+        out: Ptr::new(out),
     };
-    if alone { par::for_each(count, one) } else { (0..count).for_each(one) }
+    let kernels = run.panels.count * run.panels.len() * size_of::<f32>();
+    // Neither way of cutting the work changes a sum.
+    if kernels <= KERNEL_BYTES && tiles.count >= par::threads() * UNIT {
+        run.by_tiles(weights);
+    } else {
+        run.by_panels(weights);
+    }
 }
 
-/// `[36][panels][k][width]` from weights in PyTorch's layout.
-unsafe fn transform_kernels(isa: Isa, kernels: Kernels, [k, n]: [usize; 2], u: Ptr<f32>) {
-    let (width, plane) = (panel_width(isa, n), plane_len(isa, [k, n]));
-    #[inline(always)]
-    unsafe fn panel<S: Simd>(g: Kernels, k: usize, n: usize, first: usize, width: usize, to: Planes) {
-        for lanes in 0..width / LANES {
-            let at = first + lanes * LANES;
-            let to = Planes { start: to.start.add(lanes * LANES), ..to };
-            kernel_lanes::<S>(g, k, at, n.saturating_sub(at).min(LANES), to);
+impl Run<'_> {
+    /// All kernels are transformed first; a task is a block of tiles.
+    unsafe fn by_tiles(&self, weights: Source) {
+        let Panels { count: panels, width, .. } = self.panels;
+        let len = self.panels.len();
+        let u = Scratch::take(panels * len);
+        par::for_each(panels, |p| self.panels.transform(self.isa, weights, p, u.ptr().get().add(p * len)));
+        let per_tile = POINTS * (self.k_row + width) * size_of::<f32>();
+        let most = (OWN_BYTES / per_tile / UNIT).clamp(1, 8) * UNIT;
+        // As many blocks as fill the threads evenly.
+        let count = self.tiles.count.div_ceil(most).next_multiple_of(par::threads());
+        let block = self.tiles.count.div_ceil(count);
+        par::for_each_piece(self.tiles.count, block, |from, to| {
+            let v_plane = (to - from) * self.k_row;
+            let scratch = Scratch::take(POINTS * v_plane + self.products_len(to - from));
+            let v = Planes { start: scratch.ptr().get(), plane: v_plane, row: self.k_row };
+            let m = scratch.ptr().get().add(POINTS * v_plane);
+            self.input(from, to, v);
+            for p in 0..panels {
+                self.panel(p, u.ptr().get().add(p * len), v, [from, to], m);
+            }
+        });
+    }
+
+    /// Many tiles are transformed first; a task is a panel of output channels, whose kernels it transforms.
+    unsafe fn by_panels(&self, weights: Source) {
+        let threads = par::threads();
+        let per_tile = POINTS * self.k_row * size_of::<f32>();
+        let most = (SHARED_BYTES / per_tile).max(UNIT);
+        let chunk = self.tiles.count.div_ceil(self.tiles.count.div_ceil(most));
+        let v_plane = chunk * self.k_row;
+        let shared = Scratch::take(POINTS * v_plane);
+        let len = self.panels.len();
+        for from in (0..self.tiles.count).step_by(chunk) {
+            let to = self.tiles.count.min(from + chunk);
+            let at = |tile: usize| Planes {
+                start: shared.ptr().get().wrapping_add((tile - from) * self.k_row),
+                plane: v_plane,
+                row: self.k_row,
+            };
+            let piece = (to - from).div_ceil(threads).min(4);
+            par::for_each_piece(to - from, piece, |start, end| {
+                self.input(from + start, from + end, at(from + start));
+            });
+            let parts = threads.div_ceil(self.panels.count).min((to - from).div_ceil(UNIT));
+            let part = (to - from).div_ceil(parts);
+            par::for_each(self.panels.count * parts, |task| {
+                let (p, first) = (task / parts, from + task % parts * part);
+                let last = to.min(first + part);
+                let scratch = Scratch::take(len + self.products_len(BLOCK));
+                let u = scratch.ptr().get();
+                self.panels.transform(self.isa, weights, p, u);
+                for start in (first..last).step_by(BLOCK) {
+                    self.panel(p, u, at(start), [start, last.min(start + BLOCK)], u.add(len));
+                }
+            });
         }
     }
-    let start = Ptr::from_const(kernels.start);
-    let (k_stride, n_stride, flipped) = (kernels.k_stride, kernels.n_stride, kernels.flipped);
-    par::for_each(n.div_ceil(width), |i| {
-        let g = Kernels { start: start.get(), k_stride, n_stride, flipped };
-        let first = i * width;
-        let to = Planes { start: u.get().add(first * k), plane, row: width };
-        dispatch!(isa, panel(g: Kernels, k: usize, n: usize, first: usize, width: usize, to: Planes))
-    });
+
+    /// Numbers that [`Run::panel`] needs for the products of so many tiles.
+    fn products_len(&self, tiles: usize) -> usize {
+        POINTS * (tiles * self.panels.width + LANES)
+    }
+
+    unsafe fn input(&self, from: usize, to: usize, v: Planes) {
+        let at = Patch { tiles: self.tiles, from, to, channels: self.panels.k, range: [0, self.panels.k] };
+        let x = self.x.get().cast_const();
+        dispatch!(self.isa, input_tiles(at: Patch<'_>, x: *const f32, v: Planes));
+    }
+
+    /// The output channels of panel `p` for a block of tiles, whose transformed input is `v`.
+    unsafe fn panel(&self, p: usize, u: *const f32, v: Planes, [from, to]: [usize; 2], m: *mut f32) {
+        let Panels { k, n, width, .. } = self.panels;
+        let tiles = to - from;
+        let m = Planes { start: m, plane: tiles * width + LANES, row: width };
+        let a: Vec<_> = (0..tiles).map(|r| v.start.add(r * v.row).cast_const()).collect();
+        let c: Vec<_> = (0..tiles).map(|r| m.start.add(r * m.row)).collect();
+        for point in 0..POINTS {
+            let job = RowsJob {
+                rows: a.as_ptr(),
+                a_offset: point * v.plane,
+                m: tiles,
+                taps: 1,
+                k,
+                b: u.add(point * self.panels.plane()),
+                width,
+                n: width,
+                out: c.as_ptr(),
+                out_offset: point * m.plane,
+                bias: std::ptr::null(),
+                accumulate: false,
+            };
+            rows(self.isa, &job);
+        }
+        let range = [p * width, n.min((p + 1) * width)];
+        let at = Patch { tiles: self.tiles, from, to, channels: n, range };
+        let (bias, out) = (offset_unless_null(self.bias.get(), range[0]), self.out.get());
+        dispatch!(self.isa, output_tiles(at: Patch<'_>, m: Planes, bias: *const f32, out: *mut f32));
+    }
 }

@@ -136,6 +136,8 @@ pub(super) struct Patch<'a> {
     pub from: usize,
     pub to: usize,
     pub channels: usize,
+    /// The channels that are transformed; they start at 0 in planes.
+    pub range: [usize; 2],
 }
 
 /// `V = Bᵀ·d·B` of the tiles' 6×6 patches.
@@ -146,10 +148,10 @@ pub(super) unsafe fn input_tiles<S: Simd>(at: Patch<'_>, x: *const f32, v: Plane
         let (b, y0, x0) = at.tiles.place(t);
         let inside = y0 > 0 && x0 > 0 && y0 + 5 <= h && x0 + 5 <= w;
         let image = x.add(b * h * w * at.channels);
-        let mut c = 0;
-        while c < at.channels {
-            let valid = (at.channels - c).min(LANES);
-            let to = v.start.add((t - at.from) * v.row + c);
+        let [mut c, end] = at.range;
+        while c < end {
+            let valid = (end - c).min(LANES);
+            let to = v.start.add((t - at.from) * v.row + c - at.range[0]);
             if inside && valid == LANES {
                 let corner = image.add(((y0 - 1) * w + x0 - 1) * at.channels + c);
                 transform!(
@@ -184,10 +186,10 @@ pub(super) unsafe fn output_gradient_tiles<S: Simd>(at: Patch<'_>, dy: *const f3
         let (b, y0, x0) = at.tiles.place(t);
         let image = dy.add(b * h * w * at.channels);
         let (rows, columns) = (TILE.min(h - y0), TILE.min(w - x0));
-        let mut c = 0;
-        while c < at.channels {
-            let valid = (at.channels - c).min(LANES);
-            let to = z.start.add((t - at.from) * z.row + c);
+        let [mut c, end] = at.range;
+        while c < end {
+            let valid = (end - c).min(LANES);
+            let to = z.start.add((t - at.from) * z.row + c - at.range[0]);
             let corner = image.add((y0 * w + x0) * at.channels + c);
             if valid == LANES && rows == TILE && columns == TILE {
                 transform!(
@@ -210,7 +212,7 @@ pub(super) unsafe fn output_gradient_tiles<S: Simd>(at: Patch<'_>, dy: *const f3
     }
 }
 
-/// `y = Aᵀ·m·A + bias` into the tiles of `out`. `bias` may be null.
+/// `y = Aᵀ·m·A + bias` into the tiles of `out`. `bias` starts at the range's first channel, or is null.
 #[inline(always)]
 pub(super) unsafe fn output_tiles<S: Simd>(at: Patch<'_>, m: Planes, bias: *const f32, out: *mut f32) {
     let [h, w] = at.tiles.size;
@@ -218,11 +220,12 @@ pub(super) unsafe fn output_tiles<S: Simd>(at: Patch<'_>, m: Planes, bias: *cons
         let (b, y0, x0) = at.tiles.place(t);
         let image = out.add(b * h * w * at.channels);
         let (rows, columns) = (TILE.min(h - y0), TILE.min(w - x0));
-        let mut c = 0;
-        while c < at.channels {
-            let valid = (at.channels - c).min(LANES);
-            let from = m.start.add((t - at.from) * m.row + c);
-            let shift = if bias.is_null() { S::zero() } else { S::load_n(bias.add(c), valid) };
+        let [mut c, end] = at.range;
+        while c < end {
+            let valid = (end - c).min(LANES);
+            let own = c - at.range[0];
+            let from = m.start.add((t - at.from) * m.row + own);
+            let shift = if bias.is_null() { S::zero() } else { S::load_n(bias.add(own), valid) };
             let corner = image.add((y0 * w + x0) * at.channels + c);
             if valid == LANES && rows == TILE && columns == TILE {
                 transform!(
@@ -244,40 +247,18 @@ pub(super) unsafe fn output_tiles<S: Simd>(at: Patch<'_>, m: Planes, bias: *cons
     }
 }
 
-/// Weights seen as `[k][n][3][3]` through strides; `flipped` turns the kernel by 180°.
-#[derive(Clone, Copy)]
-pub(super) struct Kernels {
-    pub start: *const f32,
-    pub k_stride: usize,
-    pub n_stride: usize,
-    pub flipped: bool,
-}
-
-/// Kernels that are brought together before they are transformed: a vector read too soon after the
-/// numbers in it were written would wait for them.
-const GATHERED: usize = 16;
-
-/// `U = G·g·Gᵀ` for all `k` and the columns `first..first + valid` (at most 16), stored at
-/// `out + ξ·plane + k·row`; the other lanes become zero.
+/// `U = G·g·Gᵀ` of the kernels `[k][9][width]`, stored at `to.start + ξ·plane + k·row + column`; `width` is
+/// `to.row`.
 #[inline(always)]
-pub(super) unsafe fn kernel_lanes<S: Simd>(g: Kernels, k: usize, first: usize, valid: usize, out: Planes) {
-    let mut gathered = [[[0.0f32; LANES]; 9]; GATHERED];
-    for start in (0..k).step_by(GATHERED) {
-        let count = GATHERED.min(k - start);
-        for lane in 0..valid {
-            for (i, taps) in gathered.iter_mut().enumerate().take(count) {
-                let from = g.start.add((start + i) * g.k_stride + (first + lane) * g.n_stride);
-                for (tap, row) in taps.iter_mut().enumerate() {
-                    row[lane] = *from.add(if g.flipped { 8 - tap } else { tap });
-                }
-            }
-        }
-        for (i, taps) in gathered.iter().enumerate().take(count) {
-            let to = out.start.add((start + i) * out.row);
+pub(super) unsafe fn kernel_vectors<S: Simd>(from: *const f32, k: usize, to: Planes) {
+    for i in 0..k {
+        for column in (0..to.row).step_by(LANES) {
+            let from = from.add(i * 9 * to.row + column);
+            let start = to.start.add(i * to.row + column);
             transform!(
                 kernel::<S>, 3 => 6,
-                load(y, x) S::load(taps[3 * y + x].as_ptr()),
-                store(y, x, value) S::store(to.add((y * 6 + x) * out.plane), value)
+                load(y, x) S::load(from.add((3 * y + x) * to.row)),
+                store(y, x, value) S::store(start.add((y * 6 + x) * to.plane), value)
             );
         }
     }

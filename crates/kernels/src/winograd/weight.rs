@@ -49,8 +49,8 @@ pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
             let v = Planes { start: v.get().wrapping_add(start * k_row), plane: v_plane, row: k_row };
             let z = Planes { start: z.get().wrapping_add(start * n_row), plane: z_plane, row: n_row };
             let (x, dy) = (x.get().cast_const(), dy.get().cast_const());
-            let input = Patch { tiles, from: first, to: last, channels: k };
-            let output = Patch { tiles, from: first, to: last, channels: n };
+            let input = Patch { tiles, from: first, to: last, channels: k, range: [0, k] };
+            let output = Patch { tiles, from: first, to: last, channels: n, range: [0, n] };
             // SAFETY: `Conv::check` has matched lengths and shape; pieces write their own rows.
             unsafe {
                 dispatch!(isa, input_tiles(input: Patch<'_>, x: *const f32, v: Planes));

@@ -1,0 +1,160 @@
+//! Kernels in panels of output channels, transformed: what the products of a convolution read.
+
+use super::{
+    POINTS,
+    transform::{Planes, kernel_vectors},
+};
+use crate::{
+    Isa,
+    gemm::panel_width,
+    isa::dispatch,
+    par::{self, Ptr, Scratch},
+    simd::{LANES, Simd},
+};
+
+/// Taps of a kernel.
+const TAPS: usize = 9;
+/// Kernels per output channel that are gathered before they are transformed: a multiple of the lanes.
+const GATHERED: usize = LANES;
+/// Output channels of the widest panel.
+const WIDEST: usize = 2 * LANES;
+
+/// Weights seen as `[k][n][3][3]` through strides. `n_stride` is 9 where they are `turned` by 180°, `k_stride`
+/// where they are not.
+#[derive(Clone, Copy)]
+pub(super) struct Kernels {
+    pub start: Ptr<f32>,
+    pub k_stride: usize,
+    pub n_stride: usize,
+    pub turned: bool,
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    Kernels(Kernels),
+    /// As [`Gathered`] holds them.
+    Gathered(Ptr<f32>),
+}
+
+/// How the weights of a layer with `k` and `n` channels are cut: each panel is `[36][k][width]`, zeros beyond `n`.
+#[derive(Clone, Copy)]
+pub(super) struct Panels {
+    pub k: usize,
+    pub n: usize,
+    pub width: usize,
+    pub count: usize,
+}
+
+impl Panels {
+    pub(super) fn new(isa: Isa, [k, n]: [usize; 2]) -> Self {
+        let width = panel_width(isa, n);
+        Self { k, n, width, count: n.div_ceil(width) }
+    }
+
+    /// Numbers from one point to the next: one line more than a power of two, so that the 36 planes do not
+    /// share cache sets.
+    pub(super) fn plane(&self) -> usize {
+        self.k * self.width + LANES
+    }
+
+    /// Numbers of a panel.
+    pub(super) fn len(&self) -> usize {
+        POINTS * self.plane()
+    }
+
+    /// Transforms the kernels of panel `p` into `u`.
+    pub(super) unsafe fn transform(&self, isa: Isa, source: Source, p: usize, u: *mut f32) {
+        let (panels, to) = (*self, Planes { start: u, plane: self.plane(), row: self.width });
+        match source {
+            Source::Gathered(all) => {
+                let from = all.get().add(p * self.k * TAPS * self.width).cast_const();
+                let k = self.k;
+                dispatch!(isa, kernel_vectors(from: *const f32, k: usize, to: Planes))
+            }
+            Source::Kernels(g) => {
+                dispatch!(isa, transform(panels: Panels, g: Kernels, p: usize, to: Planes))
+            }
+        }
+    }
+}
+
+/// A layer's weights as `[panels][k][9][width]`.
+pub(super) struct Gathered(Scratch);
+
+impl Gathered {
+    pub(super) unsafe fn new(isa: Isa, panels: Panels, g: Kernels) -> Self {
+        let len = panels.k * TAPS * panels.width;
+        let all = Scratch::allocate(panels.count * len);
+        let start = all.ptr();
+        par::for_each(panels.count, |p| {
+            let to = start.get().add(p * len);
+            dispatch!(isa, gather_all(panels: Panels, g: Kernels, p: usize, to: *mut f32))
+        });
+        Self(all)
+    }
+
+    pub(super) fn ptr(&self) -> Ptr<f32> {
+        self.0.ptr()
+    }
+}
+
+#[inline(always)]
+unsafe fn gather_all<S: Simd>(panels: Panels, g: Kernels, p: usize, to: *mut f32) {
+    for start in (0..panels.k).step_by(GATHERED) {
+        gather::<S>(panels, g, p, start, to.add(start * TAPS * panels.width));
+    }
+}
+
+#[inline(always)]
+unsafe fn transform<S: Simd>(panels: Panels, g: Kernels, p: usize, to: Planes) {
+    let mut some = [0.0f32; GATHERED * TAPS * WIDEST];
+    for start in (0..panels.k).step_by(GATHERED) {
+        gather::<S>(panels, g, p, start, some.as_mut_ptr());
+        let to = Planes { start: to.start.add(start * to.row), ..to };
+        kernel_vectors::<S>(some.as_ptr(), GATHERED.min(panels.k - start), to);
+    }
+}
+
+/// `[k][9][width]` for up to [`GATHERED`] `k` from `start` on.
+#[inline(always)]
+unsafe fn gather<S: Simd>(panels: Panels, g: Kernels, p: usize, start: usize, to: *mut f32) {
+    let Panels { k, n, width, .. } = panels;
+    let count = GATHERED.min(k - start);
+    for half in (0..width).step_by(LANES) {
+        let first = p * width + half;
+        let valid = n.saturating_sub(first).min(LANES);
+        let from = g.start.get().wrapping_add(start * g.k_stride + first * g.n_stride).cast_const();
+        let to = to.add(half);
+        if g.turned {
+            for i in 0..count {
+                let columns = rows_turned::<S>(from.wrapping_add(i * g.k_stride), g.n_stride, valid, TAPS);
+                for tap in 0..TAPS {
+                    S::store(to.add((i * TAPS + TAPS - 1 - tap) * width), columns[tap]);
+                }
+            }
+        } else {
+            // All taps of a few `k` follow each other.
+            let len = count * TAPS;
+            for i in (0..len).step_by(LANES) {
+                let left = LANES.min(len - i);
+                let columns = rows_turned::<S>(from.wrapping_add(i), g.n_stride, valid, left);
+                for j in 0..left {
+                    S::store(to.add((i + j) * width), columns[j]);
+                }
+            }
+        }
+    }
+}
+
+/// The transpose of `valid` rows of `len` numbers.
+#[inline(always)]
+unsafe fn rows_turned<S: Simd>(from: *const f32, stride: usize, valid: usize, len: usize) -> [S::V; LANES] {
+    let mut rows = [S::zero(); LANES];
+    for (lane, row) in rows.iter_mut().enumerate() {
+        if lane < valid {
+            *row = S::load_n(from.add(lane * stride), len);
+        }
+    }
+    S::transpose(rows)
+}
