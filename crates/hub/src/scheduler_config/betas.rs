@@ -21,6 +21,8 @@ pub(super) struct BetaRules {
     pub(super) end: f64,
     /// The class's values of `beta_schedule`.
     pub(super) curves: &'static [(&'static str, Curve)],
+    /// The class's values of `prediction_type`.
+    pub(super) predictions: &'static [(&'static str, Parameterization)],
     pub(super) interpolation: Interpolation,
     /// Whether the class has the key `rescale_betas_zero_snr`, and what is at its last time.
     pub(super) rescaled: Rescaled,
@@ -44,6 +46,24 @@ pub(super) struct Table {
     pub(super) steps: usize,
     /// The noisiest level, where it is not the schedule's.
     pub(super) noisiest: Option<Level>,
+    /// The betas' process, where the sampler's is another.
+    pub(super) vp: Option<Arc<dyn NoiseSchedule>>,
+}
+
+/// The levels of the betas, whatever the sampler's process is.
+pub(super) fn vp(table: &Table) -> impl Fn(f64) -> Level + '_ {
+    move |t| table.vp.as_ref().map_or_else(|| table.level(t), |schedule| schedule.level(t))
+}
+
+/// Stretches a flow's levels so that the last is `terminal`.
+pub(super) fn stretch(sigmas: &mut [f64], terminal: f64) -> Result<(), String> {
+    let last = sigmas.last().copied().unwrap_or(1.0);
+    let factor = (1.0 - last) / (1.0 - terminal);
+    if !(factor > 0.0 && factor.is_finite()) {
+        return Err(format!("`shift_terminal` = {terminal}: cannot stretch levels that end at {last} to it"));
+    }
+    sigmas.iter_mut().for_each(|s| *s = 1.0 - (1.0 - *s) / factor);
+    Ok(())
 }
 
 impl Table {
@@ -85,27 +105,33 @@ pub(super) const COMMON_CURVES: &[(&str, Curve)] = &[
     ("squaredcos_cap_v2", Curve::SquaredCosine),
 ];
 
+pub(super) const EPS_AND_V: &[(&str, Parameterization)] =
+    &[("epsilon", Parameterization::Eps), ("v_prediction", Parameterization::V)];
+
+pub(super) const EPS_X0_V: &[(&str, Parameterization)] = &[
+    ("epsilon", Parameterization::Eps),
+    ("sample", Parameterization::X0),
+    ("v_prediction", Parameterization::V),
+];
+
 /// Betas and `prediction_type`.
 pub(super) fn process(keys: &mut Keys, rules: &BetaRules) -> Result<Table, HubError> {
-    let (schedule, finite) = table(keys, rules)?;
+    process_by(keys, rules, "linear")
+}
+
+/// The same with another default of `beta_schedule`.
+pub(super) fn process_by(keys: &mut Keys, rules: &BetaRules, curve: &str) -> Result<Table, HubError> {
+    let (schedule, finite) = table(keys, rules, curve)?;
     let steps = schedule.betas().len();
-    let parameterization = keys.choice(
-        "prediction_type",
-        "epsilon",
-        &[
-            ("epsilon", Parameterization::Eps),
-            ("sample", Parameterization::X0),
-            ("v_prediction", Parameterization::V),
-        ],
-    )?;
+    let parameterization = keys.choice("prediction_type", "epsilon", rules.predictions)?;
     // diffusers sets the last `alpha_bar` to 2^-24.
     let nsr = (2f64.powi(24) - 1.0).sqrt();
     let noisiest = finite.then(|| Level::variance_preserving(nsr, steps as f64 - 1.0));
     let process = Process { schedule: Arc::new(schedule), parameterization };
-    Ok(Table { process, steps, noisiest })
+    Ok(Table { process, steps, noisiest, vp: None })
 }
 
-fn table(keys: &mut Keys, rules: &BetaRules) -> Result<(TableSchedule, bool), HubError> {
+fn table(keys: &mut Keys, rules: &BetaRules, curve: &str) -> Result<(TableSchedule, bool), HubError> {
     let mut steps = keys.take("num_train_timesteps", 1000usize)?;
     if steps > MOST_TIMES {
         return Err(keys.error("num_train_timesteps", format!("{steps}: expected at most {MOST_TIMES}")));
@@ -123,7 +149,7 @@ fn table(keys: &mut Keys, rules: &BetaRules) -> Result<(TableSchedule, bool), Hu
         steps = steps.max(betas.len());
         TableSchedule::from_betas(&betas)
     } else {
-        match keys.choice("beta_schedule", "linear", rules.curves)? {
+        match keys.choice("beta_schedule", curve, rules.curves)? {
             Curve::Linear => TableSchedule::linear(steps, start, end),
             Curve::ScaledLinear => TableSchedule::scaled_linear(steps, start, end),
             Curve::SquaredCosine => TableSchedule::squared_cosine(steps),
@@ -266,27 +292,35 @@ pub(super) fn plan_to(
     Plan::through(schedule, &levels).map_err(|e| e.to_string())
 }
 
-/// `clip_sample`, `clip_sample_range`; `thresholding` and its keys, which take precedence.
-pub(super) fn clamp(keys: &mut Keys, clip: Option<bool>, keep_eps: bool) -> Result<Option<Clamp>, HubError> {
-    let dynamic = keys.flag("thresholding", false)?;
-    let ratio = keys.take("dynamic_thresholding_ratio", 0.995)?;
-    let max: f64 = keys.take("sample_max_value", 1.0)?;
-    let clipped = match clip {
-        Some(default) => keys.flag("clip_sample", default)?,
-        None => false,
-    };
-    let limit: f64 = if clip.is_some() { keys.take("clip_sample_range", 1.0)? } else { 1.0 };
-    if dynamic {
-        if !(0.0..=1.0).contains(&ratio) {
-            return Err(keys.error("dynamic_thresholding_ratio", format!("{ratio}: expected 0 to 1")));
-        }
-        if max.is_nan() || max < 1.0 {
-            return Err(keys.error("sample_max_value", format!("{max}: expected at least 1")));
-        }
-        return Ok(Some(Clamp { range: ClampRange::Dynamic { ratio, max }, keep_eps }));
-    }
+/// `clip_sample` and `clip_sample_range`.
+pub(super) fn clip(keys: &mut Keys, default: bool, keep_eps: bool) -> Result<Option<Clamp>, HubError> {
+    let clipped = keys.flag("clip_sample", default)?;
+    let limit: f64 = keys.take("clip_sample_range", 1.0)?;
     if clipped && (limit.is_nan() || limit <= 0.0) {
         return Err(keys.error("clip_sample_range", format!("{limit}: expected a number > 0")));
     }
     Ok(clipped.then_some(Clamp { range: ClampRange::Static { limit }, keep_eps }))
+}
+
+/// `thresholding` and its keys.
+pub(super) fn threshold(keys: &mut Keys, keep_eps: bool) -> Result<Option<Clamp>, HubError> {
+    let dynamic = keys.flag("thresholding", false)?;
+    let ratio = keys.take("dynamic_thresholding_ratio", 0.995)?;
+    let max: f64 = keys.take("sample_max_value", 1.0)?;
+    if !dynamic {
+        return Ok(None);
+    }
+    if !(0.0..=1.0).contains(&ratio) {
+        return Err(keys.error("dynamic_thresholding_ratio", format!("{ratio}: expected 0 to 1")));
+    }
+    if max.is_nan() || max < 1.0 {
+        return Err(keys.error("sample_max_value", format!("{max}: expected at least 1")));
+    }
+    Ok(Some(Clamp { range: ClampRange::Dynamic { ratio, max }, keep_eps }))
+}
+
+/// Both; the threshold takes precedence.
+pub(super) fn clamp(keys: &mut Keys, clip: bool, keep_eps: bool) -> Result<Option<Clamp>, HubError> {
+    let clipped = self::clip(keys, clip, keep_eps)?;
+    Ok(threshold(keys, keep_eps)?.or(clipped))
 }

@@ -5,7 +5,7 @@ use tweedie_core::{Level, Plan, schedule::Interpolation, spacing::Spacing};
 
 use super::{
     Clamp, Process, Read, Scheduler,
-    betas::{self, BetaRules, COMMON_CURVES, Rescaled, Table, TableSpacing},
+    betas::{self, BetaRules, COMMON_CURVES, EPS_X0_V, Rescaled, Table, TableSpacing},
     keys::Keys,
 };
 
@@ -13,6 +13,7 @@ const BETAS: BetaRules = BetaRules {
     start: 1e-4,
     end: 0.02,
     curves: COMMON_CURVES,
+    predictions: EPS_X0_V,
     interpolation: Interpolation::LogAlphaBar,
     rescaled: Rescaled::PureNoise,
 };
@@ -29,7 +30,7 @@ struct Ddim {
 pub(super) fn read(keys: &mut Keys) -> Read {
     let Table { process, steps: table, .. } = betas::process(keys, &BETAS)?;
     let spacing = TableSpacing::read(keys, "leading")?;
-    let clamp = betas::clamp(keys, Some(true), true)?;
+    let clamp = betas::clamp(keys, true, true)?;
     let end = if keys.flag("set_alpha_to_one", true)? { Level::CLEAN } else { process.schedule.level(0.0) };
     Ok(Box::new(Ddim { process, table, spacing, clamp, end }))
 }

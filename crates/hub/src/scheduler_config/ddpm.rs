@@ -10,7 +10,7 @@ use tweedie_core::{
 
 use super::{
     Clamp, Process, Read, Scheduler,
-    betas::{self, BetaRules, Curve, Rescaled, Table, TableSpacing},
+    betas::{self, BetaRules, Curve, EPS_X0_V, Rescaled, Table, TableSpacing},
     keys::Keys,
 };
 
@@ -24,6 +24,7 @@ const BETAS: BetaRules = BetaRules {
         ("sigmoid", Curve::Sigmoid),
         ("laplace", Curve::Laplace),
     ],
+    predictions: EPS_X0_V,
     interpolation: Interpolation::LogAlphaBar,
     rescaled: Rescaled::PureNoise,
 };
@@ -44,7 +45,7 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let variances = [("fixed_small", false), ("fixed_small_log", false), ("fixed_large", true)];
     let large = keys.choice("variance_type", "fixed_small", &variances)?;
     let spacing = TableSpacing::read(keys, "leading")?;
-    let clamp = betas::clamp(keys, Some(true), false)?;
+    let clamp = betas::clamp(keys, true, false)?;
     Ok(Box::new(Ddpm { process, table, spacing, clamp, large }))
 }
 

@@ -1,147 +1,193 @@
-//! `DPMSolverMultistepScheduler`: DPM-Solver++ of order 1 or 2.
+//! `DPMSolverMultistepScheduler`, its inverse, and `DPMSolverSinglestepScheduler`, which takes the steps of the
+//! same levels in groups of two or three.
 
 use tweedie_core::{
-    Level, Plan,
-    plan::Final,
-    schedule::Interpolation,
-    solver::FinalOrder,
-    spacing::{self, Spacing},
+    Plan,
+    solver::{Curvature, DpmGrouped, DpmMultistep, FinalOrder, Form, Rule},
+    spacing::Spacing,
 };
 
 use super::{
-    Clamp, Process, Read, Scheduler,
-    betas::{self, BetaRules, COMMON_CURVES, NoiseSpacing, Rescaled, Table, TableRule, TableSpacing},
+    Clamp, Process, Read, Scheduler, betas,
     keys::Keys,
+    method::Method,
+    multistep::{Grid, GridRules},
 };
+use crate::error::HubError;
 
-const BETAS: BetaRules = BetaRules {
-    start: 1e-4,
-    end: 0.02,
-    curves: COMMON_CURVES,
-    interpolation: Interpolation::Nsr,
-    rescaled: Rescaled::Finite,
-};
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Multistep,
+    Inverse,
+    Singlestep,
+}
+
+/// `algorithm_type`, `solver_order`, `solver_type` and the order at the end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DpmOptions {
+    pub(super) form: Form,
+    pub(super) stochastic: bool,
+    pub(super) order: usize,
+    rule: Rule,
+    lower: bool,
+    euler: bool,
+}
+
+impl DpmOptions {
+    pub(super) fn read(keys: &mut Keys, lower_default: bool, noise: bool) -> Result<Self, HubError> {
+        let all = [
+            ("dpmsolver++", (Form::Data, false)),
+            ("sde-dpmsolver++", (Form::Data, true)),
+            // diffusers reads it so.
+            ("deis", (Form::Data, false)),
+            ("dpmsolver", (Form::Noise, false)),
+            ("sde-dpmsolver", (Form::Noise, true)),
+        ];
+        let choices = if noise { &all[..] } else { &all[..3] };
+        let (form, stochastic) = keys.choice("algorithm_type", "dpmsolver++", choices)?;
+        let order: usize = keys.take("solver_order", 2)?;
+        if !(1..=3).contains(&order) {
+            return Err(keys.error("solver_order", format!("{order} is not supported; supported: 1, 2, 3")));
+        }
+        if order == 3 && stochastic && form == Form::Noise {
+            return Err(keys.error("solver_order", "3 is not supported with \"sde-dpmsolver\"; supported: 1, 2"));
+        }
+        // diffusers reads the last three as the midpoint rule.
+        let rules = [
+            ("midpoint", Rule::Midpoint),
+            ("heun", Rule::Heun),
+            ("logrho", Rule::Midpoint),
+            ("bh1", Rule::Midpoint),
+            ("bh2", Rule::Midpoint),
+        ];
+        let rule = keys.choice("solver_type", "midpoint", &rules)?;
+        let lower = keys.flag("lower_order_final", lower_default)?;
+        Ok(Self { form, stochastic, order, rule, lower, euler: false })
+    }
+
+    pub(super) fn with_euler(self, keys: &mut Keys) -> Result<Self, HubError> {
+        Ok(Self { euler: keys.flag("euler_at_final", false)?, ..self })
+    }
+
+    fn tau(&self) -> f64 {
+        if self.stochastic { 1.0 } else { 0.0 }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match (self.form, self.stochastic, self.order, self.rule) {
+            (_, false, 1, _) => "ddim",
+            (Form::Data, false, 2, Rule::Heun) => "res-2m",
+            (Form::Data, false, 2, _) => "dpmpp-2m",
+            (Form::Data, false, ..) => "dpmpp-3m",
+            (Form::Noise, false, 2, _) => "dpm-solver-2m",
+            (Form::Noise, false, ..) => "dpm-solver-3m",
+            (Form::Data, true, 1, _) => "ddpm",
+            (Form::Data, true, 2, _) => "dpmpp-2m-sde",
+            (Form::Data, true, ..) => "dpmpp-3m-sde",
+            (Form::Noise, true, ..) => "dpm-solver-sde",
+        }
+    }
+
+    pub(super) fn multistep(&self, steps: usize) -> Method {
+        let final_order = match (self.lower && steps < 15, self.euler) {
+            (true, _) => FinalOrder::Falling,
+            (false, true) => FinalOrder::Lower,
+            (false, false) => FinalOrder::Full,
+        };
+        Method::DpmMultistep(DpmMultistep {
+            form: self.form,
+            order: self.order,
+            rule: self.rule,
+            curvature: Curvature::Published,
+            tau: self.tau(),
+            final_order,
+        })
+    }
+}
 
 #[derive(Debug)]
 struct DpmSolver {
-    table: Table,
-    /// How many times of the table `lambda_min_clipped` leaves.
-    left: usize,
-    times: TableSpacing,
-    noise: Option<LevelSpacing>,
-    /// Whether times of spaced noise levels are rounded.
-    rounded: bool,
-    end: Final,
-    order: usize,
-    final_order: FinalOrder,
+    kind: Kind,
+    grid: Grid,
+    options: DpmOptions,
     clamp: Option<Clamp>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum LevelSpacing {
-    Noise(NoiseSpacing),
-    /// `use_lu_lambdas`.
-    UniformLambda,
+fn read_as(keys: &mut Keys, kind: Kind) -> Read {
+    let grid = Grid::read(
+        keys,
+        GridRules {
+            rescaled: kind == Kind::Multistep,
+            spaced: kind != Kind::Singlestep,
+            lu: kind == Kind::Multistep,
+            clipped: true,
+            ends: kind != Kind::Inverse,
+            unipc: false,
+            repeats: false,
+        },
+    )?;
+    keys.only("variance_type", None::<String>, None)?;
+    let mut options = DpmOptions::read(keys, kind != Kind::Singlestep, true)?;
+    if kind == Kind::Inverse {
+        keys.only("use_flow_sigmas", false, false)?;
+        if options.stochastic && options.order == 3 {
+            let reason = "3 is not supported with noise; supported: 1, 2";
+            return Err(keys.error("solver_order", reason));
+        }
+    }
+    if kind == Kind::Singlestep && options.stochastic && options.form == Form::Noise {
+        let reason = "\"sde-dpmsolver\" is not supported; supported: dpmsolver++, sde-dpmsolver++, dpmsolver";
+        return Err(keys.error("algorithm_type", reason));
+    }
+    if kind != Kind::Singlestep {
+        options = options.with_euler(keys)?;
+    }
+    if options.form == Form::Noise && grid.clean {
+        let reason = "\"zero\" is not supported with `algorithm_type` dpmsolver; supported: sigma_min";
+        return Err(keys.error("final_sigmas_type", reason));
+    }
+    let clamp = betas::threshold(keys, false)?;
+    Ok(Box::new(DpmSolver { kind, grid, options, clamp }))
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
-    let table = betas::process(keys, &BETAS)?;
-    let times = TableSpacing::read(keys, "linspace")?;
-    let lu = keys.flag("use_lu_lambdas", false)?;
-    let noise = match NoiseSpacing::read(keys)? {
-        // Karras' spacing comes first in diffusers, then Lu's.
-        Some(NoiseSpacing::Karras) => Some(LevelSpacing::Noise(NoiseSpacing::Karras)),
-        _ if lu => Some(LevelSpacing::UniformLambda),
-        other => other.map(LevelSpacing::Noise),
-    };
-    let exact = matches!(noise, Some(LevelSpacing::Noise(NoiseSpacing::Exponential | NoiseSpacing::Beta)));
-    let cosine: String = keys.take("beta_schedule", "linear".into())?;
-    keys.only("use_flow_sigmas", false, false)?;
-    keys.only("use_dynamic_shifting", false, false)?;
-    keys.only("variance_type", None::<String>, None)?;
-    keys.only("algorithm_type", "dpmsolver++".to_string(), "dpmsolver++".to_string())?;
-    let order: usize = keys.take("solver_order", 2)?;
-    if !(1..=2).contains(&order) {
-        return Err(keys.error("solver_order", format!("{order} is not supported; supported: 1, 2")));
-    }
-    if order == 2 {
-        let midpoint = || "midpoint".to_string();
-        let found: String = keys.take("solver_type", midpoint())?;
-        // diffusers reads these as the midpoint rule.
-        if !["logrho", "bh1", "bh2"].contains(&&*found) {
-            keys.only("solver_type", midpoint(), midpoint())?;
-        }
-    }
-    let lower = keys.flag("lower_order_final", true)?;
-    let euler = keys.flag("euler_at_final", false)?;
-    let end = betas::final_level(keys, &*table.process.schedule)?;
-    let lambda_min = keys.number("lambda_min_clipped", f64::NEG_INFINITY)?;
-    let clipped = (0..table.steps).filter(|&t| table.level(t as f64).lambda() < lambda_min).count();
-    let clamp = betas::clamp(keys, None, false)?;
-    Ok(Box::new(DpmSolver {
-        left: table.steps - clipped,
-        table,
-        times,
-        noise,
-        rounded: !exact && cosine != "squaredcos_cap_v2",
-        end,
-        order,
-        final_order: match (euler, lower) {
-            (true, _) => FinalOrder::Lower,
-            (false, true) => FinalOrder::LowerIfFew,
-            (false, false) => FinalOrder::Full,
-        },
-        clamp,
-    }))
+    read_as(keys, Kind::Multistep)
 }
 
-impl DpmSolver {
-    fn levels(&self, n: usize) -> Result<Vec<Level>, String> {
-        let table = &self.table;
-        let Some(noise) = self.noise else {
-            let times = match self.times.rule {
-                TableRule::Leading => spacing::leading_without_cleanest(self.left, n, self.times.offset),
-                TableRule::Linspace => spacing::linspace_without_cleanest(self.left, n),
-                TableRule::Trailing => self.trailing(n),
-            };
-            return Ok(times.map_err(|e| e.to_string())?.into_iter().map(|t| table.level(t)).collect());
-        };
-        let (min, max) = (table.level(0.0).nsr(), table.noisiest().nsr());
-        let nsrs = match noise {
-            LevelSpacing::Noise(noise) => noise.nsrs(min, max, n),
-            LevelSpacing::UniformLambda => spacing::exponential(min, max, n),
-        };
-        let level = |nsr: f64| {
-            let level = table.at_nsr(nsr);
-            // The network is told whole times: rounded, or else cut off.
-            let t = if self.rounded { level.t.round_ties_even() } else { level.t }.floor();
-            Level { t, ..level }
-        };
-        Ok(nsrs.map_err(|e| e.to_string())?.into_iter().map(level).collect())
-    }
+pub(super) fn read_inverse(keys: &mut Keys) -> Read {
+    read_as(keys, Kind::Inverse)
+}
 
-    /// A clipped table is left sooner, by the steps of the full one.
-    fn trailing(&self, n: usize) -> Result<Vec<f64>, spacing::SpacingError> {
-        let (all, left) = (self.table.steps as f64, self.left as f64);
-        let mut times = spacing::trailing(self.table.steps, n)?;
-        if left < all {
-            let step = all / n as f64;
-            times.truncate((left / step).ceil() as usize);
-            for (i, t) in times.iter_mut().enumerate() {
-                *t = (left - i as f64 * step).round_ties_even() - 1.0;
-            }
-        }
-        Ok(times)
-    }
+pub(super) fn read_singlestep(keys: &mut Keys) -> Read {
+    read_as(keys, Kind::Singlestep)
 }
 
 impl Scheduler for DpmSolver {
     fn process(&self) -> &Process {
-        &self.table.process
+        &self.grid.table.process
     }
 
     fn solver(&self) -> &'static str {
-        if self.order == 1 { "ddim" } else { "dpmpp-2m" }
+        let DpmOptions { form, stochastic, order, .. } = self.options;
+        match (self.kind, form, order) {
+            (Kind::Singlestep, Form::Data, 2) if !stochastic => "dpmpp-grouped-2",
+            (Kind::Singlestep, Form::Data, 3) if !stochastic => "dpmpp-grouped-3",
+            (Kind::Singlestep, Form::Data, 2 | 3) => "dpmpp-grouped-sde",
+            (Kind::Singlestep, Form::Noise, 2) => "dpm-solver-grouped-2",
+            (Kind::Singlestep, Form::Noise, 3) => "dpm-solver-grouped-3",
+            _ => self.options.name(),
+        }
+    }
+
+    fn method(&self, steps: usize) -> Option<Method> {
+        let o = self.options;
+        if self.kind != Kind::Singlestep {
+            return Some(o.multistep(steps));
+        }
+        // diffusers lowers the order at the end of steps that do not divide, and into a clean sample.
+        let lower_final = o.lower || self.grid.clean || steps % o.order != 0;
+        let (form, order, rule, tau) = (o.form, o.order, o.rule, o.tau());
+        Some(Method::DpmGrouped(DpmGrouped { form, order, rule, tau, lower_final, steps: None }))
     }
 
     fn clamp(&self) -> Option<Clamp> {
@@ -149,21 +195,14 @@ impl Scheduler for DpmSolver {
     }
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {
-        let levels = self.levels(steps)?;
-        let mut plan = betas::plan_to(self.table.process.schedule.clone(), levels, self.end)?;
-        plan.start_std = 1.0;
-        Ok(plan)
+        if self.kind == Kind::Inverse { self.grid.inverse_plan(steps) } else { self.grid.plan(steps) }
     }
 
-    fn final_order(&self) -> FinalOrder {
-        self.final_order
+    fn set_mu(&mut self, mu: f64) -> Result<(), String> {
+        self.grid.set_mu(mu)
     }
 
     fn spacing(&self) -> Spacing {
-        match self.noise {
-            None => self.times.general(),
-            Some(LevelSpacing::Noise(noise)) => noise.general(),
-            Some(LevelSpacing::UniformLambda) => Spacing::UniformLambda,
-        }
+        self.grid.general()
     }
 }

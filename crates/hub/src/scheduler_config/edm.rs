@@ -1,4 +1,4 @@
-//! `EDMEulerScheduler`: Euler's method for networks preconditioned as in Karras et al. 2022,
+//! `EDMEulerScheduler` and `EDMDPMSolverMultistepScheduler`: networks preconditioned as in Karras et al. 2022,
 //! arXiv:2206.00364.
 
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use tweedie_core::{
     Level, Parameterization, Plan,
     plan::Final,
     schedule::EdmSchedule,
+    solver::Form,
     spacing::{self, Spacing},
 };
 
-use super::{Process, Read, Scheduler, betas, keys::Keys};
+use super::{Clamp, Process, Read, Scheduler, betas, dpmsolver::DpmOptions, keys::Keys, method::Method};
 
 #[derive(Debug)]
 struct Edm {
@@ -20,9 +21,12 @@ struct Edm {
     rho: f64,
     exponential: bool,
     clean_end: bool,
+    /// Of DPM-Solver; Euler has none.
+    options: Option<DpmOptions>,
+    clamp: Option<Clamp>,
 }
 
-pub(super) fn read(keys: &mut Keys) -> Read {
+fn read_as(keys: &mut Keys, dpm: bool) -> Read {
     let (min, max) = (keys.take("sigma_min", 0.002)?, keys.take("sigma_max", 80.0)?);
     let schedule = EdmSchedule::new(min, max).map_err(|e| keys.error("sigma_max", e.to_string()))?;
     let sigma_data: f64 = keys.take("sigma_data", 0.5)?;
@@ -32,13 +36,32 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let rules = [("karras", false), ("exponential", true)];
     let exponential = keys.choice("sigma_schedule", "karras", &rules)?;
     let rho = keys.take("rho", 7.0)?;
-    keys.only("prediction_type", "epsilon".to_string(), "epsilon".to_string())?;
+    // A velocity is the same answer with the other sign, which is that of `sigma_data` in the coefficients.
+    let sign = keys.choice("prediction_type", "epsilon", &[("epsilon", 1.0), ("v_prediction", -1.0)])?;
     keys.take("num_train_timesteps", 1000usize)?;
     let ends = [("zero", true), ("sigma_min", false)];
     let clean_end = keys.choice("final_sigmas_type", "zero", &ends)?;
-    let parameterization = Parameterization::Edm { sigma_data };
+    let (mut options, mut clamp) = (None, None);
+    if dpm {
+        let read = DpmOptions::read(keys, true, false)?.with_euler(keys)?;
+        if read.stochastic && read.order == 3 {
+            let reason = "3 is not supported with \"sde-dpmsolver++\"; supported: 1, 2";
+            return Err(keys.error("solver_order", reason));
+        }
+        options = Some(read);
+        clamp = betas::threshold(keys, false)?;
+    }
+    let parameterization = Parameterization::Edm { sigma_data: sign * sigma_data };
     let process = Process { schedule: Arc::new(schedule), parameterization };
-    Ok(Box::new(Edm { process, min, max, rho, exponential, clean_end }))
+    Ok(Box::new(Edm { process, min, max, rho, exponential, clean_end, options, clamp }))
+}
+
+pub(super) fn read(keys: &mut Keys) -> Read {
+    read_as(keys, false)
+}
+
+pub(super) fn read_dpm(keys: &mut Keys) -> Read {
+    read_as(keys, true)
 }
 
 impl Scheduler for Edm {
@@ -47,19 +70,31 @@ impl Scheduler for Edm {
     }
 
     fn solver(&self) -> &'static str {
-        "ddim"
+        self.options.map_or("ddim", |o| if o.form == Form::Data { o.name() } else { "ddim" })
+    }
+
+    fn method(&self, steps: usize) -> Option<Method> {
+        Some(self.options?.multistep(steps))
+    }
+
+    fn clamp(&self) -> Option<Clamp> {
+        self.clamp
     }
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {
-        let sigmas = if self.exponential {
+        let mut sigmas = if self.exponential {
             spacing::exponential(self.min, self.max, steps)
         } else {
             spacing::karras(self.min, self.max, self.rho, steps)
-        };
+        }
+        .map_err(|e| e.to_string())?;
+        if let ([only], true) = (&mut sigmas[..], self.exponential) {
+            // As diffusers spaces a single step.
+            *only = self.min;
+        }
         let schedule = self.process.schedule.clone();
-        let levels: Vec<Level> =
-            sigmas.map_err(|e| e.to_string())?.into_iter().map(|s| schedule.at_nsr(s)).collect();
-        let last = levels.last().copied();
+        let levels: Vec<Level> = sigmas.into_iter().map(|s| schedule.at_nsr(s)).collect();
+        let last = if self.options.is_some() { Some(schedule.at_nsr(self.min)) } else { levels.last().copied() };
         let end = match last {
             Some(last) if !self.clean_end => Final::Level(last),
             _ => Final::Clean,

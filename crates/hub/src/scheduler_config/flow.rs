@@ -1,11 +1,11 @@
-//! `FlowMatchEulerDiscreteScheduler`: Euler's method for rectified flow. The network is told
+//! `FlowMatchEulerDiscreteScheduler` and `FlowMatchHeunDiscreteScheduler`: rectified flow. The network is told
 //! `num_train_timesteps · sigma`.
 
 use std::sync::Arc;
 
 use tweedie_core::{
     Level, Parameterization, Plan,
-    plan::Final,
+    plan::{Final, NoiseRule},
     schedule::FlowSchedule,
     spacing::{self, Spacing},
 };
@@ -15,16 +15,30 @@ use super::{
     betas::{self, NoiseSpacing},
     keys::Keys,
 };
+use crate::error::HubError;
+
+/// `use_dynamic_shifting`: the shift follows from the length of the image's token sequence, which the pipeline
+/// knows.
+#[derive(Clone, Copy, Debug)]
+struct Dynamic {
+    /// `time_shift_type`: whether `mu` is the shift's logarithm.
+    exponential: bool,
+    mu: Option<f64>,
+}
 
 #[derive(Debug)]
 struct Flow {
     process: Process,
     scale: usize,
     shift: f64,
+    dynamic: Option<Dynamic>,
+    terminal: Option<f64>,
     noise: Option<NoiseSpacing>,
+    stochastic: bool,
+    heun: bool,
 }
 
-pub(super) fn read(keys: &mut Keys) -> Read {
+fn process(keys: &mut Keys) -> Result<(Process, usize, f64), HubError> {
     let scale: usize = keys.take("num_train_timesteps", 1000)?;
     let schedule = FlowSchedule::new()
         .with_time_scale(scale as f64)
@@ -33,13 +47,60 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     if !(shift > 0.0 && shift.is_finite()) {
         return Err(keys.error("shift", format!("{shift}: expected a finite number > 0")));
     }
-    keys.only("use_dynamic_shifting", false, false)?;
-    keys.only("invert_sigmas", false, false)?;
-    keys.only("stochastic_sampling", false, false)?;
-    keys.only("shift_terminal", None::<f64>, None)?;
-    let noise = NoiseSpacing::read(keys)?;
     let process = Process { schedule: Arc::new(schedule), parameterization: Parameterization::Flow };
-    Ok(Box::new(Flow { process, scale, shift, noise }))
+    Ok((process, scale, shift))
+}
+
+pub(super) fn read(keys: &mut Keys) -> Read {
+    let (process, scale, shift) = process(keys)?;
+    let dynamic = keys.flag("use_dynamic_shifting", false)?;
+    let kinds = [("exponential", true), ("linear", false)];
+    let exponential = keys.choice("time_shift_type", "exponential", &kinds)?;
+    let dynamic = dynamic.then_some(Dynamic { exponential, mu: None });
+    // What pipelines compute mu from.
+    keys.take("base_shift", 0.5)?;
+    keys.take("max_shift", 1.15)?;
+    keys.take("base_image_seq_len", 256usize)?;
+    keys.take("max_image_seq_len", 4096usize)?;
+    // Time runs the other way there, and with it the meaning of the network's answer.
+    keys.only("invert_sigmas", false, false)?;
+    let stochastic = keys.flag("stochastic_sampling", false)?;
+    let terminal = keys.take("shift_terminal", None::<f64>)?.filter(|t| *t != 0.0);
+    let noise = NoiseSpacing::read(keys)?;
+    Ok(Box::new(Flow { process, scale, shift, dynamic, terminal, noise, stochastic, heun: false }))
+}
+
+pub(super) fn read_heun(keys: &mut Keys) -> Read {
+    let (process, scale, shift) = process(keys)?;
+    let (dynamic, terminal, noise) = (None, None, None);
+    Ok(Box::new(Flow { process, scale, shift, dynamic, terminal, noise, stochastic: false, heun: true }))
+}
+
+impl Flow {
+    /// diffusers shifts twice: the ends of the range, and then every time between. A dynamic shift comes once.
+    fn sigmas(&self, steps: usize) -> Result<Vec<f64>, String> {
+        if steps == 0 {
+            return Err(spacing::SpacingError::NoSteps.to_string());
+        }
+        let (ends, shift) = match self.dynamic {
+            None => (self.shift, self.shift),
+            Some(Dynamic { mu: None, .. }) => {
+                return Err("`use_dynamic_shifting` needs mu, which depends on the image's size".into());
+            }
+            Some(Dynamic { mu: Some(mu), exponential }) => (1.0, if exponential { mu.exp() } else { mu }),
+        };
+        let (max, min) = (spacing::shift(1.0, ends), spacing::shift(1.0 / self.scale as f64, ends));
+        let gap = (max - min) / (steps.max(2) - 1) as f64;
+        let mut sigmas: Vec<f64> =
+            (0..steps).map(|i| spacing::shift(max - i as f64 * gap, shift)).collect();
+        if let Some(terminal) = self.terminal {
+            betas::stretch(&mut sigmas, terminal)?;
+        }
+        if let (Some(noise), [max, .., min]) = (self.noise, &*sigmas) {
+            sigmas = noise.nsrs(*min, *max, steps).map_err(|e| e.to_string())?;
+        }
+        Ok(sigmas)
+    }
 }
 
 impl Scheduler for Flow {
@@ -48,26 +109,33 @@ impl Scheduler for Flow {
     }
 
     fn solver(&self) -> &'static str {
-        "ddim"
+        match (self.heun, self.stochastic) {
+            (true, _) => "heun",
+            (_, true) => "lcm",
+            _ => "ddim",
+        }
     }
 
-    /// diffusers shifts twice: the ends of the range, and then every time between.
     fn plan(&self, steps: usize) -> Result<Plan, String> {
-        if steps == 0 {
-            return Err(spacing::SpacingError::NoSteps.to_string());
-        }
-        let shifted = |sigma: f64| spacing::shift(sigma, self.shift);
-        let (max, min) = (shifted(1.0), shifted(1.0 / self.scale as f64));
-        let gap = (max - min) / (steps.max(2) - 1) as f64;
-        let mut sigmas: Vec<f64> = (0..steps).map(|i| shifted(max - i as f64 * gap)).collect();
-        if let (Some(noise), [max, .., min]) = (self.noise, &*sigmas) {
-            sigmas = noise.nsrs(*min, *max, steps).map_err(|e| e.to_string())?;
-        }
         let level = |s: f64| Level { alpha: 1.0 - s, sigma: s, t: s * self.scale as f64 };
-        let levels = sigmas.into_iter().map(level).collect();
+        let levels = self.sigmas(steps)?.into_iter().map(level).collect();
         let mut plan = betas::plan_to(self.process.schedule.clone(), levels, Final::Clean)?;
         plan.start_std = 1.0;
         Ok(plan)
+    }
+
+    fn noise(&self) -> NoiseRule {
+        if self.stochastic { NoiseRule::Consistency } else { NoiseRule::None }
+    }
+
+    fn set_mu(&mut self, value: f64) -> Result<(), String> {
+        match &mut self.dynamic {
+            Some(Dynamic { mu, .. }) => {
+                *mu = Some(value);
+                Ok(())
+            }
+            None => Err("mu is for `use_dynamic_shifting`".into()),
+        }
     }
 
     fn spacing(&self) -> Spacing {

@@ -3,10 +3,10 @@
 use tweedie_core::{Plan, plan::Final, schedule::Interpolation, spacing::Spacing};
 
 use super::{
-    Clamp, ClampRange, Process, Read, Scheduler,
-    betas::{self, BetaRules, Curve, NoiseSpacing, Rescaled, Table, TableSpacing},
-    euler::SigmaSpacing,
+    Clamp, Process, Read, SampleScale, Scheduler,
+    betas::{self, BetaRules, Curve, EPS_X0_V, Rescaled, Table},
     keys::Keys,
+    sigmas::{SigmaSpacing, Told},
 };
 
 const BETAS: BetaRules = BetaRules {
@@ -18,6 +18,7 @@ const BETAS: BetaRules = BetaRules {
         ("squaredcos_cap_v2", Curve::SquaredCosine),
         ("exp", Curve::Exponential),
     ],
+    predictions: EPS_X0_V,
     interpolation: Interpolation::Nsr,
     rescaled: Rescaled::Never,
 };
@@ -31,16 +32,8 @@ struct Heun {
 
 pub(super) fn read(keys: &mut Keys) -> Read {
     let table = betas::process(keys, &BETAS)?;
-    let times = TableSpacing::read(keys, "linspace")?;
-    let noise = NoiseSpacing::read(keys)?;
-    let clipped = keys.flag("clip_sample", false)?;
-    let limit: f64 = keys.take("clip_sample_range", 1.0)?;
-    if clipped && (limit.is_nan() || limit <= 0.0) {
-        return Err(keys.error("clip_sample_range", format!("{limit}: expected a number > 0")));
-    }
-    let range = ClampRange::Static { limit };
-    let clamp = clipped.then_some(Clamp { range, keep_eps: false });
-    let spacing = SigmaSpacing { times, noise, min: None, max: None, log_linear: false };
+    let spacing = SigmaSpacing::read(keys, Told::Time)?;
+    let clamp = betas::clip(keys, false, false)?;
     Ok(Box::new(Heun { table, spacing, clamp }))
 }
 
@@ -59,6 +52,10 @@ impl Scheduler for Heun {
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {
         self.spacing.plan(&self.table, steps, Final::Clean)
+    }
+
+    fn scale(&self) -> SampleScale {
+        SampleScale::OverAlpha
     }
 
     fn spacing(&self) -> Spacing {

@@ -6,40 +6,74 @@
 //! substituted silently. To add a class, write its file and add a line to `CLASSES`.
 
 mod betas;
+mod clamp;
+mod consistency;
 mod ddim;
+mod ddim_inverse;
 mod ddpm;
+mod deis;
 mod dpmsolver;
 mod edm;
 mod euler;
 mod flow;
 mod heun;
+mod ipndm;
 mod keys;
+mod lms;
+mod method;
+mod multistep;
+mod pndm;
+mod recipe;
+mod sigmas;
+mod trace;
+mod unipc;
 mod write;
 
-use std::{fmt::Debug, path::Path, path::PathBuf, sync::Arc};
+use std::{fmt::Debug, path::Path, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tweedie_core::{
-    Level, Move, NoiseSchedule, Parameterization, Plan, Solver, Vector,
+    Level, Move, Parameterization, Plan,
     plan::NoiseRule,
-    solver::{self, Dpmpp2m, FinalOrder, SolverEntry},
+    solver,
     spacing::Spacing,
 };
 
 use crate::{error::HubError, files};
+pub use clamp::{Clamp, ClampRange};
 use keys::Keys;
+use method::Method;
+pub use method::SolverChoice;
+pub use recipe::{Process, Recipe, SampleScale, Sampling};
+pub use trace::{Draws, Formula, Trace};
 pub use write::{BetaCurve, TableProcess};
 
 /// The class names that are understood, and what reads them.
 const CLASSES: &[(&str, Reader)] = &[
     ("DDPMScheduler", ddpm::read),
     ("DDIMScheduler", ddim::read),
+    ("DDIMInverseScheduler", ddim_inverse::read),
+    ("PNDMScheduler", pndm::read),
+    ("IPNDMScheduler", ipndm::read),
+    ("LMSDiscreteScheduler", lms::read),
     ("EulerDiscreteScheduler", euler::read),
+    ("EulerAncestralDiscreteScheduler", euler::read_ancestral),
     ("HeunDiscreteScheduler", heun::read),
+    ("KDPM2DiscreteScheduler", lms::read_dpm2),
+    ("KDPM2AncestralDiscreteScheduler", lms::read_dpm2_ancestral),
+    ("DPMSolverSDEScheduler", lms::read_dpm_sde),
     ("DPMSolverMultistepScheduler", dpmsolver::read),
-    ("FlowMatchEulerDiscreteScheduler", flow::read),
+    ("DPMSolverMultistepInverseScheduler", dpmsolver::read_inverse),
+    ("DPMSolverSinglestepScheduler", dpmsolver::read_singlestep),
+    ("DEISMultistepScheduler", deis::read),
+    ("UniPCMultistepScheduler", unipc::read),
+    ("SASolverScheduler", deis::read_sa),
     ("EDMEulerScheduler", edm::read),
+    ("EDMDPMSolverMultistepScheduler", edm::read_dpm),
+    ("LCMScheduler", consistency::read_lcm),
+    ("TCDScheduler", consistency::read_tcd),
+    ("FlowMatchEulerDiscreteScheduler", flow::read),
+    ("FlowMatchHeunDiscreteScheduler", flow::read_heun),
 ];
 
 /// The most steps of a plan, where the schedule itself sets no limit.
@@ -53,8 +87,14 @@ trait Scheduler: Debug + Send + Sync {
     /// What the model was trained for.
     fn process(&self) -> &Process;
 
-    /// The sampler of [`solver::SOLVERS`] that the class implements.
+    /// The sampler of [`solver::SOLVERS`] that the class implements, or a name of its own for what is not
+    /// registered.
     fn solver(&self) -> &'static str;
+
+    /// The sampler with the configuration's options for a plan of `steps` steps, if it has any.
+    fn method(&self, _steps: usize) -> Option<Method> {
+        None
+    }
 
     /// How to keep `x0` in range.
     fn clamp(&self) -> Option<Clamp> {
@@ -69,120 +109,28 @@ trait Scheduler: Debug + Send + Sync {
         NoiseRule::None
     }
 
+    /// The fresh noise of the class's plan for a given `eta`.
+    fn noise_of(&self, eta: f64) -> NoiseRule {
+        if eta == 0.0 { NoiseRule::None } else { NoiseRule::Ancestral { eta } }
+    }
+
     /// What the class does after its noise rule.
     fn finish(&self, plan: Plan) -> Plan {
         plan
     }
 
-    /// The order of a multistep solver's last step.
-    fn final_order(&self) -> FinalOrder {
-        FinalOrder::default()
+    /// What scales the class's samples.
+    fn scale(&self) -> SampleScale {
+        SampleScale::Level
+    }
+
+    /// What `use_dynamic_shifting` waits for.
+    fn set_mu(&mut self, _mu: f64) -> Result<(), String> {
+        Err("mu is for `use_dynamic_shifting`".into())
     }
 
     /// Where to go if another solver is asked for, but no spacing.
     fn spacing(&self) -> Spacing;
-}
-
-/// A forward process and what the network answers.
-#[derive(Clone, Debug)]
-pub struct Process {
-    /// The noise levels.
-    pub schedule: Arc<dyn NoiseSchedule>,
-    /// What the network's output means.
-    pub parameterization: Parameterization,
-}
-
-/// How a predicted clean sample is kept in range, and what becomes of the predicted noise.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Clamp {
-    /// The range.
-    pub range: ClampRange,
-    /// Keep the network's `eps` as it is, as DDIM does, instead of recomputing it from the clamped `x0`.
-    pub keep_eps: bool,
-}
-
-/// The range of a clean sample.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ClampRange {
-    /// `-limit..=limit`.
-    Static {
-        /// The largest magnitude.
-        limit: f64,
-    },
-    /// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487): `s` is the `ratio` quantile of a
-    /// sample's magnitudes, between 1 and `max`; the sample is clamped to `-s..=s` and divided by `s`.
-    Dynamic {
-        /// Which quantile, in `0..=1`.
-        ratio: f64,
-        /// The largest `s`.
-        max: f64,
-    },
-}
-
-/// How to sample. What is `None` is the model's own choice.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sampling {
-    /// Steps of the solver, at least 1.
-    pub steps: usize,
-    /// A name or alias of [`solver::SOLVERS`].
-    #[serde(default)]
-    pub solver: Option<String>,
-    /// Which levels to visit.
-    #[serde(default)]
-    pub spacing: Option<Spacing>,
-    /// Fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
-    #[serde(default)]
-    pub eta: Option<f64>,
-}
-
-impl Sampling {
-    /// The model's own sampler, in `steps` steps.
-    pub fn steps(steps: usize) -> Self {
-        Self { steps, solver: None, spacing: None, eta: None }
-    }
-}
-
-/// Everything that a trajectory needs but the network and the noise.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    /// The forward process.
-    pub schedule: Arc<dyn NoiseSchedule>,
-    /// What the network's output means.
-    pub parameterization: Parameterization,
-    /// The levels to visit.
-    pub plan: Plan,
-    /// What goes from one to the next.
-    pub solver: SolverChoice,
-    /// How to keep `x0` in range.
-    pub clamp: Option<Clamp>,
-}
-
-/// A solver with its options, for any kind of sample.
-#[derive(Clone, Copy, Debug)]
-pub struct SolverChoice {
-    entry: &'static SolverEntry,
-    final_order: FinalOrder,
-}
-
-impl SolverChoice {
-    /// Its name in [`solver::SOLVERS`].
-    pub fn name(&self) -> &'static str {
-        self.entry.name
-    }
-
-    /// Network evaluations per step.
-    pub fn evaluations(&self) -> usize {
-        self.entry.evaluations
-    }
-
-    /// The solver itself.
-    pub fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
-        match self.entry.name {
-            "dpmpp-2m" => Box::new(Dpmpp2m { final_order: self.final_order }),
-            _ => self.entry.build(),
-        }
-    }
 }
 
 /// A scheduler configuration, read and understood.
@@ -247,6 +195,19 @@ impl SchedulerConfig {
         Self::read_as(entries, &self.path, class)
     }
 
+    /// The same with `mu`, which `use_dynamic_shifting` waits for: pipelines compute it from the length of the
+    /// image's token sequence.
+    ///
+    /// # Errors
+    /// If the configuration does not wait for it.
+    pub fn with_mu(mut self, mu: f64) -> Result<Self, HubError> {
+        if !mu.is_finite() {
+            return Err(HubError::format(&self.path, format!("mu = {mu}: expected a finite number")));
+        }
+        self.scheduler.set_mu(mu).map_err(|reason| HubError::key(&self.path, "use_dynamic_shifting", reason))?;
+        Ok(self)
+    }
+
     /// diffusers' class.
     pub fn class_name(&self) -> &'static str {
         self.class
@@ -287,18 +248,23 @@ impl SchedulerConfig {
         if ask.steps > MOST_STEPS {
             return Err(fail(format!("steps = {}: expected at most {MOST_STEPS}", ask.steps)));
         }
-        let own = self.scheduler.solver();
-        let name = ask.solver.as_deref().unwrap_or(own);
-        let entry = solver::find(name).ok_or_else(|| fail(unknown_solver(name)))?;
         let scheduler = &*self.scheduler;
+        let own = scheduler.solver();
+        let asked = match ask.solver.as_deref() {
+            None => None,
+            Some(name) => Some(solver::find(name).ok_or_else(|| fail(unknown_solver(name)))?),
+        };
+        let entry = asked.or_else(|| solver::find(own));
+        let name = asked.map_or(own, |entry| entry.name);
         let Process { schedule, parameterization } = scheduler.process().clone();
-        let class_plan = entry.name == own && ask.spacing.is_none();
+        let class_plan = name == own && ask.spacing.is_none();
 
         let plan = if class_plan { scheduler.plan(ask.steps) } else { self.spaced(ask) }
             .map_err(|e| fail(format!("cannot plan {} steps: {e}", ask.steps)))?;
-        let own_noise = if class_plan { scheduler.noise() } else { entry.noise };
         let noise = match ask.eta {
-            None => own_noise,
+            None if class_plan => scheduler.noise(),
+            None => entry.map_or(NoiseRule::None, |entry| entry.noise),
+            Some(eta) if class_plan => scheduler.noise_of(eta),
             Some(0.0) => NoiseRule::None,
             Some(eta) => NoiseRule::Ancestral { eta },
         };
@@ -313,10 +279,18 @@ impl SchedulerConfig {
         }
         let mut clamp = scheduler.clamp();
         if !class_plan && let Some(clamp) = &mut clamp {
-            clamp.keep_eps &= entry.name == own;
+            clamp.keep_eps &= name == own;
         }
-        let solver = SolverChoice { entry, final_order: scheduler.final_order() };
-        Ok(Recipe { schedule, parameterization, plan, solver, clamp })
+        let method = match (scheduler.method(ask.steps), entry) {
+            (Some(method), _) if class_plan => method,
+            (_, Some(entry)) => Method::Named(entry),
+            (Some(method), None) => method,
+            (None, None) => return Err(fail(unknown_solver(own))),
+        };
+        let evaluations = entry.map_or(1, |entry| entry.evaluations);
+        let solver = SolverChoice { name, evaluations, method };
+        let scale = scheduler.scale();
+        Ok(Recipe { schedule, parameterization, plan, solver, clamp, scale })
     }
 
     fn spaced(&self, ask: &Sampling) -> Result<Plan, String> {

@@ -1,0 +1,80 @@
+//! A solver with the options of a configuration.
+
+use tweedie_core::{
+    Solver, Vector,
+    solver::{
+        Consistency, Deis, DpmGrouped, DpmMultistep, Ipndm, Lms, SaSolver, SolverEntry, UniPc, Uncorrected,
+    },
+};
+
+use super::{ipndm::FromPureNoise, pndm::Pndm};
+
+/// What goes from one level to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Method {
+    /// As it is registered.
+    Named(&'static SolverEntry),
+    Pndm(Pndm),
+    Ipndm(FromPureNoise<Ipndm>),
+    Lms(Lms),
+    DpmMultistep(DpmMultistep),
+    DpmGrouped(DpmGrouped),
+    Deis(Deis),
+    UniPc(UniPc),
+    SaSolver(SaSolver),
+    Consistency(Consistency),
+}
+
+impl Method {
+    fn build<V: Vector + 'static>(self) -> Box<dyn Solver<V>> {
+        match self {
+            Self::Named(entry) => entry.build(),
+            Self::Pndm(solver) => Box::new(solver),
+            Self::Ipndm(solver) => Box::new(solver),
+            Self::Lms(solver) => Box::new(solver),
+            Self::DpmMultistep(solver) => Box::new(solver),
+            Self::DpmGrouped(solver) => Box::new(solver),
+            Self::Deis(solver) => Box::new(solver),
+            Self::UniPc(solver) => Box::new(solver),
+            Self::SaSolver(solver) => Box::new(solver),
+            Self::Consistency(solver) => Box::new(solver),
+        }
+    }
+}
+
+/// A solver with its options, for any kind of sample.
+#[derive(Clone, Copy, Debug)]
+pub struct SolverChoice {
+    pub(super) name: &'static str,
+    pub(super) evaluations: usize,
+    pub(super) method: Method,
+}
+
+impl SolverChoice {
+    /// Its name; in [`SOLVERS`](tweedie_core::solver::SOLVERS), if it has no options of its own.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Network evaluations per step.
+    pub fn evaluations(&self) -> usize {
+        self.evaluations
+    }
+
+    /// The solver itself.
+    pub fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
+        self.method.build()
+    }
+
+    /// The solver of a plan of `steps` steps whose first `skipped` are left out.
+    pub(super) fn begun_at(mut self, skipped: usize, steps: usize) -> Self {
+        match &mut self.method {
+            Method::DpmGrouped(solver) => solver.steps = Some(steps),
+            Method::UniPc(UniPc { uncorrected: Uncorrected::Steps(bits), .. }) => {
+                *bits = bits.checked_shr(skipped as u32).unwrap_or(0);
+            }
+            _ => {}
+        }
+        self
+    }
+}

@@ -1,0 +1,176 @@
+//! `PNDMScheduler`: four answers of the network at equal steps, after a start by Runge–Kutta steps or by one of
+//! Heun's. The answers are combined as they are, before they are read as noise, which matters where the
+//! network predicts `v`; and each step goes `num_train_timesteps / steps` down, whatever time comes next.
+
+use tweedie_core::{
+    Halt, Level, Move, Parameterization, Plan, Prediction, Solver, Vector, lin,
+    schedule::Interpolation,
+    spacing::Spacing,
+    trajectory::Step,
+};
+
+use super::{
+    Process, Read, Scheduler,
+    betas::{self, BetaRules, COMMON_CURVES, EPS_AND_V, Rescaled, Table, TableSpacing},
+    keys::Keys,
+    method::Method,
+};
+
+const BETAS: BetaRules = BetaRules {
+    start: 1e-4,
+    end: 0.02,
+    curves: COMMON_CURVES,
+    predictions: EPS_AND_V,
+    interpolation: Interpolation::LogAlphaBar,
+    rescaled: Rescaled::Never,
+};
+
+/// Weights of the newest answer and those before it.
+const WEIGHTS: [&[f64]; 4] = [
+    &[1.0],
+    &[3.0 / 2.0, -1.0 / 2.0],
+    &[23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0],
+    &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
+];
+
+/// PNDM on a network's raw answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pndm {
+    v: bool,
+    runge_kutta: bool,
+    /// Steps of the plan.
+    steps: usize,
+    /// Times between two steps.
+    stride: f64,
+    /// Where steps below time 0 end.
+    end: Level,
+}
+
+impl Pndm {
+    /// The network's answer again.
+    fn raw<V: Vector>(&self, p: &Prediction<V>, at: Level) -> V {
+        if self.v { lin![at.alpha => &p.eps, -at.sigma => &p.x0] } else { p.eps.clone() }
+    }
+
+    /// DDIM's step of `x` with an answer, or a combination of several.
+    fn transfer<V: Vector>(&self, x: &V, raw: &V, from: Level, to: Level) -> V {
+        let ratio = to.alpha / from.alpha;
+        let change = to.sigma - ratio * from.sigma;
+        if self.v {
+            lin![ratio + change * from.sigma => x, change * from.alpha => raw]
+        } else {
+            lin![ratio => x, change => raw]
+        }
+    }
+
+    fn ask<V: Vector>(&self, s: &mut Step<'_, V>, x: &V, at: Level) -> Result<V, Halt> {
+        Ok(self.raw(&s.predict_at(x, at)?, at))
+    }
+
+    fn level<V: Vector>(&self, s: &Step<'_, V>, t: f64) -> Level {
+        if t < 0.0 { self.end } else { s.schedule().level(t) }
+    }
+}
+
+impl<V: Vector> Solver<V> for Pndm {
+    fn order(&self) -> usize {
+        2
+    }
+
+    fn memory(&self) -> usize {
+        3
+    }
+
+    fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
+        let p = s.predict()?;
+        let (x, from, to) = (s.x.clone(), s.from, s.to);
+        let raw = self.raw(&p, from);
+        if self.runge_kutta && s.index < 3 {
+            // The stage lies half a step below this time, but the network is told half a step above the next.
+            let half = (self.stride / 2.0).floor();
+            let (below, above) = (self.level(s, from.t - half), s.schedule().level(to.t + half));
+            let second = self.ask(s, &self.transfer(&x, &raw, from, below), above)?;
+            let third = self.ask(s, &self.transfer(&x, &second, from, above), above)?;
+            let fourth = self.ask(s, &self.transfer(&x, &third, from, to), to)?;
+            let (ends, inner) = (1.0 / 6.0, 1.0 / 3.0);
+            let mean = lin![ends => &raw, inner => &second, inner => &third, ends => &fourth];
+            return Ok(self.transfer(&x, &mean, from, to));
+        }
+        if !self.runge_kutta && s.index == 0 && self.steps > 1 {
+            let there = self.level(s, from.t - self.stride);
+            let second = self.ask(s, &self.transfer(&x, &raw, from, there), to)?;
+            let mean = lin![0.5 => &raw, 0.5 => &second];
+            // The sample is taken for one of a step above the next time, if that is another.
+            let start = s.schedule().level(to.t + self.stride);
+            return Ok(self.transfer(&x, &mean, start, to));
+        }
+        let mut raws = vec![raw];
+        raws.extend((1..4).map_while(|k| s.past(k)).map(|node| self.raw(&node.prediction, node.level)));
+        let terms: Vec<(f64, &V)> = WEIGHTS[raws.len() - 1].iter().copied().zip(&raws).collect();
+        Ok(self.transfer(&x, &V::lin(&terms), from, to))
+    }
+}
+
+#[derive(Debug)]
+struct PndmScheduler {
+    process: Process,
+    table: usize,
+    spacing: TableSpacing,
+    runge_kutta: bool,
+    end: Level,
+}
+
+pub(super) fn read(keys: &mut Keys) -> Read {
+    let Table { process, steps: table, .. } = betas::process(keys, &BETAS)?;
+    let spacing = TableSpacing::read(keys, "leading")?;
+    let runge_kutta = !keys.flag("skip_prk_steps", false)?;
+    let end = if keys.flag("set_alpha_to_one", false)? { Level::CLEAN } else { process.schedule.level(0.0) };
+    Ok(Box::new(PndmScheduler { process, table, spacing, runge_kutta, end }))
+}
+
+impl Scheduler for PndmScheduler {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn solver(&self) -> &'static str {
+        if self.runge_kutta { "pndm" } else { "plms" }
+    }
+
+    fn method(&self, steps: usize) -> Option<Method> {
+        Some(Method::Pndm(Pndm {
+            v: self.process.parameterization == Parameterization::V,
+            runge_kutta: self.runge_kutta,
+            steps,
+            stride: (self.table / steps.max(1)) as f64,
+            end: self.end,
+        }))
+    }
+
+    fn plan(&self, steps: usize) -> Result<Plan, String> {
+        if self.runge_kutta && (1..4).contains(&steps) {
+            return Err("the Runge-Kutta start takes 3 steps, and 1 must follow: at least 4, or \
+                        `skip_prk_steps`"
+                .into());
+        }
+        let schedule = self.process.schedule.clone();
+        let times = self.spacing.times(self.table, steps).map_err(|e| e.to_string())?;
+        let stride = (self.table / steps) as f64;
+        let mut plan =
+            Plan::strided(schedule, &times, stride, self.end).map_err(|e| e.to_string())?;
+        // The steps of the start end where the next one begins.
+        let begun = if self.runge_kutta { 3 } else { 1 };
+        let level = |k: usize| times.get(k).map(|&t| Move::Solve(plan.schedule.level(t)));
+        let mut moves: Vec<Move> = (1..=begun).filter_map(level).collect();
+        let rest = plan.moves.iter().enumerate().filter(|(_, m)| matches!(m, Move::Solve(_))).nth(moves.len());
+        if let Some((index, _)) = rest {
+            moves.extend(&plan.moves[index..]);
+            plan.moves = moves;
+        }
+        Ok(plan)
+    }
+
+    fn spacing(&self) -> Spacing {
+        self.spacing.general()
+    }
+}

@@ -1,0 +1,99 @@
+//! What a configuration comes to: everything that a trajectory needs but the network and the noise.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tweedie_core::{Level, Move, NoiseSchedule, Parameterization, Plan, spacing::Spacing};
+
+use super::{Clamp, SolverChoice};
+
+/// A forward process and what the network answers.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// The noise levels.
+    pub schedule: Arc<dyn NoiseSchedule>,
+    /// What the network's output means.
+    pub parameterization: Parameterization,
+}
+
+/// How to sample. What is `None` is the model's own choice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// Steps of the solver, at least 1.
+    pub steps: usize,
+    /// A name or alias of [`SOLVERS`](tweedie_core::solver::SOLVERS).
+    #[serde(default)]
+    pub solver: Option<String>,
+    /// Which levels to visit.
+    #[serde(default)]
+    pub spacing: Option<Spacing>,
+    /// Fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
+    #[serde(default)]
+    pub eta: Option<f64>,
+}
+
+impl Sampling {
+    /// The model's own sampler, in `steps` steps.
+    pub fn steps(steps: usize) -> Self {
+        Self { steps, solver: None, spacing: None, eta: None }
+    }
+}
+
+/// What a diffusers scheduler calls the sample, of `x = alpha·x0 + sigma·eps`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SampleScale {
+    /// `x` itself.
+    #[default]
+    Level,
+    /// `x/alpha = x0 + sigma/alpha·eps`: Euler's scheduler and its relatives, which divide it by
+    /// `sqrt(sigma²/alpha² + 1)` for the network.
+    OverAlpha,
+}
+
+impl SampleScale {
+    /// The scheduler's sample divided by `x`.
+    pub fn factor(self, at: Level) -> f64 {
+        match self {
+            Self::Level => 1.0,
+            Self::OverAlpha => 1.0 / at.alpha,
+        }
+    }
+}
+
+/// Everything that a trajectory needs but the network and the noise.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The forward process.
+    pub schedule: Arc<dyn NoiseSchedule>,
+    /// What the network's output means.
+    pub parameterization: Parameterization,
+    /// The levels to visit.
+    pub plan: Plan,
+    /// What goes from one to the next.
+    pub solver: SolverChoice,
+    /// How to keep `x0` in range.
+    pub clamp: Option<Clamp>,
+    /// How the scheduler's sample is scaled against `plan`'s.
+    pub scale: SampleScale,
+}
+
+impl Recipe {
+    /// The same without its first `step` steps: diffusers' `set_begin_index`, as image-to-image pipelines
+    /// call it. The sample is then to be given at the level of the new start.
+    ///
+    /// # Errors
+    /// If no step is left.
+    pub fn begun_at(mut self, step: usize) -> Result<Self, String> {
+        let steps = self.plan.solves();
+        let solves = |(_, (_, m)): &(usize, (Level, Move))| matches!(m, Move::Solve(_));
+        let Some((index, (level, _))) = self.plan.steps().enumerate().filter(solves).nth(step) else {
+            return Err(format!("begin = {step}: expected less than the {steps} steps there are"));
+        };
+        self.plan.moves.drain(..index);
+        self.plan.start = level;
+        self.plan.start_std = level.alpha.hypot(level.sigma);
+        self.solver = self.solver.begun_at(step, steps);
+        Ok(self)
+    }
+}
