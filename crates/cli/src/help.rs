@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory};
 /// Headings and their commands, in the order of the help.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Make", &["sample", "train"]),
-    ("Measure", &["eval"]),
+    ("Measure", &["eval", "bench"]),
     ("Look", &["info", "plan", "forward", "data"]),
     ("Set up", &["devices", "completions"]),
     ("Check parity", &["debug"]),

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+mod bench;
 mod completions;
 mod data;
 mod debug;
@@ -26,6 +27,8 @@ pub enum Command {
     Train(train::Args),
     /// Hold generated pictures against the training set: how close are the nearest?
     Eval(eval::Args),
+    /// Measure this machine: kernels, forward passes, training steps, sampling, start-up, memory.
+    Bench(bench::Args),
     /// Show what a model folder holds.
     Info(info::Args),
     /// Print the noise levels that a sampling run would visit.
@@ -50,6 +53,7 @@ impl Command {
             Self::Sample(args) => return sample::run(args, ui, device),
             Self::Train(args) => return train::run(args, ui, device),
             Self::Eval(args) => eval::run(args, ui, device)?,
+            Self::Bench(args) => bench::run(args, ui, device)?,
             Self::Info(args) => info::run(args, ui)?,
             Self::Plan(args) => plan::run(args, ui)?,
             Self::Forward(args) => forward::run(args, ui)?,

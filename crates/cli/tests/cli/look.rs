@@ -6,8 +6,19 @@ use serde_json::Value;
 
 use crate::common::{RUN, Scratch, model};
 
-const COMMANDS: &[&str] =
-    &["sample", "train", "info", "plan", "forward", "data", "eval", "devices", "completions", "debug"];
+const COMMANDS: &[&str] = &[
+    "sample",
+    "train",
+    "info",
+    "plan",
+    "forward",
+    "data",
+    "eval",
+    "bench",
+    "devices",
+    "completions",
+    "debug",
+];
 
 #[test]
 fn help_lists_every_command() {

@@ -6,6 +6,7 @@ mod bad_config;
 mod bad_model;
 mod bad_output;
 mod bad_request;
+mod bench;
 mod common;
 mod look;
 mod parity;
