@@ -23,8 +23,7 @@ impl Algorithm {
         let tiles: usize = c.size.iter().map(|s| s.div_ceil(winograd::TILE)).product();
         let products = [winograd::POINTS * tiles, 9 * c.size[0] * c.size[1]];
         let fewer = 5 * products[0] <= 4 * products[1];
-        let wide = c.in_channels >= 16 && c.out_channels >= 16;
-        if is_same3x3(c) && wide && fewer { Self::Winograd } else { Self::Direct }
+        if is_same3x3(c) && c.in_channels >= 16 && fewer { Self::Winograd } else { Self::Direct }
     }
 }
 
@@ -82,6 +81,8 @@ impl Prepared {
         let [oh, ow] = c.out_size();
         let rows = c.batch * oh * ow;
         let rows_per_bias = epilogue.rows_per_bias(rows, c.out_channels);
+        let samples = rows / rows_per_bias;
+        assert!(samples == 1 || samples == c.batch || rows == 0, "biases of {samples} samples for {c:?}");
         if ys == 0 {
             return;
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Bf16, convert,
-    simd::{Dot, V, dispatch16, load_part, store_part, strips16},
+    simd::{self, Dot, V, dispatch16, load_part, store_part, strips16},
 };
 use crate::{
     Isa, elementwise,
@@ -47,7 +47,7 @@ macro_rules! run {
     };
 }
 
-pointwise!(silu_piece(x;) = D::S::mul(x, D::S::sigmoid(x)));
+pointwise!(silu_piece(x;) = simd::silu::<D, Bf16>(x));
 pointwise!(add_piece(x, y;) = D::S::add(x, y));
 pointwise!(mul_piece(x, y;) = D::S::mul(x, y));
 pointwise!(blend_piece(x, y; a, b) = D::S::fma(y, b, D::S::mul(x, a)));

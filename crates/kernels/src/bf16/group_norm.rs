@@ -6,7 +6,7 @@
 
 use super::{
     Element,
-    simd::{Dot, V, dispatch16, load_part, store_part, strips16},
+    simd::{self, Dot, V, dispatch16, load_part, store_part, strips16},
 };
 pub use crate::group_norm::GroupNorm;
 use crate::{
@@ -208,7 +208,7 @@ unsafe fn normalize_strip<D: Dot, I: Element, O: Element, const NV: usize, const
             let x = load_part::<D, I, TAIL>(x.add(at), valid);
             let mut y = D::S::fma(D::S::sub(x, f[0][v]), f[1][v], f[2][v]);
             if silu {
-                y = D::S::mul(y, D::S::sigmoid(y));
+                y = simd::silu::<D, O>(y);
             }
             store_part::<D, O, TAIL>(out.add(at), y, valid);
         }

@@ -25,6 +25,8 @@ pub mod resample;
 mod simd;
 mod transform;
 mod winograd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use half::bf16 as Bf16;
 
