@@ -144,12 +144,17 @@ impl Grid {
     }
 
     pub(super) fn plan(&self, steps: usize) -> Result<Plan, String> {
-        let mut levels = self.levels(steps)?;
+        let levels = self.levels(steps)?;
         let cleanest = match (levels.last(), self.noise.is_some() || self.flow.is_some()) {
             (Some(&last), true) if self.rules.repeats => last,
             _ => self.cleanest(),
         };
-        levels.truncate(steps);
+        let repeated = levels.last().is_some_and(|last| last.lambda() == cleanest.lambda());
+        // A step of no length would have no direction, and so no past.
+        let cleanest = match repeated {
+            true => Level { sigma: cleanest.sigma * (1.0 - 1e-12), ..cleanest },
+            false => cleanest,
+        };
         let end = if self.clean { Final::Clean } else { Final::Level(cleanest) };
         let mut plan = betas::plan_to(self.table.process.schedule.clone(), levels, end)?;
         plan.start_std = 1.0;
@@ -176,10 +181,12 @@ impl Grid {
                     times
                 }
                 TableRule::Leading => {
-                    // Those of the descending plan begin one later.
-                    let offset = self.times.offset;
-                    let ratio = self.left / (steps + 1);
-                    spacing::leading_without_cleanest(self.left, steps, offset).map_err(text)?;
+                    let (offset, ratio) = (self.times.offset, self.left / (steps + 1));
+                    let (time, last) = (offset + ratio * steps.saturating_sub(1), self.table.steps - 1);
+                    if steps == 0 || time > last {
+                        let error = SpacingError::Offset { offset, steps, time, last };
+                        return Err(text(if steps == 0 { SpacingError::NoSteps } else { error }));
+                    }
                     (0..steps).map(|i| (i * ratio + offset) as f64).collect()
                 }
                 TableRule::Trailing => {
@@ -190,9 +197,10 @@ impl Grid {
             };
             times.into_iter().chain([noisiest as f64]).map(|t| self.table.level(t)).collect()
         };
-        let (mut told, before_last) = (Vec::new(), levels.len().saturating_sub(1));
-        for level in &levels[..before_last] {
-            if !told.contains(&level.t) {
+        let mut told = Vec::new();
+        for level in levels.iter().take(levels.len().saturating_sub(1)) {
+            // diffusers looks for what comes twice before it cuts times off.
+            if !(self.rounded && told.contains(&level.t)) {
                 told.push(level.t);
             }
         }
@@ -221,6 +229,11 @@ impl Grid {
         let Some(noise) = self.noise else {
             let times = match self.times.rule {
                 TableRule::Leading => spacing::leading_without_cleanest(self.left, n, self.times.offset),
+                // Of groups, whose levels may repeat.
+                TableRule::Linspace if !self.rules.spaced && n == self.left => {
+                    let times = spacing::linspace_fractional(self.left, n + 1);
+                    times.map(|t| t.into_iter().take(n).map(f64::round_ties_even).collect())
+                }
                 TableRule::Linspace => spacing::linspace_without_cleanest(self.left, n),
                 TableRule::Trailing => self.trailing(n),
             };
@@ -253,11 +266,14 @@ impl Grid {
         if n == 0 {
             return Err(SpacingError::NoSteps.to_string());
         }
+        // In the floating-point steps of numpy's linspace, since times are cut off.
         let last = 1.0 / self.table.steps as f64;
+        let step = (last - 1.0) / n as f64;
+        let ramp = |i: usize| if i == n { last } else { i as f64 * step + 1.0 };
         let mut sigmas: Vec<f64> = if self.rules.unipc {
-            (0..n).map(|i| 1.0 - (1.0 - last) * i as f64 / n as f64).collect()
+            (0..n).map(ramp).collect()
         } else {
-            (1..=n).rev().map(|i| (1.0 - last) * i as f64 / n as f64).collect()
+            (1..=n).rev().map(|i| 1.0 - ramp(i)).collect()
         };
         let shift = match flow.mu {
             Some(mu) if flow.exponential => mu.exp(),
