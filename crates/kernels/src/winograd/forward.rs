@@ -31,7 +31,9 @@ pub(crate) struct Prepared(Gathered);
 
 pub(crate) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
     // SAFETY: `Conv` has matched the weight's length and shape.
-    Prepared(unsafe { Gathered::new(isa, Panels::new(isa, [c.in_channels, c.out_channels]), as_they_are(c, w)) })
+    Prepared(unsafe {
+        Gathered::new(isa, Panels::new(isa, [c.in_channels, c.out_channels]), as_they_are(c, w))
+    })
 }
 
 pub(crate) fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {

@@ -264,25 +264,42 @@ pub(super) unsafe fn kernel_vectors<S: Simd>(from: *const f32, k: usize, to: Pla
     }
 }
 
-/// `dg = Gᵀ·dU·G` of row `i` of `[k][n]` sums in `u`, written to `dw[n][k][3][3]` for all `n` columns.
+/// `dg = Gᵀ·dU·G` of the sums `[k][n]` in `u` for the channels `ks` in and `ns` out, written to
+/// `dw[n][k][3][3]` with `k` channels in.
 #[inline(always)]
-pub(super) unsafe fn kernel_gradient_row<S: Simd>(u: Planes, i: usize, k: usize, n: usize, dw: *mut f32) {
-    let mut first = 0;
-    while first < n {
-        let valid = (n - first).min(LANES);
-        let from = u.start.add(i * u.row + first);
-        let mut lanes = [[0.0f32; LANES]; 9];
-        transform!(
-            kernel_gradient::<S>, 6 => 3,
-            load(y, x) S::load(from.add((y * 6 + x) * u.plane)),
-            store(y, x, value) S::store(lanes[3 * y + x].as_mut_ptr(), value)
-        );
-        for lane in 0..valid {
-            for (tap, values) in lanes.iter().enumerate() {
-                *dw.add(((first + lane) * k + i) * 9 + tap) = values[lane];
+pub(super) unsafe fn kernel_gradient_block<S: Simd>(
+    u: Planes,
+    ks: [usize; 2],
+    ns: [usize; 2],
+    k: usize,
+    dw: *mut f32,
+) {
+    // All taps of sixteen input channels follow each other in memory: they are turned together.
+    let mut some = [[0.0f32; LANES]; 9 * LANES];
+    for i in (0..ks[1] - ks[0]).step_by(LANES) {
+        let count = LANES.min(ks[1] - ks[0] - i);
+        for j in (0..ns[1] - ns[0]).step_by(LANES) {
+            let valid = LANES.min(ns[1] - ns[0] - j);
+            for own in 0..count {
+                let from = u.start.add((i + own) * u.row + j);
+                transform!(
+                    kernel_gradient::<S>, 6 => 3,
+                    load(y, x) S::load(from.add((y * 6 + x) * u.plane)),
+                    store(y, x, value) S::store(some[9 * own + 3 * y + x].as_mut_ptr(), value)
+                );
+            }
+            let to = dw.add(((ns[0] + j) * k + ks[0] + i) * 9);
+            for first in (0..9 * count).step_by(LANES) {
+                let mut rows = [S::zero(); LANES];
+                for (r, row) in rows.iter_mut().enumerate() {
+                    *row = S::load(some[first + r].as_ptr());
+                }
+                let columns = S::transpose(rows);
+                for lane in 0..valid {
+                    S::store_n(to.add(lane * k * 9 + first), columns[lane], 9 * count - first);
+                }
             }
         }
-        first += LANES;
     }
 }
 
