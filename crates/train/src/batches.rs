@@ -12,8 +12,10 @@ use tweedie_data::{AugmentConfig, Dataset, Order, augment};
 use crate::{
     config::RunConfig,
     error::TrainError,
+    importance::{Drawn, LossHistory, Table},
     keys::{Purpose, key, normal, uniform},
     loss::Weighting,
+    objective::ObjectiveKind,
     time_sampler::{Draw, TimeSampler},
 };
 
@@ -32,10 +34,18 @@ pub struct HostBatch {
     pub classes: Vec<usize>,
     /// Nine numbers per row; empty without labelled augmentation.
     pub labels: Vec<f32>,
+    /// What undoes a preference for some times, one per row, already part of `weights`; 1 without one.
+    pub importance: Vec<f32>,
+    /// The images, rounded to 8 bits, for a bound or while times are still to be drawn; else empty.
+    pub x0: Vec<f32>,
+    /// The noise, while times are still to be drawn; else empty.
+    pub eps: Vec<f32>,
+    /// The index of each row's time in the table, for a bound or times that follow the losses; else empty.
+    pub levels: Vec<usize>,
 }
 
 impl HostBatch {
-    /// Rows.
+    /// Rows with their times.
     pub fn len(&self) -> usize {
         self.times.len()
     }
@@ -45,17 +55,32 @@ impl HostBatch {
         self.times.is_empty()
     }
 
-    fn push(&mut self, x0: &[f32], eps: &[f32], draw: Draw, p: Parameterization, weighting: Weighting) {
+    fn push(&mut self, x0: &[f32], eps: &[f32], draw: Draw, importance: f64, noising: &Noising) {
         let Level { alpha, sigma, .. } = draw.level;
+        let p = noising.parameterization;
         let scalings = p.scalings(draw.level);
         let (a, b) = ((scalings.c_in * alpha) as f32, (scalings.c_in * sigma) as f32);
         let (ta, tb) = p.target_weights(draw.level);
         let (ta, tb) = (ta as f32, tb as f32);
         self.input.extend(x0.iter().zip(eps).map(|(x, e)| a * x + b * e));
         self.target.extend(x0.iter().zip(eps).map(|(x, e)| ta * x + tb * e));
-        self.weights.push(weighting.weight(p, draw) as f32);
+        self.weights.push((importance * noising.weighting.weight(p, draw)) as f32);
         self.times.push(scalings.c_noise as f32);
+        self.importance.push(importance as f32);
+        if noising.indexed {
+            // Times of a table are whole numbers.
+            self.levels.push(draw.level.t as usize);
+        }
     }
+}
+
+/// How an image becomes a row.
+#[derive(Clone, Copy, Debug)]
+struct Noising {
+    parameterization: Parameterization,
+    weighting: Weighting,
+    /// Whether rows keep the index of their time.
+    indexed: bool,
 }
 
 /// Makes batches.
@@ -68,9 +93,10 @@ pub struct BatchMaker {
     classes: Option<usize>,
     dropout: f64,
     schedule: Arc<dyn NoiseSchedule>,
-    parameterization: Parameterization,
-    weighting: Weighting,
+    noising: Noising,
     sampler: TimeSampler,
+    /// Whether rows keep their image, for a bound.
+    bound: bool,
     seed: u64,
     batch: usize,
     accumulation: usize,
@@ -106,9 +132,13 @@ impl BatchMaker {
             classes,
             dropout: config.conditioning.label_dropout,
             schedule: config.diffusion.schedule()?,
-            parameterization: config.parameterization(),
-            weighting: config.loss.weighting(config.diffusion.sigma_data),
+            noising: Noising {
+                parameterization: config.parameterization(),
+                weighting: config.loss.weighting(config.diffusion.sigma_data),
+                indexed: config.loss.times.adapts() || config.loss.objective != ObjectiveKind::Simple,
+            },
             sampler: config.loss.sampler(),
+            bound: config.loss.objective != ObjectiveKind::Simple,
             seed: config.run.seed,
             batch: config.run.batch,
             accumulation: config.run.accumulation,
@@ -130,7 +160,8 @@ impl BatchMaker {
         self.held_out.len()
     }
 
-    /// The batches, one per accumulated pass, of the step after `done` others.
+    /// The batches, one per accumulated pass, of the step after `done` others. Where times follow the losses,
+    /// [`BatchMaker::draw_times`] is to complete them.
     ///
     /// # Errors
     /// When an image cannot be read.
@@ -144,11 +175,22 @@ impl BatchMaker {
             for row in pass * self.batch..(pass + 1) * self.batch {
                 let sample = done * rows as u64 + row as u64;
                 let item = self.train.get(self.order.index(sample))?;
-                let (x0, label) = augment(&item.image, &self.augment, augment_seed, sample);
+                let (mut x0, label) = augment(&item.image, &self.augment, augment_seed, sample);
                 eps.resize(x0.len(), 0.0);
                 normal(self.seed, Purpose::Noise, done, row as u64, &mut eps);
-                let draw = self.sampler.draw(&*self.schedule, self.seed, done, row, rows);
-                batch.push(&x0, &eps, draw, self.parameterization, self.weighting);
+                if self.bound {
+                    x0.iter_mut().for_each(round);
+                    batch.x0.extend(&x0);
+                }
+                if self.sampler.sampling.adapts() {
+                    if !self.bound {
+                        batch.x0.extend(&x0);
+                    }
+                    batch.eps.extend(&eps);
+                } else {
+                    let draw = self.sampler.draw(&*self.schedule, self.seed, done, row, rows);
+                    batch.push(&x0, &eps, draw, 1.0, &self.noising);
+                }
                 if let Some(none) = self.classes {
                     let dropped = uniform(self.seed, Purpose::Labels, done, row as u64) < self.dropout;
                     batch.classes.push(item.class.filter(|_| !dropped).unwrap_or(none));
@@ -160,6 +202,27 @@ impl BatchMaker {
             batches.push(batch);
         }
         Ok(batches)
+    }
+
+    /// Draws the times of the batches of the step after `done` others from the losses so far.
+    pub(crate) fn draw_times(&self, batches: &mut [HostBatch], done: u64, history: &LossHistory) {
+        let table = Table::new(history.probabilities());
+        let rows = self.batch * self.accumulation;
+        let mut row = 0;
+        for batch in batches {
+            let pixels = batch.x0.len() / self.batch;
+            let (x0s, eps) = (std::mem::take(&mut batch.x0), std::mem::take(&mut batch.eps));
+            for (x0, eps) in x0s.chunks(pixels.max(1)).zip(eps.chunks(pixels.max(1))) {
+                let u = self.sampler.position(Purpose::Time, self.seed, done, row, rows);
+                let Drawn { index, weight } = table.at(u);
+                let draw = self.sampler.entry(&*self.schedule, index);
+                batch.push(x0, eps, draw, weight, &self.noising);
+                row += 1;
+            }
+            if self.bound {
+                batch.x0 = x0s;
+            }
+        }
     }
 
     /// Held-out images, at most `most`, with times and noise that are always the same, evenly spread, and
@@ -183,7 +246,10 @@ impl BatchMaker {
                 let stride = (rows / 2 + 1..).find(|s| gcd(*s, rows) == 1).unwrap_or(1);
                 let place = row * stride % rows;
                 let u = sampler.position(Purpose::ValidationTime, 0, 0, place, rows);
-                batch.push(&x0, &eps, sampler.at(&*self.schedule, u), self.parameterization, self.weighting);
+                batch.push(&x0, &eps, sampler.at(&*self.schedule, u), 1.0, &self.noising);
+                if self.bound {
+                    batch.x0.extend(&x0);
+                }
                 if let Some(none) = self.classes {
                     batch.classes.push(item.class.unwrap_or(none));
                 }
@@ -192,6 +258,11 @@ impl BatchMaker {
         }
         Ok(batches)
     }
+}
+
+/// To the nearest of the 256 values of a pixel.
+fn round(v: &mut f32) {
+    *v = ((*v + 1.0) * 127.5).round().clamp(0.0, 255.0) / 127.5 - 1.0;
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -317,7 +388,7 @@ mod tests {
             let config = builder.build().unwrap();
             let maker = BatchMaker::new(&config, &Dataset::open(&config.data).unwrap()).unwrap();
             let batch = maker.step(0).unwrap().remove(0);
-            let p = maker.parameterization;
+            let p = maker.noising.parameterization;
             for row in 0..4 {
                 let level = maker.sampler.draw(&*maker.schedule, maker.seed, 0, row, 4).level;
                 let x0 = maker.train.get(maker.order.index(row as u64)).unwrap().image.to_planes();

@@ -39,6 +39,9 @@ pub struct State {
     pub elapsed_s: f64,
     /// Sum and number of the losses since the log's last line.
     pub pending: (f64, u64),
+    /// The names of the data's classes.
+    #[serde(default)]
+    pub class_names: Vec<String>,
     /// Lengths of the logs, to which they are cut back, by file name within the run's folder.
     pub logs: BTreeMap<String, u64>,
     /// The files beside this one.
@@ -80,6 +83,7 @@ impl State {
             images: 0,
             elapsed_s: 0.0,
             pending: (0.0, 0),
+            class_names: Vec::new(),
             logs: BTreeMap::new(),
             files: BTreeMap::new(),
             config: config.clone(),

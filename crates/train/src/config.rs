@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tweedie_core::Parameterization;
 use tweedie_data::{AugmentConfig, DataConfig};
+use tweedie_models::unet::UNet2DConfig;
 
 use crate::{
     diffusion::DiffusionConfig, ema::EmaConfig, error::TrainError, learning_rate::LearningRateConfig,
@@ -328,6 +329,15 @@ impl RunConfig {
         Ok(self)
     }
 
+    /// The network for data of so many classes.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] naming the key.
+    pub fn unet(&self, classes_in_data: usize) -> Result<UNet2DConfig, TrainError> {
+        let told = self.conditioning.told(classes_in_data);
+        self.model.unet(self.data.size, told, self.diffusion.learned_range())
+    }
+
     /// What the network's raw output means.
     pub fn parameterization(&self) -> Parameterization {
         self.diffusion.parameterization()
@@ -372,7 +382,7 @@ impl RunConfig {
         self.learning_rate.check()?;
         self.ema.check()?;
         self.loss.check(&self.diffusion)?;
-        self.model.unet(self.data.size, None)?;
+        self.model.unet(self.data.size, None, self.diffusion.learned_range())?;
         Ok(())
     }
 
@@ -392,6 +402,7 @@ impl RunConfig {
             "run.log_every",
             "run.out",
             "data.cache_mb",
+            "ema.snapshot_every",
         ];
         let flat = |config: &Self| {
             let mut out = std::collections::BTreeMap::new();
@@ -485,7 +496,7 @@ mod tests {
             norm_num_groups = 8
         "#;
         let config = ConfigBuilder::text(text, "mine.toml").and_then(ConfigBuilder::build).unwrap();
-        let unet = config.model.unet(16, Some(9)).unwrap();
+        let unet = config.model.unet(16, Some(9), false).unwrap();
         assert_eq!((unet.attention_head_dim, unet.num_class_embeds), (None, Some(10)));
         assert_eq!(toml::from_str::<RunConfig>(&config.to_toml().unwrap()).unwrap(), config);
         let wrong = text.replace("norm_num_groups", "norm_groups");
@@ -510,6 +521,7 @@ mod tests {
             (&["learning_rate.decay=cosine"], &["learning_rate.decay = cosine", "run.steps"]),
             (&["ema.half_life=-3"], &["ema.half_life = -3"]),
             (&["ema.kind=power", "ema.stds=[]"], &["ema.stds"]),
+            (&["ema.snapshot_every=5"], &["ema.snapshot_every = 5", "ema.kind = power"]),
             (&["conditioning.label_dropout=1.5"], &["conditioning.label_dropout = 1.5"]),
             (&["diffusion.parameterization=flow"], &["diffusion.parameterization = flow", "eps, x0 or v"]),
             (&["diffusion.train_steps=1"], &["diffusion.train_steps = 1"]),
@@ -518,6 +530,32 @@ mod tests {
             (&["model.base_channels=33"], &["33"]),
             (&["data.holdout=1.0"], &["holdout = 1"]),
             (&["augment.edm.p=2"], &["p = 2"]),
+            (&["diffusion.variance=learned"], &["learned", "learned-range"]),
+            (
+                &[
+                    "diffusion.schedule=flow",
+                    "diffusion.parameterization=flow",
+                    "diffusion.variance=fixed-large",
+                ],
+                &["diffusion.variance = fixed-large", "fixed-small"],
+            ),
+            (&["diffusion.variance=learned-range"], &["loss.objective = simple", "hybrid or vlb"]),
+            (&["loss.objective=hybrid"], &["loss.objective = hybrid", "diffusion.variance = learned-range"]),
+            (&["loss.objective=vlb", "loss.times=logit-normal"], &["loss.times = logit-normal", "uniform"]),
+            (&["loss.objective=vlb", "loss.continuous=true"], &["loss.continuous = true"]),
+            (
+                &["diffusion.schedule=edm", "diffusion.parameterization=edm", "loss.objective=vlb"],
+                &["loss.objective = vlb", "schedule of betas"],
+            ),
+            (
+                &[
+                    "diffusion.schedule=flow",
+                    "diffusion.parameterization=flow",
+                    "loss.times=loss-second-moment",
+                ],
+                &["loss.times = loss-second-moment", "schedule of betas"],
+            ),
+            (&["loss.vlb_weight=0"], &["loss.vlb_weight = 0"]),
             (&["run"], &["run.steps=1000"]),
             (&["=3"], &["unknown field ``"]),
         ] {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tweedie_core::{
     NoiseSchedule, Parameterization,
+    bound::{Bound, ReverseVariance},
     schedule::{EdmSchedule, FlowSchedule, TableSchedule},
 };
 
@@ -56,6 +57,10 @@ pub struct DiffusionConfig {
     /// What the network answers: `eps`, `x0` or `v` on the first four processes, `flow` on flow, `edm` on
     /// EDM.
     pub parameterization: Output,
+    /// The variance of the reverse process, for the bound and for sampling: `fixed-small`, `fixed-large`, or
+    /// `learned-range`, for which the network answers twice the channels (Nichol & Dhariwal 2021). On
+    /// schedules of betas.
+    pub variance: ReverseVariance,
     /// Entries of the table, at least 2; on flow, the network's time at pure noise.
     pub train_steps: usize,
     /// First beta, for linear, scaled-linear and sigmoid.
@@ -80,6 +85,7 @@ impl Default for DiffusionConfig {
         Self {
             schedule: Process::default(),
             parameterization: Output::default(),
+            variance: ReverseVariance::default(),
             train_steps: 1000,
             beta_start: 1e-4,
             beta_end: 0.02,
@@ -120,6 +126,25 @@ impl DiffusionConfig {
         } else {
             table
         }))
+    }
+
+    /// Whether the schedule is a table of betas.
+    pub(crate) fn is_table(&self) -> bool {
+        !matches!(self.schedule, Process::Flow | Process::Edm)
+    }
+
+    /// Whether the network answers a variance beside its prediction.
+    pub fn learned_range(&self) -> bool {
+        self.variance == ReverseVariance::LearnedRange
+    }
+
+    /// The variational bound of this process.
+    ///
+    /// # Errors
+    /// As [`DiffusionConfig::schedule`].
+    pub fn bound(&self) -> Result<Bound, TrainError> {
+        Bound::of(&*self.schedule()?, self.train_steps, self.variance)
+            .map_err(|e| TrainError::config("diffusion.schedule", self.name(), format!("usable levels: {e}")))
     }
 
     /// What the network answers, with EDM's number.
@@ -177,7 +202,11 @@ impl DiffusionConfig {
             "rescale_betas_zero_snr": self.zero_terminal_snr,
             "steps_offset": 0,
             "timestep_spacing": if self.zero_terminal_snr { "trailing" } else { "leading" },
-            "variance_type": "fixed_small",
+            "variance_type": match self.variance {
+                ReverseVariance::FixedSmall => "fixed_small",
+                ReverseVariance::FixedLarge => "fixed_large",
+                ReverseVariance::LearnedRange => "learned_range",
+            },
         })
     }
 
@@ -215,6 +244,14 @@ impl DiffusionConfig {
         if self.zero_terminal_snr && self.parameterization == Output::Eps {
             let expected = "x0 or v with diffusion.zero_terminal_snr: pure noise says nothing of the image";
             return Err(TrainError::config("diffusion.parameterization", "eps", expected));
+        }
+        if self.variance != ReverseVariance::FixedSmall && !self.is_table() {
+            let found = match self.variance {
+                ReverseVariance::LearnedRange => "learned-range",
+                _ => "fixed-large",
+            };
+            let expected = "fixed-small, as diffusion.schedule is not one of betas";
+            return Err(TrainError::config("diffusion.variance", found, expected));
         }
         self.schedule().map(|_| ())
     }

@@ -59,7 +59,7 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let (train, held_out) = data.split();
     let told = config.conditioning.told(data.class_names().len());
     let classes = if told.is_some() { data.class_names().to_vec() } else { Vec::new() };
-    let unet = config.model.unet(config.data.size, told)?;
+    let unet = config.unet(data.class_names().len())?;
     let model = TrainModel::new(&unet, config.augment.has_labels(), config.run.seed, &device)?;
     let parameters = count(&model);
     let bytes = 4 * parameters as u64;

@@ -3,7 +3,8 @@
 //! - *Half-life* (Karras et al. 2022, arXiv:2206.00364): `beta = 0.5^(batch/H)`, `H` counted in images, with
 //!   the ramp-up `H = min(half_life, ramp_up·images)`, so that the random start is forgotten early.
 //! - *Power function* (Karras et al. 2024, arXiv:2312.02696): `beta = (1 - batch/images)^(gamma + 1)`, an average
-//!   whose width is a constant share of the run, given by its relative standard deviation.
+//!   whose width is a constant share of the run, given by its relative standard deviation. Snapshots of two or
+//!   more of them make any other length afterwards ([`crate::post_hoc`]).
 
 use std::collections::BTreeMap;
 
@@ -42,11 +43,20 @@ pub struct EmaConfig {
     /// Relative standard deviations of the power functions, each above 0 and below 0.28; the first is used
     /// for previews and the exported model.
     pub stds: Vec<f64>,
+    /// Steps between snapshots of two or more power functions, from which averages of any length can be made
+    /// after training; 0 for none. A snapshot takes the space of all averages.
+    pub snapshot_every: u64,
 }
 
 impl Default for EmaConfig {
     fn default() -> Self {
-        Self { kind: EmaKind::HalfLife, half_life: 50_000.0, ramp_up: 0.05, stds: vec![0.1] }
+        Self {
+            kind: EmaKind::HalfLife,
+            half_life: 50_000.0,
+            ramp_up: 0.05,
+            stds: vec![0.1],
+            snapshot_every: 0,
+        }
     }
 }
 
@@ -67,11 +77,13 @@ impl EmaConfig {
         if !(self.ramp_up >= 0.0 && self.ramp_up.is_finite()) {
             return Err(TrainError::config("ema.ramp_up", self.ramp_up, "0 or more"));
         }
-        if let Some(s) = self.stds.iter().find(|&&s| !(1e-3..WIDEST).contains(&s)) {
-            return Err(TrainError::config("ema.stds", s, "numbers from 0.001 up to, not including, 0.28"));
-        }
+        self.stds.iter().try_for_each(|&s| check_std("ema.stds", s))?;
         if self.kind == EmaKind::Power && self.stds.is_empty() {
             return Err(TrainError::config("ema.stds", "[]", "at least one number"));
+        }
+        if self.snapshot_every > 0 && (self.kind != EmaKind::Power || self.stds.len() < 2) {
+            let expected = "0, or ema.kind = power with two or more ema.stds, such as [0.05, 0.1]";
+            return Err(TrainError::config("ema.snapshot_every", self.snapshot_every, expected));
         }
         Ok(())
     }
@@ -79,6 +91,14 @@ impl EmaConfig {
 
 /// The relative standard deviation of `gamma = 0`, a uniform average, is `1/sqrt(12)`.
 const WIDEST: f64 = 0.28;
+
+/// Whether a power function has this relative standard deviation.
+pub(crate) fn check_std(key: &str, std: f64) -> Result<(), TrainError> {
+    if (1e-3..WIDEST).contains(&std) {
+        return Ok(());
+    }
+    Err(TrainError::config(key, std, "a number from 0.001 up to, not including, 0.28"))
+}
 
 /// One average's law.
 #[derive(Clone, Copy, Debug, PartialEq)]

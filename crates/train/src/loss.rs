@@ -12,12 +12,15 @@
 //!
 //! so each weighting is brought to the output's space by one of the two factors, whichever is finite.
 
+use std::f64::consts::LN_2;
+
 use serde::{Deserialize, Serialize};
 use tweedie_core::{Level, Parameterization};
 
 use crate::{
     diffusion::DiffusionConfig,
     error::TrainError,
+    objective::ObjectiveKind,
     time_sampler::{Draw, TimeSampler, TimeSampling},
 };
 
@@ -36,12 +39,19 @@ pub enum WeightingKind {
     Edm,
     /// See [`Weighting::Sigmoid`].
     Sigmoid,
+    /// See [`Weighting::Bound`].
+    Bound,
 }
 
 /// The `[loss]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
+    /// `simple`, the weighted squared error; `vlb`, the variational bound of a table of betas, whatever the
+    /// weighting; or `hybrid`, both, for a learned variance.
+    pub objective: ObjectiveKind,
+    /// Lambda of hybrid, above 0: the weight of the bound, which is in bits per dimension.
+    pub vlb_weight: f64,
     /// How much each noise level counts.
     pub weighting: WeightingKind,
     /// Gamma of min-SNR, above 0.
@@ -52,6 +62,8 @@ pub struct LossConfig {
     pub p2_k: f64,
     /// Log-SNR at which the sigmoid weighting is one half.
     pub sigmoid_bias: f64,
+    /// Log-SNR up to which the bound weighting counts; at cleaner levels pixels of 8 bits are known anyway.
+    pub bound_log_snr_max: f64,
     /// Which noise levels are visited.
     pub times: TimeSampling,
     /// Mean of the logit-normal or log-normal distribution of times.
@@ -67,11 +79,14 @@ pub struct LossConfig {
 impl Default for LossConfig {
     fn default() -> Self {
         Self {
+            objective: ObjectiveKind::Simple,
+            vlb_weight: 0.001,
             weighting: WeightingKind::MinSnr,
             min_snr_gamma: 5.0,
             p2_gamma: 1.0,
             p2_k: 1.0,
             sigmoid_bias: 0.0,
+            bound_log_snr_max: 13.3,
             times: TimeSampling::Uniform,
             times_mean: 0.0,
             times_std: 1.0,
@@ -101,6 +116,7 @@ impl LossConfig {
             WeightingKind::P2 => Weighting::P2 { gamma: self.p2_gamma, k: self.p2_k },
             WeightingKind::Edm => Weighting::Edm { sigma_data },
             WeightingKind::Sigmoid => Weighting::Sigmoid { bias: self.sigmoid_bias },
+            WeightingKind::Bound => Weighting::Bound { log_snr_max: self.bound_log_snr_max },
         }
     }
 
@@ -112,15 +128,18 @@ impl LossConfig {
         positive("loss.min_snr_gamma", self.min_snr_gamma)?;
         positive("loss.p2_k", self.p2_k)?;
         positive("loss.times_std", self.times_std)?;
+        positive("loss.vlb_weight", self.vlb_weight)?;
         for (key, v) in [
             ("loss.p2_gamma", self.p2_gamma),
             ("loss.sigmoid_bias", self.sigmoid_bias),
+            ("loss.bound_log_snr_max", self.bound_log_snr_max),
             ("loss.times_mean", self.times_mean),
         ] {
             if !v.is_finite() {
                 return Err(TrainError::config(key, v, "a finite number"));
             }
         }
+        self.check_objective(diffusion)?;
         let (schedule, sampler) = (diffusion.schedule()?, self.sampler());
         let weighting = self.weighting(diffusion.sigma_data);
         let n = 4096;
@@ -134,6 +153,45 @@ impl LossConfig {
                 );
                 return Err(TrainError::config("loss.weighting", format!("{weighting:?}"), expected));
             }
+        }
+        Ok(())
+    }
+
+    /// Whether objective, times and process fit together.
+    fn check_objective(&self, diffusion: &DiffusionConfig) -> Result<(), TrainError> {
+        fn wrong(key: &str, value: impl Serialize, expected: &str) -> Result<(), TrainError> {
+            let value = serde_json::to_value(value).unwrap_or_default();
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            Err(TrainError::config(key, value, expected))
+        }
+        let bound = self.objective != ObjectiveKind::Simple;
+        if bound && !diffusion.is_table() {
+            let expected =
+                "simple (perhaps with loss.weighting = bound): the others need a schedule of betas";
+            return wrong("loss.objective", self.objective, expected);
+        }
+        match (self.objective, diffusion.learned_range()) {
+            (ObjectiveKind::Simple, true) => {
+                let expected = "hybrid or vlb, which train the learned variance (diffusion.variance)";
+                return wrong("loss.objective", self.objective, expected);
+            }
+            (ObjectiveKind::Hybrid, false) => {
+                let expected = "simple or vlb: hybrid trains a variance, diffusion.variance = learned-range";
+                return wrong("loss.objective", self.objective, expected);
+            }
+            _ => {}
+        }
+        if bound && !matches!(self.times, TimeSampling::Uniform | TimeSampling::LossSecondMoment) {
+            let expected = "uniform or loss-second-moment, as the bound is a sum over all times";
+            return wrong("loss.times", self.times, expected);
+        }
+        if self.times.adapts() && !diffusion.is_table() {
+            let expected = "another distribution: this one remembers every time of a schedule of betas";
+            return wrong("loss.times", self.times, expected);
+        }
+        if self.continuous && (bound || self.times.adapts()) {
+            let expected = "false: the bound and loss-second-moment have the times of the table";
+            return wrong("loss.continuous", self.continuous, expected);
         }
         Ok(())
     }
@@ -170,6 +228,15 @@ pub enum Weighting {
         /// The log-SNR of weight one half.
         bias: f64,
     },
+    /// The variational bound of infinitely many steps, `1/2` on the error of `eps` as a density over
+    /// log-SNR, in bits: the mean loss is bits per dimension, but for what the prior and the last decision
+    /// cost (Kingma et al. 2021, arXiv:2107.00630, eq. 15; Kingma & Gao 2023). For any process and
+    /// parameterization. 0 at levels cleaner than `log_snr_max`, where 8 bits are known and the integral
+    /// would not end.
+    Bound {
+        /// The cleanest log-SNR that counts.
+        log_snr_max: f64,
+    },
 }
 
 impl Weighting {
@@ -195,6 +262,8 @@ impl Weighting {
                 let weight = if snr > 1.0 { snr * eps_weight * x0_factor } else { eps_weight * eps_factor };
                 weight / draw.density
             }
+            Self::Bound { log_snr_max } if snr.ln() > log_snr_max => 0.0,
+            Self::Bound { .. } => eps_factor / (2.0 * LN_2 * draw.density),
         }
     }
 }
@@ -268,6 +337,8 @@ mod tests {
                 assert!(close(loss(Weighting::Edm { sigma_data: 0.5 }), edm), "{p:?} {at:?}");
                 let sigmoid = eps / (1.0 + (snr.ln() + 3.0).exp()) / 0.3;
                 assert!(close(loss(Weighting::Sigmoid { bias: -3.0 }), sigmoid));
+                let bound = if snr.ln() > 9.0 { 0.0 } else { eps / (2.0 * 0.3 * LN_2) };
+                assert!(close(loss(Weighting::Bound { log_snr_max: 9.0 }), bound), "{p:?} {at:?}");
             }
         }
     }
@@ -289,6 +360,42 @@ mod tests {
         assert!(close(edm.weight(p, Draw { level, density: 1.0 }), 1.0));
     }
 
+    /// With Gaussian data and its exact denoiser, the loss integrates to the information that the cleanest
+    /// level has of the data and the noisiest has not, whatever the parameterization.
+    #[test]
+    fn the_bound_weighting_is_the_continuous_bound() {
+        let (table, flow, edm) = (
+            TableSchedule::squared_cosine(1000).unwrap(),
+            FlowSchedule::new().with_time_scale(1000.0).unwrap(),
+            EdmSchedule::default(),
+        );
+        let (variance, max) = (0.3, 9.0);
+        for (schedule, p, times) in [
+            (&table as &dyn NoiseSchedule, Parameterization::Eps, TimeSampling::Uniform),
+            (&table, Parameterization::V, TimeSampling::Uniform),
+            (&flow, Parameterization::Flow, TimeSampling::Uniform),
+            (&flow, Parameterization::Flow, TimeSampling::LogitNormal),
+            (&edm, Parameterization::Edm { sigma_data: 0.5 }, TimeSampling::LogNormal),
+        ] {
+            let (mean, std) = if times == TimeSampling::LogNormal { (-1.2, 1.8) } else { (0.0, 1.5) };
+            let sampler =
+                TimeSampler { sampling: times, mean, std, low_discrepancy: false, continuous: true };
+            let n = 40_000;
+            let (mut loss, mut least) = (0.0, f64::INFINITY);
+            for i in 0..n {
+                let draw = sampler.at(schedule, (f64::from(i) + 0.5) / f64::from(n));
+                let at = draw.level;
+                let weight = Weighting::Bound { log_snr_max: max }.weight(p, draw);
+                // The error of eps that is left, brought to the output's space.
+                let unknown = variance * at.snr() / (1.0 + variance * at.snr());
+                loss += weight * unknown / eps_factor(p, at) / f64::from(n);
+                least = least.min(at.snr());
+            }
+            let information = 0.5 * ((1.0 + variance * max.exp()) / (1.0 + variance * least)).log2();
+            assert!((loss / information - 1.0).abs() < 0.01, "{p:?} {times:?}: {loss} {information}");
+        }
+    }
+
     #[test]
     fn weights_are_finite_at_zero_terminal_snr() {
         let table = TableSchedule::squared_cosine(1000).unwrap().rescale_zero_terminal_snr().unwrap();
@@ -307,6 +414,7 @@ mod tests {
             Weighting::P2 { gamma: 1.0, k: 1.0 },
             Weighting::Edm { sigma_data: 0.5 },
             Weighting::Sigmoid { bias: 0.0 },
+            Weighting::Bound { log_snr_max: 13.3 },
         ] {
             let weight = w.weight(Parameterization::V, draw);
             assert!(weight.is_finite() && weight >= 0.0, "{w:?}: {weight}");

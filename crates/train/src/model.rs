@@ -98,11 +98,17 @@ impl<'de> Deserialize<'de> for ModelConfig {
 
 impl ModelConfig {
     /// The diffusers configuration for RGB images of `size`×`size`; with `classes`, the network is told
-    /// one of so many, or one more for "no class".
+    /// one of so many, or one more for "no class". With `learned_range` it answers six channels, the
+    /// latter half for the variance.
     ///
     /// # Errors
     /// [`TrainError::Config`] naming the key.
-    pub fn unet(&self, size: usize, classes: Option<usize>) -> Result<UNet2DConfig, TrainError> {
+    pub fn unet(
+        &self,
+        size: usize,
+        classes: Option<usize>,
+        learned_range: bool,
+    ) -> Result<UNet2DConfig, TrainError> {
         let mut config = match self {
             Self::Compact(compact) => compact.unet()?,
             Self::UNet(table) => {
@@ -112,13 +118,21 @@ impl ModelConfig {
             }
         };
         config.sample_size = Some(SampleSize::Square(size));
-        for (key, channels) in
-            [("model.unet.in_channels", config.in_channels), ("model.unet.out_channels", config.out_channels)]
-        {
-            if channels != 3 {
-                return Err(TrainError::config(key, channels, "3, as images have"));
-            }
+        if config.in_channels != 3 {
+            return Err(TrainError::config(
+                "model.unet.in_channels",
+                config.in_channels,
+                "3, as images have",
+            ));
         }
+        let (answered, expected) = match learned_range {
+            false => (3, "3, as images have"),
+            true => (6, "3 or 6, for images and their variances (diffusion.variance = learned-range)"),
+        };
+        if ![3, answered].contains(&config.out_channels) {
+            return Err(TrainError::config("model.unet.out_channels", config.out_channels, expected));
+        }
+        config.out_channels = answered;
         let embeds = classes.map(|k| k + 1);
         if let Some(given) = config.num_class_embeds.filter(|&n| embeds.is_some_and(|e| e != n)) {
             let expected = format!("{}, the classes of the data and \"no class\"", embeds.unwrap_or(0));

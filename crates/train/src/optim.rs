@@ -204,7 +204,7 @@ impl ModuleMapper for Update<'_> {
 
 /// Gradients by parameter name, flat, outside autodiff.
 #[derive(Default)]
-pub struct GradientMap(BTreeMap<String, Tensor<1>>);
+pub struct GradientMap(pub(crate) BTreeMap<String, Tensor<1>>);
 
 impl GradientMap {
     /// Takes the gradients of `model`'s parameters out of a backward pass.

@@ -11,10 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use burn::{
-    module::Module,
-    tensor::{DType, Device, Tensor, TensorData},
-};
+use burn::{module::Module, tensor::Device};
 use tweedie_data::{Dataset, grid};
 use tweedie_hub::files::write_atomic;
 use tweedie_models::{
@@ -30,11 +27,15 @@ use crate::{
     error::TrainError,
     event::{Step, Summary, TrainEvent},
     export,
+    importance::LossHistory,
     keys::{Purpose, key},
     log::Log,
     model::TrainModel,
+    objective::Objective,
     optim::{GradientMap, Optimizer},
-    plot, preview,
+    plot,
+    post_hoc::SNAPSHOTS,
+    preview,
 };
 
 /// A training run. Iterating it trains; each item is something that happened. After an error it is over.
@@ -60,6 +61,9 @@ pub struct TrainLoop {
     /// `None` only while a step moves it.
     model: Option<TrainModel>,
     averages: Vec<(Average, TrainModel)>,
+    objective: Objective,
+    /// Where times follow the losses.
+    history: Option<LossHistory>,
     optimizer: Optimizer,
     state: State,
     log: Log,
@@ -105,6 +109,7 @@ impl StopHandle {
 
 const CHECKPOINTS: &str = "checkpoints";
 const CONFIG: &str = "config.toml";
+const TIMES: &str = "times";
 
 impl TrainLoop {
     /// A new run in the folder `run.out`.
@@ -166,8 +171,7 @@ impl TrainLoop {
         let data = Dataset::open(&config.data)?;
         let maker = Arc::new(BatchMaker::new(&config, &data)?);
         let class_names = data.class_names().to_vec();
-        let classes = config.conditioning.told(class_names.len());
-        let unet = config.model.unet(config.data.size, classes)?;
+        let unet = config.unet(class_names.len())?;
         let labels = config.augment.has_labels();
         let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?;
         let plain = model.valid();
@@ -175,6 +179,8 @@ impl TrainLoop {
             config.ema.averages().into_iter().map(|law| (law, plain.clone())).collect();
         drop(plain);
 
+        let times = config.diffusion.train_steps;
+        let mut history = config.loss.times.adapts().then(|| LossHistory::new(times));
         let mut state = State::new(&config);
         let mut optimizer = Optimizer::new(&config.optimizer);
         if let Some(checkpoint) = &from {
@@ -187,11 +193,16 @@ impl TrainLoop {
                 restored.push((law, import(average, &tensors).map_err(|e| wrong(&e))?));
             }
             averages = restored;
+            if history.is_some() {
+                let losses = checkpoint.tensors(TIMES)?;
+                history = Some(LossHistory::import(&losses, times).map_err(|e| wrong(&e))?);
+            }
             let tensors = checkpoint.tensors("optimizer")?;
             optimizer = Optimizer::import(&config.optimizer, state.step, &tensors, &shapes(&model), &device)
                 .map_err(|e| wrong(&e))?;
         }
 
+        state.class_names = class_names.clone();
         let out = &config.run.out;
         std::fs::create_dir_all(out).map_err(|e| TrainError::io(out, e))?;
         let log = Log::open(out, &state.logs)?;
@@ -220,6 +231,8 @@ impl TrainLoop {
             validation: Vec::new(),
             model: Some(model),
             averages,
+            objective: Objective::new(&config)?,
+            history,
             optimizer,
             state,
             log,
@@ -292,6 +305,10 @@ impl TrainLoop {
                 self.report(true)?;
             }
             self.save()?;
+            let every = self.config.ema.snapshot_every;
+            if every > 0 && self.state.step > 0 && !due(every, self.state.step) {
+                self.snapshot()?;
+            }
             return self.finish();
         }
         let step = self.train_step()?;
@@ -301,6 +318,9 @@ impl TrainLoop {
         if step.step.is_multiple_of(self.config.run.log_every) {
             let (sum, n) = std::mem::take(&mut self.state.pending);
             self.log.step(&step, sum / n as f64)?;
+        }
+        if due(self.config.ema.snapshot_every, step.step) {
+            self.snapshot()?;
         }
         if !self.is_over() {
             self.report(false)?;
@@ -330,24 +350,29 @@ impl TrainLoop {
     fn train_step(&mut self) -> Result<Step, TrainError> {
         let run = &self.config.run;
         let done = self.state.step;
-        let batches = match &self.prefetch {
+        let mut batches = match &self.prefetch {
             Some(prefetch) => prefetch.next()?,
             None => self.maker.step(done)?,
         };
+        if let Some(history) = &self.history {
+            self.maker.draw_times(&mut batches, done, history);
+        }
         let not_finite =
             |what: String| TrainError::NotFinite { step: done + 1, what, checkpoint: self.saved.clone() };
         let model = self.model.take().ok_or_else(|| TrainError::Model("the run has ended".into()))?;
         let rows = run.images_per_step();
         let (mut loss, mut sum) = (0.0, None::<GradientMap>);
+        let mut row_losses = Vec::new();
         for (pass, batch) in batches.iter().enumerate() {
             let seed = key(run.seed, Purpose::Dropout, done * run.accumulation as u64 + pass as u64);
-            let error = batch_loss(&model, batch, rows, Mode::Train { dropout_seed: seed }, &self.device);
-            let value = f64::from(error.clone().into_scalar::<f32>());
-            if !value.is_finite() {
+            let mode = Mode::Train { dropout_seed: seed };
+            let found = self.objective.of(&model, batch, rows, mode, &self.device);
+            if !found.value.is_finite() {
                 return Err(not_finite("the loss".into()));
             }
-            loss += value;
-            let mut gradients = error.backward();
+            loss += found.value;
+            row_losses.extend(batch.levels.iter().copied().zip(found.rows));
+            let mut gradients = found.graph.backward();
             let gradients = GradientMap::take(&model, &mut gradients);
             sum = Some(match sum {
                 None => gradients,
@@ -370,6 +395,9 @@ impl TrainLoop {
             .map(|(law, average)| (law, ema::update(average, &model, law.weight(images, rows as u64))))
             .collect();
         self.model = Some(model);
+        if let Some(history) = &mut self.history {
+            row_losses.into_iter().for_each(|(index, loss)| history.record(index, loss));
+        }
         Ok(Step {
             step: self.state.step,
             images,
@@ -414,8 +442,7 @@ impl TrainLoop {
                 let rows: usize = run.validation.iter().map(HostBatch::len).sum();
                 run.validation
                     .iter()
-                    .map(|b| batch_loss(model, b, rows, Mode::Eval, &run.device))
-                    .map(|loss| f64::from(loss.into_scalar::<f32>()))
+                    .map(|b| run.objective.of(model, b, rows, Mode::Eval, &run.device).value)
                     .sum()
             };
             let Some(model) = run.model() else { return Ok(()) };
@@ -466,6 +493,7 @@ impl TrainLoop {
             let mut tensors = vec![("model".to_owned(), export(model))];
             tensors.extend(run.averages.iter().enumerate().map(|(i, (_, m))| (ema_name(i), export(m))));
             tensors.push(("optimizer".to_owned(), run.optimizer.export()));
+            tensors.extend(run.history.iter().map(|h| (TIMES.to_owned(), h.export())));
             if let Some(what) = not_finite(&tensors) {
                 let (step, checkpoint) = (run.state.step, run.saved.clone());
                 return Err(TrainError::NotFinite { step, what, checkpoint });
@@ -476,6 +504,21 @@ impl TrainLoop {
             let step = run.state.step;
             run.done.save = Some(step);
             run.events.push_back(TrainEvent::Checkpointed { step, path: checkpoint.path });
+            Ok(())
+        })
+    }
+
+    /// Keeps the averages of this step for lengths that are wanted after training.
+    fn snapshot(&mut self) -> Result<(), TrainError> {
+        self.aside(|run| {
+            let tensors: Vec<_> =
+                run.averages.iter().enumerate().map(|(i, (_, m))| (ema_name(i), export(m))).collect();
+            if let Some(what) = not_finite(&tensors) {
+                let (step, checkpoint) = (run.state.step, run.saved.clone());
+                return Err(TrainError::NotFinite { step, what, checkpoint });
+            }
+            let state = State { elapsed_s: run.elapsed(), ..run.state.clone() };
+            Checkpoint::write(&run.config.run.out.join(SNAPSHOTS), state, &tensors)?;
             Ok(())
         })
     }
@@ -540,85 +583,7 @@ fn due(every: u64, step: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
 
-fn ema_name(index: usize) -> String {
+/// The file of an average.
+pub(crate) fn ema_name(index: usize) -> String {
     if index == 0 { "ema".into() } else { format!("ema-{index}") }
-}
-
-/// `Σ over the batch's rows of weight·mean((F - target)²) / rows`: the batch's share of the mean over `rows`.
-fn batch_loss(model: &TrainModel, batch: &HostBatch, rows: usize, mode: Mode, device: &Device) -> Tensor<1> {
-    let b = batch.len();
-    let pixels = batch.input.len() / b.max(1);
-    let side = ((pixels / 3) as f64).sqrt().round() as usize;
-    let image = |values: &[f32]| {
-        let data = TensorData::new(values.to_vec(), [b, 3, side, side]);
-        Tensor::<4>::from_data(data, (device, DType::F32))
-    };
-    let classes = (!batch.classes.is_empty()).then(|| batch.classes.clone());
-    let labels = (!batch.labels.is_empty()).then_some(batch.labels.as_slice());
-    let output = model.forward(image(&batch.input), &batch.times, classes, labels, mode);
-    let share = 1.0 / (pixels as f64 * rows as f64);
-    let weights: Vec<f32> = batch.weights.iter().map(|&w| (f64::from(w) * share) as f32).collect();
-    let weights = Tensor::<4>::from_data(TensorData::new(weights, [b, 1, 1, 1]), (device, DType::F32));
-    let target = image(&batch.target);
-    let (weights, target) =
-        if output.is_autodiff() { (weights.autodiff(), target.autodiff()) } else { (weights, target) };
-    let error = output - target;
-    (error.clone() * error * weights).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ConfigBuilder;
-
-    fn batch(rows: usize) -> (TrainModel, HostBatch, Device) {
-        let set = ["data.size=8", "augment.edm.p=1", "model.norm_groups=4"];
-        let builder = ConfigBuilder::preset("tiny").unwrap().set(&format!("run.batch={rows}"));
-        let config = set.iter().fold(builder, |b, a| b?.set(a)).unwrap().build().unwrap();
-        let data = Dataset::open(&config.data).unwrap();
-        let batch = BatchMaker::new(&config, &data).unwrap().step(0).unwrap().remove(0);
-        let device = tweedie_ops::device("cpu").unwrap();
-        let unet = config.model.unet(8, Some(data.class_names().len())).unwrap();
-        (TrainModel::new(&unet, true, 0, &device).unwrap(), batch, device)
-    }
-
-    fn output(model: &TrainModel, batch: &HostBatch, labels: Option<&[f32]>, device: &Device) -> Vec<f32> {
-        let data = TensorData::new(batch.input.clone(), [batch.len(), 3, 8, 8]);
-        let x = Tensor::from_data(data, (device, DType::F32));
-        let y = model.forward(x, &batch.times, Some(batch.classes.clone()), labels, Mode::Eval);
-        y.into_data().as_slice::<f32>().unwrap().to_vec()
-    }
-
-    #[test]
-    fn the_loss_is_the_weighted_mean_square() {
-        let (model, batch, device) = batch(5);
-        let output = output(&model, &batch, Some(&batch.labels), &device);
-        let rows = output.chunks(192).zip(batch.target.chunks(192)).zip(&batch.weights);
-        let expected: f64 = rows
-            .map(|((y, t), w)| {
-                let square = |(y, t): (&f32, &f32)| f64::from(y - t).powi(2);
-                f64::from(*w) * y.iter().zip(t).map(square).sum::<f64>() / 192.0
-            })
-            .sum();
-        let loss = batch_loss(&model, &batch, 10, Mode::Eval, &device).into_scalar::<f32>();
-        assert!((f64::from(loss) / (expected / 10.0) - 1.0).abs() < 1e-5, "{loss} {expected}");
-    }
-
-    #[test]
-    fn a_zero_label_changes_nothing_and_another_does() {
-        let (mut model, batch, device) = batch(2);
-        // As after some training: the weights are no longer zero.
-        let weight = model.augment[0].weight.clone();
-        model.augment[0].weight = weight.map(|w| w + 1.0);
-        let none = output(&model, &batch, None, &device);
-        assert_eq!(none, output(&model, &batch, Some(&[0.0; 18]), &device));
-        assert_ne!(none, output(&model, &batch, Some(&batch.labels), &device));
-    }
-
-    #[test]
-    fn what_is_not_finite_in_the_data_stops_the_run() {
-        let (model, mut batch, device) = batch(2);
-        batch.input[7] = f32::NAN;
-        assert!(batch_loss(&model, &batch, 2, Mode::Eval, &device).into_scalar::<f32>().is_nan());
-    }
 }

@@ -23,6 +23,17 @@ pub enum TimeSampling {
     LogitNormal,
     /// `sigma/alpha = exp(mean + std·z)` (Karras et al. 2022, arXiv:2206.00364, table 1).
     LogNormal,
+    /// Times of a table in proportion to the root mean square of their latest losses, which are divided by
+    /// it again: less variance, the same expectation (Nichol & Dhariwal 2021, arXiv:2102.09672). Uniform
+    /// until every time has been seen ten times, and for held-out images.
+    LossSecondMoment,
+}
+
+impl TimeSampling {
+    /// Whether the distribution follows the losses.
+    pub fn adapts(self) -> bool {
+        self == Self::LossSecondMoment
+    }
 }
 
 /// Draws noise levels as a pure function of (seed, step, row).
@@ -75,13 +86,19 @@ impl TimeSampler {
                 // log-SNR = -2·ln(nsr), so its standard deviation is 2·std.
                 Draw { level, density: bell / (2.0 * self.std) }
             }
-            TimeSampling::Uniform => self.scheduled(schedule, u, 1.0),
+            TimeSampling::Uniform | TimeSampling::LossSecondMoment => self.scheduled(schedule, u, 1.0),
             TimeSampling::LogitNormal => {
                 let q = 1.0 / (1.0 + (-(self.mean + self.std * z)).exp());
                 let q = q.clamp(1e-12, 1.0 - 1e-12);
                 self.scheduled(schedule, q, bell / (self.std * q * (1.0 - q)))
             }
         }
+    }
+
+    /// Time `index` of a table, as a uniform draw.
+    pub(crate) fn entry(&self, schedule: &dyn NoiseSchedule, index: usize) -> Draw {
+        let steps = schedule.times().max() + 1.0;
+        self.scheduled(schedule, (index as f64 + 0.5) / steps, 1.0)
     }
 
     /// The level at position `q`, whose density over positions is `density`.

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use tweedie_hub::weights::SafetensorsFile;
 use tweedie_models::{UNet2DConfig, UNet2DModel};
-use tweedie_train::{ConfigBuilder, RunConfig, Step, TrainError, TrainEvent, TrainLoop, checkpoint};
+use tweedie_train::{
+    ConfigBuilder, RunConfig, Step, TrainError, TrainEvent, TrainLoop, checkpoint, post_hoc,
+};
 
 /// Everything that draws random numbers is switched on.
 const TOML: &str = r#"
@@ -247,4 +249,74 @@ fn what_cannot_be_is_said() {
     let missing = "data.source={ folder = \"no/such/folder\" }";
     assert!(error(TrainLoop::new(config(&dir.path().join("c"), &[missing]))).contains("no/such/folder"));
     assert!(!dir.path().join("c").exists() && !dir.path().join("b").exists());
+}
+
+/// The history of losses is part of the state: without it the times would differ.
+#[test]
+fn a_run_whose_times_follow_the_losses_resumes_with_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = |steps: &'static str| {
+        [
+            steps,
+            "diffusion.train_steps=4",
+            "diffusion.schedule=squared-cosine",
+            "diffusion.variance=fixed-large",
+            "loss.objective=vlb",
+            "loss.times=loss-second-moment",
+            "run.checkpoint_every=10",
+            "run.keep_last=9",
+        ]
+    };
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    run(TrainLoop::new(config(&whole, &set("run.steps=14"))).unwrap()).unwrap();
+    run(TrainLoop::new(config(&parts, &set("run.steps=10"))).unwrap()).unwrap();
+    let history = SafetensorsFile::open(&parts.join("checkpoints/step-000010/times.safetensors")).unwrap();
+    let counts = tweedie_models::TensorSource::read(&history, "counts").unwrap();
+    assert_eq!(counts.values, [10.0; 4], "times follow the losses from here on");
+    run(TrainLoop::resume_with(config(&parts, &set("run.steps=14"))).unwrap()).unwrap();
+    assert_eq!(losses(&whole), losses(&parts));
+    assert_eq!(tensors(&whole, 14), tensors(&parts, 14));
+}
+
+#[test]
+fn a_learned_variance_trains_and_averages_of_any_length_come_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let set = [
+        "run.steps=7",
+        "diffusion.variance=learned-range",
+        "loss.objective=hybrid",
+        "ema.snapshot_every=2",
+        "run.validate_every=3",
+        "run.preview_every=7",
+        "run.preview_images=2",
+    ];
+    let events = run(TrainLoop::new(config(&out, &set)).unwrap()).unwrap();
+    assert!(steps(&events).iter().all(|s| s.loss.is_finite()));
+    let config = UNet2DConfig::from_json(&fs::read_to_string(out.join("model/unet/config.json")).unwrap());
+    assert_eq!(config.unwrap().out_channels, 6);
+    let scheduler = fs::read_to_string(out.join("model/scheduler/scheduler_config.json")).unwrap();
+    assert!(scheduler.contains("\"learned_range\""), "{scheduler}");
+
+    let kept: Vec<_> = checkpoint::list(&out.join("snapshots")).unwrap().into_iter().map(|c| c.0).collect();
+    assert_eq!(kept, [2, 4, 6, 7]);
+    // What was tracked is what is made.
+    let made = post_hoc::reconstruct(&out, 0.1, None).unwrap();
+    assert_eq!((made.step, made.images, made.snapshots), (7, 42, 8));
+    assert!(made.fit.error < 1e-6, "{:?}", made.fit);
+    let tracked = SafetensorsFile::open(&out.join("checkpoints/step-000007/ema-1.safetensors")).unwrap();
+    for (name, tensor) in &made.tensors {
+        let expected = tweedie_models::TensorSource::read(&tracked, name).unwrap();
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+        assert!(tensor.values.iter().zip(&expected.values).all(near), "{name}");
+    }
+    let folder = dir.path().join("long");
+    post_hoc::reconstruct(&out, 0.2, Some(6)).unwrap().export(&folder).unwrap();
+    let file = SafetensorsFile::open(&folder.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert_eq!(tweedie_models::TensorSource::names(&file).len() + 1, made.tensors.len());
+
+    let error = |r: Result<post_hoc::Reconstruction, TrainError>| r.err().unwrap().to_string();
+    assert!(error(post_hoc::reconstruct(&out, 0.3, None)).contains("std = 0.3"));
+    assert!(error(post_hoc::reconstruct(&out, 0.1, Some(5))).contains("2, 4, 6, 7"));
+    assert!(error(post_hoc::reconstruct(dir.path(), 0.1, None)).contains("ema.snapshot_every"));
 }
