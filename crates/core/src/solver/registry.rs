@@ -245,6 +245,8 @@ pub static SOLVERS: &[SolverEntry] = &[
         .of(DPMPP, "DPM-Solver++(2M) of the reversed diffusion"),
     SolverEntry::new("dpmpp-3m-sde", 3, 1, sde(3)).stochastic().also(&["sde-dpmpp-3m"])
         .of(K, "DPM-Solver++(3M) of the reversed diffusion"),
+    SolverEntry::new("dpmpp-grouped-sde", 2, 1, Formula::Grouped(DpmGrouped { tau: 1.0, ..DpmGrouped::new(Form::Data, 2) }))
+        .stochastic().of(DPMPP, "dpmpp-grouped-2 of the reversed diffusion"),
     SolverEntry::new("dpmpp-sde", 2, 2, Formula::DpmppSde(DpmppSde { eta: 1.0 })).stochastic()
         .of(K, "DPM-Solver++ with a stochastic stage in the middle"),
     SolverEntry::new("sa-solver", 2, 1, Formula::Sa(SaSolver::new(2, 2, 1.0))).stochastic().also(&["sa"])
