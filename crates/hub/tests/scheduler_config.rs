@@ -20,7 +20,7 @@ fn errors_name_file_key_value_and_what_is_supported() {
     for (json, words) in [
         (r#"[1]"#, vec!["JSON object"]),
         (r#"{"beta_start": 1}"#, vec!["`_class_name`", "missing"]),
-        (r#"{"_class_name": "PNDMScheduler"}"#, vec!["PNDMScheduler", "DDPMScheduler", "EDMEulerScheduler"]),
+        (r#"{"_class_name": "KarrasVeScheduler"}"#, vec!["KarrasVe", "DDPMScheduler", "EDMEulerScheduler"]),
         (
             r#"{"_class_name": "DDPMScheduler", "beta_strat": 1}"#,
             vec!["`beta_strat`", "unknown", "beta_start"],
@@ -38,22 +38,89 @@ fn errors_name_file_key_value_and_what_is_supported() {
             vec!["`use_beta_sigmas`", "at most one"],
         ),
         (
-            r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}"#,
-            vec!["`algorithm_type`", "sde-dpmsolver++", "supported: \"dpmsolver++\""],
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver+"}"#,
+            vec!["`algorithm_type`", "\"dpmsolver+\"", "supported: dpmsolver++, sde-dpmsolver++"],
         ),
         (
-            r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#,
-            vec!["`solver_order`", "3", "1, 2"],
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 4}"#,
+            vec!["`solver_order`", "4", "1, 2, 3"],
         ),
         (
-            r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#,
-            vec!["`use_dynamic_shifting`", "true"],
+            r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": true}"#,
+            vec!["`invert_sigmas`", "true"],
+        ),
+        (
+            r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "time_shift_type": "cubic"}"#,
+            vec!["`time_shift_type`", "cubic", "exponential, linear"],
+        ),
+        (r#"{"_class_name": "PNDMScheduler", "prediction_type": "sample"}"#, vec!["`prediction_type`", "sample"]),
+        (
+            r#"{"_class_name": "EulerAncestralDiscreteScheduler", "prediction_type": "sample"}"#,
+            vec!["`prediction_type`", "epsilon, v_prediction"],
+        ),
+        (
+            r#"{"_class_name": "DDIMInverseScheduler", "timestep_spacing": "linspace"}"#,
+            vec!["`timestep_spacing`", "leading, trailing"],
+        ),
+        (r#"{"_class_name": "IPNDMScheduler", "trained_betas": [0.1]}"#, vec!["`trained_betas`", "0.1"]),
+        (
+            r#"{"_class_name": "LCMScheduler", "original_inference_steps": 1001}"#,
+            vec!["`original_inference_steps`", "1001", "1000"],
+        ),
+        (r#"{"_class_name": "TCDScheduler", "clip_sample": true}"#, vec!["`clip_sample`", "true"]),
+        (
+            r#"{"_class_name": "UniPCMultistepScheduler", "disable_corrector": [1, 64]}"#,
+            vec!["`disable_corrector`", "64", "0 to 63"],
+        ),
+        (r#"{"_class_name": "SASolverScheduler", "corrector_order": 5}"#, vec!["`corrector_order`", "1 to 4"]),
+        (r#"{"_class_name": "DEISMultistepScheduler", "solver_type": "x"}"#, vec!["`solver_type`", "logrho"]),
+        (
+            r#"{"_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}"#,
+            vec!["`algorithm_type`", "dpmsolver++"],
         ),
     ] {
         let error = read(json).err().unwrap_or_else(|| panic!("accepted {json}"));
         assert!(error.contains("dir/scheduler_config.json"), "{error}");
         for word in words {
             assert!(error.contains(word), "{json}: {error}");
+        }
+    }
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_errors() {
+    for (class, keys, words) in [
+        ("DPMSolverMultistep", r#""algorithm_type": "dpmsolver""#, ["final_sigmas_type", "sigma_min"]),
+        (
+            "DPMSolverMultistep",
+            r#""algorithm_type": "sde-dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min""#,
+            ["solver_order", "1, 2"],
+        ),
+        ("DPMSolverMultistep", r#""prediction_type": "flow_prediction""#, ["prediction_type", "use_flow_sigmas"]),
+        (
+            "DEISMultistep",
+            r#""prediction_type": "v_prediction", "use_flow_sigmas": true"#,
+            ["prediction_type", "use_flow_sigmas"],
+        ),
+        ("UniPCMultistep", r#""shift_terminal": 0.1"#, ["shift_terminal", "use_flow_sigmas"]),
+        ("UniPCMultistep", r#""lower_order_final": false"#, ["lower_order_final", "final_sigmas_type"]),
+        ("UniPCMultistep", r#""predict_x0": false"#, ["final_sigmas_type", "sigma_min"]),
+        ("UniPCMultistep", r#""use_dynamic_shifting": true"#, ["use_dynamic_shifting", "use_flow_sigmas"]),
+        (
+            "DPMSolverSinglestep",
+            r#""use_flow_sigmas": true, "use_beta_sigmas": true"#,
+            ["use_flow_sigmas", "spacing"],
+        ),
+        (
+            "DPMSolverSinglestep",
+            r#""algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min""#,
+            ["algorithm_type", "dpmsolver++"],
+        ),
+    ] {
+        let error = read(&format!(r#"{{"_class_name": "{class}Scheduler", {keys}}}"#)).err();
+        let error = error.unwrap_or_else(|| panic!("accepted {keys}"));
+        for word in words {
+            assert!(error.contains(word), "{keys}: {error}");
         }
     }
 }
@@ -79,6 +146,30 @@ fn values_that_nobody_chose_are_the_class_defaults() {
     assert_eq!(config.resolve(10).unwrap().plan.start.t, 900.0);
 }
 
+const CLASSES: &[&str] = &[
+    r#"{"_class_name": "DDIMInverseScheduler"}"#,
+    r#"{"_class_name": "PNDMScheduler"}"#,
+    r#"{"_class_name": "IPNDMScheduler"}"#,
+    r#"{"_class_name": "LMSDiscreteScheduler", "use_karras_sigmas": true}"#,
+    r#"{"_class_name": "KDPM2AncestralDiscreteScheduler"}"#,
+    r#"{"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": true}"#,
+    r#"{"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": true}"#,
+    r#"{"_class_name": "DPMSolverMultistepInverseScheduler", "timestep_spacing": "leading"}"#,
+    r#"{"_class_name": "DPMSolverMultistepInverseScheduler", "use_beta_sigmas": true}"#,
+    r#"{"_class_name": "DPMSolverSinglestepScheduler"}"#,
+    r#"{"_class_name": "DEISMultistepScheduler"}"#,
+    r#"{"_class_name": "UniPCMultistepScheduler", "timestep_spacing": "trailing"}"#,
+    r#"{"_class_name": "SASolverScheduler"}"#,
+    r#"{"_class_name": "EDMDPMSolverMultistepScheduler"}"#,
+    r#"{"_class_name": "LCMScheduler"}"#,
+    r#"{"_class_name": "TCDScheduler"}"#,
+    r#"{"_class_name": "FlowMatchHeunDiscreteScheduler"}"#,
+];
+
+fn config_without_shift() -> SchedulerConfig {
+    read(r#"{"_class_name": "DDPMScheduler"}"#).unwrap()
+}
+
 #[test]
 fn plans_that_cannot_be_are_errors() {
     let config = read(r#"{"_class_name": "DDPMScheduler"}"#).unwrap();
@@ -90,6 +181,25 @@ fn plans_that_cannot_be_are_errors() {
     let ask = Sampling { solver: Some("eulr".into()), ..Sampling::steps(5) };
     assert!(error(ask).contains("`eulr`"));
     assert!(error(Sampling { eta: Some(2.0), ..Sampling::steps(5) }).contains("eta"));
+
+    let fails = |json: &str, steps: usize, words: &[&str]| {
+        let error = read(json).unwrap().resolve(steps).err().unwrap().to_string();
+        assert!(words.iter().all(|w| error.contains(w)), "{error}");
+    };
+    fails(r#"{"_class_name": "PNDMScheduler"}"#, 3, &["at least 4", "skip_prk_steps"]);
+    fails(r#"{"_class_name": "LCMScheduler"}"#, 51, &["51", "original_inference_steps = 50"]);
+    fails(r#"{"_class_name": "UniPCMultistepScheduler"}"#, 1000, &["1000", "at most 999"]);
+    let dynamic = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#;
+    fails(dynamic, 4, &["use_dynamic_shifting", "mu"]);
+    let shifted = read(dynamic).unwrap().with_mu(0.8).unwrap();
+    assert!(shifted.resolve(4).is_ok());
+    assert!(config_without_shift().with_mu(0.8).unwrap_err().to_string().contains("use_dynamic_shifting"));
+    for json in CLASSES {
+        fails(json, 0, &["at least 1"]);
+    }
+    let recipe = config.resolve(5).unwrap();
+    assert_eq!(recipe.clone().begun_at(4).unwrap().plan.solves(), 1);
+    assert!(recipe.begun_at(5).unwrap_err().contains("begin = 5"));
 
     let zero_snr = r#"{"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": true,
                        "timestep_spacing": "trailing"}"#;
@@ -114,6 +224,8 @@ fn another_solver_keeps_the_process() {
 
 #[test]
 fn a_ddim_pipeline_samples_with_ddim() {
+    let learned = read(r#"{"_class_name": "DDPMScheduler", "variance_type": "learned_range"}"#).unwrap();
+    assert_eq!(learned.resolve(20).unwrap().solver.name(), "ddpm-learned");
     let config = read(r#"{"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}"#).unwrap();
     let ddim = config.convert("DDIMScheduler").unwrap();
     assert_eq!(ddim.class_name(), "DDIMScheduler");

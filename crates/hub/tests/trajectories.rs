@@ -180,6 +180,7 @@ classes! {
     heun: "HeunDiscreteScheduler",
     kdpm2: "KDPM2DiscreteScheduler",
     kdpm2_ancestral: "KDPM2AncestralDiscreteScheduler",
+    dpm_sde: "DPMSolverSDEScheduler",
     dpm_multistep: "DPMSolverMultistepScheduler",
     dpm_multistep_inverse: "DPMSolverMultistepInverseScheduler",
     dpm_singlestep: "DPMSolverSinglestepScheduler",

@@ -4,11 +4,11 @@
 
 use super::{
     Solver,
-    dpm_multistep::Rule,
+    dpm_multistep::{Curvature, Rule},
     dpm_singlestep::combined,
     exponential::{Exponential, Form},
 };
-use crate::{predict::Halt, trajectory::Step, vector::Vector};
+use crate::{lin, predict::Halt, trajectory::Step, vector::Vector};
 
 /// DPM-Solver (`Form::Noise`) or DPM-Solver++ (`Form::Data`), singlestep over the plan's levels.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub struct DpmGrouped {
     pub order: usize,
     /// How the answer's slope is integrated; at order 3, `Heun` also uses its curvature.
     pub rule: Rule,
+    /// Matters at order 3 with noise and `Rule::Heun`: as published, one term of the curvature has the wrong sign.
+    pub curvature: Curvature,
     /// 0 is deterministic; 1 is the reversed diffusion.
     pub tau: f64,
     /// Lowers the order at the end: the last step is of order 1. diffusers' `lower_order_final`.
@@ -30,7 +32,8 @@ pub struct DpmGrouped {
 impl DpmGrouped {
     /// A deterministic solver.
     pub const fn new(form: Form, order: usize) -> Self {
-        Self { form, order, rule: Rule::Midpoint, tau: 0.0, lower_final: false, steps: None }
+        let (rule, curvature) = (Rule::Midpoint, Curvature::Exact);
+        Self { form, order, rule, curvature, tau: 0.0, lower_final: false, steps: None }
     }
 
     /// The order of step `index` of `steps`: its place in the group. With a lower order at the end, a last
@@ -64,7 +67,20 @@ impl<V: Vector> Solver<V> for DpmGrouped {
                 later.extend(pasts.iter().map(|n| (step.at(n.level), self.form.of(&n.prediction))));
                 later.pop();
                 later.reverse();
-                combined(&step, self.rule, first, self.form.of(&start.prediction), &later)
+                let m0 = self.form.of(&start.prediction);
+                let x = combined(&step, self.rule, first, m0, &later);
+                match later[..] {
+                    [(r1, m1), (r2, m2)]
+                        if self.curvature == Curvature::Published
+                            && (self.rule, self.form) == (Rule::Heun, Form::Data)
+                            && self.tau != 0.0 =>
+                    {
+                        // The second difference, times h².
+                        let c = -2.0 * step.to.alpha / (r2 - r1);
+                        lin![1.0 => &x, c / r2 => m2, -c / r1 => m1, c * (1.0 / r1 - 1.0 / r2) => m0]
+                    }
+                    _ => x,
+                }
             }
         };
         Ok(step.noised(s, x))

@@ -3,6 +3,7 @@
 
 use tweedie_core::{
     Level, Move, Plan,
+    bound::ReverseVariance,
     plan::{Final, NoiseRule},
     schedule::Interpolation,
     spacing::Spacing,
@@ -35,18 +36,23 @@ struct Ddpm {
     table: usize,
     spacing: TableSpacing,
     clamp: Option<Clamp>,
-    large: bool,
+    variance: ReverseVariance,
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
     let Table { process, steps: table, .. } = betas::process(keys, &BETAS)?;
     // The logarithm of the smaller variance is only another way to compute it. That of the larger one
-    // gives NaN in diffusers, and learned variances need another network.
-    let variances = [("fixed_small", false), ("fixed_small_log", false), ("fixed_large", true)];
-    let large = keys.choice("variance_type", "fixed_small", &variances)?;
+    // gives NaN in diffusers.
+    let variances = [
+        ("fixed_small", ReverseVariance::FixedSmall),
+        ("fixed_small_log", ReverseVariance::FixedSmall),
+        ("fixed_large", ReverseVariance::FixedLarge),
+        ("learned_range", ReverseVariance::LearnedRange),
+    ];
+    let variance = keys.choice("variance_type", "fixed_small", &variances)?;
     let spacing = TableSpacing::read(keys, "leading")?;
     let clamp = betas::clamp(keys, true, false)?;
-    Ok(Box::new(Ddpm { process, table, spacing, clamp, large }))
+    Ok(Box::new(Ddpm { process, table, spacing, clamp, variance }))
 }
 
 impl Scheduler for Ddpm {
@@ -55,7 +61,11 @@ impl Scheduler for Ddpm {
     }
 
     fn solver(&self) -> &'static str {
-        if self.large { "ddpm-large" } else { "ddpm" }
+        match self.variance {
+            ReverseVariance::FixedSmall => "ddpm",
+            ReverseVariance::FixedLarge => "ddpm-large",
+            ReverseVariance::LearnedRange => "ddpm-learned",
+        }
     }
 
     fn clamp(&self) -> Option<Clamp> {
@@ -69,13 +79,26 @@ impl Scheduler for Ddpm {
     }
 
     fn noise(&self) -> NoiseRule {
-        if self.large { NoiseRule::FixedLarge } else { NoiseRule::Ancestral { eta: 1.0 } }
+        match self.variance {
+            ReverseVariance::FixedSmall => NoiseRule::Ancestral { eta: 1.0 },
+            ReverseVariance::FixedLarge => NoiseRule::FixedLarge,
+            // The solver draws it, element by element.
+            ReverseVariance::LearnedRange => NoiseRule::None,
+        }
+    }
+
+    fn noise_of(&self, eta: f64) -> NoiseRule {
+        match self.variance {
+            ReverseVariance::LearnedRange => NoiseRule::None,
+            _ if eta == 0.0 => NoiseRule::None,
+            _ => NoiseRule::Ancestral { eta },
+        }
     }
 
     /// With its larger variance diffusers adds noise even after the last step, unless that began at time 0.
     fn finish(&self, mut plan: Plan) -> Plan {
         if let Some((from, Move::Solve(Level { sigma: 0.0, .. }))) = plan.steps().last()
-            && self.large
+            && self.variance == ReverseVariance::FixedLarge
             && from.t > 0.0
         {
             let to = Level { alpha: 1.0, sigma: from.sigma, t: 0.0 };

@@ -187,7 +187,9 @@ impl Scheduler for DpmSolver {
         // diffusers lowers the order at the end of steps that do not divide, and into a clean sample.
         let lower_final = o.lower || self.grid.clean || steps % o.order != 0;
         let (form, order, rule, tau) = (o.form, o.order, o.rule, o.tau());
-        Some(Method::DpmGrouped(DpmGrouped { form, order, rule, tau, lower_final, steps: None }))
+        let curvature = Curvature::Published;
+        let grouped = DpmGrouped { form, order, rule, curvature, tau, lower_final, steps: None };
+        Some(Method::DpmGrouped(grouped))
     }
 
     fn clamp(&self) -> Option<Clamp> {

@@ -14,6 +14,7 @@ use super::{
     betas::{self, BetaRules, COMMON_CURVES, EPS_AND_V, EPS_X0_V, Rescaled, Table},
     keys::Keys,
     method::Method,
+    lms_begun::Lms,
     sigmas::{SigmaSpacing, Told},
 };
 
@@ -68,7 +69,7 @@ impl Scheduler for Sigmas {
     }
 
     fn method(&self, _: usize) -> Option<Method> {
-        (self.solver == "lms").then_some(Method::Lms(solver::Lms { order: 4 }))
+        (self.solver == "lms").then_some(Method::Lms(Lms::default()))
     }
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {

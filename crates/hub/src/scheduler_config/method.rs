@@ -1,13 +1,13 @@
 //! A solver with the options of a configuration.
 
 use tweedie_core::{
-    Solver, Vector,
+    Level, Solver, Vector,
     solver::{
-        Consistency, Deis, DpmGrouped, DpmMultistep, Ipndm, Lms, SaSolver, SolverEntry, UniPc, Uncorrected,
+        Consistency, Deis, DpmGrouped, DpmMultistep, Ipndm, SaSolver, SolverEntry, UniPc, Uncorrected,
     },
 };
 
-use super::{ipndm::FromPureNoise, pndm::Pndm};
+use super::{ipndm::FromPureNoise, lms_begun::Lms, pndm::Pndm};
 
 /// What goes from one level to the next.
 #[derive(Clone, Copy, Debug)]
@@ -66,13 +66,14 @@ impl SolverChoice {
         self.method.build()
     }
 
-    /// The solver of a plan of `steps` steps whose first `skipped` are left out.
-    pub(super) fn begun_at(mut self, skipped: usize, steps: usize) -> Self {
+    /// The solver of a plan of `steps` steps whose first ones, from the levels `skipped`, are left out.
+    pub(super) fn begun_after(mut self, skipped: &[Level], steps: usize) -> Self {
         match &mut self.method {
             Method::DpmGrouped(solver) => solver.steps = Some(steps),
             Method::UniPc(UniPc { uncorrected: Uncorrected::Steps(bits), .. }) => {
-                *bits = bits.checked_shr(skipped as u32).unwrap_or(0);
+                *bits = bits.checked_shr(skipped.len() as u32).unwrap_or(0);
             }
+            Method::Lms(solver) => *solver = Lms::begun_after(skipped),
             _ => {}
         }
         self

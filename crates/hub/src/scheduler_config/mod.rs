@@ -20,6 +20,7 @@ mod heun;
 mod ipndm;
 mod keys;
 mod lms;
+mod lms_begun;
 mod method;
 mod multistep;
 mod pndm;

@@ -144,18 +144,20 @@ impl Grid {
     }
 
     pub(super) fn plan(&self, steps: usize) -> Result<Plan, String> {
-        let levels = self.levels(steps)?;
-        let cleanest = match (levels.last(), self.noise.is_some() || self.flow.is_some()) {
-            (Some(&last), true) if self.rules.repeats => last,
-            _ => self.cleanest(),
-        };
-        let repeated = levels.last().is_some_and(|last| last.lambda() == cleanest.lambda());
+        let mut levels = self.levels(steps)?;
+        if !self.clean {
+            levels.push(match (levels.last(), self.noise.is_some() || self.flow.is_some()) {
+                (Some(&last), true) if self.rules.repeats => last,
+                _ => self.cleanest(),
+            });
+        }
         // A step of no length would have no direction, and so no past.
-        let cleanest = match repeated {
-            true => Level { sigma: cleanest.sigma * (1.0 - 1e-12), ..cleanest },
-            false => cleanest,
-        };
-        let end = if self.clean { Final::Clean } else { Final::Level(cleanest) };
+        for i in 1..levels.len() {
+            if levels[i].lambda() == levels[i - 1].lambda() {
+                levels[i].sigma *= 1.0 - 1e-12;
+            }
+        }
+        let end = if self.clean { Final::Clean } else { Final::LastTime };
         let mut plan = betas::plan_to(self.table.process.schedule.clone(), levels, end)?;
         plan.start_std = 1.0;
         Ok(plan)

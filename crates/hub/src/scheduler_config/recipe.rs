@@ -85,15 +85,18 @@ impl Recipe {
     /// # Errors
     /// If no step is left.
     pub fn begun_at(mut self, step: usize) -> Result<Self, String> {
-        let steps = self.plan.solves();
-        let solves = |(_, (_, m)): &(usize, (Level, Move))| matches!(m, Move::Solve(_));
-        let Some((index, (level, _))) = self.plan.steps().enumerate().filter(solves).nth(step) else {
-            return Err(format!("begin = {step}: expected less than the {steps} steps there are"));
+        let solves: Vec<(usize, Level)> = (self.plan.steps().enumerate())
+            .filter(|(_, (_, m))| matches!(m, Move::Solve(_)))
+            .map(|(index, (level, _))| (index, level))
+            .collect();
+        let Some(&(index, level)) = solves.get(step) else {
+            return Err(format!("begin = {step}: expected less than the {} steps there are", solves.len()));
         };
+        let skipped: Vec<Level> = solves[..step].iter().map(|(_, level)| *level).collect();
         self.plan.moves.drain(..index);
         self.plan.start = level;
         self.plan.start_std = level.alpha.hypot(level.sigma);
-        self.solver = self.solver.begun_at(step, steps);
+        self.solver = self.solver.begun_after(&skipped, solves.len());
         Ok(self)
     }
 }

@@ -2,7 +2,7 @@
 
     python make_trajectories.py [CLASS...]
 
-torch 2.15.0 (CPU), diffusers 0.42.1, numpy, scipy. diffusers computes its tables, levels and most samples
+torch 2.15.0 (CPU), diffusers 0.42.1, numpy, scipy, torchsde. diffusers computes its tables, levels and most samples
 in float32; here the names torch.float32 and np.float32 are bound to float64 while its code runs, so that
 what is compared is its formulas and not its rounding. Every case is run a second time as it is, in
 float32; how far that strays is recorded as `float32`, relative to the root mean square of the row.
@@ -77,6 +77,20 @@ class Waves:
         return wave(self.draw)
 
 
+class NoisePath:
+    """Stands in for a Brownian path: one wave for every level that a step ends at, one for all others."""
+
+    scheduler = None
+
+    def __init__(self, *_):
+        pass
+
+    def __call__(self, _, to):
+        levels = self.scheduler.sigmas[::2].tolist()
+        ends = [i for i, level in enumerate(levels) if abs(level - float(to)) < 1e-6 * level]
+        return wave(ends[0] - 1 if ends else len(levels))
+
+
 def network(kind, x, t):
     t = float(t)
     if kind == "linear":
@@ -88,7 +102,9 @@ def network(kind, x, t):
 def run(cls, steps, config, model, begin, strength, eta, mu, start):
     module = importlib.import_module(getattr(diffusers, cls).__module__)
     module.randn_tensor = Waves()
+    module.BrownianTreeNoiseSampler = NoisePath
     scheduler = getattr(diffusers, cls)(**config)
+    NoisePath.scheduler = scheduler
     scheduler.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
     if strength is not None:
         begin = steps - min(int(steps * strength), steps)
@@ -320,6 +336,12 @@ def KDPM2DiscreteScheduler(c):
 def KDPM2AncestralDiscreteScheduler(c):
     yield from table(c, types=("epsilon", "v_prediction"))
     yield from partial(c)
+    yield from spaced(c)
+
+
+@family
+def DPMSolverSDEScheduler(c):
+    yield from table(c, types=("epsilon", "v_prediction"), sized=(1, 2, 3, 7, 20, 50))
     yield from spaced(c)
 
 
