@@ -56,8 +56,8 @@ fn error(got: &[Bf16], want: &[f32]) -> f64 {
 
 fn convs(isa: Isa) {
     println!(
-        "{:>20} {:>9} {:>9} {:>9} {:>9}  GFLOP/s {:>9} {:>9}  error",
-        "batch,in,out,size,by", "f32", "direct", "F(2x2)", "chosen", "direct", "F(2x2)"
+        "{:>20} {:>9} {:>9} {:>9} {:>9}  GFLOP/s {:>9} {:>9}  error {:>9}",
+        "batch,in,out,size,by", "f32", "direct", "F(2x2)", "chosen", "direct", "F(2x2)", "prepare ms"
     );
     for (batch, in_channels, out_channels, size, stride) in [
         (8, 128, 128, 32, 1),
@@ -107,15 +107,17 @@ fn convs(isa: Isa) {
         let direct = run(Algorithm::Direct);
         let winograd = if stride == 1 { run(Algorithm::Winograd) } else { (0.0, 0.0) };
         let chosen = if Algorithm::of(&c) == Algorithm::Direct { direct.0 } else { winograd.0 };
+        let prepare = best(|| drop(Prepared::new(isa, &c, &w)));
         println!(
-            "{:>20} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>17.1e} {:>9.1e}",
+            "{:>20} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>17.1e} {:>9.1e} {:>16.2}",
             format!("{batch},{in_channels},{out_channels},{size},{stride}"),
             gflop / f32_time,
             direct.0,
             winograd.0,
             chosen,
             direct.1,
-            winograd.1
+            winograd.1,
+            prepare * 1e3
         );
     }
 }

@@ -140,7 +140,7 @@ fn pack(isa: Isa, c: &Conv, g: usize, w: &[f32]) -> Packed {
                     let term = 2 * pair + i;
                     if term < packed_k {
                         let (tap, channel) = if terms.copied() { (term / k, term % k) } else { (tap, term) };
-                        to[2 * lane + i] = w[channel * taps + tap];
+                        to[i][lane] = w[channel * taps + tap];
                     }
                 }
             }

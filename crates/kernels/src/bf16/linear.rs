@@ -19,9 +19,9 @@ impl Linear {
     pub fn new(isa: Isa, weight: &[f32], outputs: usize, inputs: usize) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "a weight of {outputs} outputs and {inputs} inputs");
         let packed = Packed::new(isa, [1, inputs, outputs], |first, columns, pair, to| {
-            for (lane, to) in to[0].chunks_exact_mut(2).enumerate().take(columns) {
+            for lane in 0..columns {
                 let terms = &weight[(first + lane) * inputs..][..inputs][2 * pair..];
-                to.iter_mut().zip(terms).for_each(|(to, w)| *to = *w);
+                to[0].iter_mut().zip(terms).for_each(|(to, w)| to[lane] = *w);
             }
         });
         Self { weight: packed, isa, inputs }

@@ -2,12 +2,13 @@
 
 use super::{
     Bf16,
-    simd::{panel_width, round},
+    simd::{Dot, dispatch16, panel_width},
+    transform::kernel_taps,
 };
 use crate::{
     Isa,
     par::{self, Ptr, Scratch},
-    simd::LANES,
+    simd::{LANES, Simd},
 };
 
 /// Panels `[panels][taps][pairs][width][2]`, zeros beyond the last column and the last term. All panels have
@@ -23,13 +24,29 @@ pub(super) struct Packed {
     pub width: usize,
 }
 
+/// Two terms of sixteen columns.
+pub(super) type Pair = [[f32; LANES]; 2];
+
+/// Pairs that are brought together before they are written: a vector read too soon after the numbers in it
+/// were written would wait for them.
+const GATHERED: usize = 8;
+
 impl Packed {
     /// Packs `k` terms of `n` columns per tap: `fill(first column, columns, pair, to)` writes the pair of all
-    /// `taps` to `to[tap][..]`, each `[columns][2]`, cleared before.
+    /// `taps` to `to[tap]`, cleared before.
     pub(super) fn new(
         isa: Isa,
         [taps, k, n]: [usize; 3],
-        fill: impl Fn(usize, usize, usize, &mut [[f32; 2 * LANES]]) + Sync + Send,
+        fill: impl Fn(usize, usize, usize, &mut [Pair]) + Sync + Send,
+    ) -> Self {
+        Self::transformed(isa, [taps, taps, k, n], fill)
+    }
+
+    /// As [`Packed::new`], where `fill` writes `given` taps: those of 3×3 kernels, if they are not all `taps`.
+    pub(super) fn transformed(
+        isa: Isa,
+        [given, taps, k, n]: [usize; 4],
+        fill: impl Fn(usize, usize, usize, &mut [Pair]) + Sync + Send,
     ) -> Self {
         let (width, pairs) = (panel_width(isa), k.div_ceil(2));
         let columns = if n % width <= LANES { n.next_multiple_of(LANES) } else { n.next_multiple_of(width) };
@@ -40,21 +57,21 @@ impl Packed {
         par::for_each(n.div_ceil(LANES), |strip| {
             let first = strip * LANES;
             let panel = first / width * width;
-            let panel_columns = width.min(columns - panel);
-            let mut values = vec![[0.0f32; 2 * LANES]; taps];
-            for pair in 0..pairs {
-                values.iter_mut().for_each(|v| v.fill(0.0));
-                fill(first, LANES.min(n - first), pair, &mut values);
-                for (tap, values) in values.iter().enumerate() {
-                    let at =
-                        2 * panel * taps * pairs + 2 * ((tap * pairs + pair) * panel_columns + first - panel);
-                    // SAFETY: within the `len` numbers allocated; each task owns its columns.
-                    unsafe {
-                        let to = start.get().cast::<Bf16>().add(at);
-                        for (i, v) in values.iter().enumerate() {
-                            *to.add(i) = round(*v);
-                        }
-                    }
+            let pair_step = 2 * width.min(columns - panel);
+            let steps = [pair_step, pairs * pair_step];
+            let mut values = vec![[[0.0f32; LANES]; 2]; given * GATHERED];
+            for pair in (0..pairs).step_by(GATHERED) {
+                let count = GATHERED.min(pairs - pair);
+                values.fill([[0.0; LANES]; 2]);
+                for (i, values) in values.chunks_exact_mut(given.max(1)).enumerate().take(count) {
+                    fill(first, LANES.min(n - first), pair + i, values);
+                }
+                let at = 2 * panel * taps * pairs + pair * pair_step + 2 * (first - panel);
+                // SAFETY: within the `len` numbers allocated; each task owns its columns.
+                unsafe {
+                    let to = start.get().cast::<Bf16>().add(at);
+                    let (values, tiles) = (&values[..count * given], given != taps);
+                    dispatch16!(isa, write[](values: &[Pair], given: usize, tiles: bool, to: *mut Bf16, steps: [usize; 2]))
                 }
             }
         });
@@ -69,5 +86,24 @@ impl Packed {
 
     pub(super) fn bytes(&self) -> usize {
         self.len * size_of::<Bf16>()
+    }
+}
+
+/// Rounds and writes pairs of `given` taps each, or of the points of their transforms where they are `tiles`;
+/// `steps` from a pair to the next, and from a tap to the next.
+#[inline(always)]
+unsafe fn write<D: Dot>(values: &[Pair], given: usize, tiles: bool, to: *mut Bf16, steps: [usize; 2]) {
+    for (i, values) in values.chunks_exact(given.max(1)).enumerate() {
+        let to = to.add(i * steps[0]);
+        if tiles {
+            let (a, b) = (kernel_taps::<D>(values, 0), kernel_taps::<D>(values, 1));
+            for point in 0..a.len() {
+                D::narrow_pairs(to.add(point * steps[1]), a[point], b[point]);
+            }
+        } else {
+            for (tap, [a, b]) in values.iter().enumerate() {
+                D::narrow_pairs(to.add(tap * steps[1]), D::S::load(a.as_ptr()), D::S::load(b.as_ptr()));
+            }
+        }
     }
 }

@@ -32,6 +32,17 @@ pub(super) trait Dot: Copy + 'static {
     /// Rounds and stores sixteen numbers.
     unsafe fn narrow(p: *mut Bf16, v: V<Self>);
 
+    /// Rounds and stores sixteen pairs `(a, b)`.
+    #[inline(always)]
+    unsafe fn narrow_pairs(p: *mut Bf16, a: V<Self>, b: V<Self>) {
+        let mut terms = [[Bf16::ZERO; LANES]; 2];
+        Self::narrow(terms[0].as_mut_ptr(), a);
+        Self::narrow(terms[1].as_mut_ptr(), b);
+        for i in 0..LANES {
+            *p.add(2 * i) = terms[0][i];
+            *p.add(2 * i + 1) = terms[1][i];
+        }
+    }
     /// `1/v` within 2⁻¹⁴ of itself.
     #[inline(always)]
     unsafe fn reciprocal(v: V<Self>) -> V<Self> {

@@ -2,6 +2,7 @@
 
 use super::{
     Bf16, Element,
+    pack::Pair,
     simd::{Dot, V, load_part, store_part},
     winograd::{TILE, Tiles},
 };
@@ -19,16 +20,31 @@ unsafe fn output<D: Dot>(m: [V<D>; 4]) -> [V<D>; 2] {
     [D::S::add(D::S::add(m[0], m[1]), m[2]), D::S::sub(D::S::sub(m[1], m[2]), m[3])]
 }
 
-/// `G·g·Gᵀ` of one kernel, in `f32`.
-pub(super) fn kernel(g: &[f32; 9]) -> [f32; 16] {
-    let one = |g: [f32; 3]| {
-        let (ends, middle) = (0.5 * (g[0] + g[2]), 0.5 * g[1]);
-        [g[0], ends + middle, ends - middle, g[2]]
-    };
-    let columns: [[f32; 4]; 3] = std::array::from_fn(|x| one([g[x], g[3 + x], g[6 + x]]));
-    let mut u = [0.0; 16];
+/// `G·g`.
+#[inline(always)]
+unsafe fn kernel<D: Dot>(g: [V<D>; 3]) -> [V<D>; 4] {
+    let half = D::S::splat(0.5);
+    let (ends, middle) = (D::S::mul(half, D::S::add(g[0], g[2])), D::S::mul(half, g[1]));
+    [g[0], D::S::add(ends, middle), D::S::sub(ends, middle), g[2]]
+}
+
+/// `G·g·Gᵀ` of the 3×3 kernels of sixteen columns; of each pair, those of one `term`.
+#[inline(always)]
+pub(super) unsafe fn kernel_taps<D: Dot>(g: &[Pair], term: usize) -> [V<D>; 16] {
+    let mut half = [[D::S::zero(); 3]; 4];
+    for x in 0..3 {
+        let [top, middle, bottom] = [g[x][term].as_ptr(), g[3 + x][term].as_ptr(), g[6 + x][term].as_ptr()];
+        let column = kernel::<D>([D::S::load(top), D::S::load(middle), D::S::load(bottom)]);
+        for y in 0..4 {
+            half[y][x] = column[y];
+        }
+    }
+    let mut u = [D::S::zero(); 16];
     for y in 0..4 {
-        u[4 * y..][..4].copy_from_slice(&one([columns[0][y], columns[1][y], columns[2][y]]));
+        let row = kernel::<D>(half[y]);
+        for x in 0..4 {
+            u[4 * y + x] = row[x];
+        }
     }
     u
 }

@@ -8,7 +8,7 @@ use super::{
     micro::{Job, rows},
     pack::Packed,
     simd::{Dot, dispatch16},
-    transform::{Finish, Planes, channel_at, input_tiles, kernel, output_tiles, row_len},
+    transform::{Finish, Planes, channel_at, input_tiles, output_tiles, row_len},
 };
 use crate::{
     Isa,
@@ -54,7 +54,7 @@ impl Tiles {
 /// The transformed weights: the points are the taps of a product.
 pub(super) fn pack(isa: Isa, c: &Conv, w: &[f32]) -> Packed {
     let (k, n) = (c.in_channels, c.out_channels);
-    Packed::new(isa, [POINTS, row_len(k), n], |first, columns, pair, to| {
+    Packed::transformed(isa, [9, POINTS, row_len(k), n], |first, columns, pair, to| {
         for i in 0..2 {
             let channel = channel_at(2 * pair + i, k);
             if channel >= k {
@@ -62,10 +62,8 @@ pub(super) fn pack(isa: Isa, c: &Conv, w: &[f32]) -> Packed {
             }
             for lane in 0..columns {
                 let at = ((first + lane) * k + channel) * 9;
-                let mut g = [0.0; 9];
-                g.copy_from_slice(&w[at..at + 9]);
-                for (to, u) in to.iter_mut().zip(kernel(&g)) {
-                    to[2 * lane + i] = u;
+                for (to, w) in to.iter_mut().zip(&w[at..at + 9]) {
+                    to[i][lane] = *w;
                 }
             }
         }
