@@ -79,6 +79,12 @@ pub enum TrainError {
         /// The run's folder.
         path: PathBuf,
     },
+    /// A run that is being trained already.
+    #[error("{} is being trained by another process", path.display())]
+    Busy {
+        /// The run's folder.
+        path: PathBuf,
+    },
     /// The thread that prepares batches ended.
     #[error("the data thread ended: {0}")]
     DataThread(String),

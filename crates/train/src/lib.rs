@@ -18,6 +18,7 @@ mod export;
 mod importance;
 mod keys;
 mod learning_rate;
+mod lock;
 mod log;
 mod loss;
 mod model;

@@ -29,6 +29,7 @@ use crate::{
     export,
     importance::LossHistory,
     keys::{Purpose, key},
+    lock::FolderLock,
     log::Log,
     model::TrainModel,
     objective::Objective,
@@ -75,6 +76,7 @@ pub struct TrainLoop {
     session: Option<Instant>,
     recent: VecDeque<Instant>,
     phase: Phase,
+    _lock: FolderLock,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,7 +125,7 @@ impl TrainLoop {
         if out.join(CONFIG).exists() {
             return Err(TrainError::Occupied { path: out.clone() });
         }
-        Self::build(config, None, Vec::new())
+        Self::build(config, None, None, Vec::new())
     }
 
     /// Goes on with the run in the folder `out`, from its latest whole checkpoint, as it was configured.
@@ -151,6 +153,7 @@ impl TrainLoop {
             let reason = "there is no run to resume (config.toml is missing)";
             return Err(TrainError::Checkpoint { path: out, reason: reason.into() });
         }
+        let lock = FolderLock::take(&out)?;
         let (found, wrong) = checkpoint::latest(&out.join(CHECKPOINTS))?;
         let mut warnings: Vec<_> = wrong.iter().map(|e| format!("skipped: {e}")).collect();
         match &found {
@@ -162,10 +165,15 @@ impl TrainLoop {
                 }
             }
         }
-        Self::build(config, found, warnings)
+        Self::build(config, Some(lock), found, warnings)
     }
 
-    fn build(config: RunConfig, from: Option<Checkpoint>, warnings: Vec<String>) -> Result<Self, TrainError> {
+    fn build(
+        config: RunConfig,
+        lock: Option<FolderLock>,
+        from: Option<Checkpoint>,
+        warnings: Vec<String>,
+    ) -> Result<Self, TrainError> {
         let device =
             tweedie_ops::device(&config.run.device).map_err(|e| TrainError::Device(e.to_string()))?;
         let data = Dataset::open(&config.data)?;
@@ -204,7 +212,7 @@ impl TrainLoop {
 
         state.class_names = class_names.clone();
         let out = &config.run.out;
-        std::fs::create_dir_all(out).map_err(|e| TrainError::io(out, e))?;
+        let lock = lock.map_or_else(|| FolderLock::take(out), Ok)?;
         let log = Log::open(out, &state.logs)?;
         write_atomic(&out.join(CONFIG), config.to_toml()?.as_bytes())?;
         let mut events: VecDeque<_> = warnings.into_iter().map(TrainEvent::Warning).collect();
@@ -243,6 +251,7 @@ impl TrainLoop {
             session: None,
             recent: VecDeque::new(),
             phase: Phase::Fresh,
+            _lock: lock,
             config,
         })
     }
