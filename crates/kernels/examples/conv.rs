@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tweedie_kernels::{
     Isa,
-    conv::{self, Conv},
+    conv::{self, Conv, Prepared},
 };
 
 fn best(mut f: impl FnMut()) -> f64 {
@@ -22,7 +22,10 @@ fn best(mut f: impl FnMut()) -> f64 {
 fn main() {
     let isa = Isa::active();
     println!("{} on {} threads", isa.name(), rayon::current_num_threads());
-    println!("{:>18} {:>9} {:>9} {:>9}  GFLOP/s", "batch,in,out,size", "forward", "data", "weight");
+    println!(
+        "{:>18} {:>9} {:>9} {:>9} {:>9}  GFLOP/s",
+        "batch,in,out,size", "forward", "prepared", "data", "weight"
+    );
     let shapes = [
         (8, 128, 128, 32),
         (8, 256, 256, 16),
@@ -30,7 +33,10 @@ fn main() {
         (8, 256, 256, 4),
         (8, 64, 64, 32),
         (1, 128, 128, 32),
+        (1, 256, 256, 16),
         (1, 256, 256, 8),
+        (1, 512, 256, 8),
+        (1, 256, 256, 4),
         (64, 128, 128, 32),
         (8, 3, 128, 32),
         (8, 128, 3, 32),
@@ -60,9 +66,12 @@ fn main() {
         let (mut x, mut w, mut y) = (fill(xs), fill(ws), fill(ys));
         let gflop = 2.0 * 9.0 * (batch * size * size * in_channels * out_channels) as f64 * 1e-9;
         let forward = best(|| conv::forward(isa, &c, &x, &w, None, &mut y));
+        let prepared = Prepared::new(isa, &c, &w);
+        let again = prepared.map_or(f64::NAN, |p| best(|| p.forward(&c, &x, None, &mut y)));
         let weight = best(|| conv::weight_gradient(isa, &c, &x, &y, &mut w));
         let data = best(|| conv::data_gradient(isa, &c, &y, &w, &mut x));
         let name = format!("{batch},{in_channels},{out_channels},{size}");
-        println!("{name:>18} {:>9.0} {:>9.0} {:>9.0}", gflop / forward, gflop / data, gflop / weight);
+        let [forward, again, data, weight] = [forward, again, data, weight].map(|t| gflop / t);
+        println!("{name:>18} {forward:>9.0} {again:>9.0} {data:>9.0} {weight:>9.0}");
     }
 }

@@ -103,7 +103,7 @@ unsafe fn run(
         bias: Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
         out: Ptr::new(out),
     };
-    let kernels = run.panels.count * run.panels.len() * size_of::<f32>();
+    let kernels = run.panels.count * run.panels.pieces() * run.panels.len() * size_of::<f32>();
     // Neither way of cutting the work changes a sum.
     if kernels <= KERNEL_BYTES && tiles.count >= par::threads() * UNIT {
         run.by_tiles(weights);
@@ -115,11 +115,14 @@ unsafe fn run(
 impl Run<'_> {
     /// All kernels are transformed first; a task is a block of tiles.
     unsafe fn by_tiles(&self, weights: Source) {
-        let Panels { count: panels, width, .. } = self.panels;
-        let len = self.panels.len();
-        let u = Scratch::take(panels * len);
-        par::for_each(panels, |p| self.panels.transform(self.isa, weights, p, u.ptr().get().add(p * len)));
-        let per_tile = POINTS * (self.k_row + width) * size_of::<f32>();
+        let (panels, pieces, len) = (self.panels.count, self.panels.pieces(), self.panels.len());
+        let all = Scratch::take(panels * pieces * len);
+        let u = |p: usize, piece: usize| all.ptr().get().wrapping_add((p * pieces + piece) * len);
+        par::for_each(panels * pieces, |i| {
+            let (p, piece) = (i / pieces, i % pieces);
+            self.panels.transform(self.isa, weights, p, piece, u(p, piece));
+        });
+        let per_tile = POINTS * (self.k_row + self.panels.width) * size_of::<f32>();
         let most = (OWN_BYTES / per_tile / UNIT).clamp(1, 8) * UNIT;
         // As many blocks as fill the threads evenly.
         let count = self.tiles.count.div_ceil(most).next_multiple_of(par::threads());
@@ -128,10 +131,13 @@ impl Run<'_> {
             let v_plane = (to - from) * self.k_row;
             let scratch = Scratch::take(POINTS * v_plane + self.products_len(to - from));
             let v = Planes { start: scratch.ptr().get(), plane: v_plane, row: self.k_row };
-            let m = scratch.ptr().get().add(POINTS * v_plane);
+            let m = self.products_at(scratch.ptr().get().add(POINTS * v_plane), to - from);
             self.input(from, to, v);
             for p in 0..panels {
-                self.panel(p, u.ptr().get().add(p * len), v, [from, to], m);
+                for piece in 0..pieces {
+                    self.products(piece, u(p, piece), v, to - from, m);
+                }
+                self.output(p, [from, to], m);
             }
         });
     }
@@ -161,19 +167,31 @@ impl Run<'_> {
             par::for_each(self.panels.count * parts, |task| {
                 let (p, first) = (task / parts, from + task % parts * part);
                 let last = to.min(first + part);
-                let scratch = Scratch::take(len + self.products_len(BLOCK));
-                let u = scratch.ptr().get();
-                self.panels.transform(self.isa, weights, p, u);
-                for start in (first..last).step_by(BLOCK) {
-                    self.panel(p, u, at(start), [start, last.min(start + BLOCK)], u.add(len));
+                if first >= last {
+                    return;
                 }
+                let scratch = Scratch::take(len + self.products_len(last - first));
+                let u = scratch.ptr().get();
+                let m = self.products_at(u.add(len), last - first);
+                for piece in 0..self.panels.pieces() {
+                    self.panels.transform(self.isa, weights, p, piece, u);
+                    for start in (first..last).step_by(BLOCK) {
+                        let m = Planes { start: m.start.add((start - first) * m.row), ..m };
+                        self.products(piece, u, at(start), BLOCK.min(last - start), m);
+                    }
+                }
+                self.output(p, [first, last], m);
             });
         }
     }
 
-    /// Numbers that [`Run::panel`] needs for the products of so many tiles.
+    /// Numbers that the products of so many tiles with a panel take.
     fn products_len(&self, tiles: usize) -> usize {
         POINTS * (tiles * self.panels.width + LANES)
+    }
+
+    fn products_at(&self, start: *mut f32, tiles: usize) -> Planes {
+        Planes { start, plane: tiles * self.panels.width + LANES, row: self.panels.width }
     }
 
     unsafe fn input(&self, from: usize, to: usize, v: Planes) {
@@ -182,12 +200,10 @@ impl Run<'_> {
         dispatch!(self.isa, input_tiles(at: Patch<'_>, x: *const f32, v: Planes));
     }
 
-    /// The output channels of panel `p` for a block of tiles, whose transformed input is `v`.
-    unsafe fn panel(&self, p: usize, u: *const f32, v: Planes, [from, to]: [usize; 2], m: *mut f32) {
-        let Panels { k, n, width, .. } = self.panels;
-        let tiles = to - from;
-        let m = Planes { start: m, plane: tiles * width + LANES, row: width };
-        let a: Vec<_> = (0..tiles).map(|r| v.start.add(r * v.row).cast_const()).collect();
+    /// Adds up the products of a piece's channels, for so many tiles.
+    unsafe fn products(&self, piece: usize, u: *const f32, v: Planes, tiles: usize, m: Planes) {
+        let [from, to] = self.panels.channels(piece);
+        let a: Vec<_> = (0..tiles).map(|r| v.start.add(r * v.row + from).cast_const()).collect();
         let c: Vec<_> = (0..tiles).map(|r| m.start.add(r * m.row)).collect();
         for point in 0..POINTS {
             let job = RowsJob {
@@ -195,17 +211,22 @@ impl Run<'_> {
                 a_offset: point * v.plane,
                 m: tiles,
                 taps: 1,
-                k,
+                k: to - from,
                 b: u.add(point * self.panels.plane()),
-                width,
-                n: width,
+                width: self.panels.width,
+                n: self.panels.width,
                 out: c.as_ptr(),
                 out_offset: point * m.plane,
                 bias: std::ptr::null(),
-                accumulate: false,
+                accumulate: piece > 0,
             };
             rows(self.isa, &job);
         }
+    }
+
+    /// The output channels of panel `p` from the products of some tiles.
+    unsafe fn output(&self, p: usize, [from, to]: [usize; 2], m: Planes) {
+        let Panels { n, width, .. } = self.panels;
         let range = [p * width, n.min((p + 1) * width)];
         let at = Patch { tiles: self.tiles, from, to, channels: n, range };
         let (bias, out) = (offset_unless_null(self.bias.get(), range[0]), self.out.get());

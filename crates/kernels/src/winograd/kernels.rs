@@ -19,6 +19,8 @@ const GATHERED: usize = LANES;
 /// Output channels of the widest panel.
 const WIDEST: usize = 2 * LANES;
 
+const _: () = assert!(DEPTH.is_multiple_of(GATHERED));
+
 /// Weights seen as `[k][n][3][3]` through strides. `n_stride` is 9 where they are `turned` by 180°, `k_stride`
 /// where they are not.
 #[derive(Clone, Copy)]
@@ -37,7 +39,12 @@ pub(super) enum Source {
     Gathered(Ptr<f32>),
 }
 
-/// How the weights of a layer with `k` and `n` channels are cut: each panel is `[36][k][width]`, zeros beyond `n`.
+/// Channels that are added up before they join the rest: the kernels that they need, of one panel, stay in a
+/// core's cache.
+const DEPTH: usize = 128;
+
+/// How the weights of a layer with `k` and `n` channels are cut: into panels of output channels, and those into
+/// pieces `[36][depth][width]`, zeros beyond `n`.
 #[derive(Clone, Copy)]
 pub(super) struct Panels {
     pub k: usize,
@@ -55,25 +62,36 @@ impl Panels {
     /// Numbers from one point to the next: one line more than a power of two, so that the 36 planes do not
     /// share cache sets.
     pub(super) fn plane(&self) -> usize {
-        self.k * self.width + LANES
+        DEPTH.min(self.k) * self.width + LANES
     }
 
-    /// Numbers of a panel.
+    /// Numbers of a piece.
     pub(super) fn len(&self) -> usize {
         POINTS * self.plane()
     }
 
-    /// Transforms the kernels of panel `p` into `u`.
-    pub(super) unsafe fn transform(&self, isa: Isa, source: Source, p: usize, u: *mut f32) {
+    /// Pieces of a panel.
+    pub(super) fn pieces(&self) -> usize {
+        self.k.div_ceil(DEPTH)
+    }
+
+    /// The channels of a piece.
+    pub(super) fn channels(&self, piece: usize) -> [usize; 2] {
+        [piece * DEPTH, self.k.min((piece + 1) * DEPTH)]
+    }
+
+    /// Transforms the kernels of a piece of panel `p` into `u`.
+    pub(super) unsafe fn transform(&self, isa: Isa, source: Source, p: usize, piece: usize, u: *mut f32) {
         let (panels, to) = (*self, Planes { start: u, plane: self.plane(), row: self.width });
+        let range = self.channels(piece);
         match source {
             Source::Gathered(all) => {
-                let from = all.get().add(p * self.k * TAPS * self.width).cast_const();
-                let k = self.k;
+                let from = all.get().add((p * self.k + range[0]) * TAPS * self.width).cast_const();
+                let k = range[1] - range[0];
                 dispatch!(isa, kernel_vectors(from: *const f32, k: usize, to: Planes))
             }
             Source::Kernels(g) => {
-                dispatch!(isa, transform(panels: Panels, g: Kernels, p: usize, to: Planes))
+                dispatch!(isa, transform(panels: Panels, g: Kernels, p: usize, range: [usize; 2], to: Planes))
             }
         }
     }
@@ -107,12 +125,12 @@ unsafe fn gather_all<S: Simd>(panels: Panels, g: Kernels, p: usize, to: *mut f32
 }
 
 #[inline(always)]
-unsafe fn transform<S: Simd>(panels: Panels, g: Kernels, p: usize, to: Planes) {
+unsafe fn transform<S: Simd>(panels: Panels, g: Kernels, p: usize, range: [usize; 2], to: Planes) {
     let mut some = [0.0f32; GATHERED * TAPS * WIDEST];
-    for start in (0..panels.k).step_by(GATHERED) {
+    for start in (range[0]..range[1]).step_by(GATHERED) {
         gather::<S>(panels, g, p, start, some.as_mut_ptr());
-        let to = Planes { start: to.start.add(start * to.row), ..to };
-        kernel_vectors::<S>(some.as_ptr(), GATHERED.min(panels.k - start), to);
+        let to = Planes { start: to.start.add((start - range[0]) * to.row), ..to };
+        kernel_vectors::<S>(some.as_ptr(), GATHERED.min(range[1] - start), to);
     }
 }
 
