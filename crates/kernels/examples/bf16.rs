@@ -1,7 +1,7 @@
 //! GFLOP/s of `bf16` convolutions and products beside `f32`, counted as direct convolutions; `bf16` errors
-//! relative to `f32`; GB/s of normalization.
+//! relative to `f32`; speeds of normalization and attention.
 //!
-//! `cargo run --release -p tweedie-kernels --example bf16 [conv|linear|norm]`
+//! `cargo run --release -p tweedie-kernels --example bf16 [conv|linear|norm|attention]`
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;
@@ -10,6 +10,7 @@ use tweedie_kernels::{
     Isa,
     bf16::{
         Bf16, Epilogue,
+        attention::{self, Attention, Heads},
         conv::{Algorithm, Prepared},
         convert,
         group_norm::{self, Affine, GroupNorm},
@@ -164,13 +165,38 @@ fn norms(isa: Isa) {
     }
 }
 
+fn attentions(isa: Isa) {
+    println!("{:>20} {:>9} {:>9}  GFLOP/s: attention", "batch,heads,T,S,d", "f32", "bf16");
+    for (batch, heads, queries, keys, width) in
+        [(8, 1, 256, 256, 256), (1, 1, 256, 256, 256), (1, 1, 4096, 4096, 40), (1, 8, 1024, 77, 80)]
+    {
+        let a = Attention { batch, heads, queries, keys, width, scale: 1.0 / (width as f32).sqrt() };
+        let row = heads * width;
+        let (q, k) = (numbers(batch * queries * row, 1.0), numbers(batch * keys * row, 1.0));
+        let gflop = 4.0 * (batch * heads * queries * keys * width) as f64 * 1e-9;
+        let mut y = vec![0.0f32; q.len()];
+        let of = |data, n: usize| tweedie_kernels::attention::Heads { data, strides: [n * row, width, row] };
+        let (queries_of, keys_of) = (of(&q, queries), of(&k, keys));
+        let wide =
+            best(|| tweedie_kernels::attention::forward(isa, &a, queries_of, keys_of, keys_of, &mut y));
+        let (q, k, mut y) = (narrow(isa, &q), narrow(isa, &k), vec![Bf16::ZERO; q.len()]);
+        let queries_of = Heads { data: &q, strides: [queries * row, width, row] };
+        let keys_of = Heads { data: &k, strides: [keys * row, width, row] };
+        let half = best(|| attention::forward(isa, &a, queries_of, keys_of, keys_of, &mut y));
+        let name = format!("{batch},{heads},{queries},{keys},{width}");
+        println!("{name:>20} {:>9.0} {:>9.0}", gflop / wide, gflop / half);
+    }
+}
+
 fn main() {
     let isa = Isa::active();
     let isa = if std::env::var_os("TWEEDIE_NO_BF16").is_some() { isa.without_bf16() } else { isa };
     let threads = rayon::current_num_threads();
     println!("{}, bf16 instructions: {}, on {threads} threads", isa.name(), isa.has_bf16());
     let only = std::env::args().nth(1);
-    for (name, f) in [("conv", convs as fn(Isa)), ("linear", linears), ("norm", norms)] {
+    for (name, f) in
+        [("conv", convs as fn(Isa)), ("linear", linears), ("norm", norms), ("attention", attentions)]
+    {
         if only.as_deref().is_none_or(|o| o == name) {
             f(isa);
         }

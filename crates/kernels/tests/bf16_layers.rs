@@ -239,17 +239,15 @@ fn copies() {
     }
 }
 
-#[test]
-fn attentions() {
-    let a = Attention { batch: 2, heads: 3, queries: 5, keys: 70, width: 20, scale: 0.3 };
+fn attend(a: Attention) {
     let row = a.heads * a.width;
-    // Queries, keys and values as the parts of one fused projection.
+    // Queries apart; keys and values as the parts of one fused projection.
     let q = halves(a.batch * a.queries * row, 1);
     let kv = halves(a.batch * a.keys * 2 * row, 2);
     let queries = Heads { data: &q, strides: [a.queries * row, a.width, row] };
     let strides = [a.keys * 2 * row, a.width, 2 * row];
     let (keys, values) = (Heads { data: &kv, strides }, Heads { data: &kv[row..], strides });
-    let mut want = vec![0.0; q.len()];
+    let (mut want, mut sizes) = (vec![0.0; q.len()], vec![0.0; q.len()]);
     for (b, h, i) in (0..a.batch * a.heads * a.queries)
         .map(|t| (t / (a.heads * a.queries), t / a.queries % a.heads, t % a.queries))
     {
@@ -260,15 +258,39 @@ fn attentions() {
             let dot: f64 = (0..a.width).map(|j| number(&queries, i, j) * number(&keys, p, j)).sum();
             (dot * f64::from(a.scale)).exp()
         };
-        let total: f64 = (0..a.keys).map(score).sum();
+        let scores: Vec<f64> = (0..a.keys).map(score).collect();
+        let total: f64 = scores.iter().sum();
         for j in 0..a.width {
-            let sum: f64 = (0..a.keys).map(|p| score(p) * number(&values, p, j)).sum();
-            want[(b * a.queries + i) * row + h * a.width + j] = sum / total;
+            let at = (b * a.queries + i) * row + h * a.width + j;
+            for (p, score) in scores.iter().enumerate() {
+                want[at] += score / total * number(&values, p, j);
+                sizes[at] += score / total * number(&values, p, j).abs();
+            }
         }
     }
     for isa in instruction_sets() {
-        let mut out = vec![Bf16::NAN; q.len()];
-        attention::forward(isa, &a, queries, keys, values, &mut out);
-        rounded(&out, &want, 1e-6, isa.name());
+        let run = || {
+            let mut out = vec![Bf16::NAN; q.len()];
+            attention::forward(isa, &a, queries, keys, values, &mut out);
+            out.iter().map(|v| v.to_f32()).collect::<Vec<_>>()
+        };
+        for (i, (g, w)) in run().iter().zip(&want).enumerate() {
+            // Weights are rounded, then the result; exponentials and their sum err by 2⁻¹³ each.
+            let bound = sizes[i] * (2f64.powi(-8) + 2f64.powi(-11)) + w.abs() * 2f64.powi(-8) + 1e-6;
+            let error = (f64::from(*g) - w).abs();
+            assert!(error <= bound, "{a:?} on {}: element {i}: {g} for {w}", isa.name());
+        }
+        same_on_any_threads("attention", run);
     }
+}
+
+#[test]
+fn attentions() {
+    let base = Attention { batch: 2, heads: 3, queries: 5, keys: 70, width: 20, scale: 0.3 };
+    attend(base);
+    attend(Attention { keys: 1, width: 1, ..base });
+    attend(Attention { keys: 77, width: 7, queries: 50, scale: 2.0, ..base });
+    attend(Attention { keys: 256, width: 64, queries: 49, heads: 1, scale: 0.125, ..base });
+    attend(Attention { keys: 33, width: 40, queries: 1, scale: -0.5, ..base });
+    attend(Attention { keys: 1100, width: 34, queries: 30, batch: 1, heads: 1, scale: 0.0 });
 }

@@ -106,16 +106,22 @@ pub(super) unsafe fn silu<D: Dot, T: Element>(x: V<D>) -> V<D> {
     if !T::HALF {
         return D::S::mul(x, D::S::sigmoid(x));
     }
-    // e^-x = 2^(n + f), with a cubic for 2^f of the smallest relative error on -1/2..1/2, 7.5e-5.
-    let [least, most] = [D::S::splat(-126.0), D::S::splat(126.0)];
-    let power = D::S::min(most, D::S::max(least, D::S::mul(x, D::S::splat(-std::f32::consts::LOG2_E))));
+    let power = D::S::mul(x, D::S::splat(-std::f32::consts::LOG2_E));
+    D::S::mul(x, D::reciprocal(D::S::add(D::S::splat(1.0), exp2::<D>(power))))
+}
+
+/// `2^power` within 2⁻¹³ of itself; powers outside -126..=126 count as the nearer of these.
+#[inline(always)]
+pub(super) unsafe fn exp2<D: Dot>(power: V<D>) -> V<D> {
+    let power = D::S::min(D::S::splat(126.0), D::S::max(D::S::splat(-126.0), power));
     let n = D::S::round(power);
     let f = D::S::sub(power, n);
+    // 2^f on -1/2..1/2, the cubic of the smallest relative error, 7.5e-5.
     let mut p = D::S::splat(0.055_171_65);
     for c in [0.242_611_12, 0.693_261, 0.999_928_06] {
         p = D::S::fma(p, f, D::S::splat(c));
     }
-    D::S::mul(x, D::reciprocal(D::S::add(D::S::splat(1.0), D::scale(p, n))))
+    D::scale(p, n)
 }
 
 /// The definition of rounding to `bf16`: to nearest even, subnormal numbers to zero, NaN to a quiet NaN.
