@@ -1,7 +1,7 @@
 //! The φ-functions of exponential integrators, and small linear systems.
 //!
 //! `φ_0(z) = e^z`, `φ_{k+1}(z) = (φ_k(z) − 1/k!)/z`; equivalently `k!·φ_{k+1}(z) = ∫₀¹ e^{z(1−r)} r^k dr`.
-//! Hochbruck & Ostermann 2010, Acta Numerica 19, eq. 2.10.
+//! Hochbruck & Ostermann 2010, Acta Numerica 19.
 
 /// `φ_k(z)` for `k ≥ 0` and any `z`: by its series for small `z`, where the recurrence cancels.
 pub fn phi(k: usize, z: f64) -> f64 {

@@ -294,7 +294,7 @@ impl Plan {
     }
 
     /// Every step goes on to the time `(1 − gamma)·t`, in a table rounded down, and back to its end `t` by
-    /// fresh noise; `gamma` in `0..=1`. Zheng et al. 2024 (TCD), arXiv:2402.19159, algorithm 4.
+    /// fresh noise; `gamma` in `0..=1`. Zheng et al. 2024 (TCD), arXiv:2402.19159.
     pub fn strategic(self, gamma: f64) -> Self {
         if gamma == 0.0 {
             return self;

@@ -14,7 +14,10 @@ use tweedie_core::{
     plan::Final,
     sample,
     schedule::{Axis, CosineSchedule, EdmSchedule, FlowSchedule, TableSchedule},
-    solver::{CLASSICAL, Ddim, Dpmpp2m, FinalOrder, SOLVERS, Solver, SolverEntry},
+    solver::{
+        Bh, CLASSICAL, Curvature, Ddim, DpmGrouped, DpmMultistep, DpmSinglestep, Dpmpp2m, DpmppSde, ErSde,
+        FinalOrder, Form, Rule, SOLVERS, SaSolver, Solver, SolverEntry, Uncorrected, UniPc,
+    },
     spacing::{Spacing, exponential},
     trajectory::Step,
 };
@@ -92,6 +95,51 @@ fn errors_fall_with_the_declared_order() {
                 assert!(slope > order - loss && slope < order + gain, "{name} on a {data}: slope {slope}");
             }
         }
+    }
+}
+
+#[test]
+fn options_have_their_order_too() {
+    let unipc = |form, order, bh| UniPc { form, ..UniPc::new(order, bh) };
+    let multistep =
+        |form, order, rule, curvature| DpmMultistep { rule, curvature, ..DpmMultistep::new(form, order) };
+    let (exact, published) = (Curvature::Exact, Curvature::Published);
+    let ode = |order| ErSde { order, scale: |u| u };
+    let cases: Vec<(f64, Box<dyn Solver<Sample>>)> = vec![
+        (3.0, Box::new(unipc(Form::Noise, 2, Bh::Bh1))),
+        (3.0, Box::new(unipc(Form::Noise, 2, Bh::Bh2))),
+        (4.0, Box::new(unipc(Form::Noise, 3, Bh::Bh2))),
+        (2.0, Box::new(UniPc { uncorrected: Uncorrected::All, ..UniPc::new(2, Bh::Bh1) })),
+        (2.0, Box::new(SaSolver::new(2, 2, 0.0))),
+        (3.0, Box::new(SaSolver::new(3, 3, 0.0))),
+        (3.0, Box::new(SaSolver { form: Form::Noise, ..SaSolver::new(2, 3, 0.0) })),
+        (1.0, Box::new(ode(1))),
+        (2.0, Box::new(ode(2))),
+        (3.0, Box::new(ode(3))),
+        (2.0, Box::new(multistep(Form::Noise, 2, Rule::Heun, exact))),
+        (2.0, Box::new(multistep(Form::Data, 3, Rule::Midpoint, published))),
+        (2.0, Box::new(multistep(Form::Noise, 3, Rule::Midpoint, published))),
+        (3.0, Box::new(DpmSinglestep { form: Form::Noise, order: 3, rule: Rule::Heun })),
+        (3.0, Box::new(DpmGrouped { rule: Rule::Heun, ..DpmGrouped::new(Form::Data, 3) })),
+        (2.0, Box::new(DpmppSde { eta: 0.0 })),
+    ];
+    let schedule: Arc<dyn NoiseSchedule> = ddpm();
+    let x = start(schedule.at_nsr(10.0));
+    let exact = end(&plan(&schedule, 2000), &CLASSICAL, &mixture(), &x);
+    let sizes = [48, 96, 192];
+    for (i, (order, solver)) in cases.iter().enumerate() {
+        let errors: Vec<f64> = sizes
+            .iter()
+            .map(|&n| {
+                // The grouped solver is the one whose memory is of whole steps of the plan.
+                let plan = if i == 14 { plan(&schedule, n) } else { graded(&schedule, n) };
+                let run = sample(&plan, &**solver, &mixture(), x.clone(), &mut SeededNoise(0)).finish();
+                distance(&run.unwrap(), &exact)
+            })
+            .collect();
+        let slope = slope(&sizes, &errors);
+        println!("case {i}: order {order} slope {slope:.3} last {:.1e}", errors[2]);
+        assert!(slope > order - 0.35 && slope < order + 0.7, "case {i}: slope {slope}, not {order}");
     }
 }
 

@@ -20,7 +20,7 @@ use tweedie_core::{
     spacing::{self, Spacing},
 };
 
-const ROWS: usize = 2000;
+const ROWS: usize = 3000;
 
 /// Many samples of a two-dimensional mixture in one vector.
 struct Rows(GaussianMixture);

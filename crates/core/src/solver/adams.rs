@@ -1,10 +1,10 @@
 //! Adams–Bashforth methods: the slope over a step is extrapolated from the answers so far.
 //!
-//! - [`Ipndm`]: the weights of equal steps, whatever the steps are. Zhang & Chen 2022, arXiv:2204.13902,
-//!   section 4 (improved PNDM).
+//! - [`Ipndm`]: the weights of equal steps, whatever the steps are; the improved PNDM of Zhang & Chen 2022,
+//!   arXiv:2204.13902.
 //! - [`Lms`]: the weights of the actual steps in the coordinates of an [`Axis`](crate::schedule::Axis), as in
 //!   k-diffusion's linear multistep sampler. Katherine Crowson 2022.
-//! - [`GradientEstimation`]: Permenter & Yuan 2024, arXiv:2306.04848, algorithm 2.
+//! - [`GradientEstimation`]: Permenter & Yuan 2024, arXiv:2306.04848.
 //!
 //! One evaluation each.
 

@@ -1,5 +1,5 @@
 //! Adaptive steps: a solver that also estimates its error, and a controller that makes each step as long as a
-//! tolerance allows. DPM-Solver-12 and -23: Lu et al. 2022, arXiv:2206.00927, appendix C; the controller is the
+//! tolerance allows. DPM-Solver-12 and -23: Lu et al. 2022, arXiv:2206.00927; the controller is the
 //! PID of Söderlind 2003, as in Katherine Crowson's `dpm_adaptive`.
 
 use super::{DpmSinglestep, Solver};

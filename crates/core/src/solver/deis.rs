@@ -1,5 +1,5 @@
 //! DEIS: the polynomial in `lambda` through the last answers of `eps`, integrated exactly (`tAB-DEIS` in
-//! `log ρ`). Zhang & Chen 2022, arXiv:2204.13902, eq. 15. Order 1 to 4, one evaluation.
+//! `log ρ`). Zhang & Chen 2022, arXiv:2204.13902. Order 1 to 4, one evaluation.
 
 use super::{
     Solver,

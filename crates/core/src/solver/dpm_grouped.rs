@@ -1,6 +1,6 @@
 //! DPM-Solver and DPM-Solver++ whose stages are the plan's own levels: steps in groups of one, two or three,
 //! each from the group's first sample and all of its answers so far. diffusers' `DPMSolverSinglestep`; Lu et
-//! al. 2022, arXiv:2206.00927, section 3.4. One evaluation a step.
+//! al. 2022, arXiv:2206.00927. One evaluation a step.
 
 use super::{
     Solver,

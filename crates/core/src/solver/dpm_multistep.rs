@@ -1,6 +1,6 @@
 //! DPM-Solver and DPM-Solver++ from past answers, of order 1 to 3, and their stochastic variants: the answer's
 //! derivatives in `lambda` are estimated by differences, and integrated exactly, or by the midpoint rule.
-//! Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095, appendix B. One evaluation.
+//! Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095. One evaluation.
 
 use super::{
     Solver,

@@ -251,9 +251,9 @@ pub static SOLVERS: &[SolverEntry] = &[
         .of(K, "DPM-Solver++ with a stochastic stage in the middle"),
     SolverEntry::new("sa-solver", 2, 1, Formula::Sa(SaSolver::new(2, 2, 1.0))).stochastic().also(&["sa"])
         .of("Xue et al. 2023, arXiv:2309.05019", "stochastic Adams predictor and corrector"),
-    SolverEntry::new("er-sde-2", 2, 1, Formula::ErSde(ErSde { order: 2 })).stochastic()
+    SolverEntry::new("er-sde-2", 2, 1, Formula::ErSde(ErSde::new(2))).stochastic()
         .of("Cui et al. 2023, arXiv:2309.06169", "reversed diffusion with a noise scale of its own"),
-    SolverEntry::new("er-sde", 3, 1, Formula::ErSde(ErSde { order: 3 })).stochastic().also(&["er-sde-3"])
+    SolverEntry::new("er-sde", 3, 1, Formula::ErSde(ErSde::new(3))).stochastic().also(&["er-sde-3"])
         .of("Cui et al. 2023, arXiv:2309.06169", "reversed diffusion with a noise scale of its own, third order"),
 ];
 

@@ -38,7 +38,7 @@ impl SaSolver {
     }
 
     /// The step through `nodes`. On `x0` and of order 2 the slope is integrated without the exponential, which
-    /// changes no order: section 6.2, as in the authors' code.
+    /// changes no order: diffusers does so, after the authors.
     fn through<V: Vector>(&self, step: &Exponential, x: &V, nodes: &[(f64, &V)]) -> V {
         let simple = self.form == Form::Data && nodes.len() == 2;
         step.through(x, nodes, |j| if simple && j == 1 { 0.5 * step.gain() } else { step.moment(j) })

@@ -1,6 +1,6 @@
 //! UniPC: the sample is first corrected by the fresh answer, through which the last step is taken once more;
 //! then the next step is predicted. Both integrate the polynomial through the answers exactly, but for the
-//! lowest orders, where `B(h)` stands for the integral. Zhao et al. 2023, arXiv:2302.04867, algorithms 5–8.
+//! lowest orders, where `B(h)` stands for the integral. Zhao et al. 2023, arXiv:2302.04867.
 //! Order one above the predictor's, one evaluation.
 
 use super::{

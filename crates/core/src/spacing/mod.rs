@@ -348,7 +348,7 @@ pub fn shift(t: f64, s: f64) -> f64 {
 }
 
 /// The shift for an image of `tokens` patches, its logarithm in proportion between `(tokens, log shift)` of two
-/// sizes: `(256, 0.5)` and `(4096, 1.15)` for Flux. Esser et al. 2024, arXiv:2403.03206, section 5.3.2.
+/// sizes: `(256, 0.5)` and `(4096, 1.15)` for Flux, whose rule this is.
 pub fn dynamic_shift(tokens: f64, small: (f64, f64), large: (f64, f64)) -> f64 {
     let slope = (large.1 - small.1) / (large.0 - small.0);
     (small.1 + slope * (tokens - small.0)).exp()

@@ -1,5 +1,5 @@
 //! Align Your Steps: noise levels found for one model each, in ten steps. Sabour et al. 2024,
-//! arXiv:2404.14507, appendix A. Other numbers of steps lie between them in `log(sigma/alpha)`.
+//! arXiv:2404.14507. Other numbers of steps lie between them in `log(sigma/alpha)`.
 
 use serde::{Deserialize, Serialize};
 
