@@ -3,7 +3,7 @@
 mod common;
 
 use common::{bits, close, every_isa, numbers, same_on_any_threads};
-use tweedie_kernels::gemm::{Matrix, product, transposed_product};
+use tweedie_kernels::gemm::{Matrix, Packed, product, transposed_product};
 
 fn reference(
     m: usize,
@@ -31,6 +31,10 @@ fn products_match() {
                 turned.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % n])).collect();
             product(isa, Matrix::new(&a, m, k), Matrix::new(&b, n, k).t(), Some(&bias), &mut out);
             close(&out, &turned, 1e-5, &what);
+            let mut again = vec![f32::NAN; m * n];
+            let packed = Packed::new(isa, Matrix::new(&b, n, k).t());
+            packed.product(Matrix::new(&a, m, k), Some(&bias), &mut again);
+            assert!(bits(&again) == bits(&out), "{what}, packed");
             let mut out = vec![f32::NAN; k * n];
             let c = numbers(m * n, 4);
             let inner = reference(k, m, n, |i, l| a[l * k + i], |l, j| c[l * n + j]);

@@ -35,62 +35,104 @@ fn input_pixel(c: &Conv, b: usize, at: [usize; 2], tap: [usize; 2]) -> Option<us
     (y < c.size[0] && x < c.size[1]).then(|| (b * c.size[0] + y) * c.size[1] + x)
 }
 
+/// The weights of a layer without groups, packed for products.
+pub(super) struct Prepared(Scratch);
+
+pub(super) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
+    let taps = c.kernel[0] * c.kernel[1];
+    let packed = Scratch::allocate(packed_len(isa, taps, c.in_channels, c.out_channels));
+    // SAFETY: `Conv` has matched the weight's length and shape.
+    unsafe { pack(isa, factor(c, w, 0), packed.ptr()) };
+    Prepared(packed)
+}
+
+fn factor(c: &Conv, w: &[f32], g: usize) -> Factor {
+    let taps = c.kernel[0] * c.kernel[1];
+    let (k, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
+    Factor {
+        start: w[g * n * k * taps..].as_ptr(),
+        taps,
+        k,
+        n,
+        tap_stride: 1,
+        k_stride: taps as isize,
+        n_stride: (k * taps) as isize,
+    }
+}
+
 pub(super) fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+    let (k, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
+    let packed = Scratch::take(packed_len(isa, c.kernel[0] * c.kernel[1], k, n));
+    for g in 0..c.groups {
+        // SAFETY: `Conv::check` has matched lengths and shape.
+        unsafe {
+            pack(isa, factor(c, w, g), packed.ptr());
+            group(isa, c, g, x, packed.ptr(), bias, out);
+        }
+    }
+}
+
+pub(super) fn forward_prepared(
+    isa: Isa,
+    c: &Conv,
+    x: &[f32],
+    w: &Prepared,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    // SAFETY: as above.
+    unsafe { group(isa, c, 0, x, w.0.ptr(), bias, out) }
+}
+
+unsafe fn group(
+    isa: Isa,
+    c: &Conv,
+    g: usize,
+    x: &[f32],
+    packed: Ptr<f32>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
     let p = Places::new(c);
     let m = c.batch * p.out[0] * p.out[1];
     let (k, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
     let zeros = vec![0.0f32; k];
     let zeros = Ptr::from_const(zeros.as_ptr());
-    let packed = Scratch::take(packed_len(isa, p.taps, k, n));
     let (x, out) = (Ptr::from_const(x.as_ptr()), Ptr::new(out));
     let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let width = panel_width(isa, n);
-    for g in 0..c.groups {
-        // SAFETY: `Conv::check` has matched lengths and shape; tasks write disjoint blocks of `out`.
-        unsafe {
-            let factor = Factor {
-                start: w.as_ptr().add(g * n * k * p.taps),
+    // Tasks write disjoint blocks of `out`.
+    blocks(isa, m, n, k * p.taps, |i, count, columns| {
+        let mut table = vec![zeros.get().cast_const(); p.taps * count];
+        let mut out_rows = Vec::with_capacity(count);
+        for r in 0..count {
+            let (b, oy, ox) = Places::split(i + r, p.out);
+            for tap in 0..p.taps {
+                let at = [tap / c.kernel[1], tap % c.kernel[1]];
+                if let Some(pixel) = input_pixel(c, b, [oy, ox], at) {
+                    table[tap * count + r] = x.get().add(pixel * c.in_channels + g * k);
+                }
+            }
+            out_rows.push(out.get().add((i + r) * c.out_channels + g * n));
+        }
+        rows(
+            isa,
+            &RowsJob {
+                rows: table.as_ptr(),
+                a_offset: 0,
+                m: count,
                 taps: p.taps,
                 k,
-                n,
-                tap_stride: 1,
-                k_stride: p.taps as isize,
-                n_stride: (k * p.taps) as isize,
-            };
-            pack(isa, factor, packed.ptr());
-            blocks(isa, m, n, k * p.taps, |i, count, columns| {
-                let mut table = vec![zeros.get().cast_const(); p.taps * count];
-                let mut out_rows = Vec::with_capacity(count);
-                for r in 0..count {
-                    let (b, oy, ox) = Places::split(i + r, p.out);
-                    for tap in 0..p.taps {
-                        let at = [tap / c.kernel[1], tap % c.kernel[1]];
-                        if let Some(pixel) = input_pixel(c, b, [oy, ox], at) {
-                            table[tap * count + r] = x.get().add(pixel * c.in_channels + g * k);
-                        }
-                    }
-                    out_rows.push(out.get().add((i + r) * c.out_channels + g * n));
-                }
-                rows(
-                    isa,
-                    &RowsJob {
-                        rows: table.as_ptr(),
-                        a_offset: 0,
-                        m: count,
-                        taps: p.taps,
-                        k,
-                        b: packed.ptr().get().add(columns.start * k * p.taps),
-                        width,
-                        n: columns.len(),
-                        out: out_rows.as_ptr(),
-                        out_offset: columns.start,
-                        bias: offset_unless_null(bias.get(), g * n + columns.start),
-                        accumulate: false,
-                    },
-                );
-            });
-        }
-    }
+                b: packed.get().add(columns.start * k * p.taps),
+                width,
+                n: columns.len(),
+                out: out_rows.as_ptr(),
+                out_offset: columns.start,
+                bias: offset_unless_null(bias.get(), g * n + columns.start),
+                accumulate: false,
+            },
+        );
+    });
 }
 
 pub(super) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {

@@ -88,33 +88,54 @@ pub fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, o
     }
 }
 
-/// Weights as the fast algorithm reads them, as large as they were: for a layer that runs again and again.
+/// Weights as a layer's algorithm reads them, those of the fast one four times as large: for a layer that runs
+/// again and again.
 pub struct Prepared {
-    kernels: winograd::Prepared,
+    kernels: Kernels,
     isa: Isa,
     channels: [usize; 2],
 }
 
+enum Kernels {
+    Fast(winograd::Prepared),
+    Direct(direct::Prepared),
+}
+
 impl Prepared {
-    /// The weights of `c`, where its algorithm transforms them.
+    /// The weights of `c`; `None` where they are used as they are.
     pub fn new(isa: Isa, c: &Conv, w: &[f32]) -> Option<Self> {
         assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
-        let channels = [c.in_channels, c.out_channels];
-        c.is_fast(c.in_channels).then(|| Self { kernels: winograd::prepare(isa, c, w), isa, channels })
+        let kernels = match (c.is_fast(c.in_channels), c.groups) {
+            (true, _) => Kernels::Fast(winograd::prepare(isa, c, w)),
+            (false, 1) => Kernels::Direct(direct::prepare(isa, c, w)),
+            _ => return None,
+        };
+        Some(Self { kernels, isa, channels: [c.in_channels, c.out_channels] })
     }
 
     /// Bytes held for a layer.
     pub fn bytes(c: &Conv) -> usize {
-        if c.is_fast(c.in_channels) { 4 * c.lens()[1] } else { 0 }
+        let size = match (c.is_fast(c.in_channels), c.groups) {
+            (true, _) => 4,
+            (false, groups) => usize::from(groups == 1),
+        };
+        size * c.lens()[1] * size_of::<f32>()
     }
 
-    /// As [`forward`], bit for bit, for any batch and map that the fast algorithm serves.
+    /// As [`forward`], bit for bit, for any batch and any map that the same algorithm serves.
     pub fn forward(&self, c: &Conv, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         c.check(x.len(), c.lens()[1], out.len());
-        let fits = c.is_fast(c.in_channels) && self.channels == [c.in_channels, c.out_channels];
-        assert!(fits, "weights prepared for {:?} channels, not for {c:?}", self.channels);
         assert!(bias.is_none_or(|b| b.len() == c.out_channels), "one bias per output channel");
-        winograd::forward_prepared(self.isa, c, x, &self.kernels, bias, out);
+        let same = self.channels == [c.in_channels, c.out_channels];
+        match &self.kernels {
+            Kernels::Fast(w) if same && c.is_fast(c.in_channels) => {
+                winograd::forward_prepared(self.isa, c, x, w, bias, out);
+            }
+            Kernels::Direct(w) if same && c.groups == 1 && !c.is_fast(c.in_channels) => {
+                direct::forward_prepared(self.isa, c, x, w, bias, out);
+            }
+            _ => panic!("weights prepared for {:?} channels, not for {c:?}", self.channels),
+        }
     }
 }
 

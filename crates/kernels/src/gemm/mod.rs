@@ -44,17 +44,55 @@ impl<'a> Matrix<'a> {
 
 /// `out = a·b (+ bias)`, with row-major `a: [m, k]`, `b: [k, n]` in either order, `out: [m, n]`.
 pub fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    let (m, k, n) = (a.rows, a.columns, b.columns);
-    assert!(!a.transposed && b.rows == k && out.len() == m * n, "shapes of a product");
-    assert!(bias.is_none_or(|b| b.len() == n), "one bias per column");
-    let packed = Scratch::take(packed_len(isa, 1, k, n));
+    let packed = Scratch::take(packed_len(isa, 1, b.rows, b.columns));
+    // SAFETY: the factor's strides are the matrix's.
+    unsafe { pack(isa, factor(b), packed.ptr()) };
+    multiply(isa, a, packed.ptr(), [b.rows, b.columns], bias, out);
+}
+
+/// A right-hand factor as products read it: for weights that are multiplied again and again.
+pub struct Packed {
+    isa: Isa,
+    panels: Scratch,
+    shape: [usize; 2],
+}
+
+impl Packed {
+    /// Packs `b`.
+    pub fn new(isa: Isa, b: Matrix<'_>) -> Self {
+        let panels = Scratch::allocate(packed_len(isa, 1, b.rows, b.columns));
+        // SAFETY: as in `product`.
+        unsafe { pack(isa, factor(b), panels.ptr()) };
+        Self { isa, panels, shape: [b.rows, b.columns] }
+    }
+
+    /// As [`product`] with the packed matrix, bit for bit.
+    pub fn product(&self, a: Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+        multiply(self.isa, a, self.panels.ptr(), self.shape, bias, out);
+    }
+}
+
+fn factor(b: Matrix<'_>) -> Factor {
+    let (k, n) = (b.rows, b.columns);
     let (k_stride, n_stride) = if b.transposed { (1, k as isize) } else { (n as isize, 1) };
-    let factor = Factor { start: b.data.as_ptr(), taps: 1, k, n, tap_stride: 0, k_stride, n_stride };
+    Factor { start: b.data.as_ptr(), taps: 1, k, n, tap_stride: 0, k_stride, n_stride }
+}
+
+fn multiply(
+    isa: Isa,
+    a: Matrix<'_>,
+    packed: Ptr<f32>,
+    [k, n]: [usize; 2],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let m = a.rows;
+    assert!(!a.transposed && a.columns == k && out.len() == m * n, "shapes of a product");
+    assert!(bias.is_none_or(|b| b.len() == n), "one bias per column");
     let (a, out) = (Ptr::from_const(a.data.as_ptr()), Ptr::new(out));
     let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
     // SAFETY: lengths are checked above; tasks write disjoint blocks of `out`.
     unsafe {
-        pack(isa, factor, packed.ptr());
         blocks(isa, m, n, k, |i, rows_of, columns| {
             let a_rows: Vec<*const f32> = (i..i + rows_of).map(|r| a.get().add(r * k).cast_const()).collect();
             let out_rows: Vec<*mut f32> = (i..i + rows_of).map(|r| out.get().add(r * n)).collect();
@@ -67,7 +105,7 @@ pub fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, out
                     m: rows_of,
                     taps: 1,
                     k,
-                    b: packed.ptr().get().add(columns.start * k),
+                    b: packed.get().add(columns.start * k),
                     width,
                     n: columns.len(),
                     out: out_rows.as_ptr(),

@@ -2,7 +2,7 @@
 
 use super::{
     POINTS, Tiles,
-    kernels::{Gathered, Kernels, Panels, Source},
+    kernels::{Kernels, Panels, Source},
     transform::{Patch, Planes, input_tiles, output_tiles},
 };
 use crate::{
@@ -26,14 +26,15 @@ const UNIT: usize = 12;
 /// Tiles that meet a panel at a time.
 const BLOCK: usize = 4 * UNIT;
 
-/// The weights of a layer, gathered for vectors: quickly transformed, and as large as they were.
-pub(crate) struct Prepared(Gathered);
+/// The transformed weights of a layer.
+pub(crate) struct Prepared(Scratch);
 
 pub(crate) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
+    let panels = Panels::new(isa, [c.in_channels, c.out_channels]);
+    let all = Scratch::allocate(panels.all());
     // SAFETY: `Conv` has matched the weight's length and shape.
-    Prepared(unsafe {
-        Gathered::new(isa, Panels::new(isa, [c.in_channels, c.out_channels]), as_they_are(c, w))
-    })
+    unsafe { panels.transform_all(isa, as_they_are(c, w), all.ptr()) };
+    Prepared(all)
 }
 
 pub(crate) fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
@@ -50,7 +51,7 @@ pub(crate) fn forward_prepared(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    let weights = Source::Gathered(w.0.ptr());
+    let weights = Source::Transformed(w.0.ptr());
     // SAFETY: as above.
     unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, x, bias, out) }
 }
@@ -103,7 +104,7 @@ unsafe fn run(
         bias: Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
         out: Ptr::new(out),
     };
-    let kernels = run.panels.count * run.panels.pieces() * run.panels.len() * size_of::<f32>();
+    let kernels = run.panels.all() * size_of::<f32>();
     // Neither way of cutting the work changes a sum.
     if kernels <= KERNEL_BYTES && tiles.count >= par::threads() * UNIT {
         run.by_tiles(weights);
@@ -115,13 +116,16 @@ unsafe fn run(
 impl Run<'_> {
     /// All kernels are transformed first; a task is a block of tiles.
     unsafe fn by_tiles(&self, weights: Source) {
-        let (panels, pieces, len) = (self.panels.count, self.panels.pieces(), self.panels.len());
-        let all = Scratch::take(panels * pieces * len);
-        let u = |p: usize, piece: usize| all.ptr().get().wrapping_add((p * pieces + piece) * len);
-        par::for_each(panels * pieces, |i| {
-            let (p, piece) = (i / pieces, i % pieces);
-            self.panels.transform(self.isa, weights, p, piece, u(p, piece));
-        });
+        let (panels, pieces) = (self.panels.count, self.panels.pieces());
+        let (own, all);
+        match weights {
+            Source::Transformed(there) => all = there,
+            Source::Kernels(kernels) => {
+                own = Scratch::take(self.panels.all());
+                all = own.ptr();
+                self.panels.transform_all(self.isa, kernels, all);
+            }
+        }
         let per_tile = POINTS * (self.k_row + self.panels.width) * size_of::<f32>();
         let most = (OWN_BYTES / per_tile / UNIT).clamp(1, 8) * UNIT;
         // As many blocks as fill the threads evenly.
@@ -135,7 +139,8 @@ impl Run<'_> {
             self.input(from, to, v);
             for p in 0..panels {
                 for piece in 0..pieces {
-                    self.products(piece, u(p, piece), v, to - from, m);
+                    let u = all.get().add(self.panels.at(p, piece));
+                    self.products(piece, u, v, to - from, m);
                 }
                 self.output(p, [from, to], m);
             }
@@ -171,10 +176,10 @@ impl Run<'_> {
                     return;
                 }
                 let scratch = Scratch::take(len + self.products_len(last - first));
-                let u = scratch.ptr().get();
-                let m = self.products_at(u.add(len), last - first);
+                let own = scratch.ptr().get();
+                let m = self.products_at(own.add(len), last - first);
                 for piece in 0..self.panels.pieces() {
-                    self.panels.transform(self.isa, weights, p, piece, u);
+                    let u = self.panels.transform(self.isa, weights, p, piece, own);
                     for start in (first..last).step_by(BLOCK) {
                         let m = Planes { start: m.start.add((start - first) * m.row), ..m };
                         self.products(piece, u, at(start), BLOCK.min(last - start), m);

@@ -8,7 +8,7 @@ use crate::{
     Isa,
     gemm::panel_width,
     isa::dispatch,
-    par::{self, Ptr, Scratch},
+    par::{self, Ptr},
     simd::{LANES, Simd},
 };
 
@@ -35,8 +35,8 @@ pub(super) struct Kernels {
 #[derive(Clone, Copy)]
 pub(super) enum Source {
     Kernels(Kernels),
-    /// As [`Gathered`] holds them.
-    Gathered(Ptr<f32>),
+    /// All pieces, transformed.
+    Transformed(Ptr<f32>),
 }
 
 /// Channels that are added up before they join the rest: the kernels that they need, of one panel, stay in a
@@ -80,47 +80,43 @@ impl Panels {
         [piece * DEPTH, self.k.min((piece + 1) * DEPTH)]
     }
 
-    /// Transforms the kernels of a piece of panel `p` into `u`.
-    pub(super) unsafe fn transform(&self, isa: Isa, source: Source, p: usize, piece: usize, u: *mut f32) {
-        let (panels, to) = (*self, Planes { start: u, plane: self.plane(), row: self.width });
-        let range = self.channels(piece);
+    /// Numbers of all pieces.
+    pub(super) fn all(&self) -> usize {
+        self.count * self.pieces() * self.len()
+    }
+
+    /// Where a piece of panel `p` starts among all.
+    pub(super) fn at(&self, p: usize, piece: usize) -> usize {
+        (p * self.pieces() + piece) * self.len()
+    }
+
+    /// The transformed kernels of a piece of panel `p`: made in `own`, unless they are there.
+    pub(super) unsafe fn transform(
+        &self,
+        isa: Isa,
+        source: Source,
+        p: usize,
+        piece: usize,
+        own: *mut f32,
+    ) -> *const f32 {
         match source {
-            Source::Gathered(all) => {
-                let from = all.get().add((p * self.k + range[0]) * TAPS * self.width).cast_const();
-                let k = range[1] - range[0];
-                dispatch!(isa, kernel_vectors(from: *const f32, k: usize, to: Planes))
-            }
+            Source::Transformed(all) => all.get().add(self.at(p, piece)),
             Source::Kernels(g) => {
-                dispatch!(isa, transform(panels: Panels, g: Kernels, p: usize, range: [usize; 2], to: Planes))
+                let (panels, to) = (*self, Planes { start: own, plane: self.plane(), row: self.width });
+                let range = self.channels(piece);
+                dispatch!(isa, transform(panels: Panels, g: Kernels, p: usize, range: [usize; 2], to: Planes));
+                own
             }
         }
     }
-}
 
-/// A layer's weights as `[panels][k][9][width]`.
-pub(super) struct Gathered(Scratch);
-
-impl Gathered {
-    pub(super) unsafe fn new(isa: Isa, panels: Panels, g: Kernels) -> Self {
-        let len = panels.k * TAPS * panels.width;
-        let all = Scratch::allocate(panels.count * len);
-        let start = all.ptr();
-        par::for_each(panels.count, |p| {
-            let to = start.get().add(p * len);
-            dispatch!(isa, gather_all(panels: Panels, g: Kernels, p: usize, to: *mut f32))
+    /// Transforms the kernels of all pieces into `all`.
+    pub(super) unsafe fn transform_all(&self, isa: Isa, kernels: Kernels, all: Ptr<f32>) {
+        let pieces = self.pieces();
+        par::for_each(self.count * pieces, |i| {
+            let (p, piece) = (i / pieces, i % pieces);
+            self.transform(isa, Source::Kernels(kernels), p, piece, all.get().add(self.at(p, piece)));
         });
-        Self(all)
-    }
-
-    pub(super) fn ptr(&self) -> Ptr<f32> {
-        self.0.ptr()
-    }
-}
-
-#[inline(always)]
-unsafe fn gather_all<S: Simd>(panels: Panels, g: Kernels, p: usize, to: *mut f32) {
-    for start in (0..panels.k).step_by(GATHERED) {
-        gather::<S>(panels, g, p, start, to.add(start * TAPS * panels.width));
     }
 }
 

@@ -17,7 +17,7 @@ use tweedie_kernels::{
 use super::{
     Engine, isa,
     layout::{Image, dense, tensor, uninitialized, values, values_mut},
-    prepared::prepared,
+    prepared,
 };
 use crate::{AdamW, ConvOptions};
 
@@ -126,7 +126,7 @@ impl Engine for Flex {
         let c = conv_of(x.batch(), x.map(), dims(&w), options);
         assert_eq!(c.in_channels, x.channels(), "channels of a convolution's input");
         let mut out = uninitialized(c.lens()[2]);
-        match prepared(&c, &w) {
+        match prepared::kernels(&c, &w) {
             Some(w) => w.forward(&c, x.values(), Some(values(&bias)), &mut out),
             None => conv::forward(isa(), &c, x.values(), values(&w), Some(values(&bias)), &mut out),
         }
@@ -186,8 +186,11 @@ impl Engine for Flex {
         let (x, w, bias) = (dense(x), dense(weight), dense(bias));
         let ([m, k], [n, _]) = (rows(&x), dims::<2>(&w));
         let mut out = uninitialized(m * n);
-        let (a, b) = (Matrix::new(values(&x), m, k), Matrix::new(values(&w), n, k).t());
-        product(isa(), a, b, Some(values(&bias)), &mut out);
+        let (a, bias) = (Matrix::new(values(&x), m, k), Some(values(&bias)));
+        match prepared::transposed([n, k], &w) {
+            Some(w) => w.product(a, bias, &mut out),
+            None => product(isa(), a, Matrix::new(values(&w), n, k).t(), bias, &mut out),
+        }
         with_last(&x, n, out)
     }
 

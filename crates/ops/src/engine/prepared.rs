@@ -1,50 +1,71 @@
-//! Transformed weights of layers that run again and again with the same weights, as in sampling.
+//! Weights prepared for their kernels, of layers that run again and again with the same weights, as in sampling.
 //!
 //! An entry holds the weight's buffer weakly. While a weak reference exists, `Arc` lets nobody write to the
 //! buffer in place: whoever wants to gets another one. So the same buffer means the same numbers.
 
 use std::{
+    any::{Any, TypeId},
     collections::HashMap,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use burn::{backend::flex::FlexTensor, tensor::Bytes};
-use tweedie_kernels::conv::{Conv, Prepared};
+use tweedie_kernels::{
+    conv::{self, Conv},
+    gemm::{Matrix, Packed},
+};
 
 use super::{isa, layout::values};
 
-/// Bytes that all transformed weights may take.
+/// Bytes that all prepared weights may take.
 const LIMIT: usize = 1 << 30;
 
 struct Entry {
     buffer: Weak<Bytes>,
     /// Made at the second use: in training every buffer is used once.
-    prepared: Option<Arc<Prepared>>,
+    prepared: Option<Arc<dyn Any + Send + Sync>>,
     bytes: usize,
 }
 
-/// Address of the buffer, offset in it, channels in and out.
-type Key = (usize, usize, [usize; 2]);
+/// Address of the buffer, offset in it, what is made of it, and for which shape and algorithm.
+type Key = (usize, usize, TypeId, [usize; 5]);
 
 fn entries() -> MutexGuard<'static, HashMap<Key, Entry>> {
     static ENTRIES: LazyLock<Mutex<HashMap<Key, Entry>>> = LazyLock::new(Default::default);
     ENTRIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The transformed weights of `c`, from its second use on. `weight` is dense.
-pub(super) fn prepared(c: &Conv, weight: &FlexTensor) -> Option<Arc<Prepared>> {
-    let bytes = Prepared::bytes(c);
+/// The weights of a convolution, from their second use on. `weight` is dense.
+pub(super) fn kernels(c: &Conv, weight: &FlexTensor) -> Option<Arc<conv::Prepared>> {
+    let bytes = conv::Prepared::bytes(c);
+    let shape = [c.in_channels, c.out_channels, c.kernel[0], c.kernel[1], bytes];
+    prepared(weight, shape, bytes, || conv::Prepared::new(isa(), c, values(weight)))
+}
+
+/// The transpose of `weight: [n, k]`, from its second use on. `weight` is dense.
+pub(super) fn transposed([n, k]: [usize; 2], weight: &FlexTensor) -> Option<Arc<Packed>> {
+    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<f32>(), || {
+        Some(Packed::new(isa(), Matrix::new(values(weight), n, k).t()))
+    })
+}
+
+fn prepared<T: Send + Sync + 'static>(
+    weight: &FlexTensor,
+    shape: [usize; 5],
+    bytes: usize,
+    make: impl FnOnce() -> Option<T>,
+) -> Option<Arc<T>> {
     if bytes == 0 {
         return None;
     }
     let buffer: Arc<Bytes> = weight.data_arc();
     let (offset, _) = weight.layout().contiguous_offsets()?;
-    let key = (Arc::as_ptr(&buffer) as usize, offset, [c.in_channels, c.out_channels]);
+    let key = (Arc::as_ptr(&buffer) as usize, offset, TypeId::of::<T>(), shape);
     let mut all = entries();
     match all.get(&key) {
         Some(e) if e.buffer.strong_count() > 0 => {
             if let Some(p) = &e.prepared {
-                return Some(p.clone());
+                return p.clone().downcast().ok();
             }
         }
         _ => {
@@ -57,10 +78,11 @@ pub(super) fn prepared(c: &Conv, weight: &FlexTensor) -> Option<Arc<Prepared>> {
         return None;
     }
     drop(all);
-    let prepared = Arc::new(Prepared::new(isa(), c, values(weight))?);
+    let prepared = Arc::new(make()?);
     // `buffer` is alive, so the entry still stands for it.
     if let Some(e) = entries().get_mut(&key) {
-        (e.prepared, e.bytes) = (Some(prepared.clone()), bytes);
+        let shared: Arc<dyn Any + Send + Sync> = prepared.clone();
+        (e.prepared, e.bytes) = (Some(shared), bytes);
     }
     Some(prepared)
 }
