@@ -4,7 +4,7 @@ use clap::{Command, CommandFactory};
 
 /// Headings and their commands, in the order of the help.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Make", &["sample", "train"]),
+    ("Make", &["sample", "train", "ema"]),
     ("Measure", &["eval", "bench"]),
     ("Look", &["info", "plan", "forward", "data"]),
     ("Set up", &["devices", "completions"]),

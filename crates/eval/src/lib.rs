@@ -1,3 +1,6 @@
 //! Measuring what a model learned.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod bound;
 pub mod neighbours;

@@ -8,7 +8,7 @@ use crate::network::{Condition, Mode, Network};
 
 /// Answers "what is clean here?" with a network: `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`, all rows at
 /// the same level. Where the network answers with twice the channels of `x`, the second half describes a
-/// learned variance (Nichol & Dhariwal 2021) and is left out.
+/// learned variance (Nichol & Dhariwal 2021): [`Prediction::variance`].
 ///
 /// Whether an answer is finite is for the caller to check: reading it back would stall a device.
 #[derive(Clone, Debug)]
@@ -27,11 +27,12 @@ impl<'a, N: Network + ?Sized> NetworkDenoiser<'a, N> {
         Self { network, parameterization, condition }
     }
 
-    /// The network's raw output for `x: [B, C, H, W]` at `at`, of the shape of `x`. One evaluation.
+    /// The network's raw output for `x: [B, C, H, W]` at `at`, of the shape of `x`, and as much again where it
+    /// answers a variance too. One evaluation.
     ///
     /// # Errors
     /// [`Halt::Failed`] for inputs that the network does not take.
-    pub fn raw(&self, x: &Tensor<4>, at: Level) -> Result<Tensor<4>, Halt> {
+    pub fn raw(&self, x: &Tensor<4>, at: Level) -> Result<(Tensor<4>, Option<Tensor<4>>), Halt> {
         let scalings = self.parameterization.scalings(at);
         let shape = x.dims();
         let [b, c, h, w] = shape;
@@ -45,8 +46,10 @@ impl<'a, N: Network + ?Sized> NetworkDenoiser<'a, N> {
         };
         let raw = self.network.forward(input, &times, &self.condition, Mode::Eval);
         match raw.dims() {
-            found if found == shape => Ok(raw),
-            found if found == [b, 2 * c, h, w] => Ok(raw.narrow(1, 0, c)),
+            found if found == shape => Ok((raw, None)),
+            found if found == [b, 2 * c, h, w] => {
+                Ok((raw.clone().narrow(1, 0, c), Some(raw.narrow(1, c, c))))
+            }
             found => Err(failed(&format!(
                 "the network answers {shape:?} with {found:?}, expected as many channels or twice as many"
             ))),
@@ -56,7 +59,8 @@ impl<'a, N: Network + ?Sized> NetworkDenoiser<'a, N> {
 
 impl<N: Network + ?Sized> Denoiser<Batch<4>> for NetworkDenoiser<'_, N> {
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
-        let raw = Batch(self.raw(&x.0, at)?);
-        Ok(self.parameterization.read(x, &raw, at))
+        let (raw, variance) = self.raw(&x.0, at)?;
+        let variance = variance.map(Batch);
+        Ok(Prediction { variance, ..self.parameterization.read(x, &Batch(raw), at) })
     }
 }

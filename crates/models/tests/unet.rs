@@ -275,7 +275,7 @@ fn the_denoiser_reads_the_networks_answer() {
     let network = Twice { learned_variance: false };
     let edm = Parameterization::Edm { sigma_data: 0.5 };
     let at = Level { alpha: 1.0, sigma: 2.0, t: 2.0 };
-    let raw = NetworkDenoiser::new(&network, edm, Condition::default()).raw(&x, at).unwrap();
+    let raw = NetworkDenoiser::new(&network, edm, Condition::default()).raw(&x, at).unwrap().0;
     let c_in = 1.0 / (4.25f32).sqrt();
     for (x, raw) in values(x.clone()).iter().zip(values(raw)) {
         assert!((raw - 2.0 * c_in * x).abs() < 1e-5);

@@ -48,11 +48,12 @@ impl<N: Network + ?Sized> Denoiser<Batch<4>> for Guided<'_, N> {
         }
         let rows = self.classes.len();
         let classes = self.classes.iter().copied().chain(nulls()).collect();
-        let raw = ask(classes).raw(&Tensor::cat(vec![x.0.clone(), x.0.clone()], 0), at)?;
+        let (raw, variance) = ask(classes).raw(&Tensor::cat(vec![x.0.clone(), x.0.clone()], 0), at)?;
         let given = Batch(raw.clone().narrow(0, 0, rows));
         let null = Batch(raw.narrow(0, rows, rows));
         let raw = tweedie_core::lin![scale => &given, 1.0 - scale => &null];
         let null_eps = Some(self.parameterization.read(x, &null, at).eps);
-        Ok(Prediction { null_eps, ..self.parameterization.read(x, &raw, at) })
+        let variance = variance.map(|v| Batch(v.narrow(0, 0, rows)));
+        Ok(Prediction { null_eps, variance, ..self.parameterization.read(x, &raw, at) })
     }
 }

@@ -1,5 +1,7 @@
 //! `tweedie eval`.
 
+mod bound;
+
 use std::{num::NonZeroUsize, ops::ControlFlow, path::PathBuf};
 
 use anyhow::{Result, ensure};
@@ -37,19 +39,26 @@ pub struct Args {
     /// Generated pictures, closest first, each above its nearest training picture.
     #[arg(short, long, value_name = "FILE.png", default_value = "neighbours.png")]
     output: PathBuf,
+    #[command(flatten)]
+    bound: bound::Args,
 }
 
 /// Pairs in a row of the sheet.
 const COLUMNS: usize = 16;
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
-    check_place(&args.output)?;
+    if !args.bound.bound {
+        check_place(&args.output)?;
+    }
     let device = tweedie::ops::device(device)?;
     let pipeline = model::pipeline(args.model.as_deref(), &device)?;
     let request = Request { count: args.count, seed: args.seed, ..Request::default() };
     let (resolved, _) = pipeline.resolve(&request)?;
     let [_, height, width] = resolved.shape;
     ensure!(height == width, "the model's pictures are {width}×{height}; data sets here are square");
+    if args.bound.bound {
+        return bound::run(&args, ui, &pipeline, &device, height);
+    }
     let config = DataConfig {
         source: source::parse(&args.data),
         size: height,

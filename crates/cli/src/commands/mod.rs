@@ -5,6 +5,7 @@ mod completions;
 mod data;
 mod debug;
 mod devices;
+mod ema;
 mod eval;
 mod forward;
 mod info;
@@ -25,7 +26,9 @@ pub enum Command {
     Sample(sample::Args),
     /// Train a model on the built-in emoji or your own pictures.
     Train(train::Args),
-    /// Hold generated pictures against the training set: how close are the nearest?
+    /// Average a run's weights over any length, after training.
+    Ema(ema::Args),
+    /// Measure a model: memorisation by the nearest training pictures, or bits per dimension (--bound).
     Eval(eval::Args),
     /// Measure this machine: kernels, forward passes, training steps, sampling, start-up, memory.
     Bench(bench::Args),
@@ -52,6 +55,7 @@ impl Command {
         match self {
             Self::Sample(args) => return sample::run(args, ui, device),
             Self::Train(args) => return train::run(args, ui, device),
+            Self::Ema(args) => ema::run(args, ui)?,
             Self::Eval(args) => eval::run(args, ui, device)?,
             Self::Bench(args) => bench::run(args, ui, device)?,
             Self::Info(args) => info::run(args, ui)?,

@@ -14,6 +14,7 @@ const COMMANDS: &[&str] = &[
     "forward",
     "data",
     "eval",
+    "ema",
     "bench",
     "devices",
     "completions",

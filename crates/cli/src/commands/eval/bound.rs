@@ -1,0 +1,240 @@
+//! `tweedie eval --bound`.
+
+use std::{num::NonZeroUsize, ops::ControlFlow, path::PathBuf, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args as ClapArgs, ValueEnum};
+use indicatif::HumanDuration;
+use serde_json::json;
+use tweedie::{
+    core::{bound::ReverseVariance, schedule::Times},
+    data::{DataConfig, Dataset},
+    eval::bound::{Estimate, Options, Report, Row, evaluate, ode, plot},
+    ops::Device,
+    pipe::Pipeline,
+};
+
+use crate::{commands::sample::check_place, source, ui::Ui};
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Instead of generated pictures, the bits that the model needs for the data: its variational bound.
+    #[arg(long, help_heading = "Bits per dimension")]
+    pub bound: bool,
+    /// Which part of the data.
+    #[arg(long, value_enum, default_value_t = Part::HeldOut, requires = "bound", value_name = "PART",
+        help_heading = "Bits per dimension")]
+    part: Part,
+    /// How many images, at most, evenly spread over the part.
+    #[arg(
+        long,
+        default_value = "256",
+        requires = "bound",
+        value_name = "N",
+        help_heading = "Bits per dimension"
+    )]
+    bound_images: NonZeroUsize,
+    /// Noise levels visited for each image, drawn from as many strata [default: all].
+    #[arg(long, requires = "bound", value_name = "N", help_heading = "Bits per dimension")]
+    bound_levels: Option<usize>,
+    /// Noise levels of a continuous process; a table has its own.
+    #[arg(
+        long,
+        default_value = "1000",
+        requires = "bound",
+        value_name = "N",
+        help_heading = "Bits per dimension"
+    )]
+    bound_steps: NonZeroUsize,
+    /// The variance of the reverse process [default: the model's own].
+    #[arg(
+        long,
+        value_enum,
+        requires = "bound",
+        value_name = "VARIANCE",
+        help_heading = "Bits per dimension"
+    )]
+    bound_variance: Option<Variance>,
+    /// Leave predictions as they are, even if the model's sampler keeps them in range.
+    #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
+    no_clamp: bool,
+    /// Also by the density of the deterministic sampler: the probability-flow ODE.
+    #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
+    ode: bool,
+    /// Runge-Kutta steps of the ODE, four network evaluations with gradients each.
+    #[arg(
+        long,
+        default_value = "16",
+        requires = "ode",
+        value_name = "N",
+        help_heading = "Bits per dimension"
+    )]
+    ode_steps: NonZeroUsize,
+    /// The terms over the noise levels.
+    #[arg(
+        long,
+        default_value = "bound.png",
+        requires = "bound",
+        value_name = "FILE.png",
+        help_heading = "Bits per dimension"
+    )]
+    bound_plot: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    HeldOut,
+    Train,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Variance {
+    FixedSmall,
+    FixedLarge,
+    LearnedRange,
+}
+
+impl From<Variance> for ReverseVariance {
+    fn from(v: Variance) -> Self {
+        match v {
+            Variance::FixedSmall => Self::FixedSmall,
+            Variance::FixedLarge => Self::FixedLarge,
+            Variance::LearnedRange => Self::LearnedRange,
+        }
+    }
+}
+
+pub fn run(args: &super::Args, ui: Ui, pipeline: &Pipeline, device: &Device, size: usize) -> Result<()> {
+    let bound = &args.bound;
+    check_place(&bound.bound_plot)?;
+    let config = DataConfig {
+        source: source::parse(&args.data),
+        size,
+        holdout: args.holdout,
+        ..DataConfig::default()
+    };
+    config.validate()?;
+    let all = Dataset::open(&config)?;
+    let (train, held_out) = all.split();
+    let (part, name) = match bound.part {
+        Part::HeldOut => (held_out, "held-out"),
+        Part::Train => (train, "training"),
+        Part::All => (all, "all"),
+    };
+    if part.is_empty() {
+        bail!("no image is held out of {} (--holdout {}): try --part all", args.data, args.holdout);
+    }
+    let rows = rows(&part, pipeline, bound.bound_images.get())?;
+    let unknown = rows.iter().filter(|r| r.class.is_none()).count();
+    if pipeline.unet().config().num_class_embeds.is_some() && unknown > 0 {
+        let null = pipeline.extras().null_class.is_some();
+        ensure!(
+            null,
+            "{unknown} images are of classes that the model does not have, and it has no \"no class\""
+        );
+        ui.warn(format!("of {unknown} images the model does not know the class: it is told \"no class\""));
+    }
+    let options = Options {
+        levels: bound.bound_levels,
+        steps: bound.bound_steps.get(),
+        variance: bound.bound_variance.map(Into::into),
+        clamp: !bound.no_clamp,
+        seed: args.seed,
+        ..Options::default()
+    };
+    let levels = match pipeline.scheduler().process().schedule.times() {
+        Times::Table { steps } => steps,
+        Times::Interval { .. } => options.steps,
+    };
+    let bar = ui.bar((rows.len() * options.levels.unwrap_or(levels)) as u64, "evaluations");
+    let report = evaluate(pipeline, device, &rows, &options, &mut |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    let flow = match bound.ode {
+        false => None,
+        true => {
+            let bar = ui.bar(rows.len() as u64, "images through the ODE");
+            let steps = bound.ode_steps.get();
+            let flow = ode::evaluate(pipeline, device, &rows, steps, &options, &mut |done, _| {
+                bar.set_position(done as u64);
+                ControlFlow::Continue(())
+            })?;
+            bar.finish_and_clear();
+            Some(flow)
+        }
+    };
+    plot(&report, &bound.bound_plot)?;
+    let mut text = table(&report, name);
+    if let Some(flow) = &flow {
+        text.push_str(&format!("\n{}", ode_table(flow)));
+    }
+    text.push_str(&format!("\nterms by noise level: {}", bound.bound_plot.display()));
+    ui.result(
+        &json!({ "bound": report, "ode": flow, "data": args.data, "part": name, "plot": bound.bound_plot }),
+        text,
+    );
+    Ok(())
+}
+
+/// At most `most` images, evenly spread, with the model's numbers of their classes.
+fn rows(part: &Dataset, pipeline: &Pipeline, most: usize) -> Result<Vec<Row>> {
+    let n = most.min(part.len());
+    let names = &pipeline.extras().class_names;
+    let row = |i: usize| {
+        let item = part.get(i * part.len() / n)?;
+        let name = item.class.and_then(|c| part.class_names().get(c));
+        let class = name.and_then(|name| names.iter().position(|n| n == name));
+        Ok(Row { image: (*item.image).clone(), class })
+    };
+    (0..n).map(row).collect()
+}
+
+fn line(name: &str, e: &Estimate) -> String {
+    match e.half_width() {
+        Some(half) => format!("{name:<28} {:>9.4} ± {half:.4}", e.mean),
+        None => format!("{name:<28} {:>9.4}", e.mean),
+    }
+}
+
+fn ode_table(report: &ode::Report) -> String {
+    let [images, evaluations, steps] = [report.images, report.evaluations, report.steps];
+    [
+        format!("by the density of the probability-flow ODE, the same images and decoder, {steps} steps"),
+        line("total", &report.total),
+        line("  cleanest noise level", &report.density),
+        line("  reconstruction, L(0)", &report.reconstruction),
+        format!(
+            "{images} × {evaluations} network evaluations with gradients in {}",
+            HumanDuration(Duration::from_secs_f64(report.seconds))
+        ),
+    ]
+    .join("\n")
+}
+
+fn table(report: &Report, part: &str) -> String {
+    let variance = serde_json::to_value(report.variance).unwrap_or_default();
+    let clamp = report.clamp.map_or("predictions as they are".into(), |c| format!("predictions within ±{c}"));
+    let [images, visited, levels] = [report.images, report.visited, report.levels];
+    let all = if visited < levels { format!(" (all levels: {})", images * levels) } else { String::new() };
+    [
+        format!(
+            "variational bound, bits/dim with 95 % intervals: {images} images ({part}) of {} numbers, seed {}",
+            report.dims, report.seed
+        ),
+        line("total", &report.total),
+        line("  prior, L(T)", &report.prior),
+        line("  denoising, L(1) … L(T-1)", &report.denoising),
+        line("  reconstruction, L(0)", &report.reconstruction),
+        format!("variance {}, {clamp}", variance.as_str().unwrap_or_default()),
+        format!(
+            "{visited} of {levels} noise levels for each image: {} network evaluations{all} in {}",
+            images * visited,
+            HumanDuration(Duration::from_secs_f64(report.seconds)),
+        ),
+    ]
+    .join("\n")
+}
