@@ -308,6 +308,24 @@ fn inversion_returns() {
 }
 
 #[test]
+fn clean_samples_are_inverted_too() {
+    let mut levels = Spacing::UniformLambda.levels(&*ddpm(), 100).unwrap();
+    levels.push(Level::CLEAN);
+    let down = Plan::through(ddpm(), &levels).unwrap();
+    let up = down.clone().inverted().unwrap();
+    assert_eq!((up.start, up.moves.len()), (Level::CLEAN, 100));
+    let x = vec![0.7, 0.9, 0.2];
+    for entry in SOLVERS.iter().filter(|e| e.is_deterministic()) {
+        let solver = entry.build();
+        let back = end(&down, &*solver, &mixture(), &end(&up, &*solver, &mixture(), &x));
+        let error = distance(&back, &x);
+        println!("{:20} {error:.1e}", entry.name);
+        let tolerance = if entry.order == 1 { 0.1 } else { 0.03 };
+        assert!(error < tolerance, "{}: {error:e}", entry.name);
+    }
+}
+
+#[test]
 fn pure_noise_is_a_level_like_any() {
     let table = TableSchedule::linear(1000, 1e-4, 0.02).unwrap().rescale_zero_terminal_snr().unwrap();
     let schedules: [Arc<dyn NoiseSchedule>; 3] =
