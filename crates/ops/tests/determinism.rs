@@ -1,0 +1,126 @@
+//! The engine's bits: the same in every batch and on any number of threads.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use tweedie_ops::{self as ops, ConvOptions};
+
+fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let values: Vec<f32> = std::iter::repeat_with(next).take(shape.iter().product()).collect();
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
+    x.into_data().as_slice::<f32>().expect("f32").iter().map(|v| v.to_bits()).collect()
+}
+
+/// Layers of a small network, wide enough that their kernels take their various ways.
+struct Layers {
+    input: Tensor<4>,
+    wide: Tensor<4>,
+    down: Tensor<4>,
+    back: Tensor<4>,
+    query: Tensor<2>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+}
+
+impl Layers {
+    fn new(device: &Device) -> Self {
+        let layers = Self {
+            input: random([48, 3, 3, 3], 1, device) * 0.2,
+            wide: random([160, 48, 3, 3], 2, device) * 0.05,
+            down: random([48, 160, 3, 3], 3, device) * 0.03,
+            back: random([48, 96, 3, 3], 4, device) * 0.04,
+            query: random([48, 48], 5, device) * 0.1,
+            scale: random([48], 6, device),
+            shift: random([48], 7, device),
+        };
+        if device.is_autodiff() { layers.tracked() } else { layers }
+    }
+
+    fn tracked(self) -> Self {
+        Self {
+            input: self.input.require_grad(),
+            wide: self.wide.require_grad(),
+            down: self.down.require_grad(),
+            back: self.back.require_grad(),
+            query: self.query.require_grad(),
+            scale: self.scale.require_grad(),
+            shift: self.shift.require_grad(),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
+        let conv = |x, w: &Tensor<4>, o| ops::conv2d(x, w.clone(), None, o);
+        let same = ConvOptions::same(1);
+        let x = conv(x, &self.input, same);
+        let h = ops::group_norm_silu(x.clone(), 8, self.scale.clone(), self.shift.clone(), 1e-5);
+        let h = conv(ops::add_channels(h, shift), &self.wide, same);
+        let h = conv(ops::silu(h), &self.down, ConvOptions::strided(2, 1));
+        let [b, c, height, width] = h.dims();
+        let tokens: Tensor<3> = h.clone().permute([0, 2, 3, 1]).reshape([b, height * width, c]);
+        let q = ops::linear(tokens, self.query.clone(), None);
+        let q: Tensor<4> = q.reshape([b, height * width, 3, c / 3]).swap_dims(1, 2);
+        let y = ops::attention(q.clone(), q.clone(), q, 0.25).swap_dims(1, 2);
+        let y = y.reshape([b, height, width, c]).permute([0, 3, 1, 2]);
+        let [.., full, across] = x.dims();
+        let h = ops::upsample_nearest2d(ops::add(h, y), [full, across]);
+        conv(ops::cat_channels(x, h), &self.back, same)
+    }
+}
+
+const SIZE: [usize; 4] = [6, 3, 18, 20];
+
+#[test]
+fn a_row_is_the_same_in_every_batch() {
+    let device = Device::flex();
+    let layers = Layers::new(&device);
+    let (x, shift) = (random(SIZE, 11, &device), random([SIZE[0], 48], 12, &device));
+    let row = |y: &Tensor<4>, i: usize| bits(y.clone().narrow(0, i, 1));
+    // From the second run on, weights are prepared: that changes no bit either.
+    for run in 0..3 {
+        let all = layers.forward(x.clone(), shift.clone());
+        for i in 0..SIZE[0] {
+            let one = layers.forward(x.clone().narrow(0, i, 1), shift.clone().narrow(0, i, 1));
+            assert!(row(&one, 0) == row(&all, i), "run {run}: row {i} alone");
+        }
+        let half = layers.forward(x.clone().narrow(0, 2, 3), shift.clone().narrow(0, 2, 3));
+        assert!((0..3).all(|i| row(&half, i) == row(&all, i + 2)), "run {run}: three rows");
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        pool.install(|| {
+            let device = Device::flex().autodiff();
+            let layers = Layers::new(&device);
+            let plain = Device::flex();
+            let x: Tensor<4> = Tensor::from_inner(random(SIZE, 11, &plain)).require_grad();
+            let shift: Tensor<2> = Tensor::from_inner(random([SIZE[0], 48], 12, &plain)).require_grad();
+            let y = layers.forward(x.clone(), shift.clone());
+            let gradients = (y.clone() * y.clone()).sum().backward();
+            let mut found = vec![bits(y.inner()), bits(x.grad(&gradients).expect("of x"))];
+            found.push(bits(shift.grad(&gradients).expect("of the shift")));
+            found.push(bits(layers.query.grad(&gradients).expect("of the query")));
+            found.push(bits(layers.scale.grad(&gradients).expect("of the scale")));
+            for w in [&layers.input, &layers.wide, &layers.down, &layers.back] {
+                found.push(bits(w.grad(&gradients).expect("of a weight")));
+            }
+            found
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3] {
+        for (i, (a, b)) in one.iter().zip(run(threads)).enumerate() {
+            assert!(*a == b, "{threads} threads: result {i}");
+        }
+    }
+}
