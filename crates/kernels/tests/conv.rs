@@ -90,6 +90,8 @@ fn same_3x3() {
         (2, [6, 9], 40, 3),
         (1, [32, 32], 17, 70),
         (5, [12, 10], 64, 32),
+        (3, [32, 28], 20, 18),
+        (1, [20, 12], 300, 40),
     ] {
         check(same3x3(batch, size, k, n));
     }
@@ -114,7 +116,9 @@ fn any_shape() {
 #[test]
 fn bits_depend_on_nothing_else() {
     let strided = Conv { stride: [2; 2], ..same3x3(16, [8, 8], 24, 40) };
-    for c in [same3x3(16, [8, 8], 24, 40), same3x3(16, [16, 12], 3, 33), strided] {
+    for c in
+        [same3x3(16, [8, 8], 24, 40), same3x3(16, [16, 12], 3, 33), same3x3(16, [16, 16], 17, 24), strided]
+    {
         let [xs, ws, ys] = c.lens();
         let (x, w, dy) = (numbers(xs, 1), numbers(ws, 2), numbers(ys, 3));
         every_isa(|isa| {

@@ -6,6 +6,7 @@
 //! error at a direct convolution's. The products over channels are 36 matrix products.
 
 mod forward;
+mod groups;
 mod kernels;
 mod transform;
 mod weight;

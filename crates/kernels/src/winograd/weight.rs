@@ -1,7 +1,7 @@
 //! The weight gradient: `dg = Gᵀ·[Σ_tiles (Bᵀ·d·B) ⊙ (A·dy·Aᵀ)]·G`.
 
 use super::{
-    POINTS, Tiles,
+    POINTS, Tiles, groups,
     transform::{Patch, Planes, input_tiles, kernel_gradient_block, output_gradient_tiles},
 };
 use crate::{
@@ -23,19 +23,26 @@ const DEPTH: usize = 128;
 const PART: [usize; 2] = [48, 64];
 
 /// Where the transformed tiles of a block lie, and how many.
-struct Block<'a> {
-    isa: Isa,
-    v: &'a [Ptr<f32>],
-    z: &'a [Ptr<f32>],
-    v_plane: usize,
-    z_plane: usize,
+pub(super) struct Block<'a> {
+    pub isa: Isa,
+    pub v: &'a [Ptr<f32>],
+    pub z: &'a [Ptr<f32>],
+    pub v_plane: usize,
+    pub z_plane: usize,
     /// Whether sums start with this block.
-    first: bool,
+    pub first: bool,
 }
 
 impl Block<'_> {
     /// The sums of one point over channels `k` and `n`, added to `[k][n]` at `out`.
-    unsafe fn products(&self, point: usize, k: [usize; 2], n: [usize; 2], out: *mut f32, ld: usize) {
+    pub(super) unsafe fn products(
+        &self,
+        point: usize,
+        k: [usize; 2],
+        n: [usize; 2],
+        out: *mut f32,
+        ld: usize,
+    ) {
         for start in (0..self.v.len()).step_by(DEPTH) {
             let job = ColsJob {
                 a: self.v[start..].as_ptr().cast(),
@@ -61,6 +68,12 @@ pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
         dw.fill(0.0);
         return;
     }
+    let dw = Ptr::new(dw);
+    let (x, dy) = (Ptr::from_const(x.as_ptr()), Ptr::from_const(dy.as_ptr()));
+    if groups::serve(k, n, tiles.count) {
+        groups::weight_gradient(isa, &tiles, [k, n], x, dy, dw);
+        return;
+    }
     // A line beyond the channels, so that rows do not share cache sets.
     let (k_row, n_row) = (k.next_multiple_of(LANES) + LANES, n.next_multiple_of(LANES) + LANES);
     // The order of the sum depends on the layer alone: blocks are of a fixed number of tiles.
@@ -83,8 +96,6 @@ pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
     let sums = all_sums.as_ref().map(|s| s.ptr());
     let v = transformed.ptr();
     let z = Ptr::from_const(v.get().wrapping_add(POINTS * v_plane));
-    let dw = Ptr::new(dw);
-    let (x, dy) = (Ptr::from_const(x.as_ptr()), Ptr::from_const(dy.as_ptr()));
     let a: Vec<_> = (0..block_now).map(|r| Ptr::from_const(v.get().wrapping_add(r * k_row))).collect();
     let b: Vec<_> = (0..block_now).map(|r| Ptr::from_const(z.get().wrapping_add(r * n_row))).collect();
 
@@ -136,15 +147,21 @@ pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
                 }
             });
             if last {
-                par::for_each_piece(k, LANES, |start, end| {
-                    // SAFETY: each piece writes its own input channels of `dw`.
-                    unsafe {
-                        let u = Planes { start: sums.get().add(start * n_all), plane: u_plane, row: n_all };
-                        let (ks, ns, dw) = ([start, end], [0, n], dw.get());
-                        dispatch!(isa, kernel_gradient_block(u: Planes, ks: [usize; 2], ns: [usize; 2], k: usize, dw: *mut f32));
-                    }
-                });
+                to_weights(isa, sums, u_plane, [k, n], dw);
             }
         }
     }
+}
+
+/// Turns the sums of whole points, `[36][k][n]` with `n` rounded up to lanes, to weights.
+pub(super) fn to_weights(isa: Isa, sums: Ptr<f32>, u_plane: usize, [k, n]: [usize; 2], dw: Ptr<f32>) {
+    let row = n.next_multiple_of(LANES);
+    par::for_each_piece(k, LANES, |start, end| {
+        // SAFETY: each piece writes its own input channels of `dw`.
+        unsafe {
+            let u = Planes { start: sums.get().add(start * row), plane: u_plane, row };
+            let (ks, ns, dw) = ([start, end], [0, n], dw.get());
+            dispatch!(isa, kernel_gradient_block(u: Planes, ks: [usize; 2], ns: [usize; 2], k: usize, dw: *mut f32));
+        }
+    });
 }
