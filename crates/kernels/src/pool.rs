@@ -120,7 +120,7 @@ impl Pool {
         unsafe { *self.current.get() = new };
         self.next.store(0, SeqCst);
         let number = number(self.state.load(SeqCst)) + 1;
-        self.state.store(number << 32 | OPEN | helpers as u64 * HELPERS, SeqCst);
+        self.state.store((number << 32) | OPEN | (helpers as u64 * HELPERS), SeqCst);
         for worker in &self.workers[..helpers] {
             if worker.asleep.load(SeqCst)
                 && let Some(thread) = worker.thread.get()

@@ -5,8 +5,7 @@ use burn::backend::{
     flex::{FlexTensor, Layout},
 };
 use tweedie_kernels::{
-    adamw as adamw_kernel,
-    attention::{self, Attention, Heads},
+    attention::{self, Attention},
     conv::{self, Conv},
     elementwise,
     gemm::{Matrix, product, transposed_product},
@@ -16,10 +15,10 @@ use tweedie_kernels::{
 
 use super::{
     Engine, isa,
-    layout::{Image, dense, tensor, uninitialized, values, values_mut},
+    layout::{Image, dense, from_heads, heads, heads_of, like, stretch, tensor, uninitialized, values},
     prepared,
 };
-use crate::{AdamW, ConvOptions};
+use crate::ConvOptions;
 
 fn conv_of(batch: usize, size: [usize; 2], weight: [usize; 4], o: ConvOptions) -> Conv {
     let [out_channels, per_group, kh, kw] = weight;
@@ -56,27 +55,6 @@ fn per_channel(x: FlexTensor, image: &Image) -> FlexTensor {
     dense(x)
 }
 
-/// The heads of `[B, heads, positions, width]`: a view where the last dimension is contiguous.
-fn heads_of(x: FlexTensor) -> FlexTensor {
-    let strides = x.layout().strides();
-    if strides[3] == 1 && strides.iter().all(|&s| s >= 0) { x } else { x.to_contiguous() }
-}
-
-fn heads(x: &FlexTensor) -> Heads<'_> {
-    let s = x.layout().strides();
-    Heads {
-        data: &x.storage::<f32>()[x.layout().start_offset()..],
-        strides: [s[0] as usize, s[1] as usize, s[2] as usize],
-    }
-}
-
-/// `[B, positions, heads, width]` in memory as `[B, heads, positions, width]`.
-fn from_heads(values: Vec<f32>, [b, h, t, d]: [usize; 4]) -> FlexTensor {
-    let x = tensor(values, vec![b, t, h, d]);
-    let layout = x.layout().permute(&[0, 2, 1, 3]);
-    x.with_layout(layout)
-}
-
 fn attention_of(q: &FlexTensor, k: &FlexTensor, scale: f64) -> Attention {
     let [batch, heads, queries, width] = dims(q);
     let keys = dims::<4>(k)[2];
@@ -107,12 +85,6 @@ fn mapped(x: FlexTensor, f: impl FnOnce(&[f32], Option<&mut [f32]>) -> Option<Ve
     let layout = Layout::new(layout.shape().clone(), layout.strides().to_vec(), 0);
     let shape = vec![len];
     tensor(out, shape).with_layout(layout)
-}
-
-/// The numbers of a tensor that fills a stretch of memory, in memory order.
-fn stretch(x: &FlexTensor) -> &[f32] {
-    let start = x.layout().start_offset();
-    &x.storage::<f32>()[start..start + x.layout().num_elements()]
 }
 
 impl Engine for Flex {
@@ -409,12 +381,6 @@ fn one_plus(scale: FlexTensor, image: &Image) -> Vec<f32> {
     values(&per_channel(scale, image)).iter().map(|s| 1.0 + s).collect()
 }
 
-/// `values` in the memory order of `x`.
-fn like(x: &FlexTensor, values: Vec<f32>) -> FlexTensor {
-    let layout = Layout::new(x.layout().shape().clone(), x.layout().strides().to_vec(), 0);
-    tensor(values, vec![layout.num_elements()]).with_layout(layout)
-}
-
 /// `values` in the shape of `x` but for the last dimension.
 fn with_last(x: &FlexTensor, last: usize, values: Vec<f32>) -> FlexTensor {
     let mut shape = x.layout().shape().to_vec();
@@ -422,66 +388,4 @@ fn with_last(x: &FlexTensor, last: usize, values: Vec<f32>) -> FlexTensor {
         *n = last;
     }
     tensor(values, shape)
-}
-
-/// The numbers of a dense tensor, copied if others hold them too.
-fn owned(x: FlexTensor) -> FlexTensor {
-    let mut x = dense(x);
-    if values_mut(&mut x).is_some() {
-        return x;
-    }
-    // An unshared buffer that a cache watches, or a shared one: `storage_mut` moves or copies it.
-    x.storage_mut::<f32>();
-    x
-}
-
-/// One step of AdamW, in place where nobody else holds the numbers.
-pub(crate) fn adamw(
-    param: FlexTensor,
-    grad: FlexTensor,
-    m: FlexTensor,
-    v: FlexTensor,
-    h: AdamW,
-) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let (correction1, correction2) = h.bias_corrections();
-    let coefficients = adamw_kernel::Coefficients {
-        keep: (1.0 - h.lr * h.weight_decay) as f32,
-        rate: (h.lr / correction1) as f32,
-        beta1: h.beta1 as f32,
-        one_minus_beta1: (1.0 - h.beta1) as f32,
-        beta2: h.beta2 as f32,
-        one_minus_beta2: (1.0 - h.beta2) as f32,
-        root_correction: (1.0 / correction2.sqrt()) as f32,
-        eps: h.eps as f32,
-    };
-    let grad = dense(grad);
-    let [mut param, mut m, mut v] = [param, m, v].map(owned);
-    if let (Some(p), Some(m), Some(v)) = (values_mut(&mut param), values_mut(&mut m), values_mut(&mut v)) {
-        adamw_kernel::adamw(isa(), p, values(&grad), m, v, &coefficients);
-    }
-    (param, m, v)
-}
-
-/// `from + weight·(to - from)`, in place where nobody else holds the numbers.
-pub(crate) fn lerp(from: FlexTensor, to: FlexTensor, weight: f64) -> FlexTensor {
-    let to = dense(to);
-    let mut from = owned(from);
-    if let Some(x) = values_mut(&mut from) {
-        elementwise::lerp_assign(isa(), x, values(&to), weight as f32);
-    }
-    from
-}
-
-/// `Σ coefficient·term`, in the memory order of the terms if they share one.
-pub(crate) fn linear_combination(terms: Vec<(f64, FlexTensor)>) -> FlexTensor {
-    let rank = terms[0].1.layout().num_dims();
-    let flat = terms.iter().all(|(_, t)| t.layout().contiguous_offsets().is_some());
-    let terms: Vec<(f32, FlexTensor)> = terms
-        .into_iter()
-        .map(|(c, t)| (c as f32, if flat || rank < 3 { dense(t) } else { Image::new(t).into_tensor() }))
-        .collect();
-    let slices: Vec<(f32, &[f32])> = terms.iter().map(|(c, t)| (*c, stretch(t))).collect();
-    let mut out = uninitialized(slices[0].1.len());
-    tweedie_kernels::linear_combination(isa(), &slices, &mut out);
-    like(&terms[0].1, out)
 }

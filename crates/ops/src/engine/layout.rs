@@ -7,7 +7,7 @@ use burn::{
     backend::flex::{FlexTensor, Layout},
     tensor::{Bytes, DType, Shape},
 };
-use tweedie_kernels::resample;
+use tweedie_kernels::{attention::Heads, resample};
 
 /// An image tensor in channels-last memory.
 pub(super) struct Image {
@@ -122,4 +122,37 @@ pub(super) fn uninitialized(len: usize) -> Vec<f32> {
     // SAFETY: every bit pattern is a number, and kernels write all of their output before it is read.
     unsafe { v.set_len(len) };
     v
+}
+
+/// The numbers of a tensor that fills a stretch of memory, in memory order.
+pub(super) fn stretch(x: &FlexTensor) -> &[f32] {
+    let start = x.layout().start_offset();
+    &x.storage::<f32>()[start..start + x.layout().num_elements()]
+}
+
+/// `values` in the memory order of `x`.
+pub(super) fn like(x: &FlexTensor, values: Vec<f32>) -> FlexTensor {
+    let layout = Layout::new(x.layout().shape().clone(), x.layout().strides().to_vec(), 0);
+    tensor(values, vec![layout.num_elements()]).with_layout(layout)
+}
+
+/// The heads of `[B, heads, positions, width]`: a view where the last dimension is contiguous.
+pub(super) fn heads_of(x: FlexTensor) -> FlexTensor {
+    let strides = x.layout().strides();
+    if strides[3] == 1 && strides.iter().all(|&s| s >= 0) { x } else { x.to_contiguous() }
+}
+
+pub(super) fn heads(x: &FlexTensor) -> Heads<'_> {
+    let s = x.layout().strides();
+    Heads {
+        data: &x.storage::<f32>()[x.layout().start_offset()..],
+        strides: [s[0] as usize, s[1] as usize, s[2] as usize],
+    }
+}
+
+/// `[B, positions, heads, width]` in memory as `[B, heads, positions, width]`.
+pub(super) fn from_heads(values: Vec<f32>, [b, h, t, d]: [usize; 4]) -> FlexTensor {
+    let x = tensor(values, vec![b, t, h, d]);
+    let layout = x.layout().permute(&[0, 2, 1, 3]);
+    x.with_layout(layout)
 }

@@ -4,6 +4,7 @@ mod autodiff;
 mod flex;
 mod layout;
 mod prepared;
+mod update;
 
 use burn::{
     backend::flex::FlexTensor,
@@ -14,7 +15,7 @@ use burn::{
 };
 use tweedie_kernels::Isa;
 
-pub(crate) use flex::{adamw, lerp, linear_combination};
+pub(crate) use update::{adamw, lerp, linear_combination};
 
 use crate::ConvOptions;
 

@@ -1,0 +1,73 @@
+//! What a training step does to parameters, and a solver's step to samples, on CPU tensors: in place where nobody
+//! else holds the numbers.
+
+use burn::backend::flex::FlexTensor;
+use tweedie_kernels::{adamw as adamw_kernel, elementwise};
+
+use super::{
+    isa,
+    layout::{Image, dense, like, stretch, uninitialized, values, values_mut},
+};
+use crate::AdamW;
+
+/// The numbers of a dense tensor, copied if others hold them too.
+fn owned(x: FlexTensor) -> FlexTensor {
+    let mut x = dense(x);
+    if values_mut(&mut x).is_some() {
+        return x;
+    }
+    // An unshared buffer that a cache watches, or a shared one: `storage_mut` moves or copies it.
+    x.storage_mut::<f32>();
+    x
+}
+
+/// One step of AdamW, in place where nobody else holds the numbers.
+pub(crate) fn adamw(
+    param: FlexTensor,
+    grad: FlexTensor,
+    m: FlexTensor,
+    v: FlexTensor,
+    h: AdamW,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let (correction1, correction2) = h.bias_corrections();
+    let coefficients = adamw_kernel::Coefficients {
+        keep: (1.0 - h.lr * h.weight_decay) as f32,
+        rate: (h.lr / correction1) as f32,
+        beta1: h.beta1 as f32,
+        one_minus_beta1: (1.0 - h.beta1) as f32,
+        beta2: h.beta2 as f32,
+        one_minus_beta2: (1.0 - h.beta2) as f32,
+        root_correction: (1.0 / correction2.sqrt()) as f32,
+        eps: h.eps as f32,
+    };
+    let grad = dense(grad);
+    let [mut param, mut m, mut v] = [param, m, v].map(owned);
+    if let (Some(p), Some(m), Some(v)) = (values_mut(&mut param), values_mut(&mut m), values_mut(&mut v)) {
+        adamw_kernel::adamw(isa(), p, values(&grad), m, v, &coefficients);
+    }
+    (param, m, v)
+}
+
+/// `from + weight·(to - from)`, in place where nobody else holds the numbers.
+pub(crate) fn lerp(from: FlexTensor, to: FlexTensor, weight: f64) -> FlexTensor {
+    let to = dense(to);
+    let mut from = owned(from);
+    if let Some(x) = values_mut(&mut from) {
+        elementwise::lerp_assign(isa(), x, values(&to), weight as f32);
+    }
+    from
+}
+
+/// `Σ coefficient·term`, in the memory order of the terms if they share one.
+pub(crate) fn linear_combination(terms: Vec<(f64, FlexTensor)>) -> FlexTensor {
+    let rank = terms[0].1.layout().num_dims();
+    let flat = terms.iter().all(|(_, t)| t.layout().contiguous_offsets().is_some());
+    let terms: Vec<(f32, FlexTensor)> = terms
+        .into_iter()
+        .map(|(c, t)| (c as f32, if flat || rank < 3 { dense(t) } else { Image::new(t).into_tensor() }))
+        .collect();
+    let slices: Vec<(f32, &[f32])> = terms.iter().map(|(c, t)| (*c, stretch(t))).collect();
+    let mut out = uninitialized(slices[0].1.len());
+    tweedie_kernels::linear_combination(isa(), &slices, &mut out);
+    like(&terms[0].1, out)
+}
