@@ -53,7 +53,10 @@ fn errors_name_file_key_value_and_what_is_supported() {
             r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "time_shift_type": "cubic"}"#,
             vec!["`time_shift_type`", "cubic", "exponential, linear"],
         ),
-        (r#"{"_class_name": "PNDMScheduler", "prediction_type": "sample"}"#, vec!["`prediction_type`", "sample"]),
+        (
+            r#"{"_class_name": "PNDMScheduler", "prediction_type": "sample"}"#,
+            vec!["`prediction_type`", "sample"],
+        ),
         (
             r#"{"_class_name": "EulerAncestralDiscreteScheduler", "prediction_type": "sample"}"#,
             vec!["`prediction_type`", "epsilon, v_prediction"],
@@ -67,12 +70,19 @@ fn errors_name_file_key_value_and_what_is_supported() {
             r#"{"_class_name": "LCMScheduler", "original_inference_steps": 1001}"#,
             vec!["`original_inference_steps`", "1001", "1000"],
         ),
+        (
+            r#"{"_class_name": "DPMSolverMultistepInverseScheduler", "lambda_min_clipped": 100}"#,
+            vec!["`lambda_min_clipped`", "no time"],
+        ),
         (r#"{"_class_name": "TCDScheduler", "clip_sample": true}"#, vec!["`clip_sample`", "true"]),
         (
             r#"{"_class_name": "UniPCMultistepScheduler", "disable_corrector": [1, 64]}"#,
             vec!["`disable_corrector`", "64", "0 to 63"],
         ),
-        (r#"{"_class_name": "SASolverScheduler", "corrector_order": 5}"#, vec!["`corrector_order`", "1 to 4"]),
+        (
+            r#"{"_class_name": "SASolverScheduler", "corrector_order": 5}"#,
+            vec!["`corrector_order`", "1 to 4"],
+        ),
         (r#"{"_class_name": "DEISMultistepScheduler", "solver_type": "x"}"#, vec!["`solver_type`", "logrho"]),
         (
             r#"{"_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}"#,
@@ -96,7 +106,11 @@ fn keys_that_contradict_each_other_are_errors() {
             r#""algorithm_type": "sde-dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min""#,
             ["solver_order", "1, 2"],
         ),
-        ("DPMSolverMultistep", r#""prediction_type": "flow_prediction""#, ["prediction_type", "use_flow_sigmas"]),
+        (
+            "DPMSolverMultistep",
+            r#""prediction_type": "flow_prediction""#,
+            ["prediction_type", "use_flow_sigmas"],
+        ),
         (
             "DEISMultistep",
             r#""prediction_type": "v_prediction", "use_flow_sigmas": true"#,

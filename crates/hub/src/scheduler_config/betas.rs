@@ -278,6 +278,12 @@ pub(super) fn final_level(keys: &mut Keys, schedule: &dyn NoiseSchedule) -> Resu
     keys.choice("final_sigmas_type", "zero", &[("zero", Final::Clean), ("sigma_min", cleanest)])
 }
 
+/// `variance_type` of classes that have no use for a learned variance: a network's answer of twice the channels is
+/// its first half.
+pub(super) fn learned_variance(keys: &mut Keys) -> Result<(), HubError> {
+    keys.choice("variance_type", "", &[("", ()), ("learned", ()), ("learned_range", ())])
+}
+
 /// A plan through `levels` to the end.
 pub(super) fn plan_to(
     schedule: Arc<dyn NoiseSchedule>,

@@ -65,7 +65,7 @@ pub(super) fn read_sa(keys: &mut Keys) -> Read {
     let form = keys.choice("algorithm_type", "data_prediction", &forms)?;
     // A function of Python; its default is 1 from time 200 to 800, else 0.
     keys.only("tau_func", None::<serde_json::Value>, None)?;
-    keys.only("variance_type", None::<String>, None)?;
+    betas::learned_variance(keys)?;
     let lower = keys.flag("lower_order_final", true)?;
     let final_order = if lower { FinalOrder::Falling } else { FinalOrder::Full };
     let clamp = betas::threshold(keys, false)?;

@@ -50,7 +50,9 @@ impl DpmOptions {
             return Err(keys.error("solver_order", format!("{order} is not supported; supported: 1, 2, 3")));
         }
         if order == 3 && stochastic && form == Form::Noise {
-            return Err(keys.error("solver_order", "3 is not supported with \"sde-dpmsolver\"; supported: 1, 2"));
+            return Err(
+                keys.error("solver_order", "3 is not supported with \"sde-dpmsolver\"; supported: 1, 2")
+            );
         }
         // diffusers reads the last three as the midpoint rule.
         let rules = [
@@ -126,7 +128,7 @@ fn read_as(keys: &mut Keys, kind: Kind) -> Read {
             repeats: false,
         },
     )?;
-    keys.only("variance_type", None::<String>, None)?;
+    betas::learned_variance(keys)?;
     let mut options = DpmOptions::read(keys, kind != Kind::Singlestep, true)?;
     if kind == Kind::Inverse {
         keys.only("use_flow_sigmas", false, false)?;

@@ -94,7 +94,8 @@ impl Scheduler for Edm {
         }
         let schedule = self.process.schedule.clone();
         let levels: Vec<Level> = sigmas.into_iter().map(|s| schedule.at_nsr(s)).collect();
-        let last = if self.options.is_some() { Some(schedule.at_nsr(self.min)) } else { levels.last().copied() };
+        let last =
+            if self.options.is_some() { Some(schedule.at_nsr(self.min)) } else { levels.last().copied() };
         let end = match last {
             Some(last) if !self.clean_end => Final::Level(last),
             _ => Final::Clean,

@@ -91,8 +91,7 @@ impl Flow {
         };
         let (max, min) = (spacing::shift(1.0, ends), spacing::shift(1.0 / self.scale as f64, ends));
         let gap = (max - min) / (steps.max(2) - 1) as f64;
-        let mut sigmas: Vec<f64> =
-            (0..steps).map(|i| spacing::shift(max - i as f64 * gap, shift)).collect();
+        let mut sigmas: Vec<f64> = (0..steps).map(|i| spacing::shift(max - i as f64 * gap, shift)).collect();
         if let Some(terminal) = self.terminal {
             betas::stretch(&mut sigmas, terminal)?;
         }

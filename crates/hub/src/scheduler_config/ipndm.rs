@@ -44,7 +44,8 @@ struct Ipndm {
 pub(super) fn read(keys: &mut Keys) -> Read {
     keys.take("num_train_timesteps", 1000usize)?;
     keys.only("trained_betas", None::<Vec<f64>>, None)?;
-    let process = Process { schedule: Arc::new(CosineSchedule::new()), parameterization: Parameterization::V };
+    let process =
+        Process { schedule: Arc::new(CosineSchedule::new()), parameterization: Parameterization::V };
     Ok(Box::new(Ipndm { process }))
 }
 

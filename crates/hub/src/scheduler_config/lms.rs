@@ -13,8 +13,8 @@ use super::{
     Process, Read, SampleScale, Scheduler,
     betas::{self, BetaRules, COMMON_CURVES, EPS_AND_V, EPS_X0_V, Rescaled, Table},
     keys::Keys,
-    method::Method,
     lms_begun::Lms,
+    method::Method,
     sigmas::{SigmaSpacing, Told},
 };
 

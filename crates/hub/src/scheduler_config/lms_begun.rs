@@ -1,11 +1,7 @@
 //! The linear multistep method as `LMSDiscreteScheduler` has it: where its schedule is begun at a later step, it
 //! weighs the answers as if it had all those before, which it has not.
 
-use tweedie_core::{
-    Halt, Level, Solver, Vector,
-    solver,
-    trajectory::Step,
-};
+use tweedie_core::{Halt, Level, Solver, Vector, solver, trajectory::Step};
 
 const ORDER: usize = 4;
 

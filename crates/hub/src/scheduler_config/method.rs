@@ -2,9 +2,7 @@
 
 use tweedie_core::{
     Level, Solver, Vector,
-    solver::{
-        Consistency, Deis, DpmGrouped, DpmMultistep, Ipndm, SaSolver, SolverEntry, UniPc, Uncorrected,
-    },
+    solver::{Consistency, Deis, DpmGrouped, DpmMultistep, Ipndm, SaSolver, SolverEntry, Uncorrected, UniPc},
 };
 
 use super::{ipndm::FromPureNoise, lms_begun::Lms, pndm::Pndm};

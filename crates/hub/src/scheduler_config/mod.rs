@@ -33,12 +33,7 @@ mod write;
 use std::{fmt::Debug, path::Path, path::PathBuf};
 
 use serde_json::{Map, Value};
-use tweedie_core::{
-    Level, Move, Parameterization, Plan,
-    plan::NoiseRule,
-    solver,
-    spacing::Spacing,
-};
+use tweedie_core::{Level, Move, Parameterization, Plan, plan::NoiseRule, solver, spacing::Spacing};
 
 use crate::{error::HubError, files};
 pub use clamp::{Clamp, ClampRange};
@@ -205,7 +200,9 @@ impl SchedulerConfig {
         if !mu.is_finite() {
             return Err(HubError::format(&self.path, format!("mu = {mu}: expected a finite number")));
         }
-        self.scheduler.set_mu(mu).map_err(|reason| HubError::key(&self.path, "use_dynamic_shifting", reason))?;
+        self.scheduler
+            .set_mu(mu)
+            .map_err(|reason| HubError::key(&self.path, "use_dynamic_shifting", reason))?;
         Ok(self)
     }
 

@@ -31,7 +31,7 @@ const BETAS: BetaRules = BetaRules {
 };
 
 /// What a class has.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct GridRules {
     /// `rescale_betas_zero_snr`.
     pub(super) rescaled: bool,
@@ -85,12 +85,6 @@ pub(super) struct Grid {
     rules: GridRules,
 }
 
-impl std::fmt::Debug for GridRules {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GridRules").finish_non_exhaustive()
-    }
-}
-
 impl Grid {
     pub(super) fn read(keys: &mut Keys, rules: GridRules) -> Result<Self, HubError> {
         let rescaled = if rules.rescaled { Rescaled::Finite } else { Rescaled::Never };
@@ -116,12 +110,20 @@ impl Grid {
             let reason = "true, like a spacing of noise levels, which does not space flows";
             return Err(keys.error("use_flow_sigmas", reason));
         }
-        let lambda_min =
-            if rules.clipped { keys.number("lambda_min_clipped", f64::NEG_INFINITY)? } else { f64::NEG_INFINITY };
+        let lambda_min = if rules.clipped {
+            keys.number("lambda_min_clipped", f64::NEG_INFINITY)?
+        } else {
+            f64::NEG_INFINITY
+        };
         let clipped = {
             let vp = betas::vp(&table);
             (0..table.steps).filter(|&t| vp(t as f64).lambda() < lambda_min).count()
         };
+        if clipped == table.steps {
+            return Err(
+                keys.error("lambda_min_clipped", format!("{lambda_min}: leaves no time of the table"))
+            );
+        }
         let clean = rules.ends
             && keys.choice("final_sigmas_type", "zero", &[("zero", true), ("sigma_min", false)])?;
         let range = match rules.unipc {
@@ -208,7 +210,8 @@ impl Grid {
         }
         let mut kept: Vec<Level> = levels.into_iter().take(told.len() + 1).collect();
         kept.iter_mut().zip(told).for_each(|(level, t)| level.t = t);
-        let mut plan = Plan::through(self.table.process.schedule.clone(), &kept).map_err(|e| e.to_string())?;
+        let mut plan =
+            Plan::through(self.table.process.schedule.clone(), &kept).map_err(|e| e.to_string())?;
         plan.start_std = 1.0;
         Ok(plan)
     }
@@ -327,7 +330,8 @@ fn flow(keys: &mut Keys, rules: GridRules, table: &mut Table) -> Result<Option<F
     let dynamic = keys.flag("use_dynamic_shifting", false)?;
     let exponential =
         keys.choice("time_shift_type", "exponential", &[("exponential", true), ("linear", false)])?;
-    let terminal = if rules.unipc { keys.take("shift_terminal", None)? } else { None };
+    let terminal = if rules.unipc { keys.take("shift_terminal", None::<f64>)? } else { None };
+    let terminal = terminal.filter(|t| *t != 0.0);
     let parameterization = table.process.parameterization;
     if !used {
         if parameterization == Parameterization::Flow {

@@ -3,10 +3,8 @@
 //! network predicts `v`; and each step goes `num_train_timesteps / steps` down, whatever time comes next.
 
 use tweedie_core::{
-    Halt, Level, Move, Parameterization, Plan, Prediction, Solver, Vector, lin,
-    schedule::Interpolation,
-    spacing::Spacing,
-    trajectory::Step,
+    Halt, Level, Move, Parameterization, Plan, Prediction, Solver, Vector, lin, schedule::Interpolation,
+    spacing::Spacing, trajectory::Step,
 };
 
 use super::{
@@ -156,13 +154,13 @@ impl Scheduler for PndmScheduler {
         let schedule = self.process.schedule.clone();
         let times = self.spacing.times(self.table, steps).map_err(|e| e.to_string())?;
         let stride = (self.table / steps) as f64;
-        let mut plan =
-            Plan::strided(schedule, &times, stride, self.end).map_err(|e| e.to_string())?;
+        let mut plan = Plan::strided(schedule, &times, stride, self.end).map_err(|e| e.to_string())?;
         // The steps of the start end where the next one begins.
         let begun = if self.runge_kutta { 3 } else { 1 };
         let level = |k: usize| times.get(k).map(|&t| Move::Solve(plan.schedule.level(t)));
         let mut moves: Vec<Move> = (1..=begun).filter_map(level).collect();
-        let rest = plan.moves.iter().enumerate().filter(|(_, m)| matches!(m, Move::Solve(_))).nth(moves.len());
+        let rest =
+            plan.moves.iter().enumerate().filter(|(_, m)| matches!(m, Move::Solve(_))).nth(moves.len());
         if let Some((index, _)) = rest {
             moves.extend(&plan.moves[index..]);
             plan.moves = moves;

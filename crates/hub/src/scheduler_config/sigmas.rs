@@ -1,6 +1,10 @@
 //! The levels of the schedulers that work in `sigma/alpha`: those of Euler, Heun, LMS and DPM2.
 
-use tweedie_core::{Level, Plan, plan::Final, spacing::{self, Spacing}};
+use tweedie_core::{
+    Level, Plan,
+    plan::Final,
+    spacing::{self, Spacing},
+};
 
 use super::{
     betas::{self, NoiseSpacing, Table, TableRule, TableSpacing},

@@ -16,7 +16,8 @@ pub struct Trace {
     pub rows: Vec<Vec<f64>>,
 }
 
-/// A stand-in for a network: the answer for an input and a time.
+/// A stand-in for a network: the answer for an input and a time; twice as long as the input, if its second half
+/// is a learned variance.
 pub type Formula<'a> = &'a dyn Fn(&[f64], f64) -> Vec<f64>;
 
 /// Fresh noise by number, standard normal, as diffusers draws it: once a step, from 0 on. `None` where
@@ -47,7 +48,9 @@ impl Recipe {
             let mut seen = seen.borrow_mut();
             seen.times.push(s.c_noise);
             seen.rows.push(scaled(x, self.scale.factor(at)));
-            self.parameterization.read(x, &network(&scaled(x, s.c_in), s.c_noise), at)
+            let mut raw = network(&scaled(x, s.c_in), s.c_noise);
+            let variance = (raw.len() == 2 * x.len()).then(|| raw.split_off(x.len()));
+            Prediction { variance, ..self.parameterization.read(x, &raw, at) }
         };
         let denoiser = Clamped { inner: &answer, clamp: self.clamp };
         let ends = self.plan.moves.iter().filter(|m| matches!(m, Move::Solve(_))).map(|m| m.to().lambda());

@@ -2,7 +2,7 @@
 
 use tweedie_core::{
     Plan,
-    solver::{Bh, FinalOrder, Form, UniPc, Uncorrected},
+    solver::{Bh, FinalOrder, Form, Uncorrected, UniPc},
     spacing::Spacing,
 };
 

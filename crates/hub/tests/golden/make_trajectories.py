@@ -13,7 +13,7 @@ A file holds one line of JSON per case:
     begin     the first step, if the schedule is begun at a later one (set_begin_index)
     strength  of an image-to-image start: rows[0] is then add_noise of the clean sample
     eta, mu   as passed to step and set_timesteps
-    model     linear: x·t/(t+1); wave: a smooth function that is not linear
+    model     linear: x·t/(t+1); wave: a smooth function that is not linear; learned: that, and a variance
     calls     how often the network is asked
     times     what it is told, in some of the calls
     rows      the scheduler's sample before some of the calls, and the last one
@@ -95,6 +95,9 @@ def network(kind, x, t):
     t = float(t)
     if kind == "linear":
         return x * (t / (t + 1))
+    if kind == "learned":
+        i = torch.arange(ELEMENTS, dtype=x.dtype).reshape(SHAPE)
+        return torch.cat([network("wave", x, t), 0.8 * torch.sin(t / 50 + i)], dim=1)
     i = torch.arange(ELEMENTS, dtype=torch.float64).reshape(SHAPE)
     return (0.7 * x + 0.3 * torch.tanh(2 * x) + 0.2 * torch.sin(t / 37 + i)).to(x.dtype)
 
@@ -219,6 +222,8 @@ def flow_sigmas(cls, **config):
     for n in (1, 2, 7, 20):
         yield dict(cls=cls, steps=n, use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0, **config)
     yield dict(cls=cls, steps=7, use_flow_sigmas=True, prediction_type="flow_prediction", **config)
+    yield dict(cls=cls, steps=7, use_flow_sigmas=True, prediction_type="epsilon", flow_shift=3.0, **config)
+    yield dict(cls=cls, steps=7, use_flow_sigmas=True, prediction_type="flow_prediction", use_dynamic_shifting=True, mu=0.8, **config)
 
 
 def clamps(cls, types=TYPES):
@@ -242,6 +247,8 @@ def DDPMScheduler(c):
     yield from zero_snr(c)
     for variance in ("fixed_small_log", "fixed_large"):
         yield from product(c, variance_type=(variance,), timestep_spacing=SPACINGS, steps=(1, 7, 50))
+    for n in (1, 7, 50):
+        yield dict(cls=c, steps=n, variance_type="learned_range", model="learned")
     for schedule in ("sigmoid", "laplace"):
         yield dict(cls=c, steps=7, beta_schedule=schedule)
     yield from product(c, clip_sample=(False,), prediction_type=TYPES, steps=(7, 50))
@@ -350,6 +357,7 @@ def DPMSolverMultistepScheduler(c):
     yield from table(c)
     yield from partial(c)
     yield from partial(c, solver_order=3)
+    yield from partial(c, algorithm_type="sde-dpmsolver++")
     yield from spaced(c)
     yield from clamps(c)
     yield from zero_snr(c)
@@ -389,6 +397,8 @@ def DPMSolverSinglestepScheduler(c):
     yield dict(cls=c, steps=7, full=True)
     for betas in BETAS[:3]:
         yield dict(cls=c, steps=10, **betas)
+    yield from partial(c)
+    yield from partial(c, solver_order=3)
     yield from (s for s in spaced(c) if "timestep_spacing" not in s)
     yield from clamps(c)
     yield from flow_sigmas(c)
@@ -425,8 +435,10 @@ def UniPCMultistepScheduler(c):
     yield from product(c, **same, solver_order=(1, 2, 3, 4), final_sigmas_type=("sigma_min",), steps=(3, 7, 20))
     yield from product(c, **same, solver_order=(3,), final_sigmas_type=("sigma_min",), prediction_type=TYPES, steps=(7,))
     yield from product(c, solver_order=(2, 3), disable_corrector=([0], [0, 1, 2]), steps=(7, 20))
+    yield dict(cls=c, steps=9, begin=2, disable_corrector=[1, 4], solver_order=3)
     yield from product(c, solver_order=(2, 3), lower_order_final=(False,), final_sigmas_type=("sigma_min",), steps=(7, 20))
-    yield dict(cls=c, steps=7, use_flow_sigmas=True, prediction_type="flow_prediction", use_dynamic_shifting=True, mu=0.8)
+    yield dict(cls=c, steps=7, use_flow_sigmas=True, prediction_type="flow_prediction", use_dynamic_shifting=True, time_shift_type="linear", mu=2.5)
+    yield dict(cls=c, steps=7, use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="sigma_min")
     yield dict(cls=c, steps=7, use_flow_sigmas=True, prediction_type="flow_prediction", shift_terminal=0.1)
     yield dict(cls=c, steps=7, use_flow_sigmas=True, prediction_type="flow_prediction", use_karras_sigmas=True)
 
@@ -501,7 +513,6 @@ def FlowMatchEulerDiscreteScheduler(c):
     for kind in ("exponential", "linear"):
         yield from product(c, use_dynamic_shifting=(True,), time_shift_type=(kind,), mu=(0.5, 1.15), steps=(1, 7, 20))
     yield from product(c, shift_terminal=(0.1,), shift=(1.0, 3.0), steps=(2, 7, 20))
-    yield from product(c, invert_sigmas=(True,), steps=(2, 7, 20))
     yield from product(c, stochastic_sampling=(True,), shift=(1.0, 3.0), steps=(1, 7, 20))
     yield from partial(c, shift=3.0)
     yield dict(cls=c, steps=10, num_train_timesteps=100, shift=2.0)
