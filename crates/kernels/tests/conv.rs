@@ -108,6 +108,8 @@ fn any_shape() {
     check(Conv { dilation: [2; 2], pad_before: [2; 2], pad_after: [2; 2], ..base });
     check(Conv { stride: [3, 2], dilation: [2, 3], kernel: [2, 3], ..base });
     check(Conv { groups: 3, ..base });
+    check(Conv { stride: [2; 2], out_channels: 5, ..base });
+    check(Conv { dilation: [1, 2], pad_before: [1, 2], out_channels: 3, ..base });
     check(Conv { groups: 6, stride: [2; 2], ..base });
     check(Conv { kernel: [5, 5], pad_before: [2; 2], pad_after: [2; 2], in_channels: 3, ..base });
     check(Conv { size: [16, 16], stride: [2; 2], in_channels: 64, out_channels: 64, ..base });

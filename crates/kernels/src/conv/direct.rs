@@ -4,7 +4,8 @@ use super::Conv;
 use crate::{
     Isa,
     gemm::{Factor, RowsJob, blocks, offset_unless_null, pack, packed_len, panel_width, reduce_rows, rows},
-    par::{self, Ptr, Scratch},
+    par::{self, Lease, Ptr, Scratch},
+    simd::LANES,
 };
 
 /// Channels below which a weight gradient copies patches, so that its rows fill the microkernel.
@@ -230,48 +231,103 @@ pub(super) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
     let pixels = c.batch * p.out[0] * p.out[1];
     let (m, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
     let sums = Scratch::take(p.taps * m * n);
-    let zeros = vec![0.0f32; m];
+    let zeros = vec![0.0f32; m.max(n)];
+    let zeros = Ptr::from_const(zeros.as_ptr());
+    let (x, dy) = (Ptr::from_const(x.as_ptr()), Ptr::from_const(dy.as_ptr()));
+    let plain = c.kernel == [1; 2] && c.stride == [1; 2] && c.pad_before == [0; 2] && c.pad_after == [0; 2];
     for g in 0..c.groups {
-        let b: Vec<Ptr<f32>> =
-            (0..pixels).map(|i| Ptr::from_const(dy[i * c.out_channels + g * n..].as_ptr())).collect();
-        let pointer = |i: usize, tap: usize| {
-            let (b, oy, ox) = Places::split(i, p.out);
-            match input_pixel(c, b, [oy, ox], [tap / c.kernel[1], tap % c.kernel[1]]) {
-                Some(pixel) => Ptr::from_const(x[pixel * c.in_channels + g * m..].as_ptr()),
-                None => Ptr::from_const(zeros.as_ptr()),
-            }
-        };
-        // SAFETY: tables hold pixels of `m` and `n` numbers; `sums` holds `[taps][m][n]`.
+        let x_at = |pixel: usize| Ptr::from_const(x.get().wrapping_add(pixel * c.in_channels + g * m));
+        let dy_at = |pixel: usize| Ptr::from_const(dy.get().wrapping_add(pixel * c.out_channels + g * n));
+        let dy_row = |i: usize| dy_at(i).get().cast_const();
+        let taken = |b, at, tap| input_pixel(c, b, at, tap).map_or(zeros, x_at);
+        // SAFETY: rows are pixels of `m` and `n` numbers; `sums` holds as many as the weight.
         unsafe {
-            if m < FEW_CHANNELS && p.taps > 1 {
-                let patches = Scratch::take(pixels * p.taps * m);
-                let start = patches.ptr();
-                par::for_each_piece(pixels, 512, |from, to| {
-                    for i in from..to {
-                        for tap in 0..p.taps {
-                            let to = start.get().add((i * p.taps + tap) * m);
-                            std::ptr::copy_nonoverlapping(pointer(i, tap).get(), to, m);
-                        }
-                    }
-                });
-                let a: Vec<_> =
-                    (0..pixels).map(|i| Ptr::from_const(start.get().add(i * p.taps * m))).collect();
-                reduce_rows(isa, &a, &b, p.taps * m, n, sums.ptr(), n);
+            if plain {
+                let x_row = |i: usize| x_at(i).get().cast_const();
+                reduce_rows(isa, pixels, x_row, dy_row, [m, n], sums.ptr());
+            } else if n < FEW_CHANNELS && n < m {
+                // `[taps][n][m]`: pixels of the input with the outputs that they are taken for.
+                let inputs = c.batch * c.size[0] * c.size[1];
+                let met = |b, at, tap| output_pixel(c, p.out, b, at, tap).map_or(zeros, dy_at);
+                let (patches, row) = (patches(c, c.size, n, met), p.taps * n);
+                let a = patches.ptr();
+                let a_row = |i: usize| a.get().wrapping_add(i * row).cast_const();
+                let x_row = |i: usize| x_at(i).get().cast_const();
+                reduce_rows(isa, inputs, a_row, x_row, [row, m], sums.ptr());
+            } else if m < FEW_CHANNELS {
+                let (patches, row) = (patches(c, p.out, m, taken), p.taps * m);
+                let a = patches.ptr();
+                let a_row = |i: usize| a.get().wrapping_add(i * row).cast_const();
+                reduce_rows(isa, pixels, a_row, dy_row, [row, n], sums.ptr());
             } else {
                 for tap in 0..p.taps {
-                    let a: Vec<_> = (0..pixels).map(|i| pointer(i, tap)).collect();
-                    let to = sums.ptr().get().add(tap * m * n);
-                    reduce_rows(isa, &a, &b, m, n, Ptr::from_const(to), n);
+                    let mut table = vec![zeros; pixels];
+                    let to = Ptr::new(&mut table);
+                    par::for_each_piece(pixels, 1024, |from, end| {
+                        for i in from..end {
+                            let (b, y, x) = Places::split(i, p.out);
+                            *to.get().add(i) = taken(b, [y, x], [tap / c.kernel[1], tap % c.kernel[1]]);
+                        }
+                    });
+                    let x_row = |i: usize| table[i].get().cast_const();
+                    let to = Ptr::from_const(sums.ptr().get().add(tap * m * n));
+                    reduce_rows(isa, pixels, x_row, dy_row, [m, n], to);
                 }
             }
-            for o in 0..n {
-                for i in 0..m {
-                    for tap in 0..p.taps {
-                        dw[((g * n + o) * m + i) * p.taps + tap] =
-                            *sums.ptr().get().add((tap * m + i) * n + o);
+            let turned = !plain && n < FEW_CHANNELS && n < m;
+            let strides = if turned { [m, 1] } else { [1, n] };
+            let to = Ptr::new(&mut dw[g * n * m * p.taps..][..n * m * p.taps]);
+            par::for_each_piece(n, LANES, |first, end| {
+                for (i, tap) in (0..m * p.taps).map(|at| (at / p.taps, at % p.taps)) {
+                    for o in first..end {
+                        let sum = tap * m * n + o * strides[0] + i * strides[1];
+                        *to.get().add((o * m + i) * p.taps + tap) = *sums.ptr().get().add(sum);
                     }
                 }
-            }
+            });
         }
     }
+}
+
+/// Index of the output pixel for which input pixel `(b, y, x)` is taken under `tap`, if there is one.
+fn output_pixel(c: &Conv, out: [usize; 2], b: usize, at: [usize; 2], tap: [usize; 2]) -> Option<usize> {
+    let of = |i: usize| {
+        let d = (at[i] + c.pad_before[i]).checked_sub(tap[i] * c.dilation[i])?;
+        if c.stride[i] == 1 {
+            return (d < out[i]).then_some(d);
+        }
+        (d.is_multiple_of(c.stride[i]) && d / c.stride[i] < out[i]).then_some(d / c.stride[i])
+    };
+    let (y, x) = (of(0)?, of(1)?);
+    Some((b * out[0] + y) * out[1] + x)
+}
+
+/// `[batch, size.., taps, channels]`, copied from where `pixel` of image, place and tap points, so that rows fill
+/// the microkernel.
+unsafe fn patches(
+    c: &Conv,
+    size: [usize; 2],
+    channels: usize,
+    pixel: impl Fn(usize, [usize; 2], [usize; 2]) -> Ptr<f32> + Sync + Send,
+) -> Lease {
+    let taps: Vec<[usize; 2]> =
+        (0..c.kernel[0] * c.kernel[1]).map(|t| [t / c.kernel[1], t % c.kernel[1]]).collect();
+    let count = c.batch * size[0] * size[1];
+    let patches = Scratch::take(count * taps.len() * channels);
+    let start = patches.ptr();
+    par::for_each_piece(count, 512, |from, end| {
+        let mut to = start.get().add(from * taps.len() * channels);
+        for i in from..end {
+            let (b, y, x) = Places::split(i, size);
+            for &tap in &taps {
+                let from = pixel(b, [y, x], tap).get();
+                // Few numbers: a call to copy them would take longer.
+                for channel in 0..channels {
+                    to.add(channel).write(from.add(channel).read());
+                }
+                to = to.add(channels);
+            }
+        }
+    });
+    patches
 }

@@ -122,52 +122,54 @@ fn multiply(
 pub fn transposed_product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     let (k, m, n) = (a.rows, a.columns, b.columns);
     assert!(!a.transposed && !b.transposed && b.rows == k && out.len() == m * n, "shapes of a product");
-    let a_rows: Vec<_> = (0..k).map(|r| Ptr::from_const(a.data[r * m..].as_ptr())).collect();
-    let b_rows: Vec<_> = (0..k).map(|r| Ptr::from_const(b.data[r * n..].as_ptr())).collect();
-    // SAFETY: the tables hold `k` rows of `m` and `n` numbers.
-    unsafe { reduce_rows(isa, &a_rows, &b_rows, m, n, Ptr::new(out), n) }
+    let (a, b) = (Ptr::from_const(a.data.as_ptr()), Ptr::from_const(b.data.as_ptr()));
+    let a_row = |r: usize| a.get().wrapping_add(r * m).cast_const();
+    let b_row = |r: usize| b.get().wrapping_add(r * n).cast_const();
+    // SAFETY: the matrices hold `k` rows of `m` and `n` numbers.
+    unsafe { reduce_rows(isa, k, a_row, b_row, [m, n], Ptr::new(out)) }
 }
 
-/// `out[i][j] = Σ_k a[k][i]·b[k][j]` over tables of row pointers, in blocks of [`DEPTH`] terms.
+/// `out[i][j] = Σ_k a(k)[i]·b(k)[j]` over `count` rows, in blocks of [`DEPTH`] terms; `out: [m, n]`.
 ///
 /// # Safety
-/// Rows hold `m` and `n` numbers; `out` holds `m` rows of stride `ld`.
+/// Rows hold `m` and `n` numbers.
 pub(crate) unsafe fn reduce_rows(
     isa: Isa,
-    a: &[Ptr<f32>],
-    b: &[Ptr<f32>],
-    m: usize,
-    n: usize,
+    count: usize,
+    a: impl Fn(usize) -> *const f32 + Sync + Send,
+    b: impl Fn(usize) -> *const f32 + Sync + Send,
+    [m, n]: [usize; 2],
     out: Ptr<f32>,
-    ld: usize,
 ) {
-    if a.is_empty() {
-        for i in 0..m {
-            out.get().add(i * ld).write_bytes(0, n);
-        }
+    if count == 0 {
+        out.get().write_bytes(0, m * n);
         return;
     }
     // Split the longer side, in multiples of the microkernel, into about as many parts as threads.
-    let parts = if a.len() * m * n < 1 << 16 { 1 } else { par::threads() };
+    let parts = if count * m * n < 1 << 16 { 1 } else { par::threads() };
     let split_m = m >= n;
     let unit = if split_m { 12 } else { 32 };
     let piece = (if split_m { m } else { n }).div_ceil(parts).next_multiple_of(unit);
     par::for_each_piece(if split_m { m } else { n }, piece, |start, end| {
         let ((i0, i1), (j0, j1)) = if split_m { ((start, end), (0, n)) } else { ((0, m), (start, end)) };
-        for k in (0..a.len()).step_by(DEPTH) {
-            let depth = DEPTH.min(a.len() - k);
+        let mut tables = [[std::ptr::null::<f32>(); DEPTH]; 2];
+        for k in (0..count).step_by(DEPTH) {
+            let depth = DEPTH.min(count - k);
+            for i in 0..depth {
+                (tables[0][i], tables[1][i]) = (a(k + i), b(k + i));
+            }
             cols(
                 isa,
                 &ColsJob {
-                    a: a[k..].as_ptr().cast(),
+                    a: tables[0].as_ptr(),
                     a_offset: i0,
-                    b: b[k..].as_ptr().cast(),
+                    b: tables[1].as_ptr(),
                     b_offset: j0,
                     k: depth,
                     m: i1 - i0,
                     n: j1 - j0,
-                    out: out.get().add(i0 * ld + j0),
-                    ld,
+                    out: out.get().add(i0 * n + j0),
+                    ld: n,
                     accumulate: k > 0,
                 },
             );
