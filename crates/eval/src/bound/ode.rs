@@ -9,7 +9,10 @@
 //! -ln P(x0) ≤ E[ ln q(x_1 | x0) - ln p(x_1) ] + L_0,   x_1 ~ q(x_1 | x0)
 //! ```
 //!
-//! so this bound differs from [`super::evaluate`]'s only in that the exact density stands in the place of
+//! The path is that of the network itself, without a clamp of its predictions, and is followed in steps of finite
+//! length, which err towards fewer bits where they are too few.
+//!
+//! So this bound differs from [`super::evaluate`]'s only in that the exact density stands in the place of
 //! `L_T` and the steps down: their difference is what the reverse chain of Gaussians loses.
 
 use std::{ops::ControlFlow, time::Instant};

@@ -58,13 +58,15 @@ pub struct Args {
     /// Leave predictions as they are, even if the model's sampler keeps them in range.
     #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
     no_clamp: bool,
-    /// Also by the density of the deterministic sampler: the probability-flow ODE.
+    /// Also by the density of the deterministic sampler, the probability-flow ODE, whose predictions are not
+    /// kept in range: hold it against the bound with --no-clamp.
     #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
     ode: bool,
-    /// Runge-Kutta steps of the ODE, four network evaluations with gradients each.
+    /// Runge-Kutta steps of the ODE, four network evaluations with gradients each. Too few flatter: try twice
+    /// as many.
     #[arg(
         long,
-        default_value = "16",
+        default_value = "64",
         requires = "ode",
         value_name = "N",
         help_heading = "Bits per dimension"
