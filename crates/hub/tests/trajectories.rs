@@ -1,7 +1,7 @@
 //! Whole trajectories against diffusers' schedulers, every element of every row, for networks that are
 //! formulas. `golden/make_trajectories.py` wrote what is expected.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -187,7 +187,7 @@ impl Scheduler for DpmSolver {
             return Some(o.multistep(steps));
         }
         // diffusers lowers the order at the end of steps that do not divide, and into a clean sample.
-        let lower_final = o.lower || self.grid.clean || steps % o.order != 0;
+        let lower_final = o.lower || self.grid.clean || !steps.is_multiple_of(o.order);
         let (form, order, rule, tau) = (o.form, o.order, o.rule, o.tau());
         let curvature = Curvature::Published;
         let grouped = DpmGrouped { form, order, rule, curvature, tau, lower_final, steps: None };

@@ -103,7 +103,7 @@ impl Grid {
         let cosine: String = keys.take("beta_schedule", "linear".into())?;
         let exact =
             matches!(noise, Some(LevelSpacing::Noise(NoiseSpacing::Exponential | NoiseSpacing::Beta)));
-        let rounded = !exact && !(rules.lu && cosine == "squaredcos_cap_v2");
+        let rounded = !(exact || rules.lu && cosine == "squaredcos_cap_v2");
         let flow = flow(keys, rules, &mut table)?;
         let karras = matches!(noise, Some(LevelSpacing::Noise(NoiseSpacing::Karras)));
         if flow.is_some() && noise.is_some() && !(rules.unipc && karras) {
