@@ -7,6 +7,7 @@ mod bad_model;
 mod bad_output;
 mod bad_request;
 mod bench;
+mod bound;
 mod common;
 mod look;
 mod parity;
