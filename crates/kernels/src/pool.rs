@@ -1,7 +1,8 @@
 //! The threads that loops share.
 //!
-//! A loop is announced once; whoever is awake claims its tasks one by one. Nobody waits for a thread that has
-//! not yet joined, so a busy machine delays a loop by one task at most. Threads look for the next loop for a
+//! A loop is announced once, and its tasks are claimed one by one by whoever is awake: first those of the thread's
+//! own share, so that a thread meets again what it left in its cache, then those of others. Nobody waits for a
+//! thread that has not yet joined, so a busy machine delays a loop by one task at most. Threads look for the next loop for a
 //! moment before they sleep: between the layers of a network, waking one up takes longer than a small layer.
 
 use std::{
@@ -22,14 +23,29 @@ const TURNS: usize = 2000;
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
 /// What is being run.
+#[derive(Clone, Copy)]
 struct Loop {
     task: Task<'static>,
     count: usize,
+    /// Threads that have a share of the tasks.
+    shares: usize,
 }
 
 struct Worker {
     thread: OnceLock<Thread>,
     asleep: AtomicBool,
+}
+
+/// The first task of a share that nobody has claimed, on a cache line of its own.
+#[repr(align(128))]
+#[derive(Default)]
+struct Next(AtomicUsize);
+
+impl Loop {
+    /// The first task of a share; the shares follow each other.
+    fn first(&self, share: usize) -> usize {
+        share * self.count / self.shares
+    }
 }
 
 /// `state` is, from the highest bits down: the loop's number (32), whether it may be joined (1), how many
@@ -39,7 +55,8 @@ struct Pool {
     busy: AtomicBool,
     state: AtomicU64,
     current: UnsafeCell<Loop>,
-    next: AtomicUsize,
+    /// One for the loop's owner, then one for each worker.
+    next: Vec<Next>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     workers: Vec<Worker>,
     /// Whether the loop's owner sleeps until the last worker has left.
@@ -74,8 +91,8 @@ fn pool() -> &'static Pool {
         Pool {
             busy: AtomicBool::new(false),
             state: AtomicU64::new(0),
-            current: UnsafeCell::new(Loop { task: &|_| (), count: 0 }),
-            next: AtomicUsize::new(0),
+            current: UnsafeCell::new(Loop { task: &|_| (), count: 0, shares: 1 }),
+            next: (0..=count).map(|_| Next::default()).collect(),
             panic: Mutex::new(None),
             workers: (0..count)
                 .map(|_| Worker { thread: OnceLock::new(), asleep: AtomicBool::new(false) })
@@ -104,8 +121,12 @@ pub(crate) fn run(count: usize, helpers: usize, task: Task<'_>) {
     }
     // SAFETY: workers use the task only while inside, and `finish` waits until all have left.
     let task: Task<'static> = unsafe { std::mem::transmute(task) };
-    pool.start(Loop { task, count }, helpers);
-    let own = catch_unwind(AssertUnwindSafe(|| pool.claim(task, count)));
+    let new = Loop { task, count, shares: helpers + 1 };
+    pool.start(new, helpers);
+    let own = catch_unwind(AssertUnwindSafe(|| pool.claim(&new, 0)));
+    if own.is_err() {
+        pool.abandon();
+    }
     pool.finish();
     let theirs = pool.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
     pool.busy.store(false, SeqCst);
@@ -118,7 +139,9 @@ impl Pool {
     fn start(&self, new: Loop, helpers: usize) {
         // SAFETY: `busy` is ours, nobody is inside, and the state is closed.
         unsafe { *self.current.get() = new };
-        self.next.store(0, SeqCst);
+        for (share, next) in self.next[..new.shares].iter().enumerate() {
+            next.0.store(new.first(share), SeqCst);
+        }
         let number = number(self.state.load(SeqCst)) + 1;
         self.state.store((number << 32) | OPEN | (helpers as u64 * HELPERS), SeqCst);
         for worker in &self.workers[..helpers] {
@@ -130,19 +153,27 @@ impl Pool {
         }
     }
 
-    fn claim(&self, task: Task<'_>, count: usize) {
-        loop {
-            let i = self.next.fetch_add(1, SeqCst);
-            if i >= count {
-                return;
+    /// Runs the tasks of share `own`, then those left of the others.
+    fn claim(&self, tasks: &Loop, own: usize) {
+        for share in (own..tasks.shares).chain(0..own) {
+            let end = tasks.first(share + 1);
+            loop {
+                let i = self.next[share].0.fetch_add(1, SeqCst);
+                if i >= end {
+                    break;
+                }
+                (tasks.task)(i);
             }
-            task(i);
         }
+    }
+
+    /// Leaves no task to claim, after a panic.
+    fn abandon(&self) {
+        self.next.iter().for_each(|next| next.0.store(usize::MAX / 2, SeqCst));
     }
 
     /// Lets nobody join any more and waits for those inside.
     fn finish(&self) {
-        self.next.store(usize::MAX / 2, SeqCst);
         let mut state = self.state.fetch_and(!OPEN, SeqCst);
         for _ in 0..TURNS {
             if inside(state) == 0 {
@@ -171,9 +202,9 @@ impl Pool {
             }
             seen = number(state);
             // SAFETY: inside, see `Pool`.
-            let Loop { task, count } = unsafe { &*self.current.get() };
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.claim(*task, *count))) {
-                self.next.store(usize::MAX / 2, SeqCst);
+            let tasks = unsafe { *self.current.get() };
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.claim(&tasks, index + 1))) {
+                self.abandon();
                 self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
             }
             let state = self.state.fetch_sub(1, SeqCst) - 1;
