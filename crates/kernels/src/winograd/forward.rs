@@ -106,7 +106,8 @@ unsafe fn run(
     };
     let kernels = run.panels.all() * size_of::<f32>();
     // Neither way of cutting the work changes a sum.
-    if kernels <= KERNEL_BYTES && tiles.count >= par::threads() * UNIT {
+    let (few, ready) = (kernels <= KERNEL_BYTES, matches!(weights, Source::Transformed(_)));
+    if few && tiles.count >= par::threads() * UNIT || ready && tiles.count >= par::threads() * BLOCK {
         run.by_tiles(weights);
     } else {
         run.by_panels(weights);
@@ -127,7 +128,7 @@ impl Run<'_> {
             }
         }
         let per_tile = POINTS * (self.k_row + self.panels.width) * size_of::<f32>();
-        let most = (OWN_BYTES / per_tile / UNIT).clamp(1, 8) * UNIT;
+        let most = (OWN_BYTES / per_tile / UNIT).clamp(2, 8) * UNIT;
         // As many blocks as fill the threads evenly.
         let count = self.tiles.count.div_ceil(most).next_multiple_of(par::threads());
         let block = self.tiles.count.div_ceil(count);
