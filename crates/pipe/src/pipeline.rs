@@ -7,7 +7,7 @@ use std::{
 };
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use tweedie_core::{Denoiser, Halt, Level, Move, noise::Noise, sample};
+use tweedie_core::{Denoiser, Halt, Level, Move, noise::Noise, sample, solver};
 use tweedie_data::Image;
 use tweedie_hub::{Extras, HubError, ModelDir, Recipe, SchedulerConfig};
 use tweedie_models::{Condition, HostTensor, Network, NetworkDenoiser, UNet2DModel};
@@ -213,7 +213,13 @@ impl Pipeline {
             return Err(PipelineError::request("noise", reason));
         }
         let guided = resolved.guidance != 1.0;
-        let chunk = if guided { (resolved.chunk / 2).max(1) } else { resolved.chunk };
+        // Rows of a batch share adaptive steps; alone, a sample does not depend on the others.
+        let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
+        let chunk = match resolved.chunk {
+            _ if adaptive => 1,
+            chunk if guided => (chunk / 2).max(1),
+            chunk => chunk,
+        };
         let mut progress = Progress {
             done: 0,
             evals: 0,
