@@ -14,3 +14,4 @@ mod parity;
 mod resume;
 mod sample;
 mod tensors;
+mod trajectory;
