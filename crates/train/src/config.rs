@@ -542,7 +542,10 @@ mod tests {
             (&["diffusion.variance=learned-range"], &["loss.objective = simple", "hybrid or vlb"]),
             (&["loss.objective=hybrid"], &["loss.objective = hybrid", "diffusion.variance = learned-range"]),
             (&["loss.objective=vlb", "loss.times=logit-normal"], &["loss.times = logit-normal", "uniform"]),
-            (&["loss.objective=vlb", "loss.continuous=true"], &["loss.continuous = true"]),
+            (
+                &["loss.objective=vlb", "loss.times=uniform", "loss.continuous=true"],
+                &["loss.continuous = true"],
+            ),
             (
                 &["diffusion.schedule=edm", "diffusion.parameterization=edm", "loss.objective=vlb"],
                 &["loss.objective = vlb", "schedule of betas"],

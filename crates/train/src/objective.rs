@@ -301,6 +301,8 @@ mod tests {
             }
             let found = objective.terms(&bound, &case.batch, &output);
             for row in 0..5 {
+                let own = &found.gradient[row * each..(row + 1) * each];
+                let largest = own.iter().fold(0.0, |most: f64, g| most.max(g.abs()));
                 for i in (0..each).step_by(11) {
                     let moved = |step: f32| {
                         let mut other = output.clone();
@@ -316,7 +318,7 @@ mod tests {
                     } else {
                         let error = (slope - gradient).abs();
                         assert!(
-                            error < 1e-3 * gradient.abs() + 1e-6,
+                            error < 5e-3 * gradient.abs() + 1e-5 * largest,
                             "{set:?} {row} {i}: {slope} {gradient}"
                         );
                     }

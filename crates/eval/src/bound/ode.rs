@@ -144,7 +144,7 @@ fn log_normal(x: impl Iterator<Item = f64>, std: f64) -> f64 {
 /// A random vector of signs: the probe of an image.
 fn signs(seed: u64, image: usize, dims: usize) -> impl Iterator<Item = f64> {
     use rand::Rng;
-    let mut rng = generator(seed ^ 0x7072_6f62_65, image as u64);
+    let mut rng = generator(seed ^ 0x0070_726f_6265, image as u64);
     (0..dims).map(move |_| if rng.next_u64() >> 63 == 0 { 1.0 } else { -1.0 })
 }
 
@@ -310,12 +310,14 @@ mod tests {
             };
             let x = vec![0.1, -0.4, 0.9, 0.2];
             let run = |steps| log_density(&field, axis, x.clone(), 2, [first, last], 1.0, steps);
-            let (coarse, fine) = (run(8), run(64));
+            let (coarse, fine) = (run(32), run(64));
             for (row, x) in x.chunks(2).enumerate() {
-                // The prior is the last level's marginal but for what the table leaves of the data.
-                let exact = data.log_density(x, first);
+                // A table leaves something of the data, which the prior does not know.
+                let end = data.flow(x, first, last);
+                let prior = log_normal(end.iter().copied(), 1.0) - data.log_density(&end, last);
+                let exact = data.log_density(x, first) + prior;
                 assert!((fine[row] - exact).abs() < 2e-3, "{axis:?}: {} {exact}", fine[row]);
-                assert!((coarse[row] - exact).abs() < 0.1, "{axis:?}: {} {exact}", coarse[row]);
+                assert!((coarse[row] - exact).abs() < 2e-2, "{axis:?}: {} {exact}", coarse[row]);
             }
         }
     }
