@@ -213,6 +213,7 @@ fn a_stop_request_saves_and_ends() {
     }
     let Some(TrainEvent::Finished(summary)) = last else { panic!("{last:?}") };
     assert!(summary.stopped && summary.step == 2);
+    drop(train);
     assert_eq!(TrainLoop::resume(&out).unwrap().step(), 2);
 }
 
