@@ -46,7 +46,7 @@ fn conversions() {
     let mut x = Vec::new();
     for upper in 0..=u16::MAX {
         for lower in [0u32, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF] {
-            x.push(f32::from_bits(u32::from(upper) << 16 | lower));
+            x.push(f32::from_bits((u32::from(upper) << 16) | lower));
         }
     }
     x.push(1.0);

@@ -174,7 +174,8 @@ impl Problem {
         for n in 1..=MOST_STEPS {
             all.push(at(self.plan(ends, n)?, &*solver)?);
         }
-        let last_bad = all.iter().rposition(|(_, error)| error.is_nan() || *error > 0.01).map_or(0, |i| i + 1);
+        let last_bad =
+            all.iter().rposition(|(_, error)| error.is_nan() || *error > 0.01).map_or(0, |i| i + 1);
         let to_one_percent = all.get(last_bad).map(|(evals, _)| evals.ceil() as usize);
         let shown = [2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 24, 30, 36, 48, 60, 78, 96, 120, 156];
         let curve = shown.iter().filter_map(|n| all.get(n - 1)).copied().collect();

@@ -134,7 +134,7 @@ pub(super) fn round(x: f32) -> Bf16 {
     } else if bits & 0x7F80_0000 == 0 {
         (bits >> 16) as u16 & 0x8000
     } else {
-        (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16
+        (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
     })
 }
 

@@ -1,6 +1,6 @@
 //! Pairs of `bf16` and conversions on AVX-512, with and without its `bf16` instructions, and on AVX2.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, mem::transmute};
 
 use super::{
     Bf16,
@@ -58,7 +58,7 @@ impl Dot for Avx512Bf16 {
     }
     #[inline(always)]
     unsafe fn dot(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
-        let [a, b]: [__m512bh; 2] = [std::mem::transmute(a), std::mem::transmute(b)];
+        let (a, b) = (transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b));
         _mm512_dpbf16_ps(acc, a, b)
     }
     #[inline(always)]
@@ -75,7 +75,7 @@ impl Dot for Avx512Bf16 {
     }
     #[inline(always)]
     unsafe fn narrow(p: *mut Bf16, v: __m512) {
-        let half: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+        let half = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
         _mm256_storeu_si256(p.cast(), half);
     }
     #[inline(always)]
@@ -92,7 +92,7 @@ impl Dot for Avx512Bf16 {
     }
     #[inline(always)]
     unsafe fn narrow_n(p: *mut Bf16, v: __m512, n: usize) {
-        let half: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+        let half = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
         _mm256_mask_storeu_epi16(p.cast(), mask(n), half);
     }
 }

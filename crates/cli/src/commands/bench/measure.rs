@@ -152,7 +152,7 @@ impl Work {
                 let rate = giga / seconds;
                 (
                     json!({ "gb_per_s": rate, "of_peak": rate / peak }),
-                    format!("{rate:.1} GB/s, {:.0} % of a copy", 100.0 * rate / peak),
+                    format!("{rate:.1} GB/s, {:.0} % of the memory's", 100.0 * rate / peak),
                 )
             }
             Self::Whole => (json!({}), String::new()),
