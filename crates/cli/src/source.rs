@@ -2,7 +2,12 @@
 
 use std::path::Path;
 
-use tweedie::data::Source;
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use tweedie::{
+    data::{DataConfig, Source},
+    hub::Extras,
+};
 
 /// `emoji`, a Parquet file or a folder that holds one, or a folder of images.
 pub fn parse(text: &str) -> Source {
@@ -14,6 +19,28 @@ pub fn parse(text: &str) -> Source {
     } else {
         Source::Folder(path.into())
     }
+}
+
+/// The data set `named` by the user, or that which the model says it was trained on, at `size` pixels; without
+/// either the emoji. `holdout` replaces the part that was held out.
+pub fn of_model(
+    extras: &Extras,
+    named: Option<&str>,
+    size: usize,
+    holdout: Option<f64>,
+) -> Result<DataConfig> {
+    let recorded = extras.training.get("config").and_then(|c| c.get("data"));
+    let mut config = match (named, recorded) {
+        (None, Some(data)) => DataConfig::deserialize(data)
+            .context("tweedie.json: training.config.data is not that of a data set; name one with --data")?,
+        (named, _) => {
+            DataConfig { source: named.map_or(Source::Emoji, parse), holdout: 0.05, ..DataConfig::default() }
+        }
+    };
+    config.size = size;
+    config.holdout = holdout.unwrap_or(config.holdout);
+    config.validate()?;
+    Ok(config)
 }
 
 fn is_parquet(path: &Path) -> bool {
@@ -28,6 +55,22 @@ fn holds_parquet(folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_model_knows_its_data() {
+        let mut extras = Extras::default();
+        assert_eq!(of_model(&extras, None, 8, None).unwrap().source, Source::Emoji);
+        let trained =
+            DataConfig { source: Source::Folder("mine".into()), holdout: 0.25, ..DataConfig::default() };
+        extras.training.insert("config".into(), serde_json::json!({ "data": trained }));
+        let config = of_model(&extras, None, 8, None).unwrap();
+        assert_eq!((&config.source, config.size, config.holdout), (&trained.source, 8, 0.25));
+        assert_eq!(of_model(&extras, None, 8, Some(0.5)).unwrap().holdout, 0.5);
+        let other = of_model(&extras, Some("b.parquet"), 8, None).unwrap();
+        assert_eq!((other.source, other.holdout), (Source::Parquet("b.parquet".into()), 0.05));
+        extras.training.insert("config".into(), serde_json::json!({ "data": 3 }));
+        assert!(of_model(&extras, None, 8, None).is_err());
+    }
 
     #[test]
     fn sources_are_told_apart() {

@@ -96,6 +96,15 @@ pub enum Source {
     Parquet(PathBuf),
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Emoji => f.write_str("emoji"),
+            Self::Folder(path) | Self::Parquet(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// Which emoji take part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -43,7 +43,7 @@ pub(crate) fn model(
         ("images", json!(summary.images)),
         ("seconds", json!(summary.elapsed_s)),
         ("loss", json!(summary.loss)),
-        ("config", serde_json::to_value(config).unwrap_or_default()),
+        ("config", recorded(config)),
     ];
     let multistep = !matches!(config.diffusion.schedule, Process::Flow | Process::Edm)
         && !config.diffusion.zero_terminal_snr;
@@ -61,6 +61,15 @@ pub(crate) fn model(
     let scheduler = config.diffusion.scheduler(&summary.model)?;
     model_dir::save(&summary.model, unet, &scheduler, &extras, Precision::F32)?;
     Ok(())
+}
+
+/// The configuration without the place of the run, which means nothing elsewhere.
+fn recorded(config: &RunConfig) -> Value {
+    let mut value = serde_json::to_value(config).unwrap_or_default();
+    if let Some(run) = value.get_mut("run").and_then(Value::as_object_mut) {
+        run.remove("out");
+    }
+    value
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::{DataConfig, Dataset, Image, Rgb, grid},
+    data::{Dataset, Image, Rgb, grid},
     eval::neighbours::{nearest, quantile},
     pipe::{
         Event, Request,
@@ -24,12 +24,12 @@ pub struct Args {
     /// A model folder [default: the built-in emoji model].
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// What it was trained on: `emoji`, a folder of images, or a Parquet file or folder.
-    #[arg(long, default_value = "emoji", value_name = "SOURCE")]
-    data: String,
-    /// The part of the data that was held out of training.
-    #[arg(long, default_value_t = 0.05, value_name = "FRACTION")]
-    holdout: f64,
+    /// `emoji`, a folder of images, or a Parquet file or folder [default: what it was trained on].
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<String>,
+    /// The part of the data that was held out of training [default: as in training].
+    #[arg(long, value_name = "FRACTION")]
+    holdout: Option<f64>,
     /// How many pictures are generated.
     #[arg(short = 'n', long, default_value = "64", value_name = "N")]
     count: NonZeroUsize,
@@ -59,13 +59,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     if args.bound.bound {
         return bound::run(&args, ui, &pipeline, &device, height);
     }
-    let config = DataConfig {
-        source: source::parse(&args.data),
-        size: height,
-        holdout: args.holdout,
-        ..DataConfig::default()
-    };
-    config.validate()?;
+    let config = source::of_model(pipeline.extras(), args.data.as_deref(), height, args.holdout)?;
     let (train, held_out) = Dataset::open(&config)?.split();
     let bar = ui.bar(0, "steps");
     let made = pipeline.run(&request, &mut |event| {

@@ -8,7 +8,7 @@ use indicatif::HumanDuration;
 use serde_json::json;
 use tweedie::{
     core::{bound::ReverseVariance, schedule::Times},
-    data::{DataConfig, Dataset},
+    data::Dataset,
     eval::bound::{Estimate, Options, Report, Row, evaluate, ode, plot},
     ops::Device,
     pipe::Pipeline,
@@ -110,13 +110,7 @@ impl From<Variance> for ReverseVariance {
 pub fn run(args: &super::Args, ui: Ui, pipeline: &Pipeline, device: &Device, size: usize) -> Result<()> {
     let bound = &args.bound;
     check_place(&bound.bound_plot)?;
-    let config = DataConfig {
-        source: source::parse(&args.data),
-        size,
-        holdout: args.holdout,
-        ..DataConfig::default()
-    };
-    config.validate()?;
+    let config = source::of_model(pipeline.extras(), args.data.as_deref(), size, args.holdout)?;
     let all = Dataset::open(&config)?;
     let (train, held_out) = all.split();
     let (part, name) = match bound.part {
@@ -125,7 +119,7 @@ pub fn run(args: &super::Args, ui: Ui, pipeline: &Pipeline, device: &Device, siz
         Part::All => (all, "all"),
     };
     if part.is_empty() {
-        bail!("no image is held out of {} (--holdout {}): try --part all", args.data, args.holdout);
+        bail!("no image is held out of {} (--holdout {}): try --part all", config.source, config.holdout);
     }
     let rows = rows(&part, pipeline, bound.bound_images.get())?;
     let unknown = rows.iter().filter(|r| r.class.is_none()).count();
@@ -176,7 +170,7 @@ pub fn run(args: &super::Args, ui: Ui, pipeline: &Pipeline, device: &Device, siz
     }
     text.push_str(&format!("\nterms by noise level: {}", bound.bound_plot.display()));
     ui.result(
-        &json!({ "bound": report, "ode": flow, "data": args.data, "part": name, "plot": bound.bound_plot }),
+        &json!({ "bound": report, "ode": flow, "data": config.source.to_string(), "part": name, "plot": bound.bound_plot }),
         text,
     );
     Ok(())
