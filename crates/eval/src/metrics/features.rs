@@ -1,0 +1,76 @@
+//! Rows of numbers, one row a picture.
+
+use rand::Rng;
+use tweedie_core::noise::generator;
+
+use super::MetricError;
+
+/// The features of a set of pictures, all finite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Features {
+    dim: usize,
+    values: Vec<f32>,
+}
+
+impl Features {
+    /// From rows of `dim` values, one after another.
+    ///
+    /// # Errors
+    /// If there are no whole rows, or a value is not finite.
+    pub fn new(dim: usize, values: Vec<f32>) -> Result<Self, MetricError> {
+        if dim == 0 || !values.len().is_multiple_of(dim) {
+            return Err(MetricError::Ragged { values: values.len(), dim });
+        }
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(at) => Err(MetricError::NotFinite { row: at / dim, feature: at % dim }),
+            None => Ok(Self { dim, values }),
+        }
+    }
+
+    /// Features of a picture.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Pictures.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.dim
+    }
+
+    /// Whether there are no pictures.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// All values, row after row.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The rows from `start` to `end`, which exist.
+    pub(crate) fn rows(&self, start: usize, end: usize) -> &[f32] {
+        &self.values[start * self.dim..end * self.dim]
+    }
+
+    /// The rows in an order of chance that depends on their number alone. Parts of it are alike, which parts of a
+    /// set that is sorted by class, or made class by class in turn, are not.
+    pub(crate) fn shuffled(&self) -> Self {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        let mut rng = generator(0x7368_7566_666c_6564, self.len() as u64);
+        for last in (1..order.len()).rev() {
+            order.swap(last, (u128::from(rng.next_u64()) * (last as u128 + 1) >> 64) as usize);
+        }
+        let values = order.iter().flat_map(|&i| self.rows(i, i + 1)).copied().collect();
+        Self { dim: self.dim, values }
+    }
+
+    pub(crate) fn same_dim(&self, other: &Self) -> Result<(), MetricError> {
+        let (found, expected) = (self.dim, other.dim);
+        if found == expected { Ok(()) } else { Err(MetricError::Dimension { found, expected }) }
+    }
+
+    pub(crate) fn at_least(&self, least: usize, score: &'static str) -> Result<(), MetricError> {
+        let found = self.len();
+        if found < least { Err(MetricError::TooFew { found, least, score }) } else { Ok(()) }
+    }
+}
