@@ -341,7 +341,7 @@ impl<'a> Model<'a> {
         let none = self.pipeline.extras().null_class;
         let told = self.pipeline.unet().config().num_class_embeds.is_some();
         let classes = rows.iter().map(|row| row.class.or(none).unwrap_or(0)).collect();
-        Condition { classes: told.then_some(classes), embedding: None }
+        Condition { classes: told.then_some(classes), ..Condition::default() }
     }
 
     fn check(&self, row: &Row) -> Result<(), BoundError> {

@@ -27,13 +27,22 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod config;
 pub mod denoiser;
+pub mod dit;
 pub mod layers;
 pub mod network;
 pub mod params;
+pub mod text;
 pub mod unet;
+pub mod unet_condition;
+pub mod vae;
 
 pub use denoiser::NetworkDenoiser;
-pub use network::{Condition, InputError, Mode, Network};
+pub use dit::{DitConfig, DitTransformer};
+pub use network::{Added, Condition, InputError, Mode, Network};
 pub use params::{HostTensor, ParamError, TensorSource, count, export, import, settle};
+pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};
+pub use unet_condition::{UNet2DConditionConfig, UNet2DConditionModel};
+pub use vae::{Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig};

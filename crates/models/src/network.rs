@@ -21,12 +21,26 @@ pub struct Condition {
     pub classes: Option<Vec<usize>>,
     /// Added to the time embedding, `[B, time embedding width]`.
     pub embedding: Option<Tensor<2>>,
+    /// Features of a text, `[B, tokens, width]`.
+    pub text: Option<Tensor<3>>,
+    /// Pooled features of the text, and sizes.
+    pub added: Option<Added>,
+}
+
+/// What SDXL is told besides the text.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// Pooled features of the text, `[B, width]`.
+    pub text_embeds: Tensor<2>,
+    /// For each row: height and width of the original, top and left of the crop, height and width of the
+    /// target; or, for its refiner, the first four and an aesthetic score.
+    pub time_ids: Vec<Vec<f32>>,
 }
 
 impl Condition {
     /// One class per row, nothing else.
     pub fn classes(classes: Vec<usize>) -> Self {
-        Self { classes: Some(classes), embedding: None }
+        Self { classes: Some(classes), ..Self::default() }
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -10,47 +12,14 @@ use std::{
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Device, Tensor, TensorData},
+    tensor::{Device, Tensor},
 };
+use common::{hash, sample, weight};
 use safetensors::SafeTensors;
 use tweedie_models::{Condition, HostTensor, Mode, UNet2DConfig, UNet2DModel, params};
 
 /// Of the output's root mean square.
 const TOLERANCE: f64 = 1e-4;
-
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Numbers in `-1..1`, a function of the name: SplitMix64.
-fn noise(name: &str, count: usize) -> impl Iterator<Item = f64> {
-    let start = hash(name);
-    (1..=count as u64).map(move |i| {
-        let mut z = start.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        (z >> 40) as f64 / f64::from(1 << 23) - 1.0
-    })
-}
-
-fn weight(name: &str, shape: &[usize]) -> HostTensor {
-    let fan_in: usize = shape[1..].iter().product();
-    let (offset, factor) = match (name, shape.len()) {
-        (name, _) if name.ends_with("bias") => (0.0, 0.1),
-        ("time_proj.weight" | "class_embedding.weight", 1) => (0.0, 16.0),
-        ("time_proj.weight" | "class_embedding.weight", _) => (0.0, 1.0),
-        (_, 1) => (1.0, 0.2),
-        _ => (0.0, (3.0 / fan_in as f64).sqrt()),
-    };
-    let values = noise(name, shape.iter().product()).map(|u| (offset + factor * u) as f32).collect();
-    HostTensor { shape: shape.to_vec(), values }
-}
-
-fn sample<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
-    let values: Vec<f32> = noise(name, shape.iter().product()).map(|u| (3f64.sqrt() * u) as f32).collect();
-    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
-}
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -119,7 +88,7 @@ fn inputs(golden: &Golden, device: &Device) -> (Tensor<4>, Vec<f32>, Condition) 
         serde_json::Value::Null => Condition::default(),
         serde_json::Value::String(_) => {
             let shape = [times.len(), golden.config().time_width()];
-            Condition { classes: None, embedding: Some(sample("embedding", shape, device)) }
+            Condition { embedding: Some(sample("embedding", shape, device)), ..Condition::default() }
         }
         classes => Condition::classes(serde_json::from_value(classes).unwrap()),
     };

@@ -84,7 +84,7 @@ fn varied() -> Vec<UNet2DConfig> {
 
 fn condition(config: &UNet2DConfig, rows: usize) -> Condition {
     let labelled = config.num_class_embeds.is_some() || config.class_embed_type.is_some();
-    Condition { classes: labelled.then(|| vec![1; rows]), embedding: None }
+    Condition { classes: labelled.then(|| vec![1; rows]), ..Condition::default() }
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn an_embedding_joins_the_time() {
     let table = &export(&model)["class_embedding.weight"];
     let width = config.time_width();
     let run = |classes, embedding| {
-        let condition = Condition { classes: Some(classes), embedding };
+        let condition = Condition { classes: Some(classes), embedding, ..Condition::default() };
         values(model.forward(noise(&[4], &device), &[10.0], &condition, Mode::Eval))
     };
     // Moving from class 0 to class 2 by hand.

@@ -272,7 +272,7 @@ impl Pipeline {
                 &guided
             }
             (classes, _) => {
-                let condition = Condition { classes, embedding: None };
+                let condition = Condition { classes, ..Condition::default() };
                 plain = NetworkDenoiser::new(&self.unet, parameterization, condition);
                 &plain
             }

@@ -243,6 +243,6 @@ impl TrainModel {
             let labels = TensorData::new(labels.to_vec(), shape);
             linear.forward(Tensor::<2>::from_data(labels, (&x.device(), DType::F32)))
         });
-        self.unet.forward(x, times, &Condition { classes, embedding }, mode)
+        self.unet.forward(x, times, &Condition { classes, embedding, ..Condition::default() }, mode)
     }
 }

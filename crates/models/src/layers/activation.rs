@@ -12,6 +12,10 @@ pub enum Activation {
     Silu,
     /// `x·Φ(x)`, exact.
     Gelu,
+    /// `x·Φ(x)` by a hyperbolic tangent.
+    GeluTanh,
+    /// `x·sigmoid(1.702·x)`.
+    QuickGelu,
     /// `max(x, 0)`.
     Relu,
     /// `x·tanh(ln(1 + eˣ))`.
@@ -24,6 +28,11 @@ impl Activation {
         match self {
             Self::Silu => tweedie_ops::silu(x),
             Self::Gelu => activation::gelu(x),
+            Self::GeluTanh => activation::gelu_approximate(x),
+            Self::QuickGelu => {
+                let gate = activation::sigmoid(x.clone().mul_scalar(1.702f32));
+                x * gate
+            }
             Self::Relu => activation::relu(x),
             Self::Mish => activation::mish(x),
         }
@@ -37,9 +46,14 @@ impl TryFrom<String> for Activation {
         match name.to_ascii_lowercase().as_str() {
             "silu" | "swish" => Ok(Self::Silu),
             "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu-approximate" => Ok(Self::GeluTanh),
+            "quick_gelu" => Ok(Self::QuickGelu),
             "relu" => Ok(Self::Relu),
             "mish" => Ok(Self::Mish),
-            _ => Err(format!("`{name}` is not one of `silu`, `swish`, `gelu`, `relu`, `mish`")),
+            _ => Err(format!(
+                "`{name}` is not one of `silu`, `swish`, `gelu`, \
+                            `gelu_pytorch_tanh`, `quick_gelu`, `relu`, `mish`"
+            )),
         }
     }
 }
@@ -49,6 +63,8 @@ impl From<Activation> for &'static str {
         match a {
             Activation::Silu => "silu",
             Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
+            Activation::QuickGelu => "quick_gelu",
             Activation::Relu => "relu",
             Activation::Mish => "mish",
         }

@@ -7,12 +7,16 @@ mod basic;
 mod dropout;
 mod either;
 mod init;
+mod norm;
+mod transformer;
 
 pub use activation::Activation;
 pub use basic::{Conv2d, Embedding, GroupNorm, Linear};
 pub use dropout::Dropout;
 pub use either::Either;
 pub use init::Init;
+pub use norm::LayerNorm;
+pub use transformer::{FeedForward, FeedForwardActivation, TokenAttention, Widen};
 
 use burn::tensor::Tensor;
 

@@ -25,7 +25,7 @@ pub struct Attention {
 impl Attention {
     /// `groups` divides `channels`; without it there is no normalization. The sum with the input is divided
     /// by `scale`.
-    pub(super) fn new(
+    pub(crate) fn new(
         init: &Init,
         config: &UNet2DConfig,
         channels: usize,
@@ -37,23 +37,34 @@ impl Attention {
             let reason = format!("{} has {channels} channels, expected a head of 1 to as many", init.path());
             return Err(ConfigError::value("attention_head_dim", head_dim, reason));
         }
+        let norm = groups.map(|n| (n, config.norm_eps));
+        Ok(Self { scale, ..Self::of_heads(init, channels, head_dim, norm) })
+    }
+
+    /// Heads of `head_dim` channels, after a normalization of so many groups with this epsilon.
+    pub(crate) fn of_heads(
+        init: &Init,
+        channels: usize,
+        head_dim: usize,
+        norm: Option<(usize, f64)>,
+    ) -> Self {
         let heads = channels / head_dim;
         let inner = heads * head_dim;
         let linear = |name: &str, inputs, outputs| Linear::new(&init.at(name), inputs, outputs, true);
-        Ok(Self {
-            group_norm: groups.map(|n| GroupNorm::new(&init.at("group_norm"), n, channels, config.norm_eps)),
+        Self {
+            group_norm: norm.map(|(n, eps)| GroupNorm::new(&init.at("group_norm"), n, channels, eps)),
             to_q: linear("to_q", channels, inner),
             to_k: linear("to_k", channels, inner),
             to_v: linear("to_v", channels, inner),
             to_out: vec![linear("to_out.0", inner, channels)],
             heads,
             head_dim,
-            scale,
-        })
+            scale: 1.0,
+        }
     }
 
     /// `[B, C, H, W]`, same out.
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [b, c, h, w] = x.dims();
         let y = match &self.group_norm {
             Some(norm) => norm.forward(x.clone()),

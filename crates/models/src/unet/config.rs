@@ -1,9 +1,14 @@
 //! The configuration of a [`UNet2DModel`](super::UNet2DModel), as diffusers' `config.json` has it.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
 
-use crate::layers::Activation;
+pub use crate::config::ConfigError;
+use crate::{
+    config::{self, Format},
+    layers::Activation,
+};
+
+const CLASS: &str = "UNet2DModel";
 
 /// The release of diffusers whose `config.json` and behaviour are followed.
 pub const DIFFUSERS_VERSION: &str = "0.42.1";
@@ -11,34 +16,6 @@ pub const DIFFUSERS_VERSION: &str = "0.42.1";
 /// What diffusers' training scripts leave beside the keys of a network; they say nothing about it.
 const HARMLESS: [&str; 7] =
     ["decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"];
-
-/// A configuration that describes no network.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// Not a JSON object.
-    #[error("expected a JSON object: {0}")]
-    Json(String),
-    /// A key that nothing reads.
-    #[error("unknown key `{0}`")]
-    UnknownKey(String),
-    /// A value of the wrong type, out of range, or in contradiction to others.
-    #[error("`{key}` is {value}: {reason}")]
-    Value {
-        /// The key.
-        key: String,
-        /// Its value, as JSON.
-        value: String,
-        /// What was expected.
-        reason: String,
-    },
-}
-
-impl ConfigError {
-    pub(super) fn value(key: &str, value: impl Serialize, reason: impl Into<String>) -> Self {
-        let value = serde_json::to_string(&value).unwrap_or_default();
-        Self::Value { key: key.into(), value, reason: reason.into() }
-    }
-}
 
 /// Height and width of the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,43 +249,15 @@ impl UNet2DConfig {
     /// Names the key that is unknown, malformed, or in contradiction to others. Keys that begin with an
     /// underscore are notes of the program that wrote the file; of these only `_class_name` is looked at.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let entries: Map<String, Value> =
-            serde_json::from_str(text).map_err(|e| ConfigError::Json(e.to_string()))?;
-        if let Some(class) = entries.get("_class_name").filter(|class| *class != "UNet2DModel") {
-            return Err(ConfigError::value("_class_name", class, "expected \"UNet2DModel\""));
-        }
-        let entries: Map<String, Value> = entries
-            .into_iter()
-            .filter(|(key, _)| !key.starts_with('_') && !HARMLESS.contains(&key.as_str()))
-            .collect();
-
-        let known = Self::default().entries();
-        if let Some(key) = entries.keys().find(|key| !known.contains_key(*key)) {
-            return Err(ConfigError::UnknownKey(key.clone()));
-        }
-        // serde's messages do not say which key they are about, so a bad one is looked for by itself.
-        for (key, value) in &entries {
-            let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
-            if let Err(e) = serde_json::from_value::<Self>(alone) {
-                return Err(ConfigError::value(key, value, e.to_string()));
-            }
-        }
-        let config: Self =
-            serde_json::from_value(Value::Object(entries)).map_err(|e| ConfigError::Json(e.to_string()))?;
+        let format = Format { class: CLASS, harmless: &HARMLESS, fixed: &[] };
+        let config: Self = config::read(text, &format)?;
         config.validate()?;
         Ok(config)
     }
 
     /// `config.json`, as diffusers reads it.
     pub fn to_json(&self) -> String {
-        let mut entries = Map::from_iter([
-            ("_class_name".into(), Value::from("UNet2DModel")),
-            ("_diffusers_version".into(), Value::from(DIFFUSERS_VERSION)),
-        ]);
-        entries.extend(self.entries());
-        let mut text = serde_json::to_string_pretty(&entries).expect("a map of JSON values");
-        text.push('\n');
-        text
+        config::write(self, CLASS)
     }
 
     /// Width of the time embedding.
@@ -316,13 +265,6 @@ impl UNet2DConfig {
         match self.time_embedding_dim {
             Some(width) if width > 0 => width,
             _ => 4 * self.block_out_channels.first().copied().unwrap_or(0),
-        }
-    }
-
-    fn entries(&self) -> Map<String, Value> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(entries)) => entries,
-            _ => unreachable!("a struct serializes to an object"),
         }
     }
 }

@@ -8,7 +8,7 @@ use burn::{
     tensor::{DType, Device, Tensor, TensorData},
 };
 
-use crate::layers::{Init, Linear};
+use crate::layers::{Activation, Init, Linear};
 
 /// `sin(t·fᵢ)` and `cos(t·fᵢ)` for `fᵢ = 10000^(−i/(n − shift))`, `i < n = width/2`: one row per time, of
 /// shape `[B, width]`. Sines come first unless `cosines_first`; an odd width ends with a zero.
@@ -43,12 +43,12 @@ pub struct FourierProjection {
 
 impl FourierProjection {
     /// Frequencies are normal with standard deviation 16.
-    pub(super) fn new(init: &Init, width: usize) -> Self {
+    pub(crate) fn new(init: &Init, width: usize) -> Self {
         Self { weight: init.normal("weight", [width], 16.0).set_require_grad(false) }
     }
 
     /// `[B, 2·width]` for `B` times.
-    pub(super) fn forward(&self, times: &[f32]) -> Tensor<2> {
+    pub(crate) fn forward(&self, times: &[f32]) -> Tensor<2> {
         let weight = self.weight.val();
         let logs = times.iter().map(|&t| f64::from(t).ln() as f32).collect();
         let logs = rows(logs, times.len(), &weight.device());
@@ -66,7 +66,7 @@ pub struct TimestepEmbedding {
 
 impl TimestepEmbedding {
     /// From `inputs` to `width` numbers.
-    pub(super) fn new(init: &Init, inputs: usize, width: usize) -> Self {
+    pub(crate) fn new(init: &Init, inputs: usize, width: usize) -> Self {
         Self {
             linear_1: Linear::new(&init.at("linear_1"), inputs, width, true),
             linear_2: Linear::new(&init.at("linear_2"), width, width, true),
@@ -74,18 +74,23 @@ impl TimestepEmbedding {
     }
 
     /// `[B, inputs]` to `[B, width]`.
-    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.linear_2.forward(tweedie_ops::silu(self.linear_1.forward(x)))
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.forward_with(Activation::Silu, x)
+    }
+
+    /// The same with another activation between.
+    pub(crate) fn forward_with(&self, activation: Activation, x: Tensor<2>) -> Tensor<2> {
+        self.linear_2.forward(activation.apply(self.linear_1.forward(x)))
     }
 
     /// Where the parameters are.
-    pub(super) fn device(&self) -> Device {
+    pub(crate) fn device(&self) -> Device {
         self.linear_1.weight.lazy_device()
     }
 }
 
 /// `values` as `rows` equally long rows.
-pub(super) fn rows(values: Vec<f32>, rows: usize, device: &Device) -> Tensor<2> {
+pub(crate) fn rows(values: Vec<f32>, rows: usize, device: &Device) -> Tensor<2> {
     let shape = [rows, values.len() / rows.max(1)];
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }

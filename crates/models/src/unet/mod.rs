@@ -1,14 +1,14 @@
 //! `UNet2DModel`: the convolutional U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239), ADM (Dhariwal &
 //! Nichol 2021, arXiv:2105.05233) and NCSN++ (Song et al. 2021, arXiv:2011.13456), as diffusers has it.
 
-mod attention;
+pub(crate) mod attention;
 mod blocks;
 mod check;
 mod config;
-mod embed;
+pub(crate) mod embed;
 mod legacy;
-mod resample;
-mod resnet;
+pub(crate) mod resample;
+pub(crate) mod resnet;
 
 use burn::{
     module::Module,

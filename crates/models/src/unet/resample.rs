@@ -10,7 +10,7 @@ use crate::layers::{Conv2d, Init};
 
 /// A change of resolution without parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Resample {
+pub(crate) enum Resample {
     /// The mean of 2×2 pixels.
     MeanDown,
     /// Each pixel four times.
@@ -27,7 +27,7 @@ pub(super) enum Resample {
 
 impl Resample {
     /// `[B, C, H, W]` to `[B, C, H/2, W/2]` or `[B, C, 2H, 2W]`.
-    pub(super) fn apply(self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn apply(self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, h, w] = x.dims();
         match self {
             Self::MeanDown => ops::avg_pool2d(x, 2),
@@ -73,12 +73,12 @@ pub struct ConvDown {
 }
 
 impl ConvDown {
-    pub(super) fn new(init: &Init, channels: usize, padding: usize) -> Self {
+    pub(crate) fn new(init: &Init, channels: usize, padding: usize) -> Self {
         Self { conv: Conv2d::new(&init.at("conv"), channels, channels, 3, true), padding }
     }
 
     /// `[B, C, H, W]` to `[B, C, H/2, W/2]`.
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let mut options = ConvOptions::strided(2, self.padding);
         if self.padding == 0 {
             options.pad_after = [1, 1];
@@ -94,12 +94,18 @@ pub struct ConvUp {
 }
 
 impl ConvUp {
-    pub(super) fn new(init: &Init, channels: usize) -> Self {
+    pub(crate) fn new(init: &Init, channels: usize) -> Self {
         Self { conv: Conv2d::new(&init.at("conv"), channels, channels, 3, true) }
     }
 
     /// `[B, C, H, W]` to `[B, C, 2H, 2W]`.
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(Resample::NearestUp.apply(x), ConvOptions::same(1))
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, h, w] = x.dims();
+        self.forward_to(x, [2 * h, 2 * w])
+    }
+
+    /// `[B, C, H, W]` to `[B, C, size]`.
+    pub(crate) fn forward_to(&self, x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+        self.conv.forward(ops::upsample_nearest2d(x, size), ConvOptions::same(1))
     }
 }

@@ -17,11 +17,11 @@ use crate::{
 
 /// The time as residual layers read it, both `[B, width]`.
 #[derive(Clone, Debug)]
-pub(super) struct Time {
+pub(crate) struct Time {
     /// The embedding.
-    pub(super) raw: Tensor<2>,
+    pub(crate) raw: Tensor<2>,
     /// Its activation.
-    pub(super) active: Tensor<2>,
+    pub(crate) active: Tensor<2>,
 }
 
 /// Group normalization whose scale and shift are linear in the time.
@@ -56,18 +56,18 @@ fn scale_shift(x: Tensor<4>, by: Tensor<2>) -> Tensor<4> {
 type Norm = Either<GroupNorm, TimeGroupNorm>;
 
 /// How one residual layer differs from others of its network.
-pub(super) struct ResnetSpec {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) groups: Groups,
+pub(crate) struct ResnetSpec {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) groups: Groups,
     /// What the sum of both paths is divided by.
-    pub(super) scale: f64,
-    pub(super) resample: Option<Resample>,
+    pub(crate) scale: f64,
+    pub(crate) resample: Option<Resample>,
 }
 
 /// Where a layer's number of groups comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Groups {
+pub(crate) enum Groups {
     /// `norm_num_groups`.
     Configured,
     /// A quarter of the channels, at most 32, or of what is given for the first normalization.
@@ -122,7 +122,7 @@ pub struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    pub(super) fn new(init: &Init, config: &UNet2DConfig, spec: ResnetSpec) -> Result<Self, ConfigError> {
+    pub(crate) fn new(init: &Init, config: &UNet2DConfig, spec: ResnetSpec) -> Result<Self, ConfigError> {
         let ResnetSpec { inputs, outputs, groups, scale, resample } = spec;
         let conditioned = matches!(groups, Groups::Of32 { .. });
         let fir = matches!(resample, Some(Resample::FirDown | Resample::FirUp));
@@ -156,7 +156,7 @@ impl ResnetBlock {
     }
 
     /// `[B, in, H, W]` to `[B, out, H', W']`.
-    pub(super) fn forward(&self, x: Tensor<4>, time: &Time, mode: Mode) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, time: &Time, mode: Mode) -> Tensor<4> {
         let act = self.activation;
         let mut x = x;
         let mut h = match &self.norm1 {
@@ -185,12 +185,12 @@ impl ResnetBlock {
 }
 
 /// `x / by`.
-pub(super) fn rescale(x: Tensor<4>, by: f64) -> Tensor<4> {
+pub(crate) fn rescale(x: Tensor<4>, by: f64) -> Tensor<4> {
     if by == 1.0 { x } else { channels_last(x, |x| x.div_scalar(by as f32)) }
 }
 
 /// `norm_num_groups`, if the `channels` at `init` can be normalized in so many.
-pub(super) fn configured_groups(
+pub(crate) fn configured_groups(
     init: &Init,
     config: &UNet2DConfig,
     channels: usize,
@@ -204,7 +204,7 @@ pub(super) fn configured_groups(
 }
 
 /// Whether `channels` can be normalized in `groups` at `init`; else an error about `key`.
-pub(super) fn check_groups(
+pub(crate) fn check_groups(
     init: &Init,
     key: &str,
     value: impl serde::Serialize,

@@ -1,0 +1,245 @@
+//! The diffusion transformer with classes (Peebles & Xie 2023, arXiv:2212.09748), as diffusers'
+//! `DiTTransformer2DModel` has it: squares of the latents are tokens, and time and class scale, shift and
+//! gate every layer.
+
+mod config;
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device, Tensor, TensorData, module::layer_norm},
+};
+use tweedie_ops::ConvOptions;
+
+pub use config::DitConfig;
+
+use crate::{
+    config::ConfigError,
+    layers::{Conv2d, Embedding, FeedForward, FeedForwardActivation, Init, Linear, TokenAttention},
+    network::{Condition, InputError, Mode, Network},
+    params::{self, TensorSource},
+    unet::{
+        LoadError,
+        embed::{self, TimestepEmbedding},
+        positional,
+    },
+};
+
+/// Sines and cosines of a time.
+const TIME_WIDTH: usize = 256;
+/// Added to variances where time and class scale and shift.
+const EPS: f64 = 1e-6;
+
+/// Squares to tokens.
+#[derive(Module, Debug)]
+pub struct PatchEmbed {
+    proj: Conv2d,
+}
+
+/// The table of classes.
+#[derive(Module, Debug)]
+pub struct ClassEmbedder {
+    embedding_table: Embedding,
+}
+
+/// Time and class as one vector.
+#[derive(Module, Debug)]
+pub struct TimeClass {
+    timestep_embedder: TimestepEmbedding,
+    class_embedder: ClassEmbedder,
+}
+
+impl TimeClass {
+    fn forward(&self, times: &[f32], classes: &[usize]) -> Tensor<2> {
+        let values = positional(times, TIME_WIDTH, 1.0, true);
+        let time = embed::rows(values, times.len(), &self.timestep_embedder.device());
+        self.timestep_embedder.forward(time) + self.class_embedder.embedding_table.forward(classes)
+    }
+}
+
+/// What scales, shifts and gates a layer.
+#[derive(Module, Debug)]
+pub struct AdaNormZero {
+    emb: TimeClass,
+    linear: Linear,
+}
+
+/// Attention and two linear maps.
+#[derive(Module, Debug)]
+pub struct DitLayer {
+    norm1: AdaNormZero,
+    attn1: TokenAttention,
+    ff: FeedForward,
+    eps: f64,
+}
+
+impl DitLayer {
+    fn new(init: &Init, config: &DitConfig) -> Self {
+        let (width, heads) = (config.width(), config.num_attention_heads);
+        let norm = init.at("norm1");
+        let emb = norm.at("emb");
+        let table = emb.at("class_embedder.embedding_table");
+        Self {
+            norm1: AdaNormZero {
+                emb: TimeClass {
+                    timestep_embedder: TimestepEmbedding::new(
+                        &emb.at("timestep_embedder"),
+                        TIME_WIDTH,
+                        width,
+                    ),
+                    class_embedder: ClassEmbedder {
+                        embedding_table: Embedding::new(&table, config.num_embeds_ada_norm + 1, width),
+                    },
+                },
+                linear: Linear::new(&norm.at("linear"), width, 6 * width, true),
+            },
+            attn1: TokenAttention::new(&init.at("attn1"), width, width, heads, config.attention_bias),
+            ff: FeedForward::new(&init.at("ff"), width, FeedForwardActivation::Plain(config.activation_fn)),
+            eps: config.norm_eps,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, times: &[f32], classes: &[usize]) -> Tensor<3> {
+        let told = self.norm1.linear.forward(tweedie_ops::silu(self.norm1.emb.forward(times, classes)));
+        let [shift_a, scale_a, gate_a, shift_f, scale_f, gate_f] = parts(told);
+        let h = scale_shift(normalize(x.clone(), EPS), scale_a, shift_a);
+        let x = x + gate_a * self.attn1.forward(h.clone(), h);
+        let h = scale_shift(normalize(x.clone(), self.eps), scale_f, shift_f);
+        x + gate_f * self.ff.forward(h)
+    }
+}
+
+/// The diffusion transformer. Parameter names are those of diffusers' `DiTTransformer2DModel`.
+#[derive(Module, Debug)]
+pub struct DitTransformer {
+    pos_embed: PatchEmbed,
+    transformer_blocks: Vec<DitLayer>,
+    proj_out_1: Linear,
+    proj_out_2: Linear,
+    #[module(skip)]
+    config: DitConfig,
+}
+
+impl DitTransformer {
+    /// A network with initial weights drawn from PyTorch's default distributions.
+    ///
+    /// # Errors
+    /// As [`DitConfig::validate`].
+    pub fn new(config: &DitConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
+    }
+
+    /// A network with the weights of `source`.
+    ///
+    /// # Errors
+    /// As [`DitConfig::validate`] and [`params::import`].
+    pub fn load(config: &DitConfig, source: &dyn TensorSource, device: &Device) -> Result<Self, LoadError> {
+        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
+    }
+
+    /// What the network was built from.
+    pub fn config(&self) -> &DitConfig {
+        &self.config
+    }
+
+    fn build(config: &DitConfig, init: &Init) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let (width, p) = (config.width(), config.patch_size);
+        let layer = |i: usize| DitLayer::new(&init.at("transformer_blocks").at(i), config);
+        Ok(Self {
+            pos_embed: PatchEmbed {
+                proj: Conv2d::new(&init.at("pos_embed.proj"), config.in_channels, width, p, true),
+            },
+            transformer_blocks: (0..config.num_layers).map(layer).collect(),
+            proj_out_1: Linear::new(&init.at("proj_out_1"), width, 2 * width, true),
+            proj_out_2: Linear::new(&init.at("proj_out_2"), width, p * p * config.outputs(), true),
+            config: config.clone(),
+        })
+    }
+}
+
+impl Network for DitTransformer {
+    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError> {
+        let (c, [b, channels, h, w]) = (&self.config, shape);
+        let side = c.sample_size;
+        ensure(channels == c.in_channels && h == side && w == side, || {
+            format!(
+                "a sample of {channels} channels and {h}×{w} pixels, expected {} and {side}×{side}",
+                c.in_channels
+            )
+        })?;
+        ensure(times.len() == b, || format!("{} times for {b} samples", times.len()))?;
+        let known = condition.embedding.is_none() && condition.text.is_none() && condition.added.is_none();
+        ensure(known, || "conditions other than classes, which this network does not take".into())?;
+        let Some(classes) = &condition.classes else {
+            return Err(InputError("no classes for a network that expects them".into()));
+        };
+        ensure(classes.len() == b, || format!("{} classes for {b} samples", classes.len()))?;
+        match classes.iter().find(|class| **class > c.num_embeds_ada_norm) {
+            Some(class) => {
+                Err(InputError(format!("class {class}, expected at most {}", c.num_embeds_ada_norm)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, _: Mode) -> Tensor<4> {
+        let classes = match (self.check(x.dims(), times, condition), &condition.classes) {
+            (Ok(()), Some(classes)) => classes,
+            (checked, _) => panic!("{checked:?}"),
+        };
+        let c = &self.config;
+        let (b, p, width) = (x.dims()[0], c.patch_size, c.width());
+        let side = c.sample_size / p;
+        let patches = self.pos_embed.proj.forward(x, ConvOptions::strided(p, 0));
+        let places = positions(side, width, &patches.device());
+        let mut x: Tensor<3> = patches.permute([0, 2, 3, 1]).reshape([b, side * side, width]) + places;
+        for layer in &self.transformer_blocks {
+            x = layer.forward(x, times, classes);
+        }
+        let told = tweedie_ops::silu(self.transformer_blocks[0].norm1.emb.forward(times, classes));
+        let [shift, scale] = parts(self.proj_out_1.forward(told));
+        let y = self.proj_out_2.forward(scale_shift(normalize(x, EPS), scale, shift));
+        let channels = c.outputs();
+        let y: Tensor<6> = y.reshape([b, side, side, p, p, channels]).permute([0, 5, 1, 3, 2, 4]);
+        y.reshape([b, channels, side * p, side * p])
+    }
+}
+
+/// Mean 0 and variance 1 over the last dimension.
+fn normalize(x: Tensor<3>, eps: f64) -> Tensor<3> {
+    let options = (&x.device(), DType::F32);
+    let width = [x.dims()[2]];
+    layer_norm(x, Tensor::ones(width, options), Some(Tensor::zeros(width, options)), eps)
+}
+
+fn scale_shift(x: Tensor<3>, scale: Tensor<3>, shift: Tensor<3>) -> Tensor<3> {
+    x * scale.add_scalar(1.0f32) + shift
+}
+
+/// `[B, N·width]` as `N` times `[B, 1, width]`.
+fn parts<const N: usize>(x: Tensor<2>) -> [Tensor<3>; N] {
+    let [b, all] = x.dims();
+    let width = all / N;
+    std::array::from_fn(|i| x.clone().narrow(1, i * width, width).reshape([b, 1, width]))
+}
+
+/// Sines and cosines of column and row, a quarter of `width` each: `[1, side², width]`.
+fn positions(side: usize, width: usize, device: &Device) -> Tensor<3> {
+    let quarter = width / 4;
+    let frequency = |i: usize| 10000f64.powf(-(i as f64) / quarter as f64);
+    let mut values = Vec::with_capacity(side * side * width);
+    for row in 0..side {
+        for column in 0..side {
+            for place in [column, row] {
+                let phases = || (0..quarter).map(|i| place as f64 * frequency(i));
+                values.extend(phases().map(|p| p.sin() as f32));
+                values.extend(phases().map(|p| p.cos() as f32));
+            }
+        }
+    }
+    Tensor::from_data(TensorData::new(values, [1, side * side, width]), (device, DType::F32))
+}
+
+fn ensure(ok: bool, message: impl FnOnce() -> String) -> Result<(), InputError> {
+    if ok { Ok(()) } else { Err(InputError(message())) }
+}

@@ -1,0 +1,35 @@
+//! Layer normalization.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, module::layer_norm},
+};
+
+use super::Init;
+
+/// Normalization to mean 0 and variance 1 over the last dimension, then a scale and a shift for each of its
+/// entries.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[C]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[C]`.
+    pub bias: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Scale 1, shift 0.
+    pub fn new(init: &Init, channels: usize, eps: f64) -> Self {
+        Self {
+            weight: init.constant("weight", [channels], 1.0),
+            bias: init.constant("bias", [channels], 0.0),
+            eps,
+        }
+    }
+
+    /// `[..., C]`, same out.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        layer_norm(x, self.weight.val(), Some(self.bias.val()), self.eps)
+    }
+}

@@ -1,0 +1,101 @@
+//! Attention between tokens, and the layer that follows it.
+
+use burn::{module::Module, tensor::Tensor};
+use tweedie_ops as ops;
+
+use super::{Activation, Either, Init, Linear};
+
+/// Attention of tokens to tokens, their own or others.
+#[derive(Module, Debug)]
+pub struct TokenAttention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Vec<Linear>,
+    heads: usize,
+}
+
+impl TokenAttention {
+    /// Queries come from tokens of `width`, keys and values from tokens of `context`. `heads` divides
+    /// `width`; `bias` is that of queries, keys and values.
+    pub fn new(init: &Init, width: usize, context: usize, heads: usize, bias: bool) -> Self {
+        Self {
+            to_q: Linear::new(&init.at("to_q"), width, width, bias),
+            to_k: Linear::new(&init.at("to_k"), context, width, bias),
+            to_v: Linear::new(&init.at("to_v"), context, width, bias),
+            to_out: vec![Linear::new(&init.at("to_out.0"), width, width, true)],
+            heads,
+        }
+    }
+
+    /// `x: [B, T, width]`, `context: [B, S, context]`; `[B, T, width]`.
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let [b, t, width] = x.dims();
+        let head = width / self.heads;
+        let split = |x: Tensor<3>| -> Tensor<4> {
+            let tokens = x.dims()[1];
+            x.reshape([b, tokens, self.heads, head]).swap_dims(1, 2)
+        };
+        let q = split(self.to_q.forward(x));
+        let k = split(self.to_k.forward(context.clone()));
+        let v = split(self.to_v.forward(context));
+        let y = ops::attention(q, k, v, (head as f64).powf(-0.5));
+        let mut y: Tensor<3> = y.swap_dims(1, 2).reshape([b, t, width]);
+        for linear in &self.to_out {
+            y = linear.forward(y);
+        }
+        y
+    }
+}
+
+/// A linear map and an activation, gated or not.
+#[derive(Module, Debug)]
+pub struct Widen {
+    proj: Linear,
+}
+
+/// Two linear maps, four times as wide between.
+#[derive(Module, Debug)]
+pub struct FeedForward {
+    /// The second place is dropout's.
+    net: Vec<Option<Either<Widen, Linear>>>,
+    #[module(skip)]
+    activation: FeedForwardActivation,
+}
+
+/// What is between the two linear maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedForwardActivation {
+    /// `h·gelu(g)`, the first map giving `h` and `g` (Shazeer 2020, arXiv:2002.05202).
+    Geglu,
+    /// An elementwise function.
+    Plain(Activation),
+}
+
+impl FeedForward {
+    /// On tokens of `width`.
+    pub fn new(init: &Init, width: usize, activation: FeedForwardActivation) -> Self {
+        let inner = 4 * width;
+        let outputs = if activation == FeedForwardActivation::Geglu { 2 * inner } else { inner };
+        let first = Widen { proj: Linear::new(&init.at("net.0.proj"), width, outputs, true) };
+        let second = Linear::new(&init.at("net.2"), inner, width, true);
+        Self { net: vec![Some(Either::A(first)), None, Some(Either::B(second))], activation }
+    }
+
+    /// `[B, T, width]`, same out.
+    pub fn forward(&self, mut x: Tensor<3>) -> Tensor<3> {
+        for layer in self.net.iter().flatten() {
+            x = match (layer, self.activation) {
+                (Either::A(widen), FeedForwardActivation::Plain(f)) => f.apply(widen.proj.forward(x)),
+                (Either::A(widen), FeedForwardActivation::Geglu) => {
+                    let y = widen.proj.forward(x);
+                    let inner = y.dims()[2] / 2;
+                    let gate = Activation::Gelu.apply(y.clone().narrow(2, inner, inner));
+                    y.narrow(2, 0, inner) * gate
+                }
+                (Either::B(linear), _) => linear.forward(x),
+            };
+        }
+        x
+    }
+}

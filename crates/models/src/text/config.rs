@@ -1,0 +1,121 @@
+//! The configuration of a text encoder, as transformers' `config.json` has it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{self, ConfigError, Format, in_range},
+    layers::Activation,
+};
+
+/// Keys of transformers that say nothing about the network's output.
+const HARMLESS: [&str; 14] = [
+    "attention_dropout",
+    "bos_token_id",
+    "dropout",
+    "dtype",
+    "gradient_checkpointing",
+    "initializer_factor",
+    "initializer_range",
+    "model_type",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+];
+
+/// The keys of `config.json`. Keys that are left out have transformers' defaults; unknown ones are errors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClipTextConfig {
+    /// transformers' class: `CLIPTextModel`, or `CLIPTextModelWithProjection`, whose pooled output is mapped
+    /// to `projection_dim` numbers.
+    pub architectures: Vec<String>,
+    /// Entries of the vocabulary.
+    pub vocab_size: usize,
+    /// Width of a token.
+    pub hidden_size: usize,
+    /// Width between the two linear maps of a layer.
+    pub intermediate_size: usize,
+    /// Width of the projected output.
+    pub projection_dim: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads of the attention.
+    pub num_attention_heads: usize,
+    /// The most tokens of a text.
+    pub max_position_embeddings: usize,
+    /// Activation between the two linear maps of a layer.
+    pub hidden_act: Activation,
+    /// Added to variances.
+    pub layer_norm_eps: f64,
+    /// The token whose features stand for the text: its first occurrence, or, if this is 2, the first of
+    /// the token with the largest number.
+    pub eos_token_id: u32,
+}
+
+impl Default for ClipTextConfig {
+    fn default() -> Self {
+        Self {
+            architectures: vec!["CLIPTextModel".into()],
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            projection_dim: 512,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49407,
+        }
+    }
+}
+
+impl ClipTextConfig {
+    /// Reads `config.json` and [validates](Self::validate) it.
+    ///
+    /// # Errors
+    /// Names the key that is unknown, malformed, or in contradiction to others.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let format = Format { class: "CLIPTextModel", harmless: &HARMLESS, fixed: &[] };
+        let config: Self = config::read(text, &format)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Whether an encoder can be built from this.
+    ///
+    /// # Errors
+    /// Names the key and its value, and says what was expected.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        match self.architectures.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["CLIPTextModel"] | ["CLIPTextModelWithProjection"] => {}
+            _ => {
+                let reason = "expected [\"CLIPTextModel\"] or [\"CLIPTextModelWithProjection\"]";
+                return Err(ConfigError::value("architectures", &self.architectures, reason));
+            }
+        }
+        const MAX: usize = 1 << 20;
+        in_range(&[
+            ("vocab_size", self.vocab_size, 1, 1 << 24),
+            ("hidden_size", self.hidden_size, 1, MAX),
+            ("intermediate_size", self.intermediate_size, 1, MAX),
+            ("projection_dim", self.projection_dim, 1, MAX),
+            ("num_hidden_layers", self.num_hidden_layers, 1, 256),
+            ("num_attention_heads", self.num_attention_heads, 1, MAX),
+            ("max_position_embeddings", self.max_position_embeddings, 1, MAX),
+        ])?;
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let reason = format!("the width {} does not divide into so many heads", self.hidden_size);
+            return Err(ConfigError::value("num_attention_heads", self.num_attention_heads, reason));
+        }
+        Ok(())
+    }
+
+    /// Whether the pooled output is projected.
+    pub fn projects(&self) -> bool {
+        self.architectures.iter().any(|a| a == "CLIPTextModelWithProjection")
+    }
+}

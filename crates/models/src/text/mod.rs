@@ -1,0 +1,271 @@
+//! CLIP's text encoder (Radford et al. 2021, arXiv:2103.00020): a transformer whose tokens see only those
+//! before them. Tensor names are those of transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`.
+
+mod config;
+mod names;
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device, Int, Tensor, TensorData, activation::softmax},
+};
+
+pub use config::ClipTextConfig;
+
+use crate::{
+    config::ConfigError,
+    layers::{Activation, Embedding, Init, LayerNorm, Linear},
+    network::InputError,
+    params::{self, TensorSource},
+    unet::LoadError,
+};
+
+/// Attention to the tokens before.
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    k_proj: Linear,
+    v_proj: Linear,
+    q_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+}
+
+impl SelfAttention {
+    fn new(init: &Init, width: usize, heads: usize) -> Self {
+        let linear = |name: &str| Linear::new(&init.at(name), width, width, true);
+        Self {
+            k_proj: linear("k_proj"),
+            v_proj: linear("v_proj"),
+            q_proj: linear("q_proj"),
+            out_proj: linear("out_proj"),
+            heads,
+        }
+    }
+
+    /// `mask: [1, 1, T, T]` is added to the scores.
+    fn forward(&self, x: Tensor<3>, mask: Tensor<4>) -> Tensor<3> {
+        let [b, t, width] = x.dims();
+        let head = width / self.heads;
+        let split = |x: Tensor<3>| -> Tensor<4> { x.reshape([b, t, self.heads, head]).swap_dims(1, 2) };
+        let q = split(self.q_proj.forward(x.clone())).mul_scalar((head as f32).powf(-0.5));
+        let k = split(self.k_proj.forward(x.clone()));
+        let v = split(self.v_proj.forward(x));
+        let weights = softmax(q.matmul(k.swap_dims(2, 3)) + mask, 3);
+        self.out_proj.forward(weights.matmul(v).swap_dims(1, 2).reshape([b, t, width]))
+    }
+}
+
+/// Two linear maps with an activation between.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+/// Attention and two linear maps, each after a normalization and added.
+#[derive(Module, Debug)]
+pub struct Layer {
+    self_attn: SelfAttention,
+    layer_norm1: LayerNorm,
+    mlp: Mlp,
+    layer_norm2: LayerNorm,
+}
+
+impl Layer {
+    fn new(init: &Init, config: &ClipTextConfig) -> Self {
+        let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let at = init.at("mlp");
+        Self {
+            self_attn: SelfAttention::new(&init.at("self_attn"), width, config.num_attention_heads),
+            layer_norm1: LayerNorm::new(&init.at("layer_norm1"), width, eps),
+            mlp: Mlp {
+                fc1: Linear::new(&at.at("fc1"), width, inner, true),
+                fc2: Linear::new(&at.at("fc2"), inner, width, true),
+                activation: config.hidden_act,
+            },
+            layer_norm2: LayerNorm::new(&init.at("layer_norm2"), width, eps),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, mask: Tensor<4>) -> Tensor<3> {
+        let x = self.self_attn.forward(self.layer_norm1.forward(x.clone()), mask) + x;
+        let h = self.mlp.fc1.forward(self.layer_norm2.forward(x.clone()));
+        self.mlp.fc2.forward(self.mlp.activation.apply(h)) + x
+    }
+}
+
+/// Vectors of tokens and of their places.
+#[derive(Module, Debug)]
+pub struct Embeddings {
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+}
+
+/// The layers.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    layers: Vec<Layer>,
+}
+
+/// All but the projection.
+#[derive(Module, Debug)]
+pub struct TextModel {
+    embeddings: Embeddings,
+    encoder: Encoder,
+    final_layer_norm: LayerNorm,
+}
+
+/// The text encoder.
+#[derive(Module, Debug)]
+pub struct ClipTextModel {
+    text_model: TextModel,
+    text_projection: Option<Linear>,
+    #[module(skip)]
+    config: ClipTextConfig,
+}
+
+/// What an encoder makes of texts of `T` tokens.
+#[derive(Clone, Debug)]
+pub struct TextFeatures {
+    /// After the asked for layer, not normalized: `[B, T, width]`.
+    pub hidden: Tensor<3>,
+    /// After the last layer, normalized: `[B, T, width]`.
+    pub last: Tensor<3>,
+    /// The features of the token that ends the text, `[B, width]`, or projected `[B, projection_dim]`.
+    pub pooled: Tensor<2>,
+}
+
+impl ClipTextModel {
+    /// With initial weights.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::validate`].
+    pub fn new(config: &ClipTextConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
+    }
+
+    /// With the weights of `source`, which may lack the prefix `text_model.`, and hold the numbers of places
+    /// that transformers once stored.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::validate`] and [`params::import`].
+    pub fn load(
+        config: &ClipTextConfig,
+        source: &dyn TensorSource,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        let model = Self::build(config, &Init::new(0, device))?;
+        Ok(params::import(model, &names::Prefixed(source))?)
+    }
+
+    fn build(config: &ClipTextConfig, init: &Init) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let width = config.hidden_size;
+        let at = init.at("text_model");
+        let (tokens, layers) = (at.at("embeddings"), at.at("encoder.layers"));
+        let project = || Linear::new(&init.at("text_projection"), width, config.projection_dim, false);
+        Ok(Self {
+            text_model: TextModel {
+                embeddings: Embeddings {
+                    token_embedding: Embedding::new(&tokens.at("token_embedding"), config.vocab_size, width),
+                    position_embedding: Embedding::new(
+                        &tokens.at("position_embedding"),
+                        config.max_position_embeddings,
+                        width,
+                    ),
+                },
+                encoder: Encoder {
+                    layers: (0..config.num_hidden_layers)
+                        .map(|i| Layer::new(&layers.at(i), config))
+                        .collect(),
+                },
+                final_layer_norm: LayerNorm::new(&at.at("final_layer_norm"), width, config.layer_norm_eps),
+            },
+            text_projection: config.projects().then(project),
+            config: config.clone(),
+        })
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// The features of equally long texts. `skip` layers follow the one whose output is
+    /// [`TextFeatures::hidden`]: 0 asks for the last, 1 for the one before it.
+    ///
+    /// # Errors
+    /// For texts that are empty, too long, or of unequal length, tokens outside the vocabulary, or more
+    /// layers skipped than there are.
+    pub fn encode(&self, texts: &[Vec<u32>], skip: usize) -> Result<TextFeatures, InputError> {
+        self.check(texts, skip)?;
+        let (b, t) = (texts.len(), texts[0].len());
+        let (model, width) = (&self.text_model, self.config.hidden_size);
+        let tokens: Vec<usize> = texts.iter().flatten().map(|id| *id as usize).collect();
+        let places: Vec<usize> = (0..t).collect();
+        let embedded: Tensor<3> = model.embeddings.token_embedding.forward(&tokens).reshape([b, t, width]);
+        let mut x = embedded + model.embeddings.position_embedding.forward(&places).reshape([1, t, width]);
+        let mask = causal(t, &x.device());
+
+        let layers = &model.encoder.layers;
+        let mut hidden = x.clone();
+        for (i, layer) in layers.iter().enumerate() {
+            x = layer.forward(x, mask.clone());
+            if i + 1 + skip == layers.len() {
+                hidden = x.clone();
+            }
+        }
+        let last = model.final_layer_norm.forward(x);
+        let rows: Vec<i64> =
+            texts.iter().enumerate().map(|(row, ids)| (row * t + self.end_of(ids)) as i64).collect();
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [b]), &last.device());
+        let pooled = last.clone().reshape([b * t, width]).select(0, rows);
+        let pooled = match &self.text_projection {
+            Some(linear) => linear.forward(pooled),
+            None => pooled,
+        };
+        Ok(TextFeatures { hidden, last, pooled })
+    }
+
+    /// `hidden` as the last layer's output is before it is used.
+    pub fn normalize(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.text_model.final_layer_norm.forward(hidden)
+    }
+
+    /// The place of the token that ends the text.
+    fn end_of(&self, ids: &[u32]) -> usize {
+        let end = match self.config.eos_token_id {
+            2 => ids.iter().copied().max().unwrap_or(0),
+            id => id,
+        };
+        ids.iter().position(|id| *id == end).unwrap_or(0)
+    }
+
+    fn check(&self, texts: &[Vec<u32>], skip: usize) -> Result<(), InputError> {
+        let (layers, most) = (self.config.num_hidden_layers, self.config.max_position_embeddings);
+        if skip > layers {
+            return Err(InputError(format!("{skip} layers to skip of an encoder of {layers}")));
+        }
+        let length = texts.first().map_or(0, Vec::len);
+        if length == 0 || length > most {
+            return Err(InputError(format!("a text of {length} tokens, expected 1 to {most}")));
+        }
+        if let Some(other) = texts.iter().find(|ids| ids.len() != length) {
+            return Err(InputError(format!("texts of {length} and {} tokens in one batch", other.len())));
+        }
+        match texts.iter().flatten().find(|id| **id as usize >= self.config.vocab_size) {
+            Some(id) => {
+                let known = self.config.vocab_size;
+                Err(InputError(format!("token {id}, but the text encoder knows tokens below {known}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// 0 for what came before, −∞ for what follows: `[1, 1, T, T]`.
+fn causal(t: usize, device: &Device) -> Tensor<4> {
+    let values: Vec<f32> = (0..t * t).map(|i| if i % t <= i / t { 0.0 } else { f32::NEG_INFINITY }).collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, t, t]), (device, DType::F32))
+}

@@ -1,0 +1,183 @@
+//! Whether a configuration describes a network, and whether an input fits it.
+
+use burn::tensor::Device;
+
+use super::{AdditionEmbedType, UNet2DConditionConfig, UNet2DConditionModel};
+use crate::{
+    config::{ConfigError, in_range},
+    layers::Init,
+    network::{Condition, InputError},
+    unet::SampleSize,
+};
+
+const MAX_WIDTH: usize = 1 << 20;
+const MAX_BLOCKS: usize = 16;
+
+impl UNet2DConditionConfig {
+    /// Whether a network can be built from this.
+    ///
+    /// # Errors
+    /// Names the key and its value, and says what was expected.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        UNet2DConditionModel::build(self, &Init::new(0, &Device::flex())).map(drop)
+    }
+
+    /// Checks each value by itself.
+    pub(super) fn check_values(&self) -> Result<(), ConfigError> {
+        let widths = &self.block_out_channels;
+        let blocks = widths.len();
+        let fits = (1..=MAX_BLOCKS).contains(&blocks) && widths.iter().all(|w| (1..=MAX_WIDTH).contains(w));
+        if !fits {
+            let reason = format!("expected 1 to {MAX_BLOCKS} numbers of channels, at most {MAX_WIDTH}");
+            return Err(ConfigError::value("block_out_channels", widths, reason));
+        }
+        for (key, found) in
+            [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
+        {
+            if found != blocks {
+                let reason = format!("expected {blocks} blocks, as many as `block_out_channels` has entries");
+                return Err(ConfigError::value(key, found, reason));
+            }
+        }
+        in_range(&[
+            ("in_channels", self.in_channels, 1, MAX_WIDTH),
+            ("out_channels", self.out_channels, 1, MAX_WIDTH),
+            ("norm_num_groups", self.norm_num_groups, 1, MAX_WIDTH),
+            ("downsample_padding", self.downsample_padding, 0, 1),
+            ("time_embedding_dim", self.time_embedding_dim.unwrap_or(1), 1, MAX_WIDTH),
+            ("num_class_embeds", self.num_class_embeds.unwrap_or(1), 1, 1 << 32),
+            (
+                "projection_class_embeddings_input_dim",
+                self.projection_class_embeddings_input_dim.unwrap_or(1),
+                1,
+                MAX_WIDTH,
+            ),
+        ])?;
+        for (key, value, ok) in [
+            ("dropout", self.dropout, (0.0..=1.0).contains(&self.dropout)),
+            ("norm_eps", self.norm_eps, self.norm_eps >= 0.0 && self.norm_eps.is_finite()),
+            ("freq_shift", self.freq_shift, self.freq_shift.is_finite()),
+            (
+                "mid_block_scale_factor",
+                self.mid_block_scale_factor,
+                self.mid_block_scale_factor.is_finite() && self.mid_block_scale_factor != 0.0,
+            ),
+        ] {
+            if !ok {
+                return Err(ConfigError::value(key, value, "out of range"));
+            }
+        }
+        match self.sample_size.map(SampleSize::dims) {
+            Some([h, w]) if h == 0 || w == 0 => {
+                Err(ConfigError::value("sample_size", self.sample_size, "expected sizes of at least 1"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Residual layers of block `level`.
+    pub(super) fn layers(&self, level: usize) -> Result<usize, ConfigError> {
+        listed("layers_per_block", self.layers_per_block.get(level), level)
+    }
+
+    /// Transformer layers of block `level` on the way down.
+    pub(super) fn transformer_layers(&self, level: usize) -> Result<usize, ConfigError> {
+        listed("transformer_layers_per_block", self.transformer_layers_per_block.get(level), level)
+    }
+
+    /// Transformer layers of block `i` on the way up, which is at `level`.
+    pub(super) fn transformer_layers_up(&self, i: usize, level: usize) -> Result<usize, ConfigError> {
+        match &self.reverse_transformer_layers_per_block {
+            Some(list) => listed("reverse_transformer_layers_per_block", list.get(i).copied(), i),
+            None => self.transformer_layers(level),
+        }
+    }
+
+    pub(super) fn only_cross(&self, level: usize) -> Result<bool, ConfigError> {
+        let missing = || ConfigError::value("only_cross_attention", level, "is a block without an entry");
+        self.only_cross_attention.get(level).ok_or_else(missing)
+    }
+
+    /// Whether the network takes latents of `shape` (`[B, C, H, W]`) at `times` under `condition`.
+    ///
+    /// # Errors
+    /// Says which input is wrong and what was expected.
+    pub fn check_input(
+        &self,
+        shape: [usize; 4],
+        times: &[f32],
+        condition: &Condition,
+    ) -> Result<(), InputError> {
+        let [b, c, h, w] = shape;
+        ensure(c == self.in_channels, || format!("a sample of {c} channels, expected {}", self.in_channels))?;
+        ensure(h > 0 && w > 0, || format!("a sample of {h}×{w} pixels"))?;
+        ensure(times.len() == b, || format!("{} times for {b} samples", times.len()))?;
+        ensure(condition.embedding.is_none(), || "an embedding that this network does not take".into())?;
+
+        let Some(text) = &condition.text else {
+            return Err(InputError("no features of a text, which this network expects".into()));
+        };
+        let [rows, tokens, width] = text.dims();
+        let expected = self.text_width().unwrap_or(0);
+        ensure(rows == b && tokens > 0 && width == expected, || {
+            let found = text.dims();
+            format!("features of a text of shape {found:?}, expected [{b}, tokens, {expected}]")
+        })?;
+
+        let least_unknown = match (self.class_embed_type, self.num_class_embeds) {
+            (Some(_), _) => Some(usize::MAX),
+            (None, entries) => entries,
+        };
+        match (least_unknown, &condition.classes) {
+            (None, None) => {}
+            (None, Some(_)) => return Err(InputError("classes for a network that knows none".into())),
+            (Some(_), None) => return Err(InputError("no classes for a network that expects them".into())),
+            (Some(n), Some(classes)) => {
+                ensure(classes.len() == b, || format!("{} classes for {b} samples", classes.len()))?;
+                if let Some(c) = classes.iter().find(|c| **c >= n) {
+                    return Err(InputError(format!("class {c}, expected one below {n}")));
+                }
+            }
+        }
+        self.check_added(b, condition)
+    }
+
+    fn check_added(&self, b: usize, condition: &Condition) -> Result<(), InputError> {
+        match (self.addition_embed_type, &condition.added) {
+            (None, None) => Ok(()),
+            (None, Some(_)) => Err(InputError("added conditions for a network that takes none".into())),
+            (Some(AdditionEmbedType::TextTime), None) => {
+                Err(InputError("no pooled text and time ids, which this network expects".into()))
+            }
+            (Some(AdditionEmbedType::TextTime), Some(added)) => {
+                let [rows, pooled] = added.text_embeds.dims();
+                ensure(rows == b, || format!("pooled texts of {rows} rows for {b} samples"))?;
+                ensure(added.time_ids.len() == b, || {
+                    format!("time ids of {} rows for {b} samples", added.time_ids.len())
+                })?;
+                let expected = self.added_numbers(pooled);
+                let found = added.time_ids.iter().map(Vec::len).find(|n| Some(*n) != expected);
+                ensure(found.is_none(), || {
+                    let all = self.projection_class_embeddings_input_dim.unwrap_or(0);
+                    let each = self.addition_time_embed_dim.unwrap_or(0);
+                    let n = found.unwrap_or(0);
+                    format!(
+                        "a pooled text of {pooled} and {n} time ids of {each} numbers, expected {all} in all"
+                    )
+                })
+            }
+        }
+    }
+}
+
+fn listed(key: &str, value: Option<usize>, block: usize) -> Result<usize, ConfigError> {
+    match value {
+        Some(n) if (1..=256).contains(&n) => Ok(n),
+        Some(n) => Err(ConfigError::value(key, n, "expected 1 to 256")),
+        None => Err(ConfigError::value(key, block, "is the number of a block without an entry")),
+    }
+}
+
+fn ensure(ok: bool, message: impl FnOnce() -> String) -> Result<(), InputError> {
+    if ok { Ok(()) } else { Err(InputError(message())) }
+}

@@ -1,0 +1,262 @@
+//! The configuration of a [`UNet2DConditionModel`](super::UNet2DConditionModel), as diffusers'
+//! `config.json` has it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{self, ConfigError, Format},
+    layers::Activation,
+    unet::{SampleSize, TimeScaleShift, UNet2DConfig},
+};
+
+/// Keys whose other values belong to networks that are not supported.
+const FIXED: [(&str, &str); 17] = [
+    ("addition_embed_type_num_heads", "64"),
+    ("attention_type", "\"default\""),
+    ("class_embeddings_concat", "false"),
+    ("conv_in_kernel", "3"),
+    ("conv_out_kernel", "3"),
+    ("cross_attention_norm", "null"),
+    ("dual_cross_attention", "false"),
+    ("encoder_hid_dim", "null"),
+    ("encoder_hid_dim_type", "null"),
+    ("mid_block_only_cross_attention", "null"),
+    ("num_attention_heads", "null"),
+    ("resnet_out_scale_factor", "1.0"),
+    ("resnet_skip_time_act", "false"),
+    ("time_cond_proj_dim", "null"),
+    ("time_embedding_act_fn", "null"),
+    ("time_embedding_type", "\"positional\""),
+    ("timestep_post_act", "null"),
+];
+
+/// A value for all blocks, or one for each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PerBlock<T> {
+    /// The same for all.
+    All(T),
+    /// One for each, from the highest resolution.
+    Each(Vec<T>),
+}
+
+impl<T: Copy> PerBlock<T> {
+    /// The value of block `i`; `None` if the list is too short.
+    pub fn get(&self, i: usize) -> Option<T> {
+        match self {
+            Self::All(value) => Some(*value),
+            Self::Each(list) => list.get(i).copied(),
+        }
+    }
+}
+
+/// A block on the way down. Each but the last halves the resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CrossDownBlockType {
+    /// Residual layers.
+    DownBlock2D,
+    /// Residual layers, each followed by a transformer that reads the text.
+    CrossAttnDownBlock2D,
+}
+
+/// The block between the ways down and up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CrossMidBlockType {
+    /// A residual layer, a transformer, a residual layer.
+    UNetMidBlock2DCrossAttn,
+}
+
+/// A block on the way up. Each but the last doubles the resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CrossUpBlockType {
+    /// Residual layers.
+    UpBlock2D,
+    /// Residual layers, each followed by a transformer that reads the text.
+    CrossAttnUpBlock2D,
+}
+
+/// How a number that comes with the sample enters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NumberEmbedType {
+    /// Like a time.
+    Timestep,
+}
+
+/// What else is added to the time embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdditionEmbedType {
+    /// Pooled features of the text, and numbers such as sizes, each embedded like a time (SDXL).
+    TextTime,
+}
+
+/// The keys of `config.json`. Keys that are left out have diffusers' defaults; unknown ones are errors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UNet2DConditionConfig {
+    /// Size of the latents that the network was made for; it takes others too.
+    pub sample_size: Option<SampleSize>,
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Whether to map the input from `0..1` to `-1..1` first.
+    pub center_input_sample: bool,
+    /// Whether cosines of the time come first.
+    pub flip_sin_to_cos: bool,
+    /// How many frequencies of the time are added beyond the lowest, in its spacing.
+    pub freq_shift: f64,
+    /// The blocks on the way down.
+    pub down_block_types: Vec<CrossDownBlockType>,
+    /// The block between, if any.
+    pub mid_block_type: Option<CrossMidBlockType>,
+    /// The blocks on the way up, from the lowest resolution.
+    pub up_block_types: Vec<CrossUpBlockType>,
+    /// Whether the first attention of each transformer layer reads the text too, and not the image.
+    pub only_cross_attention: PerBlock<bool>,
+    /// Channels at each resolution, from the highest.
+    pub block_out_channels: Vec<usize>,
+    /// Residual layers in each block on the way down; one more on the way up.
+    pub layers_per_block: PerBlock<usize>,
+    /// Zeros around the image before a convolution halves it; 0 puts one row and column behind it.
+    pub downsample_padding: usize,
+    /// Divides the outputs of the middle block's residual layers.
+    pub mid_block_scale_factor: f64,
+    /// Probability of dropout within residual layers, while training.
+    pub dropout: f64,
+    /// Activation of the residual layers.
+    pub act_fn: Activation,
+    /// Groups of the group normalizations.
+    pub norm_num_groups: usize,
+    /// Added to the variance in group normalizations.
+    pub norm_eps: f64,
+    /// Width of the text's features.
+    pub cross_attention_dim: PerBlock<usize>,
+    /// Layers of each transformer on the way down, and in the middle those of the last.
+    pub transformer_layers_per_block: PerBlock<usize>,
+    /// The same on the way up, from the lowest resolution; by default the reverse.
+    pub reverse_transformer_layers_per_block: Option<Vec<usize>>,
+    /// Heads of the attention: the key's name is a mistake that all published files share.
+    pub attention_head_dim: PerBlock<usize>,
+    /// Whether linear maps, instead of 1×1 convolutions, enclose transformers.
+    pub use_linear_projection: bool,
+    /// How the class becomes a vector, if not by a table.
+    pub class_embed_type: Option<NumberEmbedType>,
+    /// What else is added to the time embedding.
+    pub addition_embed_type: Option<AdditionEmbedType>,
+    /// Width of the embedding of each added number.
+    pub addition_time_embed_dim: Option<usize>,
+    /// Entries of the table of classes, if there is one.
+    pub num_class_embeds: Option<usize>,
+    /// Whether half precision overflows in attention. Here all is computed in single precision.
+    pub upcast_attention: Option<bool>,
+    /// How the time enters a residual layer.
+    pub resnet_time_scale_shift: TimeScaleShift,
+    /// Width of the time embedding; four times the first of `block_out_channels` if not given.
+    pub time_embedding_dim: Option<usize>,
+    /// Width of what `addition_embed_type` joins: the text's pooled features and all embedded numbers.
+    pub projection_class_embeddings_input_dim: Option<usize>,
+}
+
+impl Default for UNet2DConditionConfig {
+    fn default() -> Self {
+        use {CrossDownBlockType as Down, CrossUpBlockType as Up};
+        Self {
+            sample_size: None,
+            in_channels: 4,
+            out_channels: 4,
+            center_input_sample: false,
+            flip_sin_to_cos: true,
+            freq_shift: 0.0,
+            down_block_types: vec![
+                Down::CrossAttnDownBlock2D,
+                Down::CrossAttnDownBlock2D,
+                Down::CrossAttnDownBlock2D,
+                Down::DownBlock2D,
+            ],
+            mid_block_type: Some(CrossMidBlockType::UNetMidBlock2DCrossAttn),
+            up_block_types: vec![
+                Up::UpBlock2D,
+                Up::CrossAttnUpBlock2D,
+                Up::CrossAttnUpBlock2D,
+                Up::CrossAttnUpBlock2D,
+            ],
+            only_cross_attention: PerBlock::All(false),
+            block_out_channels: vec![320, 640, 1280, 1280],
+            layers_per_block: PerBlock::All(2),
+            downsample_padding: 1,
+            mid_block_scale_factor: 1.0,
+            dropout: 0.0,
+            act_fn: Activation::Silu,
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
+            cross_attention_dim: PerBlock::All(1280),
+            transformer_layers_per_block: PerBlock::All(1),
+            reverse_transformer_layers_per_block: None,
+            attention_head_dim: PerBlock::All(8),
+            use_linear_projection: false,
+            class_embed_type: None,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            num_class_embeds: None,
+            upcast_attention: Some(false),
+            resnet_time_scale_shift: TimeScaleShift::Default,
+            time_embedding_dim: None,
+            projection_class_embeddings_input_dim: None,
+        }
+    }
+}
+
+impl UNet2DConditionConfig {
+    /// diffusers' name of the class.
+    pub const CLASS: &'static str = "UNet2DConditionModel";
+
+    /// Reads `config.json` and [validates](Self::validate) it.
+    ///
+    /// # Errors
+    /// Names the key that is unknown, malformed, in contradiction to others, or of a kind of network that
+    /// is not supported.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let format = Format { class: Self::CLASS, harmless: &[], fixed: &FIXED };
+        let config: Self = config::read(text, &format)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// `config.json`, as diffusers reads it.
+    pub fn to_json(&self) -> String {
+        config::write(self, Self::CLASS)
+    }
+
+    /// Width of the time embedding.
+    pub fn time_width(&self) -> usize {
+        self.resnets().time_width()
+    }
+
+    /// Width of the text's features in the first block that reads them.
+    pub fn text_width(&self) -> Option<usize> {
+        self.cross_attention_dim.get(0)
+    }
+
+    /// How many numbers `addition_embed_type` expects beside pooled features of `pooled` numbers.
+    pub fn added_numbers(&self, pooled: usize) -> Option<usize> {
+        let (width, each) = (self.projection_class_embeddings_input_dim?, self.addition_time_embed_dim?);
+        let rest = width.checked_sub(pooled)?;
+        (each > 0 && rest.is_multiple_of(each)).then(|| rest / each)
+    }
+
+    /// What the residual layers read, in the terms of the U-Net that they are shared with.
+    pub(super) fn resnets(&self) -> UNet2DConfig {
+        UNet2DConfig {
+            block_out_channels: self.block_out_channels.clone(),
+            time_embedding_dim: self.time_embedding_dim,
+            dropout: self.dropout,
+            act_fn: self.act_fn,
+            norm_num_groups: Some(self.norm_num_groups),
+            norm_eps: self.norm_eps,
+            resnet_time_scale_shift: self.resnet_time_scale_shift,
+            ..UNet2DConfig::default()
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `UNet2DConditionModel`: the U-Net of latent diffusion that reads a text (Rombach et al. 2022,
+//! arXiv:2112.10752; Podell et al. 2023, arXiv:2307.01952), as diffusers has it.
+
+mod blocks;
+mod check;
+mod config;
+mod transformer;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use tweedie_ops::ConvOptions;
+
+pub use config::{
+    AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, NumberEmbedType, PerBlock,
+    UNet2DConditionConfig,
+};
+
+use crate::{
+    config::ConfigError,
+    layers::{Conv2d, Either, Embedding, GroupNorm, Init},
+    network::{Condition, InputError, Mode, Network},
+    params::{self, TensorSource},
+    unet::{
+        LoadError,
+        embed::{self, TimestepEmbedding},
+        positional,
+        resnet::{Time, check_groups},
+    },
+};
+use blocks::{DownBlock, MidBlock, Told, UpBlock};
+
+/// The U-Net that reads a text. Parameter names are those of diffusers' `UNet2DConditionModel`.
+#[derive(Module, Debug)]
+pub struct UNet2DConditionModel {
+    conv_in: Conv2d,
+    time_embedding: TimestepEmbedding,
+    class_embedding: Option<Either<TimestepEmbedding, Embedding>>,
+    add_embedding: Option<TimestepEmbedding>,
+    down_blocks: Vec<DownBlock>,
+    mid_block: Option<MidBlock>,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    config: UNet2DConditionConfig,
+}
+
+impl UNet2DConditionModel {
+    /// A network with initial weights drawn from PyTorch's default distributions.
+    ///
+    /// # Errors
+    /// As [`UNet2DConditionConfig::validate`].
+    pub fn new(config: &UNet2DConditionConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
+    }
+
+    /// A network with the weights of `source`.
+    ///
+    /// # Errors
+    /// As [`UNet2DConditionConfig::validate`] and [`params::import`].
+    pub fn load(
+        config: &UNet2DConditionConfig,
+        source: &dyn TensorSource,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
+    }
+
+    /// What the network was built from.
+    pub fn config(&self) -> &UNet2DConditionConfig {
+        &self.config
+    }
+
+    fn build(config: &UNet2DConditionConfig, init: &Init) -> Result<Self, ConfigError> {
+        config.check_values()?;
+        let widths = &config.block_out_channels;
+        let (first, width) = (widths[0], config.time_width());
+        let at = init.at("class_embedding");
+        let class_embedding = match (config.class_embed_type, config.num_class_embeds) {
+            (Some(NumberEmbedType::Timestep), _) => {
+                Some(Either::A(TimestepEmbedding::new(&at, first, width)))
+            }
+            (None, Some(n)) => Some(Either::B(Embedding::new(&at, n, width))),
+            (None, None) => None,
+        };
+        let add_embedding = match config.addition_embed_type {
+            None => None,
+            Some(AdditionEmbedType::TextTime) => {
+                let missing = |key: &str| {
+                    ConfigError::value(key, (), "expected a width, since `addition_embed_type` is set")
+                };
+                config.addition_time_embed_dim.ok_or_else(|| missing("addition_time_embed_dim"))?;
+                let inputs = config
+                    .projection_class_embeddings_input_dim
+                    .ok_or_else(|| missing("projection_class_embeddings_input_dim"))?;
+                Some(TimestepEmbedding::new(&init.at("add_embedding"), inputs, width))
+            }
+        };
+        let down = |i: usize| {
+            let inputs = widths[i.saturating_sub(1)];
+            DownBlock::new(&init.at("down_blocks").at(i), config, i, inputs)
+        };
+        let up = |i: usize| UpBlock::new(&init.at("up_blocks").at(i), config, i);
+        let mid = |_| MidBlock::new(&init.at("mid_block"), config);
+        let at = init.at("conv_norm_out");
+        let groups = config.norm_num_groups;
+        check_groups(&at, "norm_num_groups", groups, groups, first)?;
+        Ok(Self {
+            conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, 3, true),
+            time_embedding: TimestepEmbedding::new(&init.at("time_embedding"), first, width),
+            class_embedding,
+            add_embedding,
+            down_blocks: (0..widths.len()).map(down).collect::<Result<_, _>>()?,
+            mid_block: config.mid_block_type.map(mid).transpose()?,
+            up_blocks: (0..widths.len()).map(up).collect::<Result<_, _>>()?,
+            conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
+            conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
+            config: config.clone(),
+        })
+    }
+
+    /// Numbers as sines and cosines, `width` for each.
+    fn project(&self, numbers: &[f32], width: usize) -> Tensor<2> {
+        let values = positional(numbers, width, self.config.freq_shift, self.config.flip_sin_to_cos);
+        embed::rows(values, numbers.len(), &self.time_embedding.device())
+    }
+
+    /// Time, class and added conditions as one vector per row, `[B, time width]`.
+    fn embed(&self, times: &[f32], condition: &Condition) -> Tensor<2> {
+        let (first, act) = (self.config.block_out_channels[0], self.config.act_fn);
+        let mut sum = self.time_embedding.forward_with(act, self.project(times, first));
+        if let (Some(embedding), Some(classes)) = (&self.class_embedding, &condition.classes) {
+            sum = sum
+                + match embedding {
+                    Either::A(maps) => {
+                        let classes: Vec<f32> = classes.iter().map(|&c| c as f32).collect();
+                        maps.forward_with(act, self.project(&classes, first))
+                    }
+                    Either::B(table) => table.forward(classes),
+                };
+        }
+        if let (Some(maps), Some(added)) = (&self.add_embedding, &condition.added) {
+            let rows = added.time_ids.len();
+            let numbers = added.time_ids.concat();
+            let width = self.config.addition_time_embed_dim.unwrap_or(0);
+            let ids = self.project(&numbers, width).reshape([rows, numbers.len() / rows.max(1) * width]);
+            sum = sum + maps.forward(Tensor::cat(vec![added.text_embeds.clone(), ids], 1));
+        }
+        sum
+    }
+}
+
+impl Network for UNet2DConditionModel {
+    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError> {
+        self.config.check_input(shape, times, condition)
+    }
+
+    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
+        let text = match (self.check(x.dims(), times, condition), &condition.text) {
+            (Ok(()), Some(text)) => text,
+            (checked, _) => panic!("{checked:?}"),
+        };
+        let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
+        let raw = self.embed(times, condition);
+        let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
+        let told = Told { time: &time, text, mode };
+
+        let mut x = self.conv_in.forward(x, ConvOptions::same(1));
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, &mut skips, &told);
+        }
+        if let Some(block) = &self.mid_block {
+            x = block.forward(x, &told);
+        }
+        for block in &self.up_blocks {
+            x = block.forward(x, &mut skips, &told);
+        }
+        let x = self.conv_norm_out.then(self.config.act_fn, x);
+        self.conv_out.forward(x, ConvOptions::same(1))
+    }
+}

@@ -1,0 +1,111 @@
+//! Pixels as tokens that look at each other and at the text (Rombach et al. 2022, arXiv:2112.10752).
+
+use burn::{module::Module, tensor::Tensor};
+use tweedie_ops::{self as ops, ConvOptions};
+
+use crate::layers::{
+    Conv2d, Either, FeedForward, FeedForwardActivation, GroupNorm, Init, LayerNorm, Linear, TokenAttention,
+};
+
+/// Added to variances, fixed by the published networks: over tokens and over groups of channels.
+const TOKEN_EPS: f64 = 1e-5;
+const GROUP_EPS: f64 = 1e-6;
+
+/// What distinguishes the transformers of a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TransformerSpec {
+    pub(super) channels: usize,
+    pub(super) heads: usize,
+    pub(super) layers: usize,
+    /// Width of the text's features.
+    pub(super) text: usize,
+    pub(super) groups: usize,
+    pub(super) linear: bool,
+    /// Whether the first attention reads the text too.
+    pub(super) only_cross: bool,
+}
+
+/// Attention to the image, attention to the text, two linear maps: each after a normalization and added.
+#[derive(Module, Debug)]
+pub struct TransformerLayer {
+    norm1: LayerNorm,
+    attn1: TokenAttention,
+    norm2: LayerNorm,
+    attn2: TokenAttention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+    only_cross: bool,
+}
+
+impl TransformerLayer {
+    fn new(init: &Init, spec: TransformerSpec) -> Self {
+        let TransformerSpec { channels, heads, text, only_cross, .. } = spec;
+        let norm = |name: &str| LayerNorm::new(&init.at(name), channels, TOKEN_EPS);
+        let attention =
+            |name: &str, context| TokenAttention::new(&init.at(name), channels, context, heads, false);
+        Self {
+            norm1: norm("norm1"),
+            attn1: attention("attn1", if only_cross { text } else { channels }),
+            norm2: norm("norm2"),
+            attn2: attention("attn2", text),
+            norm3: norm("norm3"),
+            ff: FeedForward::new(&init.at("ff"), channels, FeedForwardActivation::Geglu),
+            only_cross,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, text: &Tensor<3>) -> Tensor<3> {
+        let h = self.norm1.forward(x.clone());
+        let context = if self.only_cross { text.clone() } else { h.clone() };
+        let x = ops::add(self.attn1.forward(h, context), x);
+        let x = ops::add(self.attn2.forward(self.norm2.forward(x.clone()), text.clone()), x);
+        ops::add(self.ff.forward(self.norm3.forward(x.clone())), x)
+    }
+}
+
+/// Normalize, project, transform, project, add.
+#[derive(Module, Debug)]
+pub struct Transformer {
+    norm: GroupNorm,
+    proj_in: Either<Conv2d, Linear>,
+    transformer_blocks: Vec<TransformerLayer>,
+    proj_out: Either<Conv2d, Linear>,
+}
+
+impl Transformer {
+    /// `groups` and `heads` divide `channels`.
+    pub(super) fn new(init: &Init, spec: TransformerSpec) -> Self {
+        let n = spec.channels;
+        let project = |name: &str| match spec.linear {
+            true => Either::B(Linear::new(&init.at(name), n, n, true)),
+            false => Either::A(Conv2d::new(&init.at(name), n, n, 1, true)),
+        };
+        let layer = |i: usize| TransformerLayer::new(&init.at("transformer_blocks").at(i), spec);
+        Self {
+            norm: GroupNorm::new(&init.at("norm"), spec.groups, n, GROUP_EPS),
+            proj_in: project("proj_in"),
+            transformer_blocks: (0..spec.layers).map(layer).collect(),
+            proj_out: project("proj_out"),
+        }
+    }
+
+    /// `x: [B, C, H, W]`, `text: [B, S, width]`.
+    pub(super) fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+        let [b, c, h, w] = x.dims();
+        let to_tokens = |x: Tensor<4>| -> Tensor<3> { x.permute([0, 2, 3, 1]).reshape([b, h * w, c]) };
+        let to_image = |x: Tensor<3>| -> Tensor<4> { x.reshape([b, h, w, c]).permute([0, 3, 1, 2]) };
+        let y = self.norm.forward(x.clone());
+        let mut tokens = match &self.proj_in {
+            Either::A(conv) => to_tokens(conv.forward(y, ConvOptions::same(0))),
+            Either::B(linear) => linear.forward(to_tokens(y)),
+        };
+        for layer in &self.transformer_blocks {
+            tokens = layer.forward(tokens, text);
+        }
+        let y = match &self.proj_out {
+            Either::A(conv) => conv.forward(to_image(tokens), ConvOptions::same(0)),
+            Either::B(linear) => to_image(linear.forward(tokens)),
+        };
+        ops::add(y, x)
+    }
+}

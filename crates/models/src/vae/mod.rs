@@ -1,0 +1,247 @@
+//! Autoencoders between images and latents: [`AutoencoderKl`] (Kingma & Welling 2014, arXiv:1312.6114; as in
+//! Rombach et al. 2022, arXiv:2112.10752) and the small [`AutoencoderTiny`].
+//!
+//! Diffusion in latent space sees scaled latents: [`Autoencoder::scaled`] and [`Autoencoder::unscaled`]
+//! change between them and what the networks encode and decode.
+
+mod blocks;
+mod config;
+mod tiles;
+mod tiny;
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device, Tensor, TensorData},
+};
+use tweedie_ops::ConvOptions;
+
+pub use config::{AutoencoderKlConfig, AutoencoderTinyConfig, DecoderBlockType, EncoderBlockType};
+pub use tiles::Tiles;
+pub use tiny::AutoencoderTiny;
+
+use crate::{
+    config::ConfigError,
+    layers::{Conv2d, Init},
+    network::InputError,
+    params::{self, TensorSource},
+    unet::{CurrentNames, LoadError},
+};
+use blocks::{Decoder, Encoder};
+
+/// The latents of images: independent normals.
+#[derive(Clone, Debug)]
+pub struct Posterior {
+    /// `[B, latent channels, H/stride, W/stride]`.
+    pub mean: Tensor<4>,
+    /// Logarithm of the variance, between −30 and 20.
+    pub logvar: Tensor<4>,
+}
+
+impl Posterior {
+    /// `mean + exp(logvar/2)·noise`.
+    pub fn sample(&self, noise: Tensor<4>) -> Tensor<4> {
+        self.mean.clone() + self.logvar.clone().mul_scalar(0.5f32).exp() * noise
+    }
+}
+
+/// The variational autoencoder. Parameter names are those of diffusers' `AutoencoderKL`.
+#[derive(Module, Debug)]
+pub struct AutoencoderKl {
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    #[module(skip)]
+    config: AutoencoderKlConfig,
+}
+
+impl AutoencoderKl {
+    /// With initial weights.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKlConfig::validate`].
+    pub fn new(config: &AutoencoderKlConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
+    }
+
+    /// With the weights of `source`. The attention layers may have the names of diffusers before 0.15.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKlConfig::validate`] and [`params::import`].
+    pub fn load(
+        config: &AutoencoderKlConfig,
+        source: &dyn TensorSource,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        let model = Self::build(config, &Init::new(0, device))?;
+        Ok(params::import(model, &CurrentNames::new(source))?)
+    }
+
+    fn build(config: &AutoencoderKlConfig, init: &Init) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let latents = config.latent_channels;
+        let mix = |name: &str, channels| Conv2d::new(&init.at(name), channels, channels, 1, true);
+        Ok(Self {
+            encoder: Encoder::new(&init.at("encoder"), config, 2 * latents),
+            decoder: Decoder::new(&init.at("decoder"), config),
+            quant_conv: config.use_quant_conv.then(|| mix("quant_conv", 2 * latents)),
+            post_quant_conv: config.use_post_quant_conv.then(|| mix("post_quant_conv", latents)),
+            config: config.clone(),
+        })
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &AutoencoderKlConfig {
+        &self.config
+    }
+
+    /// The latents of images `[B, in_channels, H, W]` in −1..1; H and W are multiples of the stride.
+    ///
+    /// # Errors
+    /// Says which dimension is wrong and what was expected.
+    pub fn encode(&self, x: Tensor<4>) -> Result<Posterior, InputError> {
+        check_image(x.dims(), self.config.in_channels, self.config.stride())?;
+        let mut moments = self.encoder.forward(x);
+        if let Some(conv) = &self.quant_conv {
+            moments = conv.forward(moments, ConvOptions::same(0));
+        }
+        let n = self.config.latent_channels;
+        let logvar = moments.clone().narrow(1, n, n).clamp(-30.0f32, 20.0f32);
+        Ok(Posterior { mean: moments.narrow(1, 0, n), logvar })
+    }
+
+    /// The images of latents `[B, latent_channels, h, w]`, unscaled: `[B, out_channels, h·stride, w·stride]`.
+    ///
+    /// # Errors
+    /// If the latents have other channels.
+    pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
+        check_latents(z.dims(), self.config.latent_channels)?;
+        let z = match &self.post_quant_conv {
+            Some(conv) => conv.forward(z, ConvOptions::same(0)),
+            None => z,
+        };
+        Ok(self.decoder.forward(z))
+    }
+}
+
+/// An autoencoder of either kind.
+#[derive(Clone, Debug)]
+pub enum Autoencoder {
+    /// The variational one.
+    Kl(Box<AutoencoderKl>),
+    /// The small one, whose latents are certain.
+    Tiny(Box<AutoencoderTiny>),
+}
+
+impl Autoencoder {
+    /// How many pixels one pixel of the latents stands for, in each direction.
+    pub fn stride(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.config.stride(),
+            Self::Tiny(vae) => vae.config().stride(),
+        }
+    }
+
+    /// Channels of the latents.
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.config.latent_channels,
+            Self::Tiny(vae) => vae.config().latent_channels,
+        }
+    }
+
+    /// The mean of the latents of images, and where they are uncertain the logarithm of their variance.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKl::encode`].
+    pub fn encode(&self, x: Tensor<4>) -> Result<(Tensor<4>, Option<Tensor<4>>), InputError> {
+        match self {
+            Self::Kl(vae) => vae.encode(x).map(|p| (p.mean, Some(p.logvar))),
+            Self::Tiny(vae) => Ok((vae.encode(x)?, None)),
+        }
+    }
+
+    /// The images of unscaled latents.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKl::decode`].
+    pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
+        match self {
+            Self::Kl(vae) => vae.decode(z),
+            Self::Tiny(vae) => vae.decode(z),
+        }
+    }
+
+    /// As [`Self::decode`], cut into tiles that overlap and are blended: memory grows with the tile, not the
+    /// image. Each tile is normalized by itself, so the result differs a little from that of the whole.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_tiled(&self, z: Tensor<4>, tiles: Tiles) -> Result<Tensor<4>, InputError> {
+        check_latents(z.dims(), self.latent_channels())?;
+        tiles.map(z, (self.stride(), 1), &mut |tile| self.decode(tile))
+    }
+
+    /// As the mean of [`Self::encode`], in tiles.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_tiled(&self, x: Tensor<4>, tiles: Tiles) -> Result<Tensor<4>, InputError> {
+        let channels = match self {
+            Self::Kl(vae) => vae.config.in_channels,
+            Self::Tiny(vae) => vae.config().in_channels,
+        };
+        check_image(x.dims(), channels, self.stride())?;
+        tiles.map(x, (1, self.stride()), &mut |tile| Ok(self.encode(tile)?.0))
+    }
+
+    /// Latents as diffusion sees them.
+    pub fn scaled(&self, z: Tensor<4>) -> Tensor<4> {
+        let (scale, shift) = self.scaling(&z);
+        (z - shift) * scale
+    }
+
+    /// The opposite of [`Self::scaled`].
+    pub fn unscaled(&self, z: Tensor<4>) -> Tensor<4> {
+        let (scale, shift) = self.scaling(&z);
+        z / scale + shift
+    }
+
+    /// Scale and shift of each channel, `[1, C, 1, 1]`.
+    fn scaling(&self, like: &Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let n = self.latent_channels();
+        let (scale, shift) = match self {
+            Self::Tiny(vae) => (vec![vae.config().scaling_factor; n], vec![vae.config().shift_factor; n]),
+            Self::Kl(vae) => match (&vae.config.latents_mean, &vae.config.latents_std) {
+                (Some(mean), Some(std)) => {
+                    (std.iter().map(|s| vae.config.scaling_factor / s).collect(), mean.clone())
+                }
+                _ => (vec![vae.config.scaling_factor; n], vec![vae.config.shift_factor.unwrap_or(0.0); n]),
+            },
+        };
+        let device = like.device();
+        let tensor = |values: Vec<f64>| {
+            let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+            Tensor::from_data(TensorData::new(values, [1, n, 1, 1]), (&device, DType::F32))
+        };
+        (tensor(scale), tensor(shift))
+    }
+}
+
+fn check_image([_, c, h, w]: [usize; 4], channels: usize, stride: usize) -> Result<(), InputError> {
+    if c != channels {
+        return Err(InputError(format!("images of {c} channels, expected {channels}")));
+    }
+    if h == 0 || w == 0 || !h.is_multiple_of(stride) || !w.is_multiple_of(stride) {
+        return Err(InputError(format!("images of {h}×{w} pixels, expected multiples of {stride}")));
+    }
+    Ok(())
+}
+
+fn check_latents([_, c, h, w]: [usize; 4], channels: usize) -> Result<(), InputError> {
+    if c != channels || h == 0 || w == 0 {
+        let found = format!("latents of {c} channels and {h}×{w} pixels");
+        return Err(InputError(format!("{found}, expected {channels} channels and at least one pixel")));
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! A small autoencoder for previews: TAESD, convolutions and ReLU without normalization.
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor, activation},
+};
+use tweedie_ops::{self as ops, ConvOptions};
+
+use super::{AutoencoderTinyConfig, check_image, check_latents};
+use crate::{
+    config::ConfigError,
+    layers::{Activation, Conv2d, Either, Init, channels_last},
+    network::InputError,
+    params::{self, TensorSource},
+    unet::{LoadError, resample::Resample},
+};
+
+/// Three convolutions, added to the input.
+#[derive(Module, Debug)]
+pub struct TinyBlock {
+    /// Activations take the places between.
+    conv: Vec<Option<Conv2d>>,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl TinyBlock {
+    fn new(init: &Init, channels: usize, activation: Activation) -> Self {
+        let conv = |i: usize| {
+            let init = init.at("conv").at(i);
+            i.is_multiple_of(2).then(|| Conv2d::new(&init, channels, channels, 3, true))
+        };
+        Self { conv: (0..5).map(conv).collect(), activation }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mut h = x.clone();
+        for layer in &self.conv {
+            h = match layer {
+                Some(conv) => conv.forward(h, ConvOptions::same(1)),
+                None => self.activation.apply(h),
+            };
+        }
+        channels_last(ops::add(h, x), activation::relu)
+    }
+}
+
+/// A place in a sequence of layers; empty ones have no parameters.
+type Layer = Option<Either<Conv2d, TinyBlock>>;
+
+/// A sequence of layers.
+#[derive(Module, Debug)]
+pub struct Layers {
+    layers: Vec<Layer>,
+}
+
+/// The small autoencoder. Parameter names are those of diffusers' `AutoencoderTiny`.
+#[derive(Module, Debug)]
+pub struct AutoencoderTiny {
+    encoder: Layers,
+    decoder: Layers,
+    #[module(skip)]
+    config: AutoencoderTinyConfig,
+}
+
+impl AutoencoderTiny {
+    /// With initial weights.
+    ///
+    /// # Errors
+    /// As [`AutoencoderTinyConfig::validate`].
+    pub fn new(config: &AutoencoderTinyConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
+    }
+
+    /// With the weights of `source`.
+    ///
+    /// # Errors
+    /// As [`AutoencoderTinyConfig::validate`] and [`params::import`].
+    pub fn load(
+        config: &AutoencoderTinyConfig,
+        source: &dyn TensorSource,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
+    }
+
+    fn build(config: &AutoencoderTinyConfig, init: &Init) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let stages = config.encoder_block_out_channels.len();
+
+        let at = init.at("encoder.layers");
+        let mut encoder: Vec<Layer> = Vec::new();
+        let width = config.encoder_block_out_channels[0];
+        for (stage, count) in config.num_encoder_blocks.iter().enumerate() {
+            let inputs = if stage == 0 { config.in_channels } else { width };
+            let conv = Conv2d::new(&at.at(encoder.len()), inputs, width, 3, stage == 0);
+            encoder.push(Some(Either::A(conv)));
+            for _ in 0..*count {
+                encoder.push(Some(Either::B(TinyBlock::new(&at.at(encoder.len()), width, config.act_fn))));
+            }
+        }
+        let conv = Conv2d::new(&at.at(encoder.len()), width, config.latent_channels, 3, true);
+        encoder.push(Some(Either::A(conv)));
+
+        let at = init.at("decoder.layers");
+        let width = config.decoder_block_out_channels[0];
+        let conv = Conv2d::new(&at.at(0), config.latent_channels, width, 3, true);
+        let mut decoder: Vec<Layer> = vec![Some(Either::A(conv)), None];
+        for (stage, count) in config.num_decoder_blocks.iter().enumerate() {
+            let last = stage + 1 == stages;
+            for _ in 0..*count {
+                decoder.push(Some(Either::B(TinyBlock::new(&at.at(decoder.len()), width, config.act_fn))));
+            }
+            if !last {
+                decoder.push(None);
+            }
+            let outputs = if last { config.out_channels } else { width };
+            decoder.push(Some(Either::A(Conv2d::new(&at.at(decoder.len()), width, outputs, 3, last))));
+        }
+        Ok(Self {
+            encoder: Layers { layers: encoder },
+            decoder: Layers { layers: decoder },
+            config: config.clone(),
+        })
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &AutoencoderTinyConfig {
+        &self.config
+    }
+
+    /// The latents of images `[B, in_channels, H, W]` in −1..1.
+    ///
+    /// # Errors
+    /// As [`super::AutoencoderKl::encode`].
+    pub fn encode(&self, x: Tensor<4>) -> Result<Tensor<4>, InputError> {
+        check_image(x.dims(), self.config.in_channels, self.config.stride())?;
+        let mut x = x.add_scalar(1.0f32).div_scalar(2.0f32);
+        for (i, layer) in self.encoder.layers.iter().enumerate() {
+            x = match layer {
+                Some(Either::A(conv)) => {
+                    let halves = i > 0 && i + 1 < self.encoder.layers.len();
+                    conv.forward(x, ConvOptions::strided(if halves { 2 } else { 1 }, 1))
+                }
+                Some(Either::B(block)) => block.forward(x),
+                None => x,
+            };
+        }
+        Ok(x)
+    }
+
+    /// The images of latents `[B, latent_channels, h, w]`.
+    ///
+    /// # Errors
+    /// As [`super::AutoencoderKl::decode`].
+    pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
+        check_latents(z.dims(), self.config.latent_channels)?;
+        let mut x = z.div_scalar(3.0f32).tanh().mul_scalar(3.0f32);
+        for (i, layer) in self.decoder.layers.iter().enumerate() {
+            x = match layer {
+                Some(Either::A(conv)) => conv.forward(x, ConvOptions::same(1)),
+                Some(Either::B(block)) => block.forward(x),
+                None if i == 1 => self.config.act_fn.apply(x),
+                None => Resample::NearestUp.apply(x),
+            };
+        }
+        Ok(channels_last(x, |x| x.mul_scalar(2.0f32).sub_scalar(1.0f32)))
+    }
+}
