@@ -21,3 +21,8 @@ pub use tweedie_models as models;
 pub use tweedie_ops as ops;
 pub use tweedie_pipe as pipe;
 pub use tweedie_train as train;
+
+/// The README's example is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
