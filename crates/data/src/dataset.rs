@@ -222,3 +222,13 @@ pub fn open_image(path: &Path, config: &DataConfig) -> Result<Image, DataError> 
     let corrupt = |reason| DataError::Corrupt { path: path.into(), reason };
     Ok(fit(&decode::file(path).map_err(corrupt)?, &Frame::of(config)))
 }
+
+/// Width and height of the image file at `path`, as it is decoded.
+///
+/// # Errors
+/// As [`open_image`].
+pub fn image_size(path: &Path) -> Result<(usize, usize), DataError> {
+    std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    let raster = decode::file(path).map_err(|reason| DataError::Corrupt { path: path.into(), reason })?;
+    Ok((raster.width, raster.height))
+}

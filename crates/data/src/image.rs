@@ -52,11 +52,11 @@ impl Image {
         [self.pixels[i], self.pixels[i + 1], self.pixels[i + 2]]
     }
 
-    /// The image as a PNG file's bytes.
+    /// The bytes of a PNG file; messages call it `path`.
     ///
     /// # Errors
-    /// When there are no pixels or more than the format allows; `path` only names the image in the message.
-    fn to_png(&self, path: &Path) -> Result<Vec<u8>, DataError> {
+    /// [`DataError::Corrupt`] for an image without pixels.
+    pub fn to_png(&self, path: &Path) -> Result<Vec<u8>, DataError> {
         let corrupt = |reason: String| DataError::Corrupt { path: path.into(), reason };
         let side = |n: usize| u32::try_from(n).map_err(|e| corrupt(e.to_string()));
         let (width, height) = (side(self.width)?, side(self.height)?);

@@ -42,7 +42,7 @@ pub use crate::{
     augment::{AugmentConfig, augment},
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
-    dataset::{Dataset, Item, open_image},
+    dataset::{Dataset, Item, image_size, open_image},
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},

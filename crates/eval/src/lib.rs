@@ -3,5 +3,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bound;
+pub mod extract;
 pub mod metrics;
 pub mod neighbours;
+pub mod quality;
+pub mod report;
+pub mod sweep;

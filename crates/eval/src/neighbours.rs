@@ -1,11 +1,14 @@
 //! Memorisation: how close generated pictures are to the pictures that a model was trained on.
 //!
-//! The distance is the root mean square difference over all pixels and channels, in units of the
-//! full range 0..=1. A distance means little by itself, so it is held against how close pictures that
+//! The distance is either the root mean square difference over all pixels and channels, in units of the full
+//! range 0..=1, or that of features, which a copy moved by a pixel does not escape. A distance means little by itself, so it is held against how close pictures that
 //! the model never saw are to the training set: generated pictures that are much closer than those
 //! were copied.
 
+use serde::Serialize;
 use tweedie_data::Image;
+
+use crate::metrics::{Features, MetricError};
 
 /// Why neighbours could not be found.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -32,11 +35,11 @@ pub enum NeighbourError {
 }
 
 /// The closest picture of a set.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Neighbour {
     /// Its index in the set.
     pub index: usize,
-    /// Root mean square difference, `0..=1`.
+    /// How far it is: of pixels the root mean square difference, `0..=1`.
     pub distance: f64,
 }
 
@@ -68,6 +71,53 @@ pub fn nearest(queries: &[Image], set: &[Image]) -> Result<Vec<Neighbour>, Neigh
             Neighbour { index, distance: (least as f64).sqrt() * scale }
         })
         .collect())
+}
+
+/// For each row of `queries` the closest of `set`. Costs `n·m·dim`.
+///
+/// # Errors
+/// For different numbers of features, or an empty `set`.
+pub fn nearest_features(queries: &Features, set: &Features) -> Result<Vec<Neighbour>, MetricError> {
+    let found = crate::metrics::manifold::nearest(queries, set)?.into_iter();
+    Ok(found.map(|n| Neighbour { index: n.index, distance: n.distance }).collect())
+}
+
+/// Generated pictures held against pictures that were never seen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Memorisation {
+    /// The closest training picture of each generated one.
+    pub generated: Vec<Neighbour>,
+    /// That of each picture that was held out.
+    pub held_out: Vec<Neighbour>,
+}
+
+impl Memorisation {
+    /// The quantiles of which [`Self::generated_quantiles`] tells.
+    pub const QUANTILES: [f64; 5] = [0.0, 0.05, 0.5, 0.95, 1.0];
+
+    /// Of the generated pictures' distances.
+    pub fn generated_quantiles(&self) -> [Option<f64>; 5] {
+        Self::QUANTILES.map(|q| quantile(&self.generated, q))
+    }
+
+    /// Of the distances of pictures held out.
+    pub fn held_out_quantiles(&self) -> [Option<f64>; 5] {
+        Self::QUANTILES.map(|q| quantile(&self.held_out, q))
+    }
+
+    /// How many generated pictures are closer than the closest twentieth of those held out, if there are any:
+    /// a twentieth of them for a model that does not copy.
+    pub fn closer(&self) -> Option<usize> {
+        let limit = quantile(&self.held_out, 0.05)?;
+        Some(self.generated.iter().filter(|n| n.distance < limit).count())
+    }
+
+    /// The generated pictures' indices, the closest first.
+    pub fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.generated.len()).collect();
+        order.sort_by(|a, b| self.generated[*a].distance.total_cmp(&self.generated[*b].distance));
+        order
+    }
 }
 
 fn squared_distance(a: &[u8], b: &[u8]) -> u64 {
@@ -107,6 +157,16 @@ mod tests {
         assert!(matches!(nearest(&[flat(0)], &[odd]), Err(NeighbourError::Size { set: "training", .. })));
         assert_eq!(nearest(&[], &[flat(0)]), Err(NeighbourError::Empty("generated")));
         assert_eq!(nearest(&[flat(0)], &[]), Err(NeighbourError::Empty("training")));
+    }
+
+    #[test]
+    fn copies_stand_out_against_pictures_held_out() {
+        let at =
+            |distances: &[f64]| distances.iter().map(|&distance| Neighbour { index: 0, distance }).collect();
+        let found = Memorisation { generated: at(&[0.5, 0.01, 0.3]), held_out: at(&[0.2, 0.4, 0.6]) };
+        assert_eq!((found.closer(), found.order()), (Some(1), vec![1, 2, 0]));
+        assert_eq!(found.held_out_quantiles()[2], Some(0.4));
+        assert_eq!(Memorisation { held_out: Vec::new(), ..found }.closer(), None);
     }
 
     #[test]

@@ -1,35 +1,84 @@
 //! `tweedie ema`.
 
-use std::path::PathBuf;
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
-use tweedie::train::post_hoc::reconstruct;
+use tweedie::{
+    data::Dataset,
+    eval::{
+        extract::Encoder,
+        quality::{Outcome, Quality},
+        sweep::{Point, plot},
+    },
+    pipe::{Pipeline, Request},
+    train::post_hoc::reconstruct,
+};
 
-use crate::ui::Ui;
+use super::{
+    eval::scores::{Cache, generate, images, of_data, of_pictures},
+    sample::check_place,
+};
+use crate::{source, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// The folder of a run that kept snapshots (ema.kind = power, two or more ema.stds, ema.snapshot_every).
     run: PathBuf,
     /// Length of the average: its standard deviation as a share of the run, 0.001 to 0.28.
-    #[arg(long, value_name = "SHARE")]
-    std: f64,
+    #[arg(long, value_name = "SHARE", required_unless_present = "sweep", requires = "out")]
+    std: Option<f64>,
     /// The step at which the average ends, of which there is a snapshot [default: the last].
     #[arg(long, value_name = "N")]
     step: Option<u64>,
     /// The model's folder.
     #[arg(short, long, value_name = "DIR")]
-    out: PathBuf,
+    out: Option<PathBuf>,
+    /// In the place of one model, the quality of pictures of many lengths.
+    #[arg(
+        long,
+        value_name = "SHARE,SHARE,…",
+        conflicts_with_all = ["std", "out"],
+        value_delimiter = ',',
+        num_args = 0..,
+        default_missing_values = ["0.01", "0.02", "0.03", "0.05", "0.07", "0.1", "0.14", "0.2"],
+        help_heading = "Sweep"
+    )]
+    sweep: Option<Vec<f64>>,
+    /// How many pictures are generated for each length.
+    #[arg(short = 'n', long, default_value = "256", value_name = "N", help_heading = "Sweep")]
+    count: NonZeroUsize,
+    /// The same for all lengths, so that they differ by the weights alone.
+    #[arg(short, long, default_value_t = 0, value_name = "N", help_heading = "Sweep")]
+    seed: u64,
+    /// Steps of the solver [default: the model's].
+    #[arg(long, value_name = "N", help_heading = "Sweep")]
+    steps: Option<NonZeroUsize>,
+    #[command(flatten)]
+    cache: Cache,
+    /// The scores over the length.
+    #[arg(long, value_name = "FILE.png", default_value = "sweep.png", help_heading = "Sweep")]
+    picture: PathBuf,
 }
 
 /// Above this share of the profile's own size, what the snapshots cannot give matters.
 const POOR: f64 = 0.2;
 
-pub fn run(args: Args, ui: Ui) -> Result<()> {
+pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     ensure!(args.run.is_dir(), "{}: there is no such folder", args.run.display());
-    let made = reconstruct(&args.run, args.std, args.step)?;
+    match (&args.sweep, args.std, &args.out) {
+        (Some(stds), ..) => sweep(&args, stds, ui, device),
+        (None, Some(std), Some(out)) => one(&args, std, out, ui),
+        _ => anyhow::bail!("expected --std with --out, or --sweep"),
+    }
+}
+
+fn one(args: &Args, std: f64, out: &Path, ui: Ui) -> Result<()> {
+    let made = reconstruct(&args.run, std, args.step)?;
     if made.fit.error > POOR {
         ui.warn(format!(
             "the snapshots do not give an average of this length well: {:.0} % of its profile is missing; \
@@ -37,18 +86,74 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
             100.0 * made.fit.error
         ));
     }
-    made.export(&args.out)?;
+    made.export(out)?;
     ui.result(
-        &json!({ "model": args.out, "std": args.std, "step": made.step, "images": made.images,
+        &json!({ "model": out, "std": std, "step": made.step, "images": made.images,
             "snapshots": made.snapshots, "weights": made.fit.weights, "error": made.fit.error }),
         format!(
-            "average of relative length {} at step {}, from {} snapshots; profile met to {:.2} %\nmodel: {}",
-            args.std,
+            "average of relative length {std} at step {}, from {} snapshots; profile met to {:.2} %\nmodel: {}",
             made.step,
             made.snapshots,
             100.0 * made.fit.error,
-            args.out.display()
+            out.display()
         ),
     );
     Ok(())
+}
+
+fn sweep(args: &Args, stds: &[f64], ui: Ui, device: &str) -> Result<()> {
+    check_place(&args.picture)?;
+    let device = tweedie::ops::device(device)?;
+    let encoder = Encoder::embedded(&device)?;
+    // Lengths out of range are found before the first is scored.
+    let models =
+        stds.iter().map(|std| reconstruct(&args.run, *std, args.step)).collect::<Result<Vec<_>, _>>()?;
+    let request = Request { count: args.count, seed: args.seed, steps: args.steps, ..Request::default() };
+    let scratch = tempfile::tempdir().context("no temporary folder")?;
+    let (mut points, mut data) = (Vec::new(), None);
+    for (std, made) in stds.iter().zip(models) {
+        let folder = scratch.path().join(format!("std-{std}"));
+        made.export(&folder)?;
+        let pipeline = Pipeline::load(&folder, &device)?;
+        if data.is_none() {
+            let (resolved, _) = pipeline.resolve(&request)?;
+            let config = source::of_model(pipeline.extras(), None, resolved.shape[1], None)?;
+            let (train, _) = Dataset::open(&config)?.split();
+            data = Some(of_data(&encoder, &images(&train)?, &args.cache, ui)?);
+        }
+        let data = data.as_ref().context("no data")?;
+        ui.note(format!("std {std}"));
+        let pictures = of_pictures(&encoder, &generate(&pipeline, &request, ui)?, ui)?;
+        let quality = Quality::of(&encoder, &pictures, data);
+        points.push(Point { std: *std, missing: made.fit.error, quality });
+    }
+    plot(&points, &args.picture)?;
+    let text = table(&points, args);
+    ui.result(&json!({ "sweep": points, "seed": args.seed, "picture": args.picture }), text);
+    Ok(())
+}
+
+fn table(points: &[Point], args: &Args) -> String {
+    let cell = |outcome: &Outcome| match outcome {
+        Outcome::Scored { value, standard_error: Some(e), .. } => format!("{value:.4} ± {:.4}", 1.96 * e),
+        Outcome::Scored { value, .. } => format!("{value:.4}"),
+        Outcome::Refused { .. } => "refused".into(),
+    };
+    let mut lines = Vec::new();
+    if let Some(first) = points.first().map(|p| &p.quality) {
+        lines.push(format!("{}\n{}", first.extractor, first.comparable));
+        lines.push(format!(
+            "{} pictures of each length, seed {}, against {} training pictures",
+            first.generated, args.seed, first.data
+        ));
+    }
+    lines.push(format!("{:<8} {:<9} {:<20} {:<20} {}", "std", "missing", "KID", "FID", "coverage"));
+    for p in points {
+        let missing = format!("{:.1} %", 100.0 * p.missing);
+        let q = &p.quality;
+        let [kid, fid, coverage] = [&q.kid, &q.fid, &q.coverage].map(cell);
+        lines.push(format!("{:<8} {missing:<9} {kid:<20} {fid:<20} {coverage}", p.std));
+    }
+    lines.push(format!("picture: {}", args.picture.display()));
+    lines.join("\n")
 }

@@ -1,127 +1,284 @@
 //! `tweedie eval`.
 
 mod bound;
+pub mod scores;
+mod show;
 
-use std::{num::NonZeroUsize, ops::ControlFlow, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::{Dataset, Image, Rgb, grid},
-    eval::neighbours::{nearest, quantile},
-    pipe::{
-        Event, Request,
-        media::{enlarge, write_png},
+    data::{DataConfig, Dataset, Image, Source, image_size},
+    eval::{
+        extract::{Encoder, Extracted, Extractor, Inception},
+        neighbours::{Memorisation, nearest, nearest_features},
+        quality::Quality,
+        report::{Evaluation, Pictures, html},
     },
+    hub::{Extras, files},
+    pipe::{Pipeline, Request, media::write_png},
 };
 
 use super::sample::check_place;
 use crate::{model, source, ui::Ui};
+use scores::{Cache, generate, images, of_data, of_pictures};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// A model folder [default: the built-in emoji model].
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// A folder of pictures made elsewhere, all of one size, in the place of a model's.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "bound"])]
+    images: Option<PathBuf>,
     /// `emoji`, a folder of images, or a Parquet file or folder [default: what it was trained on].
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
     /// The part of the data that was held out of training [default: as in training].
     #[arg(long, value_name = "FRACTION")]
     holdout: Option<f64>,
-    /// How many pictures are generated.
-    #[arg(short = 'n', long, default_value = "64", value_name = "N")]
+    /// How many pictures are generated. FID needs more than there are features: 64 of the built-in encoder,
+    /// 2048 of Inception-v3.
+    #[arg(short = 'n', long, default_value = "256", value_name = "N")]
     count: NonZeroUsize,
     /// The same seed makes the same pictures.
     #[arg(short, long, default_value_t = 0, value_name = "N")]
     seed: u64,
+    /// Steps of the solver [default: the model's].
+    #[arg(long, value_name = "N")]
+    steps: Option<NonZeroUsize>,
+    /// How much to exaggerate the class [default: the model's].
+    #[arg(long, value_name = "SCALE")]
+    guidance: Option<f64>,
+    /// Score with Inception-v3 too: the weights of pytorch-fid as a safetensors file.
+    #[arg(long, value_name = "FILE.safetensors")]
+    inception: Option<PathBuf>,
+    #[command(flatten)]
+    cache: Cache,
     /// Generated pictures, closest first, each above its nearest training picture.
     #[arg(short, long, value_name = "FILE.png", default_value = "neighbours.png")]
     output: PathBuf,
+    /// Everything on one page; a JSON file of the same name beside it.
+    #[arg(long, value_name = "FILE.html", default_value = "eval.html")]
+    report: PathBuf,
     #[command(flatten)]
     bound: bound::Args,
 }
 
-/// Pairs in a row of the sheet.
-const COLUMNS: usize = 16;
+/// What is evaluated.
+struct Subject {
+    name: String,
+    pictures: Vec<Image>,
+    request: Option<Request>,
+    facts: Vec<(String, String)>,
+}
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
-    if !args.bound.bound {
+    let only_bound = args.bound.bound && !args.bound.quality;
+    let beside = args.report.with_extension("json");
+    if !only_bound {
         check_place(&args.output)?;
+        check_place(&args.report)?;
+        ensure!(beside != args.report, "{}: expected the name of an HTML file", args.report.display());
+        check_place(&beside)?;
     }
     let device = tweedie::ops::device(device)?;
-    let pipeline = model::pipeline(args.model.as_deref(), &device)?;
-    let request = Request { count: args.count, seed: args.seed, ..Request::default() };
-    let (resolved, _) = pipeline.resolve(&request)?;
-    let [_, height, width] = resolved.shape;
-    ensure!(height == width, "the model's pictures are {width}×{height}; data sets here are square");
-    if args.bound.bound {
-        return bound::run(&args, ui, &pipeline, &device, height);
-    }
-    let config = source::of_model(pipeline.extras(), args.data.as_deref(), height, args.holdout)?;
+    let (pipeline, config) = match &args.images {
+        Some(folder) => (None, of_folder(&args, folder)?),
+        None => {
+            let pipeline = model::pipeline(args.model.as_deref(), &device)?;
+            let (resolved, _) = pipeline.resolve(&request(&args))?;
+            let [channels, height, width] = resolved.shape;
+            ensure!(
+                [1, 3].contains(&channels),
+                "the model's samples have {channels} channels: scores are of pictures, in colour (3) or grey (1)"
+            );
+            ensure!(height == width, "the model's pictures are {width}×{height}; data sets here are square");
+            if only_bound {
+                return bound::run(&args, ui, &pipeline, &device, height);
+            }
+            let config = source::of_model(pipeline.extras(), args.data.as_deref(), height, args.holdout)?;
+            (Some(pipeline), config)
+        }
+    };
+    // Whatever can be wrong is found before pictures are made.
+    let inception = args.inception.as_deref().map(|path| Inception::open(path, &device)).transpose()?;
+    let encoder = Encoder::embedded(&device)?;
     let (train, held_out) = Dataset::open(&config)?.split();
-    let bar = ui.bar(0, "steps");
-    let made = pipeline.run(&request, &mut |event| {
-        let Event::Step { index, of, .. } = event else { return ControlFlow::Continue(()) };
-        bar.set_length(of as u64);
-        bar.set_position(index as u64);
-        ControlFlow::Continue(())
-    })?;
-    bar.finish_and_clear();
+    ensure!(!train.is_empty(), "all of {} is held out (holdout {})", config.source, config.holdout);
+    let (train, held_out) = (images(&train)?, images(&held_out)?);
+    let subject = subject(&args, pipeline.as_ref(), config.size, ui)?;
 
-    let train = images(&train)?;
-    let held_out = images(&held_out)?;
-    let found = nearest(&made.images, &train)?;
-    let unseen = if held_out.is_empty() { Vec::new() } else { nearest(&held_out, &train)? };
-    let mut order: Vec<usize> = (0..found.len()).collect();
-    order.sort_by(|a, b| found[*a].distance.total_cmp(&found[*b].distance));
-    let mut sheet = Vec::new();
-    for row in order.chunks(COLUMNS) {
-        let blank = || Image::filled(width, height, Rgb([255; 3]));
-        let pad = |n: usize| (n..COLUMNS.min(order.len())).map(|_| blank());
-        sheet.extend(row.iter().map(|i| made.images[*i].clone()).chain(pad(row.len())));
-        sheet.extend(row.iter().map(|i| train[found[*i].index].clone()).chain(pad(row.len())));
+    let sets = Sets { pictures: &subject.pictures, train: &train, held_out: &held_out };
+    let mut found = Evaluation {
+        subject: subject.name.clone(),
+        data: format!(
+            "{}, at {}×{}: {} for training, {} held out",
+            config.source,
+            config.size,
+            config.size,
+            train.len(),
+            held_out.len()
+        ),
+        seed: args.seed,
+        facts: subject.facts.clone(),
+        quality: Vec::new(),
+        held_out: Vec::new(),
+        pixels: Some(Memorisation {
+            generated: nearest(sets.pictures, &train)?,
+            held_out: if held_out.is_empty() { Vec::new() } else { nearest(&held_out, &train)? },
+        }),
+        features: None,
+        bound: None,
+        ode: None,
+    };
+    let of_encoder = sets.score(&encoder, &args.cache, ui, &mut found)?;
+    found.features = Some(of_encoder);
+    if let Some(inception) = &inception {
+        sets.score(inception, &args.cache, ui, &mut found)?;
     }
-    let sheet = grid(&sheet, COLUMNS.min(order.len()), 2, Rgb([255; 3]));
-    write_png(&args.output, &enlarge(&sheet, 2), Some(&request))?;
+    let mut bits = None;
+    if let Some(pipeline) = pipeline.as_ref().filter(|_| args.bound.bound) {
+        let computed = bound::compute(&args, ui, pipeline, &device, config.size)?;
+        (found.bound, found.ode) = (Some(computed.report.clone()), computed.ode.clone());
+        bits = Some(computed);
+    }
+    write(&args, &found, &sets, subject.request.as_ref())?;
+    files::write_json(&beside, &found)?;
 
-    let five = |n: &[_]| [0.0, 0.05, 0.5, 0.95, 1.0].map(|q| quantile(n, q));
-    let show =
-        |values: [Option<f64>; 5]| values.map(|v| v.map_or("-".into(), |v| format!("{v:>8.4}"))).join(" ");
-    let below = quantile(&unseen, 0.05).map(|limit| found.iter().filter(|n| n.distance < limit).count());
-    let mut text = format!(
-        "distance to the nearest of {} training pictures (RMS of pixels in 0..1)\n{:<24} {:>8} {:>8} {:>8} {:>8} {:>8}\n\
-         {:<24} {}\n{:<24} {}\n",
-        train.len(),
-        "",
-        "least",
-        "5 %",
-        "median",
-        "95 %",
-        "most",
-        format!("{} generated, seed {}", found.len(), args.seed),
-        show(five(&found)),
-        format!("{} held out", unseen.len()),
-        show(five(&unseen)),
-    );
-    if let Some(below) = below {
-        text.push_str(&format!(
-            "{below} of {} generated pictures are closer than the closest 5 % of held-out ones\n",
-            found.len()
-        ));
+    let mut text = show::text(&found);
+    if let Some(bits) = &bits {
+        text.push_str(&format!("\n\n{}", bits.text()));
     }
-    text.push_str(&format!("pairs: {}", args.output.display()));
-    ui.result(
-        &json!({ "seed": args.seed, "generated": five(&found), "held_out": five(&unseen),
-            "quantiles": [0.0, 0.05, 0.5, 0.95, 1.0], "closer_than_held_out": below,
-            "counts": { "generated": found.len(), "training": train.len(), "held_out": unseen.len() },
-            "pairs": args.output }),
-        text,
-    );
+    text.push_str(&format!(
+        "\n\npairs: {}\nreport: {} and {}",
+        args.output.display(),
+        args.report.display(),
+        beside.display()
+    ));
+    let mut value = show::json(&found);
+    value["counts"] =
+        json!({ "generated": sets.pictures.len(), "training": train.len(), "held_out": held_out.len() });
+    value["pairs"] = json!(args.output);
+    value["report"] = json!(args.report);
+    ui.result(&value, text);
     Ok(())
 }
 
-fn images(set: &Dataset) -> Result<Vec<Image>> {
-    (0..set.len()).map(|i| Ok((*set.get(i)?.image).clone())).collect()
+fn request(args: &Args) -> Request {
+    Request {
+        count: args.count,
+        seed: args.seed,
+        steps: args.steps,
+        guidance: args.guidance,
+        ..Request::default()
+    }
+}
+
+/// The data at the size of the pictures in `folder`.
+fn of_folder(args: &Args, folder: &std::path::Path) -> Result<DataConfig> {
+    let (width, height) = folder_size(folder)?;
+    ensure!(
+        width == height,
+        "the pictures in {} are {width}×{height}; data sets here are square",
+        folder.display()
+    );
+    source::of_model(&Extras::default(), args.data.as_deref(), width, args.holdout)
+}
+
+/// Of all pictures of a folder.
+fn folder_size(folder: &std::path::Path) -> Result<(usize, usize)> {
+    let config =
+        DataConfig { source: Source::Folder(folder.into()), size: 1, cache_mb: 0, ..DataConfig::default() };
+    let listed = Dataset::open(&config)?;
+    let mut first: Option<(String, (usize, usize))> = None;
+    for name in listed.names() {
+        let size = image_size(&folder.join(name))?;
+        match &first {
+            None => first = Some((name.to_owned(), size)),
+            Some((other, expected)) if *expected != size => bail!(
+                "{}: {name} is {}×{}, expected {}×{} as {other}: scores are of pictures of one size",
+                folder.display(),
+                size.0,
+                size.1,
+                expected.0,
+                expected.1
+            ),
+            Some(_) => {}
+        }
+    }
+    first.map(|(_, size)| size).with_context(|| format!("{}: no pictures", folder.display()))
+}
+
+fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Result<Subject> {
+    if let (Some(folder), None) = (&args.images, pipeline) {
+        let config = DataConfig { source: Source::Folder(folder.clone()), size, ..DataConfig::default() };
+        let pictures = images(&Dataset::open(&config)?)?;
+        let facts = vec![("pictures".into(), format!("{} in the folder", pictures.len()))];
+        return Ok(Subject { name: folder.display().to_string(), pictures, request: None, facts });
+    }
+    let pipeline = pipeline.context("there is neither a model nor a folder of pictures")?;
+    let request = request(args);
+    let (resolved, _) = pipeline.resolve(&request)?;
+    let made = generate(pipeline, &request, ui)?;
+    let sampling = serde_json::to_string(&resolved.sampling)?;
+    let facts = vec![
+        ("pictures".into(), format!("{}, of all classes in turn", made.len())),
+        ("sampling".into(), format!("{sampling}, guidance {}", resolved.guidance)),
+    ];
+    let name = args.model.as_ref().map_or("the built-in model".into(), |m| m.display().to_string());
+    Ok(Subject { name, pictures: made, request: Some(request), facts })
+}
+
+struct Sets<'a> {
+    pictures: &'a [Image],
+    train: &'a [Image],
+    held_out: &'a [Image],
+}
+
+impl Sets<'_> {
+    /// Adds the scores of one network, and answers with the distances of its features.
+    fn score(
+        &self,
+        extractor: &dyn Extractor,
+        cache: &Cache,
+        ui: Ui,
+        found: &mut Evaluation,
+    ) -> Result<Memorisation> {
+        let train = of_data(extractor, self.train, cache, ui)?;
+        let pictures = of_pictures(extractor, self.pictures, ui)?;
+        let held_out: Option<Extracted> = match self.held_out.is_empty() {
+            true => None,
+            false => Some(of_data(extractor, self.held_out, cache, ui)?),
+        };
+        found.quality.push(Quality::of(extractor, &pictures, &train));
+        found.held_out.extend(held_out.as_ref().map(|held_out| Quality::of(extractor, held_out, &train)));
+        let nearest = |set: &Extracted| nearest_features(&set.features, &train.features);
+        Ok(Memorisation {
+            generated: nearest(&pictures)?,
+            held_out: held_out.as_ref().map(nearest).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+/// Pairs on the page.
+const SHOWN: usize = 64;
+
+fn write(args: &Args, found: &Evaluation, sets: &Sets<'_>, request: Option<&Request>) -> Result<()> {
+    let sheet = |of: &Option<Memorisation>, most: usize| {
+        of.as_ref().map(|m| show::pairs(sets.pictures, sets.train, m, most))
+    };
+    let png = |image: Option<Image>| image.map_or(Ok(Vec::new()), |i| i.to_png(&args.report));
+    let pictures = Pictures {
+        samples: png(Some(show::sheet(&sets.pictures[..sets.pictures.len().min(2 * SHOWN)])))?,
+        pixels: png(sheet(&found.pixels, SHOWN))?,
+        features: png(sheet(&found.features, SHOWN))?,
+    };
+    if let Some(all) = sheet(&found.pixels, usize::MAX) {
+        write_png(&args.output, &all, request)?;
+    }
+    files::write_atomic(&args.report, html(found, &pictures).as_bytes())?;
+    Ok(())
 }

@@ -55,7 +55,7 @@ impl Command {
         match self {
             Self::Sample(args) => return sample::run(args, ui, device),
             Self::Train(args) => return train::run(args, ui, device),
-            Self::Ema(args) => ema::run(args, ui)?,
+            Self::Ema(args) => ema::run(args, ui, device)?,
             Self::Eval(args) => eval::run(args, ui, device)?,
             Self::Bench(args) => bench::run(args, ui, device)?,
             Self::Info(args) => info::run(args, ui)?,

@@ -70,6 +70,7 @@ pub fn model() -> &'static str {
 pub fn program(cwd: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(TWEEDIE);
     command.args(args).current_dir(cwd).env_remove("RUST_BACKTRACE");
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -11,6 +11,7 @@ mod bound;
 mod common;
 mod look;
 mod parity;
+mod quality;
 mod resume;
 mod sample;
 mod tensors;

@@ -85,7 +85,8 @@ pub enum MetricError {
 pub struct Score {
     /// The score.
     pub value: f64,
-    /// Its standard error, as far as the pictures at hand tell; what is drawn anew in each score's document.
+    /// Its standard error, as far as the pictures at hand tell. Each score says which of its sets counts as a
+    /// sample.
     pub standard_error: Option<f64>,
 }
 

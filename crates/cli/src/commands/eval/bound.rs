@@ -21,6 +21,9 @@ pub struct Args {
     /// Instead of generated pictures, the bits that the model needs for the data: its variational bound.
     #[arg(long, help_heading = "Bits per dimension")]
     pub bound: bool,
+    /// The generated pictures too, in one report.
+    #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
+    pub quality: bool,
     /// Which part of the data.
     #[arg(long, value_enum, default_value_t = Part::HeldOut, requires = "bound", value_name = "PART",
         help_heading = "Bits per dimension")]
@@ -107,7 +110,44 @@ impl From<Variance> for ReverseVariance {
     }
 }
 
+/// What was computed.
+pub struct Computed {
+    pub report: Report,
+    pub ode: Option<ode::Report>,
+    part: &'static str,
+    data: String,
+    plot: PathBuf,
+}
+
+impl Computed {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = table(&self.report, self.part);
+        if let Some(ode) = &self.ode {
+            text.push_str(&format!("\n{}", ode_table(ode)));
+        }
+        text.push_str(&format!("\nterms by noise level: {}", self.plot.display()));
+        text
+    }
+}
+
 pub fn run(args: &super::Args, ui: Ui, pipeline: &Pipeline, device: &Device, size: usize) -> Result<()> {
+    let found = compute(args, ui, pipeline, device, size)?;
+    ui.result(
+        &json!({ "bound": found.report, "ode": found.ode, "data": found.data, "part": found.part,
+            "plot": found.plot }),
+        found.text(),
+    );
+    Ok(())
+}
+
+pub fn compute(
+    args: &super::Args,
+    ui: Ui,
+    pipeline: &Pipeline,
+    device: &Device,
+    size: usize,
+) -> Result<Computed> {
     let bound = &args.bound;
     check_place(&bound.bound_plot)?;
     let config = source::of_model(pipeline.extras(), args.data.as_deref(), size, args.holdout)?;
@@ -164,16 +204,8 @@ pub fn run(args: &super::Args, ui: Ui, pipeline: &Pipeline, device: &Device, siz
         }
     };
     plot(&report, &bound.bound_plot)?;
-    let mut text = table(&report, name);
-    if let Some(flow) = &flow {
-        text.push_str(&format!("\n{}", ode_table(flow)));
-    }
-    text.push_str(&format!("\nterms by noise level: {}", bound.bound_plot.display()));
-    ui.result(
-        &json!({ "bound": report, "ode": flow, "data": config.source.to_string(), "part": name, "plot": bound.bound_plot }),
-        text,
-    );
-    Ok(())
+    let (data, plot) = (config.source.to_string(), bound.bound_plot.clone());
+    Ok(Computed { report, ode: flow, part: name, data, plot })
 }
 
 /// At most `most` images, evenly spread, with the model's numbers of their classes.

@@ -1,0 +1,81 @@
+//! Pictures and their features.
+
+use std::{ops::ControlFlow, path::PathBuf};
+
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use tweedie::{
+    data::{Dataset, Image},
+    eval::extract::{Extracted, Extractor, stored},
+    pipe::{Event, Pipeline, Request},
+};
+
+use crate::ui::Ui;
+
+#[derive(ClapArgs, Debug)]
+pub struct Cache {
+    /// Where features of data sets are kept for the next time [default: in the user's cache].
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+    /// Keep no features of data sets.
+    #[arg(long, conflicts_with = "cache")]
+    no_cache: bool,
+}
+
+impl Cache {
+    fn folder(&self) -> Option<PathBuf> {
+        if self.no_cache {
+            return None;
+        }
+        let of = |key| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let user = || {
+            let home = || of("HOME").map(|home| home.join(".cache"));
+            of("XDG_CACHE_HOME").or_else(|| of("LOCALAPPDATA")).or_else(home)
+        };
+        self.cache.clone().or_else(|| user().map(|cache| cache.join("tweedie")))
+    }
+}
+
+/// All images of a set.
+pub fn images(set: &Dataset) -> Result<Vec<Image>> {
+    (0..set.len()).map(|i| Ok((*set.get(i)?.image).clone())).collect()
+}
+
+/// The pictures of a request.
+pub fn generate(pipeline: &Pipeline, request: &Request, ui: Ui) -> Result<Vec<Image>> {
+    let bar = ui.bar(0, "steps");
+    let made = pipeline.run(request, &mut |event| {
+        let Event::Step { index, of, .. } = event else { return ControlFlow::Continue(()) };
+        bar.set_length(of as u64);
+        bar.set_position(index as u64);
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    Ok(made.images)
+}
+
+/// What `extractor` says of pictures.
+pub fn of_pictures(extractor: &dyn Extractor, images: &[Image], ui: Ui) -> Result<Extracted> {
+    let bar = ui.bar(images.len() as u64, "pictures");
+    let extracted = extractor.extract(images, &mut |done, _| {
+        bar.set_position(done as u64);
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    Ok(extracted)
+}
+
+/// What `extractor` says of data, which may be known already.
+pub fn of_data(extractor: &dyn Extractor, images: &[Image], cache: &Cache, ui: Ui) -> Result<Extracted> {
+    let Some(folder) = cache.folder() else { return of_pictures(extractor, images, ui) };
+    let bar = ui.bar(images.len() as u64, "pictures of the data");
+    let stored = stored(extractor, images, &folder, &mut |done, _| {
+        bar.set_position(done as u64);
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    if let Some(reason) = stored.not_kept {
+        ui.warn(format!("features of the data were not kept: {reason}"));
+    }
+    Ok(stored.extracted)
+}

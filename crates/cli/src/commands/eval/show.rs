@@ -1,0 +1,117 @@
+//! What was found, for people and for scripts, and pictures of it.
+
+use serde_json::{Value, json};
+use tweedie::{
+    data::{Image, Rgb, grid},
+    eval::{
+        neighbours::Memorisation,
+        quality::{Outcome, Quality},
+        report::Evaluation,
+    },
+    pipe::media::enlarge,
+};
+
+/// Pictures in a row of a sheet.
+const COLUMNS: usize = 16;
+const PAPER: Rgb = Rgb([255; 3]);
+
+/// Pictures in rows, twice as large.
+pub fn sheet(images: &[Image]) -> Image {
+    enlarge(&grid(images, COLUMNS, 2, PAPER), 2)
+}
+
+/// At most `most` generated pictures, closest first, each above its nearest training picture.
+pub fn pairs(pictures: &[Image], train: &[Image], found: &Memorisation, most: usize) -> Image {
+    let mut order = found.order();
+    order.truncate(most);
+    let columns = COLUMNS.min(order.len());
+    let mut cells = Vec::new();
+    for row in order.chunks(COLUMNS) {
+        let blank = Image::filled(pictures[row[0]].width, pictures[row[0]].height, PAPER);
+        let pad = || std::iter::repeat_n(blank.clone(), columns - row.len());
+        cells.extend(row.iter().map(|i| pictures[*i].clone()).chain(pad()));
+        cells.extend(row.iter().map(|i| train[found.generated[*i].index].clone()).chain(pad()));
+    }
+    enlarge(&grid(&cells, columns, 2, PAPER), 2)
+}
+
+/// The tables.
+pub fn text(found: &Evaluation) -> String {
+    let mut parts = vec![format!("{}, seed {}, against {}", found.subject, found.seed, found.data)];
+    for (i, quality) in found.quality.iter().enumerate() {
+        parts.push(scores(quality, found.held_out.get(i)));
+    }
+    for (name, memorisation) in
+        [("features of the encoder", &found.features), ("RMS of pixels in 0..1", &found.pixels)]
+    {
+        parts.extend(memorisation.as_ref().map(|m| distances(name, m)));
+    }
+    parts.join("\n\n")
+}
+
+fn scores(quality: &Quality, held_out: Option<&Quality>) -> String {
+    let mut lines = vec![quality.extractor.clone(), quality.comparable.clone()];
+    let header = |q: &Quality, name| format!("{} {name}", q.generated);
+    let last = held_out.map_or(String::new(), |h| header(h, "held out"));
+    lines.push(format!("{:<16} {:<6} {:<22} {last}", "score", "better", header(quality, "pictures")));
+    let mut reasons: Vec<String> = Vec::new();
+    for (i, (name, better, outcome)) in quality.rows().into_iter().enumerate() {
+        let mut cell = |outcome: &Outcome| match outcome {
+            Outcome::Scored { value, standard_error: Some(e), .. } => format!("{value:.4} ± {:.4}", 1.96 * e),
+            Outcome::Scored { value, .. } => format!("{value:.4}"),
+            Outcome::Refused { refused } => {
+                let known = reasons.iter().position(|r| r == refused);
+                let at = known.unwrap_or_else(|| {
+                    reasons.push(refused.clone());
+                    reasons.len() - 1
+                });
+                format!("refused [{}]", at + 1)
+            }
+        };
+        let first = cell(outcome);
+        let second = held_out.map(|h| cell(h.rows()[i].2)).unwrap_or_default();
+        lines.push(format!("{name:<16} {better:<6} {first:<22} {second}").trim_end().to_owned());
+    }
+    let blocks =
+        quality.kid_blocks.map(|[n, size]| format!("; KID of {n} blocks of {size}")).unwrap_or_default();
+    lines.push(format!(
+        "against {} training pictures; ± is the 95 % interval; balls to neighbour {}{blocks}",
+        quality.data, quality.k
+    ));
+    lines.extend(reasons.iter().enumerate().map(|(i, reason)| format!("[{}] {reason}", i + 1)));
+    lines.join("\n")
+}
+
+fn distances(unit: &str, found: &Memorisation) -> String {
+    let line = |what: &str, count: usize, values: [Option<f64>; 5]| {
+        let values = values.map(|v| v.map_or("       -".into(), |v| format!("{v:>8.4}")));
+        format!("{:<16} {}", format!("{count} {what}"), values.join(" "))
+    };
+    let head = ["least", "5 %", "median", "95 %", "most"].map(|h| format!("{h:>8}")).join(" ");
+    let mut lines = vec![
+        format!("distance to the nearest training picture ({unit})\n{:<16} {head}", ""),
+        line("generated", found.generated.len(), found.generated_quantiles()),
+        line("held out", found.held_out.len(), found.held_out_quantiles()),
+    ];
+    if let Some(closer) = found.closer() {
+        let of = found.generated.len();
+        lines.push(format!(
+            "{closer} of {of} generated pictures are closer than the closest 5 % of held-out ones"
+        ));
+    }
+    lines.join("\n")
+}
+
+/// Without the single distances and levels, which are in the report's file.
+pub fn json(found: &Evaluation) -> Value {
+    let memorisation = |m: &Option<Memorisation>| {
+        m.as_ref().map(|m| {
+            json!({ "generated": m.generated_quantiles(), "held_out": m.held_out_quantiles(),
+                "quantiles": Memorisation::QUANTILES, "closer_than_held_out": m.closer() })
+        })
+    };
+    json!({ "subject": found.subject, "data": found.data, "seed": found.seed,
+        "quality": found.quality, "held_out_quality": found.held_out,
+        "pixels": memorisation(&found.pixels), "features": memorisation(&found.features),
+        "bound": found.bound, "ode": found.ode })
+}

@@ -1,0 +1,66 @@
+//! Resizing as clean-fid does it (Parmar et al. 2022, arXiv:2104.11222): Pillow's bicubic filter on `f32`
+//! values, widened where it shrinks so that nothing is aliased, without rounding to bytes. Bit for bit; but
+//! Pillow 13 shrinks some tall pictures along their height first, which moves the last bits.
+
+use tweedie_data::Image;
+
+/// The picture at `width × height`: `height·width·3` values in `0..=255`, laid out as [`Image::pixels`].
+pub fn bicubic(image: &Image, width: usize, height: usize) -> Vec<f32> {
+    let (across, down) = (taps(image.width, width), taps(image.height, height));
+    let mut narrow = Vec::with_capacity(image.height * width * 3);
+    for row in image.pixels.chunks_exact(3 * image.width.max(1)) {
+        for (first, weights) in &across {
+            for channel in 0..3 {
+                let value = |(i, w): (usize, &f64)| f64::from(row[3 * (first + i) + channel]) * w;
+                narrow.push(sum(weights.iter().enumerate().map(value)));
+            }
+        }
+    }
+    let line = 3 * width;
+    let mut out = Vec::with_capacity(height * line);
+    for (first, weights) in &down {
+        for at in 0..line {
+            let value = |(i, w): (usize, &f64)| f64::from(narrow[(first + i) * line + at]) * w;
+            out.push(sum(weights.iter().enumerate().map(value)).clamp(0.0, 255.0));
+        }
+    }
+    out
+}
+
+fn sum(values: impl Iterator<Item = f64>) -> f32 {
+    values.fold(0.0, |sum, v| sum + v) as f32
+}
+
+/// For each of `to` samples the first of the `from` samples that it is made of, and their weights.
+fn taps(from: usize, to: usize) -> Vec<(usize, Vec<f64>)> {
+    let scale = from as f64 / to as f64;
+    let stretch = scale.max(1.0);
+    let (support, squeeze) = (2.0 * stretch, 1.0 / stretch);
+    let tap = |i: usize| {
+        let center = (i as f64 + 0.5) * scale;
+        // The casts cut off towards zero, and below zero at zero.
+        let first = (center - support + 0.5) as usize;
+        let end = ((center + support + 0.5) as usize).min(from);
+        let raw: Vec<f64> =
+            (0..end - first).map(|x| cubic(((x + first) as f64 - center + 0.5) * squeeze)).collect();
+        let total: f64 = raw.iter().sum();
+        (first, raw.iter().map(|w| if total == 0.0 { *w } else { w / total }).collect())
+    };
+    (0..to).map(tap).collect()
+}
+
+/// Keys' cubic with `a = -1/2`.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    match x.abs() {
+        x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+        x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
+        _ => 0.0,
+    }
+}
+
+/// Planes `[3, side, side]` in `-1..=1` of the picture brought to `side × side`.
+pub(super) fn planes(image: &Image, side: usize) -> Vec<f32> {
+    let values = bicubic(image, side, side);
+    (0..3).flat_map(|c| values.iter().skip(c).step_by(3)).map(|v| 2.0 * (v / 255.0) - 1.0).collect()
+}

@@ -1,0 +1,101 @@
+//! Features kept for the next evaluation against the same data.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use tweedie_data::Image;
+use tweedie_hub::{HubError, Precision, SafetensorsFile, files::create_dir, weights::write};
+use tweedie_models::{HostTensor, TensorSource};
+
+use super::{ExtractError, Extracted, Extractor, Progress};
+use crate::metrics::Features;
+
+/// FNV-1a of 64 bits.
+pub(super) struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
+        self.0 = bytes.iter().fold(self.0, step);
+    }
+
+    pub fn floats(&mut self, values: &[f32]) {
+        let step = |h: u64, v: &f32| (h ^ u64::from(v.to_bits())).wrapping_mul(0x0100_0000_01b3);
+        self.0 = values.iter().fold(self.0, step);
+    }
+
+    pub fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A number of the pictures and their order: other pictures have another, but for a chance of 2⁻⁶⁴.
+pub fn fingerprint(images: &[Image]) -> u64 {
+    let mut hash = Fnv::default();
+    for image in images {
+        hash.bytes(&(image.width as u64).to_le_bytes());
+        hash.bytes(&(image.height as u64).to_le_bytes());
+        hash.bytes(&image.pixels);
+    }
+    hash.finish()
+}
+
+/// Features, and where they came from.
+#[derive(Debug)]
+pub struct Stored {
+    /// What the network says.
+    pub extracted: Extracted,
+    /// They were in the folder already.
+    pub found: bool,
+    /// Why they could not be kept, if so.
+    pub not_kept: Option<HubError>,
+}
+
+/// What `extractor` says of `images`, from `folder` if it has been asked before, else kept there. A damaged file
+/// is made anew.
+///
+/// # Errors
+/// As [`Extractor::extract`].
+pub fn stored(
+    extractor: &dyn Extractor,
+    images: &[Image],
+    folder: &Path,
+    on: Progress<'_>,
+) -> Result<Stored, ExtractError> {
+    let path = path(extractor, images, folder);
+    if let Some(extracted) = read(&path, images.len(), extractor.dim()) {
+        return Ok(Stored { extracted, found: true, not_kept: None });
+    }
+    let extracted = extractor.extract(images, on)?;
+    let tensor = |f: &Features| HostTensor { shape: vec![f.len(), f.dim()], values: f.values().to_vec() };
+    let tensors = BTreeMap::from([
+        ("features".to_owned(), tensor(&extracted.features)),
+        ("probabilities".to_owned(), tensor(&extracted.probabilities)),
+    ]);
+    let kept = create_dir(folder).and_then(|()| write(&path, &tensors, Precision::F32, &BTreeMap::new()));
+    Ok(Stored { extracted, found: false, not_kept: kept.err() })
+}
+
+fn path(extractor: &dyn Extractor, images: &[Image], folder: &Path) -> PathBuf {
+    folder.join(format!("{:016x}-{:016x}.safetensors", extractor.fingerprint(), fingerprint(images)))
+}
+
+fn read(path: &Path, rows: usize, dim: usize) -> Option<Extracted> {
+    let file = SafetensorsFile::open(path).ok()?;
+    let features = |name: &str| {
+        let tensor = file.read(name).ok()?;
+        let [found, dim] = tensor.shape[..] else { return None };
+        let features = Features::new(dim, tensor.values).ok()?;
+        (found == rows && features.len() == rows).then_some(features)
+    };
+    let extracted = Extracted { features: features("features")?, probabilities: features("probabilities")? };
+    (extracted.features.dim() == dim).then_some(extracted)
+}
