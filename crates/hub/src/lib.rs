@@ -5,7 +5,6 @@
 
 pub mod error;
 pub mod files;
-mod map;
 pub mod model_dir;
 pub mod model_index;
 pub mod scheduler_config;

@@ -7,13 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use burn::tensor::TensorData;
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 use serde_json::{Map, Value, json};
 use tweedie_models::params::{HostTensor, TensorSource};
 
-use crate::{error::HubError, files, map::map};
+use tweedie_ops::FileMap;
+
+use crate::{error::HubError, files};
 
 /// How values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -46,7 +48,7 @@ struct Shard {
 
 /// A file's content, or what the program carries in itself.
 enum Bytes {
-    Mapped(Mmap),
+    Mapped(FileMap),
     Static(&'static [u8]),
 }
 
@@ -160,6 +162,20 @@ impl TensorSource for SafetensorsFile {
         Some(self.shard(name)?.header.info(name)?.shape.clone())
     }
 
+    fn data(&self, name: &str) -> Result<TensorData, String> {
+        if let Some(shard) = self.shard(name)
+            && let (Some(info), Bytes::Mapped(map)) = (shard.header.info(name), &shard.bytes)
+            && info.dtype == Dtype::F32
+        {
+            let (start, end) = info.data_offsets;
+            let range = shard.data + start..shard.data + end;
+            if let Some(data) = map.floats(range, info.shape.clone()) {
+                return Ok(data);
+            }
+        }
+        self.read(name)?.into_data()
+    }
+
     fn read(&self, name: &str) -> Result<HostTensor, String> {
         let found = self.shard(name).and_then(|s| Some((s, s.header.info(name)?)));
         let (shard, info) = found.ok_or_else(|| "missing".to_string())?;
@@ -182,7 +198,7 @@ impl Shard {
         // An empty file cannot be mapped everywhere.
         let bytes = match size.len() {
             0 => Bytes::Static(&[]),
-            _ => Bytes::Mapped(map(path).map_err(|e| HubError::read(path, e))?),
+            _ => Bytes::Mapped(FileMap::open(path).map_err(|e| HubError::read(path, e))?),
         };
         Self::parse(path, bytes)
     }

@@ -40,7 +40,7 @@ pub mod vae;
 
 pub use denoiser::NetworkDenoiser;
 pub use dit::{DitConfig, DitTransformer};
-pub use network::{Added, Condition, InputError, Mode, Network};
+pub use network::{Added, Condition, InputError, Mode, Network, Precision};
 pub use params::{HostTensor, ParamError, TensorSource, count, export, import, settle};
 pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};

@@ -1,6 +1,57 @@
 //! What every denoising network has in common.
 
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// What a network's activations are held in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// `bfloat16`, with sums and norms in 32 bits; parameters and their gradients keep 32 bits. On the CPU.
+    Bf16,
+}
+
+impl Precision {
+    /// Activations as layers are to read them.
+    pub(crate) fn lower<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => tweedie_ops::to_bf16(x),
+        }
+    }
+
+    /// Their 32-bit form.
+    pub(crate) fn raise<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => tweedie_ops::to_f32(x),
+        }
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("`{text}`: expected `f32` or `bf16`")),
+        }
+    }
+}
 
 /// Whether a network is being trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

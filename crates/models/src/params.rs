@@ -20,6 +20,20 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
+impl HostTensor {
+    /// As a tensor's data.
+    ///
+    /// # Errors
+    /// If the elements do not fill the shape.
+    pub fn into_data(self) -> Result<TensorData, String> {
+        let Self { shape, values } = self;
+        if values.len() != shape.iter().product::<usize>() {
+            return Err(format!("{} elements do not fill shape {shape:?}", values.len()));
+        }
+        Ok(TensorData::new(values, shape))
+    }
+}
+
 /// Named tensors to import from: a file, or a map in memory.
 pub trait TensorSource {
     /// The names of all tensors.
@@ -30,6 +44,11 @@ pub trait TensorSource {
 
     /// Reads one tensor, converted to `f32`. The error says what is wrong with it.
     fn read(&self, name: &str) -> Result<HostTensor, String>;
+
+    /// As [`Self::read`], for a tensor: not copied where it need not be.
+    fn data(&self, name: &str) -> Result<TensorData, String> {
+        self.read(name)?.into_data()
+    }
 }
 
 impl TensorSource for BTreeMap<String, HostTensor> {
@@ -251,14 +270,14 @@ impl ModuleMapper for Import<'_> {
         }
         let name = self.path.name();
         let shape = p.lazy_shape().as_slice().to_vec();
-        match self.source.read(&name) {
+        match self.source.data(&name) {
             Err(reason) => self.error = Some(ParamError::Read { name, reason }),
-            Ok(HostTensor { values, .. }) if values.len() != shape.iter().product::<usize>() => {
-                let reason = format!("{} elements do not fill shape {shape:?}", values.len());
+            Ok(data) if data.shape().as_slice() != shape => {
+                let reason =
+                    format!("its values have shape {:?}, expected {shape:?}", data.shape().as_slice());
                 self.error = Some(ParamError::Read { name, reason });
             }
-            Ok(HostTensor { values, .. }) => {
-                let data = TensorData::new(values, shape);
+            Ok(data) => {
                 let value = Tensor::from_data(data, (&p.lazy_device(), DType::F32));
                 let id = p.id;
                 return p.transform_for_load(value, id);

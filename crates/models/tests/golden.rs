@@ -16,7 +16,7 @@ use burn::{
 };
 use common::{hash, sample, weight};
 use safetensors::SafeTensors;
-use tweedie_models::{Condition, HostTensor, Mode, UNet2DConfig, UNet2DModel, params};
+use tweedie_models::{Condition, HostTensor, Mode, Precision, UNet2DConfig, UNet2DModel, params};
 
 /// Of the output's root mean square.
 const TOLERANCE: f64 = 1e-4;
@@ -139,6 +139,23 @@ fn outputs_are_diffusers() {
             .fold((0.0, 0), |a, b| if b.0 > a.0 || b.0.is_nan() { b } else { a });
         eprintln!("{name}: {} elements within {:.1e} of the rms {rms:.3}", expected.len(), worst.0);
         assert!(worst.0 < TOLERANCE, "{name}: element {} is off by {:.1e} of the rms", worst.1, worst.0);
+    }
+}
+
+/// Every layer rounds to eight bits: relative errors of 2⁻⁹ add up over the layers.
+#[test]
+fn outputs_in_bf16_are_close() {
+    let device = Device::flex();
+    for (name, golden) in goldens() {
+        let (x, times, condition) = inputs(&golden, &device);
+        let model = model(&golden, &device).with_precision(Precision::Bf16);
+        let found: Vec<f32> =
+            model.forward(x, &times, &condition, Mode::Eval).into_data().try_into_vec().unwrap();
+        let (rms, expected) = (golden.json::<f64>("rms"), golden.expected());
+        let squares: f64 = expected.iter().map(|&(at, want)| f64::from(found[at] - want).powi(2)).sum();
+        let off = (squares / expected.len() as f64).sqrt() / rms;
+        eprintln!("{name}: bf16 within {off:.1e} of the rms");
+        assert!(off > 0.0 && off < 0.03, "{name}: off by {off:.1e} of the rms");
     }
 }
 

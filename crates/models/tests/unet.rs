@@ -11,7 +11,8 @@ use burn::{
 use serde_json::json;
 use tweedie_core::{Denoiser, Level, Parameterization};
 use tweedie_models::{
-    Condition, HostTensor, Mode, Network, NetworkDenoiser, UNet2DConfig, UNet2DModel, export, params,
+    Condition, HostTensor, Mode, Network, NetworkDenoiser, Precision, UNet2DConfig, UNet2DModel, export,
+    params,
 };
 use tweedie_ops::{Batch, RowNoise};
 
@@ -177,18 +178,21 @@ impl ModuleVisitor for Gradients<'_> {
 fn every_trained_parameter_gets_a_gradient() {
     let device = Device::flex();
     for config in varied() {
-        let model = UNet2DModel::new(&config, 1, &device.clone().autodiff()).unwrap();
-        let mode = Mode::Train { dropout_seed: 3 };
-        let y = model.forward(noise(&[1, 2], &device), &[3.0, 5.0], &condition(&config, 2), mode);
-        let gradients = (y.clone() * y).mean().backward();
-        let mut visitor = Gradients { path: Vec::new(), gradients: &gradients, found: BTreeMap::new() };
-        model.visit(&mut visitor);
-        for (name, largest) in visitor.found {
-            let frozen = name == "time_proj.weight" && config.num_train_timesteps.is_none();
-            assert_eq!(largest.is_none(), frozen, "{name}: {largest:?}");
-            // A shift common to all keys changes no attention; all else matters.
-            if let Some(g) = largest.filter(|_| !name.ends_with("to_k.bias")) {
-                assert!(g.is_finite() && g > 0.0, "{name}: {g}");
+        for precision in [Precision::F32, Precision::Bf16] {
+            let model = UNet2DModel::new(&config, 1, &device.clone().autodiff()).unwrap();
+            let model = model.with_precision(precision);
+            let mode = Mode::Train { dropout_seed: 3 };
+            let y = model.forward(noise(&[1, 2], &device), &[3.0, 5.0], &condition(&config, 2), mode);
+            let gradients = (y.clone() * y).mean().backward();
+            let mut visitor = Gradients { path: Vec::new(), gradients: &gradients, found: BTreeMap::new() };
+            model.visit(&mut visitor);
+            for (name, largest) in visitor.found {
+                let frozen = name == "time_proj.weight" && config.num_train_timesteps.is_none();
+                assert_eq!(largest.is_none(), frozen, "{name}: {largest:?}");
+                // A shift common to all keys changes no attention; all else matters.
+                if let Some(g) = largest.filter(|_| !name.ends_with("to_k.bias")) {
+                    assert!(g.is_finite() && g > 0.0, "{name}: {g}");
+                }
             }
         }
     }

@@ -40,6 +40,11 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
+/// Whether layers on this device take `bf16` activations with `f32` weights.
+pub fn has_bf16(device: &Device) -> bool {
+    matches!(device.clone().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
+}
+
 /// The instruction set that the CPU's kernels use: `avx512`, `avx2` or `scalar`. The environment variable
 /// `TWEEDIE_ISA` asks for another one.
 pub fn instruction_set() -> &'static str {

@@ -8,6 +8,7 @@
 mod batch;
 mod device;
 pub mod engine;
+mod file_map;
 mod host;
 mod memory;
 pub mod reference;
@@ -15,13 +16,14 @@ mod update;
 
 use burn::{
     backend::Dispatch,
-    tensor::{DType, Tensor},
+    tensor::{DType, FloatDType, Tensor},
 };
 use engine::Engine;
 
 pub use batch::{Batch, RowNoise};
 pub use burn::tensor::Device;
-pub use device::{DeviceError, device, devices, instruction_set};
+pub use device::{DeviceError, device, devices, has_bf16, instruction_set};
+pub use file_map::FileMap;
 pub use host::{from_host, to_host};
 pub use memory::init;
 pub use update::{AdamW, adamw, lerp};
@@ -59,6 +61,29 @@ impl ConvOptions {
     }
 }
 
+/// The same numbers rounded to `bf16`. From here on layers read and write `bf16` activations, with `f32` weights
+/// (rounded as they are read), sums and norms. The CPU alone does so: see [`has_bf16`].
+pub fn to_bf16<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    cast(x, FloatDType::BF16)
+}
+
+/// The same numbers in `f32`.
+pub fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    cast(x, FloatDType::F32)
+}
+
+/// `x` in the type of `like`, one of these two.
+pub fn cast_like<const D: usize, const E: usize>(x: Tensor<D>, like: &Tensor<E>) -> Tensor<D> {
+    cast(x, FloatDType::from(like.dtype()))
+}
+
+fn cast<const D: usize>(x: Tensor<D>, to: FloatDType) -> Tensor<D> {
+    if x.dtype() == DType::from(to) || !engine::takes(&x) {
+        return x.cast(to);
+    }
+    Tensor::from_dispatch(Dispatch::engine_cast(x.into_dispatch(), to))
+}
+
 /// Zeros where a layer has no bias: one kernel serves both.
 fn bias_or_zeros<const D: usize>(bias: Option<Tensor<1>>, like: &Tensor<D>, len: usize) -> Tensor<1> {
     bias.unwrap_or_else(|| Tensor::zeros([len], (&like.device().inner(), DType::F32)))
@@ -66,7 +91,7 @@ fn bias_or_zeros<const D: usize>(bias: Option<Tensor<1>>, like: &Tensor<D>, len:
 
 /// 2-D convolution. `x: [B, Cin, H, W]`, `weight: [Cout, Cin/groups, kh, kw]`, `bias: [Cout]`.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions) -> Tensor<4> {
-    if !engine::serves(&x) || !engine::serves(&weight) {
+    if !engine::takes(&x) || !engine::serves(&weight) {
         return reference::conv2d(x, weight, bias, options);
     }
     let bias = bias_or_zeros(bias, &weight, weight.dims()[0]);
@@ -76,7 +101,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options:
 
 /// `x·weightᵀ + bias`. `x: [..., in]`, `weight: [out, in]`, `bias: [out]`.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    if !engine::serves(&x) || !engine::serves(&weight) {
+    if !engine::takes(&x) || !engine::serves(&weight) {
         return reference::linear(x, weight, bias);
     }
     let bias = bias_or_zeros(bias, &weight, weight.dims()[0]);
@@ -114,7 +139,7 @@ fn norm<const D: usize>(
     eps: f64,
     silu: bool,
 ) -> Tensor<D> {
-    if D < 3 || !engine::serves(&x) || !engine::serves(&weight) {
+    if D < 3 || !engine::takes(&x) || !engine::serves(&weight) {
         let y = reference::group_norm(x, groups, weight, bias, eps);
         return if silu { reference::silu(y) } else { y };
     }
@@ -124,7 +149,7 @@ fn norm<const D: usize>(
 
 /// `x·sigmoid(x)`.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !engine::serves(&x) {
+    if !engine::takes(&x) {
         return reference::silu(x);
     }
     Tensor::from_dispatch(Dispatch::engine_silu(x.into_dispatch()))
@@ -132,7 +157,7 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// `x + y`, same shapes.
 pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
-    if !engine::serves(&x) || !engine::serves(&y) || x.dims() != y.dims() {
+    if !engine::takes(&x) || !engine::takes(&y) || x.dims() != y.dims() {
         return x + y;
     }
     Tensor::from_dispatch(Dispatch::engine_add(x.into_dispatch(), y.into_dispatch()))
@@ -140,7 +165,7 @@ pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
 
 /// Adds one number per sample and channel. `x: [B, C, H, W]`, `shift: [B, C]`.
 pub fn add_channels(x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
-    if !engine::serves(&x) || !engine::serves(&shift) || x.dims()[..2] != shift.dims() {
+    if !engine::takes(&x) || !engine::serves(&shift) || x.dims()[..2] != shift.dims() {
         return reference::add_channels(x, shift);
     }
     Tensor::from_dispatch(Dispatch::engine_add_channels(x.into_dispatch(), shift.into_dispatch()))
@@ -148,7 +173,7 @@ pub fn add_channels(x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
 
 /// `x·(1 + scale) + shift`, per sample and channel. `x: [B, C, H, W]`, `scale, shift: [B, C]`.
 pub fn scale_shift_channels(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
-    let served = engine::serves(&x) && engine::serves(&scale) && engine::serves(&shift);
+    let served = engine::takes(&x) && engine::serves(&scale) && engine::serves(&shift);
     if !served || x.dims()[..2] != shift.dims() || scale.dims() != shift.dims() {
         return reference::scale_shift_channels(x, scale, shift);
     }
@@ -158,7 +183,7 @@ pub fn scale_shift_channels(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) ->
 
 /// Concatenation along channels. `[B, C1, H, W]`, `[B, C2, H, W]` to `[B, C1+C2, H, W]`.
 pub fn cat_channels(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
-    if !engine::serves(&x) || !engine::serves(&y) {
+    if !engine::takes(&x) || !engine::takes(&y) {
         return Tensor::cat(vec![x, y], 1);
     }
     Tensor::from_dispatch(Dispatch::engine_cat(x.into_dispatch(), y.into_dispatch()))
@@ -166,7 +191,7 @@ pub fn cat_channels(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
 
 /// Nearest-neighbour resizing to `size = [H, W]`, as PyTorch's `nearest`.
 pub fn upsample_nearest2d(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-    if !engine::serves(&x) {
+    if !engine::takes(&x) {
         return reference::upsample_nearest2d(x, size);
     }
     Tensor::from_dispatch(Dispatch::engine_upsample(x.into_dispatch(), size))
@@ -174,7 +199,7 @@ pub fn upsample_nearest2d(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
 
 /// Mean over `k×k` windows with stride `k`; a remainder is dropped.
 pub fn avg_pool2d(x: Tensor<4>, k: usize) -> Tensor<4> {
-    if !engine::serves(&x) {
+    if !engine::takes(&x) {
         return reference::avg_pool2d(x, k);
     }
     Tensor::from_dispatch(Dispatch::engine_avg_pool(x.into_dispatch(), k))
@@ -183,7 +208,7 @@ pub fn avg_pool2d(x: Tensor<4>, k: usize) -> Tensor<4> {
 /// Scaled dot-product attention without mask. `q: [B, heads, T, d]`, `k, v: [B, heads, S, d]`,
 /// result `[B, heads, T, d]`. Scores are multiplied by `scale`. No `T×S` matrix is kept.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
-    let served = engine::serves(&q) && engine::serves(&k) && engine::serves(&v);
+    let served = engine::takes(&q) && engine::takes(&k) && engine::takes(&v);
     let fits = q.dims()[3] == v.dims()[3] && k.dims() == v.dims();
     if !served || !fits {
         return reference::attention(q, k, v, scale);

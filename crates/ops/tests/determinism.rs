@@ -21,6 +21,7 @@ fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
 
 /// Layers of a small network, wide enough that their kernels take their various ways.
 struct Layers {
+    half: bool,
     input: Tensor<4>,
     wide: Tensor<4>,
     down: Tensor<4>,
@@ -31,8 +32,9 @@ struct Layers {
 }
 
 impl Layers {
-    fn new(device: &Device) -> Self {
+    fn new(device: &Device, half: bool) -> Self {
         let layers = Self {
+            half,
             input: random([48, 3, 3, 3], 1, device) * 0.2,
             wide: random([160, 48, 3, 3], 2, device) * 0.05,
             down: random([48, 160, 3, 3], 3, device) * 0.03,
@@ -46,6 +48,7 @@ impl Layers {
 
     fn tracked(self) -> Self {
         Self {
+            half: self.half,
             input: self.input.require_grad(),
             wide: self.wide.require_grad(),
             down: self.down.require_grad(),
@@ -60,6 +63,7 @@ impl Layers {
         let conv = |x, w: &Tensor<4>, o| ops::conv2d(x, w.clone(), None, o);
         let same = ConvOptions::same(1);
         let x = conv(x, &self.input, same);
+        let x = if self.half { ops::to_bf16(x) } else { x };
         let h = ops::group_norm_silu(x.clone(), 8, self.scale.clone(), self.shift.clone(), 1e-5);
         let h = conv(ops::add_channels(h, shift), &self.wide, same);
         let h = conv(ops::silu(h), &self.down, ConvOptions::strided(2, 1));
@@ -71,7 +75,7 @@ impl Layers {
         let y = y.reshape([b, height, width, c]).permute([0, 3, 1, 2]);
         let [.., full, across] = x.dims();
         let h = ops::upsample_nearest2d(ops::add(h, y), [full, across]);
-        conv(ops::cat_channels(x, h), &self.back, same)
+        ops::to_f32(conv(ops::cat_channels(x, h), &self.back, same))
     }
 }
 
@@ -80,47 +84,66 @@ const SIZE: [usize; 4] = [6, 3, 18, 20];
 #[test]
 fn a_row_is_the_same_in_every_batch() {
     let device = Device::flex();
-    let layers = Layers::new(&device);
     let (x, shift) = (random(SIZE, 11, &device), random([SIZE[0], 48], 12, &device));
     let row = |y: &Tensor<4>, i: usize| bits(y.clone().narrow(0, i, 1));
-    // From the second run on, weights are prepared: that changes no bit either.
-    for run in 0..3 {
-        let all = layers.forward(x.clone(), shift.clone());
-        for i in 0..SIZE[0] {
-            let one = layers.forward(x.clone().narrow(0, i, 1), shift.clone().narrow(0, i, 1));
-            assert!(row(&one, 0) == row(&all, i), "run {run}: row {i} alone");
+    for half in [false, true] {
+        let layers = Layers::new(&device, half);
+        // From the second run on, weights are prepared: that changes no bit either.
+        for run in 0..3 {
+            let all = layers.forward(x.clone(), shift.clone());
+            for i in 0..SIZE[0] {
+                let one = layers.forward(x.clone().narrow(0, i, 1), shift.clone().narrow(0, i, 1));
+                assert!(row(&one, 0) == row(&all, i), "bf16 {half}, run {run}: row {i} alone");
+            }
+            let three = layers.forward(x.clone().narrow(0, 2, 3), shift.clone().narrow(0, 2, 3));
+            let same = (0..3).all(|i| row(&three, i) == row(&all, i + 2));
+            assert!(same, "bf16 {half}, run {run}: three rows");
         }
-        let half = layers.forward(x.clone().narrow(0, 2, 3), shift.clone().narrow(0, 2, 3));
-        assert!((0..3).all(|i| row(&half, i) == row(&all, i + 2)), "run {run}: three rows");
     }
+}
+
+/// The output and all gradients.
+fn step(half: bool) -> Vec<Tensor<1>> {
+    let layers = Layers::new(&Device::flex().autodiff(), half);
+    let plain = Device::flex();
+    let x: Tensor<4> = Tensor::from_inner(random(SIZE, 11, &plain)).require_grad();
+    let shift: Tensor<2> = Tensor::from_inner(random([SIZE[0], 48], 12, &plain)).require_grad();
+    let y = layers.forward(x.clone(), shift.clone());
+    let gradients = (y.clone() * y.clone()).sum().backward();
+    let mut found = vec![y.inner().flatten(0, 3)];
+    found.push(x.grad(&gradients).expect("of x").flatten(0, 3));
+    found.push(shift.grad(&gradients).expect("of the shift").flatten(0, 1));
+    found.push(layers.query.grad(&gradients).expect("of the query").flatten(0, 1));
+    found.push(layers.scale.grad(&gradients).expect("of the scale"));
+    for w in [&layers.input, &layers.wide, &layers.down, &layers.back] {
+        found.push(w.grad(&gradients).expect("of a weight").flatten(0, 3));
+    }
+    found
 }
 
 #[test]
 fn threads_change_no_bit() {
-    let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        pool.install(|| {
-            let device = Device::flex().autodiff();
-            let layers = Layers::new(&device);
-            let plain = Device::flex();
-            let x: Tensor<4> = Tensor::from_inner(random(SIZE, 11, &plain)).require_grad();
-            let shift: Tensor<2> = Tensor::from_inner(random([SIZE[0], 48], 12, &plain)).require_grad();
-            let y = layers.forward(x.clone(), shift.clone());
-            let gradients = (y.clone() * y.clone()).sum().backward();
-            let mut found = vec![bits(y.inner()), bits(x.grad(&gradients).expect("of x"))];
-            found.push(bits(shift.grad(&gradients).expect("of the shift")));
-            found.push(bits(layers.query.grad(&gradients).expect("of the query")));
-            found.push(bits(layers.scale.grad(&gradients).expect("of the scale")));
-            for w in [&layers.input, &layers.wide, &layers.down, &layers.back] {
-                found.push(bits(w.grad(&gradients).expect("of a weight")));
+    for half in [false, true] {
+        let run = |threads: usize| -> Vec<Vec<u32>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            pool.install(|| step(half).into_iter().map(bits).collect())
+        };
+        let one = run(1);
+        for threads in [2, 3] {
+            for (i, (a, b)) in one.iter().zip(run(threads)).enumerate() {
+                assert!(*a == b, "bf16 {half}, {threads} threads: result {i}");
             }
-            found
-        })
-    };
-    let one = run(1);
-    for threads in [2, 3] {
-        for (i, (a, b)) in one.iter().zip(run(threads)).enumerate() {
-            assert!(*a == b, "{threads} threads: result {i}");
         }
+    }
+}
+
+/// Rounding to eight bits in every layer, on the way there and back.
+#[test]
+fn bf16_is_close_to_f32() {
+    for (i, (half, full)) in step(true).into_iter().zip(step(false)).enumerate() {
+        assert_eq!(half.dtype(), DType::F32, "result {i}");
+        let norm = |x: Tensor<1>| f64::from((x.clone() * x).sum().into_scalar::<f32>()).sqrt();
+        let off = norm(half - full.clone()) / norm(full);
+        assert!(off > 0.0 && off < 0.02, "result {i} is off by {off:.1e}");
     }
 }

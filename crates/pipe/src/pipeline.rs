@@ -10,7 +10,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use tweedie_core::{Denoiser, Halt, Level, Move, noise::Noise, sample, solver};
 use tweedie_data::Image;
 use tweedie_hub::{Extras, HubError, ModelDir, Recipe, SchedulerConfig};
-use tweedie_models::{Condition, HostTensor, Network, NetworkDenoiser, UNet2DModel};
+use tweedie_models::{Condition, HostTensor, Network, NetworkDenoiser, Precision, UNet2DModel};
 use tweedie_ops::{Batch, RowNoise};
 
 use crate::{
@@ -147,6 +147,10 @@ impl Pipeline {
     /// [`PipelineError::Request`] naming the field, or an error of the plan.
     pub fn resolve(&self, request: &Request) -> Result<(Resolved, Recipe), PipelineError> {
         let resolved = request.resolve(self.unet.config(), &self.extras)?;
+        if resolved.precision == Precision::Bf16 && !tweedie_ops::has_bf16(&self.device) {
+            let reason = "bf16: only the CPU computes with it, expected f32";
+            return Err(PipelineError::request("precision", reason));
+        }
         let recipe = self.scheduler.resolve_with(&resolved.sampling)?;
         let [c, h, w] = resolved.shape;
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
@@ -261,19 +265,20 @@ impl Pipeline {
         };
         let start = Batch(start.mul_scalar(recipe.plan.start_std as f32));
 
+        let unet = self.unet.clone().with_precision(resolved.precision);
         let plain;
         let guided;
         let parameterization = recipe.parameterization;
         let network: &dyn Denoiser<Batch<4>> = match (classes, resolved.null_class) {
             (Some(classes), Some(null_class)) => {
                 let (scale, interval) = (resolved.guidance, resolved.guidance_interval);
-                let network = &self.unet;
+                let network = &unet;
                 guided = Guided { network, parameterization, classes, null_class, scale, interval };
                 &guided
             }
             (classes, _) => {
                 let condition = Condition { classes, ..Condition::default() };
-                plain = NetworkDenoiser::new(&self.unet, parameterization, condition);
+                plain = NetworkDenoiser::new(&unet, parameterization, condition);
                 &plain
             }
         };

@@ -5,7 +5,7 @@ use std::{convert::Infallible, num::NonZeroUsize, str::FromStr};
 use serde::{Deserialize, Serialize};
 use tweedie_core::spacing::Spacing;
 use tweedie_hub::{Extras, Sampling};
-use tweedie_models::{UNet2DConfig, unet::ClassEmbedType};
+use tweedie_models::{Precision, UNet2DConfig, unet::ClassEmbedType};
 
 use crate::PipelineError;
 
@@ -63,6 +63,9 @@ pub struct Request {
     /// The most rows in one call of the network: less needs less memory, and changes nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk: Option<NonZeroUsize>,
+    /// What the network's activations are held in; by default `f32`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
 }
 
 impl Default for Request {
@@ -79,6 +82,7 @@ impl Default for Request {
             guidance_interval: None,
             size: None,
             chunk: None,
+            precision: None,
         }
     }
 }
@@ -115,6 +119,8 @@ pub struct Resolved {
     pub shape: [usize; 3],
     /// The most rows in one call of the network, guidance included.
     pub chunk: usize,
+    /// What the network's activations are held in.
+    pub precision: Precision,
 }
 
 impl Request {
@@ -173,6 +179,7 @@ impl Request {
             null_class: extras.null_class,
             shape: [network.in_channels, height, width],
             chunk: self.chunk.map_or(CHUNK, NonZeroUsize::get),
+            precision: self.precision.unwrap_or_default(),
         })
     }
 

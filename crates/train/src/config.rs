@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tweedie_core::Parameterization;
 use tweedie_data::{AugmentConfig, DataConfig};
-use tweedie_models::unet::UNet2DConfig;
+use tweedie_models::{Precision, unet::UNet2DConfig};
+use tweedie_ops::Device;
 
 use crate::{
     diffusion::DiffusionConfig, ema::EmaConfig, error::TrainError, learning_rate::LearningRateConfig,
@@ -70,6 +71,8 @@ pub struct Run {
     pub log_every: u64,
     /// Where tensors live: `cpu`, or what the build adds.
     pub device: String,
+    /// What activations, and their gradients, are held in: `f32` or `bf16`. Weights and their gradients are `f32`.
+    pub precision: Precision,
     /// The run's folder.
     pub out: PathBuf,
 }
@@ -91,12 +94,23 @@ impl Default for Run {
             validation_images: 128,
             log_every: 10,
             device: "cpu".into(),
+            precision: Precision::F32,
             out: "runs/emoji".into(),
         }
     }
 }
 
 impl Run {
+    /// Where tensors live.
+    pub(crate) fn device(&self) -> Result<Device, TrainError> {
+        let device = tweedie_ops::device(&self.device).map_err(|e| TrainError::Device(e.to_string()))?;
+        if self.precision == Precision::Bf16 && !tweedie_ops::has_bf16(&device) {
+            let expected = "`f32`: only the CPU computes with `bf16`";
+            return Err(TrainError::config("run.precision", self.precision, expected));
+        }
+        Ok(device)
+    }
+
     /// Images per optimizer step.
     pub fn images_per_step(&self) -> usize {
         self.batch * self.accumulation

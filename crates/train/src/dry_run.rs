@@ -54,7 +54,7 @@ impl Memory {
 /// As [`TrainLoop::new`](crate::TrainLoop::new), but for the folder.
 pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let config = config.resolved()?;
-    let device = tweedie_ops::device(&config.run.device).map_err(|e| TrainError::Device(e.to_string()))?;
+    let device = config.run.device()?;
     let data = Dataset::open(&config.data)?;
     let (train, held_out) = data.split();
     let told = config.conditioning.told(data.class_names().len());

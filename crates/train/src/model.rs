@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tweedie_data::EDM_LABELS;
 use tweedie_models::{
     layers::{Init, Linear},
-    network::{Condition, Mode},
+    network::{Condition, Mode, Precision},
     params::settle,
     unet::{DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlockType},
 };
@@ -227,6 +227,13 @@ impl TrainModel {
             Vec::new()
         };
         Ok(settle(Self { unet, augment }))
+    }
+
+    /// The same network, its activations held in `precision`.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.unet = self.unet.with_precision(precision);
+        self
     }
 
     /// The raw output for a batch. `labels` holds nine numbers per row, if there are any.

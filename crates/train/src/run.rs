@@ -174,14 +174,14 @@ impl TrainLoop {
         from: Option<Checkpoint>,
         warnings: Vec<String>,
     ) -> Result<Self, TrainError> {
-        let device =
-            tweedie_ops::device(&config.run.device).map_err(|e| TrainError::Device(e.to_string()))?;
+        let device = config.run.device()?;
         let data = Dataset::open(&config.data)?;
         let maker = Arc::new(BatchMaker::new(&config, &data)?);
         let class_names = data.class_names().to_vec();
         let unet = config.unet(class_names.len())?;
         let labels = config.augment.has_labels();
-        let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?;
+        let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?
+            .with_precision(config.run.precision);
         let plain = model.valid();
         let mut averages: Vec<_> =
             config.ema.averages().into_iter().map(|law| (law, plain.clone())).collect();

@@ -22,6 +22,7 @@ use tweedie::{
     },
     data::{Image, Rgb, grid},
     hub::{files, weights},
+    models::Precision,
     pipe::{
         ClassSelector, Event, Output, PipelineError, Request,
         film::{Film, Show},
@@ -74,6 +75,9 @@ pub struct Args {
     /// The most rows in one call of the network; changes memory and speed, not the pictures.
     #[arg(long, value_name = "ROWS", help_heading = "How")]
     chunk: Option<NonZeroUsize>,
+    /// What the network's activations are held in: f32, or bf16, which takes less time and memory.
+    #[arg(long, value_name = "TYPE", help_heading = "How")]
+    precision: Option<Precision>,
     /// Initial noise instead of the seed's: a safetensors file with `noise`, [count, channels, height, width].
     #[arg(long, value_name = "FILE", help_heading = "How")]
     noise: Option<PathBuf>,
@@ -217,6 +221,7 @@ impl Args {
         request.eta = self.eta.or(request.eta);
         request.guidance = self.guidance.or(request.guidance);
         request.chunk = self.chunk.or(request.chunk);
+        request.precision = self.precision.or(request.precision);
         Ok(request)
     }
 

@@ -41,12 +41,32 @@ fn rows_depend_on_nothing_but_the_seed() {
     assert!(expected.starts_with(&fewer));
     assert_ne!(rows(&scratch, &["-n", "3", "--seed", "4"]).1, fewer);
     assert_ne!(fewer[..768], fewer[768..1536]);
+
+    let half = |more: &[&str]| rows(&scratch, &[&["-n", "3", "--precision", "bf16"], more].concat()).1;
+    let rounded = half(&[]);
+    assert!(rounded != fewer);
+    let off = tensors::values(&rounded).iter().zip(tensors::values(&fewer)).map(|(a, b)| (a - b).abs());
+    assert!(off.fold(0.0, f32::max) < 0.2);
+    for more in [["--threads", "1"], ["--chunk", "1"]] {
+        assert!(half(&more) == rounded, "{more:?}");
+    }
 }
 
 #[test]
 fn a_picture_carries_the_request_that_repeats_it() {
     let scratch = Scratch::new();
-    scratch.ok(&sample(&["-n", "2", "--class", "activities", "--eta", "0.5", "-o", "a.png"]));
+    scratch.ok(&sample(&[
+        "-n",
+        "2",
+        "--class",
+        "activities",
+        "--eta",
+        "0.5",
+        "--precision",
+        "bf16",
+        "-o",
+        "a.png",
+    ]));
     scratch.ok(&["sample", "--model", model(), "--like", "a.png", "-o", "b.png"]);
     assert!(scratch.read("a.png") == scratch.read("b.png"));
     scratch.ok(&["sample", "--model", model(), "--like", "a.png", "--steps", "3", "-o", "c.png"]);

@@ -25,6 +25,14 @@ impl Algorithm {
         let fewer = 5 * products[0] <= 4 * products[1];
         if is_same3x3(c) && c.in_channels >= 16 && fewer { Self::Winograd } else { Self::Direct }
     }
+
+    /// Prepared weights per weight, as a fraction.
+    pub fn growth(self) -> (usize, usize) {
+        match self {
+            Self::Direct => (1, 1),
+            Self::Winograd => (winograd::POINTS, 9),
+        }
+    }
 }
 
 fn is_same3x3(c: &Conv) -> bool {

@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{DType, Tensor, TensorData},
+    tensor::{Tensor, TensorData},
 };
 use rand_distr::{Distribution, StandardUniform};
 use tweedie_core::noise::generator;
@@ -46,7 +46,7 @@ impl Dropout {
                 *v = if f64::from(u) < self.p { 0.0 } else { keep };
             }
         }
-        let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, h, w, c]), (&x.device(), DType::F32));
+        let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, h, w, c]), (&x.device(), x.dtype()));
         channels_last(x, |x| x * mask)
     }
 }

@@ -135,7 +135,8 @@ impl DownBlock {
         if let (Some(resnet), Some(conv)) = (&self.resnet_down, &self.skip_conv) {
             x = resnet.forward(x, time, mode);
             *image = Resample::FirDown.apply(image.clone());
-            x = ops::add(conv.forward(image.clone(), ConvOptions::same(0)), x);
+            let part = conv.forward(image.clone(), ConvOptions::same(0));
+            x = ops::add(ops::cast_like(part, &x), x);
         }
         skips.push(x.clone());
         x
@@ -307,6 +308,7 @@ impl UpBlock {
         }
         if let (Some(resnet), Some(norm), Some(conv)) = (&self.resnet_up, &self.skip_norm, &self.skip_conv) {
             let part = conv.forward(norm.then(Activation::Silu, x.clone()), ConvOptions::same(1));
+            let part = ops::to_f32(part);
             *image = Some(match image.take() {
                 Some(image) => ops::add(image, part),
                 None => part,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use burn::tensor::TensorData;
+
 use crate::params::{HostTensor, TensorSource};
 
 /// Attention layers before and since diffusers 0.15.
@@ -46,6 +48,10 @@ impl TensorSource for CurrentNames<'_> {
 
     fn read(&self, name: &str) -> Result<HostTensor, String> {
         self.source.read(self.names.get(name).map_or(name, String::as_str))
+    }
+
+    fn data(&self, name: &str) -> Result<TensorData, String> {
+        self.source.data(self.names.get(name).map_or(name, String::as_str))
     }
 }
 

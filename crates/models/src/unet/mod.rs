@@ -25,7 +25,7 @@ pub use legacy::CurrentNames;
 
 use crate::{
     layers::{Activation, Conv2d, Either, Embedding, GroupNorm, Init},
-    network::{Condition, InputError, Mode, Network},
+    network::{Condition, InputError, Mode, Network, Precision},
     params::{self, ParamError, TensorSource},
 };
 use blocks::{DownBlock, MidBlock, UpBlock, UpChannels};
@@ -47,6 +47,8 @@ pub struct UNet2DModel {
     conv_out: Conv2d,
     #[module(skip)]
     config: UNet2DConfig,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl UNet2DModel {
@@ -76,6 +78,19 @@ impl UNet2DModel {
     /// What the network was built from.
     pub fn config(&self) -> &UNet2DConfig {
         &self.config
+    }
+
+    /// The same network, its activations held in `precision`: all but those of the first convolution's input, of
+    /// the last one, and of the time embedding, which stay in `f32`. Parameters are shared.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// What activations are held in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Builds the network without computing its parameters, and follows channels and resolutions through
@@ -151,6 +166,7 @@ impl UNet2DModel {
             conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
             conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
             config: config.clone(),
+            precision: Precision::F32,
         };
         let count = params::count(&model);
         if count > MAX_PARAMETERS {
@@ -204,7 +220,7 @@ impl UNet2DModel {
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
 
         let mut image = x.clone();
-        let mut x = self.conv_in.forward(x, ConvOptions::same(1));
+        let mut x = self.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             x = block.forward(x, &mut image, &mut skips, &time, mode);
@@ -218,7 +234,8 @@ impl UNet2DModel {
             x = block.forward(x, &mut image, &mut skips, &time, mode);
         }
 
-        x = self.conv_out.forward(self.conv_norm_out.then(Activation::Silu, x), ConvOptions::same(1));
+        x = self.precision.raise(self.conv_norm_out.then(Activation::Silu, x));
+        x = self.conv_out.forward(x, ConvOptions::same(1));
         if let Some(image) = image {
             x = ops::add(x, image);
         }

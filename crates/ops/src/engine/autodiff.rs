@@ -14,6 +14,7 @@ use burn::backend::{
     },
     tensor::FloatTensor,
 };
+use burn::tensor::FloatDType;
 
 use super::Engine;
 use crate::ConvOptions;
@@ -114,14 +115,18 @@ step!(LinearStep, 3, (F<B>, F<B>), |dy, (x, w), [to_x, to_w, to_b], grads| {
     give!(grads, to_x, B::engine_linear_input(dy, w));
 });
 
-step!(NormStep, 3, ([F<B>; 5], usize, bool), |dy,
-                                              ([x, mean, rstd, w, b], groups, silu),
-                                              [to_x, to_w, to_b],
-                                              grads| {
-    let (dx, dw, db) = B::engine_group_norm_backward(x, dy, mean, rstd, w, b, groups, silu);
+step!(NormStep, 3, ([F<B>; 5], usize, f64, bool), |dy,
+                                                   ([x, mean, rstd, w, b], groups, eps, silu),
+                                                   [to_x, to_w, to_b],
+                                                   grads| {
+    let (dx, dw, db) = B::engine_group_norm_backward(x, dy, mean, rstd, w, b, groups, eps, silu);
     give!(grads, to_w, dw);
     give!(grads, to_b, db);
     give!(grads, to_x, dx);
+});
+
+step!(CastStep, 1, FloatDType, |dy, from, [to_x], grads| {
+    give!(grads, to_x, B::engine_cast(dy, from));
 });
 
 step!(SiluStep, 1, F<B>, |dy, x, [to_x], grads| {
@@ -165,6 +170,11 @@ step!(AttentionStep, 3, ([F<B>; 3], f64), |dy, ([q, k, v], scale), [to_q, to_k, 
 });
 
 impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
+    fn engine_cast(x: F<Self>, to: FloatDType) -> F<Self> {
+        let from = FloatDType::from(TensorMetadata::dtype(&x));
+        record!(CastStep, [x], from, B::engine_cast(x, to))
+    }
+
     fn engine_conv2d(x: F<Self>, weight: F<Self>, bias: F<Self>, options: ConvOptions) -> F<Self> {
         record!(
             ConvStep,
@@ -192,7 +202,7 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
             B::engine_group_norm(x.clone(), weight.clone(), bias.clone(), groups, eps, silu);
         let statistics = [mean.clone(), rstd.clone()].map(untracked::<B, C>);
         let y = match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([x, mean, rstd, weight, bias], groups, silu), y),
+            OpsKind::Tracked(prep) => prep.finish(([x, mean, rstd, weight, bias], groups, eps, silu), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
         let [mean, rstd] = statistics;
@@ -281,10 +291,11 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         weight: F<Self>,
         bias: F<Self>,
         groups: usize,
+        eps: f64,
         silu: bool,
     ) -> (F<Self>, F<Self>, F<Self>) {
         let [x, dy, mean, rstd, weight, bias] = [x, dy, mean, rstd, weight, bias].map(|t| t.into_primitive());
-        let (dx, dw, db) = B::engine_group_norm_backward(x, dy, mean, rstd, weight, bias, groups, silu);
+        let (dx, dw, db) = B::engine_group_norm_backward(x, dy, mean, rstd, weight, bias, groups, eps, silu);
         (untracked::<B, C>(dx), untracked::<B, C>(dw), untracked::<B, C>(db))
     }
 

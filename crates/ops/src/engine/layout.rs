@@ -7,7 +7,46 @@ use burn::{
     backend::flex::{FlexTensor, Layout},
     tensor::{Bytes, DType, Shape},
 };
-use tweedie_kernels::{attention::Heads, resample};
+use tweedie_kernels::{
+    attention::Heads,
+    bf16::{self, Bf16},
+    resample,
+};
+
+use super::half::{narrow, wide};
+
+/// What tensors of the engine hold.
+pub(super) trait Number: Copy {
+    const DTYPE: DType;
+
+    /// All that is in a tensor's memory.
+    fn storage(x: &FlexTensor) -> &[Self];
+    /// The same, if nobody else holds it.
+    fn storage_mut(x: &mut FlexTensor) -> Option<&mut [Self]>;
+    fn bytes(values: Vec<Self>) -> Bytes;
+}
+
+macro_rules! number {
+    ($t:ty, $dtype:expr) => {
+        impl Number for $t {
+            const DTYPE: DType = $dtype;
+
+            fn storage(x: &FlexTensor) -> &[Self] {
+                x.storage()
+            }
+
+            fn storage_mut(x: &mut FlexTensor) -> Option<&mut [Self]> {
+                x.try_storage_mut()
+            }
+
+            fn bytes(values: Vec<Self>) -> Bytes {
+                Bytes::from_elems(values)
+            }
+        }
+    };
+}
+number!(f32, DType::F32);
+number!(Bf16, DType::BF16);
 
 /// An image tensor in channels-last memory.
 pub(super) struct Image {
@@ -38,6 +77,9 @@ impl Image {
         if x.layout().permute(&axes).contiguous_offsets().is_some() {
             return Self { tensor: permuted(x, &axes) };
         }
+        if x.dtype() == DType::BF16 {
+            return Self { tensor: narrow(Self::new(wide(x)).tensor) };
+        }
         let [b, c] = [shape[0], shape[1]];
         let positions: usize = shape[2..].iter().product();
         let x = dense(x);
@@ -48,7 +90,7 @@ impl Image {
     }
 
     /// From channels-last numbers of `[b, size.., c]`.
-    pub(super) fn from_values(values: Vec<f32>, b: usize, size: &[usize], c: usize) -> Self {
+    pub(super) fn from_values<T: Number>(values: Vec<T>, b: usize, size: &[usize], c: usize) -> Self {
         let shape = [b].into_iter().chain(size.iter().copied()).chain([c]).collect();
         Self { tensor: tensor(values, shape) }
     }
@@ -59,7 +101,7 @@ impl Image {
         permuted(self.tensor, &first(rank))
     }
 
-    pub(super) fn values(&self) -> &[f32] {
+    pub(super) fn values<T: Number>(&self) -> &[T] {
         values(&self.tensor)
     }
 
@@ -89,7 +131,7 @@ impl Image {
     }
 
     /// An image of the same shape.
-    pub(super) fn like(&self, values: Vec<f32>) -> Self {
+    pub(super) fn like<T: Number>(&self, values: Vec<T>) -> Self {
         Self::from_values(values, self.batch(), &self.size(), self.channels())
     }
 }
@@ -100,9 +142,9 @@ pub(super) fn dense(x: FlexTensor) -> FlexTensor {
 }
 
 /// The numbers of a dense tensor.
-pub(super) fn values(x: &FlexTensor) -> &[f32] {
+pub(super) fn values<T: Number>(x: &FlexTensor) -> &[T] {
     let (start, end) = x.layout().contiguous_offsets().expect("a dense tensor");
-    &x.storage::<f32>()[start..end]
+    &T::storage(x)[start..end]
 }
 
 /// The numbers of a dense tensor that nobody else holds.
@@ -111,13 +153,13 @@ pub(super) fn values_mut(x: &mut FlexTensor) -> Option<&mut [f32]> {
     x.try_storage_mut::<f32>().map(|s| &mut s[start..end])
 }
 
-pub(super) fn tensor(values: Vec<f32>, shape: Vec<usize>) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(shape)), DType::F32)
+pub(super) fn tensor<T: Number>(values: Vec<T>, shape: Vec<usize>) -> FlexTensor {
+    FlexTensor::new(T::bytes(values), Layout::contiguous(Shape::from(shape)), T::DTYPE)
 }
 
 /// Memory that a kernel is about to fill entirely.
 #[allow(clippy::uninit_vec)]
-pub(super) fn uninitialized(len: usize) -> Vec<f32> {
+pub(super) fn uninitialized<T: Number>(len: usize) -> Vec<T> {
     let mut v = Vec::with_capacity(len);
     // SAFETY: every bit pattern is a number, and kernels write all of their output before it is read.
     unsafe { v.set_len(len) };
@@ -125,15 +167,30 @@ pub(super) fn uninitialized(len: usize) -> Vec<f32> {
 }
 
 /// The numbers of a tensor that fills a stretch of memory, in memory order.
-pub(super) fn stretch(x: &FlexTensor) -> &[f32] {
+pub(super) fn stretch<T: Number>(x: &FlexTensor) -> &[T] {
     let start = x.layout().start_offset();
-    &x.storage::<f32>()[start..start + x.layout().num_elements()]
+    &T::storage(x)[start..start + x.layout().num_elements()]
+}
+
+/// As [`stretch`], if nobody else holds them.
+pub(super) fn stretch_mut<T: Number>(x: &mut FlexTensor) -> Option<&mut [T]> {
+    let (start, len) = (x.layout().start_offset(), x.layout().num_elements());
+    T::storage_mut(x).map(|all| &mut all[start..start + len])
 }
 
 /// `values` in the memory order of `x`.
-pub(super) fn like(x: &FlexTensor, values: Vec<f32>) -> FlexTensor {
+pub(super) fn like<T: Number>(x: &FlexTensor, values: Vec<T>) -> FlexTensor {
     let layout = Layout::new(x.layout().shape().clone(), x.layout().strides().to_vec(), 0);
     tensor(values, vec![layout.num_elements()]).with_layout(layout)
+}
+
+/// Filling a stretch of memory: dense as it is, or channels-last.
+pub(super) fn flat(x: FlexTensor) -> FlexTensor {
+    if x.layout().num_dims() < 3 || x.layout().contiguous_offsets().is_some() {
+        dense(x)
+    } else {
+        Image::new(x).into_tensor()
+    }
 }
 
 /// The heads of `[B, heads, positions, width]`: a view where the last dimension is contiguous.
@@ -142,16 +199,22 @@ pub(super) fn heads_of(x: FlexTensor) -> FlexTensor {
     if strides[3] == 1 && strides.iter().all(|&s| s >= 0) { x } else { x.to_contiguous() }
 }
 
-pub(super) fn heads(x: &FlexTensor) -> Heads<'_> {
+fn head_strides(x: &FlexTensor) -> [usize; 3] {
     let s = x.layout().strides();
-    Heads {
-        data: &x.storage::<f32>()[x.layout().start_offset()..],
-        strides: [s[0] as usize, s[1] as usize, s[2] as usize],
-    }
+    [s[0] as usize, s[1] as usize, s[2] as usize]
+}
+
+pub(super) fn heads(x: &FlexTensor) -> Heads<'_> {
+    Heads { data: &f32::storage(x)[x.layout().start_offset()..], strides: head_strides(x) }
+}
+
+pub(super) fn half_heads(x: &FlexTensor) -> bf16::attention::Heads<'_> {
+    let data = &Bf16::storage(x)[x.layout().start_offset()..];
+    bf16::attention::Heads { data, strides: head_strides(x) }
 }
 
 /// `[B, positions, heads, width]` in memory as `[B, heads, positions, width]`.
-pub(super) fn from_heads(values: Vec<f32>, [b, h, t, d]: [usize; 4]) -> FlexTensor {
+pub(super) fn from_heads<T: Number>(values: Vec<T>, [b, h, t, d]: [usize; 4]) -> FlexTensor {
     let x = tensor(values, vec![b, t, h, d]);
     let layout = x.layout().permute(&[0, 2, 1, 3]);
     x.with_layout(layout)

@@ -2,6 +2,7 @@
 
 mod autodiff;
 mod flex;
+mod half;
 mod layout;
 mod prepared;
 mod update;
@@ -11,7 +12,7 @@ use burn::{
     backend::{
         Backend, BackendTensor, DispatchTensor, DispatchTensorKind, backend_extension, tensor::FloatTensor,
     },
-    tensor::{DType, Tensor},
+    tensor::{DType, FloatDType, Tensor},
 };
 use tweedie_kernels::Isa;
 
@@ -19,9 +20,14 @@ pub(crate) use update::{adamw, lerp, linear_combination};
 
 use crate::ConvOptions;
 
-/// Operations on `f32` tensors of the CPU, and their gradients. Images are `[B, C, H, W]` by shape.
+/// Operations on tensors of the CPU, and their gradients. Images are `[B, C, H, W]` by shape. Activations are
+/// `f32` or `bf16`, and results are what their first argument is; weights, biases, what is added or multiplied
+/// per channel, and the gradients of all these are `f32`.
 #[backend_extension(Flex, Autodiff)]
 pub trait Engine: Backend {
+    /// To `f32` or to `bf16`.
+    fn engine_cast(x: FloatTensor<Self>, to: FloatDType) -> FloatTensor<Self>;
+
     /// See [`crate::conv2d`].
     fn engine_conv2d(
         x: FloatTensor<Self>,
@@ -64,7 +70,7 @@ pub trait Engine: Backend {
     fn engine_row_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`crate::group_norm`] and [`crate::group_norm_silu`]. Returns the result and the mean and
-    /// reciprocal standard deviation of each group, `[B, groups]`.
+    /// reciprocal standard deviation of each group, `[B, groups]`; nothing of these for `bf16`.
     fn engine_group_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -83,6 +89,7 @@ pub trait Engine: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         groups: usize,
+        eps: f64,
         silu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
@@ -133,10 +140,18 @@ pub trait Engine: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// Whether the engine computes on this tensor.
+/// Whether the engine computes with this tensor in `f32`.
 pub(crate) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32
-        && matches!(x.device().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
+    x.dtype() == DType::F32 && is_here(x)
+}
+
+/// Whether the engine computes on these activations.
+pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.dtype(), DType::F32 | DType::BF16) && is_here(x)
+}
+
+fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.device().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 
 /// The CPU tensor inside, for operations that no gradient passes through.

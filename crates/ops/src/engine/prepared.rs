@@ -11,11 +11,13 @@ use std::{
 
 use burn::{backend::flex::FlexTensor, tensor::Bytes};
 use tweedie_kernels::{
+    bf16,
     conv::{self, Conv},
     gemm::{Matrix, Packed},
 };
 
 use super::{isa, layout::values};
+use crate::file_map;
 
 /// Bytes that all prepared weights may take.
 const LIMIT: usize = 1 << 30;
@@ -47,6 +49,22 @@ pub(super) fn transposed([n, k]: [usize; 2], weight: &FlexTensor) -> Option<Arc<
     prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<f32>(), || {
         Some(Packed::new(isa(), Matrix::new(values(weight), n, k).t()))
     })
+}
+
+/// The weights of a convolution of `bf16` activations. `weight` is dense.
+pub(super) fn half_kernels(c: &Conv, weight: &FlexTensor) -> Arc<bf16::conv::Prepared> {
+    let algorithm = bf16::conv::Algorithm::of(c);
+    let shape = [c.in_channels / c.groups, c.out_channels, c.kernel[0], c.kernel[1], algorithm as usize];
+    let make = || bf16::conv::Prepared::new(isa(), c, values(weight));
+    let bytes = size_of::<bf16::Bf16>() * c.lens()[1] * algorithm.growth().0 / algorithm.growth().1;
+    prepared(weight, shape, bytes, || Some(make())).unwrap_or_else(|| Arc::new(make()))
+}
+
+/// A linear map's weight, `[n, k]` and dense, for `bf16` activations.
+pub(super) fn half_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<bf16::linear::Linear> {
+    let make = || bf16::linear::Linear::new(isa(), values(weight), n, k);
+    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<bf16::Bf16>(), || Some(make()))
+        .unwrap_or_else(|| Arc::new(make()))
 }
 
 fn prepared<T: Send + Sync + 'static>(
@@ -83,6 +101,7 @@ fn prepared<T: Send + Sync + 'static>(
     if let Some(e) = entries().get_mut(&key) {
         let shared: Arc<dyn Any + Send + Sync> = prepared.clone();
         (e.prepared, e.bytes) = (Some(shared), bytes);
+        file_map::give_back(values(weight));
     }
     Some(prepared)
 }

@@ -67,7 +67,7 @@ pub(crate) fn linear_combination(terms: Vec<(f64, FlexTensor)>) -> FlexTensor {
         .map(|(c, t)| (c as f32, if flat || rank < 3 { dense(t) } else { Image::new(t).into_tensor() }))
         .collect();
     let slices: Vec<(f32, &[f32])> = terms.iter().map(|(c, t)| (*c, stretch(t))).collect();
-    let mut out = uninitialized(slices[0].1.len());
+    let mut out = uninitialized::<f32>(slices[0].1.len());
     tweedie_kernels::linear_combination(isa(), &slices, &mut out);
     like(&terms[0].1, out)
 }

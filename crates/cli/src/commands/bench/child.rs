@@ -35,6 +35,7 @@ fn program(bench: &Bench<'_>, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program's file")?);
     command.args(args).args(["--json", "--device", bench.device_name]);
     command.args(["--threads", &bench.threads.to_string()]);
+    command.args(["--precision", &bench.args.precision.to_string()]);
     if let Some(size) = bench.args.size {
         command.args(["--size", &size.to_string()]);
     }

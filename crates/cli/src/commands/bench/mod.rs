@@ -10,7 +10,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use anyhow::{Result, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::json;
-use tweedie::ops;
+use tweedie::{models::Precision, ops};
 
 use crate::ui::Ui;
 use measure::Bench;
@@ -47,6 +47,9 @@ pub struct Args {
         help_heading = "Which network"
     )]
     batch: Vec<NonZeroUsize>,
+    /// What activations are held in: f32 or bf16.
+    #[arg(long, value_name = "TYPE", default_value_t, help_heading = "Which network")]
+    precision: Precision,
     /// Steps of the sampling run.
     #[arg(long, value_name = "N", default_value = "10", help_heading = "Which network")]
     steps: NonZeroUsize,

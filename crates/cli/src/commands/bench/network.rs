@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use tweedie::{
     core::noise::fill_normal,
     hub::{Extras, ModelDir, model_dir, weights::Precision},
-    models::{Condition, Mode, Network, UNet2DConfig, UNet2DModel},
+    models::{self, Condition, Mode, Network, UNet2DConfig, UNet2DModel},
     ops::{self, Device},
     pipe::{Pipeline, Request},
     train::{
@@ -51,11 +51,16 @@ impl Bench<'_> {
 
     /// The network under test.
     fn network(&self, device: &Device) -> Result<UNet2DModel> {
-        match (&self.args.model, self.args.network) {
-            (Some(folder), _) => Ok(ModelDir::open(folder)?.load_unet(device)?),
-            (None, Named::BuiltIn) => Ok(builtin::pipeline(device)?.unet().clone()),
-            (None, Named::DdpmCifar10) => random(device),
-        }
+        ensure!(
+            self.args.precision == models::Precision::F32 || ops::has_bf16(device),
+            "--precision bf16: only the CPU computes with it, expected f32"
+        );
+        let network = match (&self.args.model, self.args.network) {
+            (Some(folder), _) => ModelDir::open(folder)?.load_unet(device)?,
+            (None, Named::BuiltIn) => builtin::pipeline(device)?.unet().clone(),
+            (None, Named::DdpmCifar10) => random(device)?,
+        };
+        Ok(network.with_precision(self.args.precision))
     }
 
     /// `[batch, channels, height, width]` of its inputs.
@@ -167,6 +172,7 @@ pub fn sample(bench: &Bench<'_>) -> Result<()> {
             count: NonZeroUsize::new(batch).unwrap_or(NonZeroUsize::MIN),
             steps: Some(bench.args.steps),
             size: Some([height, width]),
+            precision: Some(bench.args.precision),
             ..Request::default()
         };
         bench.time(Piece::Sample, &name, Work::Images(batch), || {

@@ -1,0 +1,180 @@
+//! The operations on `bf16` activations: `bf16` in and out, with weights, biases and everything per channel in
+//! `f32`. Backward passes bring what they read to `f32` and round what they give.
+
+use burn::{
+    backend::flex::FlexTensor,
+    tensor::{DType, FloatDType},
+};
+use tweedie_kernels::bf16::{
+    Bf16, Epilogue, attention, convert, elementwise,
+    group_norm::{self, Affine, GroupNorm},
+    resample,
+};
+
+use super::{
+    flex::{aligned, attention_of, conv_of, dims, mapped, per_channel, rows, with_last},
+    isa,
+    layout::{
+        Image, dense, flat, from_heads, half_heads, heads_of, like, stretch, stretch_mut, uninitialized,
+        values,
+    },
+    prepared,
+};
+use crate::ConvOptions;
+
+/// Whether `x` holds `bf16` numbers.
+pub(super) fn is(x: &FlexTensor) -> bool {
+    x.dtype() == DType::BF16
+}
+
+/// In `f32`, in the same memory order.
+pub(super) fn wide(x: FlexTensor) -> FlexTensor {
+    if !is(&x) {
+        return x;
+    }
+    let x = in_order(x);
+    let mut out = uninitialized(stretch::<Bf16>(&x).len());
+    convert::to_f32(isa(), stretch(&x), &mut out);
+    like(&x, out)
+}
+
+/// Rounded to `bf16`, in the same memory order.
+pub(super) fn narrow(x: FlexTensor) -> FlexTensor {
+    if is(&x) {
+        return x;
+    }
+    let x = flat(x);
+    let mut out = uninitialized::<Bf16>(stretch::<f32>(&x).len());
+    convert::from_f32(isa(), stretch(&x), &mut out);
+    like(&x, out)
+}
+
+/// A stretch of memory: channels-last where `x` is, else in the order of its shape.
+fn in_order(x: FlexTensor) -> FlexTensor {
+    let rank = x.layout().num_dims();
+    let channels_last = rank >= 3 && {
+        let axes: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
+        x.layout().permute(&axes).contiguous_offsets().is_some()
+    };
+    if channels_last { x } else { dense(x) }
+}
+
+/// As the engine's type asks for it.
+pub(super) fn cast(x: FlexTensor, to: FloatDType) -> FlexTensor {
+    match to {
+        FloatDType::BF16 => narrow(x),
+        _ => wide(x),
+    }
+}
+
+pub(super) fn conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, o: ConvOptions) -> FlexTensor {
+    let (x, w, bias) = (Image::new(x), dense(weight), dense(bias));
+    let c = conv_of(x.batch(), x.map(), dims(&w), o);
+    assert_eq!(c.in_channels, x.channels(), "channels of a convolution's input");
+    let mut out = uninitialized::<Bf16>(c.lens()[2]);
+    let epilogue = Epilogue::bias(values(&bias));
+    prepared::half_kernels(&c, &w).forward(&c, x.values(), epilogue, &mut out);
+    Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
+}
+
+pub(super) fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+    let (x, w, bias) = (dense(x), dense(weight), dense(bias));
+    let ([m, _], [n, k]) = (rows(&x), dims::<2>(&w));
+    let mut out = uninitialized::<Bf16>(m * n);
+    prepared::half_linear([n, k], &w).forward(values(&x), Epilogue::bias(values(&bias)), &mut out);
+    with_last(&x, n, out)
+}
+
+pub(super) fn group_norm(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    groups: usize,
+    eps: f64,
+    silu: bool,
+) -> FlexTensor {
+    let (x, w, bias) = (Image::new(x), dense(weight), dense(bias));
+    let [batch, pixels, channels] = x.dims();
+    let n = GroupNorm { batch, pixels, channels, groups, eps: eps as f32, silu };
+    let affine = Affine { weight: values(&w), bias: values(&bias), scale_shift: None };
+    let mut out = uninitialized::<Bf16>(batch * pixels * channels);
+    group_norm::forward(isa(), &n, x.values::<Bf16>(), affine, &mut out);
+    x.like(out).into_tensor()
+}
+
+pub(super) fn silu(x: FlexTensor) -> FlexTensor {
+    mapped(x, |x: &[Bf16], own| match own {
+        Some(x) => {
+            elementwise::silu_mut(isa(), x);
+            None
+        }
+        None => {
+            let mut out = uninitialized(x.len());
+            elementwise::silu(isa(), x, &mut out);
+            Some(out)
+        }
+    })
+}
+
+pub(super) fn add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+    let (mut x, mut y) = aligned(x, y);
+    if !x.is_unique() && y.is_unique() {
+        std::mem::swap(&mut x, &mut y);
+    }
+    if let Some(own) = stretch_mut::<Bf16>(&mut x) {
+        elementwise::add_assign(isa(), own, stretch(&y));
+        return x;
+    }
+    let mut out = uninitialized(stretch::<Bf16>(&x).len());
+    elementwise::add(isa(), stretch(&x), stretch(&y), &mut out);
+    like(&x, out)
+}
+
+/// `x·scale + shift` per sample and channel.
+pub(super) fn affine_channels(x: FlexTensor, scale: Option<&[f32]>, shift: Option<FlexTensor>) -> FlexTensor {
+    let x = Image::new(x);
+    let shift = shift.map(|s| per_channel(s, &x));
+    let mut out = uninitialized::<Bf16>(x.dims().iter().product());
+    let shift = shift.as_ref().map(values);
+    elementwise::affine_channels(isa(), x.values(), x.dims(), scale, shift, &mut out);
+    x.like(out).into_tensor()
+}
+
+pub(super) fn cat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+    let (x, y) = (Image::new(x), Image::new(y));
+    assert!(x.batch() == y.batch() && x.size() == y.size(), "maps of the same size");
+    let (a, b) = (x.channels(), y.channels());
+    let mut out = uninitialized::<Bf16>(x.values::<Bf16>().len() + y.values::<Bf16>().len());
+    resample::concatenate(x.values(), a, y.values(), b, &mut out);
+    Image::from_values(out, x.batch(), &x.size(), a + b).into_tensor()
+}
+
+pub(super) fn channels(x: FlexTensor, first: usize, count: usize) -> FlexTensor {
+    let x = Image::new(x);
+    let mut out = uninitialized::<Bf16>(x.values::<Bf16>().len() / x.channels().max(1) * count);
+    resample::columns(x.values(), x.channels(), first, count, &mut out);
+    Image::from_values(out, x.batch(), &x.size(), count).into_tensor()
+}
+
+pub(super) fn upsample(x: FlexTensor, size: [usize; 2]) -> FlexTensor {
+    let x = Image::new(x);
+    let mut out = uninitialized::<Bf16>(x.batch() * size[0] * size[1] * x.channels());
+    resample::upsample(x.values(), x.batch(), x.map(), size, x.channels(), &mut out);
+    Image::from_values(out, x.batch(), &size, x.channels()).into_tensor()
+}
+
+pub(super) fn avg_pool(x: FlexTensor, k: usize) -> FlexTensor {
+    let x = Image::new(x);
+    let size = x.map().map(|s| s / k);
+    let mut out = uninitialized::<Bf16>(x.batch() * size[0] * size[1] * x.channels());
+    resample::avg_pool(isa(), x.values(), x.batch(), x.map(), k, x.channels(), &mut out);
+    Image::from_values(out, x.batch(), &size, x.channels()).into_tensor()
+}
+
+pub(super) fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, scale: f64) -> FlexTensor {
+    let [q, k, v] = [q, k, v].map(heads_of);
+    let a = attention_of(&q, &k, scale);
+    let mut out = uninitialized::<Bf16>(a.batch * a.heads * a.queries * a.width);
+    attention::forward(isa(), &a, half_heads(&q), half_heads(&k), half_heads(&v), &mut out);
+    from_heads(out, dims(&q))
+}
