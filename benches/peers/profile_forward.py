@@ -14,6 +14,15 @@ from pathlib import Path
 
 # A stack belongs to the first of these that is in it: products serve the others too.
 KINDS = [
+    ("tweedie_kernels::bf16::winograd", "convolutions 3×3, Winograd"),
+    ("tweedie_kernels::bf16::attention", "attention"),
+    ("tweedie_kernels::bf16::group_norm", "group normalization + SiLU"),
+    ("tweedie_kernels::bf16::elementwise", "additions, activations"),
+    ("tweedie_kernels::bf16::resample", "resampling"),
+    ("tweedie_kernels::bf16::convert", "between f32 and bf16"),
+    ("engine::half::linear", "linear maps"),
+    ("engine_linear", "linear maps"),
+    ("engine::half::conv2d", "convolutions, direct"),
     ("tweedie_kernels::winograd", "convolutions 3×3, Winograd"),
     ("tweedie_kernels::conv", "convolutions, direct"),
     ("tweedie_kernels::attention", "attention"),
@@ -69,7 +78,7 @@ def main():
         if found is None:
             continue
         kinds[found] += 1
-        own = re.sub(r"(::\{\{closure\}\}|::on_avx512|::on_avx2|::h[0-9a-f]{16})+$", "", stack[0])
+        own = re.sub(r"(::\{\{closure\}\}|::on_avx512bf16|::on_avx512|::on_avx2|::h[0-9a-f]{16})+$", "", stack[0])
         inner[own if len(own) < 80 else own[:77] + "..."] += 1
     total = sum(kinds.values())
     print(f"`tweedie bench forward --threads 1 {' '.join(flags)}`, {total} samples\n")

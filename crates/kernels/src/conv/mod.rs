@@ -113,6 +113,11 @@ impl Prepared {
         Some(Self { kernels, isa, channels: [c.in_channels, c.out_channels] })
     }
 
+    /// Whether a call is faster with prepared weights: not where each kernel, transformed anew, meets many tiles.
+    pub fn pays(c: &Conv) -> bool {
+        !c.is_fast(c.in_channels) || !winograd::has_many_tiles(c)
+    }
+
     /// Bytes held for a layer.
     pub fn bytes(c: &Conv) -> usize {
         let size = match (c.is_fast(c.in_channels), c.groups) {

@@ -21,6 +21,8 @@ const SHARED_BYTES: usize = 8 << 20;
 /// Bytes of transformed weights above which a panel's are made when needed, in a core's cache, and not all
 /// at once: written to memory and read again they would cost more than the products.
 const KERNEL_BYTES: usize = 2560 << 10;
+/// The same where hundreds of tiles read them.
+const MOST_KERNEL_BYTES: usize = 8 << 20;
 /// Rows of the widest microkernel: blocks are multiples of it.
 const UNIT: usize = 12;
 /// Tiles that meet a panel at a time.
@@ -106,7 +108,8 @@ unsafe fn run(
     };
     let kernels = run.panels.all() * size_of::<f32>();
     // Neither way of cutting the work changes a sum.
-    let (few, ready) = (kernels <= KERNEL_BYTES, matches!(weights, Source::Transformed(_)));
+    let most = if tiles.count >= 256 { MOST_KERNEL_BYTES } else { KERNEL_BYTES };
+    let (few, ready) = (kernels <= most, matches!(weights, Source::Transformed(_)));
     if few && tiles.count >= par::threads() * UNIT || ready && tiles.count >= par::threads() * BLOCK {
         run.by_tiles(weights);
     } else {

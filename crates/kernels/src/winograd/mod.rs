@@ -35,9 +35,19 @@ impl Tiles {
         Self { size: c.size, per, count: c.batch * per[0] * per[1] }
     }
 
+    /// Whether transforming a kernel takes no time beside the products that it is used in.
+    fn are_many(&self) -> bool {
+        self.count >= 96
+    }
+
     /// Image, and the tile's first row and column.
     fn place(&self, t: usize) -> (usize, usize, usize) {
         let (rest, x) = (t / self.per[1], t % self.per[1]);
         (rest / self.per[0], rest % self.per[0] * TILE, x * TILE)
     }
+}
+
+/// Whether so many tiles meet each kernel that transforming it takes no time beside.
+pub(crate) fn has_many_tiles(c: &Conv) -> bool {
+    Tiles::new(c).are_many()
 }

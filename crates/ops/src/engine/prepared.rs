@@ -37,8 +37,11 @@ fn entries() -> MutexGuard<'static, HashMap<Key, Entry>> {
     ENTRIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The weights of a convolution, from their second use on. `weight` is dense.
+/// The weights of a convolution, from their second use on, if that pays. `weight` is dense.
 pub(super) fn kernels(c: &Conv, weight: &FlexTensor) -> Option<Arc<conv::Prepared>> {
+    if !conv::Prepared::pays(c) {
+        return None;
+    }
     let bytes = conv::Prepared::bytes(c);
     let shape = [c.in_channels, c.out_channels, c.kernel[0], c.kernel[1], bytes];
     prepared(weight, shape, bytes, || conv::Prepared::new(isa(), c, values(weight)))
