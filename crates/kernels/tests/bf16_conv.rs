@@ -7,7 +7,7 @@ use tweedie_kernels::{
     Isa,
     bf16::{
         Bf16, Epilogue,
-        conv::{Algorithm, Prepared},
+        conv::{Algorithm, Prepared, turned},
         convert::round,
         linear::Linear,
     },
@@ -242,6 +242,49 @@ fn rounding_of_transforms_is_small() {
     let (direct, winograd) = (error(Algorithm::Direct), error(Algorithm::Winograd));
     assert!(direct < 2.5e-3, "direct: {direct:e}");
     assert!(winograd < 5e-3, "Winograd: {winograd:e}");
+}
+
+/// Weights prepared for gradients are those of the turned layer, to the bit.
+#[test]
+fn turned_weights() {
+    let wide = Conv {
+        kernel: [5; 2],
+        pad_before: [4; 2],
+        pad_after: [4; 2],
+        dilation: [2; 2],
+        ..same3x3(1, [9, 8], 6, 5)
+    };
+    let point = Conv { kernel: [1; 2], pad_before: [0; 2], pad_after: [0; 2], ..same3x3(2, [3, 5], 20, 37) };
+    for c in [same3x3(2, [8, 6], 20, 35), same3x3(1, [1, 1], 33, 7), same3x3(1, [6, 6], 3, 18), wide, point] {
+        let layer = turned(&c).expect("a layer");
+        let (k, n, taps) = (c.in_channels, c.out_channels, c.kernel[0] * c.kernel[1]);
+        let w = numbers(c.lens()[1], 3);
+        let mut other = w.clone();
+        for (i, v) in w.iter().enumerate() {
+            let (o, input, tap) = (i / taps / k, i / taps % k, i % taps);
+            other[(input * n + o) * taps + taps - 1 - tap] = *v;
+        }
+        let dy = halves(layer.lens()[0], 4);
+        for isa in instruction_sets() {
+            let mut found = [vec![Bf16::ZERO; layer.lens()[2]], vec![Bf16::ZERO; layer.lens()[2]]];
+            let prepared = Prepared::turned(isa, &c, &w).expect("a layer");
+            prepared.forward(&layer, &dy, Epilogue::default(), &mut found[0]);
+            Prepared::new(isa, &layer, &other).forward(&layer, &dy, Epilogue::default(), &mut found[1]);
+            assert!(bits(&found[0]) == bits(&found[1]), "{c:?} on {}", isa.name());
+        }
+    }
+    assert!(turned(&Conv { stride: [2; 2], ..same3x3(1, [8, 8], 4, 4) }).is_none());
+    assert!(turned(&Conv { pad_after: [2; 2], ..same3x3(1, [8, 8], 4, 4) }).is_none());
+
+    let (rows, k, n) = (7, 21, 34);
+    let (w, x) = (numbers(k * n, 5), halves(rows * k, 6));
+    let other: Vec<f32> = (0..n * k).map(|i| w[i % k * n + i / k]).collect();
+    for isa in instruction_sets() {
+        let mut found = [vec![Bf16::ZERO; rows * n], vec![Bf16::ZERO; rows * n]];
+        Linear::transposed(isa, &w, n, k).forward(&x, Epilogue::default(), &mut found[0]);
+        Linear::new(isa, &other, n, k).forward(&x, Epilogue::default(), &mut found[1]);
+        assert!(bits(&found[0]) == bits(&found[1]), "linear on {}", isa.name());
+    }
 }
 
 #[test]

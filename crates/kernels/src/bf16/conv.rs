@@ -8,6 +8,43 @@ use super::{
 };
 use crate::{Isa, conv::Conv, par::Ptr};
 
+/// The convolution that takes the gradient of `c`'s output to that of its input, if `c` keeps the size of maps: of
+/// odd kernels with stride and groups of 1.
+pub fn turned(c: &Conv) -> Option<Conv> {
+    let keeps = (0..2).all(|i| {
+        let middle = c.kernel[i] / 2 * c.dilation[i];
+        c.kernel[i] % 2 == 1 && c.pad_before[i] == middle && c.pad_after[i] == middle
+    });
+    let layer = Conv { in_channels: c.out_channels, out_channels: c.in_channels, ..*c };
+    (keeps && c.stride == [1; 2] && c.groups == 1).then_some(layer)
+}
+
+/// Where the kernel of output channel `n` and input channel `k` starts: at `n·n_stride + k·k_stride`, in kernels.
+#[derive(Clone, Copy)]
+pub(super) struct Order {
+    pub n: usize,
+    pub k: usize,
+    /// By 180°.
+    pub turned: bool,
+}
+
+impl Order {
+    /// As weights lie in memory.
+    fn of(c: &Conv) -> Self {
+        Self { n: c.in_channels / c.groups, k: 1, turned: false }
+    }
+
+    /// Of the first tap.
+    pub(super) fn at(self, n: usize, k: usize, taps: usize) -> usize {
+        (n * self.n + k * self.k) * taps
+    }
+
+    /// Where a tap is in its kernel.
+    pub(super) fn tap(self, tap: usize, taps: usize) -> usize {
+        if self.turned { taps - 1 - tap } else { tap }
+    }
+}
+
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
@@ -55,6 +92,21 @@ impl Prepared {
         Self::with(isa, c, w, Algorithm::of(c))
     }
 
+    /// The weights of `c` turned by 180° and transposed: with them, [`Prepared::forward`] takes the gradient of the
+    /// output to that of the input, as the layer [`turned`] says. `None` where that is no convolution of the same
+    /// kind.
+    pub fn turned(isa: Isa, c: &Conv, w: &[f32]) -> Option<Self> {
+        let layer = turned(c)?;
+        assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
+        let order = Order { n: 1, k: c.in_channels, turned: true };
+        let algorithm = Algorithm::of(&layer);
+        let packed = match algorithm {
+            Algorithm::Winograd => winograd::pack(isa, &layer, w, order),
+            Algorithm::Direct => pack(isa, &layer, 0, w, order),
+        };
+        Some(Self { groups: vec![packed], isa, algorithm, layer })
+    }
+
     /// As [`Prepared::new`] for an algorithm of the caller's choice; Winograd's serves 3×3 kernels of stride,
     /// dilation and padding 1 without groups.
     pub fn with(isa: Isa, c: &Conv, w: &[f32], algorithm: Algorithm) -> Self {
@@ -63,9 +115,9 @@ impl Prepared {
         let groups = match algorithm {
             Algorithm::Winograd => {
                 assert!(is_same3x3(c), "Winograd's algorithm does not serve {c:?}");
-                vec![winograd::pack(isa, c, w)]
+                vec![winograd::pack(isa, c, w, Order::of(c))]
             }
-            Algorithm::Direct => (0..c.groups).map(|g| pack(isa, c, g, w)).collect(),
+            Algorithm::Direct => (0..c.groups).map(|g| pack(isa, c, g, w, Order::of(c))).collect(),
         };
         Self { groups, isa, algorithm, layer: *c }
     }
@@ -136,19 +188,19 @@ fn input_pixel(c: &Conv, [b, y, x]: [usize; 3], tap: [usize; 2]) -> Option<usize
     (y < c.size[0] && x < c.size[1]).then(|| (b * c.size[0] + y) * c.size[1] + x)
 }
 
-fn pack(isa: Isa, c: &Conv, g: usize, w: &[f32]) -> Packed {
+fn pack(isa: Isa, c: &Conv, g: usize, w: &[f32], order: Order) -> Packed {
     let (taps, k, n) = (c.kernel[0] * c.kernel[1], c.in_channels / c.groups, c.out_channels / c.groups);
     let terms = Terms { taps, k };
     let [packed_taps, packed_k] = terms.packed();
     Packed::new(isa, [packed_taps, packed_k, n], |first, columns, pair, to| {
         for lane in 0..columns {
-            let w = &w[(g * n + first + lane) * k * taps..][..k * taps];
             for (tap, to) in to.iter_mut().enumerate() {
                 for i in 0..2 {
                     let term = 2 * pair + i;
                     if term < packed_k {
                         let (tap, channel) = if terms.copied() { (term / k, term % k) } else { (tap, term) };
-                        to[i][lane] = w[channel * taps + tap];
+                        let kernel = order.at(g * n + first + lane, channel, taps);
+                        to[i][lane] = w[kernel + order.tap(tap, taps)];
                     }
                 }
             }

@@ -15,6 +15,18 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// From the transpose of PyTorch's layout, `weight: [inputs, outputs]`: takes gradients of the outputs to those
+    /// of the inputs.
+    pub fn transposed(isa: Isa, weight: &[f32], outputs: usize, inputs: usize) -> Self {
+        assert_eq!(weight.len(), outputs * inputs, "a weight of {outputs} outputs and {inputs} inputs");
+        let packed = Packed::new(isa, [1, inputs, outputs], |first, columns, pair, to| {
+            for (i, to) in to[0].iter_mut().enumerate().filter(|(i, _)| 2 * pair + i < inputs) {
+                to[..columns].copy_from_slice(&weight[(2 * pair + i) * outputs + first..][..columns]);
+            }
+        });
+        Self { weight: packed, isa, inputs }
+    }
+
     /// From PyTorch's layout, `weight: [outputs, inputs]`.
     pub fn new(isa: Isa, weight: &[f32], outputs: usize, inputs: usize) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "a weight of {outputs} outputs and {inputs} inputs");

@@ -5,6 +5,7 @@
 
 use super::{
     Bf16, Element, Epilogue,
+    conv::Order,
     micro::{Job, rows},
     pack::Packed,
     simd::{Dot, dispatch16},
@@ -52,7 +53,7 @@ impl Tiles {
 }
 
 /// The transformed weights: the points are the taps of a product.
-pub(super) fn pack(isa: Isa, c: &Conv, w: &[f32]) -> Packed {
+pub(super) fn pack(isa: Isa, c: &Conv, w: &[f32], order: Order) -> Packed {
     let (k, n) = (c.in_channels, c.out_channels);
     Packed::transformed(isa, [9, POINTS, row_len(k), n], |first, columns, pair, to| {
         for i in 0..2 {
@@ -61,9 +62,12 @@ pub(super) fn pack(isa: Isa, c: &Conv, w: &[f32]) -> Packed {
                 continue;
             }
             for lane in 0..columns {
-                let at = ((first + lane) * k + channel) * 9;
-                for (to, w) in to.iter_mut().zip(&w[at..at + 9]) {
-                    to[i][lane] = *w;
+                let at = order.at(first + lane, channel, 9);
+                let kernel = &w[at..at + 9];
+                if order.turned {
+                    to.iter_mut().zip(kernel.iter().rev()).for_each(|(to, w)| to[i][lane] = *w);
+                } else {
+                    to.iter_mut().zip(kernel).for_each(|(to, w)| to[i][lane] = *w);
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Tensor names of text encoders through the versions of transformers.
 
+use burn::tensor::TensorData;
+
 use crate::params::{HostTensor, TensorSource};
 
 const PREFIX: &str = "text_model.";
@@ -34,5 +36,9 @@ impl TensorSource for Prefixed<'_> {
 
     fn read(&self, name: &str) -> Result<HostTensor, String> {
         self.0.read(&self.original(name))
+    }
+
+    fn data(&self, name: &str) -> Result<TensorData, String> {
+        self.0.data(&self.original(name))
     }
 }

@@ -131,7 +131,9 @@ impl Engine for Flex {
         options: ConvOptions,
     ) -> FlexTensor {
         if half::is(&dy) {
-            return half::narrow(Self::engine_conv2d_input(half::wide(dy), weight, size, options));
+            return half::conv2d_input(&dy, &weight, size, options).unwrap_or_else(|| {
+                half::narrow(Self::engine_conv2d_input(half::wide(dy), weight, size, options))
+            });
         }
         let (dy, w) = (Image::new(dy), dense(weight));
         let c = conv_of(dy.batch(), size, dims(&w), options);
@@ -197,7 +199,7 @@ impl Engine for Flex {
 
     fn engine_linear_input(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
         if half::is(&dy) {
-            return half::narrow(Self::engine_linear_input(half::wide(dy), weight));
+            return half::linear_input(dy, weight);
         }
         let (dy, w) = (dense(dy), dense(weight));
         let ([m, n], [_, k]) = (rows(&dy), dims::<2>(&w));

@@ -1,13 +1,15 @@
 //! The operations on `bf16` activations: `bf16` in and out, with weights, biases and everything per channel in
-//! `f32`. Backward passes bring what they read to `f32` and round what they give.
+//! `f32`. Backward passes take gradients through convolutions and linear maps as forward passes do; all others
+//! bring what they read to `f32` and round what they give.
 
 use burn::{
     backend::flex::FlexTensor,
     tensor::{DType, FloatDType},
 };
 use tweedie_kernels::bf16::{
-    Bf16, Epilogue, attention, convert, elementwise,
+    Bf16, Epilogue, attention, conv, convert, elementwise,
     group_norm::{self, Affine, GroupNorm},
+    linear::Linear,
     resample,
 };
 
@@ -75,6 +77,30 @@ pub(super) fn conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, o: Con
     let epilogue = Epilogue::bias(values(&bias));
     prepared::half_kernels(&c, &w).forward(&c, x.values(), epilogue, &mut out);
     Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
+}
+
+/// The input's gradient, where a convolution gives it.
+pub(super) fn conv2d_input(
+    dy: &FlexTensor,
+    weight: &FlexTensor,
+    size: [usize; 2],
+    o: ConvOptions,
+) -> Option<FlexTensor> {
+    let (dy, w) = (Image::new(dy.clone()), dense(weight.clone()));
+    let c = conv_of(dy.batch(), size, dims(&w), o);
+    let layer = conv::turned(&c)?;
+    let prepared = conv::Prepared::turned(isa(), &c, values(&w))?;
+    let mut out = uninitialized::<Bf16>(c.lens()[0]);
+    prepared.forward(&layer, dy.values(), Epilogue::default(), &mut out);
+    Some(Image::from_values(out, c.batch, &size, c.in_channels).into_tensor())
+}
+
+pub(super) fn linear_input(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
+    let (dy, w) = (dense(dy), dense(weight));
+    let ([m, n], [_, k]) = (rows(&dy), dims::<2>(&w));
+    let mut out = uninitialized::<Bf16>(m * k);
+    Linear::transposed(isa(), values(&w), k, n).forward(values(&dy), Epilogue::default(), &mut out);
+    with_last(&dy, k, out)
 }
 
 pub(super) fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
