@@ -66,7 +66,7 @@ pub struct Quality {
     pub fid: Outcome,
     /// Kernel distance: 0 on average for equal distributions, without bias.
     pub kid: Outcome,
-    /// Blocks of the kernel distance, and pictures of each.
+    /// Blocks of the kernel distance, and pictures of each, if it was computed in blocks.
     pub kid_blocks: Option<[usize; 2]>,
     /// Inception Score: more is better; of the pictures alone.
     pub inception_score: Outcome,
@@ -96,7 +96,7 @@ impl Quality {
             generated: a.len(),
             data: b.len(),
             fid: fid(a, &Moments::of(b)).into(),
-            kid_blocks: kid.as_ref().ok().map(|k| [k.blocks, k.block]),
+            kid_blocks: kid.as_ref().ok().and_then(|k| k.blocks),
             kid: kid.map(|k| k.score).into(),
             inception_score: inception_score(&pictures.probabilities).into(),
             precision: share(|s| s.precision),

@@ -54,8 +54,9 @@ const STYLE: &str = "\
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.5rem;border-bottom:1px solid var(--line)}\
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;text-align:right;\
-border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}td:first-child,th:first-child,td.text{text-align:left}\
-p.note,td.text{color:var(--soft);font-size:.9rem}figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.9rem}\
+border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums;white-space:nowrap}\
+td:first-child,th:first-child,table.facts td{text-align:left}table.facts td{white-space:normal}\
+p.note{color:var(--soft);font-size:.9rem}figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.9rem}\
 img{image-rendering:pixelated;max-width:100%}svg{max-width:100%;height:auto}\
 svg text{fill:currentColor;font:12px system-ui,sans-serif}.axis{stroke:var(--line)}\
 .a{fill:var(--a);stroke:var(--a)}.b{fill:var(--b);stroke:var(--b)}.band{fill-opacity:.25;stroke:none}\
@@ -98,7 +99,7 @@ pub fn html(found: &Evaluation, pictures: &Pictures) -> String {
 fn facts(page: &mut String, found: &Evaluation) {
     let own = [("data", found.data.clone()), ("seed", found.seed.to_string())];
     let own = own.into_iter().map(|(k, v)| (k.to_owned(), v));
-    page.push_str("<table>\n");
+    page.push_str("<table class=\"facts\">\n");
     for (key, value) in own.chain(found.facts.iter().cloned()) {
         row(page, &[&escape(&key), &escape(&value)]);
     }
@@ -125,27 +126,40 @@ fn scores(page: &mut String, quality: &Quality, held_out: Option<&Quality>) {
         let _ = write!(page, "<th>{} held out</th>", held_out.generated);
     }
     page.push_str("</tr>\n");
+    let mut reasons = Vec::new();
     for (i, (name, better, outcome)) in quality.rows().into_iter().enumerate() {
-        let mut cells = vec![name.to_owned(), better.to_owned(), shown(outcome)];
-        cells.extend(held_out.map(|h| shown(h.rows()[i].2)));
+        let mut cells = vec![name.to_owned(), better.to_owned(), shown(outcome, &mut reasons)];
+        cells.extend(held_out.map(|h| shown(h.rows()[i].2, &mut reasons)));
         row(page, &cells.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    page.push_str("</table>\n");
+    for (i, reason) in reasons.iter().enumerate() {
+        let _ = writeln!(page, "<p class=\"note\">[{}] {}</p>", i + 1, escape(reason));
     }
     let blocks =
         quality.kid_blocks.map(|[n, size]| format!("KID: {n} blocks of {size}. ")).unwrap_or_default();
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "</table>\n<p class=\"note\">Against {} training pictures, {} features. Intervals hold 95 of 100 times, as far \
-         as this sample of pictures tells. FID is biased upwards by few pictures: compare equal numbers only. \
-         {blocks}Balls to neighbour {}.</p>\n",
+        "<p class=\"note\">Against {} training pictures, {} features. Intervals hold 95 of 100 times, as far as this \
+         sample of pictures tells. FID is biased upwards by few pictures: compare equal numbers only. {blocks}Balls to \
+         neighbour {}.</p>",
         quality.data, quality.dim, quality.k,
     );
 }
 
-fn shown(outcome: &Outcome) -> String {
+/// A score, or the number of the reason why there is none.
+fn shown(outcome: &Outcome, reasons: &mut Vec<String>) -> String {
     match outcome {
         Outcome::Scored { value, standard_error: Some(e), .. } => format!("{value:.4} ± {:.4}", 1.96 * e),
         Outcome::Scored { value, .. } => format!("{value:.4}"),
-        Outcome::Refused { refused } => format!("<span title=\"{0}\">refused: {0}</span>", escape(refused)),
+        Outcome::Refused { refused } => {
+            let known = reasons.iter().position(|r| r == refused);
+            let at = known.unwrap_or_else(|| {
+                reasons.push(refused.clone());
+                reasons.len() - 1
+            });
+            format!("refused [{}]", at + 1)
+        }
     }
 }
 

@@ -157,7 +157,8 @@ fn the_page_holds_everything_and_needs_nothing() {
     for text in [
         "a &lt;model&gt; &amp; more",
         "FID",
-        "refused: FID needs",
+        "refused [1]",
+        "[1] FID needs",
         "neither with FID of Inception",
         "<svg",
         "90 generated",

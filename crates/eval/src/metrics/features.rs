@@ -58,7 +58,7 @@ impl Features {
         let mut order: Vec<usize> = (0..self.len()).collect();
         let mut rng = generator(0x7368_7566_666c_6564, self.len() as u64);
         for last in (1..order.len()).rev() {
-            order.swap(last, (u128::from(rng.next_u64()) * (last as u128 + 1) >> 64) as usize);
+            order.swap(last, ((u128::from(rng.next_u64()) * (last as u128 + 1)) >> 64) as usize);
         }
         let values = order.iter().flat_map(|&i| self.rows(i, i + 1)).copied().collect();
         Self { dim: self.dim, values }

@@ -4,43 +4,44 @@
 
 use super::{Features, MetricError, Score, linalg::products};
 
-/// Pictures of a block, if there are enough for ten.
+/// Pictures of a block, where there are enough for ten.
 const BLOCK: usize = 1000;
-/// The least blocks, so that their spread means something.
-const BLOCKS: usize = 10;
+/// Parts into which each set is cut: blocks, or groups that are left out in turn.
+const PARTS: usize = 10;
 
-/// KID with its standard error.
+/// KID with its standard error; both sets are samples.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Kid {
-    /// The mean of the blocks, with its standard error: both sets are samples.
+    /// The score.
     pub score: Score,
-    /// Blocks.
-    pub blocks: usize,
-    /// Pictures of each set in a block.
-    pub block: usize,
+    /// Blocks, and pictures of each set in a block, if it was computed in blocks.
+    pub blocks: Option<[usize; 2]>,
 }
 
-/// KID between two sets, as the mean over blocks that have no picture in common, so that they are independent
-/// and their spread is the error: 1000 pictures of each set a block, or a tenth of the smaller set.
-/// Costs `n·block·dim`.
+/// KID between two sets. With 10,000 pictures and more in each, the mean over blocks of 1000 that have no picture
+/// in common, so that they are independent and their spread is the error; costs `1000·n·dim`. With less, the
+/// discrepancy of all, and its error by the jackknife, a tenth of both sets being left out in turn; costs
+/// `(n + m)²·dim`.
 ///
 /// # Errors
 /// For different numbers of features, or fewer than 20 pictures in a set.
 pub fn kid(a: &Features, b: &Features) -> Result<Kid, MetricError> {
     a.same_dim(b)?;
     for set in [a, b] {
-        set.at_least(2 * BLOCKS, "KID")?;
+        set.at_least(2 * PARTS, "KID")?;
     }
-    let block = BLOCK.min(a.len().min(b.len()) / BLOCKS);
-    let blocks = a.len().min(b.len()) / block;
+    let (dim, blocks) = (a.dim(), a.len().min(b.len()) / BLOCK);
     let (a, b) = (a.shuffled(), b.shuffled());
-    let part = |set: &Features, at: usize| wide(set.rows(at * block, (at + 1) * block));
-    let values: Vec<f64> = (0..blocks).map(|at| discrepancy(&part(&a, at), &part(&b, at), a.dim())).collect();
-    Ok(Kid { score: Score::mean(&values), blocks, block })
+    if blocks < PARTS {
+        return Ok(Kid { score: jackknife(&wide(a.values()), &wide(b.values()), dim), blocks: None });
+    }
+    let part = |set: &Features, at: usize| wide(set.rows(at * BLOCK, (at + 1) * BLOCK));
+    let whole = |at: usize| Sums::new(&part(&a, at), &part(&b, at), dim, 1).discrepancy(None);
+    let values: Vec<f64> = (0..blocks).map(whole).collect();
+    Ok(Kid { score: Score::mean(&values), blocks: Some([blocks, BLOCK]) })
 }
 
-/// The estimator without bias of the squared discrepancy of all of two sets. Costs `(n + m)²·dim` and a matrix
-/// of that size.
+/// The estimator without bias of the squared discrepancy of all of two sets. Costs `(n + m)²·dim`.
 ///
 /// # Errors
 /// For different numbers of features, or fewer than two pictures in a set.
@@ -49,23 +50,66 @@ pub fn squared_discrepancy(a: &Features, b: &Features) -> Result<f64, MetricErro
     for set in [a, b] {
         set.at_least(2, "the discrepancy")?;
     }
-    Ok(discrepancy(&wide(a.values()), &wide(b.values()), a.dim()))
+    Ok(Sums::new(&wide(a.values()), &wide(b.values()), a.dim(), 1).discrepancy(None))
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|v| f64::from(*v)).collect()
 }
 
-fn discrepancy(a: &[f64], b: &[f64], dim: usize) -> f64 {
-    let kernel = |products: Vec<f64>| -> Vec<f64> {
-        products.into_iter().map(|p| (p / dim as f64 + 1.0).powi(3)).collect()
-    };
-    let (n, m) = ((a.len() / dim) as f64, (b.len() / dim) as f64);
-    let within = |set: &[f64], n: f64| {
-        let k = kernel(products(set, set, dim));
-        let diagonal: f64 = k.iter().step_by(set.len() / dim + 1).sum();
-        (k.iter().sum::<f64>() - diagonal) / (n * (n - 1.0))
-    };
-    let across: f64 = kernel(products(a, b, dim)).iter().sum();
-    within(a, n) + within(b, m) - 2.0 * across / (n * m)
+fn jackknife(a: &[f64], b: &[f64], dim: usize) -> Score {
+    let sums = Sums::new(a, b, dim, PARTS);
+    let left: Vec<f64> = (0..PARTS).map(|g| sums.discrepancy(Some(g))).collect();
+    let mean = left.iter().sum::<f64>() / PARTS as f64;
+    let squares: f64 = left.iter().map(|v| (v - mean).powi(2)).sum();
+    let factor = (PARTS - 1) as f64 / PARTS as f64;
+    Score { value: sums.discrepancy(None), standard_error: Some((factor * squares).sqrt()) }
+}
+
+/// The kernel, summed over all pairs of two groups, the pairs of a picture with itself left out.
+struct Sums {
+    within: [Vec<Vec<f64>>; 2],
+    across: Vec<Vec<f64>>,
+    /// Pictures of each group, of both sets.
+    counts: [Vec<f64>; 2],
+}
+
+/// Rows whose products are held at once.
+const PANEL: usize = 256;
+
+impl Sums {
+    fn new(a: &[f64], b: &[f64], dim: usize, groups: usize) -> Self {
+        let cut = |set: &[f64], g: usize| g * (set.len() / dim) / groups;
+        let group_of = |set: &[f64]| -> Vec<usize> {
+            (0..groups).flat_map(|g| std::iter::repeat_n(g, cut(set, g + 1) - cut(set, g))).collect()
+        };
+        let pairs = |x: &[f64], y: &[f64], same: bool| {
+            let (of_x, of_y) = (group_of(x), group_of(y));
+            let mut sums = vec![vec![0.0; groups]; groups];
+            for (panel, rows) in x.chunks(PANEL * dim).enumerate() {
+                for (i, row) in products(rows, y, dim).chunks_exact(of_y.len()).enumerate() {
+                    let i = panel * PANEL + i;
+                    for (j, product) in row.iter().enumerate().filter(|(j, _)| !same || *j != i) {
+                        sums[of_x[i]][of_y[j]] += (product / dim as f64 + 1.0).powi(3);
+                    }
+                }
+            }
+            sums
+        };
+        let counts = [a, b].map(|set| (0..groups).map(|g| (cut(set, g + 1) - cut(set, g)) as f64).collect());
+        Self { within: [pairs(a, a, true), pairs(b, b, true)], across: pairs(a, b, false), counts }
+    }
+
+    /// Of all groups but one.
+    fn discrepancy(&self, without: Option<usize>) -> f64 {
+        let kept = |g: &usize| Some(*g) != without;
+        let total = |sums: &[Vec<f64>]| -> f64 {
+            let row = |row: &Vec<f64>| (0..row.len()).filter(kept).map(|j| row[j]).sum::<f64>();
+            (0..sums.len()).filter(kept).map(|i| row(&sums[i])).sum()
+        };
+        let [n, m] = [0, 1]
+            .map(|s: usize| (0..self.counts[s].len()).filter(kept).map(|g| self.counts[s][g]).sum::<f64>());
+        let own = |s: usize, n: f64| total(&self.within[s]) / (n * (n - 1.0));
+        own(0, n) + own(1, m) - 2.0 * total(&self.across) / (n * m)
+    }
 }

@@ -37,10 +37,8 @@ fn tile_of_16(a: [&[f64]; 4], b: [&[f64]; 4]) -> [[f64; 4]; 4] {
     let (a, b) = (a.map(|row| &row[..k]), b.map(|row| &row[..k]));
     let mut sums = [[0.0; 4]; 4];
     for s in 0..k {
-        for i in 0..4 {
-            for j in 0..4 {
-                sums[i][j] += a[i][s] * b[j][s];
-            }
+        for (row, a) in sums.iter_mut().zip(&a) {
+            row.iter_mut().zip(&b).for_each(|(sum, b)| *sum += a[s] * b[s]);
         }
     }
     sums

@@ -21,7 +21,8 @@ pub struct Nearest {
     pub distance: f64,
 }
 
-/// The four shares. Standard errors are those of means over the pictures of one set, the other being given.
+/// The four shares. Standard errors are those over the pictures of one set, the other being given; of shares as
+/// Agresti and Coull (1998) have it, so that all or none of a few is not held for certain.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Shares {
     /// `0..=1`, over the generated pictures.
@@ -65,12 +66,19 @@ pub fn shares(generated: &Features, data: &Features, k: usize) -> Result<Shares,
         }
     });
     Ok(Shares {
-        precision: Score::mean(&precise),
-        recall: Score::mean(&reached),
+        precision: share(&precise),
+        recall: share(&reached),
         density: Score::mean(&dense),
-        coverage: Score::mean(&covered),
+        coverage: share(&covered),
         k,
     })
+}
+
+/// The mean of zeros and ones.
+fn share(values: &[f64]) -> Score {
+    let (n, ones) = (values.len() as f64, values.iter().sum::<f64>());
+    let p = (ones + 2.0) / (n + 4.0);
+    Score { value: ones / n, standard_error: Some((p * (1.0 - p) / (n + 4.0)).sqrt()) }
 }
 
 /// For each of `queries` the nearest of `set`. Costs `n·m·dim`.

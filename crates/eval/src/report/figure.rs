@@ -22,7 +22,7 @@ fn open() -> String {
 }
 
 fn x(part: f64) -> f64 {
-    LEFT + part * (WIDTH - LEFT - 12.0)
+    LEFT + part * (WIDTH - LEFT - 28.0)
 }
 
 fn y(part: f64) -> f64 {
@@ -35,7 +35,7 @@ fn text(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
 
 fn legend(svg: &mut String, entries: &[(&str, &str)]) {
     for (i, (class, name)) in entries.iter().enumerate() {
-        let left = LEFT + 12.0 + 200.0 * i as f64;
+        let left = LEFT + 12.0 + 250.0 * i as f64;
         let _ =
             writeln!(svg, "<rect class=\"{class} bar\" x=\"{left}\" y=\"6\" width=\"12\" height=\"12\"/>");
         text(svg, left + 18.0, 16.0, "start", name);
