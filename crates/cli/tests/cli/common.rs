@@ -30,6 +30,7 @@ log_every = 2
 [data]
 size = 8
 [data.emoji]
+classes = "group"
 groups = ["Food & Drink", "Activities"]
 [model]
 base_channels = 8
