@@ -90,7 +90,8 @@ fn draw(scores: &[(f64, f64, f64)], pixels: &mut [u8]) -> Result<(), Box<dyn std
         .bold_line_style(RGBColor(225, 225, 225))
         .x_desc("standard deviation of the average, as a share of the run")
         .y_desc("KID, less is better")
-        .x_label_formatter(&|v| format!("{v:.3}"))
+        .x_labels(6)
+        .x_label_formatter(&|v| format!("{v:.3}").trim_end_matches('0').to_owned())
         .y_label_formatter(&|v| format!("{v:.4}"))
         .label_style(("sans-serif", 15))
         .draw()?;
