@@ -3,14 +3,22 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod component;
 pub mod error;
 pub mod files;
+pub mod latent_dir;
+pub mod lora;
 pub mod model_dir;
 pub mod model_index;
 pub mod scheduler_config;
+pub mod tokenizer;
 pub mod weights;
 
+pub use component::{Component, ComponentDir};
 pub use error::HubError;
+pub use latent_dir::{LatentClass, LatentModel, LatentNetwork, TextPart};
+pub use lora::Lora;
 pub use model_dir::{Extras, ModelDir, SamplingDefaults};
 pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};
+pub use tokenizer::ClipTokenizer;
 pub use weights::{Precision, SafetensorsFile};

@@ -16,12 +16,12 @@ mod update;
 
 use burn::{
     backend::Dispatch,
-    tensor::{DType, FloatDType, Tensor},
+    tensor::{DType, FloatDType},
 };
 use engine::Engine;
 
 pub use batch::{Batch, RowNoise};
-pub use burn::tensor::Device;
+pub use burn::tensor::{Device, Tensor};
 pub use device::{DeviceError, device, devices, has_bf16, instruction_set};
 pub use file_map::FileMap;
 pub use host::{from_host, to_host};

@@ -10,6 +10,7 @@ mod error;
 pub mod film;
 pub mod forward;
 pub mod guidance;
+pub mod latent;
 pub mod media;
 mod pipeline;
 mod request;
@@ -17,6 +18,7 @@ mod rows;
 mod watch;
 
 pub use error::PipelineError;
+pub use latent::{LatentPipeline, LatentPlan};
 pub use pipeline::{Event, NoiseOfRows, Output, Pipeline, Preview};
 pub use request::{ClassSelector, Request, Resolved};
 pub use rows::row_seed;

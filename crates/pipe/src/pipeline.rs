@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The draw of a row's initial noise; a trajectory's own draws count from 0.
-const INITIAL_DRAW: u64 = u64::MAX;
+pub(crate) const INITIAL_DRAW: u64 = u64::MAX;
 
 /// A model on a device, ready to sample.
 pub struct Pipeline {
@@ -282,61 +282,76 @@ impl Pipeline {
                 &plain
             }
         };
-        let cancellable = Cancellable { inner: network, cancelled };
-        let finite = Finite(&cancellable);
-        let clamped = recipe.clamp.map(|clamp| Clamped { inner: &finite, clamp });
-        let denoiser: &dyn Denoiser<Batch<4>> = match &clamped {
-            Some(clamped) => clamped,
-            None => &finite,
-        };
-
-        let mut fresh = |like: &Batch<4>, draw: u64| {
-            Batch(source.normal(rows.clone(), like.0.dims(), draw, &like.0.device()))
-        };
-        let solver = recipe.solver.build::<Batch<4>>();
-        let mut x = start.clone();
-        let mut x0 = None;
-        let (mut step, mut evals) = (0, 0);
-        let fresh: &mut dyn Noise<Batch<4>> = &mut fresh;
-        let mut trajectory = sample(&recipe.plan, &*solver, denoiser, start, fresh);
-        let moves = &recipe.plan.moves;
-        for (i, this) in moves.iter().enumerate() {
-            let Some(moment) = trajectory.next() else { break };
-            let moment = moment.map_err(|halt| match halt {
-                Halt::Cancelled => PipelineError::Cancelled,
-                Halt::Failed(reason) => PipelineError::Step { step: step + 1, of: progress.steps, reason },
-            })?;
-            step += usize::from(matches!(this, Move::Solve(_)));
-            progress.evals += moment.evals - evals;
-            evals = moment.evals;
-            x0 = moment.x0.or(x0);
-            x = moment.x;
-            // Fresh noise and relabelling after a solver's move belong to the same step.
-            if let (Some(x0), None | Some(Move::Solve(_))) = (&x0, moves.get(i + 1)) {
-                progress.done += 1;
-                let event = Event::Step {
-                    index: progress.done,
-                    of: progress.of,
-                    evals: progress.evals,
-                    rows: rows.clone(),
-                    step,
-                    level: moment.level,
-                    preview: Preview { x: &x, x0, level: moment.level },
-                };
-                if on(event).is_break() {
-                    return Err(PipelineError::Cancelled);
-                }
-            }
-        }
-        Ok(x)
+        follow(recipe, network, start, rows, source, cancelled, progress, on)
     }
 }
 
-struct Progress {
-    done: usize,
-    evals: usize,
-    steps: usize,
-    of: usize,
+/// A trajectory of some rows from `start`, its answers watched and clamped.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn follow(
+    recipe: &Recipe,
+    network: &dyn Denoiser<Batch<4>>,
+    start: Batch<4>,
+    rows: Range<usize>,
+    source: &mut dyn NoiseOfRows,
+    cancelled: &AtomicBool,
+    progress: &mut Progress,
+    on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Batch<4>, PipelineError> {
+    let cancellable = Cancellable { inner: network, cancelled };
+    let finite = Finite(&cancellable);
+    let clamped = recipe.clamp.map(|clamp| Clamped { inner: &finite, clamp });
+    let denoiser: &dyn Denoiser<Batch<4>> = match &clamped {
+        Some(clamped) => clamped,
+        None => &finite,
+    };
+
+    let mut fresh = |like: &Batch<4>, draw: u64| {
+        Batch(source.normal(rows.clone(), like.0.dims(), draw, &like.0.device()))
+    };
+    let solver = recipe.solver.build::<Batch<4>>();
+    let mut x = start.clone();
+    let mut x0 = None;
+    let (mut step, mut evals) = (0, 0);
+    let fresh: &mut dyn Noise<Batch<4>> = &mut fresh;
+    let mut trajectory = sample(&recipe.plan, &*solver, denoiser, start, fresh);
+    let moves = &recipe.plan.moves;
+    for (i, this) in moves.iter().enumerate() {
+        let Some(moment) = trajectory.next() else { break };
+        let moment = moment.map_err(|halt| match halt {
+            Halt::Cancelled => PipelineError::Cancelled,
+            Halt::Failed(reason) => PipelineError::Step { step: step + 1, of: progress.steps, reason },
+        })?;
+        step += usize::from(matches!(this, Move::Solve(_)));
+        progress.evals += moment.evals - evals;
+        evals = moment.evals;
+        x0 = moment.x0.or(x0);
+        x = moment.x;
+        // Fresh noise and relabelling after a solver's move belong to the same step.
+        if let (Some(x0), None | Some(Move::Solve(_))) = (&x0, moves.get(i + 1)) {
+            progress.done += 1;
+            let event = Event::Step {
+                index: progress.done,
+                of: progress.of,
+                evals: progress.evals,
+                rows: rows.clone(),
+                step,
+                level: moment.level,
+                preview: Preview { x: &x, x0, level: moment.level },
+            };
+            if on(event).is_break() {
+                return Err(PipelineError::Cancelled);
+            }
+        }
+    }
+    Ok(x)
+}
+
+pub(crate) struct Progress {
+    pub(crate) done: usize,
+    pub(crate) evals: usize,
+    pub(crate) steps: usize,
+    pub(crate) of: usize,
 }
 
 /// Fresh noise for single rows of a request.
@@ -345,7 +360,7 @@ pub trait NoiseOfRows {
     fn normal(&mut self, rows: Range<usize>, shape: [usize; 4], draw: u64, device: &Device) -> Tensor<4>;
 }
 
-struct SeededRows(RowNoise);
+pub(crate) struct SeededRows(pub(crate) RowNoise);
 
 impl NoiseOfRows for SeededRows {
     fn normal(&mut self, rows: Range<usize>, shape: [usize; 4], draw: u64, device: &Device) -> Tensor<4> {
@@ -353,13 +368,13 @@ impl NoiseOfRows for SeededRows {
     }
 }
 
-fn host(x: Tensor<4>) -> HostTensor {
+pub(crate) fn host(x: Tensor<4>) -> HostTensor {
     let shape = x.dims().to_vec();
     HostTensor { shape, values: x.into_data().iter::<f32>().collect() }
 }
 
 /// Rows of `[B, 3, H, W]` or, grey, `[B, 1, H, W]`, as pictures; `None` if they are neither.
-fn images(x: &HostTensor) -> Option<Vec<Image>> {
+pub(crate) fn images(x: &HostTensor) -> Option<Vec<Image>> {
     let &[_, channels, height, width] = &*x.shape else { return None };
     let repeated = match channels {
         3 => 1,

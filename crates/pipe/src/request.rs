@@ -4,7 +4,7 @@ use std::{convert::Infallible, num::NonZeroUsize, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use tweedie_core::spacing::Spacing;
-use tweedie_hub::{Extras, Sampling};
+use tweedie_hub::{Extras, Sampling, SamplingDefaults};
 use tweedie_models::{Precision, UNet2DConfig, unet::ClassEmbedType};
 
 use crate::PipelineError;
@@ -57,6 +57,25 @@ pub struct Request {
     /// The noise levels `sigma/alpha`, from and to, at which guidance acts; by default all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_interval: Option<[f64; 2]>,
+    /// How much of the guided answer has the spread of the answer for the class or prompt, from 0 (none) to
+    /// 1 (all): Lin et al. 2023, arXiv:2305.08891. Latent models only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_rescale: Option<f64>,
+    /// What the pictures show. Models that read texts only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// What they do not show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// Layers of the text encoder that are left out at its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<usize>,
+    /// Of a picture to begin with, how much is replaced: from more than 0 to 1 (all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// Latents are decoded in tiles of so many pixels, which bounds the memory of large pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae_tile: Option<NonZeroUsize>,
     /// Height and width of the pictures; by default those the model was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
@@ -80,6 +99,12 @@ impl Default for Request {
             eta: None,
             guidance: None,
             guidance_interval: None,
+            guidance_rescale: None,
+            prompt: None,
+            negative_prompt: None,
+            clip_skip: None,
+            strength: None,
+            vae_tile: None,
             size: None,
             chunk: None,
             precision: None,
@@ -94,7 +119,7 @@ const MOST_PIXELS: usize = 1 << 28;
 /// The longest side of a picture.
 const MOST_SIDE: usize = 1 << 14;
 /// Rows in one call of the network, if the request does not say.
-const CHUNK: usize = 16;
+pub(crate) const CHUNK: usize = 16;
 /// Steps, if neither request nor model say.
 const STEPS: usize = 50;
 
@@ -130,9 +155,9 @@ impl Request {
     /// [`PipelineError::Request`] naming the field, what was found and what was expected.
     pub fn resolve(&self, network: &UNet2DConfig, extras: &Extras) -> Result<Resolved, PipelineError> {
         let fail = PipelineError::request;
-        let (count, own) = (self.count.get(), &extras.sampling);
-        if count > MOST {
-            return Err(fail("count", format!("{count}: expected at most {MOST}")));
+        let (count, own) = (self.checked_count()?, &extras.sampling);
+        if let Some(field) = self.latent_field() {
+            return Err(fail(field, "this model makes pictures without latents and texts".into()));
         }
         let classes = self.classes_of(network, extras)?;
         let guidance = self.guidance.or(own.guidance.filter(|_| classes.is_some())).unwrap_or(1.0);
@@ -143,11 +168,7 @@ impl Request {
             let reason = "needs a model with classes, one of which stands for none; this one has no such";
             return Err(fail("guidance", reason.into()));
         }
-        if let Some([from, to]) = self.guidance_interval
-            && !(from >= 0.0 && from < to)
-        {
-            return Err(fail("guidance_interval", format!("[{from}, {to}]: expected 0 ≤ from < to")));
-        }
+        self.check_interval()?;
         let [height, width] = match (self.size, network.sample_size) {
             (Some(size), _) => size,
             (None, Some(size)) => size.dims(),
@@ -155,20 +176,8 @@ impl Request {
                 return Err(fail("size", "the model does not say one, so the request must".into()));
             }
         };
-        let pixels = height.checked_mul(width).and_then(|n| n.checked_mul(count));
-        if pixels.is_none_or(|n| n > MOST_PIXELS) {
-            let reason = format!("{count} of {height}×{width} pixels: expected at most {MOST_PIXELS} in all");
-            return Err(fail("size", reason));
-        }
-        if !(1..=MOST_SIDE).contains(&height) || !(1..=MOST_SIDE).contains(&width) {
-            return Err(fail("size", format!("[{height}, {width}]: expected sides from 1 to {MOST_SIDE}")));
-        }
-        let sampling = Sampling {
-            steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),
-            solver: self.solver.clone().or_else(|| own.solver.clone()),
-            spacing: self.spacing.or(own.spacing),
-            eta: self.eta.or(own.eta),
-        };
+        self.check_size([height, width])?;
+        let sampling = self.sampling(own);
         Ok(Resolved {
             count,
             classes,
@@ -181,6 +190,62 @@ impl Request {
             chunk: self.chunk.map_or(CHUNK, NonZeroUsize::get),
             precision: self.precision.unwrap_or_default(),
         })
+    }
+
+    pub(crate) fn checked_count(&self) -> Result<usize, PipelineError> {
+        match self.count.get() {
+            count if count > MOST => {
+                let reason = format!("{count}: expected at most {MOST}");
+                Err(PipelineError::request("count", reason))
+            }
+            count => Ok(count),
+        }
+    }
+
+    /// A field that only latent models read, if one is set.
+    fn latent_field(&self) -> Option<&'static str> {
+        [
+            ("prompt", self.prompt.is_some()),
+            ("negative_prompt", self.negative_prompt.is_some()),
+            ("clip_skip", self.clip_skip.is_some()),
+            ("strength", self.strength.is_some()),
+            ("vae_tile", self.vae_tile.is_some()),
+            ("guidance_rescale", self.guidance_rescale.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(field, set)| set.then_some(field))
+    }
+
+    pub(crate) fn check_interval(&self) -> Result<(), PipelineError> {
+        match self.guidance_interval {
+            Some([from, to]) if !(from >= 0.0 && from < to) => {
+                let reason = format!("[{from}, {to}]: expected 0 ≤ from < to");
+                Err(PipelineError::request("guidance_interval", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_size(&self, [height, width]: [usize; 2]) -> Result<(), PipelineError> {
+        let (fail, count) = (PipelineError::request, self.count.get());
+        let pixels = height.checked_mul(width).and_then(|n| n.checked_mul(count));
+        if pixels.is_none_or(|n| n > MOST_PIXELS) {
+            let reason = format!("{count} of {height}×{width} pixels: expected at most {MOST_PIXELS} in all");
+            return Err(fail("size", reason));
+        }
+        if !(1..=MOST_SIDE).contains(&height) || !(1..=MOST_SIDE).contains(&width) {
+            return Err(fail("size", format!("[{height}, {width}]: expected sides from 1 to {MOST_SIDE}")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sampling(&self, own: &SamplingDefaults) -> Sampling {
+        Sampling {
+            steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),
+            solver: self.solver.clone().or_else(|| own.solver.clone()),
+            spacing: self.spacing.or(own.spacing),
+            eta: self.eta.or(own.eta),
+        }
     }
 
     fn classes_of(
@@ -215,7 +280,7 @@ impl Request {
     }
 }
 
-fn find(class: &ClassSelector, known: usize, names: &[String]) -> Result<usize, String> {
+pub(crate) fn find(class: &ClassSelector, known: usize, names: &[String]) -> Result<usize, String> {
     match class {
         ClassSelector::Index(i) if *i < known => Ok(*i),
         ClassSelector::Index(i) => Err(format!("{i}: this model has the classes 0 to {}", known - 1)),

@@ -1,5 +1,7 @@
 //! `tweedie debug`.
 
+mod network;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, ensure};
@@ -7,16 +9,16 @@ use clap::{Args as ClapArgs, Subcommand};
 use serde_json::json;
 use tweedie::{
     core::noise::{Noise, SeededNoise},
-    hub::{ModelDir, SafetensorsFile, Sampling, SchedulerConfig, scheduler_config::Recipe, weights},
-    models::{Condition, HostTensor, Mode, Network, TensorSource},
-    ops,
+    hub::{SafetensorsFile, Sampling, SchedulerConfig, scheduler_config::Recipe, weights},
+    models::{HostTensor, TensorSource},
 };
 
 use crate::{tensors, ui::Ui};
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Run a model's network once on tensors named as diffusers names its arguments.
+    /// Run a network once on tensors named as diffusers names its arguments: a U-Net, a diffusion
+    /// transformer, an autoencoder or a text encoder.
     Run(RunArgs),
     /// Run a diffusers scheduler configuration on a tensor, with eps(x, t) = x·t/(t+1) for a network.
     ///
@@ -30,11 +32,15 @@ pub enum Command {
 pub struct RunArgs {
     /// A model folder, or a folder with a single component.
     model: PathBuf,
-    /// A safetensors file with `sample` [B, C, H, W], `timestep` ([] or [B]) and, for networks with
-    /// classes, `class_labels` [B].
+    /// A safetensors file. Networks that denoise take `sample` [B, C, H, W] and `timestep` ([] or [B]), and
+    /// as they need them `class_labels` [B], `encoder_hidden_states` [B, T, width],
+    /// `added_cond_kwargs.text_embeds` [B, width] and `added_cond_kwargs.time_ids` [B, n]; autoencoders
+    /// `sample`, `latents` or both; text encoders `input_ids` [B, T].
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
-    /// The file to write; it will hold `sample`.
+    /// The file to write. It will hold `sample`; of an autoencoder `latent_mean`, `latent_logvar` and
+    /// `decoded` (of `latents` or, without them, of the mean); of a text encoder `last_hidden_state`,
+    /// `penultimate_hidden_state` and `pooler_output` or `text_embeds`.
     #[arg(long, value_name = "FILE")]
     outputs: PathBuf,
 }
@@ -69,45 +75,11 @@ pub struct TrajectoryArgs {
     seed: u64,
 }
 
-/// What the network is told, by diffusers' names.
-const INPUTS: [&str; 3] = ["sample", "timestep", "class_labels"];
-
 pub fn run(command: Command, ui: Ui, device: &str) -> Result<()> {
     match command {
-        Command::Run(args) => run_network(args, ui, device),
+        Command::Run(args) => network::run(args, ui, device),
         Command::Trajectory(args) => run_trajectory(args, ui),
     }
-}
-
-fn run_network(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
-    let device = ops::device(device)?;
-    let network = ModelDir::open(&args.model)?.load_unet(&device)?;
-    let inputs = SafetensorsFile::open(&args.inputs)?;
-    let names = known(&inputs, &args.inputs, &INPUTS)?;
-    let sample = tensors::read(&inputs, "sample")?;
-    let [b, c, h, w] = sample.shape[..] else {
-        anyhow::bail!("sample: has shape {:?}, expected [B, C, H, W]", sample.shape)
-    };
-    let times = per_row("timestep", tensors::read(&inputs, "timestep")?, b)?;
-    let mut condition = Condition::default();
-    if names.iter().any(|n| n == "class_labels") {
-        let labels = per_row("class_labels", tensors::read(&inputs, "class_labels")?, b)?;
-        let whole = labels.iter().all(|v| v.fract() == 0.0 && *v >= 0.0);
-        ensure!(whole, "class_labels: expected whole numbers, at least 0; got {labels:?}");
-        condition = Condition::classes(labels.iter().map(|v| *v as usize).collect());
-    }
-    network.check([b, c, h, w], &times, &condition)?;
-    let x = ops::from_host(sample.values, [b, c, h, w], &device);
-    let y = network.forward(x, &times, &condition, Mode::Eval);
-    let shape = y.dims().to_vec();
-    let out = HostTensor { shape: shape.clone(), values: ops::to_host(y) };
-    let named = [("sample".to_owned(), out)].into();
-    weights::write(&args.outputs, &named, weights::Precision::F32, &Default::default())?;
-    ui.result(
-        &json!({ "outputs": args.outputs, "sample": shape }),
-        format!("sample {shape:?} in {}", args.outputs.display()),
-    );
-    Ok(())
 }
 
 /// The names of the file's tensors, all of which must be expected.
@@ -193,13 +165,4 @@ fn trace(
         out.iter_mut().zip(trace.rows).for_each(|(whole, row): (&mut Vec<f64>, _)| whole.extend(row));
     }
     Ok((times, out))
-}
-
-/// One value per row; a single one serves them all.
-fn per_row(name: &str, tensor: HostTensor, rows: usize) -> Result<Vec<f32>> {
-    match tensor.values.len() {
-        1 => Ok(vec![tensor.values[0]; rows]),
-        n if n == rows => Ok(tensor.values),
-        n => anyhow::bail!("{name}: {n} values for a batch of {rows}; expected 1 or {rows}"),
-    }
 }

@@ -1,5 +1,7 @@
 //! `tweedie sample`.
 
+mod latent;
+
 use std::{
     num::NonZeroUsize,
     ops::ControlFlow,
@@ -21,7 +23,7 @@ use tweedie::{
         spacing::{SPACINGS, Spacing},
     },
     data::{Image, Rgb, grid},
-    hub::{files, weights},
+    hub::{files, latent_dir, weights},
     models::Precision,
     pipe::{
         ClassSelector, Event, Output, PipelineError, Request,
@@ -41,9 +43,21 @@ pub struct Args {
     /// A model folder, as `tweedie train` or diffusers write it [default: the built-in emoji model].
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// How many pictures.
-    #[arg(short = 'n', long, value_name = "N", default_value = "36", help_heading = "What")]
-    count: NonZeroUsize,
+    /// How many pictures [default: 36; 1 of models in latents].
+    #[arg(short = 'n', long, value_name = "N", help_heading = "What")]
+    count: Option<NonZeroUsize>,
+    /// What the pictures show, for models that read texts. `(word:1.3)` weighs a word.
+    #[arg(short, long, value_name = "TEXT", help_heading = "What")]
+    prompt: Option<String>,
+    /// What they do not show.
+    #[arg(long, value_name = "TEXT", requires = "prompt", help_heading = "What")]
+    negative_prompt: Option<String>,
+    /// Begin with this picture, for models in latents.
+    #[arg(long, value_name = "FILE", help_heading = "What")]
+    image: Option<PathBuf>,
+    /// How much of that picture is replaced: more than 0, at most 1 [default: 0.8].
+    #[arg(long, value_name = "S", requires = "image", help_heading = "What")]
+    strength: Option<f64>,
     /// A class by name or number; repeat it to cycle through several [default: all in turn].
     #[arg(short, long, value_name = "CLASS", help_heading = "What")]
     class: Vec<ClassSelector>,
@@ -72,6 +86,20 @@ pub struct Args {
     /// How much to exaggerate the class; 1 is none [default: the model's].
     #[arg(long, value_name = "SCALE", help_heading = "How")]
     guidance: Option<f64>,
+    /// How much of the spread of the unguided answer the guided one gets back, from 0 to 1; models in
+    /// latents only.
+    #[arg(long, value_name = "R", help_heading = "How")]
+    guidance_rescale: Option<f64>,
+    /// Leave out this many of the text encoder's last layers.
+    #[arg(long, value_name = "LAYERS", help_heading = "How")]
+    clip_skip: Option<usize>,
+    /// A low-rank change of the model's weights, in the names of diffusers, PEFT or kohya's scripts, and how
+    /// much of it; may be repeated. Models in latents only.
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "How")]
+    lora: Vec<String>,
+    /// Decode latents in tiles of this many pixels, which bounds the memory of large pictures.
+    #[arg(long, value_name = "PIXELS", help_heading = "How")]
+    vae_tile: Option<NonZeroUsize>,
     /// The most rows in one call of the network; changes memory and speed, not the pictures.
     #[arg(long, value_name = "ROWS", help_heading = "How")]
     chunk: Option<NonZeroUsize>,
@@ -126,7 +154,6 @@ fn menus() -> String {
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
-    let request = args.request()?;
     let animation = args.animation.as_deref().map(animation_format).transpose()?;
     ensure!(args.zoom >= 1 && args.zoom <= 64, "--zoom {}: expected 1 to 64", args.zoom);
     for path in args.files() {
@@ -135,19 +162,21 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if let Some(folder) = &args.singles {
         check_folder(folder)?;
     }
+    if let Some(dir) = &args.model
+        && latent_dir::class_of(dir)?.is_some()
+    {
+        return latent::run(&args, dir, ui, device);
+    }
+    let request = args.request(36)?;
+    ensure!(args.lora.is_empty(), "--lora: changes models in latents only");
+    ensure!(args.image.is_none(), "--image: this model makes pictures without latents, from noise alone");
     let device = tweedie::ops::device(device)?;
     let pipeline = model::pipeline(args.model.as_deref(), &device)?;
     let (resolved, recipe) = pipeline.resolve(&request)?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
 
     let cancelled = Arc::new(AtomicBool::new(false));
-    let handler = cancelled.clone();
-    ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-    })
-    .context("cannot listen for Ctrl-C")?;
+    watch_for_interrupt(&cancelled)?;
 
     let steps = recipe.plan.solves();
     let show = if args.noisy { Show::Noisy } else { Show::Clean };
@@ -202,13 +231,28 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Sets the flag at the first Ctrl-C, and leaves at the second.
+fn watch_for_interrupt(cancelled: &Arc<AtomicBool>) -> Result<()> {
+    let handler = cancelled.clone();
+    ctrlc::set_handler(move || {
+        if handler.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
 impl Args {
-    fn request(&self) -> Result<Request> {
+    /// `count` pictures, if the flags do not say.
+    fn request(&self, count: usize) -> Result<Request> {
         let mut request = match &self.like {
             Some(path) => read_request(path)?
                 .with_context(|| format!("{} carries no request of tweedie", path.display()))?,
             None => Request {
-                count: self.count,
+                count: self.count.or(NonZeroUsize::new(count)).unwrap_or(NonZeroUsize::MIN),
+                prompt: self.prompt.clone(),
+                negative_prompt: self.negative_prompt.clone(),
+                strength: self.strength,
                 classes: (!self.class.is_empty()).then(|| self.class.clone()),
                 seed: self.seed,
                 size: self.size.map(|s| [s, s]),
@@ -220,6 +264,9 @@ impl Args {
         request.spacing = self.spacing.or(request.spacing);
         request.eta = self.eta.or(request.eta);
         request.guidance = self.guidance.or(request.guidance);
+        request.guidance_rescale = self.guidance_rescale.or(request.guidance_rescale);
+        request.clip_skip = self.clip_skip.or(request.clip_skip);
+        request.vae_tile = self.vae_tile.or(request.vae_tile);
         request.chunk = self.chunk.or(request.chunk);
         request.precision = self.precision.or(request.precision);
         Ok(request)

@@ -9,6 +9,7 @@ mod bad_request;
 mod bench;
 mod bound;
 mod common;
+mod latent;
 mod look;
 mod parity;
 mod quality;

@@ -1,0 +1,167 @@
+//! `tweedie debug run`.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow, bail, ensure};
+use serde_json::{Map, json};
+use tweedie::{
+    hub::{Component, ComponentDir, ModelDir, SafetensorsFile, weights},
+    models::{Added, Autoencoder, ClipTextModel, Condition, HostTensor, Mode, Network, TensorSource},
+    ops::{self, Device, Tensor},
+};
+
+use super::{RunArgs, known};
+use crate::{tensors, ui::Ui};
+
+const DENOISES: [&str; 6] = [
+    "sample",
+    "timestep",
+    "class_labels",
+    "encoder_hidden_states",
+    "added_cond_kwargs.text_embeds",
+    "added_cond_kwargs.time_ids",
+];
+
+pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
+    let device = ops::device(device)?;
+    let inputs = SafetensorsFile::open(&args.inputs)?;
+    let allow = |names: &[&str]| known(&inputs, &args.inputs, names).map(drop);
+    let outputs = match load(&args, &device)? {
+        Component::Autoencoder(autoencoder) => {
+            allow(&["sample", "latents"])?;
+            code(&autoencoder, &inputs, &device)?
+        }
+        Component::Text(encoder) => {
+            allow(&["input_ids"])?;
+            read(&encoder, &inputs)?
+        }
+        Component::UNet(network) => allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?,
+        Component::TextUNet(network) => {
+            allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?
+        }
+        Component::Dit(network) => allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?,
+    };
+    weights::write(&args.outputs, &outputs, weights::Precision::F32, &Default::default())?;
+    let shapes: Map<_, _> = outputs.iter().map(|(name, t)| (name.clone(), json!(t.shape))).collect();
+    let said: Vec<String> = outputs.iter().map(|(name, t)| format!("{name} {:?}", t.shape)).collect();
+    let mut event = json!({ "outputs": args.outputs });
+    if let Some(event) = event.as_object_mut() {
+        event.extend(shapes);
+    }
+    ui.result(&event, format!("{} in {}", said.join(", "), args.outputs.display()));
+    Ok(())
+}
+
+/// The network of a pipeline of one U-Net, or the only one in a folder.
+fn load(args: &RunArgs, device: &Device) -> Result<Component> {
+    let pipeline = args.model.join("model_index.json").exists();
+    if pipeline || !args.model.join("config.json").exists() {
+        let folder = ModelDir::open(&args.model)?;
+        return Ok(Component::UNet(Box::new(folder.load_unet(device)?)));
+    }
+    Ok(ComponentDir::open(&args.model)?.load(device)?)
+}
+
+fn has(inputs: &SafetensorsFile, name: &str) -> bool {
+    inputs.names().iter().any(|n| n == name)
+}
+
+/// A tensor of `D` dimensions, which messages describe as `expected`.
+fn given<const D: usize>(
+    inputs: &SafetensorsFile,
+    name: &str,
+    expected: &str,
+    device: &Device,
+) -> Result<Tensor<D>> {
+    let HostTensor { shape, values } = tensors::read(inputs, name)?;
+    match <[usize; D]>::try_from(shape) {
+        Ok(shape) => Ok(ops::from_host(values, shape, device)),
+        Err(shape) => bail!("{name}: has shape {shape:?}, expected {expected}"),
+    }
+}
+
+fn host<const D: usize>(x: Tensor<D>) -> HostTensor {
+    HostTensor { shape: x.dims().to_vec(), values: ops::to_host(x) }
+}
+
+fn denoise(
+    network: &dyn Network,
+    inputs: &SafetensorsFile,
+    device: &Device,
+) -> Result<BTreeMap<String, HostTensor>> {
+    let x: Tensor<4> = given(inputs, "sample", "[B, C, H, W]", device)?;
+    let b = x.dims()[0];
+    let times = per_row("timestep", tensors::read(inputs, "timestep")?, b)?;
+    let mut condition = Condition::default();
+    if has(inputs, "class_labels") {
+        let labels = per_row("class_labels", tensors::read(inputs, "class_labels")?, b)?;
+        condition.classes = Some(whole("class_labels", &labels)?.into_iter().map(|c| c as usize).collect());
+    }
+    if has(inputs, "encoder_hidden_states") {
+        condition.text = Some(given(inputs, "encoder_hidden_states", "[B, T, width]", device)?);
+    }
+    let (embeds, ids) = ("added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids");
+    if has(inputs, embeds) || has(inputs, ids) {
+        let HostTensor { shape, values } = tensors::read(inputs, ids)?;
+        let &[rows, n] = &*shape else { bail!("{ids}: has shape {shape:?}, expected [B, n]") };
+        ensure!(rows > 0 && n > 0, "{ids}: has shape {shape:?}, which is empty");
+        let time_ids = values.chunks(n).map(<[f32]>::to_vec).collect();
+        condition.added = Some(Added { text_embeds: given(inputs, embeds, "[B, width]", device)?, time_ids });
+    }
+    network.check(x.dims(), &times, &condition)?;
+    let y = network.forward(x, &times, &condition, Mode::Eval);
+    Ok([("sample".to_owned(), host(y))].into())
+}
+
+fn code(
+    autoencoder: &Autoencoder,
+    inputs: &SafetensorsFile,
+    device: &Device,
+) -> Result<BTreeMap<String, HostTensor>> {
+    let mut outputs = BTreeMap::new();
+    let mut latents = None;
+    if has(inputs, "sample") {
+        let (mean, logvar) = autoencoder.encode(given(inputs, "sample", "[B, C, H, W]", device)?)?;
+        latents = Some(mean.clone());
+        outputs.insert("latent_mean".to_owned(), host(mean));
+        if let Some(logvar) = logvar {
+            outputs.insert("latent_logvar".to_owned(), host(logvar));
+        }
+    }
+    if has(inputs, "latents") {
+        latents = Some(given(inputs, "latents", "[B, C, h, w]", device)?);
+    }
+    let latents = latents.ok_or_else(|| anyhow!("an autoencoder needs `sample` or `latents`"))?;
+    outputs.insert("decoded".to_owned(), host(autoencoder.decode(latents)?));
+    Ok(outputs)
+}
+
+fn read(encoder: &ClipTextModel, inputs: &SafetensorsFile) -> Result<BTreeMap<String, HostTensor>> {
+    let HostTensor { shape, values } = tensors::read(inputs, "input_ids")?;
+    let &[rows, n] = &*shape else { bail!("input_ids: has shape {shape:?}, expected [B, T]") };
+    ensure!(rows > 0 && n > 0, "input_ids: has shape {shape:?}, which is empty");
+    let texts: Vec<Vec<u32>> = whole("input_ids", &values)?.chunks(n).map(<[u32]>::to_vec).collect();
+    let features = encoder.encode(&texts, 1)?;
+    let pooled = if encoder.config().projects() { "text_embeds" } else { "pooler_output" };
+    Ok([
+        ("last_hidden_state".to_owned(), host(features.last)),
+        ("penultimate_hidden_state".to_owned(), host(features.hidden)),
+        (pooled.to_owned(), host(features.pooled)),
+    ]
+    .into())
+}
+
+fn whole(name: &str, values: &[f32]) -> Result<Vec<u32>> {
+    let fits = values.iter().all(|v| v.fract() == 0.0 && *v >= 0.0);
+    ensure!(fits, "{name}: expected whole numbers, at least 0; got {values:?}");
+    Ok(values.iter().map(|v| *v as u32).collect())
+}
+
+/// One value per row; a single one serves them all.
+fn per_row(name: &str, tensor: HostTensor, rows: usize) -> Result<Vec<f32>> {
+    match tensor.values.len() {
+        1 => Ok(vec![tensor.values[0]; rows]),
+        n if n == rows => Ok(tensor.values),
+        n => bail!("{name}: {n} values for a batch of {rows}; expected 1 or {rows}"),
+    }
+}

@@ -1,0 +1,167 @@
+//! Models in latents: their networks alone, and pictures of prompts. The folders are the golden ones of the
+//! pipelines, and the weights are made here.
+
+use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock};
+
+use serde_json::{Value, json};
+
+use crate::{
+    common::Scratch,
+    tensors::{self, Tensor},
+};
+
+fn golden() -> &'static Path {
+    static GOLDEN: LazyLock<std::path::PathBuf> =
+        LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipe/tests/golden/latent"));
+    &GOLDEN
+}
+
+/// The folder `sd1` with weights: the program says which tensors it misses.
+fn model(scratch: &Scratch) {
+    scratch.copy(&golden().join("sd1"), "sd");
+    scratch.copy(&golden().join("tokenizer"), "sd/tokenizer");
+    for (component, file) in
+        [("vae", "diffusion_pytorch_model"), ("unet", "diffusion_pytorch_model"), ("text_encoder", "model")]
+    {
+        let name = format!("sd/{component}/{file}.safetensors");
+        let shapes = shapes(&scratch.path(&format!("sd/{component}/config.json")));
+        let tensors: Vec<(String, Tensor)> =
+            shapes.into_iter().map(|(n, s)| (n, tensors::ramp(&s))).collect();
+        let borrowed: Vec<(&str, Tensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
+        scratch.write(&name, tensors::file(&borrowed));
+    }
+}
+
+/// Names and shapes of a component's tensors.
+fn shapes(config: &Path) -> BTreeMap<String, Vec<usize>> {
+    use tweedie::{models::*, ops::Device};
+    let text = fs::read_to_string(config).unwrap();
+    let value: Value = serde_json::from_str(&text).unwrap();
+    let device = Device::flex();
+    match value["_class_name"].as_str() {
+        Some("AutoencoderKL") => {
+            let config = AutoencoderKlConfig::from_json(&text).unwrap();
+            params::shapes(&AutoencoderKl::new(&config, 0, &device).unwrap())
+        }
+        Some(_) => {
+            let config = UNet2DConditionConfig::from_json(&text).unwrap();
+            params::shapes(&UNet2DConditionModel::new(&config, 0, &device).unwrap())
+        }
+        None => {
+            let config = ClipTextConfig::from_json(&text).unwrap();
+            params::shapes(&ClipTextModel::new(&config, 0, &device).unwrap())
+        }
+    }
+}
+
+/// Names and shapes of the outputs of `debug run`.
+fn answer(scratch: &Scratch, component: &str, inputs: &[(&str, Tensor)]) -> Vec<(String, Vec<usize>)> {
+    scratch.write("in.safetensors", tensors::file(inputs));
+    scratch.ok(&["debug", "run", component, "--inputs", "in.safetensors", "--outputs", "out.safetensors"]);
+    let mut found: Vec<_> = (tensors::unpack(&scratch.path("out.safetensors")).into_iter())
+        .map(|(name, shape, bytes)| {
+            assert!(tensors::values(&bytes).iter().all(|v| v.is_finite()), "{name}");
+            (name, shape)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn named(name: &str, shape: &[usize]) -> (String, Vec<usize>) {
+    (name.to_owned(), shape.to_vec())
+}
+
+#[test]
+fn networks_answer_by_name() {
+    let scratch = Scratch::new();
+    model(&scratch);
+    let found = answer(&scratch, "sd/vae", &[("sample", tensors::ramp(&[1, 3, 8, 12]))]);
+    let latents = [1, 4, 4, 6];
+    let expected =
+        [named("decoded", &[1, 3, 8, 12]), named("latent_logvar", &latents), named("latent_mean", &latents)];
+    assert_eq!(found, expected);
+    let found = answer(&scratch, "sd/vae", &[("latents", tensors::ramp(&latents))]);
+    assert_eq!(found, [named("decoded", &[1, 3, 8, 12])]);
+    let ids = ("input_ids", (vec![1, 3], vec![5.0, 7.0, 9.0]));
+    let found = answer(&scratch, "sd/text_encoder", &[ids]);
+    let hidden = [1, 3, 24];
+    let expected = [
+        named("last_hidden_state", &hidden),
+        named("penultimate_hidden_state", &hidden),
+        named("pooler_output", &[1, 24]),
+    ];
+    assert_eq!(found, expected);
+    let unet = [
+        ("sample", tensors::ramp(&[2, 4, 8, 8])),
+        ("timestep", (vec![], vec![7.0])),
+        ("encoder_hidden_states", tensors::ramp(&[2, 5, 24])),
+    ];
+    assert_eq!(answer(&scratch, "sd/unet", &unet), [named("sample", &[2, 4, 8, 8])]);
+
+    for (component, inputs, words) in [
+        ("sd/unet", &unet[..2], &["text"][..]),
+        ("sd/vae", &unet[..1], &["4 channels", "3"]),
+        ("sd/vae", &[("latents", tensors::ramp(&[1, 3, 4, 4]))], &["latents", "3 channels", "4"]),
+        ("sd/vae", &[("sample", tensors::ramp(&[1, 3, 7, 8]))], &["7×8", "multiples of 2"]),
+        ("sd/vae", &[], &["`sample` or `latents`"]),
+        ("sd/text_encoder", &[("input_ids", (vec![1, 1], vec![1e6]))], &["token 1000000"]),
+        ("sd/text_encoder", &[("input_ids", (vec![1, 80], vec![1.0; 80]))], &["80 tokens", "77"]),
+        ("sd/text_encoder", &unet[..1], &["`sample`", "input_ids"]),
+    ] {
+        scratch.write("in.safetensors", tensors::file(inputs));
+        let run = ["debug", "run", component, "--inputs", "in.safetensors", "--outputs", "none.safetensors"];
+        scratch.fails(&run, words);
+    }
+}
+
+#[test]
+fn prompts_make_pictures() {
+    let scratch = Scratch::new();
+    model(&scratch);
+    let run = ["sample", "-m", "sd", "-p", "a (red:1.2) cat", "--negative-prompt", "hat", "--steps", "2"];
+    let ran =
+        scratch
+            .ok(&[&run[..], &["--json", "-n", "2", "-o", "a.png", "--save-tensors", "a.safetensors"]]
+                .concat());
+    let last = ran.json().pop().unwrap();
+    assert_eq!(last["request"]["prompt"], json!("a (red:1.2) cat"));
+    let (shape, first) = tensors::only(&scratch.path("a.safetensors"), "samples");
+    assert_eq!(shape, [2, 3, 16, 16]);
+    // The request is in the picture.
+    scratch.ok(&["sample", "-m", "sd", "--like", "a.png", "-o", "b.png", "--save-tensors", "b.safetensors"]);
+    assert_eq!(tensors::only(&scratch.path("b.safetensors"), "samples").1, first);
+    // From a picture.
+    let begin = ["--image", "a.png", "--strength", "0.5", "--steps", "4", "-o", "c.png", "--vae-tile", "16"];
+    scratch.ok(&[&["sample", "-m", "sd", "-p", "a cat"][..], &begin].concat());
+    assert!(scratch.path("c.png").exists());
+
+    // Changed weights make another picture; a change of nothing makes the same.
+    let stem = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+    let change = |scale: f32| {
+        let (down, up) = (format!("{stem}.lora_A.weight"), format!("{stem}.lora_B.weight"));
+        let big = (vec![32, 1], vec![scale; 32]);
+        scratch.write("lora.safetensors", tensors::file(&[(&down, tensors::ramp(&[1, 32])), (&up, big)]));
+        let flags =
+            ["--lora", "lora.safetensors:0.5", "-n", "2", "-o", "d.png", "--save-tensors", "d.safetensors"];
+        scratch.ok(&[&run[..], &flags].concat());
+        tensors::only(&scratch.path("d.safetensors"), "samples").1
+    };
+    assert_eq!(change(0.0), first);
+    assert_ne!(change(9.0), first);
+    scratch.write("bad.safetensors", tensors::file(&[("strange", tensors::ramp(&[1]))]));
+
+    for (flags, words) in [
+        (&["-p", "cat", "--lora", "bad.safetensors"][..], &["bad.safetensors", "`strange`"][..]),
+        (&["-p", "cat", "--size", "17"], &["`size`", "multiples of 2"]),
+        (&[], &["`prompt`"]),
+        (&["-p", "cat", "--image", "none.png"], &["none.png"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "0"], &["`strength`"]),
+        (&["-p", "cat", "--animation", "x.gif"], &["latents"]),
+    ] {
+        scratch.fails(&[&["sample", "-m", "sd", "-o", "d.png"][..], flags].concat(), words);
+    }
+    scratch.fails(&["sample", "-m", crate::common::model(), "-p", "cat"], &["`prompt`", "without latents"]);
+    fs::remove_dir_all(scratch.path("sd/vae")).unwrap();
+    scratch.fails(&["sample", "-m", "sd", "-p", "cat"], &["vae", "missing"]);
+}

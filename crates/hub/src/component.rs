@@ -1,0 +1,149 @@
+//! A folder with one network: `config.json` and its weights.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde_json::{Map, Value};
+use tweedie_models::{
+    Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
+    ClipTextModel, ConfigError, DitConfig, DitTransformer, LoadError, TensorSource, UNet2DConditionConfig,
+    UNet2DConditionModel, UNet2DConfig, UNet2DModel,
+};
+
+use crate::{error::HubError, files, model_dir::WEIGHTS, weights::SafetensorsFile};
+
+const CONFIG: &str = "config.json";
+/// transformers' name of weights.
+const TEXT_WEIGHTS: &str = "model";
+
+/// A network of any supported class, loaded.
+#[derive(Debug)]
+pub enum Component {
+    /// `UNet2DModel`.
+    UNet(Box<UNet2DModel>),
+    /// `UNet2DConditionModel`.
+    TextUNet(Box<UNet2DConditionModel>),
+    /// `DiTTransformer2DModel`.
+    Dit(Box<DitTransformer>),
+    /// `AutoencoderKL` or `AutoencoderTiny`.
+    Autoencoder(Autoencoder),
+    /// `CLIPTextModel` or `CLIPTextModelWithProjection`.
+    Text(Box<ClipTextModel>),
+}
+
+/// The classes that are understood.
+const CLASSES: [&str; 7] = [
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "DiTTransformer2DModel",
+    "AutoencoderKL",
+    "AutoencoderTiny",
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+];
+
+/// A network's folder, its configuration read and its weights opened.
+pub struct ComponentDir {
+    dir: PathBuf,
+    class: String,
+    text: String,
+}
+
+impl ComponentDir {
+    /// Looks at the configuration in `dir`.
+    ///
+    /// # Errors
+    /// If it is missing or of a class that is not supported.
+    pub fn open(dir: &Path) -> Result<Self, HubError> {
+        let path = dir.join(CONFIG);
+        let text = files::read_text(&path)?;
+        let entries: Map<String, Value> = serde_json::from_str(&text)
+            .map_err(|e| HubError::format(&path, format!("not the JSON expected: {e}")))?;
+        let first = |v: &Value| v.get(0).and_then(Value::as_str).map(str::to_owned);
+        let class = match entries.get("_class_name").and_then(Value::as_str) {
+            Some(name) => name.to_owned(),
+            None => entries.get("architectures").and_then(first).unwrap_or_else(|| CLASSES[0].into()),
+        };
+        if !CLASSES.contains(&class.as_str()) {
+            let reason = format!("`{class}` is not supported; supported are {}", CLASSES.join(", "));
+            return Err(HubError::key(&path, "_class_name", reason));
+        }
+        Ok(Self { dir: dir.into(), class, text })
+    }
+
+    /// The network's class.
+    pub fn class(&self) -> &str {
+        &self.class
+    }
+
+    /// The network on `device`, with the weights of its folder.
+    ///
+    /// # Errors
+    /// If the configuration describes no network, or the weights are missing, damaged or another network's.
+    pub fn load(&self, device: &Device) -> Result<Component, HubError> {
+        let weights = self.weights()?;
+        self.load_from(&weights, weights.path(), device)
+    }
+
+    /// The weights, not yet read.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::open_in`].
+    pub fn weights(&self) -> Result<SafetensorsFile, HubError> {
+        let stem = if self.class.starts_with("CLIP") { TEXT_WEIGHTS } else { WEIGHTS };
+        // Files in half precision carry that in their names.
+        let half = format!("{stem}.fp16");
+        let is = |stem: &str| {
+            let single = self.dir.join(format!("{stem}.safetensors"));
+            single.exists() || self.dir.join(format!("{stem}.safetensors.index.json")).exists()
+        };
+        SafetensorsFile::open_in(&self.dir, if !is(stem) && is(&half) { &half } else { stem })
+    }
+
+    /// The network with the tensors of `source`, which messages call `path`.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_from(
+        &self,
+        source: &dyn TensorSource,
+        path: &Path,
+        device: &Device,
+    ) -> Result<Component, HubError> {
+        let bad = |source: ConfigError| HubError::Config { path: self.dir.join(CONFIG), source };
+        let fail = |error: LoadError| match error {
+            LoadError::Config(source) => bad(source),
+            LoadError::Params(source) => HubError::Params { path: path.into(), source },
+        };
+        let text = &self.text;
+        Ok(match self.class.as_str() {
+            "UNet2DConditionModel" => {
+                let config = UNet2DConditionConfig::from_json(text).map_err(bad)?;
+                let unet = UNet2DConditionModel::load(&config, source, device).map_err(fail)?;
+                Component::TextUNet(Box::new(unet))
+            }
+            "DiTTransformer2DModel" => {
+                let config = DitConfig::from_json(text).map_err(bad)?;
+                Component::Dit(Box::new(DitTransformer::load(&config, source, device).map_err(fail)?))
+            }
+            "AutoencoderKL" => {
+                let config = AutoencoderKlConfig::from_json(text).map_err(bad)?;
+                let vae = AutoencoderKl::load(&config, source, device).map_err(fail)?;
+                Component::Autoencoder(Autoencoder::Kl(Box::new(vae)))
+            }
+            "AutoencoderTiny" => {
+                let config = AutoencoderTinyConfig::from_json(text).map_err(bad)?;
+                let vae = AutoencoderTiny::load(&config, source, device).map_err(fail)?;
+                Component::Autoencoder(Autoencoder::Tiny(Box::new(vae)))
+            }
+            "CLIPTextModel" | "CLIPTextModelWithProjection" => {
+                let config = ClipTextConfig::from_json(text).map_err(bad)?;
+                Component::Text(Box::new(ClipTextModel::load(&config, source, device).map_err(fail)?))
+            }
+            _ => {
+                let config = UNet2DConfig::from_json(text).map_err(bad)?;
+                Component::UNet(Box::new(UNet2DModel::load(&config, source, device).map_err(fail)?))
+            }
+        })
+    }
+}

@@ -1,0 +1,300 @@
+//! The folder of a latent diffusion pipeline, as diffusers lays it out: a folder per component, and
+//! `model_index.json`, which names their classes.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::Device;
+use serde_json::{Map, Value};
+use tweedie_models::{
+    Autoencoder, ClipTextModel, DitTransformer, TensorSource, UNet2DConditionModel, UNet2DModel,
+};
+
+use crate::{
+    component::{Component, ComponentDir},
+    error::HubError,
+    files,
+    lora::Lora,
+    model_index,
+    scheduler_config::SchedulerConfig,
+    tokenizer::ClipTokenizer,
+};
+
+/// A pipeline that diffuses in the latents of an autoencoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LatentClass {
+    /// `StableDiffusionPipeline` and its image-to-image form.
+    StableDiffusion,
+    /// `StableDiffusionXLPipeline` and its image-to-image form.
+    StableDiffusionXl,
+    /// `DiTPipeline`: classes.
+    Dit,
+    /// `LDMPipeline`: neither text nor classes.
+    Unconditional,
+}
+
+const CLASSES: [(&str, LatentClass); 6] = [
+    ("StableDiffusionPipeline", LatentClass::StableDiffusion),
+    ("StableDiffusionImg2ImgPipeline", LatentClass::StableDiffusion),
+    ("StableDiffusionXLPipeline", LatentClass::StableDiffusionXl),
+    ("StableDiffusionXLImg2ImgPipeline", LatentClass::StableDiffusionXl),
+    ("DiTPipeline", LatentClass::Dit),
+    ("LDMPipeline", LatentClass::Unconditional),
+];
+
+/// Components that judge or convert pictures and do not make them; they are not loaded.
+const UNUSED: [&str; 3] = ["safety_checker", "feature_extractor", "image_encoder"];
+
+/// The network that denoises latents.
+#[derive(Debug)]
+pub enum LatentNetwork {
+    /// Without conditions.
+    UNet(Box<UNet2DModel>),
+    /// Reads a text.
+    TextUNet(Box<UNet2DConditionModel>),
+    /// Knows classes.
+    Dit(Box<DitTransformer>),
+}
+
+/// A text encoder with its tokenizer.
+#[derive(Debug)]
+pub struct TextPart {
+    /// Texts to tokens.
+    pub tokenizer: ClipTokenizer,
+    /// Tokens to features.
+    pub encoder: ClipTextModel,
+}
+
+/// All of a pipeline, loaded.
+#[derive(Debug)]
+pub struct LatentModel {
+    /// The pipeline's class.
+    pub class: LatentClass,
+    /// Between pictures and latents.
+    pub autoencoder: Autoencoder,
+    /// Denoises latents.
+    pub network: LatentNetwork,
+    /// None, one or two.
+    pub texts: Vec<TextPart>,
+    /// How it is sampled.
+    pub scheduler: SchedulerConfig,
+    /// Whether no negative prompt means features of zero instead of those of an empty text.
+    pub zeros_for_no_negative: bool,
+    /// Names of classes in order of their numbers; a class has several, with commas between.
+    pub class_names: Vec<String>,
+}
+
+/// The class of the latent pipeline in `dir`, or `None` if it holds something else.
+///
+/// # Errors
+/// If its `model_index.json` is not JSON.
+pub fn class_of(dir: &Path) -> Result<Option<LatentClass>, HubError> {
+    let path = dir.join(model_index::FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let entries: Map<String, Value> = files::read_json(&path)?;
+    let class = entries.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+    Ok(CLASSES.iter().find(|(name, _)| *name == class).map(|(_, class)| *class))
+}
+
+struct Index<'a> {
+    dir: PathBuf,
+    path: PathBuf,
+    entries: Map<String, Value>,
+    loras: &'a [Lora],
+}
+
+/// Applies `load` to the tensors of `source` with all changes.
+fn merge<T>(
+    loras: &[Lora],
+    component: &'static str,
+    source: &dyn TensorSource,
+    load: &dyn Fn(&dyn TensorSource) -> T,
+) -> T {
+    match loras.split_first() {
+        Some((first, rest)) => merge(rest, component, &first.merged(component, source), load),
+        None => load(source),
+    }
+}
+
+impl Index<'_> {
+    /// Whether the index names a component other than null.
+    fn has(&self, name: &str) -> bool {
+        self.entries.get(name).and_then(|v| v.get(1)).is_some_and(|class| !class.is_null())
+    }
+
+    fn folder(&self, name: &str) -> Result<PathBuf, HubError> {
+        let dir = self.dir.join(name);
+        match (self.has(name), dir.is_dir()) {
+            (true, true) => Ok(dir),
+            (true, false) => {
+                Err(HubError::format(&dir, "the component is missing, which model_index.json names"))
+            }
+            (false, _) => Err(HubError::key(&self.path, name, "the component is missing")),
+        }
+    }
+
+    /// The component `name` with the changes that are meant for it.
+    fn load(&self, name: &'static str, device: &Device) -> Result<Component, HubError> {
+        let component = ComponentDir::open(&self.folder(name)?)?;
+        let weights = component.weights()?;
+        let load = |source: &dyn TensorSource| component.load_from(source, weights.path(), device);
+        merge(self.loras, name, &weights, &load)
+    }
+
+    fn wrong<T>(&self, name: &str, expected: &str) -> Result<T, HubError> {
+        let class = self.entries.get(name).map(Value::to_string).unwrap_or_default();
+        Err(HubError::key(&self.path, name, format!("{class} is not supported here; expected {expected}")))
+    }
+
+    fn text(&self, (name, tokens): (&'static str, &str), device: &Device) -> Result<TextPart, HubError> {
+        let folder = self.folder(tokens)?;
+        let tokenizer = ClipTokenizer::open(&folder)?;
+        let Component::Text(encoder) = self.load(name, device)? else {
+            return self.wrong(name, "CLIPTextModel or CLIPTextModelWithProjection");
+        };
+        let (bound, known) = (tokenizer.bound() as usize, encoder.config().vocab_size);
+        if bound > known {
+            let reason = format!("has tokens up to {}, but {name} knows {known}", bound - 1);
+            return Err(HubError::format(&folder, reason));
+        }
+        Ok(TextPart { tokenizer, encoder: *encoder })
+    }
+}
+
+impl LatentModel {
+    /// Loads the pipeline in `dir` onto `device`.
+    ///
+    /// # Errors
+    /// If a component is missing, damaged, of a class that is not supported, or does not fit the others.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, HubError> {
+        Self::load_with(dir, &[], device)
+    }
+
+    /// The same with low-rank changes of its networks.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and if a change finds no layer or does not fit it.
+    pub fn load_with(dir: &Path, loras: &[Lora], device: &Device) -> Result<Self, HubError> {
+        let path = dir.join(model_index::FILE);
+        let entries: Map<String, Value> = files::read_json(&path)?;
+        let name = entries.get("_class_name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Some(class) = class_of(dir)? else {
+            let names = CLASSES.map(|(name, _)| name).join(", ");
+            let reason = format!("`{name}` is not a latent pipeline that is supported: {names}");
+            return Err(HubError::key(&path, "_class_name", reason));
+        };
+        let index = Index { dir: dir.into(), path, entries, loras };
+        index.check(class, &name)?;
+
+        let name = if class == LatentClass::Unconditional { "vqvae" } else { "vae" };
+        let Component::Autoencoder(autoencoder) = index.load(name, device)? else {
+            return index.wrong(name, "AutoencoderKL or AutoencoderTiny");
+        };
+        let network = match class {
+            LatentClass::Dit => match index.load("transformer", device)? {
+                Component::Dit(dit) => LatentNetwork::Dit(dit),
+                _ => return index.wrong("transformer", "DiTTransformer2DModel"),
+            },
+            LatentClass::Unconditional => match index.load("unet", device)? {
+                Component::UNet(unet) => LatentNetwork::UNet(unet),
+                _ => return index.wrong("unet", "UNet2DModel"),
+            },
+            _ => match index.load("unet", device)? {
+                Component::TextUNet(unet) => LatentNetwork::TextUNet(unet),
+                _ => return index.wrong("unet", "UNet2DConditionModel"),
+            },
+        };
+        const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
+        let texts = match class {
+            LatentClass::StableDiffusion => &TEXTS[..1],
+            LatentClass::StableDiffusionXl => &TEXTS,
+            _ => &[],
+        };
+        let texts = texts.iter().map(|names| index.text(*names, device)).collect::<Result<_, _>>()?;
+        loras.iter().try_for_each(Lora::check_used)?;
+        let scheduler = SchedulerConfig::load(&index.folder("scheduler")?.join("scheduler_config.json"))?;
+        let zeros = index.entries.get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
+        let model = Self {
+            class,
+            autoencoder,
+            network,
+            texts,
+            scheduler,
+            zeros_for_no_negative: class == LatentClass::StableDiffusionXl && zeros.unwrap_or(true),
+            class_names: index.class_names()?,
+        };
+        model.check_fit(&index.path)?;
+        Ok(model)
+    }
+
+    /// Whether widths and channels of the components agree.
+    fn check_fit(&self, path: &Path) -> Result<(), HubError> {
+        let latents = self.autoencoder.latent_channels();
+        let (inputs, outputs) = match &self.network {
+            LatentNetwork::UNet(unet) => (unet.config().in_channels, unet.config().out_channels),
+            LatentNetwork::TextUNet(unet) => (unet.config().in_channels, unet.config().out_channels),
+            LatentNetwork::Dit(dit) => (dit.config().in_channels, dit.config().outputs()),
+        };
+        if inputs != latents || (outputs != latents && outputs != 2 * latents) {
+            let reason = format!("maps {inputs} channels to {outputs}, but the latents have {latents}");
+            return Err(HubError::key(path, "unet", reason));
+        }
+        if let LatentNetwork::TextUNet(unet) = &self.network {
+            let width: usize = self.texts.iter().map(|text| text.encoder.config().hidden_size).sum();
+            let expected = unet.config().text_width().unwrap_or(0);
+            if width != expected {
+                let reason =
+                    format!("texts have features of width {width}, but the U-Net expects {expected}");
+                return Err(HubError::key(path, "text_encoder", reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Index<'_> {
+    /// Whether all components of the index belong to the class.
+    fn check(&self, class: LatentClass, name: &str) -> Result<(), HubError> {
+        let known: &[&str] = match class {
+            LatentClass::StableDiffusion => &["vae", "text_encoder", "tokenizer", "unet", "scheduler"],
+            LatentClass::StableDiffusionXl => {
+                &["vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler"]
+            }
+            LatentClass::Dit => &["vae", "transformer", "scheduler"],
+            LatentClass::Unconditional => &["vqvae", "unet", "scheduler"],
+        };
+        for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
+            let component = value.as_array().is_some_and(|pair| pair.len() == 2);
+            if component && !known.contains(&key.as_str()) && !UNUSED.contains(&key.as_str()) {
+                return Err(HubError::key(&self.path, key, format!("a {name} has no such component")));
+            }
+        }
+        if self.entries.get("requires_aesthetics_score") == Some(&Value::Bool(true)) {
+            let reason = "a refiner, which is supported as a network but not as a pipeline";
+            return Err(HubError::key(&self.path, "requires_aesthetics_score", reason));
+        }
+        Ok(())
+    }
+
+    fn class_names(&self) -> Result<Vec<String>, HubError> {
+        let Some(labels) = self.entries.get("id2label").filter(|v| !v.is_null()) else {
+            return Ok(Vec::new());
+        };
+        let wrong = |e: &dyn std::fmt::Display| HubError::key(&self.path, "id2label", e.to_string());
+        let labels: BTreeMap<String, String> =
+            serde_json::from_value(labels.clone()).map_err(|e| wrong(&e))?;
+        let mut numbered: Vec<(usize, String)> = (labels.into_iter())
+            .map(|(number, name)| number.parse().map(|n| (n, name)))
+            .collect::<Result<_, _>>()
+            .map_err(|e| wrong(&e))?;
+        numbered.sort();
+        match numbered.iter().enumerate().find(|(i, (n, _))| i != n) {
+            Some((i, _)) => Err(wrong(&format!("the class {i} has no name"))),
+            None => Ok(numbered.into_iter().map(|(_, name)| name).collect()),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Low-rank changes of weights: `W + scale·(alpha/rank)·up·down` (Hu et al. 2021, arXiv:2106.09685), in files
+//! as diffusers, PEFT and kohya's scripts write them. They are merged while weights are read.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::TensorData;
+use tweedie_models::{HostTensor, TensorSource};
+
+use crate::{error::HubError, weights::SafetensorsFile};
+
+/// What ends the names of a layer's two factors.
+const FACTORS: [(&str, &str); 4] = [
+    (".lora_A.weight", ".lora_B.weight"),
+    (".lora_down.weight", ".lora_up.weight"),
+    (".lora.down.weight", ".lora.up.weight"),
+    (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+];
+const ALPHA: &str = ".alpha";
+
+/// What begins names, and the component they belong to. Names of the second kind have underscores for dots.
+const DOTTED: [(&str, &str); 4] = [
+    ("unet.", "unet"),
+    ("transformer.", "transformer"),
+    ("text_encoder.", "text_encoder"),
+    ("text_encoder_2.", "text_encoder_2"),
+];
+const UNDERSCORED: [(&str, &str); 4] = [
+    ("lora_unet_", "unet"),
+    ("lora_te_", "text_encoder"),
+    ("lora_te1_", "text_encoder"),
+    ("lora_te2_", "text_encoder_2"),
+];
+
+/// One layer's change.
+#[derive(Debug)]
+struct Factors {
+    /// `[rank, inputs…]`.
+    down: HostTensor,
+    /// `[outputs, rank, …]`.
+    up: HostTensor,
+    /// `alpha/rank`.
+    factor: f64,
+}
+
+/// A file of changes.
+#[derive(Debug)]
+pub struct Lora {
+    path: PathBuf,
+    /// How much of the change is made.
+    pub scale: f64,
+    /// Component and layer to its change.
+    layers: BTreeMap<(&'static str, Layer), Factors>,
+    used: RefCell<BTreeSet<(&'static str, Layer)>>,
+}
+
+/// A layer's name without `.weight`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Layer {
+    Dotted(String),
+    Underscored(String),
+}
+
+impl Layer {
+    fn text(&self) -> &str {
+        match self {
+            Self::Dotted(name) | Self::Underscored(name) => name,
+        }
+    }
+}
+
+impl Lora {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// If it is damaged, or a tensor's name or shape is not understood: the message names it.
+    pub fn open(path: &Path, scale: f64) -> Result<Self, HubError> {
+        let file = SafetensorsFile::open(path)?;
+        let unknown = |name: &str, reason: &str| HubError::tensor(path, name, reason);
+        let read = |name: &str| file.read(name).map_err(|reason| HubError::tensor(path, name, reason));
+        let names: BTreeSet<String> = file.names().into_iter().collect();
+        let mut layers = BTreeMap::new();
+        let mut understood = BTreeSet::new();
+        for name in &names {
+            let ends = FACTORS.iter().find_map(|(down, up)| Some((name.strip_suffix(down)?, up)));
+            let Some((stem, up_suffix)) = ends else { continue };
+            let (up_name, alpha_name) = (format!("{stem}{up_suffix}"), format!("{stem}{ALPHA}"));
+            if !names.contains(&up_name) {
+                return Err(unknown(name, &format!("`{up_name}`, which belongs to it, is missing")));
+            }
+            let (down, up) = (read(name)?, read(&up_name)?);
+            let rank = down.shape.first().copied().unwrap_or(0);
+            let fits = rank > 0 && up.shape.get(1) == Some(&rank) && up.shape[2..].iter().all(|n| *n == 1);
+            if !fits {
+                let reason = format!("has shape {:?}, which does not fit {:?}", down.shape, up.shape);
+                return Err(unknown(name, &reason));
+            }
+            let alpha = match names.contains(&alpha_name) {
+                true => read(&alpha_name)?.values.first().map_or(rank as f64, |a| f64::from(*a)),
+                false => rank as f64,
+            };
+            let key = place(stem).ok_or_else(|| unknown(name, "belongs to no component that is known"))?;
+            layers.insert(key, Factors { down, up, factor: alpha / rank as f64 });
+            understood.extend([name.clone(), up_name, alpha_name]);
+        }
+        if let Some(name) = names.iter().find(|name| !understood.contains(*name)) {
+            return Err(unknown(name, "is not part of a low-rank change that is known"));
+        }
+        Ok(Self { path: path.into(), scale, layers, used: RefCell::default() })
+    }
+
+    /// The tensors of `source`, those of the component called `component`, with this change.
+    pub fn merged<'a>(&'a self, component: &'static str, source: &'a dyn TensorSource) -> Merged<'a> {
+        let mut changes = BTreeMap::new();
+        for name in source.names() {
+            let Some(stem) = name.strip_suffix(".weight") else { continue };
+            // Text encoders are stored with and without this prefix.
+            for stem in [stem.to_owned(), format!("text_model.{stem}")] {
+                let underscored = Layer::Underscored(stem.replace('.', "_"));
+                for layer in [Layer::Dotted(stem.clone()), underscored] {
+                    let key = (component, layer);
+                    if let Some(factors) = self.layers.get(&key) {
+                        changes.insert(name.clone(), factors);
+                        self.used.borrow_mut().insert(key);
+                    }
+                }
+            }
+        }
+        Merged { source, changes, scale: self.scale }
+    }
+
+    /// Whether each change found its layer.
+    ///
+    /// # Errors
+    /// Names the first that did not.
+    pub fn check_used(&self) -> Result<(), HubError> {
+        let used = self.used.borrow();
+        match self.layers.keys().find(|key| !used.contains(*key)) {
+            Some((component, layer)) => {
+                let reason = format!("the model's {component} has no such layer");
+                Err(HubError::tensor(&self.path, layer.text(), reason))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The component and layer that a name without its ending means.
+fn place(stem: &str) -> Option<(&'static str, Layer)> {
+    for (prefix, component) in UNDERSCORED {
+        if let Some(rest) = stem.strip_prefix(prefix) {
+            return Some((component, Layer::Underscored(rest.into())));
+        }
+    }
+    let (rest, component) = DOTTED.iter().find_map(|(p, c)| Some((stem.strip_prefix(p)?, *c)))?;
+    // `attn1.processor.to_q_lora` of diffusers before 0.22 is `attn1.to_q`.
+    let layer = match (rest.split_once(".processor."), rest.strip_suffix("_lora")) {
+        (Some((attention, _)), Some(plain)) => {
+            let projection = plain.rsplit('.').next().unwrap_or_default();
+            let index = if projection == "to_out" { ".0" } else { "" };
+            format!("{attention}.{projection}{index}")
+        }
+        _ => rest.to_owned(),
+    };
+    Some((component, Layer::Dotted(layer)))
+}
+
+/// Tensors with a change.
+pub struct Merged<'a> {
+    source: &'a dyn TensorSource,
+    changes: BTreeMap<String, &'a Factors>,
+    scale: f64,
+}
+
+impl TensorSource for Merged<'_> {
+    fn names(&self) -> Vec<String> {
+        self.source.names()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.source.shape(name)
+    }
+
+    fn data(&self, name: &str) -> Result<TensorData, String> {
+        match self.changes.contains_key(name) {
+            true => self.read(name)?.into_data(),
+            false => self.source.data(name),
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<HostTensor, String> {
+        let mut tensor = self.source.read(name)?;
+        let Some(Factors { down, up, factor }) = self.changes.get(name) else { return Ok(tensor) };
+        let rank = down.shape[0];
+        let (outputs, inputs) = (up.shape[0], down.values.len() / rank);
+        if tensor.shape.first() != Some(&outputs) || tensor.values.len() != outputs * inputs {
+            let (shape, by) = (&tensor.shape, (&up.shape, &down.shape));
+            return Err(format!("has shape {shape:?}, which a change of {by:?} does not fit"));
+        }
+        let scale = (self.scale * factor) as f32;
+        for (row, up) in tensor.values.chunks_exact_mut(inputs).zip(up.values.chunks_exact(rank)) {
+            for (u, down) in up.iter().zip(down.values.chunks_exact(inputs)) {
+                row.iter_mut().zip(down).for_each(|(w, d)| *w += scale * u * d);
+            }
+        }
+        Ok(tensor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{self, Precision};
+
+    fn tensor(shape: &[usize], from: f32) -> HostTensor {
+        let count = shape.iter().product::<usize>();
+        HostTensor { shape: shape.to_vec(), values: (0..count).map(|i| from + i as f32).collect() }
+    }
+
+    fn file(dir: &Path, tensors: &[(&str, HostTensor)]) -> PathBuf {
+        let path = dir.join("lora.safetensors");
+        let named = tensors.iter().map(|(n, t)| (n.to_string(), t.clone())).collect();
+        weights::write(&path, &named, Precision::F32, &Default::default()).unwrap();
+        path
+    }
+
+    fn base() -> BTreeMap<String, HostTensor> {
+        [("mid.attn1.to_q.weight".to_owned(), tensor(&[2, 3], 0.0))].into()
+    }
+
+    #[test]
+    fn every_way_of_naming_means_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (down, up) = (tensor(&[1, 3], 1.0), tensor(&[2, 1], 1.0));
+        // up·down is [[1, 2, 3], [2, 4, 6]].
+        for (a, b) in [
+            ("unet.mid.attn1.to_q.lora_A.weight", "unet.mid.attn1.to_q.lora_B.weight"),
+            ("unet.mid.attn1.to_q.lora.down.weight", "unet.mid.attn1.to_q.lora.up.weight"),
+            ("lora_unet_mid_attn1_to_q.lora_down.weight", "lora_unet_mid_attn1_to_q.lora_up.weight"),
+            (
+                "unet.mid.attn1.processor.to_q_lora.down.weight",
+                "unet.mid.attn1.processor.to_q_lora.up.weight",
+            ),
+        ] {
+            let path = file(dir.path(), &[(a, down.clone()), (b, up.clone())]);
+            let lora = Lora::open(&path, 0.5).unwrap_or_else(|e| panic!("{a}: {e}"));
+            let base = base();
+            let found = lora.merged("unet", &base).read("mid.attn1.to_q.weight").unwrap();
+            assert_eq!(found.values, [0.5, 2.0, 3.5, 4.0, 6.0, 8.0], "{a}");
+            lora.check_used().unwrap();
+        }
+        let alpha = HostTensor { shape: vec![], values: vec![4.0] };
+        let stem = "lora_unet_mid_attn1_to_q";
+        let names =
+            [format!("{stem}.lora_down.weight"), format!("{stem}.lora_up.weight"), format!("{stem}.alpha")];
+        let path = file(dir.path(), &[(&names[0], down), (&names[1], up), (&names[2], alpha)]);
+        let (lora, base) = (Lora::open(&path, 0.5).unwrap(), base());
+        let found = lora.merged("unet", &base).read("mid.attn1.to_q.weight").unwrap();
+        assert_eq!(found.values[..3], [2.0, 5.0, 8.0]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (down, up) = (tensor(&[1, 3], 1.0), tensor(&[2, 1], 1.0));
+        let open = |tensors: &[(&str, HostTensor)]| Lora::open(&file(dir.path(), tensors), 1.0);
+        let pair = |stem: &str| (format!("{stem}.lora_A.weight"), format!("{stem}.lora_B.weight"));
+        let (a, b) = pair("unet.mid.attn1.to_q");
+        let error = open(&[(&a, down.clone())]).unwrap_err().to_string();
+        assert!(error.contains(&b) && error.contains("missing"), "{error}");
+        let error = open(&[(&a, down.clone()), (&b, up.clone()), ("other", up.clone())]).unwrap_err();
+        assert!(error.to_string().contains("`other`"), "{error}");
+        let error = open(&[(&a, tensor(&[2, 3], 0.0)), (&b, up.clone())]).unwrap_err().to_string();
+        assert!(error.contains("[2, 3]"), "{error}");
+        let (c, d) = pair("vae.x");
+        let error = open(&[(&c, down.clone()), (&d, up.clone())]).unwrap_err().to_string();
+        assert!(error.contains("vae.x") && error.contains("component"), "{error}");
+        let (c, d) = pair("unet.mid.attn9.to_q");
+        let (lora, base) = (open(&[(&c, down.clone()), (&d, up.clone())]).unwrap(), base());
+        lora.merged("unet", &base);
+        let error = lora.check_used().unwrap_err().to_string();
+        assert!(error.contains("mid.attn9.to_q") && error.contains("unet"), "{error}");
+        let lora = open(&[(&a, tensor(&[1, 4], 0.0)), (&b, up)]).unwrap();
+        let error = lora.merged("unet", &base).read("mid.attn1.to_q.weight").unwrap_err();
+        assert!(error.contains("[2, 3]"), "{error}");
+    }
+}

@@ -1,0 +1,221 @@
+//! CLIP's tokenizer: byte-pair encoding of lower-case words (Sennrich et al. 2016, arXiv:1508.07909), read
+//! from `tokenizer.json` or from `vocab.json` and `merges.txt`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::Value;
+use unicode_normalization::UnicodeNormalization;
+
+use crate::{error::HubError, files};
+
+/// Ends a word.
+const SUFFIX: &str = "</w>";
+const WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+const BEGIN: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+/// Longer words are cut: what follows is no word of any language.
+const LONGEST_WORD: usize = 1024;
+
+/// The tokenizer of a text encoder.
+#[derive(Debug)]
+pub struct ClipTokenizer {
+    vocabulary: HashMap<String, u32>,
+    /// Rank of a pair, and what it becomes.
+    merges: HashMap<(u32, u32), (u32, u32)>,
+    words: Regex,
+    bytes: [char; 256],
+    /// Begins a text.
+    pub begin: u32,
+    /// Ends a text.
+    pub end: u32,
+    /// Follows the end.
+    pub pad: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Line(String),
+    Pair([String; 2]),
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    end_of_word_suffix: Option<String>,
+    vocab: HashMap<String, u32>,
+    merges: Vec<Merge>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+#[derive(Deserialize)]
+struct TokenizerJson {
+    model: Model,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+impl ClipTokenizer {
+    /// Reads the tokenizer in the folder `dir`.
+    ///
+    /// # Errors
+    /// If neither form is there, a file is not understood, or it is another kind of tokenizer.
+    pub fn open(dir: &Path) -> Result<Self, HubError> {
+        let (json, vocabulary) = (dir.join("tokenizer.json"), dir.join("vocab.json"));
+        let (file, vocabulary, pairs) = if vocabulary.exists() {
+            let merges = dir.join("merges.txt");
+            let pairs = merge_lines(&merges)?;
+            (merges, files::read_json(&vocabulary)?, pairs)
+        } else if json.exists() {
+            let read: TokenizerJson = files::read_json(&json)?;
+            let suffix = read.model.end_of_word_suffix.as_deref();
+            if read.model.kind.as_deref().is_some_and(|kind| kind != "BPE") || suffix != Some(SUFFIX) {
+                let reason = format!("expected CLIP's: a BPE model whose words end in `{SUFFIX}`");
+                return Err(HubError::key(&json, "model", reason));
+            }
+            let mut vocabulary = read.model.vocab;
+            vocabulary.extend(read.added_tokens.into_iter().map(|added| (added.content, added.id)));
+            let pair = |merge| match merge {
+                Merge::Pair(pair) => Ok(pair),
+                Merge::Line(line) => pair_of(&json, &line),
+            };
+            (json.clone(), vocabulary, read.model.merges.into_iter().map(pair).collect::<Result<_, _>>()?)
+        } else {
+            return Err(HubError::format(dir, "holds neither tokenizer.json nor vocab.json and merges.txt"));
+        };
+        Self::build(dir, &file, vocabulary, pairs)
+    }
+
+    fn build(
+        dir: &Path,
+        file: &Path,
+        vocabulary: HashMap<String, u32>,
+        pairs: Vec<[String; 2]>,
+    ) -> Result<Self, HubError> {
+        let id = |token: &str| {
+            let reason = || HubError::format(file, format!("the token `{token}` is not in the vocabulary"));
+            vocabulary.get(token).copied().ok_or_else(reason)
+        };
+        let mut merges = HashMap::new();
+        for (rank, [a, b]) in pairs.iter().enumerate() {
+            merges.entry((id(a)?, id(b)?)).or_insert((rank as u32, id(&format!("{a}{b}"))?));
+        }
+        let (begin, end) = (id(BEGIN)?, id(END)?);
+        let pad = match pad_of(dir)? {
+            Some(token) => id(&token)?,
+            None => end,
+        };
+        let words = Regex::new(WORDS).map_err(|e| HubError::format(file, e.to_string()))?;
+        Ok(Self { vocabulary, merges, words, bytes: byte_letters(), begin, end, pad })
+    }
+
+    /// Entries of the vocabulary: tokens are less than this.
+    pub fn bound(&self) -> u32 {
+        self.vocabulary.values().max().map_or(0, |last| last + 1)
+    }
+
+    /// The tokens of a text, without those that begin and end it.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let composed: String = text.nfc().flat_map(char::to_lowercase).collect();
+        let mut out = Vec::new();
+        for word in self.words.find_iter(&composed) {
+            match word.as_str() {
+                BEGIN => out.push(self.begin),
+                END => out.push(self.end),
+                word => self.split(word, &mut out),
+            }
+        }
+        out
+    }
+
+    fn split(&self, word: &str, out: &mut Vec<u32>) {
+        let letters: Vec<char> = word.bytes().map(|b| self.bytes[usize::from(b)]).collect();
+        for part in letters.chunks(LONGEST_WORD) {
+            let known = |token: &str| self.vocabulary.get(token).copied().unwrap_or(self.end);
+            let mut symbols: Vec<u32> = part.iter().map(|c| known(c.encode_utf8(&mut [0; 4]))).collect();
+            if let (Some(last), Some(c)) = (symbols.last_mut(), part.last()) {
+                *last = known(&format!("{c}{SUFFIX}"));
+            }
+            self.join(&mut symbols);
+            out.extend(symbols);
+        }
+    }
+
+    /// Joins the pair of the lowest rank, everywhere, until none is left.
+    fn join(&self, symbols: &mut Vec<u32>) {
+        loop {
+            let ranked = symbols.windows(2).filter_map(|w| self.merges.get(&(w[0], w[1])));
+            let Some(&(rank, joined)) = ranked.min_by_key(|(rank, _)| *rank) else { return };
+            let mut next = Vec::with_capacity(symbols.len());
+            let mut i = 0;
+            while i < symbols.len() {
+                let pair = symbols.get(i + 1).and_then(|b| self.merges.get(&(symbols[i], *b)));
+                if pair.is_some_and(|(r, _)| *r == rank) {
+                    next.push(joined);
+                    i += 2;
+                } else {
+                    next.push(symbols[i]);
+                    i += 1;
+                }
+            }
+            *symbols = next;
+        }
+    }
+}
+
+fn merge_lines(path: &Path) -> Result<Vec<[String; 2]>, HubError> {
+    let text = files::read_text(path)?;
+    let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
+    lines.map(|line| pair_of(path, line)).collect()
+}
+
+fn pair_of(path: &Path, line: &str) -> Result<[String; 2], HubError> {
+    match line.split(' ').collect::<Vec<_>>()[..] {
+        [a, b] => Ok([a.into(), b.into()]),
+        _ => Err(HubError::format(path, format!("the merge `{line}` is not a pair of tokens"))),
+    }
+}
+
+/// The token that pads, from the files beside the vocabulary.
+fn pad_of(dir: &Path) -> Result<Option<String>, HubError> {
+    for name in ["special_tokens_map.json", "tokenizer_config.json"] {
+        let path = dir.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let entries: BTreeMap<String, Value> = files::read_json(&path)?;
+        let token = entries.get("pad_token");
+        if let Some(token) = token.and_then(|t| t.as_str().or_else(|| t.get("content")?.as_str())) {
+            return Ok(Some(token.into()));
+        }
+    }
+    Ok(None)
+}
+
+/// A visible letter for each byte: Latin-1's own where they are visible, others from U+0100 on.
+fn byte_letters() -> [char; 256] {
+    let visible = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let mut next = 0x100u32;
+    let mut letter = |b: u8| {
+        if visible(b) {
+            return char::from(b);
+        }
+        next += 1;
+        char::from_u32(next - 1).unwrap_or('\u{fffd}')
+    };
+    let mut out = ['\0'; 256];
+    (0..=255u8).for_each(|b| out[usize::from(b)] = letter(b));
+    out
+}

@@ -1,0 +1,190 @@
+//! From prompts and classes to what the network is told.
+
+use burn::tensor::Tensor;
+use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, TextPart};
+use tweedie_models::{Added, Condition};
+
+use super::prompt::{self, Encoded, Layer, Weighted};
+use crate::{PipelineError, Request, request::find};
+
+/// What all rows are told, and what stands for nothing where the answer is guided.
+pub(super) struct Told {
+    given: Source,
+    null: Option<Source>,
+}
+
+enum Source {
+    Nothing,
+    /// One for each row.
+    Classes(Vec<usize>),
+    /// The same for all rows.
+    Text {
+        hidden: Tensor<3>,
+        added: Option<(Tensor<2>, Vec<f32>)>,
+    },
+}
+
+impl Source {
+    fn rows(&self, rows: std::ops::Range<usize>) -> Condition {
+        let n = rows.len();
+        match self {
+            Self::Nothing => Condition::default(),
+            Self::Classes(all) => Condition::classes(all[rows].to_vec()),
+            Self::Text { hidden, added } => Condition {
+                text: Some(Tensor::cat(vec![hidden.clone(); n], 0)),
+                added: added.as_ref().map(|(pooled, ids)| Added {
+                    text_embeds: Tensor::cat(vec![pooled.clone(); n], 0),
+                    time_ids: vec![ids.clone(); n],
+                }),
+                ..Condition::default()
+            },
+        }
+    }
+}
+
+impl Told {
+    /// What these rows are told, and what stands for nothing.
+    pub(super) fn rows(&self, rows: std::ops::Range<usize>) -> (Condition, Option<Condition>) {
+        (self.given.rows(rows.clone()), self.null.as_ref().map(|null| null.rows(rows)))
+    }
+
+    /// The class of each row, if the model has classes.
+    pub(super) fn classes(&self) -> Option<Vec<usize>> {
+        match &self.given {
+            Source::Classes(classes) => Some(classes.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the request's prompts or classes. `size` is that of the pictures.
+pub(super) fn told(
+    model: &LatentModel,
+    request: &Request,
+    size: [usize; 2],
+    guided: bool,
+) -> Result<Told, PipelineError> {
+    let fail = PipelineError::request;
+    let reads = matches!(model.class, LatentClass::StableDiffusion | LatentClass::StableDiffusionXl);
+    for (field, set) in [
+        ("prompt", request.prompt.is_some()),
+        ("negative_prompt", request.negative_prompt.is_some()),
+        ("clip_skip", request.clip_skip.is_some()),
+    ] {
+        if set && !reads {
+            return Err(fail(field, "this model reads no texts"));
+        }
+    }
+    if let LatentNetwork::Dit(dit) = &model.network {
+        let known = dit.config().num_embeds_ada_norm;
+        let classes = classes_of(model, request, known)?;
+        let null = guided.then(|| Source::Classes(vec![known; classes.len()]));
+        return Ok(Told { given: Source::Classes(classes), null });
+    }
+    if request.classes.is_some() {
+        return Err(fail("classes", "this model knows no classes"));
+    }
+    if !reads {
+        return Ok(Told { given: Source::Nothing, null: None });
+    }
+    texts(model, request, size, guided)
+}
+
+fn classes_of(model: &LatentModel, request: &Request, known: usize) -> Result<Vec<usize>, PipelineError> {
+    let fail = |reason: String| PipelineError::request("classes", reason);
+    let count = request.count.get();
+    let chosen: Vec<usize> = match &request.classes {
+        None => (0..known.min(count)).collect(),
+        // Each name of a class stands for it.
+        Some(list) => list
+            .iter()
+            .map(|class| match class {
+                crate::ClassSelector::Name(name) => {
+                    let is = |n: &str| n.trim().eq_ignore_ascii_case(name);
+                    let place = model.class_names.iter().position(|names| names.split(',').any(is));
+                    match place {
+                        Some(place) => Ok(place),
+                        None => find(class, known, &[]).map_err(fail),
+                    }
+                }
+                index => find(index, known, &[]).map_err(fail),
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    match chosen.is_empty() {
+        true => Err(fail("an empty list; expected at least one class".into())),
+        false => Ok(chosen.iter().copied().cycle().take(count).collect()),
+    }
+}
+
+fn texts(
+    model: &LatentModel,
+    request: &Request,
+    size: [usize; 2],
+    guided: bool,
+) -> Result<Told, PipelineError> {
+    let fail = |field: &'static str, reason: String| PipelineError::request(field, reason);
+    let Some(prompt) = &request.prompt else {
+        return Err(fail("prompt", "this model makes pictures of texts; say what they show".into()));
+    };
+    let layer = layer_of(model, request.clip_skip)?;
+    let given = prompt::parse(prompt).map_err(|e| fail("prompt", e))?;
+    let negative = request.negative_prompt.as_deref().unwrap_or_default();
+    let null = prompt::parse(negative).map_err(|e| fail("negative_prompt", e))?;
+    let mut chunks = 1;
+    for part in &model.texts {
+        chunks = chunks.max(prompt::chunks_of(part, &given).map_err(|e| fail("prompt", e))?);
+        chunks = chunks.max(prompt::chunks_of(part, &null).map_err(|e| fail("negative_prompt", e))?);
+    }
+    let (given, plain) = (source(model, &given, chunks, layer, size)?, Layer { ..layer });
+    let null = match guided {
+        false => None,
+        true => {
+            // Published pipelines take the last layer for what a picture does not show.
+            let layer = if model.class == LatentClass::StableDiffusion {
+                Layer { skip: 0, normalize: true }
+            } else {
+                plain
+            };
+            let mut null = source(model, &null, chunks, layer, size)?;
+            if let Source::Text { hidden, added } = &mut null
+                && model.zeros_for_no_negative
+                && request.negative_prompt.is_none()
+            {
+                *hidden = hidden.zeros_like();
+                *added = added.take().map(|(pooled, ids)| (pooled.zeros_like(), ids));
+            }
+            Some(null)
+        }
+    };
+    Ok(Told { given, null })
+}
+
+/// SDXL reads the last layer but one, not normalized; older models the last.
+fn layer_of(model: &LatentModel, skip: Option<usize>) -> Result<Layer, PipelineError> {
+    let xl = model.class == LatentClass::StableDiffusionXl;
+    let layers = model.texts.iter().map(|text| text.encoder.config().num_hidden_layers).min().unwrap_or(0);
+    let skip = skip.unwrap_or(0) + usize::from(xl);
+    if skip >= layers.max(1) {
+        let reason = format!("{skip} layers of {layers} would be left out");
+        return Err(PipelineError::request("clip_skip", reason));
+    }
+    Ok(Layer { skip, normalize: !xl })
+}
+
+fn source(
+    model: &LatentModel,
+    prompt: &[Weighted],
+    chunks: usize,
+    layer: Layer,
+    size: [usize; 2],
+) -> Result<Source, PipelineError> {
+    let encode = |part: &TextPart| prompt::encode(part, prompt, chunks, layer);
+    let encoded: Vec<Encoded> = (model.texts.iter().map(encode).collect::<Result<_, _>>())
+        .map_err(|e| PipelineError::request("prompt", e.to_string()))?;
+    let hidden = Tensor::cat(encoded.iter().map(|e| e.hidden.clone()).collect(), 2);
+    let pooled = encoded.last().map(|e| e.pooled.clone());
+    let [h, w] = size.map(|n| n as f32);
+    let added = pooled.filter(|_| model.class == LatentClass::StableDiffusionXl);
+    Ok(Source::Text { hidden, added: added.map(|pooled| (pooled, vec![h, w, 0.0, 0.0, h, w])) })
+}

@@ -1,0 +1,305 @@
+//! Pipelines that diffuse in the latents of an autoencoder: from a prompt, a class or nothing to a picture,
+//! also from another picture.
+
+mod conditions;
+pub mod prompt;
+mod steered;
+
+use std::{
+    ops::{ControlFlow, Range},
+    path::Path,
+    sync::atomic::AtomicBool,
+};
+
+use burn::tensor::{Device, Tensor};
+use tweedie_core::solver;
+use tweedie_data::Image;
+use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, Lora, Recipe, SamplingDefaults};
+use tweedie_models::{HostTensor, Network, Precision, vae::Tiles};
+use tweedie_ops::{Batch, RowNoise, from_host};
+
+use crate::{
+    Event, NoiseOfRows, Output, PipelineError, Request,
+    pipeline::{INITIAL_DRAW, Progress, SeededRows, follow, host, images},
+    request::CHUNK,
+    rows::row_seed,
+};
+use conditions::Told;
+use steered::Steered;
+
+/// The draw of a row's noise on the latents of a picture to begin with.
+const ENCODING_DRAW: u64 = u64::MAX - 1;
+
+/// Guidance where neither request nor model say, as in diffusers.
+fn default_guidance(class: LatentClass) -> f64 {
+    match class {
+        LatentClass::StableDiffusion => 7.5,
+        LatentClass::StableDiffusionXl => 5.0,
+        LatentClass::Dit => 4.0,
+        LatentClass::Unconditional => 1.0,
+    }
+}
+
+/// A latent model on a device, ready to sample.
+pub struct LatentPipeline {
+    model: LatentModel,
+    device: Device,
+}
+
+/// A request that suits the model.
+pub struct LatentPlan {
+    /// Height and width of the pictures.
+    pub size: [usize; 2],
+    /// How they are sampled.
+    pub recipe: Recipe,
+    guidance: f64,
+    rescale: f64,
+    chunk: usize,
+    told: Told,
+}
+
+impl LatentPipeline {
+    /// Loads the model in `dir` onto `device`.
+    ///
+    /// # Errors
+    /// As [`LatentModel::load`].
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, PipelineError> {
+        Self::load_with(dir, &[], device)
+    }
+
+    /// The same with low-rank changes of its networks.
+    ///
+    /// # Errors
+    /// As [`LatentModel::load_with`].
+    pub fn load_with(dir: &Path, loras: &[Lora], device: &Device) -> Result<Self, PipelineError> {
+        Ok(Self { model: LatentModel::load_with(dir, loras, device)?, device: device.clone() })
+    }
+
+    /// The networks.
+    pub fn model(&self) -> &LatentModel {
+        &self.model
+    }
+
+    fn network(&self) -> &dyn Network {
+        match &self.model.network {
+            LatentNetwork::UNet(unet) => &**unet,
+            LatentNetwork::TextUNet(unet) => &**unet,
+            LatentNetwork::Dit(dit) => &**dit,
+        }
+    }
+
+    /// Height and width of the latents that the network was made for.
+    fn own_latents(&self) -> Option<[usize; 2]> {
+        match &self.model.network {
+            LatentNetwork::UNet(unet) => unet.config().sample_size.map(|size| size.dims()),
+            LatentNetwork::TextUNet(unet) => unet.config().sample_size.map(|size| size.dims()),
+            LatentNetwork::Dit(dit) => Some([dit.config().sample_size; 2]),
+        }
+    }
+
+    /// Checks a request, encodes its prompts and gives what it comes to. `image` says whether there is a
+    /// picture to begin with.
+    ///
+    /// # Errors
+    /// [`PipelineError::Request`] naming the field, or an error of the plan.
+    pub fn resolve(&self, request: &Request, image: bool) -> Result<LatentPlan, PipelineError> {
+        let fail = PipelineError::request;
+        request.checked_count()?;
+        request.check_interval()?;
+        let size = self.size(request)?;
+        let guidance = request.guidance.unwrap_or(default_guidance(self.model.class));
+        if !guidance.is_finite() || guidance < 0.0 {
+            return Err(fail("guidance", format!("{guidance}: expected a number, at least 0")));
+        }
+        if guidance != 1.0 && self.model.class == LatentClass::Unconditional {
+            return Err(fail("guidance", "this model is told nothing that could guide it".into()));
+        }
+        let rescale = request.guidance_rescale.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&rescale) {
+            return Err(fail("guidance_rescale", format!("{rescale}: expected 0 to 1")));
+        }
+        if request.precision.is_some_and(|p| p != Precision::F32) {
+            return Err(fail("precision", "latent models compute in f32".into()));
+        }
+        let sampling = request.sampling(&SamplingDefaults::default());
+        let mut recipe = self.model.scheduler.resolve_with(&sampling)?;
+        match (request.strength, image) {
+            (Some(_), false) => return Err(fail("strength", "needs a picture to begin with".into())),
+            (strength, true) => recipe = shortened(recipe, strength.unwrap_or(0.8), sampling.steps)?,
+            (None, false) => {}
+        }
+        let guided = guidance != 1.0;
+        let told = conditions::told(&self.model, request, size, guided)?;
+        let [c, h, w] = self.latents_of(size);
+        let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
+        self.network()
+            .check([1, c, h, w], &[time], &told.rows(0..1).0)
+            .map_err(|e| fail("size", e.to_string()))?;
+        let chunk = request.chunk.map_or(CHUNK, std::num::NonZeroUsize::get);
+        // Rows of a batch share adaptive steps; alone, a sample does not depend on the others.
+        let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
+        let chunk = match chunk {
+            _ if adaptive => 1,
+            chunk if guided => (chunk / 2).max(1),
+            chunk => chunk,
+        };
+        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told })
+    }
+
+    fn latents_of(&self, [h, w]: [usize; 2]) -> [usize; 3] {
+        let stride = self.model.autoencoder.stride();
+        [self.model.autoencoder.latent_channels(), h / stride, w / stride]
+    }
+
+    fn size(&self, request: &Request) -> Result<[usize; 2], PipelineError> {
+        let stride = self.model.autoencoder.stride();
+        let size = match (request.size, self.own_latents()) {
+            (Some(size), _) => size,
+            (None, Some(latents)) => latents.map(|n| n.saturating_mul(stride)),
+            (None, None) => {
+                let reason = "the model does not say one, so the request must";
+                return Err(PipelineError::request("size", reason));
+            }
+        };
+        request.check_size(size)?;
+        if size.iter().any(|n| !n.is_multiple_of(stride)) {
+            let [h, w] = size;
+            let reason = format!("{h}×{w} pixels: expected multiples of {stride}, which latents stand for");
+            return Err(PipelineError::request("size", reason));
+        }
+        Ok(size)
+    }
+
+    /// Makes what the request asks for, from given latents of standard deviation 1 (`[count, C, h, w]`) if
+    /// there are any, and from `image` if there is one. `on` hears of every step and may stop the run; once
+    /// `cancelled` is set, it stops within a step.
+    ///
+    /// # Errors
+    /// For a request that does not suit the model, latents or a picture of another size, a network that
+    /// answers with numbers that are not finite, or [`PipelineError::Cancelled`].
+    pub fn run_from(
+        &self,
+        request: &Request,
+        noise: Option<&HostTensor>,
+        image: Option<&Image>,
+        cancelled: &AtomicBool,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Output, PipelineError> {
+        let plan = self.resolve(request, image.is_some())?;
+        let count = request.count.get();
+        let [c, h, w] = self.latents_of(plan.size);
+        let shape = [count, c, h, w];
+        if let Some(noise) = noise
+            && (noise.shape != shape || noise.values.len() != shape.iter().product::<usize>())
+        {
+            let reason = format!("has shape {:?}, expected {shape:?}", noise.shape);
+            return Err(PipelineError::request("noise", reason));
+        }
+        let begin = image.map(|image| self.encode(image, plan.size)).transpose()?;
+        let steps = plan.recipe.plan.solves();
+        let of = steps * count.div_ceil(plan.chunk);
+        let mut progress = Progress { done: 0, evals: 0, steps, of };
+        let seeds = (0..count as u64).map(|i| row_seed(request.seed, i)).collect();
+        let mut source = SeededRows(RowNoise(seeds));
+        let mut values = Vec::new();
+        for first in (0..count).step_by(plan.chunk) {
+            let rows = first..(first + plan.chunk).min(count);
+            let start = self.start(&plan, rows.clone(), noise, begin.as_ref(), &mut source);
+            let (given, null) = plan.told.rows(rows.clone());
+            let steered = Steered {
+                network: self.network(),
+                parameterization: plan.recipe.parameterization,
+                given,
+                null,
+                scale: plan.guidance,
+                rescale: plan.rescale,
+                interval: request.guidance_interval,
+            };
+            let recipe = &plan.recipe;
+            let x = follow(recipe, &steered, start, rows, &mut source, cancelled, &mut progress, on)?;
+            values.extend(self.decode(x.0, request)?);
+        }
+        let channels = values.len() / (count * plan.size[0] * plan.size[1]).max(1);
+        let tensors = HostTensor { shape: vec![count, channels, plan.size[0], plan.size[1]], values };
+        let images = images(&tensors).unwrap_or_default();
+        Ok(Output { tensors, images, classes: plan.told.classes(), evals: progress.evals })
+    }
+
+    /// The sample at the plan's first level.
+    fn start(
+        &self,
+        plan: &LatentPlan,
+        rows: Range<usize>,
+        noise: Option<&HostTensor>,
+        begin: Option<&(Tensor<4>, Option<Tensor<4>>)>,
+        source: &mut dyn NoiseOfRows,
+    ) -> Batch<4> {
+        let [c, h, w] = self.latents_of(plan.size);
+        let shape = [rows.len(), c, h, w];
+        let eps = match noise {
+            Some(noise) => {
+                let values = noise.values[rows.start * c * h * w..rows.end * c * h * w].to_vec();
+                from_host(values, shape, &self.device)
+            }
+            None => source.normal(rows.clone(), shape, INITIAL_DRAW, &self.device),
+        };
+        let Some((mean, logvar)) = begin else {
+            return Batch(eps.mul_scalar(plan.recipe.plan.start_std as f32));
+        };
+        let repeat = |x: &Tensor<4>| Tensor::cat(vec![x.clone(); rows.len()], 0);
+        let mut latents = repeat(mean);
+        if let Some(logvar) = logvar {
+            let draw = source.normal(rows.clone(), shape, ENCODING_DRAW, &self.device);
+            latents = latents + repeat(logvar).mul_scalar(0.5f32).exp() * draw;
+        }
+        let (x0, eps) = (Batch(self.model.autoencoder.scaled(latents)), Batch(eps));
+        let level = plan.recipe.plan.start;
+        tweedie_core::lin![level.alpha => &x0, level.sigma => &eps]
+    }
+
+    /// The latents of a picture, unscaled, and the logarithm of their variance.
+    fn encode(
+        &self,
+        image: &Image,
+        [height, width]: [usize; 2],
+    ) -> Result<(Tensor<4>, Option<Tensor<4>>), PipelineError> {
+        if (image.height, image.width) != (height, width) {
+            let found = format!("{}×{} pixels", image.height, image.width);
+            return Err(PipelineError::request("image", format!("{found}, expected {height}×{width}")));
+        }
+        let x = from_host(image.to_planes(), [1, 3, height, width], &self.device);
+        let encoded = self.model.autoencoder.encode(x);
+        encoded.map_err(|e| PipelineError::request("image", e.to_string()))
+    }
+
+    /// The pictures' values. Each is decoded by itself, which needs no more memory for many than for one.
+    fn decode(&self, latents: Tensor<4>, request: &Request) -> Result<Vec<f32>, PipelineError> {
+        let vae = &self.model.autoencoder;
+        let latents = vae.unscaled(latents);
+        let fail = |e: tweedie_models::InputError| PipelineError::request("size", e.to_string());
+        let tiles = request.vae_tile.map(|pixels| Tiles::new((pixels.get() / vae.stride()).max(8)));
+        let mut values = Vec::new();
+        for row in 0..latents.dims()[0] {
+            let z = latents.clone().narrow(0, row, 1);
+            let picture = match tiles {
+                Some(tiles) => vae.decode_tiled(z, tiles),
+                None => vae.decode(z),
+            };
+            values.extend(host(picture.map_err(fail)?).values);
+        }
+        Ok(values)
+    }
+}
+
+/// The plan without the steps that a picture to begin with makes superfluous.
+fn shortened(recipe: Recipe, strength: f64, steps: usize) -> Result<Recipe, PipelineError> {
+    let fail = |reason: String| PipelineError::request("strength", reason);
+    if !(strength > 0.0 && strength <= 1.0) {
+        return Err(fail(format!("{strength}: expected more than 0, at most 1")));
+    }
+    let kept = ((steps as f64 * strength) as usize).min(steps);
+    if kept == 0 {
+        return Err(fail(format!("{strength}: of {steps} steps none is left")));
+    }
+    recipe.begun_at(steps - kept).map_err(fail)
+}

@@ -1,0 +1,226 @@
+//! Prompts: weights of words, and texts longer than an encoder reads.
+//!
+//! `a (red:1.3) house` weighs the features of `red` with 1.3; weights of nested parentheses multiply.
+//! Parentheses without a number are text, and `\(`, `\)` always are. A text of more tokens than an encoder
+//! reads is cut into chunks, each encoded by itself, whose features stand one after another.
+
+use burn::tensor::{DType, Tensor, TensorData};
+use tweedie_hub::TextPart;
+use tweedie_models::InputError;
+
+/// A stretch of text and its weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weighted {
+    /// The text.
+    pub text: String,
+    /// 1 is none.
+    pub weight: f64,
+}
+
+/// The longest prompt, in bytes.
+pub const MOST_BYTES: usize = 1 << 14;
+/// The deepest nesting of weights.
+const MOST_NESTED: usize = 32;
+/// The most chunks of a prompt.
+pub const MOST_CHUNKS: usize = 16;
+
+/// Reads the weights of a prompt.
+///
+/// # Errors
+/// For a weight that is out of range, weights nested too deeply, or too long a text.
+pub fn parse(prompt: &str) -> Result<Vec<Weighted>, String> {
+    if prompt.len() > MOST_BYTES {
+        return Err(format!("{} bytes: expected at most {MOST_BYTES}", prompt.len()));
+    }
+    let letters: Vec<char> = prompt.chars().collect();
+    let mut out = Vec::new();
+    stretch(&letters, 1.0, MOST_NESTED, &mut out)?;
+    Ok(out)
+}
+
+fn stretch(letters: &[char], weight: f64, levels: usize, out: &mut Vec<Weighted>) -> Result<(), String> {
+    let Some(levels) = levels.checked_sub(1) else {
+        return Err(format!("weights are nested more than {MOST_NESTED} deep"));
+    };
+    let mut text = String::new();
+    let mut i = 0;
+    let flush = |text: &mut String, out: &mut Vec<Weighted>| {
+        if !text.is_empty() {
+            out.push(Weighted { text: std::mem::take(text), weight });
+        }
+    };
+    while i < letters.len() {
+        match letters[i] {
+            '\\' if matches!(letters.get(i + 1), Some('(' | ')')) => {
+                text.push(letters[i + 1]);
+                i += 2;
+                continue;
+            }
+            '(' => {
+                if let Some((inside, factor, next)) = weighted(letters, i)? {
+                    flush(&mut text, out);
+                    stretch(inside, weight * factor, levels, out)?;
+                    i = next;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        text.push(letters[i]);
+        i += 1;
+    }
+    flush(&mut text, out);
+    Ok(())
+}
+
+/// What is inside the parenthesis at `start`, its weight, and where the text goes on; `None` if no number
+/// ends it.
+fn weighted(letters: &[char], start: usize) -> Result<Option<(&[char], f64, usize)>, String> {
+    let mut depth = 0;
+    let mut colon = None;
+    let mut i = start;
+    while i < letters.len() {
+        match letters[i] {
+            '\\' => i += 1,
+            '(' => depth += 1,
+            ')' if depth == 1 => break,
+            ')' => depth -= 1,
+            ':' if depth == 1 => colon = Some(i),
+            _ => {}
+        }
+        i += 1;
+    }
+    let (Some(colon), true) = (colon, i < letters.len()) else { return Ok(None) };
+    let number: String = letters[colon + 1..i].iter().collect();
+    let Ok(factor) = number.trim().parse::<f64>() else { return Ok(None) };
+    if !(-10.0..=10.0).contains(&factor) {
+        return Err(format!("the weight {factor}: expected -10 to 10"));
+    }
+    Ok(Some((&letters[start + 1..colon], factor, i + 1)))
+}
+
+/// Tokens and their weights, in chunks that an encoder reads.
+struct Chunks {
+    tokens: Vec<Vec<u32>>,
+    weights: Vec<Vec<f64>>,
+}
+
+/// Features of one prompt.
+pub(super) struct Encoded {
+    /// `[1, tokens, width]`.
+    pub(super) hidden: Tensor<3>,
+    /// Of the first chunk, `[1, width]`.
+    pub(super) pooled: Tensor<2>,
+}
+
+/// Which layer's output is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layer {
+    /// Layers after it.
+    pub(super) skip: usize,
+    /// Whether it is normalized as the last one is.
+    pub(super) normalize: bool,
+}
+
+/// How many chunks a prompt takes.
+pub(super) fn chunks_of(part: &TextPart, prompt: &[Weighted]) -> Result<usize, String> {
+    let count: usize = prompt.iter().map(|w| part.tokenizer.encode(&w.text).len()).sum();
+    let room = part.encoder.config().max_position_embeddings.saturating_sub(2).max(1);
+    let chunks = count.div_ceil(room).max(1);
+    if chunks > MOST_CHUNKS {
+        return Err(format!("{count} tokens: expected at most {}", room * MOST_CHUNKS));
+    }
+    Ok(chunks)
+}
+
+fn cut(part: &TextPart, prompt: &[Weighted], chunks: usize) -> Chunks {
+    let tokenizer = &part.tokenizer;
+    let length = part.encoder.config().max_position_embeddings;
+    let room = length.saturating_sub(2).max(1);
+    let all: Vec<(u32, f64)> = prompt
+        .iter()
+        .flat_map(|w| tokenizer.encode(&w.text).into_iter().map(|token| (token, w.weight)))
+        .collect();
+    let mut out = Chunks { tokens: Vec::new(), weights: Vec::new() };
+    for i in 0..chunks {
+        let part = all.get(i * room..).unwrap_or(&[]);
+        let part = &part[..part.len().min(room)];
+        let mut tokens = vec![tokenizer.begin];
+        let mut weights = vec![1.0];
+        tokens.extend(part.iter().map(|(token, _)| token));
+        weights.extend(part.iter().map(|(_, weight)| weight));
+        tokens.push(tokenizer.end);
+        tokens.resize(length, tokenizer.pad);
+        weights.resize(length, 1.0);
+        out.tokens.push(tokens);
+        out.weights.push(weights);
+    }
+    out
+}
+
+/// The features of a prompt, in so many chunks.
+pub(super) fn encode(
+    part: &TextPart,
+    prompt: &[Weighted],
+    chunks: usize,
+    layer: Layer,
+) -> Result<Encoded, InputError> {
+    let cut = cut(part, prompt, chunks);
+    let features = part.encoder.encode(&cut.tokens, layer.skip)?;
+    let hidden = match layer {
+        Layer { skip: 0, normalize: true } => features.last,
+        Layer { normalize: true, .. } => part.encoder.normalize(features.hidden),
+        Layer { normalize: false, .. } => features.hidden,
+    };
+    let [n, length, width] = hidden.dims();
+    let hidden = match cut.weights.iter().flatten().all(|w| *w == 1.0) {
+        true => hidden,
+        false => weigh(hidden, &cut.weights),
+    };
+    Ok(Encoded { hidden: hidden.reshape([1, n * length, width]), pooled: features.pooled.narrow(0, 0, 1) })
+}
+
+/// Multiplies each token's features by its weight, and each chunk so that its mean stays.
+fn weigh(hidden: Tensor<3>, weights: &[Vec<f64>]) -> Tensor<3> {
+    let [n, length, width] = hidden.dims();
+    let values: Vec<f32> = weights.iter().flatten().map(|w| *w as f32).collect();
+    let data = TensorData::new(values, [n, length, 1]);
+    let weights = Tensor::<3>::from_data(data, (&hidden.device(), DType::F32));
+    let mean = |x: Tensor<3>| -> Tensor<3> { x.reshape([n, length * width]).mean_dim(1).reshape([n, 1, 1]) };
+    let before = mean(hidden.clone());
+    let weighed = hidden * weights;
+    let after = mean(weighed.clone());
+    weighed * (before / after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(prompt: &str) -> Vec<(String, f64)> {
+        parse(prompt).unwrap().into_iter().map(|w| (w.text, w.weight)).collect()
+    }
+
+    #[test]
+    fn weights_are_read() {
+        let pair = |text: &str, weight| (text.to_owned(), weight);
+        assert_eq!(read("a cat"), [pair("a cat", 1.0)]);
+        assert_eq!(read("a (red:1.5) cat"), [pair("a ", 1.0), pair("red", 1.5), pair(" cat", 1.0)]);
+        assert_eq!(read("(a (b:2):0.5)"), [pair("a ", 0.5), pair("b", 1.0)]);
+        assert_eq!(read("a (cat) at 10:30"), [pair("a (cat) at 10:30", 1.0)]);
+        assert_eq!(read(r"\(a:2\)"), [pair("(a:2)", 1.0)]);
+        assert_eq!(read("(open:1.2"), [pair("(open:1.2", 1.0)]);
+        assert_eq!(read("(a:b:1.2)"), [pair("a:b", 1.2)]);
+        assert_eq!(read(""), []);
+        assert!(parse("(a:99)").unwrap_err().contains("99"));
+    }
+
+    #[test]
+    fn long_and_deep_prompts_are_refused() {
+        let nested = |n| format!("{}x{}", "(".repeat(n), ":1)".repeat(n));
+        assert_eq!(read(&nested(20)), [("x".to_owned(), 1.0)]);
+        assert!(parse(&nested(300)).unwrap_err().contains("nested"));
+        assert_eq!(read(&"(".repeat(10_000)).len(), 1);
+        assert!(parse(&"a".repeat(100_000)).unwrap_err().contains("bytes"));
+    }
+}

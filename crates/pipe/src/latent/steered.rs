@@ -1,0 +1,67 @@
+//! Guidance between two conditions, whatever they are: a prompt and a negative prompt, a class and none.
+
+use burn::tensor::Tensor;
+use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction};
+use tweedie_models::{Added, Condition, Network, NetworkDenoiser};
+use tweedie_ops::Batch;
+
+/// A network's answer `F_null + scale·(F_given − F_null)`, where `null` is given; see [`crate::guidance`].
+pub(super) struct Steered<'a> {
+    pub(super) network: &'a dyn Network,
+    pub(super) parameterization: Parameterization,
+    pub(super) given: Condition,
+    pub(super) null: Option<Condition>,
+    pub(super) scale: f64,
+    /// How much of the guided answer has the standard deviation of `F_given`, per row.
+    pub(super) rescale: f64,
+    pub(super) interval: Option<[f64; 2]>,
+}
+
+impl Denoiser<Batch<4>> for Steered<'_> {
+    fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
+        let ask = |condition| NetworkDenoiser::new(self.network, self.parameterization, condition);
+        let outside = self.interval.is_some_and(|[from, to]| !(from..=to).contains(&at.nsr()));
+        let Some(null) = self.null.as_ref().filter(|_| !outside && self.scale != 1.0) else {
+            return ask(self.given.clone()).denoise(x, at);
+        };
+        let rows = x.0.dims()[0];
+        let both = ask(joined(&self.given, null));
+        let (raw, variance) = both.raw(&Tensor::cat(vec![x.0.clone(), x.0.clone()], 0), at)?;
+        let given = Batch(raw.clone().narrow(0, 0, rows));
+        let null = Batch(raw.narrow(0, rows, rows));
+        let mut raw = tweedie_core::lin![self.scale => &given, 1.0 - self.scale => &null];
+        if self.rescale > 0.0 {
+            let ratio = spread(given.0) / spread(raw.0.clone());
+            let rescaled = Batch(raw.0.clone() * ratio);
+            raw = tweedie_core::lin![self.rescale => &rescaled, 1.0 - self.rescale => &raw];
+        }
+        let null_eps = Some(self.parameterization.read(x, &null, at).eps);
+        let variance = variance.map(|v| Batch(v.narrow(0, 0, rows)));
+        Ok(Prediction { null_eps, variance, ..self.parameterization.read(x, &raw, at) })
+    }
+}
+
+/// The standard deviation of each row, `[B, 1, 1, 1]`.
+fn spread(x: Tensor<4>) -> Tensor<4> {
+    let [b, c, h, w] = x.dims();
+    x.reshape([b, c * h * w]).var(1).sqrt().reshape([b, 1, 1, 1])
+}
+
+fn cat<const D: usize>(a: &Option<Tensor<D>>, b: &Option<Tensor<D>>) -> Option<Tensor<D>> {
+    Some(Tensor::cat(vec![a.clone()?, b.clone()?], 0))
+}
+
+/// The rows of both, one after the other.
+fn joined(a: &Condition, b: &Condition) -> Condition {
+    let classes = |a: &Vec<usize>, b: &Vec<usize>| [&a[..], &b[..]].concat();
+    let added = |a: &Added, b: &Added| Added {
+        text_embeds: Tensor::cat(vec![a.text_embeds.clone(), b.text_embeds.clone()], 0),
+        time_ids: [&a.time_ids[..], &b.time_ids[..]].concat(),
+    };
+    Condition {
+        classes: a.classes.as_ref().zip(b.classes.as_ref()).map(|(a, b)| classes(a, b)),
+        embedding: cat(&a.embedding, &b.embedding),
+        text: cat(&a.text, &b.text),
+        added: a.added.as_ref().zip(b.added.as_ref()).map(|(a, b)| added(a, b)),
+    }
+}

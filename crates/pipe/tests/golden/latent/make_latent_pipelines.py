@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""Writes the golden folders of `tests/latent.rs`: whole pipelines of diffusers with small networks.
+
+    python make_latent_pipelines.py [NAME...]
+
+A folder holds the pipeline's configurations as diffusers saves them, without weights, which are the functions
+of `crates/models/tests/golden/make.py`, and without the tokenizer, which all share; and `answer.safetensors`:
+the decoded pictures, not clamped, with the request as metadata. Initial latents are such a function too.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import diffusers
+import diffusers.pipelines.deprecated.latent_diffusion_uncond.pipeline_latent_diffusion_uncond as ldm_module
+import diffusers.pipelines.dit.pipeline_dit as dit_module
+import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img as img2img_module
+import numpy as np
+import torch
+import transformers
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LDMPipeline,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from PIL import Image
+from safetensors.numpy import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+HERE = pathlib.Path(__file__).parent
+sys.path.append(str(HERE.parents[3] / "models/tests/golden"))
+from make import sample, weight  # noqa: E402
+
+CORPUS = "a photo of the cat smiling with red hat and small blue house on hills under clouds it's 42 don't ".split()
+BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
+
+
+def letters():
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [b for b in range(256) if b not in visible]
+    return [chr(b) for b in visible] + [chr(256 + i) for i in range(len(hidden))]
+
+
+def write_tokenizer():
+    """Merges that spell the words of CORPUS from the left, in both of the forms that files have."""
+    merges, tokens = [], letters() + [c + "</w>" for c in letters()]
+    for word in CORPUS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            pair, parts = (parts[0], parts[1]), [parts[0] + parts[1], *parts[2:]]
+            if pair not in merges:
+                merges.append(pair)
+                tokens.append(parts[0])
+    vocab = {t: i for i, t in enumerate(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+    for folder in ("tokenizer", "tokenizer_files"):
+        shutil.rmtree(HERE / folder, ignore_errors=True)
+    tokenizer.save_pretrained(HERE / "tokenizer")
+    files = HERE / "tokenizer_files"
+    files.mkdir()
+    (files / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
+    (files / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    (files / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    texts = [
+        "a photo of the cat",
+        "A   Photo\tof\nthe CAT, smiling!",
+        "it's 42 hats; don't",
+        "naïve café — ÅNGSTRÖM 東京 🙂",
+        "e\u0301 \u212b",
+        "hatred housecat catcatcat",
+        "<|startoftext|> cat <|endoftext|>",
+        "",
+        "ΑΣ ΟΔΟΣ",
+        "x²½ ٣٤",
+    ]
+    ids = [tokenizer(t)["input_ids"] for t in texts]
+    data = {"texts": texts, "input_ids": ids, "versions": f"transformers {transformers.__version__}"}
+    (HERE / "tokens.json").write_text(json.dumps(data, indent=1))
+    return tokenizer, len(vocab)
+
+
+TOKENIZER, VOCABULARY = write_tokenizer()
+
+
+def filled(model, prefix=""):
+    state = {k: list(v.shape) for k, v in model.state_dict().items()}
+    model.load_state_dict({k: weight(prefix + k, s) for k, s in state.items()})
+    return model.eval()
+
+
+def text(width, cls=CLIPTextModel, **keys):
+    ends = dict(bos_token_id=VOCABULARY - 2, eos_token_id=VOCABULARY - 1, pad_token_id=0)
+    sizes = dict(hidden_size=width, intermediate_size=2 * width, num_attention_heads=2, num_hidden_layers=3)
+    model = cls(CLIPTextConfig(vocab_size=VOCABULARY, **ends, **sizes, **keys))
+    return filled(model, "text_model." if cls is CLIPTextModel else "")
+
+
+def vae(**keys):
+    blocks = dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
+    sizes = dict(block_out_channels=[8, 16], norm_num_groups=4, sample_size=16)
+    return filled(AutoencoderKL(**blocks, **sizes, **keys))
+
+
+def unet(width, **keys):
+    config = dict(
+        sample_size=8,
+        block_out_channels=[16, 32],
+        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=4,
+        cross_attention_dim=width,
+    )
+    return filled(UNet2DConditionModel(**(config | keys)))
+
+
+def sd(unet, vae, scheduler, text, cls=StableDiffusionPipeline):
+    return cls(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=TOKENIZER,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sd1():
+    scheduler = PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+    pipe = sd(unet(24), vae(), scheduler, text(24))
+    request = dict(prompt="a photo of the cat", negative_prompt="red hat", guidance=7.5, guidance_rescale=0.7, steps=6)
+    return pipe, request, [2, 4, 8, 8]
+
+
+def sd2():
+    scheduler = DPMSolverMultistepScheduler(**BETAS, prediction_type="v_prediction")
+    net = unet(32, use_linear_projection=True, attention_head_dim=[2, 4])
+    pipe = sd(net, vae(shift_factor=None, scaling_factor=0.13), scheduler, text(32, hidden_act="gelu"))
+    request = dict(prompt="Small blue house on hills, it's 42", guidance=1.0, clip_skip=1, steps=5, size=[16, 24])
+    return pipe, request, [1, 4, 8, 12]
+
+
+def sdxl():
+    net = unet(
+        40,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        transformer_layers_per_block=[1, 2],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 12,
+    )
+    second = text(24, CLIPTextModelWithProjection, projection_dim=12, hidden_act="gelu")
+    pipe = StableDiffusionXLPipeline(
+        vae=vae(scaling_factor=0.13025),
+        text_encoder=text(16),
+        text_encoder_2=second,
+        tokenizer=TOKENIZER,
+        tokenizer_2=TOKENIZER,
+        unet=net,
+        scheduler=EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
+        add_watermarker=False,
+    )
+    return pipe, dict(prompt="the cat under clouds", guidance=5.0, steps=5), [2, 4, 8, 8]
+
+
+def img2img():
+    tiny = dict(num_encoder_blocks=[1, 1], num_decoder_blocks=[1, 1])
+    widths = dict(encoder_block_out_channels=[8, 8], decoder_block_out_channels=[8, 8])
+    net = unet(24)
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    coder = filled(AutoencoderTiny(**tiny, **widths))
+    # The class counts the stages of AutoencoderKL, which this configuration lists by another name.
+    pipe = sd(net, coder, scheduler, text(24), StableDiffusionImg2ImgPipeline)
+    pipe.vae_scale_factor = 2
+    request = dict(prompt="red hat on the cat", negative_prompt="", guidance=3.0, strength=0.65, steps=10)
+    return pipe, request, [1, 4, 8, 8]
+
+
+def dit():
+    net = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=1000,
+    )
+    scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False)
+    pipe = DiTPipeline(transformer=filled(net), vae=vae(), scheduler=scheduler)
+    return pipe, dict(classes=[2, 1], guidance=4.0, steps=5), [2, 4, 8, 8]
+
+
+def ldm():
+    net = UNet2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=[16, 32],
+        down_block_types=["DownBlock2D", "AttnDownBlock2D"],
+        up_block_types=["AttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=1,
+        norm_num_groups=8,
+    )
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False)
+    return LDMPipeline(vqvae=vae(), unet=filled(net), scheduler=scheduler), dict(steps=7), [2, 4, 8, 8]
+
+
+def lora():
+    """A low-rank change of some layers, by the names that diffusers writes."""
+    pipe, request, shape = sd1()
+    layers = {
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": ([2, 32], [32, 2]),
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k": ([2, 24], [32, 2]),
+        "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj": ([2, 32], [256, 2]),
+        "mid_block.attentions.0.proj_in": ([2, 32, 1, 1], [32, 2, 1, 1]),
+        "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_out.0": ([3, 16], [16, 3]),
+    }
+    factors = {}
+    for name, (down, up) in layers.items():
+        for part, size in (("lora_A", down), ("lora_B", up)):
+            factors[f"unet.{name}.{part}.weight"] = sample(f"{name}.{part}", size).numpy()
+    return pipe, dict(request, lora=0.4), shape, factors
+
+
+CASES = dict(lora=lora, sd1=sd1, sd2=sd2, sdxl=sdxl, img2img=img2img, dit=dit, ldm=ldm)
+
+
+def picture(size):
+    return Image.fromarray(((np.arange(size * size * 3) * 37) % 256).astype(np.uint8).reshape(size, size, 3))
+
+
+class Decoded(Exception):
+    pass
+
+
+def make(name):
+    pipe, request, shape, *factors = CASES[name]()
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    pipe.save_pretrained(folder)
+    for file in folder.rglob("*.safetensors"):
+        file.unlink()
+    for tokenizer in folder.glob("tokenizer*"):
+        shutil.rmtree(tokenizer)
+    if name == "dit":
+        # Published folders have the labels here; diffusers reads and does not write them.
+        index = json.loads((folder / "model_index.json").read_text())
+        index["id2label"] = {str(i): f"thing {i}, name {i}" for i in range(3)}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    if factors:
+        save_file(factors[0], folder / "lora.safetensors")
+        pipe.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name="change")
+        pipe.set_adapters("change", request.pop("lora"))
+    if "clip_skip" in request:
+        # transformers 5 has no such part anymore, which diffusers 0.42 asks for.
+        pipe.text_encoder.__dict__["text_model"] = pipe.text_encoder
+    latents = sample("latents", shape)
+    for module in (img2img_module, dit_module, ldm_module):
+        module.randn_tensor = lambda shape, **_: latents
+    pipe.set_progress_bar_config(disable=True)
+    steps = dict(num_inference_steps=request["steps"])
+    autoencoder = pipe.vqvae if name == "ldm" else pipe.vae
+    seen, decode = [], autoencoder.decode
+
+    def watched(z, *rest, **more):
+        seen.append(decode(z).sample)
+        return decode(z, *rest, **more)
+
+    autoencoder.decode = watched
+    with torch.no_grad():
+        if name == "dit":
+            pipe(class_labels=request["classes"], guidance_scale=request["guidance"], **steps)
+        elif name == "ldm":
+            pipe(batch_size=shape[0], **steps)
+        else:
+            more = dict(guidance_scale=request["guidance"], **steps)
+            for key, theirs in (("guidance_rescale",) * 2, ("clip_skip",) * 2, ("strength",) * 2, ("negative_prompt",) * 2):
+                if key in request:
+                    more[theirs] = request[key]
+            if name == "img2img":
+                more["image"] = picture(2 * shape[2])
+            else:
+                more |= dict(latents=latents, num_images_per_prompt=shape[0], height=2 * shape[2], width=2 * shape[3])
+            pipe(request["prompt"], **more)
+    out = np.ascontiguousarray(seen[0].numpy())
+    assert np.isfinite(out).all()
+    metadata = dict(
+        request=json.dumps(dict(count=shape[0], **request)),
+        latents=json.dumps(shape),
+        versions=f"diffusers {diffusers.__version__}, transformers {transformers.__version__}, torch {torch.__version__}",
+    )
+    save_file({"pictures": out}, folder / "answer.safetensors", metadata)
+    print(name, out.shape, float(np.sqrt(np.mean(out**2))))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    for case in sys.argv[1:] or CASES:
+        make(case)

@@ -1,0 +1,315 @@
+//! Whole pipelines in latents against diffusers, and what they refuse. `golden/latent` tells how its folders
+//! were made.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[path = "../../models/tests/common/mod.rs"]
+mod common;
+
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use burn::module::Module;
+use common::{noise, weight};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tweedie_hub::{ClipTokenizer, Lora, SafetensorsFile, weights};
+use tweedie_models::{
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
+    ClipTextModel, DitConfig, DitTransformer, HostTensor, TensorSource, UNet2DConditionConfig,
+    UNet2DConditionModel, UNet2DConfig, UNet2DModel, params,
+};
+use tweedie_ops::Device;
+use tweedie_pipe::{Image, LatentPipeline, Output, PipelineError, Request};
+
+/// Of the pictures' root mean square, after all steps and the decoder.
+const TOLERANCE: f64 = 1e-3;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/latent")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn formula<M: Module>(model: &M) -> std::collections::BTreeMap<String, HostTensor> {
+    params::shapes(model).iter().map(|(name, shape)| (name.clone(), weight(name, shape))).collect()
+}
+
+/// Writes the weights of the component in `dir`.
+fn fill(dir: &Path, precision: weights::Precision) {
+    let text = fs::read_to_string(dir.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    let device = Device::flex();
+    let (stem, tensors) = match config["_class_name"].as_str() {
+        Some("AutoencoderKL") => {
+            let config = AutoencoderKlConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&AutoencoderKl::new(&config, 0, &device).unwrap()))
+        }
+        Some("AutoencoderTiny") => {
+            let config = AutoencoderTinyConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&AutoencoderTiny::new(&config, 0, &device).unwrap()))
+        }
+        Some("UNet2DConditionModel") => {
+            let config = UNet2DConditionConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&UNet2DConditionModel::new(&config, 0, &device).unwrap()))
+        }
+        Some("UNet2DModel") => {
+            let config = UNet2DConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&UNet2DModel::new(&config, 0, &device).unwrap()))
+        }
+        Some("DiTTransformer2DModel") => {
+            let config = DitConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&DitTransformer::new(&config, 0, &device).unwrap()))
+        }
+        _ => {
+            let config = ClipTextConfig::from_json(&text).unwrap();
+            ("model", formula(&ClipTextModel::new(&config, 0, &device).unwrap()))
+        }
+    };
+    let half = if precision == weights::Precision::F32 { "" } else { ".fp16" };
+    let file = dir.join(format!("{stem}{half}.safetensors"));
+    weights::write(&file, &tensors, precision, &Default::default()).unwrap();
+}
+
+/// The golden folder `name` with weights and tokenizers.
+fn folder_in(name: &str, precision: weights::Precision) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&golden().join(name), dir.path());
+    let index: Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("model_index.json")).unwrap()).unwrap();
+    for (key, value) in index.as_object().unwrap() {
+        if key.starts_with("tokenizer") {
+            copy(&golden().join("tokenizer"), &dir.path().join(key));
+        } else if value.is_array() && dir.path().join(key).join("config.json").exists() {
+            fill(&dir.path().join(key), precision);
+        }
+    }
+    dir
+}
+
+fn folder(name: &str) -> TempDir {
+    folder_in(name, weights::Precision::F32)
+}
+
+fn load(dir: &Path) -> Result<LatentPipeline, PipelineError> {
+    LatentPipeline::load(dir, &Device::flex())
+}
+
+fn run(
+    pipeline: &LatentPipeline,
+    request: &Request,
+    latents: Option<&HostTensor>,
+    image: Option<&Image>,
+) -> Result<Output, PipelineError> {
+    let never = AtomicBool::new(false);
+    pipeline.run_from(request, latents, image, &never, &mut |_| ControlFlow::Continue(()))
+}
+
+fn picture(size: usize) -> Image {
+    let mut image = Image::filled(size, size, tweedie_data::Rgb([0, 0, 0]));
+    image.pixels.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 37 % 256) as u8);
+    image
+}
+
+fn request(file: &SafetensorsFile) -> (Request, HostTensor) {
+    let request = serde_json::from_str(&file.metadata()["request"]).unwrap();
+    let shape: Vec<usize> = serde_json::from_str(&file.metadata()["latents"]).unwrap();
+    let count = shape.iter().product();
+    let values = noise("latents", count).map(|u| (3f64.sqrt() * u) as f32).collect();
+    (request, HostTensor { shape, values })
+}
+
+/// The largest difference to diffusers' pictures, of their RMS.
+fn difference(name: &str, precision: weights::Precision) -> f64 {
+    let dir = folder_in(name, precision);
+    let answer = SafetensorsFile::open(&golden().join(name).join("answer.safetensors")).unwrap();
+    let (request, latents) = request(&answer);
+    // What `set_adapters` was told.
+    let loras = match dir.path().join("lora.safetensors") {
+        file if file.exists() => vec![Lora::open(&file, 0.4).unwrap()],
+        _ => Vec::new(),
+    };
+    let pipeline = LatentPipeline::load_with(dir.path(), &loras, &Device::flex()).unwrap();
+    let image = (name == "img2img").then(|| picture(16));
+    let output = run(&pipeline, &request, Some(&latents), image.as_ref()).unwrap();
+    let expected = answer.read("pictures").unwrap();
+    assert_eq!(output.tensors.shape, expected.shape, "{name}");
+    assert_eq!(output.images.len(), expected.shape[0], "{name}");
+    let square: f64 = expected.values.iter().map(|v| f64::from(*v).powi(2)).sum();
+    let rms = (square / expected.values.len() as f64).sqrt();
+    let each = expected.values.iter().zip(&output.tensors.values);
+    let worst = each.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max) / rms;
+    eprintln!("{name}: {worst:.1e} of RMS");
+    worst
+}
+
+#[test]
+fn pictures_are_those_of_diffusers() {
+    let mut wrong = Vec::new();
+    for name in ["sd1", "sd2", "sdxl", "img2img", "lora", "dit", "ldm"] {
+        let worst = difference(name, weights::Precision::F32);
+        if worst.is_nan() || worst >= TOLERANCE {
+            wrong.push(format!("{name} differs by {worst:.1e} of RMS"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn half_precision_is_read() {
+    let worst = difference("sdxl", weights::Precision::F16);
+    assert!(worst > 0.0 && worst < 0.1, "{worst}");
+}
+
+#[test]
+fn tokens_are_those_of_transformers() {
+    let data: Value =
+        serde_json::from_str(&fs::read_to_string(golden().join("tokens.json")).unwrap()).unwrap();
+    for form in ["tokenizer", "tokenizer_files"] {
+        let tokenizer = ClipTokenizer::open(&golden().join(form)).unwrap();
+        for (text, ids) in data["texts"].as_array().unwrap().iter().zip(data["input_ids"].as_array().unwrap())
+        {
+            let mut found = vec![tokenizer.begin];
+            found.extend(tokenizer.encode(text.as_str().unwrap()));
+            found.push(tokenizer.end);
+            assert_eq!(json!(found), *ids, "{form}: {text}");
+        }
+        let exclamation = tokenizer.encode("!").len();
+        assert_eq!((tokenizer.pad == tokenizer.end, exclamation), (form == "tokenizer", 1));
+    }
+}
+
+#[test]
+fn rows_are_the_same_in_every_batch_and_prompts_matter() {
+    let dir = folder("sd1");
+    let pipeline = load(dir.path()).unwrap();
+    let make = |count: usize, prompt: &str, chunk: usize| {
+        let text = json!({"count": count, "prompt": prompt, "steps": 2, "seed": 3, "chunk": chunk});
+        run(&pipeline, &serde_json::from_value(text).unwrap(), None, None).unwrap().tensors.values
+    };
+    let two = make(2, "red hat", 4);
+    assert_eq!(two[..two.len() / 2], make(1, "red hat", 4));
+    assert_eq!(two, make(2, "red hat", 1));
+    assert_ne!(two, make(2, "blue hat", 4));
+    assert_ne!(two, make(2, "(red:1.4) hat", 4));
+    assert_eq!(two, make(2, "(red:1.0) hat", 4));
+    // Longer than the 75 tokens that one chunk holds.
+    assert_ne!(make(1, &"cat ".repeat(90), 4), make(1, &"cat ".repeat(75), 4));
+}
+
+#[test]
+fn requests_that_do_not_fit_are_refused() {
+    let (sd, dit, ldm) = (folder("sd1"), folder("dit"), folder("ldm"));
+    let (sd, dit, ldm) = (load(sd.path()).unwrap(), load(dit.path()).unwrap(), load(ldm.path()).unwrap());
+    let long = "cat ".repeat(2500);
+    for (pipeline, request, words) in [
+        (&sd, json!({}), &["`prompt`"][..]),
+        (&sd, json!({"prompt": long}), &["`prompt`", "2500 tokens", "1200"]),
+        (&sd, json!({"prompt": "x".repeat(100_000)}), &["`prompt`", "bytes"]),
+        (&sd, json!({"prompt": "(cat:200)"}), &["`prompt`", "200"]),
+        (&sd, json!({"prompt": "cat", "negative_prompt": long}), &["`negative_prompt`"]),
+        (&sd, json!({"prompt": "cat", "size": [16, 17]}), &["`size`", "16×17", "multiples of 2"]),
+        (&sd, json!({"prompt": "cat", "size": [0, 16]}), &["`size`"]),
+        (&sd, json!({"prompt": "cat", "clip_skip": 9}), &["`clip_skip`", "3"]),
+        (&sd, json!({"prompt": "cat", "strength": 0.5}), &["`strength`", "picture"]),
+        (&sd, json!({"prompt": "cat", "guidance_rescale": 2}), &["`guidance_rescale`"]),
+        (&sd, json!({"prompt": "cat", "classes": [1]}), &["`classes`"]),
+        (&dit, json!({"prompt": "cat"}), &["`prompt`", "no texts"]),
+        (&dit, json!({"classes": [1000]}), &["`classes`", "999"]),
+        (&dit, json!({"classes": [1], "size": [32, 32]}), &["`size`"]),
+        (&ldm, json!({"guidance": 2}), &["`guidance`"]),
+    ] {
+        let text = request.to_string();
+        let error = run(pipeline, &serde_json::from_value(request).unwrap(), None, None).unwrap_err();
+        let error = error.to_string();
+        assert!(words.iter().all(|w| error.contains(w)), "{}: {error}", &text[..text.len().min(80)]);
+    }
+    let request = serde_json::from_value(json!({"prompt": "cat", "steps": 5, "strength": 0.1})).unwrap();
+    let error = run(&sd, &request, None, Some(&picture(16))).unwrap_err().to_string();
+    assert!(error.contains("`strength`"), "{error}");
+    let request = serde_json::from_value(json!({"prompt": "cat"})).unwrap();
+    let error = run(&sd, &request, None, Some(&picture(24))).unwrap_err().to_string();
+    assert!(error.contains("`image`") && error.contains("24×24"), "{error}");
+    let named = serde_json::from_value(json!({"classes": ["Name 2", "thing 0"], "count": 3, "steps": 1}));
+    assert_eq!(run(&dit, &named.unwrap(), None, None).unwrap().classes.unwrap(), [2, 0, 2]);
+}
+
+#[test]
+fn folders_that_are_not_whole_are_refused() {
+    let damage = |name: &str, damage: &dyn Fn(&Path)| {
+        let dir = folder(name);
+        damage(dir.path());
+        load(dir.path()).err().unwrap().to_string()
+    };
+    let edit = |file: &Path, change: &dyn Fn(&mut Value)| {
+        let mut value: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(file, value.to_string()).unwrap();
+    };
+    let index =
+        |change: &'static dyn Fn(&mut Value)| move |dir: &Path| edit(&dir.join("model_index.json"), change);
+    let error = damage("sd1", &|dir| fs::remove_dir_all(dir.join("vae")).unwrap());
+    assert!(error.contains("vae") && error.contains("missing"), "{error}");
+    let error = damage("sd1", &index(&|v| v["unet"] = json!([null, null])));
+    assert!(error.contains("`unet`") && error.contains("missing"), "{error}");
+    let error = damage("sd1", &index(&|v| v["controlnet"] = json!(["diffusers", "ControlNetModel"])));
+    assert!(error.contains("`controlnet`"), "{error}");
+    let error = damage("sd1", &index(&|v| v["_class_name"] = json!("FluxPipeline")));
+    assert!(error.contains("FluxPipeline") && error.contains("StableDiffusionXLPipeline"), "{error}");
+    // A tokenizer with more tokens than its encoder knows.
+    let error = damage("sd1", &|dir| {
+        edit(&dir.join("tokenizer/tokenizer.json"), &|v| v["added_tokens"][0]["id"] = json!(60_000));
+    });
+    assert!(error.contains("60000") && error.contains("text_encoder"), "{error}");
+    let error = damage("sd1", &|dir| {
+        edit(&dir.join("tokenizer/tokenizer.json"), &|v| v["model"]["end_of_word_suffix"] = json!(null));
+    });
+    assert!(error.contains("tokenizer.json") && error.contains("CLIP"), "{error}");
+    let error = damage("sd1", &|dir| {
+        let file = dir.join("unet/diffusion_pytorch_model.safetensors");
+        let bytes = fs::read(&file).unwrap();
+        fs::write(&file, &bytes[..bytes.len() - 100]).unwrap();
+    });
+    assert!(error.contains("diffusion_pytorch_model.safetensors"), "{error}");
+    let error =
+        damage("sd1", &|dir| edit(&dir.join("unet/config.json"), &|v| v["attention_type"] = json!("gated")));
+    assert!(error.contains("attention_type") && error.contains("gated"), "{error}");
+    // A shard that the index names and that is not there, then one that is cut off.
+    let sharded = |dir: &Path| {
+        let unet = dir.join("unet");
+        let stem = "diffusion_pytorch_model";
+        let whole = unet.join(format!("{stem}.safetensors"));
+        let names = SafetensorsFile::open(&whole).unwrap().names();
+        let shard = format!("{stem}-00001-of-00001.safetensors");
+        let map: serde_json::Map<_, _> = names.into_iter().map(|n| (n, json!(shard))).collect();
+        let index = json!({"metadata": {}, "weight_map": map});
+        fs::write(unet.join(format!("{stem}.safetensors.index.json")), index.to_string()).unwrap();
+        fs::rename(whole, unet.join(&shard)).unwrap();
+        unet.join(shard)
+    };
+    let error = damage("sd1", &|dir| fs::remove_file(sharded(dir)).unwrap());
+    assert!(error.contains("00001-of-00001"), "{error}");
+    let error = damage("sd1", &|dir| {
+        let shard = sharded(dir);
+        let bytes = fs::read(&shard).unwrap();
+        fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    });
+    assert!(error.contains("00001-of-00001"), "{error}");
+    let dir = folder("sd1");
+    sharded(dir.path());
+    load(dir.path()).unwrap();
+}
