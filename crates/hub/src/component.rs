@@ -42,7 +42,7 @@ const CLASSES: [&str; 7] = [
     "CLIPTextModelWithProjection",
 ];
 
-/// A network's folder, its configuration read and its weights opened.
+/// A network's folder, its configuration looked at; the weights are not.
 pub struct ComponentDir {
     dir: PathBuf,
     class: String,

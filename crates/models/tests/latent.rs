@@ -196,3 +196,71 @@ fn diffusion_transformers() {
         golden.run(&DitTransformer::load(&config, &weights, &device).unwrap());
     }
 }
+
+#[test]
+fn latents_are_scaled_as_configured() {
+    let device = Device::flex();
+    let small =
+        r#""block_out_channels": [4], "norm_num_groups": 2, "latent_channels": 2, "scaling_factor": 0.5"#;
+    for (more, expected) in [
+        ("", [1.0, 1.0]),
+        (r#", "shift_factor": 0.25"#, [0.875, 0.875]),
+        (r#", "latents_mean": [1, 0], "latents_std": [2, 0.5]"#, [0.25, 2.0]),
+    ] {
+        let config = AutoencoderKlConfig::from_json(&format!("{{{small}{more}}}")).unwrap();
+        let vae = Autoencoder::Kl(Box::new(AutoencoderKl::new(&config, 0, &device).unwrap()));
+        let z = Tensor::<4>::ones([1, 2, 1, 1], (&device, burn::tensor::DType::F32)).mul_scalar(2.0f32);
+        let scaled = vae.scaled(z);
+        assert_eq!(to_host(scaled.clone()), expected, "{more}");
+        assert_eq!(to_host(vae.unscaled(scaled)), [2.0, 2.0], "{more}");
+    }
+}
+
+#[test]
+fn a_posterior_is_sampled_by_its_mean_and_variance() {
+    let device = Device::flex();
+    let tensor = |values: [f32; 2]| tweedie_ops::from_host(values.to_vec(), [1, 2, 1, 1], &device);
+    let logvar = tensor([0.0, 2.0 * 3f32.ln()]);
+    let posterior = tweedie_models::vae::Posterior { mean: tensor([1.0, -1.0]), logvar };
+    let found = to_host(posterior.sample(tensor([0.5, 2.0])));
+    assert!((found[0] - 1.5).abs() < 1e-6 && (found[1] - 5.0).abs() < 1e-5, "{found:?}");
+}
+
+#[test]
+fn configurations_that_describe_no_network_are_refused() {
+    let vae = |text: &str| AutoencoderKlConfig::from_json(text).err().map(|e| e.to_string());
+    let unet = |text: &str| UNet2DConditionConfig::from_json(text).err().map(|e| e.to_string());
+    let dit = |text: &str| DitConfig::from_json(text).err().map(|e| e.to_string());
+    let clip = |text: &str| ClipTextConfig::from_json(text).err().map(|e| e.to_string());
+    let tiny = |text: &str| AutoencoderTinyConfig::from_json(text).err().map(|e| e.to_string());
+    for (error, words) in [
+        (vae("[]"), ["JSON", "object"]),
+        (vae(r#"{"latent_chanels": 4}"#), ["unknown", "latent_chanels"]),
+        (vae(r#"{"block_out_channels": [30]}"#), ["norm_num_groups", "30"]),
+        (vae(r#"{"block_out_channels": [32, 64]}"#), ["down_block_types", "2 blocks"]),
+        (
+            vae(r#"{"down_block_types": ["AttnDownEncoderBlock2D"]}"#),
+            ["down_block_types", "DownEncoderBlock2D"],
+        ),
+        (vae(r#"{"scaling_factor": 0}"#), ["scaling_factor", "other than 0"]),
+        (vae(r#"{"latents_mean": [0.5]}"#), ["latents_mean", "4 numbers"]),
+        (tiny(r#"{"num_encoder_blocks": [1]}"#), ["num_encoder_blocks", "4 numbers"]),
+        (unet(r#"{"encoder_hid_dim": 4096}"#), ["encoder_hid_dim", "null"]),
+        (unet(r#"{"attention_head_dim": 7}"#), ["attention_head_dim", "320"]),
+        (unet(r#"{"attention_head_dim": [8, 8]}"#), ["attention_head_dim", "without an entry"]),
+        (unet(r#"{"layers_per_block": 0}"#), ["layers_per_block", "1 to 256"]),
+        (unet(r#"{"addition_embed_type": "text_time"}"#), ["addition_time_embed_dim", "width"]),
+        (unet(r#"{"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}"#), ["mid_block_type", "CrossAttn"]),
+        (dit(r#"{"patch_size": 3}"#), ["patch_size", "32"]),
+        (dit(r#"{"norm_type": "ada_norm_single"}"#), ["norm_type", "ada_norm_zero"]),
+        (clip(r#"{"architectures": ["T5EncoderModel"]}"#), ["architectures", "CLIPTextModel"]),
+        (clip(r#"{"num_attention_heads": 7}"#), ["num_attention_heads", "512"]),
+    ] {
+        let error = error.expect(words[0]);
+        assert!(words.iter().all(|w| error.contains(w)), "{words:?}: {error}");
+    }
+    // The published ones.
+    assert_eq!(unet(r#"{"cross_attention_dim": 768, "attention_head_dim": 8}"#), None);
+    assert_eq!(dit("{}"), None);
+    assert_eq!(clip("{}"), None);
+}

@@ -136,15 +136,14 @@ fn texts(
         chunks = chunks.max(prompt::chunks_of(part, &given).map_err(|e| fail("prompt", e))?);
         chunks = chunks.max(prompt::chunks_of(part, &null).map_err(|e| fail("negative_prompt", e))?);
     }
-    let (given, plain) = (source(model, &given, chunks, layer, size)?, Layer { ..layer });
+    let given = source(model, &given, chunks, layer, size)?;
     let null = match guided {
         false => None,
         true => {
             // Published pipelines take the last layer for what a picture does not show.
-            let layer = if model.class == LatentClass::StableDiffusion {
-                Layer { skip: 0, normalize: true }
-            } else {
-                plain
+            let layer = match model.class {
+                LatentClass::StableDiffusion => Layer { skip: 0, normalize: true },
+                _ => layer,
             };
             let mut null = source(model, &null, chunks, layer, size)?;
             if let Source::Text { hidden, added } = &mut null
