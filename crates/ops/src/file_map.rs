@@ -70,7 +70,11 @@ impl AsRef<[u8]> for FileMap {
 /// Numbers that will hardly be read again: if they lie in a mapped file, the system may take their memory back,
 /// and reads them again should it be wrong.
 pub(crate) fn give_back(values: &[f32]) {
-    let (start, len) = (values.as_ptr() as usize, size_of_val(values));
+    give_back_range(values.as_ptr() as usize, size_of_val(values));
+}
+
+/// As [`give_back`], for the addresses of numbers that may be gone: nothing is read there.
+pub(crate) fn give_back_range(start: usize, len: usize) {
     for map in maps().iter().filter_map(Weak::upgrade) {
         let first = map.as_ptr() as usize;
         if start >= first && start + len <= first + map.len() {

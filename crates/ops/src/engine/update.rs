@@ -8,16 +8,21 @@ use super::{
     isa,
     layout::{Image, dense, like, stretch, uninitialized, values, values_mut},
 };
-use crate::AdamW;
+use crate::{AdamW, file_map};
 
 /// The numbers of a dense tensor, copied if others hold them too.
 fn owned(x: FlexTensor) -> FlexTensor {
     let mut x = dense(x);
-    if values_mut(&mut x).is_some() {
-        return x;
+    let place = |x: &FlexTensor| (values::<f32>(x).as_ptr() as usize, size_of_val(values::<f32>(x)));
+    let (start, len) = place(&x);
+    if values_mut(&mut x).is_none() {
+        // An unshared buffer that a cache watches, or a shared one: `storage_mut` moves or copies it.
+        x.storage_mut::<f32>();
     }
-    // An unshared buffer that a cache watches, or a shared one: `storage_mut` moves or copies it.
-    x.storage_mut::<f32>();
+    if place(&x).0 != start {
+        // What was read from a file's map until now is not read there again.
+        file_map::give_back_range(start, len);
+    }
     x
 }
 
