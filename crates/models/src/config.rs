@@ -49,11 +49,13 @@ where
 {
     let mut entries: Map<String, Value> =
         serde_json::from_str(text).map_err(|e| ConfigError::Json(e.to_string()))?;
-    if let Some(class) = entries.get("_class_name").filter(|class| *class != format.class) {
+    if let Some(class) = entries.get("_class_name").filter(|class| class.as_str() != Some(format.class)) {
         return Err(ConfigError::value("_class_name", class, format!("expected {:?}", format.class)));
     }
     for (key, only) in format.fixed {
-        if let Some(value) = entries.remove(*key).filter(|value| value.to_string() != *only) {
+        if let Some(value) =
+            entries.remove(*key).filter(|value| serde_json::from_str(only).ok().as_ref() != Some(value))
+        {
             return Err(ConfigError::value(key, value, format!("only {only} is supported")));
         }
     }

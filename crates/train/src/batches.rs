@@ -161,7 +161,7 @@ impl BatchMaker {
     }
 
     /// The batches, one per accumulated pass, of the step after `done` others. Where times follow the losses,
-    /// [`BatchMaker::draw_times`] is to complete them.
+    /// `BatchMaker::draw_times` is to complete them.
     ///
     /// # Errors
     /// When an image cannot be read.

@@ -359,11 +359,12 @@ mod tests {
         let schedule = case.config.diffusion.schedule().unwrap();
         let mut nats = 0.0;
         for (row, level) in [(0usize, 0usize), (1, 40)] {
-            for i in row * 192..(row + 1) * 192 {
-                let (x, raw) = (f64::from(case.batch.input[i]), f64::from(output[i]));
-                let at = schedule.level(level as f64);
-                let x0_hat = case.config.parameterization().read(&x, &raw, at).x0;
-                nats += bound.term(level, f64::from(case.batch.x0[i]), x0_hat, 0.0).nats;
+            let at = schedule.level(level as f64);
+            let of_row = |values: &[f32]| values[row * 192..(row + 1) * 192].to_vec();
+            let (input, raw, x0) = (of_row(&case.batch.input), of_row(&output), of_row(&case.batch.x0));
+            for ((x, raw), x0) in input.into_iter().zip(raw).zip(x0) {
+                let x0_hat = case.config.parameterization().read(&f64::from(x), &f64::from(raw), at).x0;
+                nats += bound.term(level, f64::from(x0), x0_hat, 0.0).nats;
             }
         }
         let expected = 1000.0 * bits_per_dim(nats, 192) / 8.0;

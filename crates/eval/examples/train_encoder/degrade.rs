@@ -30,7 +30,7 @@ pub fn degrade(planes: Vec<f32>, seed: u64, counter: u64) -> (Vec<f32>, [f32; FA
     }
     if rough > 0.0 {
         let mut noise = vec![0.0; planes.len()];
-        fill_normal(seed ^ 0x6e6f_6973_65, counter, &mut noise);
+        fill_normal(seed ^ 0x006e_6f69_7365, counter, &mut noise);
         planes.iter_mut().zip(noise).for_each(|(v, n)| *v = (*v + rough as f32 * n).clamp(-1.0, 1.0));
     }
     (planes, strengths.map(|s| s as f32))
