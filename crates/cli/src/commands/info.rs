@@ -67,6 +67,6 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
 }
 
 fn sample_size(unet: &tweedie::models::UNet2DConfig) -> String {
-    let size = serde_json::to_value(&unet.sample_size).unwrap_or_default();
+    let size = serde_json::to_value(unet.sample_size).unwrap_or_default();
     format!("{size} pixels, {} channels in, {} out", unet.in_channels, unet.out_channels)
 }

@@ -23,12 +23,12 @@ use crate::ui::Ui;
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Make pictures from noise, with the built-in model or your own.
-    Sample(sample::Args),
+    Sample(Box<sample::Args>),
     /// Train a model on the built-in emoji or your own pictures.
     Train(train::Args),
     /// Average a run's weights over any length, after training.
     Ema(ema::Args),
-    /// Measure a model: memorisation by the nearest training pictures, or bits per dimension (--bound).
+    /// Measure a model: quality of its pictures, memorisation, bits per dimension (--bound).
     Eval(eval::Args),
     /// Measure this machine: kernels, forward passes, training steps, sampling, start-up, memory.
     Bench(bench::Args),
@@ -53,7 +53,7 @@ impl Command {
     /// Runs the command; an exit code other than 0 means that it was interrupted.
     pub fn run(self, ui: Ui, device: &str) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Sample(args) => return sample::run(args, ui, device),
+            Self::Sample(args) => return sample::run(*args, ui, device),
             Self::Train(args) => return train::run(args, ui, device),
             Self::Ema(args) => ema::run(args, ui, device)?,
             Self::Eval(args) => eval::run(args, ui, device)?,

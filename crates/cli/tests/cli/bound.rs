@@ -49,7 +49,7 @@ fn bounds_that_cannot_be() {
 #[test]
 fn averages_of_any_length() {
     let scratch = Scratch::new();
-    scratch.write("run.toml", &RUN.replace("[ema]", "[ema]\nsnapshot_every = 3"));
+    scratch.write("run.toml", RUN.replace("[ema]", "[ema]\nsnapshot_every = 3"));
     scratch.ok(&["train", "run.toml", "--out", "run", "--steps", "12"]);
     let made = scratch.ok(&["ema", "run", "--std", "0.07", "--out", "made", "--json"]).json();
     let made = made.last().unwrap();

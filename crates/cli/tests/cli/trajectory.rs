@@ -83,7 +83,7 @@ fn noise_is_taken_as_given_or_from_the_seed() {
         scratch.ok(&words(&trajectory("4", more)));
         output(&scratch)["trajectory"].1.clone()
     };
-    scratch.write("in.safetensors", tensors::file(&[sample.clone()]));
+    scratch.write("in.safetensors", tensors::file(std::slice::from_ref(&sample)));
     let seeded = last(&["--seed", "3"]);
     assert_eq!(seeded, last(&["--seed", "3"]));
     assert_ne!(seeded, last(&["--seed", "4"]));

@@ -18,10 +18,12 @@ enum Source {
     /// One for each row.
     Classes(Vec<usize>),
     /// The same for all rows.
-    Text {
-        hidden: Tensor<3>,
-        added: Option<(Tensor<2>, Vec<f32>)>,
-    },
+    Text(Box<Text>),
+}
+
+struct Text {
+    hidden: Tensor<3>,
+    added: Option<(Tensor<2>, Vec<f32>)>,
 }
 
 impl Source {
@@ -30,9 +32,9 @@ impl Source {
         match self {
             Self::Nothing => Condition::default(),
             Self::Classes(all) => Condition::classes(all[rows].to_vec()),
-            Self::Text { hidden, added } => Condition {
-                text: Some(Tensor::cat(vec![hidden.clone(); n], 0)),
-                added: added.as_ref().map(|(pooled, ids)| Added {
+            Self::Text(text) => Condition {
+                text: Some(Tensor::cat(vec![text.hidden.clone(); n], 0)),
+                added: text.added.as_ref().map(|(pooled, ids)| Added {
                     text_embeds: Tensor::cat(vec![pooled.clone(); n], 0),
                     time_ids: vec![ids.clone(); n],
                 }),
@@ -146,12 +148,12 @@ fn texts(
                 _ => layer,
             };
             let mut null = source(model, &null, chunks, layer, size)?;
-            if let Source::Text { hidden, added } = &mut null
+            if let Source::Text(text) = &mut null
                 && model.zeros_for_no_negative
                 && request.negative_prompt.is_none()
             {
-                *hidden = hidden.zeros_like();
-                *added = added.take().map(|(pooled, ids)| (pooled.zeros_like(), ids));
+                text.hidden = text.hidden.zeros_like();
+                text.added = text.added.take().map(|(pooled, ids)| (pooled.zeros_like(), ids));
             }
             Some(null)
         }
@@ -185,5 +187,8 @@ fn source(
     let pooled = encoded.last().map(|e| e.pooled.clone());
     let [h, w] = size.map(|n| n as f32);
     let added = pooled.filter(|_| model.class == LatentClass::StableDiffusionXl);
-    Ok(Source::Text { hidden, added: added.map(|pooled| (pooled, vec![h, w, 0.0, 0.0, h, w])) })
+    Ok(Source::Text(Box::new(Text {
+        hidden,
+        added: added.map(|pooled| (pooled, vec![h, w, 0.0, 0.0, h, w])),
+    })))
 }

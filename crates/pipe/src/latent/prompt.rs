@@ -57,10 +57,10 @@ fn stretch(letters: &[char], weight: f64, levels: usize, out: &mut Vec<Weighted>
                 continue;
             }
             '(' => {
-                if let Some((inside, factor, next)) = weighted(letters, i)? {
+                if let Some(inside) = weighted(letters, i)? {
                     flush(&mut text, out);
-                    stretch(inside, weight * factor, levels, out)?;
-                    i = next;
+                    stretch(inside.letters, weight * inside.factor, levels, out)?;
+                    i = inside.end;
                     continue;
                 }
             }
@@ -73,9 +73,16 @@ fn stretch(letters: &[char], weight: f64, levels: usize, out: &mut Vec<Weighted>
     Ok(())
 }
 
-/// What is inside the parenthesis at `start`, its weight, and where the text goes on; `None` if no number
-/// ends it.
-fn weighted(letters: &[char], start: usize) -> Result<Option<(&[char], f64, usize)>, String> {
+/// What a parenthesis with a number holds.
+struct Parenthesis<'a> {
+    letters: &'a [char],
+    factor: f64,
+    /// Where the text goes on.
+    end: usize,
+}
+
+/// What is inside the parenthesis at `start`; `None` if no number ends it.
+fn weighted(letters: &[char], start: usize) -> Result<Option<Parenthesis<'_>>, String> {
     let mut depth = 0;
     let mut colon = None;
     let mut i = start;
@@ -96,7 +103,7 @@ fn weighted(letters: &[char], start: usize) -> Result<Option<(&[char], f64, usiz
     if !(-10.0..=10.0).contains(&factor) {
         return Err(format!("the weight {factor}: expected -10 to 10"));
     }
-    Ok(Some((&letters[start + 1..colon], factor, i + 1)))
+    Ok(Some(Parenthesis { letters: &letters[start + 1..colon], factor, end: i + 1 }))
 }
 
 /// Tokens and their weights, in chunks that an encoder reads.
