@@ -11,6 +11,6 @@ pub mod scheduler_config;
 pub mod weights;
 
 pub use error::HubError;
-pub use model_dir::{Extras, ModelDir, SamplingDefaults};
+pub use model_dir::{Extras, ModelDir, SamplingDefaults, Tuned};
 pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};
 pub use weights::{Precision, SafetensorsFile};
