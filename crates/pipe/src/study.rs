@@ -14,7 +14,7 @@ use crate::{
     rows::row_seed,
 };
 
-/// Steps of [`Study::converged`] that leave an error of about a thousandth of the samples' size.
+/// Steps of [`Study::converged`], if nothing else is asked for: some ten times as many as samplers take.
 pub const CONVERGED_STEPS: usize = 120;
 
 /// A request whose rows go through samplers in batches.

@@ -9,10 +9,9 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
-use tweedie::ops::Batch;
 use tweedie::{
     data::{DataConfig, Image, Rgb, grid, open_image},
-    ops::{Device, from_host},
+    ops::{Batch, Device, from_host},
     pipe::{
         ClassSelector, Pipeline, PipelineError, Request,
         interpolate::{Inversion, slerp},
