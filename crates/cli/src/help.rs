@@ -4,8 +4,8 @@ use clap::{Command, CommandFactory};
 
 /// Headings and their commands, in the order of the help.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Make", &["sample", "train", "ema"]),
-    ("Measure", &["eval", "bench"]),
+    ("Make", &["sample", "interpolate", "train", "ema", "tune-steps"]),
+    ("Measure", &["eval", "compare", "bench"]),
     ("Look", &["info", "plan", "forward", "data"]),
     ("Set up", &["devices", "completions"]),
     ("Check parity", &["debug"]),

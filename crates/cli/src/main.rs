@@ -3,8 +3,10 @@
 mod builtin;
 mod commands;
 mod help;
+mod interrupt;
 mod model;
 mod process;
+mod sheet;
 mod source;
 mod tensors;
 mod ui;

@@ -40,6 +40,7 @@ pub mod solver;
 pub mod spacing;
 mod special;
 pub mod trajectory;
+pub mod tune;
 pub mod vector;
 
 pub use level::Level;

@@ -8,6 +8,9 @@ pub trait Vector: Clone {
     /// Root mean square over all elements.
     fn rms(&self) -> f64;
 
+    /// `Σ selfᵢ·otherᵢ` over all elements. Same shapes.
+    fn dot(&self, other: &Self) -> f64;
+
     /// `self·e^log`, element by element: noise of a learned variance. Same shapes.
     fn times_exp(&self, log: &Self) -> Self;
 }
@@ -19,6 +22,10 @@ impl Vector for f64 {
 
     fn rms(&self) -> f64 {
         self.abs()
+    }
+
+    fn dot(&self, other: &Self) -> f64 {
+        self * other
     }
 
     fn times_exp(&self, log: &Self) -> Self {
@@ -39,6 +46,10 @@ impl Vector for Vec<f64> {
 
     fn rms(&self) -> f64 {
         (self.iter().map(|x| x * x).sum::<f64>() / self.len().max(1) as f64).sqrt()
+    }
+
+    fn dot(&self, other: &Self) -> f64 {
+        self.iter().zip(other).map(|(a, b)| a * b).sum()
     }
 
     fn times_exp(&self, log: &Self) -> Self {

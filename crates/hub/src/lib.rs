@@ -18,7 +18,7 @@ pub use component::{Component, ComponentDir};
 pub use error::HubError;
 pub use latent_dir::{LatentClass, LatentModel, LatentNetwork, TextPart};
 pub use lora::Lora;
-pub use model_dir::{Extras, ModelDir, SamplingDefaults};
+pub use model_dir::{Extras, ModelDir, SamplingDefaults, Tuned};
 pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};
 pub use tokenizer::ClipTokenizer;
 pub use weights::{Precision, SafetensorsFile};

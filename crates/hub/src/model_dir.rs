@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tweedie_core::spacing::Spacing;
+use tweedie_core::{solver::Bespoke, spacing::Spacing};
 use tweedie_models::{
     params,
     unet::{LoadError, UNet2DConfig, UNet2DModel},
@@ -46,8 +46,31 @@ pub struct Extras {
     pub null_class: Option<usize>,
     /// How to sample if nothing else is asked for.
     pub sampling: SamplingDefaults,
+    /// Samplers learned for it, each for its own number of evaluations and guidance.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<Tuned>,
     /// How the model was trained: free text and figures, for people.
     pub training: Map<String, Value>,
+}
+
+/// A sampler learned for a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    /// The scale of guidance with which it was learned.
+    pub guidance: f64,
+    /// Levels and weights.
+    pub sampler: Bespoke,
+    /// How it was learned and how good it is: for people.
+    #[serde(default)]
+    pub report: Map<String, Value>,
+}
+
+impl Extras {
+    /// The sampler learned for so many evaluations at this guidance.
+    pub fn tuned(&self, evaluations: usize, guidance: f64) -> Option<&Tuned> {
+        self.tuned.iter().find(|t| t.sampler.evaluations() == evaluations && t.guidance == guidance)
+    }
 }
 
 /// A model's recommended settings.
@@ -112,6 +135,7 @@ impl ModelDir {
         let file = path.join(EXTRAS);
         let extras: Extras = if file.exists() { files::read_json(&file)? } else { Extras::default() };
         check_classes(&file, &extras, &unet)?;
+        check_tuned(&file, &extras)?;
         Ok(Self { path: path.into(), pipeline, unet, scheduler, extras })
     }
 
@@ -142,6 +166,20 @@ impl ModelDir {
             }
         })
     }
+}
+
+fn check_tuned(file: &Path, extras: &Extras) -> Result<(), HubError> {
+    extras.tuned.iter().try_for_each(|tuned| {
+        tuned.sampler.check().map_err(|e| HubError::key(file, "tuned", format!("sampler: {e}")))
+    })
+}
+
+/// Writes `extras` into the model's folder `dir`, in place of those that it has.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save_extras(dir: &Path, extras: &Extras) -> Result<(), HubError> {
+    files::write_json(&dir.join(EXTRAS), extras)
 }
 
 fn check_classes(file: &Path, extras: &Extras, unet: &UNet2DConfig) -> Result<(), HubError> {

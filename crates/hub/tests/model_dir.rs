@@ -90,6 +90,7 @@ fn saved_models_come_back_to_the_bit() {
         null_class: Some(4),
         sampling: SamplingDefaults { steps: Some(20), guidance: Some(2.0), ..Default::default() },
         training: serde_json::Map::from_iter([("steps".to_string(), 100.into())]),
+        ..Default::default()
     };
     for _ in 0..2 {
         let scheduler = folder.scheduler.as_ref().unwrap();

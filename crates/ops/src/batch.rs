@@ -6,7 +6,7 @@ use tweedie_core::{
     noise::{Noise, fill_normal},
 };
 
-use crate::engine;
+use crate::{engine, to_host};
 
 /// A batch of samples, one row each.
 #[derive(Clone, Debug)]
@@ -35,6 +35,11 @@ impl<const D: usize> Vector for Batch<D> {
         let values = data.as_slice::<f32>().expect("converted to f32");
         let sum: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
         (sum / values.len().max(1) as f64).sqrt()
+    }
+
+    fn dot(&self, other: &Self) -> f64 {
+        let (a, b) = (to_host(self.0.clone()), to_host(other.0.clone()));
+        a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
     }
 
     fn times_exp(&self, log: &Self) -> Self {

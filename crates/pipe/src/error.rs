@@ -27,6 +27,12 @@ pub enum PipelineError {
         /// What went wrong.
         reason: String,
     },
+    /// The network could not answer, or answered with numbers that are not finite.
+    #[error("the model broke off: {reason}")]
+    Model {
+        /// What went wrong.
+        reason: String,
+    },
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

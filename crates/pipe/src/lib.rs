@@ -6,15 +6,19 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod clamp;
+mod denoiser;
 mod error;
 pub mod film;
 pub mod forward;
 pub mod guidance;
+pub mod interpolate;
 pub mod latent;
 pub mod media;
 mod pipeline;
 mod request;
 mod rows;
+pub mod study;
+pub mod tune;
 mod watch;
 
 pub use error::PipelineError;

@@ -9,17 +9,11 @@ use std::{
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use tweedie_core::{Denoiser, Halt, Level, Move, noise::Noise, sample, solver};
 use tweedie_data::Image;
-use tweedie_hub::{Extras, HubError, ModelDir, Recipe, SchedulerConfig};
-use tweedie_models::{Condition, HostTensor, Network, NetworkDenoiser, Precision, UNet2DModel};
+use tweedie_hub::{Extras, HubError, ModelDir, Recipe, SchedulerConfig, scheduler_config::TUNED};
+use tweedie_models::{Condition, HostTensor, Network, Precision, UNet2DModel};
 use tweedie_ops::{Batch, RowNoise};
 
-use crate::{
-    PipelineError, Request, Resolved,
-    clamp::Clamped,
-    guidance::Guided,
-    rows::row_seed,
-    watch::{Cancellable, Finite},
-};
+use crate::{PipelineError, Request, Resolved, denoiser::RowsDenoiser, rows::row_seed};
 
 /// The draw of a row's initial noise; a trajectory's own draws count from 0.
 pub(crate) const INITIAL_DRAW: u64 = u64::MAX;
@@ -126,6 +120,11 @@ impl Pipeline {
         Self { unet, scheduler, extras, device: device.clone() }
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The network.
     pub fn unet(&self) -> &UNet2DModel {
         &self.unet
@@ -151,7 +150,13 @@ impl Pipeline {
             let reason = "bf16: only the CPU computes with it, expected f32";
             return Err(PipelineError::request("precision", reason));
         }
-        let recipe = self.scheduler.resolve_with(&resolved.sampling)?;
+        let recipe = self.recipe(request, &resolved)?;
+        let scale = resolved.guidance;
+        if scale > 1.0 && solver::find(recipe.solver.name()).is_some_and(|entry| entry.is_cfgpp()) {
+            let whose = if request.guidance.is_none() { " (the model's own)" } else { "" };
+            let reason = format!("{scale}{whose}: the solver `{}` takes 0 to 1", recipe.solver.name());
+            return Err(PipelineError::request("guidance", reason));
+        }
         let [c, h, w] = resolved.shape;
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
         let condition = match &resolved.classes {
@@ -162,6 +167,34 @@ impl Pipeline {
             .check([1, c, h, w], &[time], &condition)
             .map_err(|e| PipelineError::request("size", e.to_string()))?;
         Ok((resolved, recipe))
+    }
+
+    /// The sampler learned for this request, if the request leaves it to the model or asks for it; else the one
+    /// asked for.
+    fn recipe(&self, request: &Request, resolved: &Resolved) -> Result<Recipe, PipelineError> {
+        let steps = resolved.sampling.steps;
+        let named = request.solver.as_deref() == Some(TUNED);
+        let open = request.solver.is_none() && request.spacing.is_none() && request.eta.is_none();
+        let tuned = (open && !request.untuned || named)
+            .then(|| self.extras.tuned(steps, resolved.guidance))
+            .flatten()
+            .filter(|_| resolved.guidance_interval.is_none());
+        match tuned {
+            Some(tuned) => Ok(self.scheduler.resolve_bespoke(&tuned.sampler)?),
+            None if named => Err(PipelineError::request("solver", self.no_tuned(resolved))),
+            None => Ok(self.scheduler.resolve_with(&resolved.sampling)?),
+        }
+    }
+
+    fn no_tuned(&self, resolved: &Resolved) -> String {
+        let all = self.extras.tuned.iter();
+        let known: Vec<_> =
+            all.map(|t| format!("{} at guidance {}", t.sampler.evaluations(), t.guidance)).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        format!(
+            "`{TUNED}`: none was learned for {} evaluations at guidance {}, over all levels; there are: {known}",
+            resolved.sampling.steps, resolved.guidance
+        )
     }
 
     /// Makes what the request asks for. `on` hears of every step and may stop the run.
@@ -255,7 +288,6 @@ impl Pipeline {
     ) -> Result<Batch<4>, PipelineError> {
         let [c, h, w] = resolved.shape;
         let shape = [rows.len(), c, h, w];
-        let classes = resolved.classes.as_ref().map(|all| all[rows.clone()].to_vec());
         let start = match noise {
             Some(noise) => {
                 let values = noise.values[rows.start * c * h * w..rows.end * c * h * w].to_vec();
@@ -265,47 +297,21 @@ impl Pipeline {
         };
         let start = Batch(start.mul_scalar(recipe.plan.start_std as f32));
 
-        let unet = self.unet.clone().with_precision(resolved.precision);
-        let plain;
-        let guided;
-        let parameterization = recipe.parameterization;
-        let network: &dyn Denoiser<Batch<4>> = match (classes, resolved.null_class) {
-            (Some(classes), Some(null_class)) => {
-                let (scale, interval) = (resolved.guidance, resolved.guidance_interval);
-                let network = &unet;
-                guided = Guided { network, parameterization, classes, null_class, scale, interval };
-                &guided
-            }
-            (classes, _) => {
-                let condition = Condition { classes, ..Condition::default() };
-                plain = NetworkDenoiser::new(&unet, parameterization, condition);
-                &plain
-            }
-        };
-        follow(recipe, network, start, rows, source, cancelled, progress, on)
+        let denoiser = RowsDenoiser::new(&self.unet, resolved, recipe, rows.clone(), cancelled);
+        follow(recipe, &denoiser, start, rows, source, progress, on)
     }
 }
 
-/// A trajectory of some rows from `start`, its answers watched and clamped.
-#[allow(clippy::too_many_arguments)]
+/// A trajectory of some rows from `start`.
 pub(crate) fn follow(
     recipe: &Recipe,
-    network: &dyn Denoiser<Batch<4>>,
+    denoiser: &dyn Denoiser<Batch<4>>,
     start: Batch<4>,
     rows: Range<usize>,
     source: &mut dyn NoiseOfRows,
-    cancelled: &AtomicBool,
     progress: &mut Progress,
     on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Batch<4>, PipelineError> {
-    let cancellable = Cancellable { inner: network, cancelled };
-    let finite = Finite(&cancellable);
-    let clamped = recipe.clamp.map(|clamp| Clamped { inner: &finite, clamp });
-    let denoiser: &dyn Denoiser<Batch<4>> = match &clamped {
-        Some(clamped) => clamped,
-        None => &finite,
-    };
-
     let mut fresh = |like: &Batch<4>, draw: u64| {
         Batch(source.normal(rows.clone(), like.0.dims(), draw, &like.0.device()))
     };

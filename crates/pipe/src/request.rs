@@ -42,9 +42,14 @@ pub struct Request {
     /// Steps of the solver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<NonZeroUsize>,
-    /// Its name: one of `tweedie_core::solver::SOLVERS`.
+    /// Its name: one of `tweedie_core::solver::SOLVERS`, or `tuned` for the sampler that was learned for the
+    /// model in so many steps, which is also what a model takes of its own where solver, spacing and eta are
+    /// left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub solver: Option<String>,
+    /// Leave samplers that were learned for the model aside.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub untuned: bool,
     /// Which noise levels to visit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spacing: Option<Spacing>,
@@ -95,6 +100,7 @@ impl Default for Request {
             seed: 0,
             steps: None,
             solver: None,
+            untuned: false,
             spacing: None,
             eta: None,
             guidance: None,
@@ -244,7 +250,8 @@ impl Request {
             steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),
             solver: self.solver.clone().or_else(|| own.solver.clone()),
             spacing: self.spacing.or(own.spacing),
-            eta: self.eta.or(own.eta),
+            // The model's own goes with its own solver.
+            eta: self.eta.or(own.eta.filter(|_| self.solver.is_none())),
         }
     }
 

@@ -57,6 +57,7 @@ pub(crate) fn model(
             ..SamplingDefaults::default()
         },
         training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
+        ..Extras::default()
     };
     let scheduler = config.diffusion.scheduler(&summary.model)?;
     model_dir::save(&summary.model, unet, &scheduler, &extras, Precision::F32)?;

@@ -1,6 +1,6 @@
 //! `tweedie forward`.
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Once};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args as ClapArgs;
@@ -12,7 +12,7 @@ use tweedie::{
     pipe::{forward, media},
 };
 
-use crate::{process, ui::Ui};
+use crate::{process, sheet, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -77,10 +77,7 @@ fn draw(
     name: &str,
     pixels: &mut [u8],
 ) -> Result<(), Box<dyn std::error::Error + 'static>> {
-    static FONT: Once = Once::new();
-    FONT.call_once(|| {
-        let _ = plotters::style::register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
-    });
+    sheet::font();
     let points = |times: &[f64]| -> Vec<(f64, f64)> {
         let snr = forward::log_snr(schedule, times);
         times.iter().copied().zip(snr).filter(|p| p.1.is_finite()).collect()

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 mod bench;
+mod compare;
 mod completions;
 mod data;
 mod debug;
@@ -9,9 +10,11 @@ mod ema;
 mod eval;
 mod forward;
 mod info;
+mod interpolate;
 mod plan;
 mod sample;
 mod train;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -28,8 +31,15 @@ pub enum Command {
     Train(train::Args),
     /// Average a run's weights over any length, after training.
     Ema(ema::Args),
+    /// Go from one picture to another through noise; pictures of yours are encoded to noise first.
+    Interpolate(interpolate::Args),
+    /// Learn a sampler of few evaluations for a model, and keep it beside the model.
+    #[command(name = "tune-steps")]
+    Tune(tune::Args),
     /// Measure a model: quality of its pictures, memorisation, bits per dimension (--bound).
     Eval(eval::Args),
+    /// Set solvers side by side: one sheet of pictures, the error of each, and its time.
+    Compare(compare::Args),
     /// Measure this machine: kernels, forward passes, training steps, sampling, start-up, memory.
     Bench(bench::Args),
     /// Show what a model folder holds.
@@ -55,6 +65,9 @@ impl Command {
         match self {
             Self::Sample(args) => return sample::run(*args, ui, device),
             Self::Train(args) => return train::run(args, ui, device),
+            Self::Interpolate(args) => return interpolate::run(args, ui, device),
+            Self::Compare(args) => return compare::run(args, ui, device),
+            Self::Tune(args) => return tune::run(args, ui, device),
             Self::Ema(args) => ema::run(args, ui, device)?,
             Self::Eval(args) => eval::run(args, ui, device)?,
             Self::Bench(args) => bench::run(args, ui, device)?,

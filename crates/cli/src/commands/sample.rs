@@ -7,10 +7,6 @@ use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::Instant,
 };
 
@@ -32,9 +28,12 @@ use tweedie::{
     },
 };
 
-use crate::{model, tensors, ui::Ui};
+use crate::{
+    interrupt::{self, INTERRUPTED},
+    model, tensors,
+    ui::Ui,
+};
 
-const INTERRUPTED: u8 = 130;
 const PAPER: Rgb = Rgb([255, 255, 255]);
 
 #[derive(ClapArgs, Debug)]
@@ -77,6 +76,12 @@ pub struct Args {
     /// The solver, see below [default: the model's].
     #[arg(long, value_name = "NAME", help_heading = "How")]
     solver: Option<String>,
+    /// List the solvers with their aliases, orders and papers, and do nothing else.
+    #[arg(long, help_heading = "How")]
+    solvers: bool,
+    /// Leave a sampler that `tweedie tune-steps` learned for so many steps aside.
+    #[arg(long, help_heading = "How")]
+    untuned: bool,
     /// Which noise levels are visited, see below [default: the model's].
     #[arg(long, value_name = "NAME", help_heading = "How")]
     spacing: Option<Spacing>,
@@ -153,7 +158,24 @@ fn menus() -> String {
     text
 }
 
+/// Every solver by name, for people a line or two each.
+fn list(ui: Ui) {
+    let all: Vec<_> = SOLVERS
+        .iter()
+        .map(|s| {
+            json!({ "name": s.name, "aliases": s.aliases, "summary": s.summary, "paper": s.paper,
+                "order": s.order, "evaluations": s.evaluations, "deterministic": s.is_deterministic(),
+                "adaptive": s.adaptive, "eta": s.noise_of(1.0).is_some() })
+        })
+        .collect();
+    ui.result(&json!({ "solvers": all }), menus());
+}
+
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    if args.solvers {
+        list(ui);
+        return Ok(ExitCode::SUCCESS);
+    }
     let animation = args.animation.as_deref().map(animation_format).transpose()?;
     ensure!(args.zoom >= 1 && args.zoom <= 64, "--zoom {}: expected 1 to 64", args.zoom);
     for path in args.files() {
@@ -175,9 +197,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let (resolved, recipe) = pipeline.resolve(&request)?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
 
-    let cancelled = Arc::new(AtomicBool::new(false));
-    watch_for_interrupt(&cancelled)?;
-
+    let cancelled = interrupt::flag()?;
     let steps = recipe.plan.solves();
     let show = if args.noisy { Show::Noisy } else { Show::Clean };
     let mut strip = Film::new(10, show);
@@ -231,17 +251,6 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sets the flag at the first Ctrl-C, and leaves at the second.
-fn watch_for_interrupt(cancelled: &Arc<AtomicBool>) -> Result<()> {
-    let handler = cancelled.clone();
-    ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-    })
-    .context("cannot listen for Ctrl-C")
-}
-
 impl Args {
     /// `count` pictures, if the flags do not say.
     fn request(&self, count: usize) -> Result<Request> {
@@ -261,6 +270,7 @@ impl Args {
         };
         request.steps = self.steps.or(request.steps);
         request.solver = self.solver.clone().or(request.solver);
+        request.untuned |= self.untuned;
         request.spacing = self.spacing.or(request.spacing);
         request.eta = self.eta.or(request.eta);
         request.guidance = self.guidance.or(request.guidance);
@@ -329,7 +339,7 @@ fn columns(count: usize, classes: Option<&[usize]>) -> usize {
     }
 }
 
-fn animation_format(path: &Path) -> Result<AnimationFormat> {
+pub fn animation_format(path: &Path) -> Result<AnimationFormat> {
     AnimationFormat::of(path).with_context(|| {
         format!("--animation {}: expected a name ending in .gif, .png or .webp", path.display())
     })

@@ -8,6 +8,9 @@ use crate::common::{RUN, Scratch, model};
 
 const COMMANDS: &[&str] = &[
     "sample",
+    "interpolate",
+    "tune-steps",
+    "compare",
     "train",
     "info",
     "plan",

@@ -15,5 +15,6 @@ mod parity;
 mod quality;
 mod resume;
 mod sample;
+mod solvers;
 mod tensors;
 mod trajectory;

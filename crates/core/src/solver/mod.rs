@@ -2,6 +2,7 @@
 
 mod adams;
 mod adaptive;
+mod bespoke;
 mod cfgpp;
 mod consistency;
 mod ddim;
@@ -25,6 +26,7 @@ use crate::{predict::Halt, trajectory::Step, vector::Vector};
 
 pub use adams::{GradientEstimation, Ipndm, Lms};
 pub use adaptive::{Adaptive, Embedded, PidController};
+pub use bespoke::{Bespoke, BespokeError};
 pub use cfgpp::CfgPlusPlus;
 pub use consistency::Consistency;
 pub use ddim::Ddim;

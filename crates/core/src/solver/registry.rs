@@ -107,6 +107,24 @@ impl SolverEntry {
     pub fn is_deterministic(&self) -> bool {
         !self.stochastic && self.noise == NoiseRule::None
     }
+
+    /// Whether it adds the unconditional noise back, which takes guidance scales of 0 to 1.
+    pub fn is_cfgpp(&self) -> bool {
+        matches!(self.formula, Formula::DdimCfg(_) | Formula::Dpmpp2mCfg(_))
+    }
+
+    /// The fresh noise for a given `eta`, from 0 (none) to 1 (as in the reversed diffusion); `None` if it has no
+    /// such number. TCD's is its `gamma`; solvers that live on past answers would lose them to the noise.
+    pub fn noise_of(&self, eta: f64) -> Option<NoiseRule> {
+        match self.noise {
+            _ if self.stochastic || self.adaptive => None,
+            NoiseRule::Strategic { .. } => Some(NoiseRule::Strategic { gamma: eta }),
+            NoiseRule::Consistency | NoiseRule::Churn(_) | NoiseRule::Restart(_) => None,
+            _ if eta == 0.0 => Some(NoiseRule::None),
+            _ if self.build::<f64>().memory() > 0 => None,
+            _ => Some(NoiseRule::Ancestral { eta }),
+        }
+    }
 }
 
 const ANCESTRAL: NoiseRule = NoiseRule::Ancestral { eta: 1.0 };

@@ -1,14 +1,19 @@
 //! A solver with the options of a configuration.
 
+use std::sync::Arc;
+
 use tweedie_core::{
     Level, Solver, Vector,
-    solver::{Consistency, Deis, DpmGrouped, DpmMultistep, Ipndm, SaSolver, SolverEntry, Uncorrected, UniPc},
+    solver::{
+        Bespoke, Consistency, Deis, DpmGrouped, DpmMultistep, Ipndm, SaSolver, SolverEntry, Uncorrected,
+        UniPc,
+    },
 };
 
 use super::{ipndm::FromPureNoise, lms_begun::Lms, pndm::Pndm};
 
 /// What goes from one level to the next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Method {
     /// As it is registered.
     Named(&'static SolverEntry),
@@ -21,27 +26,29 @@ pub(super) enum Method {
     UniPc(UniPc),
     SaSolver(SaSolver),
     Consistency(Consistency),
+    Bespoke(Arc<Bespoke>),
 }
 
 impl Method {
-    fn build<V: Vector + 'static>(self) -> Box<dyn Solver<V>> {
+    fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
         match self {
             Self::Named(entry) => entry.build(),
-            Self::Pndm(solver) => Box::new(solver),
-            Self::Ipndm(solver) => Box::new(solver),
-            Self::Lms(solver) => Box::new(solver),
-            Self::DpmMultistep(solver) => Box::new(solver),
-            Self::DpmGrouped(solver) => Box::new(solver),
-            Self::Deis(solver) => Box::new(solver),
-            Self::UniPc(solver) => Box::new(solver),
-            Self::SaSolver(solver) => Box::new(solver),
-            Self::Consistency(solver) => Box::new(solver),
+            Self::Pndm(solver) => Box::new(*solver),
+            Self::Ipndm(solver) => Box::new(*solver),
+            Self::Lms(solver) => Box::new(*solver),
+            Self::DpmMultistep(solver) => Box::new(*solver),
+            Self::DpmGrouped(solver) => Box::new(*solver),
+            Self::Deis(solver) => Box::new(*solver),
+            Self::UniPc(solver) => Box::new(*solver),
+            Self::SaSolver(solver) => Box::new(*solver),
+            Self::Consistency(solver) => Box::new(*solver),
+            Self::Bespoke(solver) => Box::new(Bespoke::clone(solver)),
         }
     }
 }
 
 /// A solver with its options, for any kind of sample.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SolverChoice {
     pub(super) name: &'static str,
     pub(super) evaluations: usize,

@@ -30,10 +30,19 @@ mod trace;
 mod unipc;
 mod write;
 
-use std::{fmt::Debug, path::Path, path::PathBuf};
+use std::{
+    fmt::Debug,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
-use tweedie_core::{Level, Move, Parameterization, Plan, plan::NoiseRule, solver, spacing::Spacing};
+use tweedie_core::{
+    Level, Move, Parameterization, Plan,
+    plan::NoiseRule,
+    solver::{self, Bespoke},
+    spacing::Spacing,
+};
 
 use crate::{error::HubError, files};
 pub use clamp::{Clamp, ClampRange};
@@ -71,6 +80,9 @@ const CLASSES: &[(&str, Reader)] = &[
     ("FlowMatchEulerDiscreteScheduler", flow::read),
     ("FlowMatchHeunDiscreteScheduler", flow::read_heun),
 ];
+
+/// What a sampler learned for a model is called in place of a solver.
+pub const TUNED: &str = "tuned";
 
 /// The most steps of a plan, where the schedule itself sets no limit.
 const MOST_STEPS: usize = 1 << 20;
@@ -259,12 +271,14 @@ impl SchedulerConfig {
 
         let plan = if class_plan { scheduler.plan(ask.steps) } else { self.spaced(ask) }
             .map_err(|e| fail(format!("cannot plan {} steps: {e}", ask.steps)))?;
-        let noise = match ask.eta {
-            None if class_plan => scheduler.noise(),
-            None => entry.map_or(NoiseRule::None, |entry| entry.noise),
-            Some(eta) if class_plan => scheduler.noise_of(eta),
-            Some(0.0) => NoiseRule::None,
-            Some(eta) => NoiseRule::Ancestral { eta },
+        let noise = match (ask.eta, entry) {
+            (None, _) if class_plan => scheduler.noise(),
+            (None, entry) => entry.map_or(NoiseRule::None, |entry| entry.noise),
+            (Some(eta), Some(entry)) => {
+                let rule = entry.noise_of(eta).ok_or_else(|| fail(no_eta(entry.name, eta)))?;
+                if class_plan { scheduler.noise_of(eta) } else { rule }
+            }
+            (Some(eta), None) => scheduler.noise_of(eta),
         };
         let mut plan = plan.with_noise(noise);
         if class_plan && ask.eta.is_none() {
@@ -291,6 +305,21 @@ impl SchedulerConfig {
         Ok(Recipe { schedule, parameterization, plan, solver, clamp, scale })
     }
 
+    /// A sampler that was learned for the model ([`Bespoke`]), under the configuration's clamp.
+    ///
+    /// # Errors
+    /// If its levels and weights do not belong together.
+    pub fn resolve_bespoke(&self, bespoke: &Bespoke) -> Result<Recipe, HubError> {
+        let fail = |reason: String| HubError::format(&self.path, format!("learned sampler: {reason}"));
+        bespoke.check().map_err(|e| fail(e.to_string()))?;
+        let Process { schedule, parameterization } = self.scheduler.process().clone();
+        let plan = bespoke.plan(schedule.clone()).map_err(|e| fail(e.to_string()))?;
+        let method = Method::Bespoke(Arc::new(bespoke.clone()));
+        let solver = SolverChoice { name: TUNED, evaluations: 1, method };
+        let clamp = self.scheduler.clamp().map(|clamp| Clamp { keep_eps: false, ..clamp });
+        Ok(Recipe { schedule, parameterization, plan, solver, clamp, scale: self.scheduler.scale() })
+    }
+
     fn spaced(&self, ask: &Sampling) -> Result<Plan, String> {
         let schedule = self.scheduler.process().schedule.clone();
         let spacing = ask.spacing.unwrap_or_else(|| self.scheduler.spacing());
@@ -303,6 +332,12 @@ impl SchedulerConfig {
 fn unknown_solver(name: &str) -> String {
     let names: Vec<&str> = solver::SOLVERS.iter().map(|s| s.name).collect();
     format!("there is no solver `{name}`; there are {}", names.join(", "))
+}
+
+fn no_eta(name: &str, eta: f64) -> String {
+    let all = solver::SOLVERS.iter().filter(|s| s.noise_of(1.0).is_some());
+    let names: Vec<&str> = all.map(|s| s.name).collect();
+    format!("eta = {eta}: the solver `{name}` has none; those with eta are {}", names.join(", "))
 }
 
 fn asks_at_pure_noise(plan: &Plan) -> bool {

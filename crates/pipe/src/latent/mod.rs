@@ -20,6 +20,7 @@ use tweedie_ops::{Batch, RowNoise, from_host};
 
 use crate::{
     Event, NoiseOfRows, Output, PipelineError, Request,
+    denoiser::Watched,
     pipeline::{INITIAL_DRAW, Progress, SeededRows, follow, host, images},
     request::CHUNK,
     rows::row_seed,
@@ -216,7 +217,8 @@ impl LatentPipeline {
                 interval: request.guidance_interval,
             };
             let recipe = &plan.recipe;
-            let x = follow(recipe, &steered, start, rows, &mut source, cancelled, &mut progress, on)?;
+            let denoiser = Watched { inner: &steered, clamp: recipe.clamp, cancelled };
+            let x = follow(recipe, &denoiser, start, rows, &mut source, &mut progress, on)?;
             values.extend(self.decode(x.0, request)?);
         }
         let channels = values.len() / (count * plan.size[0] * plan.size[1]).max(1);

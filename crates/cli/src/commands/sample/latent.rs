@@ -4,7 +4,6 @@ use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -19,8 +18,12 @@ use tweedie::{
     },
 };
 
-use super::{Args, INTERRUPTED, watch_for_interrupt};
-use crate::{tensors, ui::Ui};
+use super::Args;
+use crate::{
+    interrupt::{self, INTERRUPTED},
+    tensors,
+    ui::Ui,
+};
 
 pub fn run(args: &Args, dir: &Path, ui: Ui, device: &str) -> Result<ExitCode> {
     let request = args.request(1)?;
@@ -35,8 +38,7 @@ pub fn run(args: &Args, dir: &Path, ui: Ui, device: &str) -> Result<ExitCode> {
     let image = args.image.as_deref().map(|path| picture(path, plan.size)).transpose()?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
 
-    let cancelled = Arc::new(AtomicBool::new(false));
-    watch_for_interrupt(&cancelled)?;
+    let cancelled = interrupt::flag()?;
     let start = Instant::now();
     let bar = ui.bar(0, "steps");
     let mut see = |event: Event<'_>| {

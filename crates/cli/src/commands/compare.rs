@@ -1,0 +1,276 @@
+//! `tweedie compare`.
+
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Args as ClapArgs;
+use serde_json::json;
+use tweedie::{
+    core::{
+        solver::{SolverEntry, find},
+        spacing::Spacing,
+    },
+    data::{Image, Rgb, grid},
+    hub::{Recipe, Sampling, scheduler_config::TUNED},
+    pipe::{
+        ClassSelector, Pipeline, PipelineError, Request,
+        media::{enlarge, write_png},
+        study::{CONVERGED_STEPS, Study, distance, evaluations, pictures},
+    },
+};
+
+use super::sample::check_place;
+use crate::{
+    interrupt::{self, INTERRUPTED},
+    model,
+    sheet::{Cell, Sheet},
+    ui::Ui,
+};
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// A model folder [default: the built-in emoji model].
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Pictures of each solver; all solvers start from the same noise.
+    #[arg(short = 'n', long, value_name = "N", default_value = "4")]
+    count: NonZeroUsize,
+    /// The same seed makes the same pictures.
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// A class by name or number; repeat it to cycle through several [default: all in turn].
+    #[arg(short, long, value_name = "CLASS")]
+    class: Vec<ClassSelector>,
+    /// Solvers, separated by commas: names or aliases as in `tweedie sample --solvers`, or `tuned`.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "tuned,ddim,dpmpp-2m,dpmpp-3m,unipc,ipndm,heun,ddpm"
+    )]
+    solvers: Vec<String>,
+    /// Network evaluations, separated by commas. Solvers of several a step take as many steps as fit.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "5,6,8,10,20")]
+    evals: Vec<NonZeroUsize>,
+    /// Which noise levels are visited, for all solvers but `tuned`.
+    #[arg(long, value_name = "NAME", default_value = "trailing")]
+    spacing: Spacing,
+    /// How much to exaggerate the class; 1 is none [default: the model's].
+    #[arg(long, value_name = "SCALE")]
+    guidance: Option<f64>,
+    /// Steps of the solution that is taken for converged.
+    #[arg(long, value_name = "N", default_value_t = CONVERGED_STEPS)]
+    reference_steps: usize,
+    /// The picture to write: a row for each solver, a column for each number of evaluations.
+    #[arg(short, long, value_name = "FILE.png", default_value = "compare.png")]
+    output: PathBuf,
+    /// Enlarge the pixels of small pictures.
+    #[arg(long, value_name = "TIMES", default_value_t = 2)]
+    zoom: usize,
+}
+
+/// Pixels of the largest sheet's pictures.
+const MOST_PIXELS: usize = 1 << 26;
+
+/// One solver at one number of evaluations.
+struct Entry {
+    solver: String,
+    recipe: Recipe,
+    budget: usize,
+    evaluations: usize,
+    stochastic: bool,
+}
+
+/// What came of it.
+struct Outcome {
+    error: Option<f64>,
+    seconds: f64,
+    image: Image,
+}
+
+pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    ensure!((1..=64).contains(&args.zoom), "--zoom {}: expected 1 to 64", args.zoom);
+    ensure!(args.count.get() <= 256, "--count {}: expected at most 256", args.count);
+    ensure!(args.evals.iter().all(|n| n.get() <= 10_000), "--evals: expected at most 10000 each");
+    check_place(&args.output)?;
+    let device = tweedie::ops::device(device)?;
+    let pipeline = model::pipeline(args.model.as_deref(), &device)?;
+    let request = Request {
+        count: args.count,
+        seed: args.seed,
+        classes: (!args.class.is_empty()).then(|| args.class.clone()),
+        guidance: args.guidance,
+        untuned: true,
+        ..Request::default()
+    };
+    let cancelled = interrupt::flag()?;
+    let study = Study::new(&pipeline, &request, &cancelled)?;
+    let [_, height, width] = study.resolved().shape;
+    let entries = args.entries(&pipeline, &study)?;
+    let pixels = height * width * args.count.get() * args.zoom.pow(2) * (entries.len() + 1);
+    ensure!(pixels <= MOST_PIXELS, "the sheet would have {pixels} pixels: expected at most {MOST_PIXELS}");
+    let reference = study.converged(args.reference_steps)?;
+
+    let bar = ui.bar(entries.len() as u64 + 1, "samplers");
+    let outcomes = compare(&study, &reference, &entries, args.zoom, &mut |done| {
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let (converged, outcomes) = match outcomes {
+        Err(PipelineError::Cancelled) => {
+            ui.note("cancelled; nothing was written");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        other => other?,
+    };
+    ensure!(converged.image.width > 0, "the model's samples are no pictures");
+    let sheet = args.sheet(&entries, &converged, &outcomes);
+    let sheet = sheet.draw().map_err(|e| anyhow!("{}: {e}", args.output.display()))?;
+    write_png(&args.output, &sheet, None)?;
+
+    let count = args.count.get() as f64;
+    let rows: Vec<_> = (entries.iter().zip(&outcomes))
+        .map(|(e, o)| {
+            json!({ "solver": e.solver, "budget": e.budget, "evaluations": e.evaluations,
+                "steps": e.recipe.plan.solves(), "error": o.error, "seconds_per_image": o.seconds / count })
+        })
+        .collect();
+    ui.result(
+        &json!({ "event": "finished", "output": args.output, "count": args.count, "seed": args.seed,
+            "guidance": study.resolved().guidance, "rows": rows,
+            "converged": { "steps": args.reference_steps, "seconds_per_image": converged.seconds / count } }),
+        args.table(&entries, &outcomes, &converged),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The converged solutions and each entry's, from the same noise.
+fn compare(
+    study: &Study<'_>,
+    reference: &Recipe,
+    entries: &[Entry],
+    zoom: usize,
+    on: &mut dyn FnMut(usize),
+) -> Result<(Outcome, Vec<Outcome>), PipelineError> {
+    let batches = study.batches();
+    let run = |recipe: &Recipe| {
+        let start = Instant::now();
+        let ends = batches.iter().map(|rows| study.end(recipe, rows, &study.noise(rows)));
+        let ends = ends.collect::<Result<Vec<_>, _>>()?;
+        let seconds = start.elapsed().as_secs_f64();
+        let images: Vec<Image> = ends.iter().flat_map(pictures).collect();
+        let columns = (images.len() as f64).sqrt().ceil() as usize;
+        let image = match images.is_empty() {
+            true => Image::filled(0, 0, Rgb([255; 3])),
+            false => enlarge(&grid(&images, columns, 1, Rgb([255; 3])), zoom),
+        };
+        Ok::<_, PipelineError>((ends, Outcome { error: Some(0.0), seconds, image }))
+    };
+    let (targets, converged) = run(reference)?;
+    on(1);
+    let outcomes = entries.iter().enumerate().map(|(index, entry)| {
+        let (ends, outcome) = run(&entry.recipe)?;
+        let squares = (ends.iter().zip(&targets).zip(&batches))
+            .map(|((end, target), rows)| rows.len() as f64 * distance(end, target).powi(2));
+        let error = (squares.sum::<f64>() / study.resolved().count as f64).sqrt();
+        on(index + 2);
+        Ok(Outcome { error: (!entry.stochastic).then_some(error), ..outcome })
+    });
+    let outcomes = outcomes.collect::<Result<Vec<_>, PipelineError>>()?;
+    Ok((converged, outcomes))
+}
+
+impl Args {
+    fn entries(&self, pipeline: &Pipeline, study: &Study<'_>) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for name in &self.solvers {
+            if name == TUNED {
+                for budget in self.evals.iter().map(|n| n.get()) {
+                    let Some(tuned) = pipeline.extras().tuned(budget, study.resolved().guidance) else {
+                        continue;
+                    };
+                    let recipe = pipeline.scheduler().resolve_bespoke(&tuned.sampler)?;
+                    let (solver, evaluations) = (name.clone(), budget);
+                    entries.push(Entry { solver, recipe, budget, evaluations, stochastic: false });
+                }
+                continue;
+            }
+            let known = find(name).with_context(|| {
+                format!("--solvers: there is no solver `{name}`; `tweedie sample --solvers` lists them")
+            })?;
+            ensure!(!known.adaptive, "--solvers: `{name}` chooses its evaluations by itself");
+            ensure!(
+                !known.is_cfgpp() || study.resolved().guidance <= 1.0,
+                "--solvers: `{name}` takes guidance from 0 to 1; got {}",
+                study.resolved().guidance
+            );
+            for budget in self.evals.iter().map(|n| n.get()) {
+                entries.extend(self.fitting(study, name, known, budget)?);
+            }
+        }
+        ensure!(!entries.is_empty(), "no solver of --solvers does with the evaluations of --evals");
+        Ok(entries)
+    }
+
+    /// The most steps whose evaluations are within the budget.
+    fn fitting(
+        &self,
+        study: &Study<'_>,
+        name: &str,
+        known: &SolverEntry,
+        budget: usize,
+    ) -> Result<Option<Entry>> {
+        // The last step may take fewer evaluations than the others.
+        for steps in (1..=budget.div_ceil(known.evaluations)).rev() {
+            let ask = Sampling { steps, solver: Some(name.into()), spacing: Some(self.spacing), eta: None };
+            let recipe = study.recipe(&ask)?;
+            let evaluations = evaluations(&recipe)?;
+            if evaluations <= budget {
+                let stochastic = !known.is_deterministic();
+                return Ok(Some(Entry { solver: name.into(), recipe, budget, evaluations, stochastic }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn sheet(&self, entries: &[Entry], converged: &Outcome, outcomes: &[Outcome]) -> Sheet {
+        let mut columns: Vec<String> = self.evals.iter().map(|n| format!("{n} evaluations")).collect();
+        columns.push(format!("converged ({} steps)", self.reference_steps));
+        let last = Cell { image: converged.image.clone(), caption: String::new() };
+        let row = |name: &String| {
+            let cell = |budget: usize| {
+                let at = entries.iter().position(|e| e.solver == *name && e.budget == budget)?;
+                let outcome = &outcomes[at];
+                let caption = outcome.error.map_or("other noise".into(), |e| format!("RMS {e:.4}"));
+                Some(Cell { image: outcome.image.clone(), caption })
+            };
+            let cells = self.evals.iter().map(|n| cell(n.get())).chain([Some(last.clone())]).collect();
+            (name.clone(), cells)
+        };
+        let present = |name: &&String| entries.iter().any(|e| e.solver == **name);
+        Sheet { columns, rows: self.solvers.iter().filter(present).map(row).collect() }
+    }
+
+    fn table(&self, entries: &[Entry], outcomes: &[Outcome], converged: &Outcome) -> String {
+        let count = self.count.get() as f64;
+        let mut lines = vec![
+            format!(
+                "RMS distance of {} pictures (samples in -1..1) to the converged solution of the same noise",
+                self.count
+            ),
+            format!("{:<24} {:>12} {:>10} {:>14}", "solver", "evaluations", "RMS", "ms per image"),
+        ];
+        for (entry, outcome) in entries.iter().zip(outcomes) {
+            let error = outcome.error.map_or("-".into(), |e| format!("{e:.5}"));
+            let ms = 1e3 * outcome.seconds / count;
+            lines.push(format!("{:<24} {:>12} {error:>10} {ms:>14.1}", entry.solver, entry.evaluations));
+        }
+        let (steps, ms) = (self.reference_steps, 1e3 * converged.seconds / count);
+        lines.push(format!("{:<24} {steps:>12} {:>10} {ms:>14.1}", "converged", "0"));
+        if entries.iter().any(|e| e.stochastic) {
+            lines.push("-: draws noise of its own on the way, so that it ends elsewhere by design".into());
+        }
+        lines.push(self.output.display().to_string());
+        lines.join("\n")
+    }
+}

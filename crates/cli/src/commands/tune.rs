@@ -1,0 +1,179 @@
+//! `tweedie tune-steps`.
+
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Result, ensure};
+use clap::Args as ClapArgs;
+use serde_json::{Value, json};
+use tweedie::{
+    hub::{ModelDir, model_dir::save_extras},
+    pipe::{
+        ClassSelector, Pipeline, PipelineError, Request,
+        study::CONVERGED_STEPS,
+        tune::{Learned, TuneEvent, TuneOptions, tune},
+    },
+};
+
+use crate::{
+    interrupt::{self, INTERRUPTED},
+    ui::Ui,
+};
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// The model's folder.
+    model: PathBuf,
+    /// Network evaluations of the sampler; `tweedie sample --steps N` then takes it.
+    #[arg(long, value_name = "N", default_value = "6")]
+    evals: NonZeroUsize,
+    /// Starts to learn from.
+    #[arg(long, value_name = "N", default_value = "128")]
+    seeds: NonZeroUsize,
+    /// Further starts, by which it is judged.
+    #[arg(long, value_name = "N", default_value = "64")]
+    held_out: NonZeroUsize,
+    /// The same seed learns the same sampler.
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// A class by name or number; repeat it to cycle through several [default: all in turn].
+    #[arg(short, long, value_name = "CLASS")]
+    class: Vec<ClassSelector>,
+    /// The guidance to learn for; 1 is none [default: the model's].
+    #[arg(long, value_name = "SCALE")]
+    guidance: Option<f64>,
+    /// Steps of the solution that is taken for converged.
+    #[arg(long, value_name = "N", default_value_t = CONVERGED_STEPS)]
+    reference_steps: usize,
+    /// Iterations of the method, at most.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    iterations: usize,
+    /// Only tell how good it would be.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Registered samplers that are listed for comparison.
+const LISTED: usize = 5;
+
+pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    let evaluations = args.evals.get();
+    ensure!((2..=64).contains(&evaluations), "--evals {evaluations}: expected 2 to 64");
+    ensure!(args.seeds.get() <= 4096, "--seeds {}: expected at most 4096", args.seeds);
+    ensure!(args.held_out.get() <= 4096, "--held-out {}: expected at most 4096", args.held_out);
+    ensure!(
+        (4 * evaluations..=10_000).contains(&args.reference_steps),
+        "--reference-steps {}: expected {} to 10000, four times the evaluations or more",
+        args.reference_steps,
+        4 * evaluations
+    );
+    let device = tweedie::ops::device(device)?;
+    let mut extras = ModelDir::open(&args.model)?.extras;
+    let pipeline = Pipeline::load(&args.model, &device)?;
+    let request = Request {
+        seed: args.seed,
+        steps: Some(args.evals),
+        classes: (!args.class.is_empty()).then(|| args.class.clone()),
+        guidance: args.guidance,
+        untuned: true,
+        ..Request::default()
+    };
+    let options = TuneOptions {
+        evaluations,
+        seeds: args.seeds.get(),
+        held_out: args.held_out.get(),
+        reference_steps: args.reference_steps,
+        iterations: args.iterations,
+    };
+    let stop = interrupt::flag()?;
+    let start = Instant::now();
+    let bar = ui.bar(0, "");
+    let learned = tune(&pipeline, &request, &options, &stop, &mut |event| {
+        let (done, of, what) = match event {
+            TuneEvent::Converging { done, of } => (done, of, "converged solutions".into()),
+            TuneEvent::Trying { done, of } => (done, of, "registered solvers".into()),
+            TuneEvent::Learning { done, of, error } => {
+                ui.event(&json!({ "event": "learning", "iterations": done, "error": error }));
+                ((100.0 * done) as usize, 100 * of, format!("learning · RMS {error:.4} (Ctrl-C keeps it)"))
+            }
+        };
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+        bar.set_message(what);
+    });
+    bar.finish_and_clear();
+    let mut learned = match learned {
+        Err(PipelineError::Cancelled) => {
+            ui.note("cancelled before anything was learned; nothing was written");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        other => other?,
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    let report = report(&args, &learned, seconds);
+    if let Value::Object(entries) = &report {
+        learned.tuned.report = entries.clone();
+    }
+    let mut text = table(&learned, &options, seconds);
+    if !args.dry_run {
+        let guidance = learned.tuned.guidance;
+        extras.tuned.retain(|t| t.sampler.evaluations() != evaluations || t.guidance != guidance);
+        extras.tuned.push(learned.tuned.clone());
+        extras.tuned.sort_by_key(|t| t.sampler.evaluations());
+        save_extras(&args.model, &extras)?;
+        text.push_str(&format!(
+            "\nkept in {}: `tweedie sample --model {} --steps {evaluations}` takes it (--untuned does not)",
+            args.model.join("tweedie.json").display(),
+            args.model.display()
+        ));
+    }
+    ui.result(
+        &json!({ "event": "finished", "model": args.model, "saved": !args.dry_run, "report": report,
+            "levels": learned.tuned.sampler.levels, "weights": learned.tuned.sampler.weights }),
+        text,
+    );
+    Ok(if learned.cancelled && args.dry_run { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+fn report(args: &Args, learned: &Learned, seconds: f64) -> Value {
+    let untuned: Vec<_> = learned.untuned.iter().take(LISTED).collect();
+    let untuned: Vec<_> = untuned
+        .iter()
+        .map(|u| json!({ "solver": u.solver.name, "spacing": u.spacing, "error": u.error }))
+        .collect();
+    json!({ "error": learned.held_out, "error_train": learned.train, "untuned": untuned,
+        "seeds": args.seeds, "held_out": args.held_out, "seed": args.seed,
+        "reference_steps": args.reference_steps, "reference_error": learned.converged, "own": learned.own,
+        "as_registered": learned.as_registered, "seconds": seconds, "stopped_early": learned.cancelled })
+}
+
+fn table(learned: &Learned, options: &TuneOptions, seconds: f64) -> String {
+    let mut lines = vec![
+        format!(
+            "RMS distance to the converged solution (samples in -1..1), {} evaluations, guidance {}",
+            options.evaluations, learned.tuned.guidance
+        ),
+        format!(
+            "converged: {} steps, {:.5} from half as many; {} + {} starts",
+            options.reference_steps, learned.converged, options.seeds, options.held_out
+        ),
+        format!("{:<34} {:>10} {:>10}", "", "held out", "learned on"),
+        format!("{:<34} {:>10.5} {:>10.5}", "tuned", learned.held_out, learned.train),
+    ];
+    for u in learned.untuned.iter().take(LISTED) {
+        let name = format!("{}, {}", u.solver.name, u.spacing);
+        lines.push(format!("{name:<34} {:>10.5} {:>10.5}", u.error, u.train));
+    }
+    lines.push(format!("{:<34} {:>10.5}", "the model's own sampler", learned.own));
+    if learned.as_registered {
+        lines.push(
+            "nothing learned was closer on the held-out starts: the best registered sampler is kept".into(),
+        );
+    }
+    if let Some(best) = learned.untuned.first() {
+        lines.push(format!(
+            "{:.2} times closer than the best registered solver and spacing, in {seconds:.0} s",
+            best.error / learned.held_out
+        ));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,92 @@
+//! Pictures in rows and columns with labels.
+
+use std::sync::Once;
+
+use plotters::{
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+use tweedie::data::{Image, Rgb};
+
+/// Makes `sans-serif` a font that every machine has.
+pub fn font() {
+    static FONT: Once = Once::new();
+    FONT.call_once(|| {
+        let _ = plotters::style::register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
+    });
+}
+
+/// A picture and what is written below it.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    pub image: Image,
+    pub caption: String,
+}
+
+/// Rows of cells, some of them empty; every picture is of the same size.
+#[derive(Clone, Debug)]
+pub struct Sheet {
+    pub columns: Vec<String>,
+    pub rows: Vec<(String, Vec<Option<Cell>>)>,
+}
+
+const GAP: usize = 8;
+const HEADER: usize = 30;
+const CAPTION: usize = 22;
+const LETTER: usize = 9;
+const PAPER: Rgb = Rgb([255; 3]);
+
+impl Sheet {
+    /// The sheet as one picture.
+    pub fn draw(&self) -> Result<Image, String> {
+        let cells = || self.rows.iter().flat_map(|(_, cells)| cells.iter().flatten());
+        let (mut wide, mut high) = (0, 0);
+        for cell in cells() {
+            wide = wide.max(cell.image.width).max(cell.caption.chars().count() * LETTER);
+            high = high.max(cell.image.height);
+        }
+        let left =
+            self.rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0) * LETTER + 2 * GAP;
+        let (across, down) = (wide + GAP, high + CAPTION + GAP);
+        let (width, height) = (left + across * self.columns.len(), HEADER + down * self.rows.len());
+        let mut sheet = Image::filled(width, height, PAPER);
+        let centre = |column: usize| (left + column * across + wide / 2) as i32;
+        let mut texts = Vec::new();
+        for (column, name) in self.columns.iter().enumerate() {
+            texts.push((name.as_str(), (centre(column), HEADER as i32 / 2), HPos::Center));
+        }
+        for (row, (name, cells)) in self.rows.iter().enumerate() {
+            let top = HEADER + row * down;
+            texts.push((name.as_str(), (GAP as i32, (top + high / 2) as i32), HPos::Left));
+            for (column, cell) in cells.iter().enumerate() {
+                let Some(Cell { image, caption }) = cell else { continue };
+                let place = (left + column * across + (wide - image.width) / 2, top);
+                paste(&mut sheet, image, place);
+                texts.push((caption, (centre(column), (top + high + CAPTION / 2) as i32), HPos::Center));
+            }
+        }
+        write(&mut sheet, &texts).map_err(|e| e.to_string())?;
+        Ok(sheet)
+    }
+}
+
+fn paste(sheet: &mut Image, image: &Image, (x, y): (usize, usize)) {
+    for (row, line) in image.pixels.chunks_exact((3 * image.width).max(1)).enumerate() {
+        let start = 3 * ((y + row) * sheet.width + x);
+        sheet.pixels[start..start + line.len()].copy_from_slice(line);
+    }
+}
+
+type Text<'a> = (&'a str, (i32, i32), HPos);
+
+fn write(sheet: &mut Image, texts: &[Text<'_>]) -> Result<(), Box<dyn std::error::Error + 'static>> {
+    font();
+    let size = (sheet.width as u32, sheet.height as u32);
+    let area = BitMapBackend::with_buffer(&mut sheet.pixels, size).into_drawing_area();
+    for (text, place, side) in texts {
+        let style = ("sans-serif", 15).into_font().color(&BLACK).pos(Pos::new(*side, VPos::Center));
+        area.draw(&plotters::element::Text::new(*text, *place, style))?;
+    }
+    area.present()?;
+    Ok(())
+}

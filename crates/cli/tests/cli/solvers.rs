@@ -1,0 +1,136 @@
+//! Choosing a solver: the list, the sheet, learned steps, ways through noise.
+
+use serde_json::Value;
+
+use crate::common::{Scratch, model};
+
+#[test]
+fn every_solver_by_name_and_alias() {
+    let scratch = Scratch::new();
+    let listed = scratch.ok(&["sample", "--solvers", "--json"]).json().pop().unwrap();
+    let listed = listed["solvers"].as_array().unwrap();
+    assert!(listed.len() > 50);
+    let said = scratch.ok(&["sample", "--solvers"]).stdout;
+    for entry in listed {
+        let names = [&entry["name"]].into_iter().chain(entry["aliases"].as_array().unwrap());
+        for name in names.map(|n| n.as_str().unwrap()) {
+            assert!(said.contains(name), "{name}");
+            scratch.ok(&["plan", "--schedule", "linear", "--solver", name, "--steps", "4"]);
+        }
+        assert!(said.contains(entry["paper"].as_str().unwrap()));
+    }
+    assert!(!scratch.path("tweedie.png").exists());
+}
+
+#[test]
+fn what_does_not_fit_a_solver_is_refused() {
+    let scratch = Scratch::new();
+    let sample = |more: &[&'static str], words: &[&str]| {
+        scratch
+            .fails(&[&["sample", "--model", model(), "-n", "2", "--steps", "3"][..], more].concat(), words);
+    };
+    sample(&["--solver", "dpmpp-2m", "--eta", "0.5"], &["eta = 0.5", "`dpmpp-2m` has none", "ddim"]);
+    sample(&["--solver", "dpmpp-2m-sde", "--eta", "0"], &["eta = 0", "`dpmpp-2m-sde` has none"]);
+    sample(&["--solver", "lcm", "--eta", "1"], &["eta = 1", "`lcm` has none"]);
+    sample(&["--solver", "cfgpp", "--guidance", "1.5"], &["guidance", "1.5", "`ddim-cfgpp` takes 0 to 1"]);
+    sample(&["--solver", "tuned"], &["solver", "`tuned`", "3 evaluations", "none"]);
+    for more in [["--solver", "tcd", "--eta", "0.7"], ["--solver", "heun", "--eta", "0.5"]] {
+        scratch.ok(&[&["sample", "--model", model(), "-n", "2", "--steps", "3"][..], &more].concat());
+    }
+    scratch.ok(&[
+        "sample",
+        "--model",
+        model(),
+        "-n",
+        "1",
+        "--steps",
+        "3",
+        "--solver",
+        "cfgpp",
+        "--guidance",
+        "0.6",
+    ]);
+}
+
+#[test]
+fn solvers_side_by_side() {
+    let scratch = Scratch::new();
+    let command = ["compare", "--model", model(), "-n", "3", "--reference-steps", "24", "--evals", "3,8"];
+    let more = ["--solvers", "ddim,heun,unipc,ddpm", "--json"];
+    let found = scratch.ok(&[&command[..], &more].concat()).json().pop().unwrap();
+    let rows = found["rows"].as_array().unwrap();
+    let row = |solver: &str, budget: u64| {
+        rows.iter().find(|r| r["solver"] == solver && r["budget"] == budget).unwrap()
+    };
+    assert_eq!(rows.len(), 8);
+    let error = |solver: &str, budget: u64| row(solver, budget)["error"].as_f64().unwrap();
+    assert!(error("ddim", 8) < error("ddim", 3) && error("unipc", 8) > 0.0, "{found}");
+    let heun = |key: &str| row("heun", 8)[key].as_u64().unwrap();
+    assert_eq!((heun("steps"), heun("evaluations")), (4, 7));
+    assert_eq!(row("ddpm", 3)["error"], Value::Null);
+    assert!(scratch.path("compare.png").exists());
+    let fails = |more: &[&str], words: &[&str]| scratch.fails(&[&command[..], more].concat(), words);
+    fails(&["--solvers", "eular"], &["no solver `eular`"]);
+    fails(&["--solvers", "dpm-adaptive"], &["chooses its evaluations"]);
+    fails(&["--solvers", "tuned"], &["no solver of --solvers"]);
+    fails(&["-o", "none/a.png"], &["none"]);
+}
+
+#[test]
+fn steps_are_learned_and_taken() {
+    let scratch = Scratch::new();
+    scratch.copy(model().as_ref(), "model");
+    let tune = ["tune-steps", "model", "--evals", "3", "--seeds", "16", "--held-out", "8"];
+    let tune = [&tune[..], &["--reference-steps", "24", "--iterations", "2", "--json"]].concat();
+    let before = scratch.files();
+    let dry = scratch.ok(&[&tune[..], &["--dry-run"]].concat()).json().pop().unwrap();
+    assert!(before == scratch.files(), "a dry run writes nothing");
+    let learned = scratch.ok(&tune).json().pop().unwrap();
+    assert_eq!(learned["weights"], dry["weights"], "the same seed learns the same");
+    let report = &learned["report"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let untuned = report["untuned"].as_array().unwrap();
+    assert!(
+        !untuned.is_empty() && number(&report["error"]) <= number(&untuned[0]["error"]) * 1.5,
+        "{report}"
+    );
+    let solver_of = |steps: &str, more: &[&str]| {
+        let command = ["sample", "--model", "model", "-n", "2", "--steps", steps, "--json", "-o", "a.png"];
+        scratch.ok(&[&command[..], more].concat()).json().pop().unwrap()["solver"].clone()
+    };
+    let solver = |more: &[&str]| solver_of("3", more);
+    assert_eq!(solver(&[]), "tuned");
+    assert_eq!(solver(&["--solver", "tuned"]), "tuned");
+    assert_ne!(solver(&["--untuned"]), "tuned");
+    assert_eq!(solver(&["--solver", "ddim"]), "ddim");
+    assert_ne!(solver_of("4", &[]), "tuned");
+    let command = ["compare", "--model", "model", "-n", "2", "--reference-steps", "9", "--evals", "3,5"];
+    let rows = scratch.ok(&[&command[..], &["--json"]].concat()).json().pop().unwrap();
+    assert!(rows["rows"].as_array().unwrap().iter().any(|r| r["solver"] == "tuned" && r["budget"] == 3));
+
+    let text = String::from_utf8(scratch.read("model/tweedie.json")).unwrap();
+    let cut = text.replacen("\"start_std\": 1.0", "\"start_std\": -1.0", 1);
+    assert_ne!(cut, text);
+    scratch.write("model/tweedie.json", cut);
+    scratch.fails(&["sample", "--model", "model"], &["tweedie.json", "`tuned`", "start_std = -1"]);
+    scratch.fails(&["tune-steps", "model", "--evals", "1"], &["--evals 1", "2 to 64"]);
+    scratch.fails(&["tune-steps", "none"], &["none"]);
+}
+
+#[test]
+fn from_one_picture_to_another() {
+    let scratch = Scratch::new();
+    scratch.ok(&["sample", "--model", model(), "-n", "1", "--steps", "4", "--singles", "s"]);
+    let base = ["interpolate", "--model", model(), "-n", "3", "--steps", "12"];
+    let go = |more: &[&str]| scratch.ok(&[&base[..], &["--json"], more].concat()).json().pop().unwrap();
+    let found = go(&["s/0000.png", "7", "--animation", "way.gif"]);
+    assert!(found["from"]["round_trip_rms"].as_f64().unwrap() < 0.3, "{found}");
+    assert_eq!(found["to"]["round_trip_rms"], Value::Null);
+    assert!(scratch.path("interpolation.png").exists() && scratch.path("way.gif").exists());
+    go(&["3", "4", "--class", "1", "--guidance", "1.5", "-o", "b.png"]);
+    let fails = |more: &[&str], words: &[&str]| scratch.fails(&[&base[..], more].concat(), words);
+    fails(&["1", "none.png"], &["none.png"]);
+    fails(&["1", "2", "--solver", "ddpm"], &["`ddpm` cannot be inverted"]);
+    fails(&["1", "2", "--frames", "1"], &["--frames 1"]);
+    fails(&["1", "2", "--animation", "a.mp4"], &["a.mp4"]);
+}

@@ -1,0 +1,314 @@
+//! Learning a [`Bespoke`] solver for a model: levels, the times told to the network, and weights, such that in
+//! few evaluations it ends where the model's own probability-flow ODE does.
+//!
+//! The distance to the converged solutions of a number of starts is a sum of squares, which the
+//! Levenberg-Marquardt method makes small: its derivatives are differences, each of which runs the network again
+//! from the evaluation on that the number changes. Weights are taken relative to the level they lead to, so
+//! that a level moves with its sample. The objective is that of Shaul et al. 2024, arXiv:2403.01329, there by
+//! gradient descent; levels, and apart from them the times told, are learned as in Tong et al. 2024,
+//! arXiv:2405.15506.
+
+use std::ops::ControlFlow;
+
+use crate::{
+    level::Level,
+    lin,
+    phi::solve,
+    predict::{Denoiser, Halt},
+    schedule::NoiseSchedule,
+    solver::Bespoke,
+    vector::Vector,
+};
+
+/// A start (or a batch of them), its denoiser, and where its trajectory should end.
+pub struct Case<'a, V> {
+    /// The sample at the noisiest level, of the solver's `start_std`.
+    pub start: V,
+    /// The model.
+    pub model: &'a dyn Denoiser<V>,
+    /// The converged solution.
+    pub target: V,
+}
+
+/// When to stop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Steps of the method at most.
+    pub iterations: usize,
+    /// It ends when two steps in a row lower the error by less than this share.
+    pub tolerance: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { iterations: 20, tolerance: 0.003 }
+    }
+}
+
+/// How far learning is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Iterations done, and the share of the present one.
+    pub iterations: f64,
+    /// The root mean square distance to the targets so far.
+    pub error: f64,
+}
+
+/// The root mean square distance of the solver's ends from the targets.
+///
+/// # Errors
+/// If a model halts.
+pub fn error<V: Vector>(solver: &Bespoke, cases: &[Case<'_, V>]) -> Result<f64, Halt> {
+    let mut squares = Vec::with_capacity(cases.len());
+    for case in cases {
+        let end = run(solver, case, &mut Vec::new())?;
+        squares.push(lin![1.0 => &end, -1.0 => &case.target].rms().powi(2));
+    }
+    Ok(mean(&squares).sqrt())
+}
+
+/// Improves `first` on `cases`, all of one size: the result, never worse there than `first`, and its
+/// [`error`]. `on` hears of the progress and may end the work, as a model that halts with [`Halt::Cancelled`]
+/// does; what was reached by then is kept.
+///
+/// # Errors
+/// If a model halts before the first iteration.
+pub fn refine<V: Vector>(
+    first: &Bespoke,
+    schedule: &dyn NoiseSchedule,
+    cases: &[Case<'_, V>],
+    options: &Options,
+    on: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<(Bespoke, f64), Halt> {
+    let mut best = Parameters::of(first, schedule);
+    let mut least = error(first, cases)?;
+    let (mut damping, mut slow) = (1e-3, 0);
+    for iteration in 0..options.iterations {
+        let before = least;
+        let mut told = |share: f64, error: f64| on(Progress { iterations: iteration as f64 + share, error });
+        let Some(normal) = Normal::of(&best, schedule, cases, &mut |share| told(0.8 * share, before))? else {
+            break;
+        };
+        let mut found = false;
+        for attempt in 0..6 {
+            if told(0.8 + 0.2 * f64::from(attempt) / 6.0, least).is_break() {
+                return Ok((best.solver(schedule), least));
+            }
+            let next = best.moved(&normal.step(damping), schedule);
+            let reached = match next.solver(schedule).check() {
+                Ok(()) => match error(&next.solver(schedule), cases) {
+                    Err(Halt::Cancelled) => return Ok((best.solver(schedule), least)),
+                    other => other?,
+                },
+                Err(_) => f64::NAN,
+            };
+            if reached < least {
+                (best, least, found) = (next, reached, true);
+                damping = (damping * 0.2).max(1e-9);
+                break;
+            }
+            damping *= 6.0;
+        }
+        slow = if least < before * (1.0 - options.tolerance) { 0 } else { slow + 1 };
+        if !found || slow == 2 {
+            break;
+        }
+    }
+    Ok((best.solver(schedule), least))
+}
+
+/// Runs on from the answers there are, and adds those that come.
+fn run<V: Vector>(solver: &Bespoke, case: &Case<'_, V>, answers: &mut Vec<V>) -> Result<V, Halt> {
+    for k in answers.len()..solver.evaluations() {
+        let x = match k {
+            0 => case.start.clone(),
+            _ => solver.sum(k - 1, &case.start, answers),
+        };
+        answers.push(case.model.denoise(&x, solver.levels[k])?.x0);
+    }
+    Ok(solver.sum(solver.evaluations() - 1, &case.start, answers))
+}
+
+/// A solver's numbers, each to be changed by itself.
+#[derive(Clone)]
+struct Parameters {
+    /// Of each level.
+    lambda: Vec<f64>,
+    /// By how much the time told is off, in `lambda`.
+    shift: Vec<f64>,
+    /// Weights over `sigma` (of the start) and `alpha` (of the answers) of the level they lead to.
+    rows: Vec<Vec<f64>>,
+    start_std: f64,
+}
+
+/// One number of [`Parameters`].
+#[derive(Clone, Copy)]
+enum Knob {
+    Lambda(usize),
+    Shift(usize),
+    Weight(usize, usize),
+}
+
+impl Knob {
+    /// The first evaluation that it changes.
+    fn from(self) -> usize {
+        match self {
+            Self::Lambda(k) | Self::Shift(k) => k,
+            Self::Weight(row, _) => row + 1,
+        }
+    }
+}
+
+/// The change by which derivatives are taken.
+const DELTA: f64 = 0.01;
+/// The least curvature that damping takes a number to have, as a share of the largest.
+const FLAT: f64 = 0.03;
+/// The most that a step changes a level or a weight.
+const FURTHEST: f64 = 0.7;
+
+impl Parameters {
+    fn of(solver: &Bespoke, schedule: &dyn NoiseSchedule) -> Self {
+        let lambda: Vec<f64> = solver.levels.iter().map(|level| level.lambda()).collect();
+        let shift = solver.levels.iter().map(|level| {
+            let told = schedule.level(level.t).lambda() - level.lambda();
+            if told.is_finite() { told } else { 0.0 }
+        });
+        let shift = shift.collect();
+        let rows = (0..solver.evaluations()).map(|k| {
+            let (start, answer) = scales(solver.levels.get(k + 1).copied());
+            let scale = |(j, w): (usize, &f64)| w / if j == 0 { start } else { answer };
+            solver.weights[k].iter().enumerate().map(scale).collect()
+        });
+        let rows = rows.collect();
+        Self { lambda, shift, rows, start_std: solver.start_std }
+    }
+
+    fn solver(&self, schedule: &dyn NoiseSchedule) -> Bespoke {
+        let levels: Vec<Level> = (self.lambda.iter().zip(&self.shift))
+            .map(|(&lambda, &shift)| {
+                let told = schedule.at_lambda(lambda + shift);
+                Level { t: told.t, ..schedule.at_lambda(lambda) }
+            })
+            .collect();
+        let weights = self.rows.iter().enumerate().map(|(k, row)| {
+            let (start, answer) = scales(levels.get(k + 1).copied());
+            row.iter().enumerate().map(|(j, w)| w * if j == 0 { start } else { answer }).collect()
+        });
+        let weights = weights.collect();
+        Bespoke { levels, weights, start_std: self.start_std }
+    }
+
+    /// All that may be changed: not a level of pure noise.
+    fn knobs(&self) -> Vec<Knob> {
+        let mut knobs = Vec::new();
+        for (k, lambda) in self.lambda.iter().enumerate() {
+            if lambda.is_finite() {
+                knobs.extend([Knob::Lambda(k), Knob::Shift(k)]);
+            }
+        }
+        for (row, weights) in self.rows.iter().enumerate() {
+            knobs.extend((0..weights.len()).map(|j| Knob::Weight(row, j)));
+        }
+        knobs
+    }
+
+    fn turn(&mut self, knob: Knob, by: f64) {
+        match knob {
+            Knob::Lambda(k) => self.lambda[k] += by,
+            Knob::Shift(k) => self.shift[k] += by,
+            Knob::Weight(row, j) => self.rows[row][j] += by,
+        }
+    }
+
+    /// All knobs turned, levels kept within the schedule's.
+    fn moved(&self, by: &[f64], schedule: &dyn NoiseSchedule) -> Self {
+        let mut moved = self.clone();
+        let most = by.iter().fold(0.0f64, |most, v| most.max(v.abs()));
+        let scale = if most > FURTHEST { FURTHEST / most } else { 1.0 };
+        for (knob, by) in self.knobs().into_iter().zip(by) {
+            moved.turn(knob, scale * by);
+        }
+        let times = schedule.times();
+        let (low, high) = (schedule.level(times.max()).lambda(), schedule.level(times.min()).lambda());
+        moved.lambda.iter_mut().filter(|l| l.is_finite()).for_each(|l| *l = l.clamp(low, high));
+        moved
+    }
+}
+
+/// What weights toward a level are relative to; toward none, the clean one.
+fn scales(to: Option<Level>) -> (f64, f64) {
+    to.map_or((1.0, 1.0), |level| (level.sigma, if level.alpha > 0.0 { level.alpha } else { 1.0 }))
+}
+
+/// The normal equations of the linearized problem.
+struct Normal {
+    matrix: Vec<Vec<f64>>,
+    gradient: Vec<f64>,
+}
+
+impl Normal {
+    /// `None` if `on` ends the work.
+    fn of<V: Vector>(
+        at: &Parameters,
+        schedule: &dyn NoiseSchedule,
+        cases: &[Case<'_, V>],
+        on: &mut dyn FnMut(f64) -> ControlFlow<()>,
+    ) -> Result<Option<Self>, Halt> {
+        let (knobs, solver) = (at.knobs(), at.solver(schedule));
+        let n = knobs.len();
+        let (mut matrix, mut gradient) = (vec![vec![0.0; n]; n], vec![0.0; n]);
+        let turned: Vec<Bespoke> = knobs
+            .iter()
+            .map(|&knob| {
+                let mut turned = at.clone();
+                turned.turn(knob, DELTA);
+                turned.solver(schedule)
+            })
+            .collect();
+        for (index, case) in cases.iter().enumerate() {
+            if on(index as f64 / cases.len() as f64).is_break() {
+                return Ok(None);
+            }
+            let columns = || -> Result<(V, Vec<V>), Halt> {
+                let mut answers = Vec::new();
+                let end = run(&solver, case, &mut answers)?;
+                let columns = knobs.iter().zip(&turned).map(|(knob, turned)| {
+                    let mut known = answers[..knob.from().min(answers.len())].to_vec();
+                    let other = run(turned, case, &mut known)?;
+                    Ok(lin![1.0 / DELTA => &other, -1.0 / DELTA => &end])
+                });
+                Ok((lin![1.0 => &end, -1.0 => &case.target], columns.collect::<Result<_, Halt>>()?))
+            };
+            let (residual, columns) = match columns() {
+                Err(Halt::Cancelled) => return Ok(None),
+                other => other?,
+            };
+            for (i, column) in columns.iter().enumerate() {
+                gradient[i] += column.dot(&residual);
+                for (j, other) in columns[..i].iter().enumerate() {
+                    let product = column.dot(other);
+                    matrix[i][j] += product;
+                    matrix[j][i] += product;
+                }
+                matrix[i][i] += column.dot(column);
+            }
+        }
+        Ok(Some(Self { matrix, gradient }))
+    }
+
+    /// The step of Marquardt's damping, relative to each number's own curvature; that of the flattest counts as
+    /// a share of the largest, lest they run away.
+    fn step(&self, damping: f64) -> Vec<f64> {
+        let largest = (0..self.gradient.len()).fold(0.0f64, |most, i| most.max(self.matrix[i][i]));
+        let mut damped = self.matrix.clone();
+        for (i, row) in damped.iter_mut().enumerate() {
+            row[i] += damping * (row[i] + FLAT * largest) + 1e-12 * largest;
+        }
+        let step = solve(damped, self.gradient.iter().map(|g| -g).collect());
+        step.into_iter().map(|v| if v.is_finite() { v } else { 0.0 }).collect()
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
