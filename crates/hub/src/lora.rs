@@ -13,11 +13,12 @@ use tweedie_models::{HostTensor, TensorSource};
 use crate::{error::HubError, weights::SafetensorsFile};
 
 /// What ends the names of a layer's two factors.
-const FACTORS: [(&str, &str); 4] = [
+const FACTORS: [(&str, &str); 5] = [
     (".lora_A.weight", ".lora_B.weight"),
     (".lora_down.weight", ".lora_up.weight"),
     (".lora.down.weight", ".lora.up.weight"),
     (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+    ("_lora.down.weight", "_lora.up.weight"),
 ];
 const ALPHA: &str = ".alpha";
 
@@ -156,14 +157,13 @@ fn place(stem: &str) -> Option<(&'static str, Layer)> {
         }
     }
     let (rest, component) = DOTTED.iter().find_map(|(p, c)| Some((stem.strip_prefix(p)?, *c)))?;
-    // `attn1.processor.to_q_lora` of diffusers before 0.22 is `attn1.to_q`.
-    let layer = match (rest.split_once(".processor."), rest.strip_suffix("_lora")) {
-        (Some((attention, _)), Some(plain)) => {
-            let projection = plain.rsplit('.').next().unwrap_or_default();
+    // `attn1.processor.to_q` of diffusers before 0.22 is `attn1.to_q`.
+    let layer = match rest.split_once(".processor.") {
+        Some((attention, projection)) => {
             let index = if projection == "to_out" { ".0" } else { "" };
             format!("{attention}.{projection}{index}")
         }
-        _ => rest.to_owned(),
+        None => rest.to_owned(),
     };
     Some((component, Layer::Dotted(layer)))
 }

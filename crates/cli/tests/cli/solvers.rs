@@ -131,6 +131,6 @@ fn from_one_picture_to_another() {
     let fails = |more: &[&str], words: &[&str]| scratch.fails(&[&base[..], more].concat(), words);
     fails(&["1", "none.png"], &["none.png"]);
     fails(&["1", "2", "--solver", "ddpm"], &["`ddpm` cannot be inverted"]);
-    fails(&["1", "2", "--frames", "1"], &["--frames 1"]);
+    scratch.fails(&["interpolate", "--model", model(), "1", "2", "--frames", "1"], &["--frames 1"]);
     fails(&["1", "2", "--animation", "a.mp4"], &["a.mp4"]);
 }
