@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use tweedie_core::spacing::Spacing;
 use tweedie_hub::{
     model_dir::{self, Extras, SamplingDefaults},
     scheduler_config::SchedulerConfig,
@@ -53,6 +54,7 @@ pub(crate) fn model(
         sampling: SamplingDefaults {
             steps: multistep.then_some(30),
             solver: multistep.then(|| "dpmpp-2m".to_owned()),
+            spacing: multistep.then_some(Spacing::Trailing),
             guidance: guided.then_some(2.0),
             ..SamplingDefaults::default()
         },
