@@ -1,10 +1,6 @@
-//! What one optimizer step sees, computed on the CPU as a pure function of the configuration and the step,
-//! and prepared ahead by a thread of its own.
+//! What one optimizer step sees, computed on the CPU as a pure function of the configuration and the step.
 
-use std::{
-    sync::{Arc, mpsc},
-    thread::JoinHandle,
-};
+use std::sync::Arc;
 
 use tweedie_core::{Level, NoiseSchedule, Parameterization};
 use tweedie_data::{AugmentConfig, Dataset, Order, augment};
@@ -269,59 +265,10 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The steps' batches in order, up to two steps ahead of their use.
-pub struct Prefetch {
-    receiver: Option<mpsc::Receiver<Result<Vec<HostBatch>, TrainError>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Prefetch {
-    /// Begins with the step after `done` others.
-    ///
-    /// # Errors
-    /// When the system refuses a thread.
-    pub fn start(maker: Arc<BatchMaker>, done: u64) -> Result<Self, TrainError> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let work = move || {
-            for step in done.. {
-                let batches = maker.step(step);
-                let failed = batches.is_err();
-                if sender.send(batches).is_err() || failed {
-                    return;
-                }
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("batches".into())
-            .spawn(work)
-            .map_err(|e| TrainError::DataThread(e.to_string()))?;
-        Ok(Self { receiver: Some(receiver), thread: Some(thread) })
-    }
-
-    /// The next step's batches.
-    ///
-    /// # Errors
-    /// When an image cannot be read.
-    pub fn next(&self) -> Result<Vec<HostBatch>, TrainError> {
-        let ended = || TrainError::DataThread("it ended before the run did".into());
-        self.receiver.as_ref().ok_or_else(ended)?.recv().map_err(|_| ended())?
-    }
-}
-
-impl Drop for Prefetch {
-    fn drop(&mut self) {
-        // The thread ends when nobody receives.
-        drop(self.receiver.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ConfigBuilder;
+    use crate::{ConfigBuilder, prefetch::Prefetch};
 
     fn maker(assignments: &[&str]) -> BatchMaker {
         let mut builder = ConfigBuilder::preset("tiny").unwrap();
@@ -365,9 +312,10 @@ mod tests {
     #[test]
     fn prefetched_batches_are_the_same() {
         let maker = Arc::new(maker(&["run.batch=2"]));
-        let prefetch = Prefetch::start(maker.clone(), 3).unwrap();
+        let ahead = maker.clone();
+        let mut prefetch = Prefetch::new("batches", move |step| ahead.step(step));
         for step in 3..8 {
-            assert_eq!(prefetch.next().unwrap(), maker.step(step).unwrap());
+            assert_eq!(prefetch.at(step).unwrap(), maker.step(step).unwrap());
         }
     }
 

@@ -1,17 +1,17 @@
 //! What a run would be, without making it.
 
 use tweedie_data::Dataset;
-use tweedie_models::{params::count, unet::UNet2DConfig};
+use tweedie_models::unet::UNet2DConfig;
 
-use crate::{config::RunConfig, error::TrainError, model::TrainModel};
+use crate::{config::RunConfig, error::TrainError, task};
 
 /// A run's size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DryRun {
     /// The resolved configuration, as TOML.
     pub config: String,
-    /// The network, as diffusers' `config.json`.
-    pub unet: UNet2DConfig,
+    /// The networks: where they stand in the model's folder, and their `config.json`.
+    pub networks: Vec<(String, String)>,
     /// Trainable numbers.
     pub parameters: usize,
     /// Images to learn from.
@@ -48,43 +48,45 @@ impl Memory {
     }
 }
 
-/// Resolves `config`, opens its data, builds its network, and tells their sizes. Writes nothing.
+impl Memory {
+    /// Of so many trainable numbers with so many averages; the data is still to be added.
+    pub(crate) fn of(parameters: usize, averages: usize, activations: u64) -> Self {
+        let bytes = 4 * parameters as u64;
+        let ema = averages as u64 * bytes;
+        Self { weights: bytes, gradients: bytes, optimizer: 2 * bytes, ema, activations, data: 0 }
+    }
+}
+
+impl DryRun {
+    pub(crate) fn new(
+        config: &RunConfig,
+        data: &Dataset,
+        parameters: usize,
+        classes: Vec<String>,
+        networks: Vec<(String, String)>,
+        mut memory: Memory,
+    ) -> Result<Self, TrainError> {
+        let (train, held_out) = data.split();
+        let pixels = (config.data.size * config.data.size * 3) as u64;
+        memory.data = if data.is_cached() { data.len() as u64 * pixels } else { 0 };
+        let (images, held_out) = (train.len(), held_out.len());
+        Ok(Self { config: config.to_toml()?, networks, parameters, images, held_out, classes, memory })
+    }
+}
+
+/// Resolves `config`, opens its data, builds its networks, and tells their sizes. Writes nothing.
 ///
 /// # Errors
 /// As [`TrainLoop::new`](crate::TrainLoop::new), but for the folder.
 pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let config = config.resolved()?;
     let device = config.run.device()?;
-    let data = Dataset::open(&config.data)?;
-    let (train, held_out) = data.split();
-    let told = config.conditioning.told(data.class_names().len());
-    let classes = if told.is_some() { data.class_names().to_vec() } else { Vec::new() };
-    let unet = config.unet(data.class_names().len())?;
-    let model = TrainModel::new(&unet, config.augment.has_labels(), config.run.seed, &device)?;
-    let parameters = count(&model);
-    let bytes = 4 * parameters as u64;
-    let pixels = (config.data.size * config.data.size * 3) as u64;
-    Ok(DryRun {
-        config: config.to_toml()?,
-        parameters,
-        images: train.len(),
-        held_out: held_out.len(),
-        classes,
-        memory: Memory {
-            weights: bytes,
-            gradients: bytes,
-            optimizer: 2 * bytes,
-            ema: config.ema.averages().len() as u64 * bytes,
-            activations: config.run.batch as u64 * activations(&unet, config.data.size),
-            data: if data.is_cached() { data.len() as u64 * pixels } else { 0 },
-        },
-        unet,
-    })
+    task::plan(&config, &Dataset::open(&config.data)?, &device)
 }
 
 /// Bytes that one image's pass keeps, roughly: about nine tensors in each residual layer, four in each
 /// attention, the scores, and the concatenations on the way up.
-fn activations(unet: &UNet2DConfig, size: usize) -> u64 {
+pub(crate) fn unet_activations(unet: &UNet2DConfig, size: usize) -> u64 {
     let levels = unet.block_out_channels.len();
     let mut floats = 0;
     for (level, &channels) in unet.block_out_channels.iter().enumerate() {

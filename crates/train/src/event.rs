@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
 use tweedie_data::Image;
 
 /// One thing that happened in a [`TrainLoop`](crate::TrainLoop).
@@ -22,7 +23,7 @@ pub enum TrainEvent {
     },
     /// An optimizer step was made.
     Step(Step),
-    /// Losses on held-out images with fixed times and noise.
+    /// Losses on held-out images, with fixed times and noise where there are any.
     Validation {
         /// Steps done.
         step: u64,
@@ -30,8 +31,10 @@ pub enum TrainEvent {
         loss: f64,
         /// Of their first average, if any is kept.
         ema_loss: Option<f64>,
+        /// What else the task measures, of the average if one is kept.
+        figures: Vec<Figure>,
     },
-    /// Samples were drawn.
+    /// Samples were drawn, or images reconstructed.
     Preview {
         /// Steps done.
         step: u64,
@@ -51,6 +54,22 @@ pub enum TrainEvent {
     Warning(String),
     /// The run is over; its last checkpoint is on disk.
     Finished(Summary),
+}
+
+/// A number with a name, such as `psnr`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Figure {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: f64,
+}
+
+impl Figure {
+    /// `value`, called `name`.
+    pub fn new(name: impl Into<String>, value: f64) -> Self {
+        Self { name: name.into(), value }
+    }
 }
 
 /// An optimizer step.

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use crate::{
     error::TrainError,
-    event::Step,
+    event::{Figure, Step},
+    task::Validation,
     tensorboard::{self, Summary},
 };
 
@@ -56,10 +57,10 @@ impl Log {
         Ok(BTreeMap::from([(LINES.to_owned(), self.lines.length), (EVENTS.to_owned(), self.events.length)]))
     }
 
-    /// A step, with the mean `loss` of the steps since the last line.
-    pub fn step(&mut self, step: &Step, loss: f64) -> Result<(), TrainError> {
+    /// A step, with the mean `loss` of the steps since the last line, and its own other `figures`.
+    pub fn step(&mut self, step: &Step, loss: f64, figures: &[Figure]) -> Result<(), TrainError> {
         self.curves.train.push((step.step, loss));
-        self.line(&json!({
+        let line = json!({
             "event": "step",
             "step": step.step,
             "images": step.images,
@@ -68,28 +69,29 @@ impl Log {
             "learning_rate": step.learning_rate,
             "images_per_s": step.images_per_s,
             "elapsed_s": step.elapsed_s,
-        }))?;
-        self.scalars(
-            step.step,
-            &[
-                ("loss/train", loss),
-                ("optimizer/grad_norm", step.grad_norm),
-                ("optimizer/learning_rate", step.learning_rate),
-                ("images_per_s", step.images_per_s),
-            ],
-        )
+        });
+        self.line(line, figures)?;
+        let scalars = [
+            ("loss/train", loss),
+            ("optimizer/grad_norm", step.grad_norm),
+            ("optimizer/learning_rate", step.learning_rate),
+            ("images_per_s", step.images_per_s),
+        ];
+        self.scalars(step.step, &scalars, "train", figures)
     }
 
-    /// Losses on held-out images.
-    pub fn validation(&mut self, step: u64, loss: f64, ema: Option<f64>) -> Result<(), TrainError> {
-        self.curves.held_out.push((step, loss));
-        self.curves.held_out_ema.extend(ema.map(|e| (step, e)));
-        self.line(&json!({"event": "validation", "step": step, "loss": loss, "ema_loss": ema}))?;
-        let scalars: Vec<_> = [("loss/held_out", Some(loss)), ("loss/held_out_ema", ema)]
+    /// What held-out images say.
+    pub fn validation(&mut self, step: u64, found: &Validation) -> Result<(), TrainError> {
+        let Validation { loss, ema_loss, figures } = found;
+        self.curves.held_out.push((step, *loss));
+        self.curves.held_out_ema.extend(ema_loss.map(|e| (step, e)));
+        let line = json!({"event": "validation", "step": step, "loss": loss, "ema_loss": ema_loss});
+        self.line(line, figures)?;
+        let scalars: Vec<_> = [("loss/held_out", Some(*loss)), ("loss/held_out_ema", *ema_loss)]
             .into_iter()
             .filter_map(|(n, v)| Some((n, v?)))
             .collect();
-        self.scalars(step, &scalars)
+        self.scalars(step, &scalars, "held_out", figures)
     }
 
     /// A grid of samples, as a PNG file's bytes.
@@ -101,12 +103,24 @@ impl Log {
         ))
     }
 
-    fn scalars(&mut self, step: u64, scalars: &[(&'static str, f64)]) -> Result<(), TrainError> {
-        let scalars: Vec<_> = scalars.iter().map(|&(tag, value)| Summary::Scalar { tag, value }).collect();
+    fn scalars(
+        &mut self,
+        step: u64,
+        scalars: &[(&'static str, f64)],
+        group: &str,
+        figures: &[Figure],
+    ) -> Result<(), TrainError> {
+        let tags: Vec<_> = figures.iter().map(|f| (format!("{group}/{}", f.name), f.value)).collect();
+        let scalars = scalars.iter().copied().chain(tags.iter().map(|(tag, value)| (tag.as_str(), *value)));
+        let scalars: Vec<_> = scalars.map(|(tag, value)| Summary::Scalar { tag, value }).collect();
         self.events.write(&tensorboard::event(now(), step, &scalars))
     }
 
-    fn line(&mut self, value: &Value) -> Result<(), TrainError> {
+    fn line(&mut self, mut value: Value, figures: &[Figure]) -> Result<(), TrainError> {
+        if !figures.is_empty() {
+            let figures = figures.iter().map(|f| (f.name.clone(), json!(f.value)));
+            value["figures"] = Value::Object(figures.collect());
+        }
         self.lines.write(format!("{value}\n").as_bytes())
     }
 }

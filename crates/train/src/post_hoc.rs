@@ -17,7 +17,7 @@ use crate::{
     event::Summary,
     export,
     model::TrainModel,
-    run::ema_name,
+    task::ema_name,
 };
 
 /// The folder of snapshots within that of a run.

@@ -158,7 +158,7 @@ fn a_run_leaves_a_model_that_loads_and_the_last_checkpoints() {
         .map(|e| match e {
             TrainEvent::Started { .. } => "started".to_owned(),
             TrainEvent::Step(s) => format!("step {}", s.step),
-            TrainEvent::Validation { step, loss, ema_loss } => {
+            TrainEvent::Validation { step, loss, ema_loss, .. } => {
                 assert!(loss.is_finite() && ema_loss.unwrap().is_finite());
                 format!("validation {step}")
             }

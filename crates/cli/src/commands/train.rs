@@ -190,14 +190,20 @@ fn tell(ui: Ui, bar: &ProgressBar, minutes: Option<f64>, event: TrainEvent) -> b
             });
             bar.set_message(format!("step {} · {:.1} images/s · loss {:.4}", s.step, s.images_per_s, s.loss));
         }
-        TrainEvent::Validation { step, loss, ema_loss } => {
-            ui.event(&json!({ "event": "validation", "step": step, "loss": loss, "ema_loss": ema_loss }));
+        TrainEvent::Validation { step, loss, ema_loss, figures } => {
+            let mut event =
+                json!({ "event": "validation", "step": step, "loss": loss, "ema_loss": ema_loss });
+            for figure in &figures {
+                event["figures"][&figure.name] = json!(figure.value);
+            }
+            ui.event(&event);
             let ema = ema_loss.map_or(String::new(), |l| format!(", averaged weights {l:.4}"));
-            say(format!("step {step}: held-out loss {loss:.4}{ema}"));
+            let figures: String = figures.iter().map(|f| format!(", {} {:.4}", f.name, f.value)).collect();
+            say(format!("step {step}: held-out loss {loss:.4}{ema}{figures}"));
         }
         TrainEvent::Preview { step, path, .. } => {
             ui.event(&json!({ "event": "preview", "step": step, "path": path }));
-            say(format!("step {step}: samples in {}", path.display()));
+            say(format!("step {step}: preview in {}", path.display()));
         }
         TrainEvent::Checkpointed { step, path } => {
             ui.event(&json!({ "event": "checkpoint", "step": step, "path": path }));

@@ -1,0 +1,145 @@
+//! From a preset, a file and single values to a configuration.
+
+use std::path::Path;
+
+use super::{RunConfig, preset};
+use crate::error::TrainError;
+
+/// Joins a preset, a file and single values into a configuration; later layers win.
+///
+/// ```
+/// use tweedie_train::ConfigBuilder;
+///
+/// let config = ConfigBuilder::preset("emoji")?.set("run.steps=100")?.set("diffusion.parameterization=eps")?.build()?;
+/// assert_eq!(config.run.steps, Some(100));
+/// # Ok::<(), tweedie_train::TrainError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConfigBuilder {
+    table: toml::Table,
+    origin: String,
+}
+
+impl ConfigBuilder {
+    /// Starts from an embedded preset.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn preset(name: &str) -> Result<Self, TrainError> {
+        let preset = preset(name)?;
+        Self::text(preset.toml, &format!("preset {name}"))
+    }
+
+    /// Starts from a file. Its first key may be `preset = "..."`, on which the rest is then laid; without
+    /// one, keys that are not given have the library's defaults.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not TOML, or names an unknown preset.
+    pub fn file(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(|e| TrainError::io(path, e))?;
+        Self::text(&text, &path.display().to_string())
+    }
+
+    /// Starts from TOML text; `origin` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`ConfigBuilder::file`].
+    pub fn text(text: &str, origin: &str) -> Result<Self, TrainError> {
+        let mut table: toml::Table =
+            text.parse().map_err(|e| TrainError::Toml { origin: origin.into(), reason: format!("{e}") })?;
+        let base = table.remove("preset");
+        // Unknown keys are reported while the file is still known by name and line.
+        let mut own = text.to_owned();
+        if base.is_some() {
+            own = toml::to_string(&table)
+                .map_err(|e| TrainError::Toml { origin: origin.into(), reason: e.to_string() })?;
+        }
+        toml::from_str::<RunConfig>(&own)
+            .map_err(|e| TrainError::Toml { origin: origin.into(), reason: format!("{e}") })?;
+        let layer = Self { table, origin: origin.into() };
+        match base {
+            None => Ok(layer),
+            Some(toml::Value::String(name)) => Ok(Self::preset(&name)?.over(layer)),
+            Some(other) => Err(TrainError::config("preset", other.to_string(), "the name of a preset")),
+        }
+    }
+
+    /// Lays `layer` over this one, table by table. A layer that says how long to run, in steps or minutes, takes
+    /// back the other measure.
+    #[must_use]
+    pub fn over(mut self, layer: Self) -> Self {
+        if let (Some(toml::Value::Table(below)), Some(toml::Value::Table(above))) =
+            (self.table.get_mut("run"), layer.table.get("run"))
+        {
+            for (given, other) in [("steps", "minutes"), ("minutes", "steps")] {
+                if above.contains_key(given) {
+                    below.remove(other);
+                }
+            }
+        }
+        merge(&mut self.table, layer.table);
+        self.origin = layer.origin;
+        self
+    }
+
+    /// Sets one value by its dotted key, as in `loss.weighting=min-snr`. What does not read as a TOML
+    /// value is taken as a string.
+    ///
+    /// # Errors
+    /// When `assignment` has no `=`, a key leads through something that is not a table, or the value
+    /// does not fit.
+    pub fn set(mut self, assignment: &str) -> Result<Self, TrainError> {
+        let (key, value) = assignment
+            .split_once('=')
+            .ok_or_else(|| TrainError::config("--set", assignment, "an assignment such as run.steps=1000"))?;
+        let (key, value) = (key.trim(), value.trim());
+        let value = format!("v = {value}")
+            .parse::<toml::Table>()
+            .ok()
+            .and_then(|mut t| t.remove("v"))
+            .unwrap_or_else(|| toml::Value::String(value.into()));
+        let mut layer = value.clone();
+        for part in key.rsplit('.') {
+            layer = toml::Value::Table([(part.to_owned(), layer)].into_iter().collect());
+        }
+        let toml::Value::Table(layer) = layer else {
+            return Err(TrainError::config(key, value.to_string(), "a dotted key"));
+        };
+        merge(&mut self.table, layer);
+        self.parse().map_err(|reason| TrainError::Toml { origin: assignment.into(), reason })?;
+        Ok(self)
+    }
+
+    fn parse(&self) -> Result<RunConfig, String> {
+        // Through text, so that messages name the key.
+        let text = toml::to_string(&self.table).map_err(|e| e.to_string())?;
+        toml::from_str(&text).map_err(|e| e.to_string())
+    }
+
+    /// The configuration, with values that depend on others filled in, and checked.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] naming the key, the value, and what was expected.
+    pub fn build(self) -> Result<RunConfig, TrainError> {
+        let config =
+            self.parse().map_err(|reason| TrainError::Toml { origin: self.origin.clone(), reason })?;
+        config.resolved()
+    }
+}
+
+/// `layer` over `base`. A table that chooses between alternatives replaces the one below.
+fn merge(base: &mut toml::Table, layer: toml::Table) {
+    for (key, value) in layer {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => {
+                if key == "source" || (key == "model" && above.contains_key("unet")) {
+                    below.clear();
+                }
+                merge(below, above);
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}

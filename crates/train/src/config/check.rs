@@ -1,0 +1,160 @@
+//! Which values fit together, and which make a run another one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tweedie_core::Parameterization;
+use tweedie_models::unet::UNet2DConfig;
+
+use super::RunConfig;
+use crate::{error::TrainError, task::TaskKind};
+
+impl RunConfig {
+    /// The configuration as TOML.
+    ///
+    /// # Errors
+    /// When a path is not Unicode.
+    pub fn to_toml(&self) -> Result<String, TrainError> {
+        toml::to_string(self)
+            .map_err(|e| TrainError::Toml { origin: "the configuration".into(), reason: e.to_string() })
+    }
+
+    /// Fills in values that depend on others, and checks all of them.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] naming the key, the value, and what was expected.
+    pub fn resolved(mut self) -> Result<Self, TrainError> {
+        self.learning_rate.resolve(self.run.steps)?;
+        self.check()?;
+        Ok(self)
+    }
+
+    /// The network for data of so many classes.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] naming the key.
+    pub fn unet(&self, classes_in_data: usize) -> Result<UNet2DConfig, TrainError> {
+        let told = self.conditioning.told(classes_in_data);
+        self.model.unet(self.data.size, told, self.diffusion.learned_range())
+    }
+
+    /// What the network's raw output means.
+    pub fn parameterization(&self) -> Parameterization {
+        self.diffusion.parameterization()
+    }
+
+    /// The first table that is set and that the task does not read.
+    fn unread(&self) -> Option<&'static str> {
+        let default = Self::default();
+        let set = [
+            ("model", self.model != default.model),
+            ("diffusion", self.diffusion != default.diffusion),
+            ("loss", self.loss != default.loss),
+            ("conditioning", self.conditioning != default.conditioning),
+        ];
+        set.into_iter().find(|(table, set)| *set && !self.task.reads(table)).map(|(table, _)| table)
+    }
+
+    fn check(&self) -> Result<(), TrainError> {
+        if let Some(table) = self.unread() {
+            let expected = format!("none of the table [{table}], which this task does not read");
+            return Err(TrainError::config("task", self.task, expected));
+        }
+        let run = &self.run;
+        for (key, value) in [
+            ("run.batch", run.batch as u64),
+            ("run.accumulation", run.accumulation as u64),
+            ("run.keep_last", run.keep_last as u64),
+            ("run.log_every", run.log_every),
+            ("run.steps", run.steps.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return Err(TrainError::config(key, value, "at least 1"));
+            }
+        }
+        if run.batch.checked_mul(run.accumulation).is_none_or(|n| n > 1 << 24) {
+            return Err(TrainError::config("run.batch", run.batch, "at most 16777216 images per step"));
+        }
+        if run.steps.is_none() && run.minutes.is_none() {
+            return Err(TrainError::config("run.steps", "none", "run.steps or run.minutes, so that it ends"));
+        }
+        if run.minutes.is_some_and(|m| !(m > 0.0 && m.is_finite())) {
+            return Err(TrainError::config("run.minutes", run.minutes.unwrap_or(0.0), "a positive number"));
+        }
+        if run.preview_steps < 2 {
+            return Err(TrainError::config("run.preview_steps", run.preview_steps, "at least 2"));
+        }
+        if run.out.as_os_str().is_empty() {
+            return Err(TrainError::config("run.out", "", "a folder"));
+        }
+        self.data.validate()?;
+        self.augment.validate()?;
+        self.optimizer.check()?;
+        self.learning_rate.check()?;
+        self.ema.check()?;
+        match self.task {
+            TaskKind::Diffusion => self.check_diffusion(),
+        }
+    }
+
+    fn check_diffusion(&self) -> Result<(), TrainError> {
+        let dropout = self.conditioning.label_dropout;
+        if !(0.0..=1.0).contains(&dropout) {
+            return Err(TrainError::config("conditioning.label_dropout", dropout, "a probability, 0 to 1"));
+        }
+        self.diffusion.check()?;
+        self.loss.check(&self.diffusion)?;
+        self.model.unet(self.data.size, None, self.diffusion.learned_range())?;
+        Ok(())
+    }
+
+    /// The dotted keys whose values differ between `self` and `other`, except those that only say how
+    /// long to run, what to report and where to.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        const FREE: &[&str] = &[
+            "run.steps",
+            "run.minutes",
+            "run.checkpoint_every",
+            "run.keep_last",
+            "run.preview_every",
+            "run.preview_images",
+            "run.preview_steps",
+            "run.validate_every",
+            "run.validation_images",
+            "run.log_every",
+            "run.out",
+            "data.cache_mb",
+            "ema.snapshot_every",
+        ];
+        let flat = |config: &Self| {
+            let mut out = BTreeMap::new();
+            if let Ok(value) = toml::Value::try_from(config) {
+                flatten("", &value, &mut out);
+            }
+            out
+        };
+        let (ours, theirs) = (flat(self), flat(other));
+        let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        keys.into_iter()
+            .filter(|k| !FREE.contains(&k.as_str()) && ours.get(*k) != theirs.get(*k))
+            .map(|k| {
+                let show =
+                    |m: &BTreeMap<String, String>| m.get(k).cloned().unwrap_or_else(|| "nothing".into());
+                format!("{k} ({} instead of {})", show(&theirs), show(&ours))
+            })
+            .collect()
+    }
+}
+
+fn flatten(prefix: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&path, value, out);
+            }
+        }
+        leaf => {
+            out.insert(prefix.to_owned(), leaf.to_string());
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use super::*;
+use crate::{LossConfig, Output, WeightingKind};
+
+fn error(assignments: &[&str]) -> String {
+    let set = |b: ConfigBuilder, a: &&str| b.set(a);
+    let built = assignments
+        .iter()
+        .try_fold(ConfigBuilder::preset("emoji").unwrap(), set)
+        .and_then(ConfigBuilder::build);
+    built.unwrap_err().to_string()
+}
+
+#[test]
+fn presets_build_and_survive_toml() {
+    for p in PRESETS {
+        let config = ConfigBuilder::preset(p.name).unwrap().build().unwrap();
+        let text = config.to_toml().unwrap();
+        let again: RunConfig = toml::from_str(&text).unwrap();
+        assert_eq!(again, config, "{}", p.name);
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config);
+    }
+    assert!(preset("nope").unwrap_err().to_string().contains("one of emoji, tiny, cifar"));
+}
+
+#[test]
+fn layers_override_key_by_key() {
+    let text = "preset = \"tiny\"\n[run]\nbatch = 3\n[data]\nsource = { folder = \"x\" }\n";
+    let config = ConfigBuilder::text(text, "mine.toml")
+        .and_then(|b| b.set("loss.weighting=sigmoid")?.set("run.out=runs/a b")?.set("run.steps=7"))
+        .and_then(ConfigBuilder::build)
+        .unwrap();
+    assert_eq!((config.run.batch, config.run.steps, config.run.log_every), (3, Some(7), 5));
+    assert_eq!(config.loss, LossConfig { weighting: WeightingKind::Sigmoid, ..Default::default() });
+    assert_eq!(config.data.source, tweedie_data::Source::Folder("x".into()));
+    assert_eq!(config.run.out, PathBuf::from("runs/a b"));
+    let minutes = ConfigBuilder::text("preset = \"tiny\"\n[run]\nminutes = 2.0", "mine.toml").unwrap();
+    assert_eq!(minutes.clone().build().unwrap().run.steps, None);
+    assert_eq!(minutes.set("run.steps=2").and_then(ConfigBuilder::build).unwrap().run.minutes, Some(2.0));
+    let endless = ConfigBuilder::text("", "mine.toml").and_then(ConfigBuilder::build).unwrap_err();
+    assert!(endless.to_string().contains("run.steps or run.minutes"));
+}
+
+#[test]
+fn a_whole_network_replaces_the_compact_one() {
+    let text = r#"
+        preset = "tiny"
+        [model.unet]
+        block_out_channels = [16, 32]
+        down_block_types = ["DownBlock2D", "AttnDownBlock2D"]
+        up_block_types = ["AttnUpBlock2D", "UpBlock2D"]
+        attention_head_dim = "null"
+        norm_num_groups = 8
+    "#;
+    let config = ConfigBuilder::text(text, "mine.toml").and_then(ConfigBuilder::build).unwrap();
+    let unet = config.model.unet(16, Some(9), false).unwrap();
+    assert_eq!((unet.attention_head_dim, unet.num_class_embeds), (None, Some(10)));
+    assert_eq!(toml::from_str::<RunConfig>(&config.to_toml().unwrap()).unwrap(), config);
+    let wrong = text.replace("norm_num_groups", "norm_groups");
+    let message = ConfigBuilder::text(&wrong, "mine.toml").and_then(ConfigBuilder::build).unwrap_err();
+    assert!(message.to_string().contains("norm_groups"), "{message}");
+    let both = "[model]\nbase_channels = 8\nunet = { layers_per_block = 1 }";
+    let message = ConfigBuilder::text(both, "mine.toml").unwrap_err().to_string();
+    assert!(message.contains("`base_channels` beside `model.unet`"), "{message}");
+}
+
+#[test]
+fn wrong_keys_and_values_are_named() {
+    for (assignments, parts) in [
+        (&["run.stepz=3"][..], &["stepz"][..]),
+        (&["model.chanels=3"], &["chanels"]),
+        (&["loss.weighting=snr"], &["snr", "min-snr"]),
+        (&["run.batch=0"], &["run.batch = 0", "at least 1"]),
+        (&["run.batch=-1"], &["batch", "-1"]),
+        (&["run.minutes=nan"], &["run.minutes = NaN"]),
+        (&["optimizer.beta2=1.0"], &["optimizer.beta2 = 1"]),
+        (&["learning_rate.peak=0"], &["learning_rate.peak = 0"]),
+        (&["learning_rate.decay=cosine"], &["learning_rate.decay = cosine", "run.steps"]),
+        (&["ema.half_life=-3"], &["ema.half_life = -3"]),
+        (&["ema.kind=power", "ema.stds=[]"], &["ema.stds"]),
+        (&["ema.snapshot_every=5"], &["ema.snapshot_every = 5", "ema.kind = power"]),
+        (&["conditioning.label_dropout=1.5"], &["conditioning.label_dropout = 1.5"]),
+        (&["diffusion.parameterization=flow"], &["diffusion.parameterization = flow", "eps, x0 or v"]),
+        (&["diffusion.train_steps=1"], &["diffusion.train_steps = 1"]),
+        (&["diffusion.zero_terminal_snr=true", "diffusion.parameterization=eps"], &["zero_terminal_snr"]),
+        (&["model.attention_levels=[3]"], &["model.attention_levels = 3", "0 to 2"]),
+        (&["model.base_channels=33"], &["33"]),
+        (&["data.holdout=1.0"], &["holdout = 1"]),
+        (&["augment.edm.p=2"], &["p = 2"]),
+        (&["diffusion.variance=learned"], &["learned", "learned-range"]),
+        (
+            &["diffusion.schedule=flow", "diffusion.parameterization=flow", "diffusion.variance=fixed-large"],
+            &["diffusion.variance = fixed-large", "fixed-small"],
+        ),
+        (&["diffusion.variance=learned-range"], &["loss.objective = simple", "hybrid or vlb"]),
+        (&["loss.objective=hybrid"], &["loss.objective = hybrid", "diffusion.variance = learned-range"]),
+        (&["loss.objective=vlb", "loss.times=logit-normal"], &["loss.times = logit-normal", "uniform"]),
+        (&["loss.objective=vlb", "loss.times=uniform", "loss.continuous=true"], &["loss.continuous = true"]),
+        (
+            &["diffusion.schedule=edm", "diffusion.parameterization=edm", "loss.objective=vlb"],
+            &["loss.objective = vlb", "schedule of betas"],
+        ),
+        (
+            &["diffusion.schedule=flow", "diffusion.parameterization=flow", "loss.times=loss-second-moment"],
+            &["loss.times = loss-second-moment", "schedule of betas"],
+        ),
+        (&["loss.vlb_weight=0"], &["loss.vlb_weight = 0"]),
+        (&["run"], &["run.steps=1000"]),
+        (&["=3"], &["unknown field ``"]),
+    ] {
+        let message = error(assignments);
+        for part in parts {
+            assert!(message.contains(part), "{assignments:?}: {message}");
+        }
+    }
+    let file = ConfigBuilder::text("[data]\nsise = 3\n", "mine.toml").unwrap_err().to_string();
+    assert!(file.contains("mine.toml") && file.contains("sise") && file.contains("line 2"), "{file}");
+}
+
+#[test]
+fn only_what_changes_the_bits_makes_a_difference() {
+    let config = |a: &[&str]| {
+        a.iter()
+            .try_fold(ConfigBuilder::preset("tiny").unwrap(), |b, a| b.set(a))
+            .and_then(ConfigBuilder::build)
+            .unwrap()
+    };
+    let base = config(&[]);
+    let longer = config(&["run.steps=9", "run.log_every=2", "run.keep_last=9", "run.out=elsewhere"]);
+    assert_eq!(base.differences(&longer), [""; 0]);
+    let other = config(&["diffusion.parameterization=eps", "run.batch=4"]);
+    assert_eq!(
+        base.differences(&other),
+        ["diffusion.parameterization (\"eps\" instead of \"v\")", "run.batch (4 instead of 8)"]
+    );
+    assert_eq!(other.diffusion.parameterization, Output::Eps);
+}

@@ -1,0 +1,156 @@
+//! One step after the other, and what is due between them.
+
+use std::time::{Duration, Instant};
+
+use tweedie_data::grid;
+
+use super::{Phase, TrainLoop};
+use crate::{
+    error::TrainError,
+    event::{Step, TrainEvent},
+    plot,
+    task::StepAt,
+};
+
+impl TrainLoop {
+    pub(super) fn advance(&mut self) -> Result<(), TrainError> {
+        if self.phase == Phase::Fresh {
+            self.phase = Phase::Training;
+            self.session = Some(Instant::now());
+            if self.is_over() && self.done.save == Some(self.state.step) && !self.stop.is_requested() {
+                // Nothing to add to what was saved.
+                self.phase = Phase::Over;
+                return self.finish();
+            }
+        }
+        if self.is_over() {
+            self.phase = Phase::Over;
+            if !self.stop.is_requested() {
+                self.report(true)?;
+            }
+            self.save()?;
+            let every = self.config.ema.snapshot_every;
+            if every > 0 && self.state.step > 0 && !due(every, self.state.step) {
+                self.snapshot()?;
+            }
+            return self.finish();
+        }
+        self.train_step()?;
+        let step = self.state.step;
+        if due(self.config.ema.snapshot_every, step) {
+            self.snapshot()?;
+        }
+        if !self.is_over() {
+            self.report(false)?;
+            if due(self.config.run.checkpoint_every, step) {
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Validation and previews that are due, or all that are wanted at all.
+    fn report(&mut self, last: bool) -> Result<(), TrainError> {
+        let (run, step) = (&self.config.run, self.state.step);
+        let wanted = |every: u64| every > 0 && (last || due(every, step));
+        let (validate, preview) = (wanted(run.validate_every), wanted(run.preview_every));
+        if validate && self.done.validation != Some(step) {
+            self.validate()?;
+            self.done.validation = Some(step);
+        }
+        if preview && self.done.preview != Some(step) {
+            self.preview()?;
+            self.done.preview = Some(step);
+        }
+        Ok(())
+    }
+
+    fn train_step(&mut self) -> Result<(), TrainError> {
+        let (done, rows) = (self.state.step, self.config.run.images_per_step());
+        let images = self.state.images + rows as u64;
+        let learning_rate = self.config.learning_rate.at(done);
+        let learned = self.task.step(&StepAt { done, images, rows, learning_rate })?;
+        self.state.step += 1;
+        self.state.images = images;
+        let step = Step {
+            step: self.state.step,
+            images,
+            loss: learned.loss,
+            grad_norm: learned.grad_norm,
+            learning_rate,
+            images_per_s: self.rate(rows),
+            elapsed_s: self.elapsed(),
+        };
+        self.state.pending.0 += step.loss;
+        self.state.pending.1 += 1;
+        self.events.push_back(TrainEvent::Step(step));
+        if step.step.is_multiple_of(self.config.run.log_every) {
+            let (sum, n) = std::mem::take(&mut self.state.pending);
+            self.log.step(&step, sum / n as f64, &learned.figures)?;
+        }
+        Ok(())
+    }
+
+    /// Images per second over the latest steps.
+    fn rate(&mut self, rows: usize) -> f64 {
+        const WINDOW: usize = 20;
+        if self.recent.is_empty() {
+            self.recent.extend(self.session);
+        }
+        self.recent.push_back(Instant::now());
+        while self.recent.len() > WINDOW + 1 {
+            self.recent.pop_front();
+        }
+        match (self.recent.front(), self.recent.back()) {
+            (Some(first), Some(last)) if last > first => {
+                (self.recent.len() - 1) as f64 * rows as f64 / (*last - *first).as_secs_f64()
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// Runs `work` without counting its time into the rate of training.
+    pub(super) fn aside<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, TrainError>,
+    ) -> Result<T, TrainError> {
+        let start = Instant::now();
+        let out = work(self)?;
+        let spent: Duration = start.elapsed();
+        self.recent.iter_mut().for_each(|t| *t += spent);
+        Ok(out)
+    }
+
+    fn validate(&mut self) -> Result<(), TrainError> {
+        self.aside(|run| {
+            let Some(found) = run.task.validate()? else { return Ok(()) };
+            let step = run.state.step;
+            run.log.validation(step, &found)?;
+            let (loss, ema_loss, figures) = (found.loss, found.ema_loss, found.figures);
+            run.events.push_back(TrainEvent::Validation { step, loss, ema_loss, figures });
+            Ok(())
+        })
+    }
+
+    fn preview(&mut self) -> Result<(), TrainError> {
+        self.aside(|run| {
+            let step = run.state.step;
+            let out = run.config.run.out.clone();
+            let made = run.task.preview()?;
+            let sheet = grid(&made.images, made.columns, 2, run.config.data.background);
+            let folder = out.join("previews");
+            std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+            let path = folder.join(format!("step-{step:06}.png"));
+            sheet.save_png(&path)?;
+            let png = std::fs::read(&path).map_err(|e| TrainError::io(&path, e))?;
+            run.log.preview(step, sheet.width, sheet.height, &png)?;
+            plot::loss_curve(&run.log.curves, &out.join("loss.png"))?;
+            run.events.push_back(TrainEvent::Preview { step, samples: made.images, path });
+            Ok(())
+        })
+    }
+}
+
+fn due(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}

@@ -1,0 +1,162 @@
+//! A module that learns: its weights, their averages, and its optimizer.
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use tweedie_models::params::{export, import, shapes};
+
+use super::{Files, Learned, StepAt};
+use crate::{
+    checkpoint::Checkpoint,
+    config::RunConfig,
+    ema::{self, Average},
+    error::TrainError,
+    optim::{GradientMap, Optimizer, OptimizerConfig},
+};
+
+/// A pass' share of a step's loss.
+pub(crate) struct PassLoss {
+    /// The loss itself.
+    pub value: f64,
+    /// A number whose gradient is the loss'.
+    pub graph: Tensor<1>,
+}
+
+/// A module in training.
+pub(crate) struct Learner<M> {
+    /// `None` only while a step moves it.
+    model: Option<M>,
+    averages: Vec<(Average, M)>,
+    optimizer: Optimizer,
+    config: OptimizerConfig,
+    prefix: &'static str,
+}
+
+impl<M: Module> Learner<M> {
+    /// A run's main module, as it is before the first step, with the averages that the run keeps of it.
+    pub fn new(model: M, config: &RunConfig) -> Self {
+        let averages = config.ema.averages().into_iter().map(|law| (law, model.valid())).collect();
+        Self { averages, ..Self::plain(model, &config.optimizer, "") }
+    }
+
+    /// A module beside it, whose files' names begin with `prefix`, without averages.
+    pub fn plain(model: M, config: &OptimizerConfig, prefix: &'static str) -> Self {
+        let optimizer = Optimizer::new(config);
+        Self { model: Some(model), averages: Vec::new(), optimizer, config: config.clone(), prefix }
+    }
+
+    /// As it was at a checkpoint, after `steps` steps of its own.
+    ///
+    /// # Errors
+    /// When the checkpoint is of other networks or optimizers.
+    pub fn restored(mut self, from: &Checkpoint, steps: u64, device: &Device) -> Result<Self, TrainError> {
+        let wrong = |e: &dyn std::fmt::Display| TrainError::checkpoint(&from.path, e);
+        let model = self.model.take().ok_or_else(ended)?;
+        let model = import(model, &from.tensors(&self.file("model"))?).map_err(|e| wrong(&e))?;
+        for (index, (law, average)) in std::mem::take(&mut self.averages).into_iter().enumerate() {
+            let tensors = from.tensors(&self.file(&ema_name(index)))?;
+            self.averages.push((law, import(average, &tensors).map_err(|e| wrong(&e))?));
+        }
+        let tensors = from.tensors(&self.file("optimizer"))?;
+        self.optimizer = Optimizer::import(&self.config, steps, &tensors, &shapes(&model), device)
+            .map_err(|e| wrong(&e))?;
+        self.model = Some(model);
+        Ok(self)
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The module, within autodiff.
+    pub fn model(&self) -> Result<&M, TrainError> {
+        self.model.as_ref().ok_or_else(ended)
+    }
+
+    /// The first average, if one is kept.
+    pub fn average(&self) -> Option<&M> {
+        self.averages.first().map(|(_, model)| model)
+    }
+
+    /// What is shown and exported, outside autodiff: the first average, or else the weights.
+    pub fn best(&self) -> Result<M, TrainError> {
+        match self.average() {
+            Some(average) => Ok(average.clone()),
+            None => self.model().map(Module::valid),
+        }
+    }
+
+    /// Makes one optimizer step down the sum of the losses of `passes`. `loss` hears which pass it is, counted
+    /// from 0.
+    ///
+    /// # Errors
+    /// What `loss` returns, and when a loss or a gradient is not finite.
+    pub fn learn<B>(
+        &mut self,
+        passes: &[B],
+        at: &StepAt,
+        mut loss: impl FnMut(&M, usize, &B) -> Result<PassLoss, TrainError>,
+    ) -> Result<Learned, TrainError> {
+        let model = self.model()?;
+        let (mut total, mut sum) = (0.0, None::<GradientMap>);
+        for (pass, batch) in passes.iter().enumerate() {
+            let found = loss(model, pass, batch)?;
+            if !found.value.is_finite() {
+                return Err(at.not_finite("the loss"));
+            }
+            total += found.value;
+            let mut gradients = found.graph.backward();
+            let gradients = GradientMap::take(model, &mut gradients);
+            sum = Some(match sum {
+                None => gradients,
+                Some(sum) => sum.plus(gradients),
+            });
+        }
+        let grad_norm = self.step(sum.unwrap_or_default(), at)?;
+        Ok(Learned { loss: total, grad_norm, figures: Vec::new() })
+    }
+
+    /// Makes one optimizer step, with clipped gradients, and moves the averages. Returns the gradient's norm.
+    ///
+    /// # Errors
+    /// When a gradient is not finite.
+    pub fn step(&mut self, mut gradients: GradientMap, at: &StepAt) -> Result<f64, TrainError> {
+        let norm = gradients.norm().map_err(|name| at.not_finite(format!("the gradient of {name}")))?;
+        let clip = self.config.clip_norm;
+        if clip > 0.0 && norm > clip {
+            gradients = gradients.scaled(clip / norm);
+        }
+        let model = self.model.take().ok_or_else(ended)?;
+        let model = self.optimizer.step(model, gradients, at.learning_rate);
+        self.averages = std::mem::take(&mut self.averages)
+            .into_iter()
+            .map(|(law, average)| (law, ema::update(average, &model, law.weight(at.images, at.rows as u64))))
+            .collect();
+        self.model = Some(model);
+        Ok(norm)
+    }
+
+    /// The weights, the averages and the optimizer's running means.
+    pub fn tensors(&self) -> Files {
+        let mut files: Files = self.model.iter().map(|m| (self.file("model"), export(m))).collect();
+        files.extend(self.averages());
+        files.push((self.file("optimizer"), self.optimizer.export()));
+        files
+    }
+
+    /// The averages.
+    pub fn averages(&self) -> Files {
+        let file = |index| self.file(&ema_name(index));
+        self.averages.iter().enumerate().map(|(i, (_, m))| (file(i), export(m))).collect()
+    }
+}
+
+fn ended() -> TrainError {
+    TrainError::Model("the run has ended".into())
+}
+
+/// The file of an average.
+pub(crate) fn ema_name(index: usize) -> String {
+    if index == 0 { "ema".into() } else { format!("ema-{index}") }
+}
