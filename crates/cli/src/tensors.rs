@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use tweedie::{
     hub::SafetensorsFile,
     models::{HostTensor, TensorSource},
@@ -10,13 +10,21 @@ use tweedie::{
 
 /// The tensor `name` of a safetensors file.
 pub fn read(file: &SafetensorsFile, name: &str) -> Result<HostTensor> {
-    let place = file.path().display();
-    file.read(name)
-        .map_err(|e| anyhow!("{place}: tensor `{name}`: {e}; the file holds: {}", file.names().join(", ")))
+    /// How many names a message can tell.
+    const SHOWN: usize = 8;
+    file.read(name).map_err(|e| {
+        let (place, names) = (file.path().display(), file.names());
+        let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let more = match names.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        anyhow!("{place}: tensor `{name}`: {e}; the file holds: {shown}{more}")
+    })
 }
 
 /// The tensor `name` of the file at `path`.
 pub fn read_one(path: &Path, name: &str) -> Result<HostTensor> {
     let file = SafetensorsFile::open(path)?;
-    read(&file, name).with_context(|| format!("cannot read {}", path.display()))
+    read(&file, name)
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
+    core::spacing::SPACINGS,
     data::{DataConfig, Dataset, Image, Source, image_size},
     eval::{
         extract::{Encoder, Extracted, Extractor, Inception},
@@ -221,12 +222,19 @@ fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Res
     }
     let pipeline = pipeline.context("there is neither a model nor a folder of pictures")?;
     let request = request(args);
-    let (resolved, _) = pipeline.resolve(&request)?;
+    let (resolved, recipe) = pipeline.resolve(&request)?;
     let made = generate(pipeline, &request, ui)?;
-    let sampling = serde_json::to_string(&resolved.sampling)?;
+    let spacing = match resolved.sampling.spacing {
+        None => String::new(),
+        Some(spacing) => {
+            let known = SPACINGS.iter().find(|(_, s)| *s == spacing).map(|(name, _)| (*name).to_owned());
+            format!(", {} spacing", known.unwrap_or_else(|| format!("{spacing:?}")))
+        }
+    };
+    let (solver, steps) = (recipe.solver.name(), recipe.plan.solves());
     let facts = vec![
         ("pictures".into(), format!("{}, of all classes in turn", made.len())),
-        ("sampling".into(), format!("{sampling}, guidance {}", resolved.guidance)),
+        ("sampling".into(), format!("{solver}, {steps} steps{spacing}, guidance {}", resolved.guidance)),
     ];
     let name = args.model.as_ref().map_or("the built-in model".into(), |m| m.display().to_string());
     Ok(Subject { name, pictures: made, request: Some(request), facts })
