@@ -45,6 +45,8 @@ const CLASSES: [&str; 7] = [
 /// A network's folder, its configuration looked at; the weights are not.
 pub struct ComponentDir {
     dir: PathBuf,
+    /// What messages about the configuration name.
+    config: PathBuf,
     class: String,
     text: String,
 }
@@ -68,12 +70,22 @@ impl ComponentDir {
             let reason = format!("`{class}` is not supported; supported are {}", CLASSES.join(", "));
             return Err(HubError::key(&path, "_class_name", reason));
         }
-        Ok(Self { dir: dir.into(), class, text })
+        Ok(Self { dir: dir.into(), config: path, class, text })
+    }
+
+    /// A network of `class` with the configuration `text`, which was found out from the file `origin`.
+    pub(crate) fn described(origin: &Path, class: String, text: String) -> Self {
+        Self { dir: origin.into(), config: origin.into(), class, text }
     }
 
     /// The network's class.
     pub fn class(&self) -> &str {
         &self.class
+    }
+
+    /// The text of its configuration.
+    pub fn config(&self) -> &str {
+        &self.text
     }
 
     /// The network on `device`, with the weights of its folder.
@@ -110,7 +122,7 @@ impl ComponentDir {
         path: &Path,
         device: &Device,
     ) -> Result<Component, HubError> {
-        let bad = |source: ConfigError| HubError::Config { path: self.dir.join(CONFIG), source };
+        let bad = |source: ConfigError| HubError::Config { path: self.config.clone(), source };
         let fail = |error: LoadError| match error {
             LoadError::Config(source) => bad(source),
             LoadError::Params(source) => HubError::Params { path: path.into(), source },

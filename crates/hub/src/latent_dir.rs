@@ -18,6 +18,7 @@ use crate::{
     files,
     lora::Lora,
     model_index,
+    original::{self, Family, OriginalCheckpoint},
     scheduler_config::SchedulerConfig,
     tokenizer::ClipTokenizer,
 };
@@ -156,12 +157,24 @@ impl Index<'_> {
         let Component::Text(encoder) = self.load(name, device)? else {
             return self.wrong(name, "CLIPTextModel or CLIPTextModelWithProjection");
         };
+        TextPart::new(tokenizer, *encoder, &folder, name)
+    }
+}
+
+impl TextPart {
+    /// The encoder `name` with the tokenizer of `folder`, which must not know more tokens.
+    fn new(
+        tokenizer: ClipTokenizer,
+        encoder: ClipTextModel,
+        folder: &Path,
+        name: &str,
+    ) -> Result<Self, HubError> {
         let (bound, known) = (tokenizer.bound() as usize, encoder.config().vocab_size);
         if bound > known {
             let reason = format!("has tokens up to {}, but {name} knows {known}", bound - 1);
-            return Err(HubError::format(&folder, reason));
+            return Err(HubError::format(folder, reason));
         }
-        Ok(TextPart { tokenizer, encoder: *encoder })
+        Ok(Self { tokenizer, encoder })
     }
 }
 
@@ -228,6 +241,52 @@ impl LatentModel {
             class_names: index.class_names()?,
         };
         model.check_fit(&index.path)?;
+        Ok(model)
+    }
+
+    /// Loads a checkpoint in one file, with the tokenizer in the folder `tokens`, or beside the file.
+    ///
+    /// # Errors
+    /// If a tensor is missing or unknown, there is no tokenizer, or a change finds no layer.
+    pub fn load_original(
+        checkpoint: &OriginalCheckpoint,
+        tokens: Option<&Path>,
+        loras: &[Lora],
+        device: &Device,
+    ) -> Result<Self, HubError> {
+        let path = checkpoint.path();
+        let wrong = |name: &str| HubError::format(path, format!("its {name} is of another kind"));
+        let folder = original::tokenizer_dir(path, tokens)?;
+        let load = |name: &'static str| {
+            let (component, part) = checkpoint.component(name)?;
+            merge(loras, name, &part, &|source: &dyn TensorSource| component.load_from(source, path, device))
+        };
+        let text = |name: &'static str, padded: bool| {
+            let mut tokenizer = ClipTokenizer::open(&folder)?;
+            // OpenCLIP's texts end in zeros, which is the number of this token.
+            tokenizer.pad = if padded { tokenizer.id("!").unwrap_or(0) } else { tokenizer.pad };
+            let Component::Text(encoder) = load(name)? else { return Err(wrong(name)) };
+            TextPart::new(tokenizer, *encoder, &folder, name)
+        };
+        let texts = match checkpoint.family() {
+            Family::Sd1 => vec![text("text_encoder", false)?],
+            Family::Sd2 => vec![text("text_encoder", true)?],
+            Family::Sdxl => vec![text("text_encoder", false)?, text("text_encoder_2", true)?],
+        };
+        let Component::Autoencoder(autoencoder) = load("vae")? else { return Err(wrong("vae")) };
+        let Component::TextUNet(unet) = load("unet")? else { return Err(wrong("unet")) };
+        loras.iter().try_for_each(Lora::check_used)?;
+        let xl = checkpoint.family() == Family::Sdxl;
+        let model = Self {
+            class: if xl { LatentClass::StableDiffusionXl } else { LatentClass::StableDiffusion },
+            autoencoder,
+            network: LatentNetwork::TextUNet(unet),
+            texts,
+            scheduler: checkpoint.scheduler()?,
+            zeros_for_no_negative: xl,
+            class_names: Vec::new(),
+        };
+        model.check_fit(path)?;
         Ok(model)
     }
 

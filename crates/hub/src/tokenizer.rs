@@ -126,6 +126,11 @@ impl ClipTokenizer {
         self.vocabulary.values().max().map_or(0, |last| last + 1)
     }
 
+    /// The number of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.vocabulary.get(token).copied()
+    }
+
     /// The tokens of a text, without those that begin and end it.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let composed: String = text.nfc().flat_map(char::to_lowercase).collect();

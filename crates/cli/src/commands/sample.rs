@@ -36,12 +36,28 @@ use crate::{
 
 const PAPER: Rgb = Rgb([255, 255, 255]);
 
+/// What a network answers.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Prediction {
+    /// The noise.
+    Eps,
+    /// The velocity.
+    V,
+}
+
 #[derive(ClapArgs, Debug)]
 #[command(after_help = menus())]
 pub struct Args {
-    /// A model folder, as `tweedie train` or diffusers write it [default: the built-in emoji model].
-    #[arg(short, long, value_name = "DIR")]
+    /// A model folder, as `tweedie train` or diffusers write it, or Stable Diffusion 1.x, 2.x or XL in one
+    /// safetensors file [default: the built-in emoji model].
+    #[arg(short, long, value_name = "PATH")]
     model: Option<PathBuf>,
+    /// CLIP's tokenizer, for a model in one file [default: what lies beside it].
+    #[arg(long, value_name = "DIR", requires = "model")]
+    tokenizer: Option<PathBuf>,
+    /// What the network of a model in one file answers [default: `eps`; `v` of Stable Diffusion 2.x].
+    #[arg(long, value_name = "KIND", requires = "model")]
+    prediction: Option<Prediction>,
     /// How many pictures [default: 36; 1 of models in latents].
     #[arg(short = 'n', long, value_name = "N", help_heading = "What")]
     count: Option<NonZeroUsize>,
@@ -184,11 +200,13 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if let Some(folder) = &args.singles {
         check_folder(folder)?;
     }
-    if let Some(dir) = &args.model
-        && latent_dir::class_of(dir)?.is_some()
+    if let Some(path) = &args.model
+        && (path.is_file() || latent_dir::class_of(path)?.is_some())
     {
-        return latent::run(&args, dir, ui, device);
+        return latent::run(&args, path, ui, device);
     }
+    ensure!(args.tokenizer.is_none(), "--tokenizer: for models in one file only");
+    ensure!(args.prediction.is_none(), "--prediction: for models in one file only; a folder says it itself");
     let request = args.request(36)?;
     ensure!(args.lora.is_empty(), "--lora: changes models in latents only");
     ensure!(args.image.is_none(), "--image: this model makes pictures without latents, from noise alone");

@@ -73,7 +73,12 @@ impl LatentPipeline {
     /// # Errors
     /// As [`LatentModel::load_with`].
     pub fn load_with(dir: &Path, loras: &[Lora], device: &Device) -> Result<Self, PipelineError> {
-        Ok(Self { model: LatentModel::load_with(dir, loras, device)?, device: device.clone() })
+        Ok(Self::of(LatentModel::load_with(dir, loras, device)?, device))
+    }
+
+    /// The pipeline of a model that is on `device`.
+    pub fn of(model: LatentModel, device: &Device) -> Self {
+        Self { model, device: device.clone() }
     }
 
     /// The networks.

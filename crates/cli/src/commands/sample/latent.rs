@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tweedie::{
     data::{DataConfig, Image, open_image},
-    hub::{Lora, Recipe},
+    hub::{LatentModel, Lora, OriginalCheckpoint, Prediction, Recipe},
     pipe::{
         Event, LatentPipeline, PipelineError, Request,
         film::{Film, Show},
@@ -25,7 +25,7 @@ use crate::{
     ui::Ui,
 };
 
-pub fn run(args: &Args, dir: &Path, ui: Ui, device: &str) -> Result<ExitCode> {
+pub fn run(args: &Args, path: &Path, ui: Ui, device: &str) -> Result<ExitCode> {
     let request = args.request(1)?;
     ensure!(
         args.filmstrip.is_none() && args.animation.is_none(),
@@ -33,7 +33,25 @@ pub fn run(args: &Args, dir: &Path, ui: Ui, device: &str) -> Result<ExitCode> {
     );
     let device = tweedie::ops::device(device)?;
     let loras = args.lora.iter().map(|text| lora(text)).collect::<Result<Vec<_>>>()?;
-    let pipeline = LatentPipeline::load_with(dir, &loras, &device)?;
+    let model = match path.is_file() {
+        true => {
+            let prediction = args.prediction.map(|kind| match kind {
+                super::Prediction::Eps => Prediction::Eps,
+                super::Prediction::V => Prediction::V,
+            });
+            let checkpoint = OriginalCheckpoint::open(path, prediction)?;
+            LatentModel::load_original(&checkpoint, args.tokenizer.as_deref(), &loras, &device)?
+        }
+        false => {
+            ensure!(args.tokenizer.is_none(), "--tokenizer: for models in one file; a folder has its own");
+            ensure!(
+                args.prediction.is_none(),
+                "--prediction: for models in one file; a folder says it itself"
+            );
+            LatentModel::load_with(path, &loras, &device)?
+        }
+    };
+    let pipeline = LatentPipeline::of(model, &device);
     let plan = pipeline.resolve(&request, args.image.is_some())?;
     let image = args.image.as_deref().map(|path| picture(path, plan.size)).transpose()?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;

@@ -1,0 +1,188 @@
+//! Checkpoints in one file against what diffusers' converters make of them (`golden/original/make_original.py`).
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use tweedie_hub::{
+    HubError, LatentClass, LatentModel, OriginalCheckpoint, Precision, Prediction,
+    original::{Family, Part},
+    weights,
+};
+use tweedie_models::{AutoencoderKlConfig, ClipTextConfig, HostTensor, TensorSource, UNet2DConditionConfig};
+
+struct Golden {
+    tensors: BTreeMap<String, Vec<usize>>,
+    components: BTreeMap<String, Value>,
+}
+
+fn golden(family: &str) -> Golden {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/original/{family}.json"));
+    let value: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    Golden {
+        tensors: serde_json::from_value(value["tensors"].clone()).unwrap(),
+        components: serde_json::from_value(value["components"].clone()).unwrap(),
+    }
+}
+
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3))
+}
+
+fn values(name: &str, shape: &[usize]) -> HostTensor {
+    let start = fnv(name);
+    let value = |i: usize| {
+        let n = start.wrapping_add((i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 40;
+        (n as f64 / f64::from(1 << 24) - 0.5) as f32
+    };
+    HostTensor { shape: shape.to_vec(), values: (0..shape.iter().product()).map(value).collect() }
+}
+
+fn digest(part: &Part<'_>) -> String {
+    part.names().into_iter().fold(String::new(), |h, name| {
+        let tensor = part.read(&name).unwrap();
+        assert_eq!(Some(&tensor.shape), part.shape(&name).as_ref(), "{name}");
+        let numbers =
+            tensor.values.iter().map(|v| ((f64::from(*v) + 0.5) * f64::from(1 << 24)).round() as u64);
+        let total = numbers.zip(1u64..).fold(0u64, |sum, (n, i)| sum.wrapping_add(n.wrapping_mul(i)));
+        let shape: Vec<_> = tensor.shape.iter().map(ToString::to_string).collect();
+        format!("{:016x}", fnv(&format!("{h} {name} {} {total}", shape.join("x"))))
+    })
+}
+
+/// A checkpoint in a folder of its own, with what `change` makes of its tensors.
+fn checkpoint(
+    dir: &Path,
+    family: &str,
+    change: impl Fn(&mut BTreeMap<String, HostTensor>),
+) -> (Golden, PathBuf) {
+    let golden = golden(family);
+    let mut tensors =
+        golden.tensors.iter().map(|(name, shape)| (name.clone(), values(name, shape))).collect();
+    change(&mut tensors);
+    let path = dir.join("model.safetensors");
+    weights::write(&path, &tensors, Precision::F32, &BTreeMap::new()).unwrap();
+    (golden, path)
+}
+
+const FAMILIES: [(&str, Family); 3] = [("sd1", Family::Sd1), ("sd2", Family::Sd2), ("sdxl", Family::Sdxl)];
+
+#[test]
+fn components_are_what_diffusers_makes_of_them() {
+    for (name, family) in FAMILIES {
+        let dir = tempfile::tempdir().unwrap();
+        let (golden, path) = checkpoint(dir.path(), name, |_| {});
+        let opened = OriginalCheckpoint::open(&path, None).unwrap();
+        assert_eq!(opened.family(), family);
+        for (component, expected) in &golden.components {
+            let (described, part) = opened.component(component).unwrap();
+            let (ours, theirs) = (described.config(), expected["config"].to_string());
+            match component.as_str() {
+                "unet" => assert_eq!(
+                    UNet2DConditionConfig::from_json(ours).unwrap(),
+                    UNet2DConditionConfig::from_json(&theirs).unwrap(),
+                    "{name}"
+                ),
+                "vae" => assert_eq!(
+                    AutoencoderKlConfig::from_json(ours).unwrap(),
+                    AutoencoderKlConfig::from_json(&theirs).unwrap(),
+                    "{name}"
+                ),
+                _ => assert_eq!(
+                    ClipTextConfig::from_json(ours).unwrap(),
+                    ClipTextConfig::from_json(&theirs).unwrap(),
+                    "{name} {component}"
+                ),
+            }
+            assert_eq!(digest(&part), expected["digest"], "{name} {component}");
+        }
+    }
+}
+
+/// A tokenizer of letters.
+fn tokenizer(dir: &Path) {
+    let letters = ('a'..='z').flat_map(|c| [c.to_string(), format!("{c}</w>")]);
+    let names = std::iter::once("!".to_owned()).chain(letters);
+    let names = names.chain(["<|startoftext|>".to_owned(), "<|endoftext|>".to_owned()]);
+    let vocabulary: BTreeMap<String, usize> = names.enumerate().map(|(i, name)| (name, i)).collect();
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join("vocab.json"), serde_json::to_string(&vocabulary).unwrap()).unwrap();
+    std::fs::write(dir.join("merges.txt"), "#version: 0.2\n").unwrap();
+}
+
+#[test]
+fn whole_models_load() {
+    let device = tweedie_ops::device("cpu").unwrap();
+    for (name, family) in FAMILIES {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, path) = checkpoint(dir.path(), name, |_| {});
+        let opened = OriginalCheckpoint::open(&path, None).unwrap();
+        let error = LatentModel::load_original(&opened, None, &[], &device).unwrap_err().to_string();
+        assert!(error.contains("tokenizer"), "{error}");
+        tokenizer(&dir.path().join("tokenizer"));
+        let model = LatentModel::load_original(&opened, None, &[], &device).unwrap();
+        let xl = family == Family::Sdxl;
+        assert_eq!(model.class == LatentClass::StableDiffusionXl, xl);
+        assert_eq!(model.texts.len(), if xl { 2 } else { 1 });
+        let pads: Vec<_> = model.texts.iter().map(|text| text.tokenizer.pad).collect();
+        assert_eq!(
+            pads,
+            match family {
+                Family::Sd1 => vec![54],
+                Family::Sd2 => vec![0],
+                Family::Sdxl => vec![54, 0],
+            }
+        );
+        let class = model.scheduler.class_name();
+        assert_eq!(class, if xl { "EulerDiscreteScheduler" } else { "PNDMScheduler" });
+    }
+}
+
+#[test]
+fn the_prediction_is_told_or_follows_from_the_family() {
+    use tweedie_core::Parameterization;
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = checkpoint(dir.path(), "sd2", |_| {});
+    for (told, expected) in [(None, Parameterization::V), (Some(Prediction::Eps), Parameterization::Eps)] {
+        let opened = OriginalCheckpoint::open(&path, told).unwrap();
+        assert_eq!(opened.scheduler().unwrap().process().parameterization, expected);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let error = |family: &str, change: &dyn Fn(&mut BTreeMap<String, HostTensor>)| -> HubError {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, path) = checkpoint(dir.path(), family, change);
+        let device = tweedie_ops::device("cpu").unwrap();
+        tokenizer(dir.path());
+        let opened = match OriginalCheckpoint::open(&path, None) {
+            Ok(opened) => opened,
+            Err(e) => return e,
+        };
+        LatentModel::load_original(&opened, None, &[], &device).unwrap_err()
+    };
+    let cases: [(&str, &dyn Fn(&mut BTreeMap<String, HostTensor>), &str); 5] = [
+        ("sd2", &|t| t.retain(|name, _| !name.starts_with("first_stage_model.")), "`first_stage_model.`"),
+        ("sd2", &|t| t.retain(|name, _| !name.starts_with("cond_stage_model.")), "no text encoder"),
+        ("sd2", &|t| drop(t.remove("model.diffusion_model.out.2.weight")), "out.2.weight"),
+        (
+            "sd2",
+            &|t| drop(t.remove("model.diffusion_model.middle_block.0.in_layers.2.bias")),
+            "mid_block.resnets.0.conv1.bias",
+        ),
+        (
+            "sd2",
+            &|t| drop(t.insert("model.diffusion_model.control.weight".into(), values("x", &[2]))),
+            "`model.diffusion_model.control.weight` belongs to no layer",
+        ),
+    ];
+    for (family, change, expected) in cases {
+        let found = error(family, change).to_string();
+        assert!(found.contains("model.safetensors") && found.contains(expected), "{found}");
+    }
+}
