@@ -153,9 +153,12 @@ fn the_prediction_is_told_or_follows_from_the_family() {
     }
 }
 
+/// What a test does to the tensors of a checkpoint.
+type Change<'a> = &'a dyn Fn(&mut BTreeMap<String, HostTensor>);
+
 #[test]
 fn what_is_wrong_is_named() {
-    let error = |family: &str, change: &dyn Fn(&mut BTreeMap<String, HostTensor>)| -> HubError {
+    let error = |family: &str, change: Change<'_>| -> HubError {
         let dir = tempfile::tempdir().unwrap();
         let (_, path) = checkpoint(dir.path(), family, change);
         let device = tweedie_ops::device("cpu").unwrap();
@@ -166,7 +169,7 @@ fn what_is_wrong_is_named() {
         };
         LatentModel::load_original(&opened, None, &[], &device).unwrap_err()
     };
-    let cases: [(&str, &dyn Fn(&mut BTreeMap<String, HostTensor>), &str); 5] = [
+    let cases: [(&str, Change<'_>, &str); 5] = [
         ("sd2", &|t| t.retain(|name, _| !name.starts_with("first_stage_model.")), "`first_stage_model.`"),
         ("sd2", &|t| t.retain(|name, _| !name.starts_with("cond_stage_model.")), "no text encoder"),
         ("sd2", &|t| drop(t.remove("model.diffusion_model.out.2.weight")), "out.2.weight"),
