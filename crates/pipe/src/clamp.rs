@@ -17,13 +17,14 @@ impl Denoiser<Batch<4>> for Clamped<'_> {
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
         let Prediction { x0, eps, null_eps, variance } = self.inner.denoise(x, at)?;
         let x0 = Batch(clamp(x0.0, self.clamp.range));
-        let eps = if self.clamp.keep_eps || at.is_clean() {
-            eps
-        } else {
-            lin![1.0 / at.sigma => x, -at.alpha / at.sigma => &x0]
-        };
+        let eps = if self.clamp.keep_eps { eps } else { noise_of(x, &x0, at).unwrap_or(eps) };
         Ok(Prediction { x0, eps, null_eps, variance })
     }
+}
+
+/// The noise that makes `x` of `x0`; at the clean level there is none.
+pub(crate) fn noise_of(x: &Batch<4>, x0: &Batch<4>, at: Level) -> Option<Batch<4>> {
+    (!at.is_clean()).then(|| lin![1.0 / at.sigma => x, -at.alpha / at.sigma => x0])
 }
 
 /// Clamps each row of `x0: [B, C, H, W]`.
@@ -38,7 +39,7 @@ pub fn clamp(x0: Tensor<4>, range: ClampRange) -> Tensor<4> {
 }
 
 /// The `ratio` quantile of each row, between two elements in proportion: `[B, 1, 1, 1]`.
-fn quantile(x: Tensor<4>, ratio: f64) -> Tensor<4> {
+pub(crate) fn quantile(x: Tensor<4>, ratio: f64) -> Tensor<4> {
     let [b, c, h, w] = x.dims();
     let last = (c * h * w).saturating_sub(1);
     let position = ratio * last as f64;

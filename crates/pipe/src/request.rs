@@ -66,6 +66,10 @@ pub struct Request {
     /// 1 (all): Lin et al. 2023, arXiv:2305.08891. Latent models only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_rescale: Option<f64>,
+    /// Which quantile of the magnitudes of each guided answer is brought back to that of the unguided one, from
+    /// more than 0 to 1, against colours that burn out under strong guidance. Latent models only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_threshold: Option<f64>,
     /// What the pictures show. Models that read texts only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
@@ -106,6 +110,7 @@ impl Default for Request {
             guidance: None,
             guidance_interval: None,
             guidance_rescale: None,
+            dynamic_threshold: None,
             prompt: None,
             negative_prompt: None,
             clip_skip: None,
@@ -217,6 +222,7 @@ impl Request {
             ("strength", self.strength.is_some()),
             ("vae_tile", self.vae_tile.is_some()),
             ("guidance_rescale", self.guidance_rescale.is_some()),
+            ("dynamic_threshold", self.dynamic_threshold.is_some()),
         ]
         .into_iter()
         .find_map(|(field, set)| set.then_some(field))

@@ -227,6 +227,7 @@ fn requests_that_do_not_fit_are_refused() {
         (&sd, json!({"prompt": "cat", "clip_skip": 9}), &["`clip_skip`", "3"]),
         (&sd, json!({"prompt": "cat", "strength": 0.5}), &["`strength`", "picture"]),
         (&sd, json!({"prompt": "cat", "guidance_rescale": 2}), &["`guidance_rescale`"]),
+        (&sd, json!({"prompt": "cat", "dynamic_threshold": 0}), &["`dynamic_threshold`", "more than 0"]),
         (&sd, json!({"prompt": "cat", "classes": [1]}), &["`classes`"]),
         (&dit, json!({"prompt": "cat"}), &["`prompt`", "no texts"]),
         (&dit, json!({"classes": [1000]}), &["`classes`", "999"]),

@@ -45,6 +45,17 @@ enum Prediction {
     V,
 }
 
+/// Two numbers.
+#[derive(Clone, Copy, Debug)]
+struct Interval([f64; 2]);
+
+fn interval(text: &str) -> Result<Interval, String> {
+    let wrong = || "expected two numbers with a comma between, such as 0.2,5".to_owned();
+    let (from, to) = text.split_once(',').ok_or_else(wrong)?;
+    let number = |text: &str| text.trim().parse().map_err(|_| wrong());
+    Ok(Interval([number(from)?, number(to)?]))
+}
+
 #[derive(ClapArgs, Debug)]
 #[command(after_help = menus())]
 pub struct Args {
@@ -111,6 +122,13 @@ pub struct Args {
     /// latents only.
     #[arg(long, value_name = "R", help_heading = "How")]
     guidance_rescale: Option<f64>,
+    /// The noise levels sigma/alpha, from and to, at which guidance acts, as in `0.2,5` [default: all].
+    #[arg(long, value_name = "FROM,TO", value_parser = interval, help_heading = "How")]
+    guidance_interval: Option<Interval>,
+    /// Which quantile of the guided answer's magnitudes is brought back to the unguided one's, such as 0.995,
+    /// against colours that burn out; models in latents only.
+    #[arg(long, value_name = "QUANTILE", help_heading = "How")]
+    dynamic_threshold: Option<f64>,
     /// Leave out this many of the text encoder's last layers.
     #[arg(long, value_name = "LAYERS", help_heading = "How")]
     clip_skip: Option<usize>,
@@ -293,6 +311,8 @@ impl Args {
         request.eta = self.eta.or(request.eta);
         request.guidance = self.guidance.or(request.guidance);
         request.guidance_rescale = self.guidance_rescale.or(request.guidance_rescale);
+        request.guidance_interval = self.guidance_interval.map(|i| i.0).or(request.guidance_interval);
+        request.dynamic_threshold = self.dynamic_threshold.or(request.dynamic_threshold);
         request.clip_skip = self.clip_skip.or(request.clip_skip);
         request.vae_tile = self.vae_tile.or(request.vae_tile);
         request.chunk = self.chunk.or(request.chunk);

@@ -124,6 +124,10 @@ impl LatentPipeline {
         if !(0.0..=1.0).contains(&rescale) {
             return Err(fail("guidance_rescale", format!("{rescale}: expected 0 to 1")));
         }
+        if request.dynamic_threshold.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
+            let ratio = request.dynamic_threshold.unwrap_or_default();
+            return Err(fail("dynamic_threshold", format!("{ratio}: expected more than 0, at most 1")));
+        }
         if request.precision.is_some_and(|p| p != Precision::F32) {
             return Err(fail("precision", "latent models compute in f32".into()));
         }
@@ -220,6 +224,7 @@ impl LatentPipeline {
                 scale: plan.guidance,
                 rescale: plan.rescale,
                 interval: request.guidance_interval,
+                threshold: request.dynamic_threshold,
             };
             let recipe = &plan.recipe;
             let denoiser = Watched { inner: &steered, clamp: recipe.clamp, cancelled };

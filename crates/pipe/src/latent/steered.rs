@@ -5,6 +5,8 @@ use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction};
 use tweedie_models::{Added, Condition, Network, NetworkDenoiser};
 use tweedie_ops::Batch;
 
+use crate::clamp::{noise_of, quantile};
+
 /// A network's answer `F_null + scale·(F_given − F_null)`, where `null` is given; see [`crate::guidance`].
 pub(super) struct Steered<'a> {
     pub(super) network: &'a dyn Network,
@@ -15,6 +17,9 @@ pub(super) struct Steered<'a> {
     /// How much of the guided answer has the standard deviation of `F_given`, per row.
     pub(super) rescale: f64,
     pub(super) interval: Option<[f64; 2]>,
+    /// Which quantile of the magnitudes of the guided `x0`, per row, is brought back to that of the one for
+    /// `given`; magnitudes beyond are cut there.
+    pub(super) threshold: Option<f64>,
 }
 
 impl Denoiser<Batch<4>> for Steered<'_> {
@@ -31,14 +36,31 @@ impl Denoiser<Batch<4>> for Steered<'_> {
         let null = Batch(raw.narrow(0, rows, rows));
         let mut raw = tweedie_core::lin![self.scale => &given, 1.0 - self.scale => &null];
         if self.rescale > 0.0 {
-            let ratio = spread(given.0) / spread(raw.0.clone());
+            let ratio = spread(given.0.clone()) / spread(raw.0.clone());
             let rescaled = Batch(raw.0.clone() * ratio);
             raw = tweedie_core::lin![self.rescale => &rescaled, 1.0 - self.rescale => &raw];
         }
         let null_eps = Some(self.parameterization.read(x, &null, at).eps);
         let variance = variance.map(|v| Batch(v.narrow(0, 0, rows)));
-        Ok(Prediction { null_eps, variance, ..self.parameterization.read(x, &raw, at) })
+        let mut guided = self.parameterization.read(x, &raw, at);
+        if let Some(ratio) = self.threshold {
+            let unguided = self.parameterization.read(x, &given, at).x0;
+            guided.x0 = Batch(brought_back(guided.x0.0, unguided.0, ratio));
+            guided.eps = noise_of(x, &guided.x0, at).unwrap_or(guided.eps);
+        }
+        Ok(Prediction { null_eps, variance, ..guided })
     }
+}
+
+/// Each row of `x0` cut at the `ratio` quantile of its magnitudes, and scaled so that this is at most `like`'s.
+/// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487) holds it against 1, the range of pixels, which
+/// latents do not have.
+fn brought_back(x0: Tensor<4>, like: Tensor<4>, ratio: f64) -> Tensor<4> {
+    let own = quantile(like.abs(), ratio);
+    let s = quantile(x0.clone().abs(), ratio).max_pair(own.clone());
+    let cut = x0.min_pair(s.clone()).max_pair(s.clone().neg());
+    // Both are zero where all of a row is.
+    cut * own / s.clamp_min(f32::MIN_POSITIVE)
 }
 
 /// The standard deviation of each row, `[B, 1, 1, 1]`.
@@ -63,5 +85,25 @@ fn joined(a: &Condition, b: &Condition) -> Condition {
         embedding: cat(&a.embedding, &b.embedding),
         text: cat(&a.text, &b.text),
         added: a.added.as_ref().zip(b.added.as_ref()).map(|(a, b)| added(a, b)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand: magnitudes 0, 1, 2, 3, 4 have their 0.5 quantile at 2, half of them at 1.
+    #[test]
+    fn strong_answers_are_brought_back() {
+        let device = tweedie_ops::device("cpu").unwrap();
+        let row = |values: [f32; 5]| tweedie_ops::from_host(values.to_vec(), [1, 1, 1, 5], &device);
+        let guided = || row([0.0, -1.0, 2.0, -3.0, 4.0]);
+        let like = row([0.0, -0.5, 1.0, -1.5, 2.0]);
+        let back = |like| brought_back(guided(), like, 0.5).into_data().iter::<f32>().collect::<Vec<_>>();
+        assert_eq!(back(like), [0.0, -0.5, 1.0, -1.0, 1.0]);
+        // Never made stronger.
+        assert_eq!(back(guided() * 2.0), [0.0, -1.0, 2.0, -3.0, 4.0]);
+        let zeros = brought_back(guided() * 0.0, guided() * 0.0, 0.5);
+        assert!(zeros.into_data().iter::<f32>().all(|v| v == 0.0));
     }
 }
