@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use tweedie::{
-    hub::{ModelDir, SchedulerConfig},
+    hub::{ModelDir, SchedulerConfig, latent_dir},
     pipe::Pipeline,
 };
 
@@ -21,6 +21,9 @@ pub fn pipeline(dir: Option<&Path>, device: &tweedie::ops::Device) -> Result<Pip
 /// Only the model's scheduler.
 pub fn scheduler(dir: Option<&Path>) -> Result<SchedulerConfig> {
     match dir {
+        Some(dir) if latent_dir::class_of(dir)?.is_some() => {
+            Ok(SchedulerConfig::load(&dir.join("scheduler/scheduler_config.json"))?)
+        }
         Some(dir) => ModelDir::open(dir)?
             .scheduler
             .ok_or_else(|| anyhow::anyhow!("{}: has no scheduler_config.json", dir.display())),

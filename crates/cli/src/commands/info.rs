@@ -1,72 +1,178 @@
 //! `tweedie info`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use indicatif::HumanBytes;
-use serde_json::json;
-use tweedie::{hub::ModelDir, models::TensorSource};
+use serde_json::{Map, Value, json};
+use tweedie::{
+    hub::{ComponentDir, ModelDir, OriginalCheckpoint, SchedulerConfig, files, latent_dir},
+    models::TensorSource,
+};
 
 use crate::ui::Ui;
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A model folder as diffusers lays it out, or one of its components.
+    /// A model folder as diffusers lays it out, one of its components, or Stable Diffusion in one file.
     model: PathBuf,
     /// Also list every tensor.
     #[arg(long)]
     tensors: bool,
 }
 
+/// What is told of a model.
+struct Sheet {
+    rows: Vec<(String, String)>,
+    /// The same for programs.
+    value: Value,
+    tensors: Vec<(String, Vec<usize>)>,
+}
+
 pub fn run(args: Args, ui: Ui) -> Result<()> {
-    let model = ModelDir::open(&args.model)?;
-    let weights = model.weights()?;
-    let mut names = weights.names();
-    names.sort();
-    let mut parameters = 0;
-    let mut tensors = Vec::new();
-    for name in &names {
-        let shape = weights.shape(name).unwrap_or_default();
-        parameters += shape.iter().product::<usize>();
-        tensors.push(json!({ "name": name, "shape": shape }));
-    }
-    let unet = &model.unet;
-    let scheduler = model.scheduler.as_ref();
-    let mut rows = vec![
-        ("folder", args.model.display().to_string()),
-        ("pipeline", model.pipeline.map_or("(a component)".into(), |p| p.name().into())),
-        ("network", format!("UNet2DModel, {parameters} parameters in {} tensors", names.len())),
-        ("memory", format!("{} as f32", HumanBytes(4 * parameters as u64))),
-        ("sample", sample_size(unet)),
-        ("channels", format!("{:?}", unet.block_out_channels)),
-        ("down blocks", format!("{:?}", unet.down_block_types)),
-        ("scheduler", scheduler.map_or("none".into(), |s| s.class_name().into())),
-    ];
-    if let Some(s) = scheduler {
-        rows.push(("predicts", format!("{:?}", s.process().parameterization)));
-    }
-    let extras = &model.extras;
-    if !extras.class_names.is_empty() {
-        rows.push(("classes", extras.class_names.join(", ")));
-    }
-    for (key, value) in &extras.training {
-        rows.push(("trained", format!("{key}: {value}")));
-    }
-    let mut text: Vec<_> = rows.iter().map(|(k, v)| format!("{k:<12} {v}")).collect();
+    let path = &args.model;
+    let sheet = if path.is_file() {
+        in_one_file(path)?
+    } else if latent_dir::class_of(path)?.is_some() {
+        pipeline(path)?
+    } else if is_component(path)? {
+        component(path)?
+    } else {
+        in_pixels(path)?
+    };
+    let mut text: Vec<_> = sheet.rows.iter().map(|(k, v)| format!("{k:<16} {v}")).collect();
+    let mut value = sheet.value;
+    value["model"] = json!(path);
+    value["tensors"] = json!([]);
     if args.tensors {
-        text.extend(names.iter().map(|n| format!("  {n} {:?}", weights.shape(n).unwrap_or_default())));
+        text.extend(sheet.tensors.iter().map(|(name, shape)| format!("  {name} {shape:?}")));
+        let all = sheet.tensors.iter().map(|(name, shape)| json!({ "name": name, "shape": shape }));
+        value["tensors"] = all.collect();
     }
-    let value = json!({
-        "model": args.model, "pipeline": model.pipeline.map(|p| p.name()), "parameters": parameters,
-        "config": unet, "scheduler": scheduler.map(|s| s.class_name()), "classes": extras.class_names,
-        "training": extras.training, "tensors": if args.tensors { tensors } else { Vec::new() },
-    });
     ui.result(&value, text.join("\n"));
     Ok(())
 }
 
-fn sample_size(unet: &tweedie::models::UNet2DConfig) -> String {
+/// Names and shapes, each name after `prefix`, and how many parameters they are.
+fn listed(source: &dyn TensorSource, prefix: &str) -> (Vec<(String, Vec<usize>)>, usize) {
+    let mut names = source.names();
+    names.sort();
+    let tensors: Vec<_> = (names.into_iter())
+        .map(|name| (format!("{prefix}{name}"), source.shape(&name).unwrap_or_default()))
+        .collect();
+    let parameters = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    (tensors, parameters)
+}
+
+fn network(class: &str, parameters: usize, tensors: usize) -> String {
+    let memory = HumanBytes(4 * parameters as u64);
+    format!("{class}, {parameters} parameters in {tensors} tensors, {memory} as f32")
+}
+
+fn row(name: &str, text: impl Into<String>) -> (String, String) {
+    (name.into(), text.into())
+}
+
+fn scheduler_rows(scheduler: &SchedulerConfig) -> [(String, String); 2] {
+    let predicts = format!("{:?}", scheduler.process().parameterization);
+    [row("scheduler", scheduler.class_name()), row("predicts", predicts)]
+}
+
+/// A pipeline that diffuses in pixels, or its network alone.
+fn in_pixels(dir: &Path) -> Result<Sheet> {
+    let model = ModelDir::open(dir)?;
+    let (tensors, parameters) = listed(&model.weights()?, "");
+    let unet = &model.unet;
+    let scheduler = model.scheduler.as_ref();
     let size = serde_json::to_value(unet.sample_size).unwrap_or_default();
-    format!("{size} pixels, {} channels in, {} out", unet.in_channels, unet.out_channels)
+    let mut rows = vec![
+        row("folder", dir.display().to_string()),
+        row("pipeline", model.pipeline.map_or("(a component)", |p| p.name())),
+        row("network", network("UNet2DModel", parameters, tensors.len())),
+        row("sample", format!("{size} pixels, {} channels in, {} out", unet.in_channels, unet.out_channels)),
+        row("channels", format!("{:?}", unet.block_out_channels)),
+        row("down blocks", format!("{:?}", unet.down_block_types)),
+    ];
+    match scheduler {
+        Some(scheduler) => rows.extend(scheduler_rows(scheduler)),
+        None => rows.push(row("scheduler", "none")),
+    }
+    let extras = &model.extras;
+    if !extras.class_names.is_empty() {
+        rows.push(row("classes", extras.class_names.join(", ")));
+    }
+    // The configuration is many lines of TOML; with --json it is told.
+    let told = extras.training.iter().filter(|(_, value)| !value.is_object());
+    rows.extend(told.map(|(key, value)| row("trained", format!("{key}: {value}"))));
+    let value = json!({
+        "pipeline": model.pipeline.map(|p| p.name()), "parameters": parameters, "config": unet,
+        "scheduler": scheduler.map(|s| s.class_name()), "classes": extras.class_names,
+        "training": extras.training,
+    });
+    Ok(Sheet { rows, value, tensors })
+}
+
+/// Whether a folder holds one network of another class than `UNet2DModel`.
+fn is_component(dir: &Path) -> Result<bool> {
+    Ok(dir.join("config.json").exists() && ComponentDir::open(dir)?.class() != "UNet2DModel")
+}
+
+fn component(dir: &Path) -> Result<Sheet> {
+    let component = ComponentDir::open(dir)?;
+    let (tensors, parameters) = listed(&component.weights()?, "");
+    let rows = vec![
+        row("folder", dir.display().to_string()),
+        row("network", network(component.class(), parameters, tensors.len())),
+    ];
+    let config: Value = serde_json::from_str(component.config())?;
+    let value = json!({ "class": component.class(), "parameters": parameters, "config": config });
+    Ok(Sheet { rows, value, tensors })
+}
+
+/// A pipeline in latents: each of its components.
+fn pipeline(dir: &Path) -> Result<Sheet> {
+    let entries: Map<String, Value> = files::read_json(&dir.join("model_index.json"))?;
+    let class = entries.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+    let mut rows = vec![row("folder", dir.display().to_string()), row("pipeline", class)];
+    let (mut all, mut components) = (Vec::new(), Map::new());
+    for (name, entry) in entries.iter().filter(|(name, _)| !name.starts_with('_')) {
+        let Some(class) = entry.get(1).and_then(Value::as_str) else { continue };
+        let folder = dir.join(name);
+        if folder.join("config.json").exists() && ComponentDir::open(&folder).is_ok() {
+            let (tensors, parameters) = listed(&ComponentDir::open(&folder)?.weights()?, &format!("{name}."));
+            rows.push(row(name, network(class, parameters, tensors.len())));
+            components.insert(name.clone(), json!({ "class": class, "parameters": parameters }));
+            all.extend(tensors);
+        } else if name == "scheduler" {
+            let scheduler = SchedulerConfig::load(&folder.join("scheduler_config.json"))?;
+            rows.extend(scheduler_rows(&scheduler));
+            components.insert(name.clone(), json!({ "class": class }));
+        } else {
+            rows.push(row(name, class));
+            components.insert(name.clone(), json!({ "class": class }));
+        }
+    }
+    Ok(Sheet { rows, value: json!({ "pipeline": class, "components": components }), tensors: all })
+}
+
+/// Stable Diffusion in one file.
+fn in_one_file(path: &Path) -> Result<Sheet> {
+    let checkpoint = OriginalCheckpoint::open(path, None)?;
+    let family = format!("{:?}", checkpoint.family());
+    let mut rows = vec![
+        row("file", path.display().to_string()),
+        row("pipeline", format!("{family}, in the names of its first code")),
+    ];
+    let (mut all, mut components) = (Vec::new(), Map::new());
+    for name in checkpoint.components() {
+        let (described, part) = checkpoint.component(name)?;
+        let (tensors, parameters) = listed(&part, &format!("{name}."));
+        rows.push(row(name, network(described.class(), parameters, tensors.len())));
+        components.insert((*name).into(), json!({ "class": described.class(), "parameters": parameters }));
+        all.extend(tensors);
+    }
+    let scheduler = checkpoint.scheduler()?;
+    rows.extend(scheduler_rows(&scheduler));
+    Ok(Sheet { rows, value: json!({ "pipeline": family, "components": components }), tensors: all })
 }

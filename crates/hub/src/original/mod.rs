@@ -122,6 +122,14 @@ impl OriginalCheckpoint {
         self.file.path()
     }
 
+    /// diffusers' names of its components.
+    pub fn components(&self) -> &'static [&'static str] {
+        match self.family {
+            Family::Sdxl => &["vae", "text_encoder", "text_encoder_2", "unet"],
+            _ => &["vae", "text_encoder", "unet"],
+        }
+    }
+
     /// The network of a component by diffusers' name, such as `unet`, and its tensors.
     ///
     /// # Errors
