@@ -32,6 +32,8 @@ pub struct DataConfig {
     pub margin: f64,
     /// Share of the items kept away from training, 0 up to 1; which ones depends on their names only.
     pub holdout: f64,
+    /// Items kept away from training by name, besides that share.
+    pub holdout_names: Vec<String>,
     /// What to do with an image that cannot be decoded.
     pub on_error: OnError,
     /// Decoded images are kept in memory when all of them fit into this many MiB; otherwise each is
@@ -54,6 +56,7 @@ impl Default for DataConfig {
             fit: Fit::Crop,
             margin: 0.0,
             holdout: 0.05,
+            holdout_names: Vec::new(),
             on_error: OnError::Skip,
             cache_mb: 1024,
             emoji: EmojiConfig::default(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    DataConfig, DataError, Image, OnError, Skipped, Source, decode, emoji, folder,
+    DataConfig, DataError, Image, OnError, Skipped, Source, Words, decode, emoji, folder,
     order::mix,
     parquet,
     resize::{Frame, fit},
@@ -20,8 +20,8 @@ pub struct Item {
     pub image: Arc<Image>,
     /// An index into [`Dataset::class_names`].
     pub class: Option<usize>,
-    /// A description in words.
-    pub caption: Option<String>,
+    /// What is known of it in words.
+    pub words: Arc<Words>,
     /// Unique within the collection, such as a path relative to the folder.
     pub name: String,
 }
@@ -38,6 +38,7 @@ struct Shared {
     frame: Frame,
     on_error: OnError,
     holdout: f64,
+    holdout_names: Vec<String>,
     /// Every image in the collection's order; `None` for a corrupt one. Absent when they would not fit.
     cache: Option<Vec<Option<Arc<Image>>>>,
     skipped: Mutex<Vec<Skipped>>,
@@ -65,6 +66,7 @@ impl Dataset {
             frame,
             on_error: config.on_error,
             holdout: config.holdout,
+            holdout_names: config.holdout_names.clone(),
             cache: None,
             skipped: Mutex::new(std::mem::take(&mut collection.skipped)),
             collection,
@@ -73,6 +75,7 @@ impl Dataset {
         if indices.is_empty() {
             return Err(shared.empty(String::new()));
         }
+        shared.check_names()?;
         if bytes >> 20 < config.cache_mb {
             let cache = shared.decode_all()?;
             indices.retain(|&i| cache[i].is_some());
@@ -114,6 +117,11 @@ impl Dataset {
         self.indices.iter().map(|&i| self.shared.collection.entries[i].name.as_str())
     }
 
+    /// What is known of each item in words, without decoding anything.
+    pub fn words(&self) -> impl Iterator<Item = &Words> {
+        self.indices.iter().map(|&i| &*self.shared.collection.entries[i].words)
+    }
+
     /// Whether every image is held in memory.
     pub fn is_cached(&self) -> bool {
         self.shared.cache.is_some()
@@ -125,8 +133,8 @@ impl Dataset {
         self.shared.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The part to train on and the held-out part, `config.holdout` of the items on average. Which part an
-    /// item is in depends on its name alone, so it stays there when others come and go.
+    /// The part to train on and the held-out part: `config.holdout` of the items on average, and those of
+    /// `config.holdout_names`. Which part an item is in depends on its name alone, so it stays there when others come and go.
     pub fn split(&self) -> (Self, Self) {
         let held = |i: &usize| self.shared.is_held_out(&self.shared.collection.entries[*i]);
         let (held, train): (Vec<_>, Vec<_>) = self.indices.iter().copied().partition(held);
@@ -149,8 +157,9 @@ impl Dataset {
             let at = self.indices[(index + step) % len];
             match self.shared.image(at) {
                 Ok(image) => {
-                    let Entry { name, class, caption, .. } = &self.shared.collection.entries[at];
-                    return Ok(Item { image, class: *class, caption: caption.clone(), name: name.clone() });
+                    let Entry { name, class, words, .. } = &self.shared.collection.entries[at];
+                    let (name, words) = (name.clone(), words.clone());
+                    return Ok(Item { image, class: *class, words, name });
                 }
                 Err(error) if self.shared.on_error == OnError::Fail => return Err(error),
                 Err(error) => first = first.or(Some(error)),
@@ -192,9 +201,27 @@ impl Shared {
         decoded.into_iter().enumerate().map(keep).collect()
     }
 
+    /// Whether every name that is to be held out is that of an item.
+    fn check_names(&self) -> Result<(), DataError> {
+        let entries = &self.collection.entries;
+        let is = |entry: &Entry, name: &String| entry.name == *name || entry.family.as_ref() == Some(name);
+        match self.holdout_names.iter().find(|name| !entries.iter().any(|entry| is(entry, name))) {
+            Some(name) => Err(DataError::Config {
+                key: "holdout_names",
+                value: format!("{name:?}"),
+                expected: "names of items of the collection",
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn is_held_out(&self, entry: &Entry) -> bool {
         // FNV-1a, then mixed: the low bits of similar names are too alike alone.
-        let bytes = entry.family.as_ref().unwrap_or(&entry.name).bytes();
+        let name = entry.family.as_ref().unwrap_or(&entry.name);
+        if self.holdout_names.iter().any(|held| held == name || *held == entry.name) {
+            return true;
+        }
+        let bytes = name.bytes();
         let hash =
             bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         ((mix(hash) >> 11) as f64) < self.holdout * (1_u64 << 53) as f64

@@ -1,12 +1,16 @@
 //! The embedded collection: Twemoji's 72x72 artwork with Unicode's names, groups and subgroups.
 
-use std::iter::once;
+use std::{
+    collections::HashMap,
+    iter::once,
+    sync::{Arc, LazyLock},
+};
 
 use emojis::{Emoji, Group, SkinTone};
 use twemoji_assets::png::PngTwemojiAsset;
 
 use crate::{
-    DataError, EmojiClasses, EmojiConfig,
+    DataError, EmojiClasses, EmojiConfig, Words,
     emoji_subgroups::SUBGROUPS,
     source::{Collection, Entry, Place},
 };
@@ -34,6 +38,20 @@ fn group_name(group: Group) -> &'static str {
 fn artwork(emoji: &str) -> Option<&'static [u8]> {
     let plain = || PngTwemojiAsset::from_emoji(&emoji.replace('\u{fe0f}', ""));
     PngTwemojiAsset::from_emoji(emoji).or_else(plain).map(|asset| asset.data.0)
+}
+
+/// Keywords of Unicode's Common Locale Data Repository, version 48.2.
+static KEYWORDS: LazyLock<HashMap<&str, &str>> =
+    LazyLock::new(|| include_str!("emoji_keywords.txt").lines().filter_map(|l| l.split_once('\t')).collect());
+
+fn keywords(emoji: &str) -> Vec<String> {
+    let listed = KEYWORDS.get(emoji.replace('\u{fe0f}', "").as_str());
+    listed.into_iter().flat_map(|list| list.split(',')).map(Into::into).collect()
+}
+
+/// A group's name as one says it: `animals and nature`, `food fruit`.
+fn spoken(name: &str) -> String {
+    name.replace('&', "and").replace('-', " ").to_lowercase()
 }
 
 /// Emoji in Unicode's order. Flags come last, so the other classes keep their numbers without them.
@@ -67,7 +85,7 @@ pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
         });
         let toned = emoji.skin_tones().into_iter().flatten().filter(|_| config.include_skin_tones);
         let toned = toned.filter(|e| e.skin_tone() != Some(SkinTone::Default));
-        entries.extend(once(emoji).chain(toned).filter_map(|e| entry(e, emoji, class)));
+        entries.extend(once(emoji).chain(toned).filter_map(|e| entry(e, emoji, subgroup, class)));
     }
     Ok(Collection {
         entries,
@@ -90,12 +108,17 @@ fn with_subgroups() -> impl Iterator<Item = (&'static Emoji, &'static str)> {
 }
 
 /// `family` is the emoji without a skin tone: all tones fall on the same side of the held-out split.
-fn entry(emoji: &Emoji, family: &Emoji, class: usize) -> Option<Entry> {
+fn entry(emoji: &Emoji, family: &Emoji, subgroup: &str, class: usize) -> Option<Entry> {
+    let words = Words {
+        caption: Some(emoji.name().into()),
+        keywords: keywords(family.as_str()),
+        kinds: vec![spoken(group_name(emoji.group())), spoken(subgroup)],
+    };
     Some(Entry {
         name: emoji.name().into(),
         family: Some(family.name().into()),
         class: Some(class),
-        caption: Some(emoji.name().into()),
+        words: Arc::new(words),
         place: Place::Bytes(artwork(emoji.as_str())?),
     })
 }

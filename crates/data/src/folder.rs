@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde_json::Value;
 
 use crate::{
-    DataError, FolderConfig, OnError, Skipped,
+    DataError, FolderConfig, OnError, Skipped, Words,
     decode::EXTENSIONS,
     source::{Collection, Entry, Place},
 };
@@ -37,7 +38,11 @@ pub(crate) fn open(root: &Path, config: &FolderConfig, on_error: OnError) -> Res
     class_names.dedup();
     let entry = |(name, path): (String, PathBuf)| Entry {
         class: class_of(&name).and_then(|class| class_names.binary_search(&class).ok()),
-        caption: captions.get(&name).cloned(),
+        words: Arc::new(Words {
+            caption: captions.get(&name).cloned(),
+            kinds: class_of(&name).filter(|_| config.classes).into_iter().collect(),
+            ..Words::default()
+        }),
         family: None,
         place: Place::File(path),
         name,

@@ -4,6 +4,7 @@
 //! - [`Dataset`]: the embedded emoji, a folder of images, or Parquet files; every image decoded to one
 //!   square size.
 //! - [`Order`]: the endless shuffled stream of indices, a pure function of the seed and the position.
+//! - [`CaptionConfig`]: from [`Words`] to a text, a pure function of the seed and the position.
 //! - [`augment()`]: from an [`Image`] to what a network sees, a pure function of the seed and the position.
 //! - [`Stream`]: the three together; a training run resumes from one integer.
 //!
@@ -12,7 +13,7 @@
 //!
 //! let emoji = Dataset::open(&DataConfig { size: 16, ..DataConfig::default() })?;
 //! let first = emoji.get(0)?;
-//! assert_eq!(first.caption.as_deref(), Some("grinning face"));
+//! assert_eq!(first.words.caption.as_deref(), Some("grinning face"));
 //! assert_eq!((first.image.width, first.image.height), (16, 16));
 //! # Ok::<(), tweedie_data::DataError>(())
 //! ```
@@ -20,6 +21,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod augment;
+mod caption;
 mod color;
 mod config;
 mod dataset;
@@ -40,6 +42,7 @@ mod warp;
 
 pub use crate::{
     augment::{AugmentConfig, augment},
+    caption::{CaptionConfig, Words},
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
     dataset::{Dataset, Item, image_size, open_image},

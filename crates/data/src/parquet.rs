@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::{
-    DataError, Image, ParquetConfig, decode,
+    DataError, Image, ParquetConfig, Words, decode,
     resize::{Frame, Raster, fit},
     source::{Collection, Entry, Place},
 };
@@ -79,13 +79,18 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig) -> Result<Collection, Da
         for (number, (group, row, class, caption)) in content.rows.into_iter().enumerate() {
             most = most.max(class);
             let place = Place::Row(Row { file, group, row, number });
-            entries.push(Entry { name: format!("{shown}#{number}"), family: None, class, caption, place });
+            let words = Arc::new(Words { caption, ..Words::default() });
+            entries.push(Entry { name: format!("{shown}#{number}"), family: None, class, words, place });
         }
         if let Some(most) = most.filter(|most| !class_names.is_empty() && *most >= class_names.len()) {
             let named = class_names.len();
             return Err(wrong(format!("a label is {most}, but its footer names {named} classes")));
         }
         tables.push(Table { path, metadata: content.metadata, image: content.image });
+    }
+    for entry in entries.iter_mut().filter(|_| !class_names.is_empty()) {
+        let kind: Option<&String> = entry.class.and_then(|class| class_names.get(class));
+        Arc::make_mut(&mut entry.words).kinds.extend(kind.cloned());
     }
     if class_names.is_empty() {
         class_names = most.map_or(Vec::new(), |most| (0..=most).map(|i| i.to_string()).collect());

@@ -1,11 +1,11 @@
 //! What every collection of images is to a dataset: a list of entries that can be decoded.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use rayon::prelude::*;
 
 use crate::{
-    Image, Skipped, decode,
+    Image, Skipped, Words, decode,
     parquet::{Row, Tables},
     resize::{Frame, fit},
 };
@@ -17,7 +17,7 @@ pub(crate) struct Entry {
     /// Items of one family are never on both sides of the held-out split; the name when absent.
     pub family: Option<String>,
     pub class: Option<usize>,
-    pub caption: Option<String>,
+    pub words: Arc<Words>,
     pub place: Place,
 }
 

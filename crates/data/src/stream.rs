@@ -54,7 +54,7 @@ impl Stream {
         let sample = |n: u64| {
             let item = self.dataset.get(self.order.index(n))?;
             let (planes, label) = augment(&item.image, &self.augment, self.seed, n);
-            Ok((planes, label, item.class, item.caption))
+            Ok((planes, label, item.class, item.words.caption.clone()))
         };
         let samples = (start..start + count as u64).into_par_iter().map(sample);
         let samples = samples.collect::<Result<Vec<_>, DataError>>()?;

@@ -34,7 +34,7 @@ fn the_default_has_no_variants() {
     );
     let at = |name: &str| emoji.get(names.iter().position(|n| *n == name).unwrap()).unwrap();
     let class = |name: &str| &emoji.class_names()[at(name).class.unwrap()];
-    assert_eq!(at("pizza").caption.as_deref(), Some("pizza"));
+    assert_eq!(at("pizza").words.caption.as_deref(), Some("pizza"));
     for (name, subgroup) in [
         ("grinning face", "face-smiling"),
         ("smiling face with hearts", "face-affection"),
@@ -112,4 +112,38 @@ fn background_and_laziness() {
     }
     assert_eq!(cached.get(0).unwrap().image.pixel(0, 0), [10, 20, 30]);
     assert!(matches!(cached.get(1 << 20), Err(DataError::Index { .. })));
+}
+
+#[test]
+fn words_are_unicodes() {
+    let all = open(everything()).unwrap();
+    let names: Vec<&str> = all.names().collect();
+    let words: Vec<_> = all.words().collect();
+    let of = |name: &str| words[names.iter().position(|n| *n == name).unwrap()];
+    let heart = of("red heart");
+    assert_eq!(heart.caption.as_deref(), Some("red heart"));
+    assert_eq!(heart.keywords, ["emotion", "heart", "love", "red"]);
+    assert_eq!(heart.kinds, ["smileys and emotion", "heart"]);
+    assert!(of("man running").keywords.contains(&"marathon".into()));
+    // Skin tones share the keywords of the emoji without.
+    assert_eq!(of("waving hand: dark skin tone").keywords, of("waving hand").keywords);
+    let plain = open(EmojiConfig::default()).unwrap();
+    let without = plain.words().filter(|w| w.keywords.is_empty()).count();
+    assert!(without < 90, "{without} of {}: families, what newer versions of Unicode add", plain.len());
+}
+
+#[test]
+fn items_are_held_out_by_name() {
+    let config = |names: &[&str]| DataConfig {
+        size: 16,
+        holdout: 0.0,
+        holdout_names: names.iter().map(|n| (*n).into()).collect(),
+        ..DataConfig::default()
+    };
+    let (train, held) = Dataset::open(&config(&["green heart", "pizza"])).unwrap().split();
+    let mut names: Vec<&str> = held.names().collect();
+    names.sort_unstable();
+    assert_eq!((names, train.len()), (vec!["green heart", "pizza"], 1629));
+    let error = Dataset::open(&config(&["pizzas"])).err().unwrap().to_string();
+    assert!(error.contains("holdout_names = \"pizzas\""), "{error}");
 }

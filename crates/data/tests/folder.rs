@@ -70,7 +70,7 @@ fn classes_and_captions() {
     assert_eq!(dataset.class_names(), ["cat", "cat-like", "dog"]);
     let of = |name: &str| {
         let item = item(&dataset, name);
-        (item.class, item.caption)
+        (item.class, item.words.caption.clone())
     };
     assert_eq!(of("4.png"), (None, Some("four".into())));
     assert_eq!(of("cat/deep/2.png"), (Some(0), Some("a cat".into())));
@@ -94,7 +94,7 @@ fn captions_that_are_wrong_are_named() {
         DataConfig { folder, ..config(dir.path()) }
     };
     let good = "{\"file_name\": \"1.png\", \"text\": \"one\"}\n";
-    assert_eq!(Dataset::open(&with(good)).unwrap().get(0).unwrap().caption.as_deref(), Some("one"));
+    assert_eq!(Dataset::open(&with(good)).unwrap().get(0).unwrap().words.caption.as_deref(), Some("one"));
     let error = message(&with(&format!("{good}{{oops")));
     assert!(error.contains("mine.jsonl, line 2: not JSON"), "{error}");
     assert!(message(&with("{\"text\": \"one\"}")).contains("file_name"));

@@ -62,7 +62,7 @@ fn a_file_of_hugging_face_in_memory_and_on_demand() {
         for i in (0..7).rev() {
             let item = dataset.get(i).unwrap();
             assert_eq!(item.name, format!("animals.parquet#{i}"));
-            assert_eq!(item.caption, (i != 3).then(|| format!("picture {i} – é")));
+            assert_eq!(item.words.caption, (i != 3).then(|| format!("picture {i} – é")));
             for (x, y) in (0..36).map(|k| (k % 6, k / 6)) {
                 assert_eq!(item.image.pixel(x, y), [30 * i, 20 * x, 20 * y].map(|v| v as u8));
             }
