@@ -46,19 +46,8 @@ macro_rules! run {
 
 pointwise!(silu_piece(x;) = |S| S::mul(x, S::sigmoid(x)));
 pointwise!(silu_gradient_piece(x, dy;) = |S| S::mul(dy, silu_slope::<S>(x)));
-pointwise!(gelu_piece(x;) = |S| {
-    let size = magnitude::<S>(x);
-    // x·Φ(x) = max(x, 0) - |x|·Φ(-|x|), exact to rounding in both tails
-    S::fnma(size, lower_tail::<S>(size).0, S::max(x, S::zero()))
-});
-pointwise!(gelu_gradient_piece(x, dy;) = |S| {
-    let (tail, bell) = lower_tail::<S>(magnitude::<S>(x));
-    let (half, one) = (S::splat(0.5), S::splat(1.0));
-    let sign = S::max(S::splat(-1.0), S::min(one, S::mul(x, S::splat(f32::MAX))));
-    let below = S::fma(sign, S::sub(half, tail), half);
-    // (x·Φ(x))' = Φ(x) + x·exp(-x²/2)/√2π
-    S::mul(dy, S::fma(S::mul(x, bell), S::splat(0.398_942_3), below))
-});
+pointwise!(gelu_piece(x;) = |S| gelu_of::<S>(x));
+pointwise!(gelu_gradient_piece(x, dy;) = |S| S::mul(dy, gelu_slope::<S>(x)));
 pointwise!(add_piece(x, y;) = |S| S::add(x, y));
 pointwise!(blend_piece(x, y; a, b) = |S| S::fma(y, b, S::mul(x, a)));
 pointwise!(lerp_piece(x, y; weight) = |S| S::fma(S::sub(y, x), weight, x));
@@ -136,6 +125,23 @@ pub fn lerp_assign(isa: Isa, x: &mut [f32], y: &[f32], weight: f32) {
 pub(crate) unsafe fn silu_slope<S: Simd>(z: S::V) -> S::V {
     let s = S::sigmoid(z);
     S::mul(s, S::fma(z, S::sub(S::splat(1.0), s), S::splat(1.0)))
+}
+
+/// `x·Φ(x) = max(x, 0) - |x|·Φ(-|x|)`, exact to rounding in both tails.
+#[inline(always)]
+pub(crate) unsafe fn gelu_of<S: Simd>(x: S::V) -> S::V {
+    let size = magnitude::<S>(x);
+    S::fnma(size, lower_tail::<S>(size).0, S::max(x, S::zero()))
+}
+
+/// `(x·Φ(x))' = Φ(x) + x·exp(-x²/2)/√2π`.
+#[inline(always)]
+pub(crate) unsafe fn gelu_slope<S: Simd>(x: S::V) -> S::V {
+    let (tail, bell) = lower_tail::<S>(magnitude::<S>(x));
+    let (half, one) = (S::splat(0.5), S::splat(1.0));
+    let sign = S::max(S::splat(-1.0), S::min(one, S::mul(x, S::splat(f32::MAX))));
+    let below = S::fma(sign, S::sub(half, tail), half);
+    S::fma(S::mul(x, bell), S::splat(0.398_942_3), below)
 }
 
 #[inline(always)]

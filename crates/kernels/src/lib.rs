@@ -12,6 +12,7 @@ pub mod attention;
 pub mod bf16;
 pub mod conv;
 pub mod elementwise;
+pub mod geglu;
 pub mod gemm;
 pub mod group_norm;
 mod isa;

@@ -147,6 +147,23 @@ fn norm<const D: usize>(
     Tensor::from_dispatch(Dispatch::engine_group_norm(x, weight, bias, groups, eps, silu).0)
 }
 
+/// Normalization over the last dimension, then a scale and a shift: `x: [..., C]`, `weight, bias: [C]`.
+pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
+    if !engine::serves(&x) || !engine::serves(&weight) {
+        return reference::layer_norm(x, weight, bias, eps);
+    }
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::engine_layer_norm(x, weight, bias, eps).0)
+}
+
+/// `h·gelu(g)` of rows `[h, g]` (Shazeer 2020, arXiv:2002.05202): `[..., 2·width]` to `[..., width]`.
+pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !engine::serves(&x) {
+        return reference::geglu(x);
+    }
+    Tensor::from_dispatch(Dispatch::engine_geglu(x.into_dispatch()))
+}
+
 /// `x·sigmoid(x)`.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if !engine::takes(&x) {

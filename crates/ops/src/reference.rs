@@ -40,6 +40,18 @@ pub fn group_norm<const D: usize>(
     (y * weight.reshape([1, c, 1]) + bias.reshape([1, c, 1])).reshape(shape)
 }
 
+/// See [`crate::layer_norm`].
+pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
+    module::layer_norm(x, weight, Some(bias), eps)
+}
+
+/// See [`crate::geglu`].
+pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let width = x.dims()[D - 1] / 2;
+    let gate = activation::gelu(x.clone().narrow(D - 1, width, width));
+    x.narrow(D - 1, 0, width) * gate
+}
+
 /// See [`crate::silu`].
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::silu(x)

@@ -307,3 +307,23 @@ fn prepared_weights_follow_the_weights() {
         w = w * 1.5;
     }
 }
+
+#[test]
+fn norms_and_gates_of_tokens() {
+    let flat = |x: Tensor<3>| -> Tensor<1> { x.reshape([40]) };
+    compare(
+        "layer norm",
+        [[3, 7, 40], [1, 1, 40], [1, 1, 40]],
+        |[x, w, b]| ops::layer_norm(x, flat(w), flat(b), 1e-5),
+        |[x, w, b]| reference::layer_norm(x, flat(w), flat(b), 1e-5),
+    );
+    compare(
+        "layer norm of a view",
+        [[3, 40, 7], [1, 1, 40], [1, 1, 40]],
+        |[x, w, b]| ops::layer_norm(x.swap_dims(1, 2), flat(w), flat(b), 1e-5),
+        |[x, w, b]| reference::layer_norm(x.swap_dims(1, 2), flat(w), flat(b), 1e-5),
+    );
+    compare("geglu", [[2, 37, 42]], |[x]| ops::geglu(x), |[x]| reference::geglu(x));
+    compare("geglu of rows", [[70, 6]], |[x]| ops::geglu(x), |[x]| reference::geglu(x));
+    compare("silu of tokens", [[2, 5, 33]], |[x]| ops::silu(x), |[x]| reference::silu(x));
+}

@@ -29,10 +29,7 @@ impl Activation {
             Self::Silu => tweedie_ops::silu(x),
             Self::Gelu => activation::gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
-            Self::QuickGelu => {
-                let gate = activation::sigmoid(x.clone().mul_scalar(1.702f32));
-                x * gate
-            }
+            Self::QuickGelu => tweedie_ops::silu(x.mul_scalar(1.702f32)).div_scalar(1.702f32),
             Self::Relu => activation::relu(x),
             Self::Mish => activation::mish(x),
         }

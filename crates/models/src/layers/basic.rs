@@ -52,6 +52,14 @@ impl Linear {
         }
     }
 
+    /// Normal weights of standard deviation `std`, bias 0.
+    pub fn normal(init: &Init, inputs: usize, outputs: usize, std: f64) -> Self {
+        Self {
+            weight: init.normal("weight", [outputs, inputs], std as f32),
+            bias: Some(init.constant("bias", [outputs], 0.0)),
+        }
+    }
+
     /// `[..., in]` to `[..., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
@@ -107,7 +115,12 @@ pub struct Embedding {
 impl Embedding {
     /// Standard normal entries.
     pub fn new(init: &Init, entries: usize, width: usize) -> Self {
-        Self { weight: init.normal("weight", [entries, width], 1.0) }
+        Self::normal(init, entries, width, 1.0)
+    }
+
+    /// Normal entries of standard deviation `std`.
+    pub fn normal(init: &Init, entries: usize, width: usize, std: f64) -> Self {
+        Self { weight: init.normal("weight", [entries, width], std as f32) }
     }
 
     /// The vectors of `indices`, each less than `entries`: `[B, width]`.

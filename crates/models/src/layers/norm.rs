@@ -2,8 +2,9 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, module::layer_norm},
+    tensor::Tensor,
 };
+use tweedie_ops as ops;
 
 use super::Init;
 
@@ -30,6 +31,6 @@ impl LayerNorm {
 
     /// `[..., C]`, same out.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        layer_norm(x, self.weight.val(), Some(self.bias.val()), self.eps)
+        ops::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
     }
 }

@@ -87,12 +87,7 @@ impl FeedForward {
         for layer in self.net.iter().flatten() {
             x = match (layer, self.activation) {
                 (Either::A(widen), FeedForwardActivation::Plain(f)) => f.apply(widen.proj.forward(x)),
-                (Either::A(widen), FeedForwardActivation::Geglu) => {
-                    let y = widen.proj.forward(x);
-                    let inner = y.dims()[2] / 2;
-                    let gate = Activation::Gelu.apply(y.clone().narrow(2, inner, inner));
-                    y.narrow(2, 0, inner) * gate
-                }
+                (Either::A(widen), FeedForwardActivation::Geglu) => ops::geglu(widen.proj.forward(x)),
                 (Either::B(linear), _) => linear.forward(x),
             };
         }

@@ -129,6 +129,17 @@ step!(CastStep, 1, FloatDType, |dy, from, [to_x], grads| {
     give!(grads, to_x, B::engine_cast(dy, from));
 });
 
+step!(LayerNormStep, 3, [F<B>; 4], |dy, [x, mean, rstd, w], [to_x, to_w, to_b], grads| {
+    let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, w);
+    give!(grads, to_w, dw);
+    give!(grads, to_b, db);
+    give!(grads, to_x, dx);
+});
+
+step!(GegluStep, 1, F<B>, |dy, x, [to_x], grads| {
+    give!(grads, to_x, B::engine_geglu_backward(x, dy));
+});
+
 step!(SiluStep, 1, F<B>, |dy, x, [to_x], grads| {
     give!(grads, to_x, B::engine_silu_backward(x, dy));
 });
@@ -207,6 +218,28 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         };
         let [mean, rstd] = statistics;
         (y, mean, rstd)
+    }
+
+    fn engine_layer_norm(
+        x: F<Self>,
+        weight: F<Self>,
+        bias: F<Self>,
+        eps: f64,
+    ) -> (F<Self>, F<Self>, F<Self>) {
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
+        let (y, mean, rstd) = B::engine_layer_norm(x.clone(), weight.clone(), bias, eps);
+        let statistics = [mean.clone(), rstd.clone()].map(untracked::<B, C>);
+        let y = match LayerNormStep.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([x, mean, rstd, weight], y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        };
+        let [mean, rstd] = statistics;
+        (y, mean, rstd)
+    }
+
+    fn engine_geglu(x: F<Self>) -> F<Self> {
+        record!(GegluStep, [x], x.clone(), B::engine_geglu(x))
     }
 
     fn engine_silu(x: F<Self>) -> F<Self> {
@@ -297,6 +330,22 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         let [x, dy, mean, rstd, weight, bias] = [x, dy, mean, rstd, weight, bias].map(|t| t.into_primitive());
         let (dx, dw, db) = B::engine_group_norm_backward(x, dy, mean, rstd, weight, bias, groups, eps, silu);
         (untracked::<B, C>(dx), untracked::<B, C>(dw), untracked::<B, C>(db))
+    }
+
+    fn engine_layer_norm_backward(
+        x: F<Self>,
+        dy: F<Self>,
+        mean: F<Self>,
+        rstd: F<Self>,
+        weight: F<Self>,
+    ) -> (F<Self>, F<Self>, F<Self>) {
+        let [x, dy, mean, rstd, weight] = [x, dy, mean, rstd, weight].map(|t| t.into_primitive());
+        let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, weight);
+        (untracked::<B, C>(dx), untracked::<B, C>(dw), untracked::<B, C>(db))
+    }
+
+    fn engine_geglu_backward(x: F<Self>, dy: F<Self>) -> F<Self> {
+        untracked::<B, C>(B::engine_geglu_backward(x.into_primitive(), dy.into_primitive()))
     }
 
     fn engine_silu_backward(x: F<Self>, dy: F<Self>) -> F<Self> {

@@ -16,10 +16,10 @@ use tweedie_kernels::{
 use super::{
     Engine, half, isa,
     layout::{
-        Image, Number, dense, from_heads, heads, heads_of, like, stretch, stretch_mut, tensor, uninitialized,
-        values,
+        Image, Number, dense, flat, from_heads, heads, heads_of, like, stretch, stretch_mut, tensor,
+        uninitialized, values,
     },
-    prepared,
+    prepared, tokens,
 };
 use crate::ConvOptions;
 
@@ -80,7 +80,8 @@ pub(super) fn mapped<T: Number>(
     x: FlexTensor,
     f: impl FnOnce(&[T], Option<&mut [T]>) -> Option<Vec<T>>,
 ) -> FlexTensor {
-    let mut x = if x.layout().num_dims() < 3 { dense(x) } else { Image::new(x).into_tensor() };
+    // Tokens stay as they are; images become channels-last, as the next layer wants them.
+    let mut x = if x.layout().num_dims() < 4 { flat(x) } else { Image::new(x).into_tensor() };
     if let Some(own) = stretch_mut(&mut x) {
         f(&[], Some(own));
         return x;
@@ -287,6 +288,33 @@ impl Engine for Flex {
             [&mut dw, &mut db],
         );
         (x.like(dx).into_tensor(), tensor(dw, vec![channels]), tensor(db, vec![channels]))
+    }
+
+    fn engine_layer_norm(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        eps: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        tokens::layer_norm(x, weight, bias, eps)
+    }
+
+    fn engine_layer_norm_backward(
+        x: FlexTensor,
+        dy: FlexTensor,
+        mean: FlexTensor,
+        rstd: FlexTensor,
+        weight: FlexTensor,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        tokens::layer_norm_backward(x, dy, [mean, rstd], weight)
+    }
+
+    fn engine_geglu(x: FlexTensor) -> FlexTensor {
+        tokens::geglu(x)
+    }
+
+    fn engine_geglu_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
+        tokens::geglu_backward(x, dy)
     }
 
     fn engine_silu(x: FlexTensor) -> FlexTensor {

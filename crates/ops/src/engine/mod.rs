@@ -5,6 +5,7 @@ mod flex;
 mod half;
 mod layout;
 mod prepared;
+mod tokens;
 mod update;
 
 use burn::{
@@ -92,6 +93,27 @@ pub trait Engine: Backend {
         eps: f64,
         silu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`crate::layer_norm`]. Returns the result and the mean and reciprocal standard deviation of each row.
+    fn engine_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// Gradients of input, weight and bias.
+    fn engine_layer_norm_backward(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        rstd: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`crate::geglu`].
+    fn engine_geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The gradient of the above.
+    fn engine_geglu_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`crate::silu`].
     fn engine_silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
