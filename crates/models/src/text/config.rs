@@ -85,6 +85,19 @@ impl ClipTextConfig {
         Ok(config)
     }
 
+    /// `config.json`, as transformers reads it, for a tokenizer that begins texts with the token `begin` and
+    /// fills them up with `pad`.
+    pub fn to_json(&self, begin: u32, pad: u32) -> String {
+        let mut entries = config::entries_of(self);
+        entries.insert("bos_token_id".into(), begin.into());
+        entries.insert("pad_token_id".into(), pad.into());
+        entries.insert("model_type".into(), "clip_text_model".into());
+        entries.insert("torch_dtype".into(), "float32".into());
+        let mut text = serde_json::to_string_pretty(&entries).expect("a map of JSON values");
+        text.push('\n');
+        text
+    }
+
     /// Whether an encoder can be built from this.
     ///
     /// # Errors

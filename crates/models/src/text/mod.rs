@@ -30,13 +30,13 @@ pub struct SelfAttention {
 }
 
 impl SelfAttention {
-    fn new(init: &Init, width: usize, heads: usize) -> Self {
-        let linear = |name: &str| Linear::new(&init.at(name), width, width, true);
+    fn new(init: &Init, width: usize, heads: usize, std: f64) -> Self {
+        let linear = |name: &str, std| Linear::normal(&init.at(name), width, width, std);
         Self {
-            k_proj: linear("k_proj"),
-            v_proj: linear("v_proj"),
-            q_proj: linear("q_proj"),
-            out_proj: linear("out_proj"),
+            k_proj: linear("k_proj", std),
+            v_proj: linear("v_proj", std),
+            q_proj: linear("q_proj", std),
+            out_proj: linear("out_proj", (width as f64).powf(-0.5)),
             heads,
         }
     }
@@ -76,12 +76,15 @@ impl Layer {
     fn new(init: &Init, config: &ClipTextConfig) -> Self {
         let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let at = init.at("mlp");
+        // As Radford et al. 2021 draw them: residual branches weigh less where there are more of them.
+        let (fan, layers) = (width as f64, config.num_hidden_layers as f64);
+        let std = (2.0 * fan * layers).powf(-0.5);
         Self {
-            self_attn: SelfAttention::new(&init.at("self_attn"), width, config.num_attention_heads),
+            self_attn: SelfAttention::new(&init.at("self_attn"), width, config.num_attention_heads, std),
             layer_norm1: LayerNorm::new(&init.at("layer_norm1"), width, eps),
             mlp: Mlp {
-                fc1: Linear::new(&at.at("fc1"), width, inner, true),
-                fc2: Linear::new(&at.at("fc2"), inner, width, true),
+                fc1: Linear::normal(&at.at("fc1"), width, inner, (2.0 * fan).powf(-0.5)),
+                fc2: Linear::normal(&at.at("fc2"), inner, width, std),
                 activation: config.hidden_act,
             },
             layer_norm2: LayerNorm::new(&init.at("layer_norm2"), width, eps),
@@ -137,7 +140,7 @@ pub struct TextFeatures {
 }
 
 impl ClipTextModel {
-    /// With initial weights.
+    /// With initial weights drawn as CLIP's are.
     ///
     /// # Errors
     /// As [`ClipTextConfig::validate`].
@@ -164,16 +167,13 @@ impl ClipTextModel {
         let width = config.hidden_size;
         let at = init.at("text_model");
         let (tokens, layers) = (at.at("embeddings"), at.at("encoder.layers"));
+        let embedding = |name: &str, entries| Embedding::normal(&tokens.at(name), entries, width, 0.02);
         let project = || Linear::new(&init.at("text_projection"), width, config.projection_dim, false);
         Ok(Self {
             text_model: TextModel {
                 embeddings: Embeddings {
-                    token_embedding: Embedding::new(&tokens.at("token_embedding"), config.vocab_size, width),
-                    position_embedding: Embedding::new(
-                        &tokens.at("position_embedding"),
-                        config.max_position_embeddings,
-                        width,
-                    ),
+                    token_embedding: embedding("token_embedding", config.vocab_size),
+                    position_embedding: embedding("position_embedding", config.max_position_embeddings),
                 },
                 encoder: Encoder {
                     layers: (0..config.num_hidden_layers)
