@@ -12,9 +12,9 @@ use tweedie_models::{
 
 use crate::{error::HubError, files, model_dir::WEIGHTS, weights::SafetensorsFile};
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 /// transformers' name of weights.
-const TEXT_WEIGHTS: &str = "model";
+pub(crate) const TEXT_WEIGHTS: &str = "model";
 
 /// A network of any supported class, loaded.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ pub mod weights;
 
 pub use component::{Component, ComponentDir};
 pub use error::HubError;
-pub use latent_dir::{LatentClass, LatentModel, LatentNetwork, TextPart};
+pub use latent_dir::{LatentClass, LatentModel, LatentNetwork, StableDiffusion, TextPart};
 pub use lora::Lora;
 pub use model_dir::{Extras, ModelDir, SamplingDefaults, Tuned};
 pub use original::{OriginalCheckpoint, Prediction};

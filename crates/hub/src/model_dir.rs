@@ -33,8 +33,8 @@ use crate::{
 /// The name of a network's weights, without what tells the format.
 pub const WEIGHTS: &str = "diffusion_pytorch_model";
 const CONFIG: &str = "config.json";
-const SCHEDULER: &str = "scheduler_config.json";
-const EXTRAS: &str = "tweedie.json";
+pub(crate) const SCHEDULER: &str = "scheduler_config.json";
+pub(crate) const EXTRAS: &str = "tweedie.json";
 
 /// What diffusers has no place for: `tweedie.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,8 @@
 //! The folder of a latent diffusion pipeline, as diffusers lays it out: a folder per component, and
 //! `model_index.json`, which names their classes.
 
+mod save;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -12,11 +14,14 @@ use tweedie_models::{
     Autoencoder, ClipTextModel, DitTransformer, TensorSource, UNet2DConditionModel, UNet2DModel,
 };
 
+pub use save::StableDiffusion;
+
 use crate::{
     component::{Component, ComponentDir},
     error::HubError,
     files,
     lora::Lora,
+    model_dir::{EXTRAS, Extras},
     model_index,
     original::{self, Family, OriginalCheckpoint},
     scheduler_config::SchedulerConfig,
@@ -85,6 +90,8 @@ pub struct LatentModel {
     pub zeros_for_no_negative: bool,
     /// Names of classes in order of their numbers; a class has several, with commas between.
     pub class_names: Vec<String>,
+    /// How to sample it if nothing else is asked for, and how it was trained.
+    pub extras: Extras,
 }
 
 /// The class of the latent pipeline in `dir`, or `None` if it holds something else.
@@ -169,12 +176,19 @@ impl TextPart {
         folder: &Path,
         name: &str,
     ) -> Result<Self, HubError> {
-        let (bound, known) = (tokenizer.bound() as usize, encoder.config().vocab_size);
-        if bound > known {
-            let reason = format!("has tokens up to {}, but {name} knows {known}", bound - 1);
-            return Err(HubError::format(folder, reason));
-        }
+        check_tokens(folder, &tokenizer, name, encoder.config().vocab_size)?;
         Ok(Self { tokenizer, encoder })
+    }
+}
+
+/// Whether the encoder `name`, which knows so many tokens, knows all of `tokenizer`'s, which is in `folder`.
+fn check_tokens(folder: &Path, tokenizer: &ClipTokenizer, name: &str, known: usize) -> Result<(), HubError> {
+    match tokenizer.bound() as usize {
+        bound if bound > known => {
+            let reason = format!("has tokens up to {}, but {name} knows {known}", bound - 1);
+            Err(HubError::format(folder, reason))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -239,6 +253,7 @@ impl LatentModel {
             scheduler,
             zeros_for_no_negative: class == LatentClass::StableDiffusionXl && zeros.unwrap_or(true),
             class_names: index.class_names()?,
+            extras: index.extras()?,
         };
         model.check_fit(&index.path)?;
         Ok(model)
@@ -285,6 +300,7 @@ impl LatentModel {
             scheduler: checkpoint.scheduler()?,
             zeros_for_no_negative: xl,
             class_names: Vec::new(),
+            extras: Extras::default(),
         };
         model.check_fit(path)?;
         Ok(model)
@@ -337,6 +353,11 @@ impl Index<'_> {
             return Err(HubError::key(&self.path, "requires_aesthetics_score", reason));
         }
         Ok(())
+    }
+
+    fn extras(&self) -> Result<Extras, HubError> {
+        let path = self.dir.join(EXTRAS);
+        if path.exists() { files::read_json(&path) } else { Ok(Extras::default()) }
     }
 
     fn class_names(&self) -> Result<Vec<String>, HubError> {

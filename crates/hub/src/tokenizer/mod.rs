@@ -1,9 +1,12 @@
 //! CLIP's tokenizer: byte-pair encoding of lower-case words (Sennrich et al. 2016, arXiv:1508.07909), read
-//! from `tokenizer.json` or from `vocab.json` and `merges.txt`.
+//! from `tokenizer.json` or from `vocab.json` and `merges.txt`, or learned from texts.
+
+mod train;
 
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
+    sync::LazyLock,
 };
 
 use regex::Regex;
@@ -11,12 +14,17 @@ use serde::Deserialize;
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 
+pub use train::LEAST_ENTRIES;
+
 use crate::{error::HubError, files};
 
 /// Ends a word.
 const SUFFIX: &str = "</w>";
-const WORDS: &str =
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+static WORDS: LazyLock<Regex> = LazyLock::new(|| {
+    const PATTERN: &str =
+        r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+    Regex::new(PATTERN).expect("the pattern is a constant")
+});
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 /// Longer words are cut: what follows is no word of any language.
@@ -28,7 +36,6 @@ pub struct ClipTokenizer {
     vocabulary: HashMap<String, u32>,
     /// Rank of a pair, and what it becomes.
     merges: HashMap<(u32, u32), (u32, u32)>,
-    words: Regex,
     bytes: [char; 256],
     /// Begins a text.
     pub begin: u32,
@@ -117,8 +124,7 @@ impl ClipTokenizer {
             Some(token) => id(&token)?,
             None => end,
         };
-        let words = Regex::new(WORDS).map_err(|e| HubError::format(file, e.to_string()))?;
-        Ok(Self { vocabulary, merges, words, bytes: byte_letters(), begin, end, pad })
+        Ok(Self { vocabulary, merges, bytes: byte_letters(), begin, end, pad })
     }
 
     /// Entries of the vocabulary: tokens are less than this.
@@ -133,9 +139,8 @@ impl ClipTokenizer {
 
     /// The tokens of a text, without those that begin and end it.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        let composed: String = text.nfc().flat_map(char::to_lowercase).collect();
         let mut out = Vec::new();
-        for word in self.words.find_iter(&composed) {
+        for word in words_of(text) {
             match word.as_str() {
                 BEGIN => out.push(self.begin),
                 END => out.push(self.end),
@@ -178,6 +183,12 @@ impl ClipTokenizer {
             *symbols = next;
         }
     }
+}
+
+/// The words of a text, composed and in lower case.
+fn words_of(text: &str) -> Vec<String> {
+    let composed: String = text.nfc().flat_map(char::to_lowercase).collect();
+    WORDS.find_iter(&composed).map(|word| word.as_str().to_owned()).collect()
 }
 
 fn merge_lines(path: &Path) -> Result<Vec<[String; 2]>, HubError> {

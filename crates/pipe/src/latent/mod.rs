@@ -14,7 +14,7 @@ use std::{
 use burn::tensor::{Device, Tensor};
 use tweedie_core::solver;
 use tweedie_data::Image;
-use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, Lora, Recipe, SamplingDefaults};
+use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, Lora, Recipe};
 use tweedie_models::{HostTensor, Network, Precision, vae::Tiles};
 use tweedie_ops::{Batch, RowNoise, from_host};
 
@@ -113,7 +113,8 @@ impl LatentPipeline {
         request.checked_count()?;
         request.check_interval()?;
         let size = self.size(request)?;
-        let guidance = request.guidance.unwrap_or(default_guidance(self.model.class));
+        let own = &self.model.extras.sampling;
+        let guidance = request.guidance.or(own.guidance).unwrap_or(default_guidance(self.model.class));
         if !guidance.is_finite() || guidance < 0.0 {
             return Err(fail("guidance", format!("{guidance}: expected a number, at least 0")));
         }
@@ -131,7 +132,7 @@ impl LatentPipeline {
         if request.precision.is_some_and(|p| p != Precision::F32) {
             return Err(fail("precision", "latent models compute in f32".into()));
         }
-        let sampling = request.sampling(&SamplingDefaults::default());
+        let sampling = request.sampling(own);
         let mut recipe = self.model.scheduler.resolve_with(&sampling)?;
         match (request.strength, image) {
             (Some(_), false) => return Err(fail("strength", "needs a picture to begin with".into())),
