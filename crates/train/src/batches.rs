@@ -51,7 +51,7 @@ impl HostBatch {
         self.times.is_empty()
     }
 
-    fn push(&mut self, x0: &[f32], eps: &[f32], draw: Draw, importance: f64, noising: &Noising) {
+    pub(crate) fn push(&mut self, x0: &[f32], eps: &[f32], draw: Draw, importance: f64, noising: &Noising) {
         let Level { alpha, sigma, .. } = draw.level;
         let p = noising.parameterization;
         let scalings = p.scalings(draw.level);
@@ -72,11 +72,22 @@ impl HostBatch {
 
 /// How an image becomes a row.
 #[derive(Clone, Copy, Debug)]
-struct Noising {
+pub(crate) struct Noising {
     parameterization: Parameterization,
     weighting: Weighting,
     /// Whether rows keep the index of their time.
     indexed: bool,
+}
+
+impl Noising {
+    /// As a run is configured.
+    pub(crate) fn new(config: &RunConfig) -> Self {
+        Self {
+            parameterization: config.parameterization(),
+            weighting: config.loss.weighting(config.diffusion.sigma_data),
+            indexed: config.loss.times.adapts() || config.loss.objective != ObjectiveKind::Simple,
+        }
+    }
 }
 
 /// Makes batches.
@@ -128,11 +139,7 @@ impl BatchMaker {
             classes,
             dropout: config.conditioning.label_dropout,
             schedule: config.diffusion.schedule()?,
-            noising: Noising {
-                parameterization: config.parameterization(),
-                weighting: config.loss.weighting(config.diffusion.sigma_data),
-                indexed: config.loss.times.adapts() || config.loss.objective != ObjectiveKind::Simple,
-            },
+            noising: Noising::new(config),
             sampler: config.loss.sampler(),
             bound: config.loss.objective != ObjectiveKind::Simple,
             seed: config.run.seed,
@@ -239,9 +246,7 @@ impl BatchMaker {
                 let x0 = item.image.to_planes();
                 eps.resize(x0.len(), 0.0);
                 normal(0, Purpose::ValidationNoise, 0, row as u64, &mut eps);
-                let stride = (rows / 2 + 1..).find(|s| gcd(*s, rows) == 1).unwrap_or(1);
-                let place = row * stride % rows;
-                let u = sampler.position(Purpose::ValidationTime, 0, 0, place, rows);
+                let u = sampler.position(Purpose::ValidationTime, 0, 0, spread(row, rows), rows);
                 batch.push(&x0, &eps, sampler.at(&*self.schedule, u), 1.0, &self.noising);
                 if self.bound {
                     batch.x0.extend(&x0);
@@ -259,6 +264,12 @@ impl BatchMaker {
 /// To the nearest of the 256 values of a pixel.
 fn round(v: &mut f32) {
     *v = ((*v + 1.0) * 127.5).round().clamp(0.0, 255.0) / 127.5 - 1.0;
+}
+
+/// A place among `rows` for each row, not in their order, each once.
+pub(crate) fn spread(row: usize, rows: usize) -> usize {
+    let stride = (rows / 2 + 1..).find(|s| gcd(*s, rows) == 1).unwrap_or(1);
+    row * stride % rows
 }
 
 fn gcd(a: usize, b: usize) -> usize {

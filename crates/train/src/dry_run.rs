@@ -1,7 +1,7 @@
 //! What a run would be, without making it.
 
 use tweedie_data::Dataset;
-use tweedie_models::unet::UNet2DConfig;
+use tweedie_models::{UNet2DConditionConfig, unet::UNet2DConfig, unet_condition::CrossDownBlockType};
 
 use crate::{config::RunConfig, error::TrainError, task};
 
@@ -82,6 +82,21 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let config = config.resolved()?;
     let device = config.run.device()?;
     task::plan(&config, &Dataset::open(&config.data)?, &device)
+}
+
+/// The same of a U-Net that reads a text of so many tokens: a transformer keeps about sixteen tensors of its width,
+/// and what is four times as wide.
+pub(crate) fn condition_unet_activations(unet: &UNet2DConditionConfig, size: usize, tokens: usize) -> u64 {
+    let mut floats = 0;
+    for (level, &channels) in unet.block_out_channels.iter().enumerate() {
+        let area = (size >> level).max(1).pow(2) as u64;
+        let (channels, layers) = (channels as u64, unet.layers_per_block.get(level).unwrap_or(1) as u64);
+        floats += (2 * layers + 1) * 12 * area * channels;
+        let attends = unet.down_block_types.get(level) == Some(&CrossDownBlockType::CrossAttnDownBlock2D);
+        let keys = area + tokens as u64;
+        floats += u64::from(attends) * (2 * layers + 1) * (28 * area * channels + 2 * keys * channels);
+    }
+    4 * floats
 }
 
 /// Bytes that one image's pass keeps, roughly: about nine tensors in each residual layer, four in each

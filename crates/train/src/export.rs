@@ -67,7 +67,7 @@ pub(crate) fn model(
 }
 
 /// The configuration without the place of the run, which means nothing elsewhere.
-fn recorded(config: &RunConfig) -> Value {
+pub(crate) fn recorded(config: &RunConfig) -> Value {
     let mut value = serde_json::to_value(config).unwrap_or_default();
     if let Some(run) = value.get_mut("run").and_then(Value::as_object_mut) {
         run.remove("out");

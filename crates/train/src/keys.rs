@@ -15,6 +15,9 @@ pub(crate) enum Purpose {
     ValidationTime,
     ValidationNoise,
     Preview,
+    Caption,
+    Variant,
+    Posterior,
 }
 
 /// The seed for `purpose` at `step`: SplitMix64 (Steele et al. 2014) over the three.

@@ -31,6 +31,7 @@ mod preview;
 mod run;
 mod task;
 mod tensorboard;
+mod text;
 mod time_sampler;
 
 pub use batches::{BatchMaker, HostBatch};
@@ -48,4 +49,5 @@ pub use objective::ObjectiveKind;
 pub use optim::OptimizerConfig;
 pub use run::{StopHandle, TrainLoop};
 pub use task::TaskKind;
+pub use text::{LatentConfig, TextConfig};
 pub use time_sampler::{Draw, TimeSampler, TimeSampling};

@@ -145,7 +145,7 @@ impl ModelConfig {
 }
 
 /// `"null"` to null: TOML has none.
-fn nulls(value: serde_json::Value) -> serde_json::Value {
+pub(crate) fn nulls(value: serde_json::Value) -> serde_json::Value {
     match value {
         serde_json::Value::String(s) if s == "null" => serde_json::Value::Null,
         serde_json::Value::Object(map) => map.into_iter().map(|(k, v)| (k, nulls(v))).collect(),
@@ -154,7 +154,7 @@ fn nulls(value: serde_json::Value) -> serde_json::Value {
 }
 
 impl CompactUNet {
-    fn unet(&self) -> Result<UNet2DConfig, TrainError> {
+    pub(crate) fn unet(&self) -> Result<UNet2DConfig, TrainError> {
         let levels = self.multipliers.len();
         if self.base_channels == 0 {
             return Err(TrainError::config("model.base_channels", 0, "at least 1"));

@@ -25,7 +25,7 @@ pub struct OptimizerConfig {
     pub eps: f64,
     /// Decoupled decay of the weights, 0 or more.
     pub weight_decay: f64,
-    /// Let biases, norms and class embeddings decay too.
+    /// Let biases, norms and embeddings decay too.
     pub decay_all: bool,
     /// The gradient is scaled down to this norm, if above; 0 for no clipping.
     pub clip_norm: f64,
@@ -158,7 +158,8 @@ impl Optimizer {
 
 /// Whether `name`, of `rank` dimensions, takes part in weight decay: not biases, norms and embeddings.
 fn decays(name: &str, rank: usize) -> bool {
-    rank > 1 && !name.split('.').any(|part| part.starts_with("class_embedding"))
+    const EMBEDDINGS: [&str; 3] = ["class_embedding", "token_embedding", "position_embedding"];
+    rank > 1 && !name.split('.').any(|part| EMBEDDINGS.iter().any(|e| part.starts_with(e)))
 }
 
 struct Update<'a> {

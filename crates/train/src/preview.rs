@@ -50,9 +50,10 @@ pub(crate) fn samples(
     Ok(images)
 }
 
-type BoxedSolver = Box<dyn Solver<Batch<4>>>;
+pub(crate) type BoxedSolver = Box<dyn Solver<Batch<4>>>;
 
-fn plan(
+/// The way down in about so many network evaluations.
+pub(crate) fn plan(
     schedule: Arc<dyn NoiseSchedule>,
     shift: f64,
     evaluations: usize,

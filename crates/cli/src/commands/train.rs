@@ -27,6 +27,10 @@ pub struct Args {
     /// What to learn: `emoji`, a folder of images, or a Parquet file or folder.
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
+    /// The autoencoder in whose latents a text-to-image model lives: its folder, or that of the run that trained
+    /// it.
+    #[arg(long, value_name = "DIR")]
+    vae: Option<PathBuf>,
     /// The run's folder: checkpoints, logs, previews and the finished model.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -54,7 +58,7 @@ pub struct Args {
 }
 
 fn presets() -> String {
-    let lines: Vec<_> = PRESETS.iter().map(|p| format!("  {:<8} {}", p.name, p.about)).collect();
+    let lines: Vec<_> = PRESETS.iter().map(|p| format!("  {:<13} {}", p.name, p.about)).collect();
     format!("Presets:\n{}", lines.join("\n"))
 }
 
@@ -130,6 +134,10 @@ impl Args {
         if let Some(out) = &self.out {
             let out = out.to_str().context("--out: the path is not Unicode")?;
             builder = builder.set(&format!("run.out={}", quoted(out)))?;
+        }
+        if let Some(vae) = &self.vae {
+            let vae = vae.to_str().context("--vae: the path is not Unicode")?;
+            builder = builder.set(&format!("text.vae={}", quoted(vae)))?;
         }
         for assignment in self.assignments(device) {
             builder = builder.set(&assignment)?;

@@ -50,6 +50,7 @@ impl RunConfig {
             ("diffusion", self.diffusion != default.diffusion),
             ("loss", self.loss != default.loss),
             ("conditioning", self.conditioning != default.conditioning),
+            ("text", self.text != default.text),
         ];
         set.into_iter().find(|(table, set)| *set && !self.task.reads(table)).map(|(table, _)| table)
     }
@@ -93,6 +94,11 @@ impl RunConfig {
         self.ema.check()?;
         match self.task {
             TaskKind::Diffusion => self.check_diffusion(),
+            TaskKind::TextToImage => {
+                self.diffusion.check()?;
+                self.loss.check(&self.diffusion)?;
+                self.text.check(self)
+            }
         }
     }
 
@@ -124,6 +130,9 @@ impl RunConfig {
             "run.out",
             "data.cache_mb",
             "ema.snapshot_every",
+            "text.prompts",
+            "text.guidance",
+            "text.latents.cache_mb",
         ];
         let flat = |config: &Self| {
             let mut out = BTreeMap::new();

@@ -15,7 +15,7 @@ use tweedie_ops::Device;
 
 use crate::{
     diffusion::DiffusionConfig, ema::EmaConfig, error::TrainError, learning_rate::LearningRateConfig,
-    loss::LossConfig, model::ModelConfig, optim::OptimizerConfig, task::TaskKind,
+    loss::LossConfig, model::ModelConfig, optim::OptimizerConfig, task::TaskKind, text::TextConfig,
 };
 
 pub use builder::ConfigBuilder;
@@ -48,6 +48,8 @@ pub struct RunConfig {
     pub ema: EmaConfig,
     /// What the network is told besides the noise level.
     pub conditioning: Conditioning,
+    /// Texts and latents of a text-to-image model.
+    pub text: TextConfig,
 }
 
 impl Serialize for RunConfig {
@@ -71,6 +73,9 @@ impl Serialize for RunConfig {
         map.serialize_entry("ema", &self.ema)?;
         if self.task.reads("conditioning") {
             map.serialize_entry("conditioning", &self.conditioning)?;
+        }
+        if self.task.reads("text") {
+            map.serialize_entry("text", &self.text)?;
         }
         map.end()
     }

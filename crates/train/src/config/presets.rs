@@ -30,6 +30,11 @@ pub const PRESETS: &[Preset] = &[
         about: "the 35.7 M-parameter network of DDPM on a folder of 32x32 images by class",
         toml: include_str!("../presets/cifar.toml"),
     },
+    Preset {
+        name: "text-to-image",
+        about: "64x64 emoji by their descriptions, in the latents of an autoencoder (--vae)",
+        toml: include_str!("../presets/text-to-image.toml"),
+    },
 ];
 
 /// The preset called `name`.

@@ -2,6 +2,7 @@
 
 mod diffusion;
 mod learner;
+mod text_to_image;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,9 @@ pub enum TaskKind {
     /// A network that denoises images: `[model]`, `[diffusion]`, `[loss]` and `[conditioning]`.
     #[default]
     Diffusion,
+    /// A U-Net in the latents of a finished autoencoder, and the text encoder that it reads: `[text]`, `[model]`,
+    /// `[diffusion]` and `[loss]`.
+    TextToImage,
 }
 
 impl TaskKind {
@@ -34,6 +38,7 @@ impl TaskKind {
     pub(crate) fn reads(self, table: &str) -> bool {
         match self {
             Self::Diffusion => ["model", "diffusion", "loss", "conditioning"].contains(&table),
+            Self::TextToImage => ["model", "diffusion", "loss", "text"].contains(&table),
         }
     }
 }
@@ -42,6 +47,7 @@ impl std::fmt::Display for TaskKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Diffusion => "diffusion",
+            Self::TextToImage => "text-to-image",
         })
     }
 }
@@ -161,6 +167,7 @@ pub(crate) fn open(
 ) -> Result<Box<dyn Task>, TrainError> {
     Ok(match config.task {
         TaskKind::Diffusion => Box::new(diffusion::Diffusion::new(config, data, device, from)?),
+        TaskKind::TextToImage => Box::new(text_to_image::TextToImage::new(config, data, device, from)?),
     })
 }
 
@@ -171,5 +178,6 @@ pub(crate) fn open(
 pub(crate) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
     match config.task {
         TaskKind::Diffusion => diffusion::plan(config, data, device),
+        TaskKind::TextToImage => text_to_image::plan(config, data, device),
     }
 }

@@ -1,0 +1,168 @@
+//! What one optimizer step sees: noisy latents and texts, a pure function of the configuration and the step.
+
+use std::sync::Arc;
+
+use tweedie_core::NoiseSchedule;
+use tweedie_data::{Dataset, Order, Words};
+use tweedie_hub::ClipTokenizer;
+use tweedie_ops::Device;
+
+use super::{Latents, TextConfig, Vae, tokens};
+use crate::{
+    batches::{HostBatch, Noising, spread},
+    config::RunConfig,
+    error::TrainError,
+    keys::{Purpose, key, normal, uniform},
+    time_sampler::TimeSampler,
+};
+
+/// The file of the latents, within the run's folder.
+const FILE: &str = "latents.safetensors";
+const HELD_OUT: &str = "latents-held-out.safetensors";
+
+/// The rows of one forward and backward pass.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct TextBatch {
+    /// Latents, times and weights.
+    pub rows: HostBatch,
+    /// A text for each row, all equally long.
+    pub texts: Vec<Vec<u32>>,
+}
+
+/// Makes batches.
+pub(crate) struct TextBatches {
+    config: TextConfig,
+    tokenizer: Arc<ClipTokenizer>,
+    latents: Latents,
+    words: Vec<Words>,
+    held_out: Option<Latents>,
+    held_words: Vec<Words>,
+    order: Order,
+    schedule: Arc<dyn NoiseSchedule>,
+    noising: Noising,
+    sampler: TimeSampler,
+    seed: u64,
+    batch: usize,
+    accumulation: usize,
+}
+
+/// The tokenizer that the captions of `data` teach.
+pub(crate) fn tokenizer(data: &Dataset, config: &TextConfig) -> ClipTokenizer {
+    let texts = data.words().flat_map(|words| config.captions.vocabulary(words));
+    ClipTokenizer::train(texts, config.vocabulary)
+}
+
+impl TextBatches {
+    /// For a run.
+    ///
+    /// # Errors
+    /// When every image is held out, none has a caption, or as [`Latents::open`].
+    pub fn new(config: &RunConfig, data: &Dataset, vae: &Vae, device: &Device) -> Result<Self, TrainError> {
+        let (train, held) = data.split();
+        if train.is_empty() {
+            let expected = format!("a fraction that leaves some of the {} images to train on", data.len());
+            return Err(TrainError::config("data.holdout", config.data.holdout, expected));
+        }
+        if train.words().all(|words| *words == Words::default()) {
+            let found = config.data.source.to_string();
+            return Err(TrainError::config("data.source", found, "images with captions"));
+        }
+        let (text, run) = (&config.text, &config.run);
+        std::fs::create_dir_all(&run.out).map_err(|e| TrainError::io(&run.out, e))?;
+        let latents = |part: &Dataset, file: &str, variants: usize| {
+            let config_of = super::LatentConfig { variants, ..text.latents.clone() };
+            let file = run.out.join(file);
+            Latents::open(part, vae, &config.augment, &config_of, run.seed, &file, device)
+        };
+        Ok(Self {
+            tokenizer: Arc::new(tokenizer(&train, text)),
+            latents: latents(&train, FILE, text.latents.variants)?,
+            words: train.words().cloned().collect(),
+            held_out: if held.is_empty() { None } else { Some(latents(&held, HELD_OUT, 1)?) },
+            held_words: held.words().cloned().collect(),
+            order: Order::new(key(run.seed, Purpose::Order, 0), train.len()),
+            schedule: config.diffusion.schedule()?,
+            noising: Noising::new(config),
+            sampler: config.loss.sampler(),
+            seed: run.seed,
+            batch: run.batch,
+            accumulation: run.accumulation,
+            config: text.clone(),
+        })
+    }
+
+    /// Reads and writes texts.
+    pub fn tokenizer(&self) -> &Arc<ClipTokenizer> {
+        &self.tokenizer
+    }
+
+    /// Channels, height and width of the latents.
+    pub fn shape(&self) -> [usize; 3] {
+        self.latents.shape()
+    }
+
+    /// Images to learn from.
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Images held out.
+    pub fn held_out(&self) -> usize {
+        self.held_words.len()
+    }
+
+    /// The tokens of a text.
+    pub fn tokens(&self, text: &str) -> Vec<u32> {
+        tokens(&self.tokenizer, text, self.config.tokens)
+    }
+
+    /// The batches, one per accumulated pass, of the step after `done` others.
+    pub fn step(&self, done: u64) -> Vec<TextBatch> {
+        let rows = self.batch * self.accumulation;
+        let captions = key(self.seed, Purpose::Caption, 0);
+        let mut batches = Vec::with_capacity(self.accumulation);
+        for pass in 0..self.accumulation {
+            let mut batch = TextBatch::default();
+            for row in pass * self.batch..(pass + 1) * self.batch {
+                let sample = done * rows as u64 + row as u64;
+                let image = self.order.index(sample);
+                let x0 = self.latents.draw(image, self.seed, sample);
+                let mut eps = vec![0.0; x0.len()];
+                normal(self.seed, Purpose::Noise, done, row as u64, &mut eps);
+                let draw = self.sampler.draw(&*self.schedule, self.seed, done, row, rows);
+                batch.rows.push(&x0, &eps, draw, 1.0, &self.noising);
+                let dropped = uniform(self.seed, Purpose::Labels, done, row as u64) < self.config.dropout;
+                batch.texts.push(match dropped {
+                    true => self.tokens(""),
+                    false => self.tokens(&self.config.captions.compose(&self.words[image], captions, sample)),
+                });
+            }
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// Held-out images, `rows` in all and so each several times if there are fewer, with times and noise that
+    /// are always the same, evenly spread, and their plain captions.
+    pub fn validation(&self, rows: usize) -> Vec<TextBatch> {
+        let Some(latents) = &self.held_out else { return Vec::new() };
+        let sampler = TimeSampler { low_discrepancy: true, ..self.sampler };
+        let images = self.held_words.len();
+        let plain = tweedie_data::CaptionConfig::default();
+        let mut batches = Vec::new();
+        for start in (0..rows).step_by(self.batch) {
+            let mut batch = TextBatch::default();
+            for row in start..(start + self.batch).min(rows) {
+                let image = if rows <= images { row * images / rows } else { row % images };
+                let x0 = latents.plain(image);
+                let mut eps = vec![0.0; x0.len()];
+                normal(0, Purpose::ValidationNoise, 0, row as u64, &mut eps);
+                let u = sampler.position(Purpose::ValidationTime, 0, 0, spread(row, rows), rows);
+                batch.rows.push(x0, &eps, sampler.at(&*self.schedule, u), 1.0, &self.noising);
+                batch.texts.push(self.tokens(&plain.compose(&self.held_words[image], 0, 0)));
+            }
+            batches.push(batch);
+        }
+        batches
+    }
+}

@@ -1,0 +1,239 @@
+//! The `[text]` table, and the networks that it and `[model]` describe.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tweedie_data::CaptionConfig;
+use tweedie_hub::{ClipTokenizer, tokenizer::LEAST_ENTRIES};
+use tweedie_models::{
+    ClipTextConfig, UNet2DConditionConfig,
+    unet::{SampleSize, TimeScaleShift},
+    unet_condition::{CrossDownBlockType, CrossUpBlockType, PerBlock},
+};
+
+use crate::{
+    config::RunConfig,
+    diffusion::Process,
+    error::TrainError,
+    model::{CompactUNet, ModelConfig, nulls},
+    objective::ObjectiveKind,
+};
+
+/// Texts and latents of a text-to-image model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextConfig {
+    /// The finished autoencoder: the folder of an `AutoencoderKL`, of a pipeline with one, or of the run that
+    /// trained it.
+    pub vae: PathBuf,
+    /// The most entries of the tokenizer's vocabulary, which is learned from the captions; at least 514.
+    pub vocabulary: usize,
+    /// Tokens that the encoder reads, with those that begin and end a text, 3 to 1024.
+    pub tokens: usize,
+    /// Width of the text encoder, a multiple of `heads`.
+    pub width: usize,
+    /// Layers of the text encoder, at least 1.
+    pub layers: usize,
+    /// Heads of its attention.
+    pub heads: usize,
+    /// Probability, `0..=1`, of an empty text instead of the caption, so that guidance can contrast the two
+    /// (Ho & Salimans 2022, arXiv:2207.12598).
+    pub dropout: f64,
+    /// Texts of the previews, one for each sample, from the first on again.
+    pub prompts: Vec<String>,
+    /// Scale of the guidance in previews, and by default in the finished model; 1 is none.
+    pub guidance: f64,
+    /// How captions are composed.
+    pub captions: CaptionConfig,
+    /// How images become latents.
+    pub latents: LatentConfig,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vae: PathBuf::new(),
+            vocabulary: 2048,
+            tokens: 32,
+            width: 128,
+            layers: 4,
+            heads: 4,
+            dropout: 0.1,
+            prompts: Vec::new(),
+            guidance: 4.0,
+            captions: CaptionConfig::default(),
+            latents: LatentConfig::default(),
+        }
+    }
+}
+
+/// The `[text.latents]` table: images are encoded once, before training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LatentConfig {
+    /// How many times each image is encoded, at least 1: once as it is, else as `[augment]` changes it.
+    pub variants: usize,
+    /// Draw latents from the autoencoder's posterior, anew each time; else its mean is taken.
+    pub sample: bool,
+    /// The most MiB that all latents may take.
+    pub cache_mb: usize,
+}
+
+impl Default for LatentConfig {
+    fn default() -> Self {
+        Self { variants: 1, sample: true, cache_mb: 4096 }
+    }
+}
+
+impl TextConfig {
+    /// Checks every value, and what else of `config` does not suit this task.
+    pub(crate) fn check(&self, config: &RunConfig) -> Result<(), TrainError> {
+        let wrong =
+            |key: &str, value: String, expected: &str| Err::<(), _>(TrainError::config(key, value, expected));
+        for (key, value, least, most) in [
+            ("text.vocabulary", self.vocabulary, LEAST_ENTRIES, 1 << 20),
+            ("text.tokens", self.tokens, 3, 1024),
+            ("text.heads", self.heads, 1, self.width),
+            ("text.latents.variants", self.latents.variants, 1, 1 << 16),
+        ] {
+            if !(least..=most).contains(&value) {
+                return wrong(key, value.to_string(), &format!("{least} to {most}"));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.dropout) {
+            return wrong("text.dropout", self.dropout.to_string(), "a probability, 0 to 1");
+        }
+        if !(self.guidance >= 0.0 && self.guidance.is_finite()) {
+            return wrong("text.guidance", self.guidance.to_string(), "a number, at least 0");
+        }
+        if self.vae.as_os_str().is_empty() {
+            return wrong("text.vae", "\"\"".into(), "the folder of an autoencoder");
+        }
+        self.captions.validate()?;
+        let text = ClipTextConfig { vocab_size: self.vocabulary, ..self.encoder_of(0) };
+        text.validate().map_err(|e| TrainError::Model(format!("text: {e}")))?;
+
+        if config.augment.has_labels() {
+            let found = config.augment.edm.p.to_string();
+            return wrong("augment.edm.p", found, "0: this network is not told of changes");
+        }
+        if config.run.precision != Default::default() {
+            return wrong("run.precision", config.run.precision.to_string(), "f32");
+        }
+        if matches!(config.diffusion.schedule, Process::Flow | Process::Edm | Process::Sigmoid) {
+            let found = format!("{:?}", config.diffusion.schedule).to_lowercase();
+            return wrong("diffusion.schedule", found, "linear, scaled-linear or squared-cosine");
+        }
+        if config.diffusion.variance != Default::default() {
+            return wrong("diffusion.variance", "another".into(), "fixed-small");
+        }
+        if config.loss.objective != ObjectiveKind::Simple || config.loss.times.adapts() {
+            return wrong("loss.objective", "a bound".into(), "simple, with times that do not follow losses");
+        }
+        // The number of channels comes with the autoencoder.
+        self.unet(&config.model, [4, 1, 1]).map(drop)
+    }
+
+    fn encoder_of(&self, end: u32) -> ClipTextConfig {
+        ClipTextConfig {
+            vocab_size: end as usize + 1,
+            hidden_size: self.width,
+            intermediate_size: 4 * self.width,
+            projection_dim: self.width,
+            num_hidden_layers: self.layers,
+            num_attention_heads: self.heads,
+            max_position_embeddings: self.tokens,
+            eos_token_id: end,
+            ..ClipTextConfig::default()
+        }
+    }
+
+    /// The text encoder for a tokenizer.
+    pub(crate) fn encoder(&self, tokenizer: &ClipTokenizer) -> ClipTextConfig {
+        ClipTextConfig { vocab_size: tokenizer.bound() as usize, ..self.encoder_of(tokenizer.end) }
+    }
+
+    /// The U-Net for latents of `shape` (`[C, H, W]`).
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] or [`TrainError::Model`] naming the key.
+    pub(crate) fn unet(
+        &self,
+        model: &ModelConfig,
+        [channels, height, width]: [usize; 3],
+    ) -> Result<UNet2DConditionConfig, TrainError> {
+        let wrong = |e: tweedie_models::ConfigError| TrainError::Model(format!("model: {e}"));
+        let base = match model {
+            ModelConfig::Compact(compact) => compact.condition_unet()?,
+            ModelConfig::UNet(table) => {
+                let value = nulls(serde_json::to_value(table).unwrap_or_default());
+                UNet2DConditionConfig::from_json(&value.to_string()).map_err(wrong)?
+            }
+        };
+        let unet = UNet2DConditionConfig {
+            sample_size: Some(if height == width {
+                SampleSize::Square(height)
+            } else {
+                SampleSize::Rectangle([height, width])
+            }),
+            in_channels: channels,
+            out_channels: channels,
+            cross_attention_dim: PerBlock::All(self.width),
+            ..base
+        };
+        if unet.class_embed_type.is_some() || unet.num_class_embeds.is_some() {
+            let expected = "no classes: this network is told texts";
+            return Err(TrainError::config("model.unet.num_class_embeds", "given", expected));
+        }
+        if unet.addition_embed_type.is_some() {
+            let expected = "none: a StableDiffusionPipeline tells texts alone";
+            return Err(TrainError::config("model.unet.addition_embed_type", "given", expected));
+        }
+        unet.validate().map_err(wrong)?;
+        Ok(unet)
+    }
+}
+
+impl CompactUNet {
+    /// The U-Net that reads texts: transformers where [`CompactUNet::unet`] has self-attention.
+    fn condition_unet(&self) -> Result<UNet2DConditionConfig, TrainError> {
+        // All values are checked there.
+        let plain = self.unet()?;
+        let levels = plain.block_out_channels.len();
+        if !self.mid_attention {
+            let expected = "true: the block between the ways down and up reads the text";
+            return Err(TrainError::config("model.mid_attention", false, expected));
+        }
+        let attends = |level: usize| self.attention_levels.contains(&level);
+        let heads = |channels: &usize| match self.head_channels {
+            0 => 1,
+            head => channels.div_ceil(head).max(1),
+        };
+        Ok(UNet2DConditionConfig {
+            down_block_types: (0..levels)
+                .map(|l| match attends(l) {
+                    true => CrossDownBlockType::CrossAttnDownBlock2D,
+                    false => CrossDownBlockType::DownBlock2D,
+                })
+                .collect(),
+            up_block_types: (0..levels)
+                .rev()
+                .map(|l| match attends(l) {
+                    true => CrossUpBlockType::CrossAttnUpBlock2D,
+                    false => CrossUpBlockType::UpBlock2D,
+                })
+                .collect(),
+            layers_per_block: PerBlock::All(self.layers_per_block),
+            attention_head_dim: PerBlock::Each(plain.block_out_channels.iter().map(heads).collect()),
+            use_linear_projection: true,
+            dropout: self.dropout,
+            norm_num_groups: self.norm_groups,
+            resnet_time_scale_shift: match self.scale_shift {
+                true => TimeScaleShift::ScaleShift,
+                false => TimeScaleShift::Default,
+            },
+            block_out_channels: plain.block_out_channels,
+            ..UNet2DConditionConfig::default()
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! The trained model as a diffusers folder.
+
+use serde_json::{Map, Value, json};
+use tweedie_hub::{
+    ClipTokenizer, Extras, SamplingDefaults, SchedulerConfig, StableDiffusion, weights::Precision,
+};
+
+use super::{TextModel, Vae};
+use crate::{
+    config::RunConfig, diffusion::DiffusionConfig, error::TrainError, event::Summary, export::recorded,
+};
+
+/// Solver steps by default.
+const STEPS: usize = 30;
+
+impl DiffusionConfig {
+    /// The scheduler with which a latent model is sampled by default: a multistep solver where there is a
+    /// signal at every level.
+    fn latent_scheduler(&self) -> Value {
+        let mut scheduler = self.scheduler_config();
+        if let Some(entries) = scheduler.as_object_mut() {
+            for key in ["clip_sample", "clip_sample_range", "variance_type"] {
+                entries.remove(key);
+            }
+            entries.insert("timestep_spacing".into(), "trailing".into());
+            // Of no effect with this spacing; diffusers warns of another number.
+            entries.insert("steps_offset".into(), 1.into());
+            if self.zero_terminal_snr {
+                entries.insert("_class_name".into(), "DDIMScheduler".into());
+                entries.insert("clip_sample".into(), false.into());
+                entries.insert("set_alpha_to_one".into(), true.into());
+            } else {
+                entries.remove("rescale_betas_zero_snr");
+                entries.insert("_class_name".into(), "DPMSolverMultistepScheduler".into());
+                entries.insert("algorithm_type".into(), "dpmsolver++".into());
+                entries.insert("solver_order".into(), 2.into());
+            }
+        }
+        scheduler
+    }
+}
+
+/// Writes the pipeline to the folder `summary.model`, with `tweedie.json`: how to sample it and how it was
+/// trained.
+pub(crate) fn export(
+    model: &TextModel,
+    vae: &Vae,
+    tokenizer: &ClipTokenizer,
+    config: &RunConfig,
+    summary: &Summary,
+) -> Result<(), TrainError> {
+    let Some(vae) = vae.kl() else {
+        return Err(TrainError::config("text.vae", config.text.vae.display(), "an AutoencoderKL"));
+    };
+    let training: [(&str, Value); 5] = [
+        ("steps", json!(summary.step)),
+        ("images", json!(summary.images)),
+        ("seconds", json!(summary.elapsed_s)),
+        ("loss", json!(summary.loss)),
+        ("config", recorded(config)),
+    ];
+    let extras = Extras {
+        sampling: SamplingDefaults {
+            steps: Some(STEPS),
+            guidance: Some(config.text.guidance),
+            ..SamplingDefaults::default()
+        },
+        training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
+        ..Extras::default()
+    };
+    let text = config.diffusion.latent_scheduler().to_string();
+    let file = summary.model.join("scheduler/scheduler_config.json");
+    let scheduler = SchedulerConfig::from_json(&text, &file)?;
+    let parts = StableDiffusion {
+        vae,
+        unet: &model.unet,
+        tokenizer,
+        text_encoder: &model.text_encoder,
+        scheduler: &scheduler,
+        extras: &extras,
+    };
+    Ok(parts.save(&summary.model, Precision::F32)?)
+}

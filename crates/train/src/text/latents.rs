@@ -1,0 +1,160 @@
+//! Latents of all images, computed once: the autoencoder costs more than the network that learns from them.
+
+use std::{collections::BTreeMap, path::Path};
+
+use burn::tensor::Device;
+use tweedie_data::{AugmentConfig, Dataset, augment};
+use tweedie_hub::weights::{self, Precision, SafetensorsFile};
+use tweedie_models::{HostTensor, TensorSource, params::export};
+use tweedie_ops::from_host;
+
+use super::{LatentConfig, Vae};
+use crate::{
+    error::TrainError,
+    keys::{Purpose, key, normal, uniform},
+};
+
+/// Images encoded at once.
+const BATCH: usize = 16;
+const MEAN: &str = "mean";
+const STD: &str = "std";
+
+/// Scaled latents: each image several times, as it is and changed.
+pub(crate) struct Latents {
+    /// `[C, H, W]`.
+    shape: [usize; 3],
+    variants: usize,
+    sample: bool,
+    /// `[images, variants, C, H, W]`.
+    mean: Vec<f32>,
+    std: Vec<f32>,
+}
+
+impl Latents {
+    /// Encodes the images of `data`, `config.variants` times each with changes that follow from `seed`, or reads
+    /// them from `file` if that holds the same; else it is written.
+    ///
+    /// # Errors
+    /// When there would be more than `config.cache_mb`, an image cannot be read, or `file` not be written.
+    pub fn open(
+        data: &Dataset,
+        vae: &Vae,
+        changes: &AugmentConfig,
+        config: &LatentConfig,
+        seed: u64,
+        file: &Path,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let shape = vae.shape(data.size())?;
+        let each: usize = shape.iter().product();
+        let count = data.len().saturating_mul(config.variants);
+        let megabytes = count.saturating_mul(8 * each).div_ceil(1 << 20);
+        if megabytes > config.cache_mb {
+            let expected = format!("at least {megabytes}, for {count} latents of {shape:?}");
+            return Err(TrainError::config("text.latents.cache_mb", config.cache_mb, expected));
+        }
+        let seed = key(seed, Purpose::Augment, 0);
+        let fingerprint = fingerprint(data, vae, changes, config, seed)?;
+        let (variants, sample) = (config.variants, config.sample);
+        if let Some([mean, std]) = read(file, &fingerprint, count * each) {
+            return Ok(Self { shape, variants, sample, mean, std });
+        }
+        let [mut mean, mut std] = [0; 2].map(|_| Vec::with_capacity(count * each));
+        let size = data.size();
+        for start in (0..count).step_by(BATCH) {
+            let rows = start..(start + BATCH).min(count);
+            let mut planes = Vec::with_capacity(rows.len() * 3 * size * size);
+            for row in rows.clone() {
+                let image = data.get(row / variants)?.image;
+                // The first one is as it is.
+                planes.extend(match row % variants {
+                    0 => image.to_planes(),
+                    _ => augment(&image, changes, seed, row as u64).0,
+                });
+            }
+            let [m, s] = vae.encode(from_host(planes, [rows.len(), 3, size, size], device))?;
+            mean.extend(m);
+            std.extend(s);
+        }
+        let latents = Self { shape, variants, sample, mean, std };
+        latents.write(file, &fingerprint)?;
+        Ok(latents)
+    }
+
+    /// Channels, height and width.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// What the `counter`-th sample of the run sees of an image: one of its variants, and a draw of its
+    /// posterior.
+    pub fn draw(&self, image: usize, seed: u64, counter: u64) -> Vec<f32> {
+        let coin = uniform(seed, Purpose::Variant, counter, 0);
+        let variant = ((coin * self.variants as f64) as usize).min(self.variants - 1);
+        let [mean, std] = self.of(image, variant);
+        if !self.sample {
+            return mean.to_vec();
+        }
+        let mut noise = vec![0.0; mean.len()];
+        normal(seed, Purpose::Posterior, counter, 0, &mut noise);
+        mean.iter().zip(std).zip(noise).map(|((m, s), e)| m + s * e).collect()
+    }
+
+    /// The mean of an image as it is.
+    pub fn plain(&self, image: usize) -> &[f32] {
+        self.of(image, 0)[0]
+    }
+
+    fn of(&self, image: usize, variant: usize) -> [&[f32]; 2] {
+        let each: usize = self.shape.iter().product();
+        let at = (image * self.variants + variant) * each;
+        [&self.mean[at..at + each], &self.std[at..at + each]]
+    }
+
+    fn write(&self, file: &Path, fingerprint: &str) -> Result<(), TrainError> {
+        let each: usize = self.shape.iter().product();
+        let tensor = |values: &Vec<f32>| HostTensor {
+            shape: vec![values.len() / each.max(1), self.shape[0], self.shape[1], self.shape[2]],
+            values: values.clone(),
+        };
+        let tensors =
+            BTreeMap::from([(MEAN.to_owned(), tensor(&self.mean)), (STD.to_owned(), tensor(&self.std))]);
+        let metadata = BTreeMap::from([("fingerprint".to_owned(), fingerprint.to_owned())]);
+        Ok(weights::write(file, &tensors, Precision::F32, &metadata)?)
+    }
+}
+
+/// Mean and standard deviation in `file`, if it holds what it should.
+fn read(file: &Path, fingerprint: &str, len: usize) -> Option<[Vec<f32>; 2]> {
+    let found = SafetensorsFile::open(file).ok()?;
+    (found.metadata().get("fingerprint").map(String::as_str) == Some(fingerprint)).then_some(())?;
+    let read = |name| found.read(name).ok().map(|t| t.values).filter(|values| values.len() == len);
+    Some([read(MEAN)?, read(STD)?])
+}
+
+/// A number that differs where latents do: FNV-1a over autoencoder, images, changes and seed.
+fn fingerprint(
+    data: &Dataset,
+    vae: &Vae,
+    changes: &AugmentConfig,
+    config: &LatentConfig,
+    seed: u64,
+) -> Result<String, TrainError> {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        hash = bytes.iter().fold(hash, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    };
+    if let Some(vae) = vae.kl() {
+        add(vae.config().to_json().as_bytes());
+        for (name, tensor) in export(vae) {
+            add(name.as_bytes());
+            tensor.values.iter().for_each(|v| add(&v.to_le_bytes()));
+        }
+    }
+    add(serde_json::to_string(changes).unwrap_or_default().as_bytes());
+    add(&[config.variants as u64, seed, data.len() as u64].map(u64::to_le_bytes).concat());
+    for index in 0..data.len() {
+        add(&data.get(index)?.image.pixels);
+    }
+    Ok(format!("{hash:016x}"))
+}

@@ -1,0 +1,167 @@
+//! Text-to-image runs from the outside: exact resume, the finished pipeline, and what they refuse.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tweedie_hub::{
+    LatentClass, LatentModel, LatentNetwork,
+    weights::{self, Precision},
+};
+use tweedie_models::{AutoencoderKl, AutoencoderKlConfig, export, unet::SampleSize};
+use tweedie_ops::Device;
+use tweedie_train::{ConfigBuilder, RunConfig, TrainEvent, TrainLoop};
+
+/// An autoencoder that has learned nothing.
+fn vae(dir: &Path) -> PathBuf {
+    let config = AutoencoderKlConfig {
+        block_out_channels: vec![8, 8],
+        down_block_types: vec![tweedie_models::vae::EncoderBlockType::DownEncoderBlock2D; 2],
+        up_block_types: vec![tweedie_models::vae::DecoderBlockType::UpDecoderBlock2D; 2],
+        norm_num_groups: 4,
+        sample_size: SampleSize::Square(16),
+        scaling_factor: 0.7,
+        ..AutoencoderKlConfig::default()
+    };
+    let vae = AutoencoderKl::new(&config, 5, &Device::flex()).unwrap();
+    let dir = dir.join("vae");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("config.json"), config.to_json()).unwrap();
+    let file = dir.join("diffusion_pytorch_model.safetensors");
+    weights::write(&file, &export(&vae), Precision::F32, &BTreeMap::new()).unwrap();
+    dir
+}
+
+fn config(vae: &Path, out: &Path, set: &[&str]) -> RunConfig {
+    let fixed = [
+        "run.steps=6",
+        "run.batch=4",
+        "run.accumulation=2",
+        "run.checkpoint_every=3",
+        "run.preview_every=4",
+        "run.preview_images=3",
+        "run.preview_steps=3",
+        "run.validate_every=3",
+        "run.validation_images=6",
+        "run.log_every=1",
+        "data.size=16",
+        "data.emoji.groups=[\"Smileys & Emotion\"]",
+        "data.holdout_names=[\"green heart\", \"crying cat\"]",
+        "model.base_channels=8",
+        "model.multipliers=[1, 2]",
+        "model.attention_levels=[1]",
+        "model.head_channels=8",
+        "model.norm_groups=4",
+        "text.vocabulary=600",
+        "text.tokens=12",
+        "text.width=16",
+        "text.layers=2",
+        "text.heads=2",
+        "text.latents.variants=2",
+        "text.prompts=[\"red heart\", \"smiling cat\"]",
+    ];
+    let builder = ConfigBuilder::preset("text-to-image").unwrap();
+    let builder = builder.set(&format!("text.vae={:?}", vae.to_str().unwrap())).unwrap();
+    let builder = builder.set(&format!("run.out={:?}", out.to_str().unwrap())).unwrap();
+    fixed.iter().chain(set).fold(builder, |b, a| b.set(a).unwrap()).build().unwrap()
+}
+
+fn finish(run: TrainLoop) -> Vec<TrainEvent> {
+    run.map(Result::unwrap).collect()
+}
+
+fn weights_of(out: &Path) -> Vec<Vec<u8>> {
+    let files = ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"];
+    files.iter().map(|file| fs::read(out.join("model").join(file)).unwrap()).collect()
+}
+
+#[test]
+fn a_run_ends_in_a_pipeline_and_resumes_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let vae = vae(dir.path());
+    let whole = dir.path().join("whole");
+    let events = finish(TrainLoop::new(config(&vae, &whole, &[])).unwrap());
+    let validations = events.iter().filter(|e| matches!(e, TrainEvent::Validation { .. })).count();
+    assert_eq!(validations, 2);
+    let held = events.iter().find_map(|e| match e {
+        TrainEvent::Started { held_out, .. } => Some(*held_out),
+        _ => None,
+    });
+    assert_eq!(held, Some(2));
+
+    let model = LatentModel::load(&whole.join("model"), &Device::flex()).unwrap();
+    assert_eq!(model.class, LatentClass::StableDiffusion);
+    let LatentNetwork::TextUNet(unet) = &model.network else { panic!("another network") };
+    assert_eq!(unet.config().sample_size.map(SampleSize::dims), Some([8, 8]));
+    let text = &model.texts[0];
+    assert_eq!(text.tokenizer.bound() as usize, text.encoder.config().vocab_size);
+    assert!(text.tokenizer.encode("heart").len() <= 2, "captions teach the tokenizer their words");
+    assert_eq!(model.extras.sampling.guidance, Some(4.0));
+
+    // Stopped after the first checkpoint, then resumed: from the latents on disk, and without them.
+    for (name, forget) in [("kept", false), ("forgotten", true)] {
+        let out = dir.path().join(name);
+        let mut run = TrainLoop::new(config(&vae, &out, &[])).unwrap();
+        let stop = run.stop_handle();
+        for event in &mut run {
+            if let TrainEvent::Step(step) = event.unwrap()
+                && step.step == 4
+            {
+                stop.request();
+            }
+        }
+        drop(run);
+        if forget {
+            fs::remove_file(out.join("latents.safetensors")).unwrap();
+        }
+        finish(TrainLoop::resume(&out).unwrap());
+        assert_eq!(weights_of(&out), weights_of(&whole), "{name}");
+    }
+    let other = dir.path().join("other");
+    finish(TrainLoop::new(config(&vae, &other, &["run.seed=1"])).unwrap());
+    assert_ne!(weights_of(&other), weights_of(&whole));
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let vae = vae(dir.path());
+    let out = dir.path().join("out");
+    let error = |builder: Result<ConfigBuilder, tweedie_train::TrainError>| {
+        builder.and_then(ConfigBuilder::build).unwrap_err().to_string()
+    };
+    for (assignment, parts) in [
+        ("text.vocabulary=100", &["text.vocabulary = 100", "514"][..]),
+        ("text.tokens=2", &["text.tokens = 2", "3 to 1024"]),
+        ("text.dropout=1.5", &["text.dropout = 1.5"]),
+        ("text.vae=\"\"", &["text.vae"]),
+        ("text.width=130", &["num_attention_heads", "130"]),
+        ("text.captions.shuffle=3", &["captions.shuffle = 3"]),
+        ("augment.edm.p=0.1", &["augment.edm.p = 0.1"]),
+        ("diffusion.schedule=flow", &["diffusion"]),
+        ("loss.times=loss-second-moment", &["loss"]),
+        ("run.precision=bf16", &["run.precision = bf16"]),
+        ("model.mid_attention=false", &["model.mid_attention"]),
+        ("conditioning.label_dropout=0.5", &["conditioning", "text-to-image"]),
+        ("text.latents.variants=0", &["text.latents.variants = 0"]),
+    ] {
+        let message = error(ConfigBuilder::preset("text-to-image").and_then(|b| b.set(assignment)));
+        for part in parts {
+            assert!(message.contains(part), "{assignment}: {message}");
+        }
+    }
+    let message = error(ConfigBuilder::preset("emoji").and_then(|b| b.set("text.tokens=9")));
+    assert!(message.contains("[text]"), "{message}");
+
+    let open = |set: &[&str]| TrainLoop::new(config(&vae, &out, set)).err().unwrap().to_string();
+    assert!(open(&["data.size=17"]).contains("data.size = 17: expected a multiple of 2"));
+    assert!(open(&["text.latents.cache_mb=0"]).contains("text.latents.cache_mb = 0"));
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let missing = open(&[&format!("text.vae={:?}", empty.to_str().unwrap())]);
+    assert!(missing.contains("text.vae") && missing.contains("AutoencoderKL"), "{missing}");
+}
