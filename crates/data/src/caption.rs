@@ -108,7 +108,7 @@ impl CaptionConfig {
             below += frequency;
             coin < below
         });
-        let form = match drawn.or(usable().last()) {
+        let form = match drawn.or(usable().next_back()) {
             Some((form, ..)) => *form,
             None if has_caption => Form::Caption,
             None => Form::Keywords,
