@@ -32,8 +32,6 @@ pub struct DataConfig {
     pub margin: f64,
     /// Share of the items kept away from training, 0 up to 1; which ones depends on their names only.
     pub holdout: f64,
-    /// Items kept away from training by name, besides that share.
-    pub holdout_names: Vec<String>,
     /// What to do with an image that cannot be decoded.
     pub on_error: OnError,
     /// Decoded images are kept in memory when all of them fit into this many MiB; otherwise each is
@@ -56,7 +54,6 @@ impl Default for DataConfig {
             fit: Fit::Crop,
             margin: 0.0,
             holdout: 0.05,
-            holdout_names: Vec::new(),
             on_error: OnError::Skip,
             cache_mb: 1024,
             emoji: EmojiConfig::default(),
@@ -120,6 +117,8 @@ pub struct EmojiConfig {
     pub include_flags: bool,
     /// The keys of a telephone, in the group Symbols.
     pub include_keycaps: bool,
+    /// Emoji kept away from training by name, besides `holdout`'s share.
+    pub holdout_names: Vec<String>,
     /// Only these groups, by name such as `"Food & Drink"` (also `"Flags"`); all of them when empty.
     pub groups: Vec<String>,
 }

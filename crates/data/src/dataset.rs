@@ -38,7 +38,6 @@ struct Shared {
     frame: Frame,
     on_error: OnError,
     holdout: f64,
-    holdout_names: Vec<String>,
     /// Every image in the collection's order; `None` for a corrupt one. Absent when they would not fit.
     cache: Option<Vec<Option<Arc<Image>>>>,
     skipped: Mutex<Vec<Skipped>>,
@@ -66,7 +65,6 @@ impl Dataset {
             frame,
             on_error: config.on_error,
             holdout: config.holdout,
-            holdout_names: config.holdout_names.clone(),
             cache: None,
             skipped: Mutex::new(std::mem::take(&mut collection.skipped)),
             collection,
@@ -75,7 +73,6 @@ impl Dataset {
         if indices.is_empty() {
             return Err(shared.empty(String::new()));
         }
-        shared.check_names()?;
         if bytes >> 20 < config.cache_mb {
             let cache = shared.decode_all()?;
             indices.retain(|&i| cache[i].is_some());
@@ -133,8 +130,8 @@ impl Dataset {
         self.shared.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The part to train on and the held-out part: `config.holdout` of the items on average, and those of
-    /// `config.holdout_names`. Which part an item is in depends on its name alone, so it stays there when others come and go.
+    /// The part to train on and the held-out part: `config.holdout` of the items on average, and emoji
+    /// that are held out by name. Which part an item is in depends on its name alone, so it stays there when others come and go.
     pub fn split(&self) -> (Self, Self) {
         let held = |i: &usize| self.shared.is_held_out(&self.shared.collection.entries[*i]);
         let (held, train): (Vec<_>, Vec<_>) = self.indices.iter().copied().partition(held);
@@ -201,24 +198,10 @@ impl Shared {
         decoded.into_iter().enumerate().map(keep).collect()
     }
 
-    /// Whether every name that is to be held out is that of an item.
-    fn check_names(&self) -> Result<(), DataError> {
-        let entries = &self.collection.entries;
-        let is = |entry: &Entry, name: &String| entry.name == *name || entry.family.as_ref() == Some(name);
-        match self.holdout_names.iter().find(|name| !entries.iter().any(|entry| is(entry, name))) {
-            Some(name) => Err(DataError::Config {
-                key: "holdout_names",
-                value: format!("{name:?}"),
-                expected: "names of items of the collection",
-            }),
-            None => Ok(()),
-        }
-    }
-
     fn is_held_out(&self, entry: &Entry) -> bool {
         // FNV-1a, then mixed: the low bits of similar names are too alike alone.
         let name = entry.family.as_ref().unwrap_or(&entry.name);
-        if self.holdout_names.iter().any(|held| held == name || *held == entry.name) {
+        if entry.held_out {
             return true;
         }
         let bytes = name.bytes();

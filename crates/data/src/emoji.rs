@@ -62,6 +62,14 @@ pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
                         Travel & Places, Activities, Objects, Symbols, Flags";
         return Err(DataError::Config { key: "emoji.groups", value: format!("{name:?}"), expected });
     }
+    let known = |name: &&String| {
+        let toned = |e: &Emoji| e.skin_tones().into_iter().flatten().any(|e| e.name() == **name);
+        emojis::iter().any(|e| e.name() == **name || toned(e))
+    };
+    if let Some(name) = config.holdout_names.iter().find(|name| !known(name)) {
+        let (key, value) = ("emoji.holdout_names", format!("{name:?}"));
+        return Err(DataError::Config { key, value, expected: "Unicode's names of emoji" });
+    }
     let wanted = |group: &Group| {
         let name = group_name(*group);
         let listed = config.groups.iter().any(|g| g == name);
@@ -85,7 +93,10 @@ pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
         });
         let toned = emoji.skin_tones().into_iter().flatten().filter(|_| config.include_skin_tones);
         let toned = toned.filter(|e| e.skin_tone() != Some(SkinTone::Default));
-        entries.extend(once(emoji).chain(toned).filter_map(|e| entry(e, emoji, subgroup, class)));
+        let held_out =
+            |e: &Emoji| [e, emoji].iter().any(|e| config.holdout_names.iter().any(|n| n == e.name()));
+        let entry = |e| Some(Entry { held_out: held_out(e), ..entry(e, emoji, subgroup, class)? });
+        entries.extend(once(emoji).chain(toned).filter_map(entry));
     }
     Ok(Collection {
         entries,
@@ -117,6 +128,7 @@ fn entry(emoji: &Emoji, family: &Emoji, subgroup: &str, class: usize) -> Option<
     Some(Entry {
         name: emoji.name().into(),
         family: Some(family.name().into()),
+        held_out: false,
         class: Some(class),
         words: Arc::new(words),
         place: Place::Bytes(artwork(emoji.as_str())?),

@@ -44,6 +44,7 @@ pub(crate) fn open(root: &Path, config: &FolderConfig, on_error: OnError) -> Res
             ..Words::default()
         }),
         family: None,
+        held_out: false,
         place: Place::File(path),
         name,
     };

@@ -80,7 +80,8 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig) -> Result<Collection, Da
             most = most.max(class);
             let place = Place::Row(Row { file, group, row, number });
             let words = Arc::new(Words { caption, ..Words::default() });
-            entries.push(Entry { name: format!("{shown}#{number}"), family: None, class, words, place });
+            let name = format!("{shown}#{number}");
+            entries.push(Entry { name, family: None, held_out: false, class, words, place });
         }
         if let Some(most) = most.filter(|most| !class_names.is_empty() && *most >= class_names.len()) {
             let named = class_names.len();

@@ -16,6 +16,8 @@ pub(crate) struct Entry {
     pub name: String,
     /// Items of one family are never on both sides of the held-out split; the name when absent.
     pub family: Option<String>,
+    /// Whatever the share of the held-out part.
+    pub held_out: bool,
     pub class: Option<usize>,
     pub words: Arc<Words>,
     pub place: Place,

@@ -137,7 +137,10 @@ fn items_are_held_out_by_name() {
     let config = |names: &[&str]| DataConfig {
         size: 16,
         holdout: 0.0,
-        holdout_names: names.iter().map(|n| (*n).into()).collect(),
+        emoji: EmojiConfig {
+            holdout_names: names.iter().map(|n| (*n).into()).collect(),
+            ..EmojiConfig::default()
+        },
         ..DataConfig::default()
     };
     let (train, held) = Dataset::open(&config(&["green heart", "pizza"])).unwrap().split();
@@ -145,5 +148,5 @@ fn items_are_held_out_by_name() {
     names.sort_unstable();
     assert_eq!((names, train.len()), (vec!["green heart", "pizza"], 1629));
     let error = Dataset::open(&config(&["pizzas"])).err().unwrap().to_string();
-    assert!(error.contains("holdout_names = \"pizzas\""), "{error}");
+    assert!(error.contains("emoji.holdout_names = \"pizzas\""), "{error}");
 }

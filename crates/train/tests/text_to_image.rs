@@ -50,7 +50,7 @@ fn config(vae: &Path, out: &Path, set: &[&str]) -> RunConfig {
         "run.log_every=1",
         "data.size=16",
         "data.emoji.groups=[\"Smileys & Emotion\"]",
-        "data.holdout_names=[\"green heart\", \"crying cat\"]",
+        "data.emoji.holdout_names=[\"green heart\", \"crying cat\"]",
         "model.base_channels=8",
         "model.multipliers=[1, 2]",
         "model.attention_levels=[1]",

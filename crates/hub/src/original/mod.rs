@@ -1,7 +1,7 @@
 //! Stable Diffusion 1.x, 2.x and XL as their authors and most who train on publish them: one safetensors file
 //! with the tensors of all components, under the names of the original code, and no configuration.
 //!
-//! Names come to those of diffusers by one table each ([`names`]), configurations from shapes ([`configs`]);
+//! Names come to those of diffusers by one table each (`names`), configurations from shapes (`configs`);
 //! the tokenizer and how to sample are not in such a file.
 
 mod configs;

@@ -111,6 +111,17 @@ impl TextBatches {
         self.held_words.len()
     }
 
+    /// The texts of previews, at least one.
+    pub fn prompts(&self) -> Vec<String> {
+        const MOST: usize = 8;
+        if !self.config.prompts.is_empty() {
+            return self.config.prompts.clone();
+        }
+        let words = if self.held_words.is_empty() { &self.words } else { &self.held_words };
+        let plain = tweedie_data::CaptionConfig::default();
+        words.iter().take(MOST).map(|words| plain.compose(words, 0, 0)).collect()
+    }
+
     /// The tokens of a text.
     pub fn tokens(&self, text: &str) -> Vec<u32> {
         tokens(&self.tokenizer, text, self.config.tokens)

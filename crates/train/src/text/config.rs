@@ -39,7 +39,8 @@ pub struct TextConfig {
     /// Probability, `0..=1`, of an empty text instead of the caption, so that guidance can contrast the two
     /// (Ho & Salimans 2022, arXiv:2207.12598).
     pub dropout: f64,
-    /// Texts of the previews, one for each sample, from the first on again.
+    /// Texts of the previews, one for each sample, from the first on again; when empty, captions of held-out
+    /// images, or else of the first ones.
     pub prompts: Vec<String>,
     /// Scale of the guidance in previews, and by default in the finished model; 1 is none.
     pub guidance: f64,

@@ -29,13 +29,11 @@ pub(crate) fn samples(
     let [c, h, w] = batches.shape();
     let wrong = |e: tweedie_models::InputError| TrainError::Model(e.to_string());
     let null = model.encode(&[batches.tokens("")]).map_err(wrong)?;
+    let prompts = batches.prompts();
     let mut images = Vec::with_capacity(run.preview_images);
     for start in (0..run.preview_images).step_by(run.batch) {
         let rows: Vec<usize> = (start..(start + run.batch).min(run.preview_images)).collect();
-        let prompt = |row: &usize| match text.prompts.len() {
-            0 => batches.tokens(""),
-            n => batches.tokens(&text.prompts[row % n]),
-        };
+        let prompt = |row: &usize| batches.tokens(&prompts[row % prompts.len()]);
         let given = model.encode(&rows.iter().map(prompt).collect::<Vec<_>>()).map_err(wrong)?;
         let guided = Guided {
             unet: &model.unet,
