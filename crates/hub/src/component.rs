@@ -1,16 +1,24 @@
 //! A folder with one network: `config.json` and its weights.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use burn::tensor::Device;
+use burn::{module::Module, tensor::Device};
 use serde_json::{Map, Value};
 use tweedie_models::{
     Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
     ClipTextModel, ConfigError, DitConfig, DitTransformer, LoadError, TensorSource, UNet2DConditionConfig,
-    UNet2DConditionModel, UNet2DConfig, UNet2DModel,
+    UNet2DConditionModel, UNet2DConfig, UNet2DModel, export,
 };
 
-use crate::{error::HubError, files, model_dir::WEIGHTS, weights::SafetensorsFile};
+use crate::{
+    error::HubError,
+    files,
+    model_dir::{EXTRAS, Extras, WEIGHTS},
+    weights::{self, Precision, SafetensorsFile},
+};
 
 pub(crate) const CONFIG: &str = "config.json";
 /// transformers' name of weights.
@@ -158,4 +166,38 @@ impl ComponentDir {
             }
         })
     }
+}
+
+/// Writes a network's folder: its configuration, and its weights in a file called `stem`.
+pub(crate) fn write<M: Module>(
+    dir: &Path,
+    stem: &str,
+    module: &M,
+    config: &str,
+    precision: Precision,
+) -> Result<(), HubError> {
+    files::create_dir(dir)?;
+    files::write_atomic(&dir.join(CONFIG), config.as_bytes())?;
+    let file = dir.join(format!("{stem}.safetensors"));
+    weights::write(&file, &export(module), precision, &BTreeMap::new())
+}
+
+/// Writes the folder `path`, which Python opens with `AutoencoderKL.from_pretrained(path)`, and `tweedie.json` if
+/// `extras` says anything. A network that is at `path` already is replaced as a whole.
+///
+/// # Errors
+/// If a file cannot be written (what was at `path` is left as it was), or `path` is a folder of something else.
+pub fn save_autoencoder(
+    path: &Path,
+    vae: &AutoencoderKl,
+    extras: &Extras,
+    precision: Precision,
+) -> Result<(), HubError> {
+    files::write_dir_with(path, CONFIG, |dir| {
+        write(dir, WEIGHTS, vae, &vae.config().to_json(), precision)?;
+        if *extras != Extras::default() {
+            files::write_json(&dir.join(EXTRAS), extras)?;
+        }
+        Ok(())
+    })
 }

@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod component;
+pub mod encoder;
 pub mod error;
 pub mod files;
 pub mod latent_dir;

@@ -1,7 +1,9 @@
 //! What a run would be, without making it.
 
 use tweedie_data::Dataset;
-use tweedie_models::{UNet2DConditionConfig, unet::UNet2DConfig, unet_condition::CrossDownBlockType};
+use tweedie_models::{
+    AutoencoderKlConfig, UNet2DConditionConfig, unet::UNet2DConfig, unet_condition::CrossDownBlockType,
+};
 
 use crate::{config::RunConfig, error::TrainError, task};
 
@@ -82,6 +84,16 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let config = config.resolved()?;
     let device = config.run.device()?;
     task::plan(&config, &Dataset::open(&config.data)?, &device)
+}
+
+/// Bytes that one image's pass through an autoencoder keeps, roughly: about eight tensors in each residual layer.
+pub(crate) fn vae_activations(vae: &AutoencoderKlConfig, size: usize) -> u64 {
+    let layers = 2 * vae.layers_per_block as u64 + 1;
+    let level = |(level, channels): (usize, &usize)| {
+        let area = (size >> level).max(1).pow(2) as u64;
+        (layers + 1) * 8 * area * *channels as u64
+    };
+    4 * vae.block_out_channels.iter().enumerate().map(level).sum::<u64>()
 }
 
 /// The same of a U-Net that reads a text of so many tokens: a transformer keeps about sixteen tensors of its width,

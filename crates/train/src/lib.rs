@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod autoencoder;
 mod batches;
 pub mod checkpoint;
 mod config;
@@ -34,6 +35,7 @@ mod tensorboard;
 mod text;
 mod time_sampler;
 
+pub use autoencoder::{AdversarialConfig, Reconstruction, VaeConfig};
 pub use batches::{BatchMaker, HostBatch};
 pub use checkpoint::{Checkpoint, State};
 pub use config::{Conditioning, ConfigBuilder, PRESETS, Preset, Run, RunConfig, preset};

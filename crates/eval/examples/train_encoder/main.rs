@@ -1,4 +1,4 @@
-//! Trains the encoder that the crate carries in itself, and writes `crates/eval/encoder/encoder.safetensors`:
+//! Trains the encoder that the program carries in itself, and writes `crates/hub/encoder/encoder.safetensors`:
 //!
 //! ```sh
 //! cargo run --release -p tweedie-eval --example train_encoder
@@ -25,13 +25,14 @@ use tweedie_data::{
     augment,
 };
 use tweedie_eval::{
-    extract::{EncoderNet, encoder_input},
+    extract::encoder_input,
     metrics::{Features, Moments},
 };
 use tweedie_hub::{Precision, weights};
 use tweedie_models::{
     HostTensor, export,
     layers::{Init, Linear},
+    perceptual::EncoderNet,
     settle,
 };
 use tweedie_ops::{from_host, to_host};
@@ -100,7 +101,7 @@ fn main() -> Result<()> {
     }
     let net = model.net.valid();
     let tensors = standardized(&net, &images)?;
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("encoder/encoder.safetensors");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hub/encoder/encoder.safetensors");
     let told = [("steps", STEPS.to_string()), ("batch", BATCH.to_string()), ("seed", SEED.to_string())];
     let told = told.map(|(key, value)| (key.to_owned(), value)).into();
     weights::write(&path, &tensors, Precision::F16, &told)?;

@@ -17,7 +17,7 @@ use tweedie_models::ParamError;
 
 use crate::metrics::{Features, MetricError};
 
-pub use encoder::{Encoder, EncoderNet, input as encoder_input};
+pub use encoder::{Encoder, input as encoder_input};
 pub use inception::Inception;
 pub use resize::bicubic;
 pub use stored::{Stored, fingerprint, stored};

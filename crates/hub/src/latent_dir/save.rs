@@ -1,21 +1,20 @@
 //! Writing the folder of a latent diffusion pipeline.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use burn::module::Module;
 use serde_json::{Value, json};
-use tweedie_models::{AutoencoderKl, ClipTextModel, UNet2DConditionModel, export, unet::DIFFUSERS_VERSION};
+use tweedie_models::{AutoencoderKl, ClipTextModel, UNet2DConditionModel, unet::DIFFUSERS_VERSION};
 
 use super::check_tokens;
 use crate::{
-    component::{CONFIG, TEXT_WEIGHTS},
+    component::{TEXT_WEIGHTS, write as network},
     error::HubError,
     files,
     model_dir::{EXTRAS, Extras, SCHEDULER, WEIGHTS},
     model_index,
     scheduler_config::SchedulerConfig,
     tokenizer::ClipTokenizer,
-    weights::{self, Precision},
+    weights::Precision,
 };
 
 /// The parts of a `StableDiffusionPipeline`.
@@ -76,18 +75,4 @@ impl StableDiffusion<'_> {
             "vae": ["diffusers", "AutoencoderKL"],
         })
     }
-}
-
-/// Writes a network's folder: its configuration, and its weights in a file called `stem`.
-fn network<M: Module>(
-    dir: &Path,
-    stem: &str,
-    module: &M,
-    config: &str,
-    precision: Precision,
-) -> Result<(), HubError> {
-    files::create_dir(dir)?;
-    files::write_atomic(&dir.join(CONFIG), config.as_bytes())?;
-    let file = dir.join(format!("{stem}.safetensors"));
-    weights::write(&file, &export(module), precision, &BTreeMap::new())
 }

@@ -22,6 +22,6 @@ use burn::tensor::Tensor;
 
 /// Applies an elementwise function to `[B, C, H, W]` as `[B, H, W, C]`, which is how the CPU's kernels lay
 /// activations out: there it is dense.
-pub(crate) fn channels_last(x: Tensor<4>, f: impl FnOnce(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
+pub fn channels_last(x: Tensor<4>, f: impl FnOnce(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
     f(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
 }

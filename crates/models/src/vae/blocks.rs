@@ -166,7 +166,7 @@ pub struct Decoder {
     mid_block: MidBlock,
     up_blocks: Vec<Block>,
     conv_norm_out: GroupNorm,
-    conv_out: Conv2d,
+    pub(super) conv_out: Conv2d,
 }
 
 impl Decoder {
@@ -191,11 +191,12 @@ impl Decoder {
         }
     }
 
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// All but the last convolution.
+    pub(super) fn features(&self, x: Tensor<4>) -> Tensor<4> {
         let mut x = self.mid_block.forward(self.conv_in.forward(x, ConvOptions::same(1)));
         for block in &self.up_blocks {
             x = block.forward(x);
         }
-        self.conv_out.forward(self.conv_norm_out.then(Activation::Silu, x), ConvOptions::same(1))
+        self.conv_norm_out.then(Activation::Silu, x)
     }
 }

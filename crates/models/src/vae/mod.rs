@@ -115,12 +115,37 @@ impl AutoencoderKl {
     /// # Errors
     /// If the latents have other channels.
     pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
+        Ok(self.finish(self.decode_features(z)?))
+    }
+
+    /// What the decoder's last layer reads, `[B, first of block_out_channels, H, W]`: [`Self::finish`] makes
+    /// images of it.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_features(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
         check_latents(z.dims(), self.config.latent_channels)?;
         let z = match &self.post_quant_conv {
             Some(conv) => conv.forward(z, ConvOptions::same(0)),
             None => z,
         };
-        Ok(self.decoder.forward(z))
+        Ok(self.decoder.features(z))
+    }
+
+    /// The decoder's last layer.
+    pub fn finish(&self, features: Tensor<4>) -> Tensor<4> {
+        self.decoder.conv_out.forward(features, ConvOptions::same(1))
+    }
+
+    /// The weight of the decoder's last layer, `[out_channels, in, 3, 3]`.
+    pub fn last_weight(&self) -> Tensor<4> {
+        self.decoder.conv_out.weight.val()
+    }
+
+    /// The same network, whose latents are scaled by `factor` for diffusion.
+    pub fn with_scaling_factor(mut self, factor: f64) -> Self {
+        self.config.scaling_factor = factor;
+        self
     }
 }
 

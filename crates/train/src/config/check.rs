@@ -51,6 +51,7 @@ impl RunConfig {
             ("loss", self.loss != default.loss),
             ("conditioning", self.conditioning != default.conditioning),
             ("text", self.text != default.text),
+            ("vae", self.vae != default.vae),
         ];
         set.into_iter().find(|(table, set)| *set && !self.task.reads(table)).map(|(table, _)| table)
     }
@@ -99,6 +100,7 @@ impl RunConfig {
                 self.loss.check(&self.diffusion)?;
                 self.text.check(self)
             }
+            TaskKind::Vae => self.vae.check(self),
         }
     }
 

@@ -14,8 +14,9 @@ use tweedie_models::Precision;
 use tweedie_ops::Device;
 
 use crate::{
-    diffusion::DiffusionConfig, ema::EmaConfig, error::TrainError, learning_rate::LearningRateConfig,
-    loss::LossConfig, model::ModelConfig, optim::OptimizerConfig, task::TaskKind, text::TextConfig,
+    autoencoder::VaeConfig, diffusion::DiffusionConfig, ema::EmaConfig, error::TrainError,
+    learning_rate::LearningRateConfig, loss::LossConfig, model::ModelConfig, optim::OptimizerConfig,
+    task::TaskKind, text::TextConfig,
 };
 
 pub use builder::ConfigBuilder;
@@ -50,6 +51,8 @@ pub struct RunConfig {
     pub conditioning: Conditioning,
     /// Texts and latents of a text-to-image model.
     pub text: TextConfig,
+    /// An autoencoder and what is asked of it.
+    pub vae: VaeConfig,
 }
 
 impl Serialize for RunConfig {
@@ -76,6 +79,9 @@ impl Serialize for RunConfig {
         }
         if self.task.reads("text") {
             map.serialize_entry("text", &self.text)?;
+        }
+        if self.task.reads("vae") {
+            map.serialize_entry("vae", &self.vae)?;
         }
         map.end()
     }

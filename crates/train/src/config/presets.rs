@@ -31,6 +31,11 @@ pub const PRESETS: &[Preset] = &[
         toml: include_str!("../presets/cifar.toml"),
     },
     Preset {
+        name: "vae",
+        about: "an autoencoder of 64x64 emoji, in whose latents other models diffuse",
+        toml: include_str!("../presets/vae.toml"),
+    },
+    Preset {
         name: "text-to-image",
         about: "64x64 emoji by their descriptions, in the latents of an autoencoder (--vae)",
         toml: include_str!("../presets/text-to-image.toml"),

@@ -3,6 +3,7 @@
 mod diffusion;
 mod learner;
 mod text_to_image;
+mod vae;
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,8 @@ pub enum TaskKind {
     /// A U-Net in the latents of a finished autoencoder, and the text encoder that it reads: `[text]`, `[model]`,
     /// `[diffusion]` and `[loss]`.
     TextToImage,
+    /// An autoencoder between images and latents: `[vae]`.
+    Vae,
 }
 
 impl TaskKind {
@@ -39,6 +42,7 @@ impl TaskKind {
         match self {
             Self::Diffusion => ["model", "diffusion", "loss", "conditioning"].contains(&table),
             Self::TextToImage => ["model", "diffusion", "loss", "text"].contains(&table),
+            Self::Vae => table == "vae",
         }
     }
 }
@@ -48,6 +52,7 @@ impl std::fmt::Display for TaskKind {
         f.write_str(match self {
             Self::Diffusion => "diffusion",
             Self::TextToImage => "text-to-image",
+            Self::Vae => "vae",
         })
     }
 }
@@ -168,6 +173,7 @@ pub(crate) fn open(
     Ok(match config.task {
         TaskKind::Diffusion => Box::new(diffusion::Diffusion::new(config, data, device, from)?),
         TaskKind::TextToImage => Box::new(text_to_image::TextToImage::new(config, data, device, from)?),
+        TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from)?),
     })
 }
 
@@ -179,5 +185,6 @@ pub(crate) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Resul
     match config.task {
         TaskKind::Diffusion => diffusion::plan(config, data, device),
         TaskKind::TextToImage => text_to_image::plan(config, data, device),
+        TaskKind::Vae => vae::plan(config, data, device),
     }
 }

@@ -1,0 +1,20 @@
+//! The encoder that the program carries in itself: what scores of pictures are made of, and how an autoencoder's
+//! pictures are compared with its own. Trained by the example `train_encoder` of the crate `tweedie-eval`.
+
+use burn::tensor::Device;
+use tweedie_models::perceptual::EncoderNet;
+
+use crate::{HubError, SafetensorsFile};
+
+/// The safetensors file.
+pub static WEIGHTS: &[u8] = include_bytes!("../encoder/encoder.safetensors");
+
+/// The network with its weights.
+///
+/// # Errors
+/// Never, unless the program was built with a damaged file.
+pub fn embedded(device: &Device) -> Result<EncoderNet, HubError> {
+    let name = "the built-in encoder";
+    let file = SafetensorsFile::from_static(name, WEIGHTS)?;
+    EncoderNet::load(&file, device).map_err(|source| HubError::Params { path: name.into(), source })
+}

@@ -1,0 +1,281 @@
+//! An autoencoder: see [`crate::autoencoder`].
+
+use std::sync::Arc;
+
+use burn::{module::Module, tensor::Tensor};
+use serde_json::{Map, Value, json};
+use tweedie_data::{Dataset, Image};
+use tweedie_models::{AutoencoderKl, AutoencoderKlConfig, InputError, count};
+use tweedie_ops::{Device, to_host};
+
+use super::{Files, Learned, Learner, Sheet, Size, StepAt, Task, Validation, learner::PassLoss};
+use crate::{
+    autoencoder::{
+        self, Discriminator, Found, ImageBatch, ImageBatches, Measured, Objective, Parts, divergence, number,
+        perceptual, psnr, ssim,
+    },
+    checkpoint::Checkpoint,
+    config::RunConfig,
+    dry_run::{DryRun, Memory, vae_activations},
+    error::TrainError,
+    event::{Figure, Summary},
+    optim::GradientMap,
+    prefetch::Prefetch,
+};
+
+/// Before the names of the discriminator's files.
+const DISCRIMINATOR: &str = "discriminator-";
+/// The most training images whose latents are measured.
+const MEASURED: usize = 2048;
+
+pub(super) struct Vae {
+    config: RunConfig,
+    maker: Arc<ImageBatches>,
+    batches: Prefetch<Vec<ImageBatch>>,
+    learner: Learner<AutoencoderKl>,
+    /// `None` where none is asked for.
+    discriminator: Option<Learner<Discriminator>>,
+    objective: Objective,
+    /// What held-out images said last.
+    quality: Vec<Figure>,
+}
+
+fn wrong(e: impl std::fmt::Display) -> TrainError {
+    TrainError::Model(e.to_string())
+}
+
+fn latent(network: &AutoencoderKlConfig, size: usize) -> usize {
+    network.latent_channels * (size / network.stride()).pow(2)
+}
+
+impl Vae {
+    pub fn new(
+        config: &RunConfig,
+        data: &Dataset,
+        device: &Device,
+        from: Option<&Checkpoint>,
+    ) -> Result<Self, TrainError> {
+        let size = config.data.size;
+        let network = config.vae.autoencoder(size);
+        let maker = Arc::new(ImageBatches::new(config, data, latent(&network, size))?);
+        let autodiff = device.clone().autodiff();
+        let model = AutoencoderKl::new(&network, config.run.seed, &autodiff).map_err(wrong)?;
+        let mut learner = Learner::new(model, config);
+        let c = &config.vae.adversarial;
+        let mut discriminator = (c.weight > 0.0).then(|| {
+            let model = Discriminator::new(c, config.run.seed, &autodiff);
+            Learner::plain(model, &config.optimizer, DISCRIMINATOR)
+        });
+        if let Some(checkpoint) = from {
+            let step = checkpoint.state.step;
+            learner = learner.restored(checkpoint, step, device)?;
+            let restored = |d: Learner<_>| d.restored(checkpoint, step.saturating_sub(c.start), device);
+            discriminator = discriminator.map(restored).transpose()?;
+        }
+        let of_step = maker.clone();
+        Ok(Self {
+            objective: Objective::new(&config.vae, perceptual(&config.vae, device)?, size, device)?,
+            maker,
+            batches: Prefetch::new("batches", move |step| of_step.step(step)),
+            learner,
+            discriminator,
+            quality: Vec::new(),
+            config: config.clone(),
+        })
+    }
+
+    /// What the finished autoencoder makes of the images of `batch`.
+    fn reconstructed(&self, model: &AutoencoderKl, batch: &ImageBatch) -> Result<[Tensor<4>; 2], TrainError> {
+        let x = self.objective.images(batch);
+        let mean = model.encode(x.clone()).map_err(wrong)?.mean;
+        Ok([x, model.decode(mean).map_err(wrong)?.clamp(-1.0f32, 1.0f32)])
+    }
+
+    /// The loss of held-out images, their quality, and the divergence of each channel of their latents.
+    fn held_out(&self, model: &AutoencoderKl) -> Result<(f64, Vec<Figure>), TrainError> {
+        let batches = self.maker.plain(&self.maker.held_out, self.config.run.validation_images)?;
+        let rows: usize = batches.iter().map(|b| b.rows).sum();
+        let size = self.config.data.size;
+        let each = 3 * size * size;
+        let (mut loss, mut parts) = (0.0, Parts::default());
+        let [mut ratio, mut similarity] = [0.0; 2];
+        let mut kl = vec![0.0; self.config.vae.latent_channels];
+        for batch in &batches {
+            let share = batch.rows as f64 / rows as f64;
+            let [x, y] = self.reconstructed(model, batch)?;
+            let (value, found) = self.objective.distance(&x, &y);
+            loss += share * value;
+            parts.add(&found, share);
+            for (a, b) in to_host(x.clone()).chunks_exact(each).zip(to_host(y).chunks_exact(each)) {
+                ratio += psnr(a, b) / rows as f64;
+                similarity += ssim(a, b, size).unwrap_or(f64::NAN) / rows as f64;
+            }
+            let (_, _, found) = moments(model, x).map_err(wrong)?;
+            kl.iter_mut().zip(found).for_each(|(sum, kl)| *sum += share * kl);
+        }
+        let all = kl.iter().sum::<f64>() / kl.len() as f64;
+        let mut figures = vec![Figure::new("psnr", ratio)];
+        if similarity.is_finite() {
+            figures.push(Figure::new("ssim", similarity));
+        }
+        if self.config.vae.perceptual > 0.0 {
+            figures.push(Figure::new("perceptual", parts.perceptual));
+        }
+        figures.extend(kl.iter().enumerate().map(|(c, kl)| Figure::new(format!("kl_{c}"), *kl)));
+        Ok((loss + self.config.vae.kl * all, figures))
+    }
+
+    /// What the latents of training images are.
+    fn measure(&self, model: &AutoencoderKl) -> Result<Measured, TrainError> {
+        let batches = self.maker.plain(&self.maker.train, MEASURED)?;
+        let rows: usize = batches.iter().map(|b| b.rows).sum();
+        let channels = self.config.vae.latent_channels;
+        let [mut mean, mut square, mut kl] = [0; 3].map(|_| vec![0.0; channels]);
+        for batch in &batches {
+            let share = batch.rows as f64 / rows as f64;
+            let (m, s, k) = moments(model, self.objective.images(batch)).map_err(wrong)?;
+            for (sum, found) in [(&mut mean, m), (&mut square, s), (&mut kl, k)] {
+                sum.iter_mut().zip(found).for_each(|(sum, v)| *sum += share * v);
+            }
+        }
+        let std = mean.iter().zip(&square).map(|(m, s)| (s - m * m).max(0.0).sqrt()).collect();
+        Ok(Measured { mean, std, kl })
+    }
+}
+
+/// For each channel the means over the latents of images: of the numbers themselves, of their squares, with what
+/// is drawn, and of their divergence.
+fn moments(model: &AutoencoderKl, x: Tensor<4>) -> Result<(Vec<f64>, Vec<f64>, Vec<f64>), InputError> {
+    let posterior = model.encode(x)?;
+    let channels = |x: Tensor<4>| -> Vec<f64> {
+        let [b, c, h, w] = x.dims();
+        let mut sums = vec![0.0; c];
+        for (at, plane) in to_host(x).chunks_exact(h * w).enumerate() {
+            sums[at % c] += plane.iter().map(|v| f64::from(*v)).sum::<f64>() / (b * h * w) as f64;
+        }
+        sums
+    };
+    let squares = posterior.mean.clone() * posterior.mean.clone() + posterior.logvar.clone().exp();
+    let kl = divergence(&posterior);
+    Ok((channels(posterior.mean), channels(squares), channels(kl)))
+}
+
+impl Task for Vae {
+    fn size(&self) -> Size {
+        let parameters = self.learner.model().map(count).unwrap_or(0);
+        Size { parameters, images: self.maker.train.len(), held_out: self.maker.held_out.len() }
+    }
+
+    fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError> {
+        let batches = self.batches.at(at.done)?;
+        let config = &self.config.vae;
+        let playing = self.discriminator.as_mut().filter(|_| at.done >= config.adversarial.start);
+        let opponent = match &playing {
+            Some(learner) => Some((learner.model()?, learner.model()?.valid())),
+            None => None,
+        };
+        let mut parts = Parts::default();
+        let mut gradients: Option<GradientMap> = None;
+        let mut learned = self.learner.learn(&batches, at, |model, _, batch| {
+            let share = batch.rows as f64 / at.rows as f64;
+            let judge = opponent.as_ref().map(|(_, judge)| judge);
+            let Found { value, graph, parts: mut found, decoded } = self.objective.of(model, judge, batch)?;
+            if let Some((discriminator, _)) = &opponent {
+                let loss = discriminator.loss(self.objective.images(batch), decoded);
+                found.discriminator = number(&loss);
+                if !found.discriminator.is_finite() {
+                    return Err(at.not_finite("the discriminator's loss"));
+                }
+                let mut of_pass = loss.mul_scalar(share as f32).backward();
+                let of_pass = GradientMap::take(*discriminator, &mut of_pass);
+                gradients = Some(match gradients.take() {
+                    None => of_pass,
+                    Some(sum) => sum.plus(of_pass),
+                });
+            }
+            parts.add(&found, share);
+            Ok(PassLoss { value: share * value, graph: graph.mul_scalar(share as f32) })
+        })?;
+        drop(opponent);
+        learned.figures = parts.figures(config, playing.is_some());
+        if let (Some(learner), Some(gradients)) = (playing, gradients) {
+            learner.step(gradients, at)?;
+        }
+        Ok(learned)
+    }
+
+    fn validate(&mut self) -> Result<Option<Validation>, TrainError> {
+        if self.maker.held_out.is_empty() || self.config.run.validation_images == 0 {
+            return Ok(None);
+        }
+        let (loss, mut figures) = self.held_out(&self.learner.model()?.valid())?;
+        let mut ema_loss = None;
+        if let Some(average) = self.learner.average() {
+            let (loss, of_average) = self.held_out(average)?;
+            (ema_loss, figures) = (Some(loss), of_average);
+        }
+        self.quality.clone_from(&figures);
+        Ok(Some(Validation { loss, ema_loss, figures }))
+    }
+
+    /// Images, held-out ones first, each above what becomes of it.
+    fn preview(&mut self) -> Result<Sheet, TrainError> {
+        let (run, size) = (&self.config.run, self.config.data.size);
+        let wanted = (run.preview_images / 2).max(1);
+        let mut batches = self.maker.plain(&self.maker.held_out, wanted)?;
+        let missing = wanted - batches.iter().map(|b| b.rows).sum::<usize>();
+        batches.extend(self.maker.plain(&self.maker.train, missing)?);
+        let model = self.learner.best()?;
+        let mut pairs = Vec::with_capacity(wanted);
+        for batch in &batches {
+            let [x, y] = self.reconstructed(&model, batch)?.map(to_host);
+            let image = |planes: &[f32]| Image::from_planes(size, size, planes);
+            let each = 3 * size * size;
+            pairs.extend(x.chunks_exact(each).map(image).zip(y.chunks_exact(each).map(image)));
+        }
+        // About as wide as high.
+        let columns = ((2.0 * pairs.len() as f64).sqrt().round() as usize).max(1);
+        let mut images = Vec::with_capacity(2 * pairs.len());
+        for row in pairs.chunks(columns) {
+            images.extend(row.iter().map(|pair| pair.0.clone()));
+            // A last row that is not full.
+            let blank = Image::filled(size, size, tweedie_data::Rgb([255; 3]));
+            let fill = if pairs.len() > columns { columns - row.len() } else { 0 };
+            images.extend(std::iter::repeat_n(blank, fill));
+            images.extend(row.iter().map(|pair| pair.1.clone()));
+        }
+        Ok(Sheet { images, columns: columns.min(pairs.len().max(1)) })
+    }
+
+    fn tensors(&self) -> Files {
+        let mut files = self.learner.tensors();
+        files.extend(self.discriminator.iter().flat_map(Learner::tensors));
+        files
+    }
+
+    fn averages(&self) -> Files {
+        self.learner.averages()
+    }
+
+    fn export(&mut self, summary: &Summary) -> Result<(), TrainError> {
+        let model = self.learner.best()?;
+        let measured = self.measure(&model)?;
+        if self.quality.is_empty() {
+            self.validate()?;
+        }
+        let quality: Map<String, Value> =
+            self.quality.iter().map(|f| (f.name.clone(), json!(f.value))).collect();
+        autoencoder::export(model, &measured, quality, &self.config, summary)
+    }
+}
+
+/// The sizes of the networks and of the data.
+pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
+    let size = config.data.size;
+    let network = config.vae.autoencoder(size);
+    let model = AutoencoderKl::new(&network, config.run.seed, device).map_err(wrong)?;
+    let activations = config.run.batch as u64 * vae_activations(&network, size);
+    let memory = Memory::of(count(&model), config.ema.averages().len(), activations);
+    let networks = vec![("vae".to_owned(), network.to_json())];
+    DryRun::new(config, data, count(&model), Vec::new(), networks, memory)
+}
