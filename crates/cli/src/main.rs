@@ -23,9 +23,9 @@ use ui::Ui;
 #[derive(Parser, Debug)]
 #[command(name = "tweedie", version, about, max_term_width = 110)]
 struct Cli {
-    /// Where to compute (see `tweedie devices`).
-    #[arg(long, global = true, default_value = "cpu", value_name = "NAME", help_heading = "Everywhere")]
-    device: String,
+    /// Where to compute (see `tweedie devices`) [default: cpu, or what a training run's file says].
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Everywhere")]
+    device: Option<String>,
     /// CPU threads [default: one per core].
     #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
     threads: Option<std::num::NonZeroUsize>,
@@ -71,5 +71,5 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     tweedie::ops::init();
     let ui = Ui::new(cli.quiet, cli.json);
-    cli.command.run(ui, &cli.device)
+    cli.command.run(ui, cli.device.as_deref())
 }

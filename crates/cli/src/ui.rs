@@ -1,5 +1,4 @@
 //! What the user sees: progress bars for people, JSON lines for scripts, silence on request.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::{io::Write, time::Duration};
 
@@ -42,7 +41,7 @@ impl Ui {
     /// A remark on what is being done.
     pub fn note(self, text: impl AsRef<str>) {
         if self.mode == Mode::Normal {
-            eprintln!("{}", text.as_ref());
+            complain(text.as_ref());
         }
     }
 
@@ -50,7 +49,7 @@ impl Ui {
     pub fn warn(self, text: impl AsRef<str>) {
         match self.mode {
             Mode::Json => self.emit(&serde_json::json!({ "warning": text.as_ref() })),
-            _ => eprintln!("warning: {}", text.as_ref()),
+            _ => complain(&format!("warning: {}", text.as_ref())),
         }
     }
 
@@ -72,7 +71,7 @@ impl Ui {
     fn emit<T: Serialize>(self, value: &T) {
         match serde_json::to_string(value) {
             Ok(line) => out(&line),
-            Err(e) => eprintln!("warning: a message could not be written as JSON: {e}"),
+            Err(e) => complain(&format!("warning: a message could not be written as JSON: {e}")),
         }
     }
 
@@ -110,9 +109,14 @@ pub fn out(text: &str) {
         if e.kind() == std::io::ErrorKind::BrokenPipe {
             std::process::exit(0);
         }
-        eprintln!("error: cannot write to the standard output: {e}");
+        complain(&format!("error: cannot write to the standard output: {e}"));
         std::process::exit(1);
     }
+}
+
+/// Prints a line to stderr, where nobody may be listening.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// Prints an error with its causes.
@@ -121,7 +125,7 @@ pub fn error(error: &anyhow::Error, json: bool) {
     if json {
         out(&serde_json::json!({ "error": text }).to_string());
     } else {
-        eprintln!("error: {text}");
+        complain(&format!("error: {text}"));
     }
 }
 

@@ -87,7 +87,7 @@ impl DataConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// The embedded Twemoji artwork; the class is the emoji's group, the caption its name.
+    /// The embedded Twemoji artwork; the class is the emoji's subgroup, the caption its name.
     #[default]
     Emoji,
     /// A folder of png, jpeg, gif, bmp, webp and tiff files, at any depth.

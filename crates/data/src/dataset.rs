@@ -233,12 +233,24 @@ pub fn open_image(path: &Path, config: &DataConfig) -> Result<Image, DataError> 
     Ok(fit(&decode::file(path).map_err(corrupt)?, &Frame::of(config)))
 }
 
-/// Width and height of the image file at `path`, as it is decoded.
+/// What an image file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Columns, as it is decoded.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Whether no pixel has a colour.
+    pub grey: bool,
+}
+
+/// Decodes the image file at `path` and tells what it holds.
 ///
 /// # Errors
 /// As [`open_image`].
-pub fn image_size(path: &Path) -> Result<(usize, usize), DataError> {
+pub fn image_facts(path: &Path) -> Result<ImageFacts, DataError> {
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     let raster = decode::file(path).map_err(|reason| DataError::Corrupt { path: path.into(), reason })?;
-    Ok((raster.width, raster.height))
+    let grey = raster.rgba.chunks_exact(4).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]);
+    Ok(ImageFacts { width: raster.width, height: raster.height, grey })
 }

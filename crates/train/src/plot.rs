@@ -23,9 +23,14 @@ fn draw(curves: &Curves, pixels: &mut [u8]) -> Result<(), Box<dyn std::error::Er
     FONT.call_once(|| {
         let _ = plotters::style::register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
     });
-    let train = thinned(&curves.train);
+    let [trained, held_out, averaged] =
+        [&curves.train, &curves.held_out, &curves.held_out_ema].map(|points| {
+            let finite = points.iter().filter(|p| p.1.abs() < f64::from(f32::MAX));
+            finite.copied().collect::<Vec<_>>()
+        });
+    let train = thinned(&trained);
     let smooth = smoothed(&train);
-    let held_out = [&curves.held_out, &curves.held_out_ema];
+    let held_out = [&held_out, &averaged];
 
     let steps = held_out.into_iter().chain([&train]).flatten().map(|p| p.0).max().unwrap_or(0).max(1);
     // The single losses at the start would flatten everything else.

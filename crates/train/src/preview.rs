@@ -45,6 +45,9 @@ pub(crate) fn samples(
         let x = sample(&plan, &*solver, &Clamped(network), Batch(x), &mut noise).finish()?;
         let data = x.0.into_data().convert::<f32>();
         let values = data.as_slice::<f32>().unwrap_or_default();
+        if !values.iter().all(|v| v.is_finite()) {
+            return Err(Halt::Failed("the network answers with numbers that are not finite".into()).into());
+        }
         images.extend(values.chunks_exact(3 * size * size).map(|v| Image::from_planes(size, size, v)));
     }
     Ok(images)

@@ -4,14 +4,17 @@ mod bound;
 pub mod scores;
 mod show;
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
     core::spacing::SPACINGS,
-    data::{DataConfig, Dataset, Image, Source, image_size},
+    data::{DataConfig, Dataset, Image, ImageFacts, Source, image_facts},
     eval::{
         extract::{Encoder, Extracted, Extractor, Inception},
         neighbours::{Memorisation, nearest, nearest_features},
@@ -34,6 +37,10 @@ pub struct Args {
     /// A folder of pictures made elsewhere, all of one size, in the place of a model's.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "bound"])]
     images: Option<PathBuf>,
+    /// Bring the data to the size of the pictures of `--images`, and take grey for colour, where they differ;
+    /// without it such sets are refused, since scores then also measure the resizing.
+    #[arg(long)]
+    adapt: bool,
     /// `emoji`, a folder of images, or a Parquet file or folder [default: what it was trained on].
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
@@ -77,6 +84,7 @@ struct Subject {
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
+    ensure!(args.images.is_some() || !args.adapt, "--adapt is for pictures of a folder: give --images");
     let only_bound = args.bound.bound && !args.bound.quality;
     let beside = args.report.with_extension("json");
     if !only_bound {
@@ -179,38 +187,62 @@ fn request(args: &Args) -> Request {
 }
 
 /// The data at the size of the pictures in `folder`.
-fn of_folder(args: &Args, folder: &std::path::Path) -> Result<DataConfig> {
-    let (width, height) = folder_size(folder)?;
+fn of_folder(args: &Args, folder: &Path) -> Result<DataConfig> {
+    let pictures = facts_of(folder)?;
+    let ImageFacts { width, height, grey } = pictures;
     ensure!(
         width == height,
         "the pictures in {} are {width}×{height}; data sets here are square",
         folder.display()
     );
-    source::of_model(&Extras::default(), args.data.as_deref(), width, args.holdout)
+    let config = source::of_model(&Extras::default(), args.data.as_deref(), width, args.holdout)?;
+    // Emoji are drawn at any size.
+    if let (Source::Folder(data), false) = (&config.source, args.adapt) {
+        let ImageFacts { width: columns, height: rows, grey: without_colour } =
+            facts_of(data).context("the data; --adapt brings it to one size")?;
+        ensure!(
+            (columns, rows) == (width, height),
+            "{} holds pictures of {width}×{height}, {} of {columns}×{rows}: scores are of one size, and resizing \
+             changes them; bring both to one size, or let the data be resized with --adapt",
+            folder.display(),
+            data.display()
+        );
+        let kind = |grey| if grey { "grey" } else { "coloured" };
+        ensure!(
+            grey == without_colour,
+            "the pictures in {} are {}, those in {} {}: compare like with like, or take grey for colour with \
+             --adapt",
+            folder.display(),
+            kind(grey),
+            data.display(),
+            kind(without_colour)
+        );
+    }
+    Ok(config)
 }
 
-/// Of all pictures of a folder.
-fn folder_size(folder: &std::path::Path) -> Result<(usize, usize)> {
+/// Of all pictures of a folder, which are of one size. Grey is a folder without a coloured one.
+fn facts_of(folder: &Path) -> Result<ImageFacts> {
     let config =
         DataConfig { source: Source::Folder(folder.into()), size: 1, cache_mb: 0, ..DataConfig::default() };
     let listed = Dataset::open(&config)?;
-    let mut first: Option<(String, (usize, usize))> = None;
+    let mut first: Option<(String, ImageFacts)> = None;
     for name in listed.names() {
-        let size = image_size(&folder.join(name))?;
-        match &first {
-            None => first = Some((name.to_owned(), size)),
-            Some((other, expected)) if *expected != size => bail!(
+        let found = image_facts(&folder.join(name))?;
+        match &mut first {
+            None => first = Some((name.to_owned(), found)),
+            Some((other, all)) if (all.width, all.height) != (found.width, found.height) => bail!(
                 "{}: {name} is {}×{}, expected {}×{} as {other}: scores are of pictures of one size",
                 folder.display(),
-                size.0,
-                size.1,
-                expected.0,
-                expected.1
+                found.width,
+                found.height,
+                all.width,
+                all.height
             ),
-            Some(_) => {}
+            Some((_, all)) => all.grey &= found.grey,
         }
     }
-    first.map(|(_, size)| size).with_context(|| format!("{}: no pictures", folder.display()))
+    first.map(|(_, facts)| facts).with_context(|| format!("{}: no pictures", folder.display()))
 }
 
 fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Result<Subject> {

@@ -61,10 +61,11 @@ pub enum Command {
 
 impl Command {
     /// Runs the command; an exit code other than 0 means that it was interrupted.
-    pub fn run(self, ui: Ui, device: &str) -> anyhow::Result<ExitCode> {
+    pub fn run(self, ui: Ui, named: Option<&str>) -> anyhow::Result<ExitCode> {
+        let device = named.unwrap_or("cpu");
         match self {
             Self::Sample(args) => return sample::run(*args, ui, device),
-            Self::Train(args) => return train::run(args, ui, device),
+            Self::Train(args) => return train::run(args, ui, named),
             Self::Interpolate(args) => return interpolate::run(args, ui, device),
             Self::Compare(args) => return compare::run(args, ui, device),
             Self::Tune(args) => return tune::run(args, ui, device),

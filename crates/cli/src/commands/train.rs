@@ -62,7 +62,7 @@ fn presets() -> String {
     format!("Presets:\n{}", lines.join("\n"))
 }
 
-pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+pub fn run(args: Args, ui: Ui, device: Option<&str>) -> Result<ExitCode> {
     if args.dry_run {
         return show(&args, ui, device);
     }
@@ -81,11 +81,11 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
 
 impl Args {
     /// The flags as assignments to keys.
-    fn assignments(&self, device: &str) -> Vec<String> {
+    fn assignments(&self, device: Option<&str>) -> Vec<String> {
         let mut set = Vec::new();
         let mut put = |key: &str, value: String| set.push(format!("{key}={value}"));
-        if device != "cpu" {
-            put("run.device", device.into());
+        if let Some(device) = device {
+            put("run.device", quoted(device));
         }
         if let Some(data) = &self.data {
             let value = match source::parse(data) {
@@ -122,7 +122,7 @@ impl Args {
         Ok(ConfigBuilder::file(&file)?)
     }
 
-    fn resolve(&self, device: &str) -> Result<RunConfig> {
+    fn resolve(&self, device: Option<&str>) -> Result<RunConfig> {
         let base = match (&self.preset, &self.config) {
             (Some(name), None) => ConfigBuilder::preset(name)?,
             (Some(name), Some(file)) => ConfigBuilder::preset(name)?.over(ConfigBuilder::file(file)?),
@@ -238,7 +238,7 @@ fn tell(ui: Ui, bar: &ProgressBar, minutes: Option<f64>, event: TrainEvent) -> b
     false
 }
 
-fn show(args: &Args, ui: Ui, device: &str) -> Result<ExitCode> {
+fn show(args: &Args, ui: Ui, device: Option<&str>) -> Result<ExitCode> {
     let plan = dry_run(args.resolve(device)?)?;
     let m = &plan.memory;
     let value = json!({ "config": plan.config, "parameters": plan.parameters, "images": plan.images,

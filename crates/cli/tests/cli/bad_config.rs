@@ -83,8 +83,14 @@ fn a_corrupt_image_is_skipped_or_fatal() {
     scratch.write("pictures/bad.png", &whole[..whole.len() / 2]);
     let all = train(&[PICTURES, &["--steps", "2"]].concat());
     scratch.fails(&[&all[..], &["--set", "data.on_error=fail"]].concat(), &["pictures/bad.png"]);
-    scratch.ok(&all).says(&["warning", "pictures/bad.png"]);
-    assert!(scratch.path("run/model/model_index.json").exists());
+    scratch.write("pictures/empty.png", b"");
+    for cache in ["data.cache_mb=512", "data.cache_mb=0"] {
+        let ran = scratch.ok(&[&all[..], &["--set", cache]].concat());
+        ran.says(&["warning: left out pictures/bad.png", "warning: left out pictures/empty.png"]);
+        assert!(scratch.path("run/model/model_index.json").exists());
+        std::fs::remove_dir_all(scratch.path("run")).unwrap();
+    }
+    std::fs::remove_file(scratch.path("pictures/empty.png")).unwrap();
     scratch.ok(&["data", "pictures"]).says(&["warning", "pictures/bad.png"]);
     let json = scratch.ok(&["data", "pictures", "--json"]).json();
     assert!(json[0]["warning"].as_str().unwrap().contains("bad.png"), "{json:?}");
@@ -96,6 +102,27 @@ fn only_corrupt_images_are_no_data() {
     let scratch = Scratch::new();
     scratch.write("pictures/bad.png", b"\x89PNG");
     scratch.fails(&train(PICTURES), &["pictures"]);
+}
+
+/// Also where only the held-out loss, a preview or the finished model would show it.
+#[test]
+fn a_diverging_run_is_no_success() {
+    let every =
+        ["--set", "run.validate_every=1", "--set", "run.preview_every=1", "--set", "run.preview_steps=2"];
+    let previews =
+        ["--set", "run.preview_every=1", "--set", "run.preview_steps=2", "--set", "data.holdout=0"];
+    for (set, what) in [
+        (&every[..], "held-out loss is not finite"),
+        (&previews, "not finite"),
+        (&[], "held-out loss is not finite"),
+    ] {
+        for peak in ["learning_rate.peak=1e20", "learning_rate.peak=1e30"] {
+            let scratch = Scratch::new();
+            let args = ["--steps", "1", "--set", "learning_rate.warmup=0", "--set", peak];
+            scratch.run(&train(&[&args[..], set].concat())).failed(&[what]);
+            assert!(!scratch.path("run/model").exists());
+        }
+    }
 }
 
 #[test]

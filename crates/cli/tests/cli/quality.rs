@@ -93,6 +93,19 @@ fn what_cannot_be_scored() {
     scratch.fails(&["eval", "--images", "empty"], &["no images in empty"]);
     scratch.fails(&["eval", "--images", "made", "--data", "nowhere"], &["nowhere"]);
     scratch.fails(&["eval", "--images", "made", "--model", model()], &["--images"]);
+    for i in 0..3 {
+        scratch.write(&format!("large/{i}.png"), picture(16, i));
+        let mut bytes = Vec::new();
+        let image = image::GrayImage::from_fn(12, 12, |x, y| image::Luma([(x * y) as u8]));
+        image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+        scratch.write(&format!("grey/{i}.png"), bytes);
+    }
+    let against = |data: &'static str| ["eval", "--images", "made", "--data", data, "--no-cache"];
+    scratch.fails(&against("large"), &["12×12", "16×16", "--adapt"]);
+    scratch.fails(&against("mixed"), &["13×13", "--adapt"]);
+    scratch.fails(&against("grey"), &["coloured", "grey", "--adapt"]);
+    scratch.ok(&[&against("large")[..], &["--holdout", "0", "--adapt"]].concat());
+    scratch.fails(&["eval", "--model", model(), "--adapt"], &["--images"]);
     let inception = |file: &'static str| ["eval", "--model", model(), "-n", "2", "--inception", file];
     scratch.fails(&inception("none.safetensors"), &["none.safetensors", "no such weights file"]);
     scratch.fails(&inception("weights.pth"), &["weights.pth", "pickle", "save_file"]);

@@ -17,7 +17,7 @@ pub struct Preset {
 pub const PRESETS: &[Preset] = &[
     Preset {
         name: "emoji",
-        about: "32x32 emoji by group, from the built-in artwork: minutes on a laptop",
+        about: "32x32 emoji by subgroup, from the built-in artwork: minutes on a laptop",
         toml: include_str!("../presets/emoji.toml"),
     },
     Preset {

@@ -9,7 +9,7 @@ use crate::{
     error::TrainError,
     event::{Step, TrainEvent},
     plot,
-    task::StepAt,
+    task::{StepAt, Validation},
 };
 
 impl TrainLoop {
@@ -27,6 +27,7 @@ impl TrainLoop {
             self.phase = Phase::Over;
             if !self.stop.is_requested() {
                 self.report(true)?;
+                self.examine()?;
             }
             self.save()?;
             let every = self.config.ema.snapshot_every;
@@ -36,6 +37,7 @@ impl TrainLoop {
             return self.finish();
         }
         self.train_step()?;
+        self.tell_skipped();
         let step = self.state.step;
         if due(self.config.ema.snapshot_every, step) {
             self.snapshot()?;
@@ -47,6 +49,21 @@ impl TrainLoop {
             }
         }
         Ok(())
+    }
+
+    /// Warns of images that were found to be corrupt since the last time.
+    pub(super) fn tell_skipped(&mut self) {
+        const MOST: usize = 50;
+        let skipped = self.data.skipped();
+        for image in skipped.iter().skip(self.skipped).take(MOST.saturating_sub(self.skipped)) {
+            let (path, reason) = (image.path.display(), &image.reason);
+            self.events.push_back(TrainEvent::Warning(format!("left out {path}: {reason}")));
+        }
+        if skipped.len() > MOST && self.skipped <= MOST {
+            let text = format!("more than {MOST} images left out; further ones are not listed");
+            self.events.push_back(TrainEvent::Warning(text));
+        }
+        self.skipped = skipped.len();
     }
 
     /// Validation and previews that are due, or all that are wanted at all.
@@ -125,11 +142,36 @@ impl TrainLoop {
         self.aside(|run| {
             let Some(found) = run.task.validate()? else { return Ok(()) };
             let step = run.state.step;
+            run.require_finite(&found)?;
             run.log.validation(step, &found)?;
             let (loss, ema_loss, figures) = (found.loss, found.ema_loss, found.figures);
             run.events.push_back(TrainEvent::Validation { step, loss, ema_loss, figures });
             Ok(())
         })
+    }
+
+    /// Held-out losses that are infinite or none end a run as the losses of steps do.
+    fn require_finite(&self, found: &Validation) -> Result<(), TrainError> {
+        let losses = [Some(found.loss), found.ema_loss];
+        match losses.into_iter().flatten().all(f64::is_finite) {
+            true => Ok(()),
+            false => Err(TrainError::NotFinite {
+                step: self.state.step,
+                what: "the held-out loss".into(),
+                checkpoint: self.saved.clone(),
+            }),
+        }
+    }
+
+    /// A last look at the weights, which no later step tries: on held-out images, where nobody asked for it.
+    fn examine(&mut self) -> Result<(), TrainError> {
+        if self.done.validation == Some(self.state.step) {
+            return Ok(());
+        }
+        match self.task.validate()? {
+            Some(found) => self.require_finite(&found),
+            None => Ok(()),
+        }
     }
 
     fn preview(&mut self) -> Result<(), TrainError> {

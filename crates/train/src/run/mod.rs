@@ -42,6 +42,9 @@ use crate::{
 /// ```
 pub struct TrainLoop {
     config: RunConfig,
+    data: Dataset,
+    /// How many of its images were told to be corrupt.
+    skipped: usize,
     task: Box<dyn Task>,
     state: State,
     log: Log,
@@ -101,7 +104,13 @@ impl TrainLoop {
         if out.join(CONFIG).exists() {
             return Err(TrainError::Occupied { path: out.clone() });
         }
-        Self::build(config, None, None, Vec::new())
+        let (out, ours) = (out.clone(), !out.exists());
+        Self::build(config, None, None, Vec::new()).inspect_err(|e| {
+            // Nothing half-written stays of a run that could not begin.
+            if ours && !matches!(e, TrainError::Busy { .. }) {
+                let _ = std::fs::remove_dir_all(out);
+            }
+        })
     }
 
     /// Goes on with the run in the folder `out`, from its latest whole checkpoint, as it was configured.
@@ -163,14 +172,6 @@ impl TrainLoop {
         let log = Log::open(out, &state.logs)?;
         write_atomic(&out.join(CONFIG), config.to_toml()?.as_bytes())?;
         let mut events: VecDeque<_> = warnings.into_iter().map(TrainEvent::Warning).collect();
-        let skipped = data.skipped();
-        if let Some(first) = skipped.first() {
-            let (path, reason) = (first.path.display(), &first.reason);
-            events.push_back(TrainEvent::Warning(format!(
-                "{} images left out; the first is {path}: {reason}",
-                skipped.len()
-            )));
-        }
         let Size { parameters, images, held_out } = task.size();
         events.push_back(TrainEvent::Started {
             step: state.step,
@@ -179,7 +180,9 @@ impl TrainLoop {
             images,
             held_out,
         });
-        Ok(Self {
+        let mut run = Self {
+            data,
+            skipped: 0,
             task,
             state,
             log,
@@ -192,7 +195,9 @@ impl TrainLoop {
             phase: Phase::Fresh,
             _lock: lock,
             config,
-        })
+        };
+        run.tell_skipped();
+        Ok(run)
     }
 
     /// The resolved configuration.
