@@ -40,6 +40,13 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    // A decoder's panic is reported as a corrupt file.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !tweedie::data::is_guarded() {
+            hook(panic);
+        }
+    }));
     let matches = match help::grouped::<Cli>().try_get_matches() {
         Ok(matches) => matches,
         Err(e) => {

@@ -1,14 +1,10 @@
 //! Encoded bytes to a raster, with limits against files that claim or unfold to more than they should.
 
-use std::{
-    io::Cursor,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-};
+use std::{io::Cursor, path::Path};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::resize::Raster;
+use crate::{guard::guarded, resize::Raster};
 
 /// File name endings that are taken for images.
 pub(crate) const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff"];
@@ -29,8 +25,7 @@ pub(crate) fn file(path: &Path) -> Result<Raster, String> {
 
 /// Decodes an encoded image held in memory.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<Raster, String> {
-    // Decoders of hostile input are written not to panic; should one do so, the image is corrupt, not us.
-    catch_unwind(AssertUnwindSafe(|| read(bytes))).unwrap_or_else(|_| Err("its decoder failed".into()))
+    guarded("its decoder failed", || read(bytes))
 }
 
 fn read(bytes: &[u8]) -> Result<Raster, String> {

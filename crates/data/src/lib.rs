@@ -32,6 +32,7 @@ mod emoji_subgroups;
 mod error;
 mod folder;
 mod grid;
+mod guard;
 mod image;
 mod order;
 mod parquet;
@@ -50,6 +51,7 @@ pub use crate::{
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},
     grid::grid,
+    guard::is_guarded,
     image::Image,
     order::Order,
     stream::{Batch, Stream},

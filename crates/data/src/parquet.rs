@@ -3,7 +3,6 @@
 
 use std::{
     fs::File,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,10 +23,13 @@ use serde_json::Value;
 
 use crate::{
     DataError, Image, ParquetConfig, Words, decode,
+    guard::guarded,
     resize::{Frame, Raster, fit},
     source::{Collection, Entry, Place},
 };
 
+/// The reader checks most of what a hostile file may say; where it asserts instead, the file is at fault.
+const INVALID: &str = "not a valid Parquet file";
 /// Images decoded at once when a whole file is read; bounds what is held encoded.
 const CHUNK: usize = 256;
 /// Labels are class numbers, not identifiers.
@@ -67,7 +69,7 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig) -> Result<Collection, Da
     let mut most = None;
     for (file, path) in files.into_iter().enumerate() {
         let wrong = |reason| DataError::Parquet { path: path.clone(), reason };
-        let content = guarded(|| read_table(&path, config)).map_err(wrong)?;
+        let content = guarded(INVALID, || read_table(&path, config)).map_err(wrong)?;
         if class_names.is_empty() {
             class_names = content.class_names;
         } else if !content.class_names.is_empty() && content.class_names != class_names {
@@ -124,11 +126,6 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
         }
     }
     Ok(())
-}
-
-/// The reader checks most of what a hostile file may say; where it asserts instead, the file is at fault.
-fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("not a valid Parquet file".into()))
 }
 
 struct Content {
@@ -321,7 +318,7 @@ impl Tables {
     /// Decodes one row's image: reads the pages up to it by their headers only.
     pub fn raster(&self, row: Row) -> Result<Raster, String> {
         let table = &self.0[row.file];
-        let value = guarded(|| {
+        let value = guarded(INVALID, || {
             let (mut reader, present) = table.images(row.group)?;
             reader.skip_records(row.row).map_err(|e| e.to_string())?;
             read_some(&mut reader, present, 1)
@@ -335,11 +332,11 @@ impl Tables {
         for table in &self.0 {
             for group in 0..table.metadata.num_row_groups() {
                 let end = images.len() + table.metadata.row_group(group).num_rows() as usize;
-                let mut open = guarded(|| table.images(group));
+                let mut open = guarded(INVALID, || table.images(group));
                 while images.len() < end {
                     let most = CHUNK.min(end - images.len());
                     let read = match &mut open {
-                        Ok((reader, present)) => guarded(|| read_some(reader, *present, most)),
+                        Ok((reader, present)) => guarded(INVALID, || read_some(reader, *present, most)),
                         Err(reason) => Err(reason.clone()),
                     };
                     match read {

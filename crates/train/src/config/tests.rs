@@ -23,6 +23,17 @@ fn presets_build_and_survive_toml() {
     assert!(preset("nope").unwrap_err().to_string().contains("one of emoji, tiny, cifar"));
 }
 
+/// The number is that of google/ddpm-cifar10-32 on the hub.
+#[test]
+fn the_preset_cifar_is_the_published_network() {
+    let config = ConfigBuilder::preset("cifar").unwrap().build().unwrap();
+    let unet = config.unet(10).unwrap();
+    let device = tweedie_ops::device("cpu").unwrap();
+    let model = tweedie_models::UNet2DModel::new(&unet, 0, &device).unwrap();
+    assert_eq!(tweedie_models::count(&model), 35_746_307);
+    assert_eq!((unet.norm_eps, unet.downsample_padding, unet.flip_sin_to_cos), (1e-6, 0, false));
+}
+
 #[test]
 fn layers_override_key_by_key() {
     let text = "preset = \"tiny\"\n[run]\nbatch = 3\n[data]\nsource = { folder = \"x\" }\n";
