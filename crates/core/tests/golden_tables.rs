@@ -118,6 +118,24 @@ fn noise_spacings_agree_with_diffusers() {
 }
 
 #[test]
+fn spacings_are_read_with_their_parameters() {
+    for (text, expected) in [
+        ("karras", Spacing::Karras { rho: 7.0 }),
+        ("karras=5", Spacing::Karras { rho: 5.0 }),
+        ("polyexponential=2.5", Spacing::Polyexponential { rho: 2.5 }),
+        ("shifted=3", Spacing::Shifted { shift: 3.0 }),
+        ("leading=1", Spacing::Leading { offset: 1 }),
+        ("beta=0.5, 0.7", Spacing::Beta { a: 0.5, b: 0.7 }),
+    ] {
+        assert_eq!(text.parse(), Ok(expected));
+    }
+    for text in ["karras=", "karras=0", "karras=nan", "shifted=-1", "leading=0.5", "beta=1", "cosine=1", "=1"]
+    {
+        assert!(text.parse::<Spacing>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn impossible_spacings_are_errors() {
     use spacing::SpacingError;
     let table = ddpm();

@@ -157,6 +157,15 @@ impl Pipeline {
             let reason = format!("{scale}{whose}: the solver `{}` takes 0 to 1", recipe.solver.name());
             return Err(PipelineError::request("guidance", reason));
         }
+        let config = self.unet.config();
+        if recipe.solver.name() == "ddpm-learned" && config.out_channels != 2 * config.in_channels {
+            let (found, expected) = (config.out_channels, 2 * config.in_channels);
+            let reason = format!(
+                "`ddpm-learned` reads a variance from the network, which answers with {found} channels instead of \
+                 {expected}: it has learned none"
+            );
+            return Err(PipelineError::request("solver", reason));
+        }
         let [c, h, w] = resolved.shape;
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
         let condition = match &resolved.classes {

@@ -109,7 +109,8 @@ pub struct Args {
     /// Leave a sampler that `tweedie tune-steps` learned for so many steps aside.
     #[arg(long, help_heading = "How")]
     untuned: bool,
-    /// Which noise levels are visited, see below [default: the model's].
+    /// Which noise levels are visited, see below; parameters as in `karras=5`, `shifted=3`, `beta=0.5,0.5`
+    /// [default: the model's].
     #[arg(long, value_name = "NAME", help_heading = "How")]
     spacing: Option<Spacing>,
     /// Fresh noise in every step, from 0 (none) to 1 (as in the reversed diffusion).

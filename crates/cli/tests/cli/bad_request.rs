@@ -42,6 +42,10 @@ fn names_that_there_are_not() {
     for (more, words) in [
         (&["--solver", "eular"][..], &["eular", "ddim", "dpmpp-2m"][..]),
         (&["--spacing", "karas"], &["karas", "karras"]),
+        (&["--spacing", "karras=-1"], &["`-1`", "above 0"]),
+        (&["--spacing", "trailing=3"], &["`3`", "no parameters"]),
+        (&["--spacing", "beta=0.5"], &["`0.5`", "two numbers"]),
+        (&["--solver", "ddpm-learned"], &["ddpm-learned", "3 channels instead of 6"]),
         (&["--class", "dragons"], &["dragons", "Food & Drink"]),
         (&["--class", "77"], &["77", "0 to 2"]),
         (&["--device", "abacus"], &["abacus", "cpu"]),

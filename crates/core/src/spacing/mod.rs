@@ -93,10 +93,37 @@ pub static SPACINGS: &[(&str, Spacing)] = &[
 impl std::str::FromStr for Spacing {
     type Err = SpacingError;
 
-    /// A name of [`SPACINGS`].
-    fn from_str(name: &str) -> Result<Self, SpacingError> {
+    /// A name of [`SPACINGS`], and after `=` its parameters where it has any: `karras=5`, `beta=0.5,0.5`.
+    fn from_str(text: &str) -> Result<Self, SpacingError> {
+        let (name, given) = text.split_once('=').map_or((text, None), |(name, given)| (name, Some(given)));
         let found = SPACINGS.iter().find(|(known, _)| *known == name);
-        found.map(|(_, spacing)| *spacing).ok_or_else(|| SpacingError::Unknown { name: name.into() })
+        let spacing = found.map(|(_, spacing)| *spacing);
+        let spacing = spacing.ok_or_else(|| SpacingError::Unknown { name: name.into() })?;
+        given.map_or(Ok(spacing), |given| spacing.with(given))
+    }
+}
+
+impl Spacing {
+    /// The same with the parameters that `text` lists.
+    fn with(self, text: &str) -> Result<Self, SpacingError> {
+        let wrong = |expected| SpacingError::Parameters { found: text.into(), expected };
+        let positive = |text: &str| text.trim().parse().ok().filter(|v: &f64| *v > 0.0 && v.is_finite());
+        let one = |expected| positive(text).ok_or_else(|| wrong(expected));
+        match self {
+            Self::Leading { .. } => {
+                let offset = text.trim().parse().map_err(|_| wrong("a whole number, the offset"))?;
+                Ok(Self::Leading { offset })
+            }
+            Self::Karras { .. } => Ok(Self::Karras { rho: one("a number above 0, rho")? }),
+            Self::Polyexponential { .. } => Ok(Self::Polyexponential { rho: one("a number above 0, rho")? }),
+            Self::Shifted { .. } => Ok(Self::Shifted { shift: one("a number above 0, the shift")? }),
+            Self::Beta { .. } => {
+                let both = text.split_once(',').and_then(|(a, b)| Some((positive(a)?, positive(b)?)));
+                let (a, b) = both.ok_or_else(|| wrong("two numbers above 0, as in beta=0.6,0.6"))?;
+                Ok(Self::Beta { a, b })
+            }
+            _ => Err(wrong("nothing: this spacing has no parameters")),
+        }
     }
 }
 
@@ -108,6 +135,14 @@ pub enum SpacingError {
     Unknown {
         /// The name.
         name: String,
+    },
+    /// Parameters that a spacing does not take.
+    #[error("spacing: the parameters `{found}` do not fit, expected {expected}")]
+    Parameters {
+        /// What stands after `=`.
+        found: String,
+        /// What should.
+        expected: &'static str,
     },
     /// No steps.
     #[error("steps = 0: expected at least 1")]
