@@ -9,7 +9,7 @@ use crate::{
     DataConfig, DataError, Image, OnError, Skipped, Source, Words, decode, emoji, folder,
     order::mix,
     parquet,
-    resize::{Frame, fit},
+    resize::{Frame, cover, fit},
     source::{Collection, Entry},
 };
 
@@ -231,6 +231,20 @@ pub fn open_image(path: &Path, config: &DataConfig) -> Result<Image, DataError> 
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     let corrupt = |reason| DataError::Corrupt { path: path.into(), reason };
     Ok(fit(&decode::file(path).map_err(corrupt)?, &Frame::of(config)))
+}
+
+/// The image file at `path`, its middle cut to the aspect of `height` to `width` and brought to that size.
+///
+/// # Errors
+/// As [`open_image`].
+pub fn open_sized(path: &Path, [height, width]: [usize; 2]) -> Result<Image, DataError> {
+    std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    let corrupt = |reason: String| DataError::Corrupt { path: path.into(), reason };
+    if height == 0 || width == 0 {
+        return Err(corrupt(format!("cannot be brought to {width}×{height} pixels")));
+    }
+    let raster = decode::file(path).map_err(corrupt)?;
+    Ok(cover(&raster, [height, width], DataConfig::default().background))
 }
 
 /// What an image file holds.

@@ -46,7 +46,7 @@ pub use crate::{
     caption::{CaptionConfig, Words},
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
-    dataset::{Dataset, ImageFacts, Item, image_facts, open_image},
+    dataset::{Dataset, ImageFacts, Item, image_facts, open_image, open_sized},
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},

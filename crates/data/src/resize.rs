@@ -69,6 +69,18 @@ pub(crate) fn fit(raster: &Raster, frame: &Frame) -> Image {
     image
 }
 
+/// The middle of `raster` in the aspect of `height` to `width`, brought to that size.
+pub(crate) fn cover(raster: &Raster, [height, width]: [usize; 2], background: Rgb) -> Image {
+    let (across, down) = (raster.width as f64, raster.height as f64);
+    let (columns, rows) = match raster.width * height <= raster.height * width {
+        true => (across, across * height as f64 / width as f64),
+        false => (down * width as f64 / height as f64, down),
+    };
+    let (left, top) = (((across - columns) / 2.0).floor(), ((down - rows) / 2.0).floor());
+    let (across, down) = (taps((left, left + columns), width), taps((top, top + rows), height));
+    Image { width, height, pixels: resample(raster, background, &across, &down) }
+}
+
 /// The source samples that make one output sample, and their weights, which sum to one.
 struct Taps {
     first: usize,

@@ -30,6 +30,16 @@ pub enum HubError {
         /// What was expected and found.
         reason: String,
     },
+    /// PyTorch's own format, where a safetensors file was expected.
+    #[error(
+        "{}: a pickle of PyTorch, which can run code and is never read. Convert it to safetensors in Python: {}",
+        path.display(),
+        convert(path)
+    )]
+    Pickle {
+        /// Which.
+        path: PathBuf,
+    },
     /// A tensor of a file is missing, of the wrong shape or type, or cannot be stored.
     #[error("{}: tensor `{name}`: {reason}", path.display())]
     Tensor {
@@ -68,12 +78,24 @@ pub enum HubError {
     },
 }
 
+/// A line of Python that makes a safetensors file of the pickle at `path`.
+fn convert(path: &Path) -> String {
+    format!(
+        "import torch, safetensors.torch as s; d = torch.load({:?}, map_location='cpu', weights_only=True); \
+         d = d.get('state_dict', d); \
+         s.save_file({{k: v.clone() for k, v in d.items() if torch.is_tensor(v)}}, {:?})",
+        path.display().to_string(),
+        path.with_extension("safetensors").display().to_string()
+    )
+}
+
 impl HubError {
     /// The same error of a file that was being written in folder `aside`, as one of folder `place`.
     pub(crate) fn moved(mut self, aside: &Path, place: &Path) -> Self {
         let (Self::Read { path, .. }
         | Self::Write { path, .. }
         | Self::Format { path, .. }
+        | Self::Pickle { path }
         | Self::Tensor { path, .. }
         | Self::Key { path, .. }
         | Self::Config { path, .. }
@@ -82,6 +104,10 @@ impl HubError {
             *path = if rest.as_os_str().is_empty() { place.into() } else { place.join(rest) };
         }
         self
+    }
+
+    pub(crate) fn pickle(path: &Path) -> Self {
+        Self::Pickle { path: path.into() }
     }
 
     pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {

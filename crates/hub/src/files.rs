@@ -84,6 +84,18 @@ pub fn write_dir_with(
     sync_parent(path).map_err(wrap)
 }
 
+/// Whether [`write_dir_with`] would replace what is at `path`, before the work is done.
+///
+/// # Errors
+/// If `path` is a folder of something else, or the folder that it lies in is not there.
+pub fn check_dir(path: &Path, marker: &str) -> Result<(), HubError> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        return Err(HubError::write(path, io::Error::new(io::ErrorKind::NotFound, "it lies in no folder")));
+    }
+    replaceable(path, marker).map_err(|e| HubError::write(path, e))
+}
+
 fn replaceable(path: &Path, marker: &str) -> io::Result<()> {
     let foreign = match fs::metadata(path) {
         Err(_) => false,

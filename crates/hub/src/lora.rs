@@ -1,5 +1,6 @@
 //! Low-rank changes of weights: `W + scale·(alpha/rank)·up·down` (Hu et al. 2021, arXiv:2106.09685), in files
-//! as diffusers, PEFT and kohya's scripts write them. They are merged while weights are read.
+//! as diffusers, PEFT and kohya's scripts write them. They are merged while weights are read. kohya's scripts name
+//! the layers of SDXL's U-Net as its first code does; their names in full are in [`original`](crate::original).
 
 use std::{
     cell::RefCell,
@@ -10,7 +11,7 @@ use std::{
 use burn::tensor::TensorData;
 use tweedie_models::{HostTensor, TensorSource};
 
-use crate::{error::HubError, weights::SafetensorsFile};
+use crate::{error::HubError, original::names::original_unet, weights::SafetensorsFile};
 
 /// What ends the names of a layer's two factors.
 const FACTORS: [(&str, &str); 5] = [
@@ -21,6 +22,9 @@ const FACTORS: [(&str, &str); 5] = [
     ("_lora.down.weight", "_lora.up.weight"),
 ];
 const ALPHA: &str = ".alpha";
+
+/// What PEFT puts before a model's names.
+const PEFT: &str = "base_model.model.";
 
 /// What begins names, and the component they belong to. Names of the second kind have underscores for dots.
 const DOTTED: [(&str, &str); 4] = [
@@ -34,6 +38,18 @@ const UNDERSCORED: [(&str, &str); 4] = [
     ("lora_te_", "text_encoder"),
     ("lora_te1_", "text_encoder"),
     ("lora_te2_", "text_encoder_2"),
+];
+
+/// What begins the names of a component's own layers, where PEFT was given the component alone.
+const LAYERS: [(&str, &str); 8] = [
+    ("down_blocks.", "unet"),
+    ("mid_block.", "unet"),
+    ("up_blocks.", "unet"),
+    ("conv_in", "unet"),
+    ("conv_out", "unet"),
+    ("time_embedding.", "unet"),
+    ("transformer_blocks.", "transformer"),
+    ("text_model.", "text_encoder"),
 ];
 
 /// One layer's change.
@@ -66,6 +82,10 @@ enum Layer {
 }
 
 impl Layer {
+    fn underscored(name: &str) -> Self {
+        Self::Underscored(name.replace('.', "_"))
+    }
+
     fn text(&self) -> &str {
         match self {
             Self::Dotted(name) | Self::Underscored(name) => name,
@@ -115,18 +135,26 @@ impl Lora {
 
     /// The tensors of `source`, those of the component called `component`, with this change.
     pub fn merged<'a>(&'a self, component: &'static str, source: &'a dyn TensorSource) -> Merged<'a> {
-        let mut changes = BTreeMap::new();
-        for name in source.names() {
+        let mut changes: BTreeMap<String, Vec<&Factors>> = BTreeMap::new();
+        let names = source.names();
+        let has = |start: &str| names.iter().any(|name| name.starts_with(start));
+        let layers = (0..).take_while(|i| has(&format!("down_blocks.0.resnets.{i}."))).count();
+        let attends = |block: usize| has(&format!("up_blocks.{block}.attentions."));
+        for name in &names {
             let Some(stem) = name.strip_suffix(".weight") else { continue };
             // Text encoders are stored with and without this prefix.
-            for stem in [stem.to_owned(), format!("text_model.{stem}")] {
-                let underscored = Layer::Underscored(stem.replace('.', "_"));
-                for layer in [Layer::Dotted(stem.clone()), underscored] {
-                    let key = (component, layer);
-                    if let Some(factors) = self.layers.get(&key) {
-                        changes.insert(name.clone(), factors);
-                        self.used.borrow_mut().insert(key);
-                    }
+            let mut known: Vec<Layer> = [stem.to_owned(), format!("text_model.{stem}")]
+                .into_iter()
+                .flat_map(|stem| [Layer::underscored(&stem), Layer::Dotted(stem)])
+                .collect();
+            if component == "unet" {
+                known.extend(original_unet(stem, layers, &attends).map(|stem| Layer::underscored(&stem)));
+            }
+            for layer in known {
+                let key = (component, layer);
+                if let Some(factors) = self.layers.get(&key) {
+                    changes.entry(name.clone()).or_default().push(factors);
+                    self.used.borrow_mut().insert(key);
                 }
             }
         }
@@ -156,14 +184,20 @@ fn place(stem: &str) -> Option<(&'static str, Layer)> {
             return Some((component, Layer::Underscored(rest.into())));
         }
     }
-    let (rest, component) = DOTTED.iter().find_map(|(p, c)| Some((stem.strip_prefix(p)?, *c)))?;
-    // `attn1.processor.to_q` of diffusers before 0.22 is `attn1.to_q`.
-    let layer = match rest.split_once(".processor.") {
-        Some((attention, projection)) => {
-            let index = if projection == "to_out" { ".0" } else { "" };
-            format!("{attention}.{projection}{index}")
-        }
-        None => rest.to_owned(),
+    let bare = stem.strip_prefix(PEFT).unwrap_or(stem);
+    let named = DOTTED.iter().find_map(|(p, c)| Some((bare.strip_prefix(p)?, *c)));
+    let own = || LAYERS.iter().find(|(start, _)| bare.starts_with(start)).map(|(_, c)| (bare, *c));
+    let (rest, component) = named.or_else(|| own().filter(|_| bare.len() < stem.len()))?;
+    let rest = rest.strip_prefix(PEFT).unwrap_or(rest);
+    // `attn1.processor.to_q` of diffusers before 0.22 is `attn1.to_q`, and in text encoders `self_attn.to_q` is
+    // `self_attn.q_proj`.
+    let layer = if let Some((attention, projection)) = rest.split_once(".processor.") {
+        let index = if projection == "to_out" { ".0" } else { "" };
+        format!("{attention}.{projection}{index}")
+    } else if let Some((layer, projection)) = rest.split_once(".self_attn.to_") {
+        format!("{layer}.self_attn.{projection}_proj")
+    } else {
+        rest.to_owned()
     };
     Some((component, Layer::Dotted(layer)))
 }
@@ -171,7 +205,7 @@ fn place(stem: &str) -> Option<(&'static str, Layer)> {
 /// Tensors with a change.
 pub struct Merged<'a> {
     source: &'a dyn TensorSource,
-    changes: BTreeMap<String, &'a Factors>,
+    changes: BTreeMap<String, Vec<&'a Factors>>,
     scale: f64,
 }
 
@@ -193,17 +227,18 @@ impl TensorSource for Merged<'_> {
 
     fn read(&self, name: &str) -> Result<HostTensor, String> {
         let mut tensor = self.source.read(name)?;
-        let Some(Factors { down, up, factor }) = self.changes.get(name) else { return Ok(tensor) };
-        let rank = down.shape[0];
-        let (outputs, inputs) = (up.shape[0], down.values.len() / rank);
-        if tensor.shape.first() != Some(&outputs) || tensor.values.len() != outputs * inputs {
-            let (shape, by) = (&tensor.shape, (&up.shape, &down.shape));
-            return Err(format!("has shape {shape:?}, which a change of {by:?} does not fit"));
-        }
-        let scale = (self.scale * factor) as f32;
-        for (row, up) in tensor.values.chunks_exact_mut(inputs).zip(up.values.chunks_exact(rank)) {
-            for (u, down) in up.iter().zip(down.values.chunks_exact(inputs)) {
-                row.iter_mut().zip(down).for_each(|(w, d)| *w += scale * u * d);
+        for Factors { down, up, factor } in self.changes.get(name).into_iter().flatten() {
+            let rank = down.shape[0];
+            let (outputs, inputs) = (up.shape[0], down.values.len() / rank);
+            if tensor.shape.first() != Some(&outputs) || tensor.values.len() != outputs * inputs {
+                let (shape, by) = (&tensor.shape, (&up.shape, &down.shape));
+                return Err(format!("has shape {shape:?}, which a change of {by:?} does not fit"));
+            }
+            let scale = (self.scale * factor) as f32;
+            for (row, up) in tensor.values.chunks_exact_mut(inputs).zip(up.values.chunks_exact(rank)) {
+                for (u, down) in up.iter().zip(down.values.chunks_exact(inputs)) {
+                    row.iter_mut().zip(down).for_each(|(w, d)| *w += scale * u * d);
+                }
             }
         }
         Ok(tensor)
@@ -243,6 +278,14 @@ mod tests {
             (
                 "unet.mid.attn1.processor.to_q_lora.down.weight",
                 "unet.mid.attn1.processor.to_q_lora.up.weight",
+            ),
+            (
+                "base_model.model.unet.mid.attn1.to_q.lora_A.weight",
+                "base_model.model.unet.mid.attn1.to_q.lora_B.weight",
+            ),
+            (
+                "unet.base_model.model.mid.attn1.to_q.lora_A.weight",
+                "unet.base_model.model.mid.attn1.to_q.lora_B.weight",
             ),
         ] {
             let path = file(dir.path(), &[(a, down.clone()), (b, up.clone())]);

@@ -102,8 +102,7 @@ impl SafetensorsFile {
         }
         let pickled = dir.join(format!("{stem}.bin"));
         if !single.exists() && pickled.exists() {
-            let reason = "pickled weights can run code and are not read; convert them to safetensors";
-            return Err(HubError::format(&pickled, reason));
+            return Err(HubError::pickle(&pickled));
         }
         Self::open(&single)
     }
@@ -200,6 +199,9 @@ impl Shard {
             0 => Bytes::Static(&[]),
             _ => Bytes::Mapped(FileMap::open(path).map_err(|e| HubError::read(path, e))?),
         };
+        if is_pickle(&bytes) {
+            return Err(HubError::pickle(path));
+        }
         Self::parse(path, bytes)
     }
 
@@ -217,6 +219,13 @@ impl Shard {
         })?;
         Ok(Self { path: path.into(), bytes, header, data: 8 + length })
     }
+}
+
+/// PyTorch's files are ZIP archives around a pickle, older ones a bare pickle. Safetensors files begin with a length,
+/// whose higher bytes are zero.
+fn is_pickle(bytes: &[u8]) -> bool {
+    let bare = bytes.first() == Some(&0x80) && bytes.get(4..8).is_none_or(|high| high != [0; 4]);
+    bytes.starts_with(b"PK\x03\x04") || bare
 }
 
 /// If the file is shorter than its header says: the bytes needed and present.

@@ -9,11 +9,14 @@ use std::{
 
 use serde_json::Value;
 use tweedie_hub::{
-    HubError, LatentClass, LatentModel, OriginalCheckpoint, Precision, Prediction,
+    ClipTokenizer, HubError, LatentClass, LatentModel, LatentNetwork, Lora, OriginalCheckpoint, Precision,
+    Prediction,
     original::{Family, Part},
     weights,
 };
-use tweedie_models::{AutoencoderKlConfig, ClipTextConfig, HostTensor, TensorSource, UNet2DConditionConfig};
+use tweedie_models::{
+    Autoencoder, AutoencoderKlConfig, ClipTextConfig, HostTensor, TensorSource, UNet2DConditionConfig, export,
+};
 
 struct Golden {
     tensors: BTreeMap<String, Vec<usize>>,
@@ -106,7 +109,9 @@ fn components_are_what_diffusers_makes_of_them() {
 /// A tokenizer of letters.
 fn tokenizer(dir: &Path) {
     let letters = ('a'..='z').flat_map(|c| [c.to_string(), format!("{c}</w>")]);
-    let names = std::iter::once("!".to_owned()).chain(letters);
+    // As many as the encoders of the golden files know.
+    let more = (0..5).map(|i| format!("more{i}"));
+    let names = std::iter::once("!".to_owned()).chain(letters).chain(more);
     let names = names.chain(["<|startoftext|>".to_owned(), "<|endoftext|>".to_owned()]);
     let vocabulary: BTreeMap<String, usize> = names.enumerate().map(|(i, name)| (name, i)).collect();
     std::fs::create_dir_all(dir).unwrap();
@@ -132,13 +137,64 @@ fn whole_models_load() {
         assert_eq!(
             pads,
             match family {
-                Family::Sd1 => vec![54],
+                Family::Sd1 => vec![59],
                 Family::Sd2 => vec![0],
-                Family::Sdxl => vec![54, 0],
+                Family::Sdxl => vec![59, 0],
             }
         );
         let class = model.scheduler.class_name();
         assert_eq!(class, if xl { "EulerDiscreteScheduler" } else { "PNDMScheduler" });
+
+        // As a folder it is the same.
+        let folder = dir.path().join("folder");
+        model.save(&folder, Precision::F32).unwrap();
+        let again = LatentModel::load(&folder, &device).unwrap();
+        assert_eq!((again.class, again.scheduler.class_name()), (model.class, class));
+        assert_eq!(again.scheduler.to_json(), model.scheduler.to_json());
+        assert_eq!(again.zeros_for_no_negative, model.zeros_for_no_negative);
+        let unet = |model: &LatentModel| match &model.network {
+            LatentNetwork::TextUNet(unet) => (unet.config().clone(), export(&**unet)),
+            other => panic!("{other:?}"),
+        };
+        assert!(unet(&again) == unet(&model), "{name}");
+        let vae = |model: &LatentModel| match &model.autoencoder {
+            Autoencoder::Kl(vae) => (vae.config().clone(), export(&**vae)),
+            other => panic!("{other:?}"),
+        };
+        assert!(vae(&again) == vae(&model), "{name}");
+        for (a, b) in again.texts.iter().zip(&model.texts) {
+            assert_eq!(a.encoder.config(), b.encoder.config());
+            assert!(export(&a.encoder) == export(&b.encoder), "{name}");
+            let told = |t: &ClipTokenizer| (t.begin, t.end, t.pad, t.encode("a cat!"));
+            assert_eq!(told(&a.tokenizer), told(&b.tokenizer));
+        }
+        // Nothing is written where something else is.
+        let error = model.save(dir.path(), Precision::F32).unwrap_err().to_string();
+        assert!(error.contains("model_index.json"), "{error}");
+        assert!(path.exists());
+    }
+}
+
+#[test]
+fn another_encoders_tokenizer_is_refused() {
+    let device = tweedie_ops::device("cpu").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = checkpoint(dir.path(), "sd2", |_| {});
+    let tokens = dir.path().join("tokenizer");
+    tokenizer(&tokens);
+    let file = tokens.join("vocab.json");
+    let whole: BTreeMap<String, usize> =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let opened = OriginalCheckpoint::open(&path, None).unwrap();
+    for (change, words) in [(-3i64, ["57 tokens", "knows 60"]), (1, ["up to 60", "knows 60"])] {
+        let moved = |(name, id): (&String, &usize)| {
+            let by = if *id > 55 || change > 0 { change } else { 0 };
+            (name.clone(), (*id as i64 + by) as usize)
+        };
+        let vocabulary: BTreeMap<String, usize> = whole.iter().map(moved).collect();
+        std::fs::write(&file, serde_json::to_string(&vocabulary).unwrap()).unwrap();
+        let error = LatentModel::load_original(&opened, None, &[], &device).unwrap_err().to_string();
+        assert!(error.contains("text_encoder") && words.iter().all(|w| error.contains(w)), "{error}");
     }
 }
 
@@ -188,4 +244,49 @@ fn what_is_wrong_is_named() {
         let found = error(family, change).to_string();
         assert!(found.contains("model.safetensors") && found.contains(expected), "{found}");
     }
+}
+
+/// `golden/original/make_lora.py` asked diffusers.
+#[test]
+fn kohyas_names_mean_what_diffusers_makes_of_them() {
+    let text = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/original/lora.json"),
+    );
+    let golden: Value = serde_json::from_str(&text.unwrap()).unwrap();
+    let pairs: BTreeMap<String, String> = serde_json::from_value(golden["layers"].clone()).unwrap();
+    assert!(pairs.len() > 150);
+    let number = |n: usize| HostTensor { shape: vec![1, 1], values: vec![n as f32] };
+    let mut tensors = BTreeMap::new();
+    for (i, stem) in pairs.keys().enumerate() {
+        tensors.insert(format!("{stem}.lora_down.weight"), number(1));
+        tensors.insert(format!("{stem}.lora_up.weight"), number(i + 1));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lora.safetensors");
+    weights::write(&path, &tensors, Precision::F32, &BTreeMap::new()).unwrap();
+    let lora = Lora::open(&path, 1.0).unwrap();
+    let mut left: BTreeMap<usize, &str> = pairs.keys().map(String::as_str).enumerate().collect();
+
+    let (_, sdxl) = checkpoint(dir.path(), "sdxl", |_| {});
+    let sdxl = OriginalCheckpoint::open(&sdxl, None).unwrap();
+    for component in ["unet", "text_encoder", "text_encoder_2"] {
+        let names = sdxl.component(component).unwrap().1.names();
+        let base: BTreeMap<String, HostTensor> = names.into_iter().map(|name| (name, number(0))).collect();
+        let merged = lora.merged(component, &base);
+        for name in base.keys() {
+            let found = merged.read(name).unwrap().values[0] as usize;
+            let Some(i) = found.checked_sub(1) else { continue };
+            let stem = left.remove(&i).expect(name);
+            // The names of diffusers' attention before its version 0.22.
+            let theirs = pairs[stem].replace(".processor.", ".").replace("to_out_lora", "to_out.0");
+            let theirs = match component {
+                "unet" => theirs.replace("_lora", ""),
+                _ => theirs.replace("attn.to_out.0", "attn.out_proj").replace("attn.to_", "attn."),
+            };
+            let theirs = if component == "unet" { theirs } else { theirs.replace("_lora", "_proj") };
+            assert_eq!(format!("{component}.{name}"), format!("{theirs}.weight"), "{stem}");
+        }
+    }
+    assert!(left.is_empty(), "{left:?}");
+    lora.check_used().unwrap();
 }

@@ -140,7 +140,31 @@ fn a_missing_file_is_named() {
     assert!(error.contains("no.safetensors") && error.contains("No such file"), "{error}");
     fs::write(dir.path().join("m.bin"), "pickle").unwrap();
     let error = SafetensorsFile::open_in(dir.path(), "m").err().unwrap().to_string();
-    assert!(error.contains("m.bin") && error.contains("pickled"), "{error}");
+    assert!(error.contains("m.bin") && error.contains("pickle"), "{error}");
+}
+
+#[test]
+fn pickles_are_never_read_and_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, start) in [
+        ("model.ckpt", &b"PK\x03\x04\x14\x00\x00\x00"[..]),
+        ("old.pt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8"),
+        ("short.pt", b"\x80\x04."),
+        ("named.safetensors", b"PK\x03\x04"),
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, [start, &[0; 40]].concat()).unwrap();
+        if name == "short.pt" {
+            fs::write(&path, start).unwrap();
+        }
+        let error = SafetensorsFile::open(&path).err().unwrap().to_string();
+        let words = [name, "pickle", "never read", "torch.load", "weights_only=True", ".safetensors"];
+        assert!(words.iter().all(|w| error.contains(w)), "{error}");
+    }
+    // A header of 128 bytes is none.
+    let path = dir.path().join("empty.safetensors");
+    fs::write(&path, [&128u64.to_le_bytes()[..], format!("{:<128}", "{}").as_bytes()].concat()).unwrap();
+    assert!(SafetensorsFile::open(&path).unwrap().names().is_empty());
 }
 
 #[test]

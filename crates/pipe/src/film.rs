@@ -1,10 +1,10 @@
 //! Moments of a run as pictures: a filmstrip, or the frames of an animation.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{collections::BTreeMap, convert::Infallible, ops::ControlFlow};
 
 use tweedie_data::{Image, Rgb, grid};
 
-use crate::Event;
+use crate::{Event, Preview};
 
 /// What of a moment is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,17 +33,32 @@ impl Film {
     /// Takes a picture of every row if the moment is one of the film's. `steps` is how many steps each row
     /// takes.
     pub fn see(&mut self, event: &Event<'_>, steps: usize) -> ControlFlow<()> {
+        let pictures = |show: Show, preview: &Preview<'_>| match show {
+            Show::Clean => preview.x0_images(),
+            Show::Noisy => preview.x_images(),
+        };
+        self.see_by(event, steps, &mut |preview, show| Ok::<_, Infallible>(pictures(show, preview)))
+            .unwrap_or_else(|never| match never {});
+        ControlFlow::Continue(())
+    }
+
+    /// The same where samples are no pictures: `pictures` makes them of a moment.
+    ///
+    /// # Errors
+    /// Those of `pictures`.
+    pub fn see_by<E>(
+        &mut self,
+        event: &Event<'_>,
+        steps: usize,
+        pictures: &mut dyn FnMut(&Preview<'_>, Show) -> Result<Vec<Image>, E>,
+    ) -> Result<(), E> {
         let Event::Step { rows, step, preview, .. } = event;
         if self.wants(*step, steps) {
-            let images = match self.show {
-                Show::Clean => preview.x0_images(),
-                Show::Noisy => preview.x_images(),
-            };
-            for (row, image) in rows.clone().zip(images) {
+            for (row, image) in rows.clone().zip(pictures(preview, self.show)?) {
                 self.rows.entry(row).or_default().push(image);
             }
         }
-        ControlFlow::Continue(())
+        Ok(())
     }
 
     /// Step `k` of `steps` is shown if it is the first to pass a multiple of `steps / moments`.

@@ -73,12 +73,17 @@ impl Preview<'_> {
         images(&self.x0()).unwrap_or_default()
     }
 
-    /// The noisy samples as pictures, those of processes that let the variance grow scaled into range.
-    pub fn x_images(&self) -> Vec<Image> {
+    /// The noisy samples, those of processes that let the variance grow scaled into range.
+    pub fn x_in_range(&self) -> HostTensor {
         let scale = 1.0 / self.level.alpha.hypot(self.level.sigma).max(1.0);
         let mut x = self.x();
         x.values.iter_mut().for_each(|v| *v *= scale as f32);
-        images(&x).unwrap_or_default()
+        x
+    }
+
+    /// [`Self::x_in_range`] as pictures.
+    pub fn x_images(&self) -> Vec<Image> {
+        images(&self.x_in_range()).unwrap_or_default()
     }
 }
 

@@ -82,7 +82,8 @@ pub struct Request {
     /// Of a picture to begin with, how much is replaced: from more than 0 to 1 (all).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
-    /// Latents are decoded in tiles of so many pixels, which bounds the memory of large pictures.
+    /// Latents are decoded, and a picture to begin with is encoded, in tiles of so many pixels, which bounds the memory
+    /// of large pictures. By default pictures of more than 1024×1024 pixels are cut, in tiles of 512.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<NonZeroUsize>,
     /// Height and width of the pictures; by default those the model was made for.

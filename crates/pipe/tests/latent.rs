@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tweedie_hub::{ClipTokenizer, Lora, SafetensorsFile, weights};
 use tweedie_models::{
-    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
+    Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
     ClipTextModel, DitConfig, DitTransformer, HostTensor, TensorSource, UNet2DConditionConfig,
     UNet2DConditionModel, UNet2DConfig, UNet2DModel, params,
 };
@@ -211,6 +211,146 @@ fn rows_are_the_same_in_every_batch_and_prompts_matter() {
     assert_ne!(make(1, &"cat ".repeat(90), 4), make(1, &"cat ".repeat(75), 4));
 }
 
+/// Its pictures of two steps.
+fn two_steps(pipeline: &LatentPipeline, name: &str) -> Vec<f32> {
+    let request = match name {
+        "dit" => json!({"classes": [1], "steps": 2}),
+        "ldm" => json!({"steps": 2}),
+        _ => json!({"prompt": "a red hat", "steps": 2, "seed": 5}),
+    };
+    run(pipeline, &serde_json::from_value(request).unwrap(), None, None).unwrap().tensors.values
+}
+
+#[test]
+fn every_pipeline_is_written_as_it_was_read() {
+    let json = |file: &Path| -> Value { serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap() };
+    for name in ["sd1", "sd2", "sdxl", "lora", "dit", "ldm"] {
+        let dir = folder(name);
+        let loras = match name {
+            "lora" => vec![Lora::open(&dir.path().join("lora.safetensors"), 0.4).unwrap()],
+            _ => Vec::new(),
+        };
+        let pipeline = LatentPipeline::load_with(dir.path(), &loras, &Device::flex()).unwrap();
+        let written = tempfile::tempdir().unwrap();
+        let out = written.path().join("out");
+        pipeline.model().save(&out, weights::Precision::F32).unwrap();
+        let index = "model_index.json";
+        assert_eq!(json(&out.join(index)), json(&dir.path().join(index)), "{name}");
+        // What diffusers wrote is what we write. The padding is the tokenizer's.
+        for part in ["vae", "vqvae", "unet", "transformer", "text_encoder", "text_encoder_2"] {
+            let file = format!("{part}/config.json");
+            if !dir.path().join(&file).exists() {
+                assert!(!out.join(&file).exists(), "{name}: {file}");
+                continue;
+            }
+            let (ours, theirs) = (json(&out.join(&file)), json(&dir.path().join(&file)));
+            let told = ours.as_object().unwrap().iter().filter(|(key, _)| *key != "pad_token_id");
+            for (key, value) in told {
+                let expected = theirs.get(key).unwrap_or(value);
+                let same = match (value.as_f64(), expected.as_f64()) {
+                    (Some(a), Some(b)) => a == b,
+                    _ => value == expected,
+                };
+                assert!(same, "{name}: {file}: {key}: {value} {expected}");
+            }
+        }
+        // A change is in the weights now.
+        let again = load(&out).unwrap();
+        assert_eq!(two_steps(&again, name), two_steps(&pipeline, name), "{name}");
+        let scheduler = |pipeline: &LatentPipeline| pipeline.model().scheduler.to_json();
+        assert_eq!(scheduler(&again), scheduler(&pipeline));
+        let (labels, expected) = (&again.model().class_names, &pipeline.model().class_names);
+        assert_eq!(labels, expected);
+
+        again.model().save(&out, weights::Precision::BF16).unwrap();
+        let (half, whole) = (two_steps(&load(&out).unwrap(), name), two_steps(&pipeline, name));
+        let off = half.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off > 0.0 && off < 1.0, "{name}: {off}");
+        assert_eq!(fs::read_dir(written.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_tiny_autoencoder_is_written_too_and_a_failure_leaves_what_was_there() {
+    let dir = folder("ldm");
+    let vqvae = dir.path().join("vqvae");
+    fs::remove_dir_all(&vqvae).unwrap();
+    fs::create_dir(&vqvae).unwrap();
+    let own: Value =
+        serde_json::from_str(&fs::read_to_string(golden().join("ldm/vqvae/config.json")).unwrap()).unwrap();
+    let config = json!({
+        "_class_name": "AutoencoderTiny", "latent_channels": own["latent_channels"],
+        "encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8],
+        "num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1], "scaling_factor": 0.5, "shift_factor": 0.25,
+    });
+    fs::write(vqvae.join("config.json"), config.to_string()).unwrap();
+    fill(&vqvae, weights::Precision::F32);
+    let pipeline = load(dir.path()).unwrap();
+    let out = dir.path().join("out");
+    pipeline.model().save(&out, weights::Precision::F32).unwrap();
+    let index = fs::read_to_string(out.join("model_index.json")).unwrap();
+    assert!(index.contains("AutoencoderTiny"), "{index}");
+    assert_eq!(two_steps(&load(&out).unwrap(), "ldm"), two_steps(&pipeline, "ldm"));
+
+    // A weight that half precision does not hold.
+    let file = vqvae.join("diffusion_pytorch_model.safetensors");
+    let mut tensors: std::collections::BTreeMap<_, _> = {
+        let read = SafetensorsFile::open(&file).unwrap();
+        read.names().into_iter().map(|n| (n.clone(), read.read(&n).unwrap())).collect()
+    };
+    tensors.values_mut().next().unwrap().values[0] = 1e6;
+    weights::write(&file, &tensors, weights::Precision::F32, &Default::default()).unwrap();
+    let error =
+        load(dir.path()).unwrap().model().save(&out, weights::Precision::F16).unwrap_err().to_string();
+    assert!(error.contains("too large for F16") && error.contains("out/vqvae"), "{error}");
+    assert_eq!(two_steps(&load(&out).unwrap(), "ldm"), two_steps(&pipeline, "ldm"));
+}
+
+#[test]
+fn pictures_that_are_not_square_are_encoded_and_decoded_in_tiles() {
+    let dir = folder("sd1");
+    let pipeline = load(dir.path()).unwrap();
+    assert_eq!(pipeline.size_like([300, 300]), Some([16, 16]));
+    // Multiples of 4: the autoencoder's 2 times the U-Net's.
+    assert_eq!(pipeline.size_like([300, 700]), Some([12, 24]));
+    assert_eq!(pipeline.size_like([10_000, 1]), Some([64, 4]));
+    let mut image = Image::filled(48, 32, tweedie_data::Rgb([0, 0, 0]));
+    image.pixels.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 37 % 256) as u8);
+    let make = |tile: Option<usize>| {
+        let text = json!({"prompt": "cat", "steps": 4, "strength": 0.25, "size": [32, 48], "vae_tile": tile});
+        run(&pipeline, &serde_json::from_value(text).unwrap(), None, Some(&image)).unwrap().tensors
+    };
+    let (whole, tiled) = (make(None), make(Some(16)));
+    assert_eq!((whole.shape.as_slice(), tiled.shape.as_slice()), (&[1, 3, 32, 48][..], &[1, 3, 32, 48][..]));
+    let rms = |v: &[f32]| (v.iter().map(|v| v * v).sum::<f32>() / v.len() as f32).sqrt();
+    let off: Vec<f32> = whole.values.iter().zip(&tiled.values).map(|(a, b)| a - b).collect();
+    assert!(rms(&off) > 0.0 && rms(&off) < rms(&whole.values), "{} {}", rms(&off), rms(&whole.values));
+    // Whole where a tile is as large as the picture.
+    assert_eq!(make(Some(48)), whole);
+}
+
+#[test]
+fn moments_are_decoded_by_the_models_own_autoencoder_or_another() {
+    let dir = folder("sd1");
+    let pipeline = load(dir.path()).unwrap();
+    let config = |channels: usize| {
+        let text = json!({"latent_channels": channels, "encoder_block_out_channels": [8, 8],
+            "decoder_block_out_channels": [8, 8], "num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1]});
+        AutoencoderTinyConfig::from_json(&text.to_string()).unwrap()
+    };
+    let tiny = |channels| {
+        Autoencoder::Tiny(Box::new(AutoencoderTiny::new(&config(channels), 0, &Device::flex()).unwrap()))
+    };
+    let latents = HostTensor { shape: vec![2, 4, 8, 4], values: vec![0.5; 2 * 4 * 8 * 4] };
+    for small in [None, Some(tiny(4))] {
+        let pictures = pipeline.pictures(&latents, small.as_ref()).unwrap();
+        assert_eq!(pictures.len(), 2);
+        assert_eq!((pictures[0].height, pictures[0].width), (16, 8));
+    }
+    let error = pipeline.pictures(&latents, Some(&tiny(16))).unwrap_err().to_string();
+    assert!(error.contains("16 channels") && error.contains("4"), "{error}");
+}
+
 #[test]
 fn requests_that_do_not_fit_are_refused() {
     let (sd, dit, ldm) = (folder("sd1"), folder("dit"), folder("ldm"));
@@ -276,6 +416,11 @@ fn folders_that_are_not_whole_are_refused() {
         edit(&dir.join("tokenizer/tokenizer.json"), &|v| v["added_tokens"][0]["id"] = json!(60_000));
     });
     assert!(error.contains("60000") && error.contains("text_encoder"), "{error}");
+    // One that ends texts otherwise.
+    let error = damage("sd1", &|dir| {
+        edit(&dir.join("text_encoder/config.json"), &|v| v["eos_token_id"] = json!(568));
+    });
+    assert!(["569", "568", "eos_token_id", "tokenizer"].iter().all(|w| error.contains(w)), "{error}");
     let error = damage("sd1", &|dir| {
         edit(&dir.join("tokenizer/tokenizer.json"), &|v| v["model"]["end_of_word_suffix"] = json!(null));
     });

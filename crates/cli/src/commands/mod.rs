@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod completions;
+mod convert;
 mod data;
 mod debug;
 mod devices;
@@ -42,6 +43,8 @@ pub enum Command {
     Compare(compare::Args),
     /// Measure this machine: kernels, forward passes, training steps, sampling, start-up, memory.
     Bench(bench::Args),
+    /// Write a model in one file, or with low-rank changes, as a folder of diffusers.
+    Convert(convert::Args),
     /// Show what a model folder holds.
     Info(info::Args),
     /// Print the noise levels that a sampling run would visit.
@@ -72,6 +75,7 @@ impl Command {
             Self::Ema(args) => ema::run(args, ui, device)?,
             Self::Eval(args) => eval::run(args, ui, device)?,
             Self::Bench(args) => bench::run(args, ui, device)?,
+            Self::Convert(args) => convert::run(args, ui)?,
             Self::Info(args) => info::run(args, ui)?,
             Self::Plan(args) => plan::run(args, ui)?,
             Self::Forward(args) => forward::run(args, ui)?,

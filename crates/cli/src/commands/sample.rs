@@ -36,13 +36,20 @@ use crate::{
 
 const PAPER: Rgb = Rgb([255, 255, 255]);
 
-/// What a network answers.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Prediction {
-    /// The noise.
-    Eps,
-    /// The velocity.
-    V,
+/// Height and width.
+#[derive(Clone, Copy, Debug)]
+struct Size([usize; 2]);
+
+/// `SIDE` or `WIDTHxHEIGHT`.
+fn size(text: &str) -> Result<Size, String> {
+    let number = |text: &str| {
+        let wrong = || "expected a side in pixels, or width and height as in 768x512".to_owned();
+        text.trim().parse().map_err(|_| wrong())
+    };
+    match text.split_once(['x', 'X', '×']) {
+        Some((width, height)) => Ok(Size([number(height)?, number(width)?])),
+        None => number(text).map(|side| Size([side, side])),
+    }
 }
 
 /// Two numbers.
@@ -68,7 +75,7 @@ pub struct Args {
     tokenizer: Option<PathBuf>,
     /// What the network of a model in one file answers [default: `eps`; `v` of Stable Diffusion 2.x].
     #[arg(long, value_name = "KIND", requires = "model")]
-    prediction: Option<Prediction>,
+    prediction: Option<model::Prediction>,
     /// How many pictures [default: 36; 1 of models in latents].
     #[arg(short = 'n', long, value_name = "N", help_heading = "What")]
     count: Option<NonZeroUsize>,
@@ -78,7 +85,7 @@ pub struct Args {
     /// What they do not show.
     #[arg(long, value_name = "TEXT", requires = "prompt", help_heading = "What")]
     negative_prompt: Option<String>,
-    /// Begin with this picture, for models in latents.
+    /// Begin with this picture, for models in latents. Without --size the pictures have its aspect.
     #[arg(long, value_name = "FILE", help_heading = "What")]
     image: Option<PathBuf>,
     /// How much of that picture is replaced: more than 0, at most 1 [default: 0.8].
@@ -90,9 +97,9 @@ pub struct Args {
     /// The same seed makes the same pictures.
     #[arg(short, long, value_name = "N", default_value_t = 0, help_heading = "What")]
     seed: u64,
-    /// Height and width in pixels [default: what the model was trained for].
-    #[arg(long, value_name = "PIXELS", help_heading = "What")]
-    size: Option<usize>,
+    /// Width and height in pixels, or the side of a square [default: what the model was trained for].
+    #[arg(long, value_name = "WxH", value_parser = size, help_heading = "What")]
+    size: Option<Size>,
     /// Repeat the request that is written in this picture; other flags of this group are ignored.
     #[arg(long, value_name = "FILE.png", help_heading = "What")]
     like: Option<PathBuf>,
@@ -137,7 +144,8 @@ pub struct Args {
     /// much of it; may be repeated. Models in latents only.
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "How")]
     lora: Vec<String>,
-    /// Decode latents in tiles of this many pixels, which bounds the memory of large pictures.
+    /// Decode latents, and encode --image, in tiles of this many pixels, which bounds the memory of large pictures
+    /// [default: 512 above 1024x1024 pixels, else whole].
     #[arg(long, value_name = "PIXELS", help_heading = "How")]
     vae_tile: Option<NonZeroUsize>,
     /// The most rows in one call of the network; changes memory and speed, not the pictures.
@@ -165,6 +173,10 @@ pub struct Args {
     /// Filmstrip and animation show the noisy samples, not what the network sees in them.
     #[arg(long, help_heading = "Where to")]
     noisy: bool,
+    /// Of models in latents, an AutoencoderTiny that decodes the moments of filmstrip and animation [default: the
+    /// model's own autoencoder, which takes longer].
+    #[arg(long, value_name = "DIR", help_heading = "Where to")]
+    preview_vae: Option<PathBuf>,
     /// Also the samples as tensors: `samples`, [count, channels, height, width], in -1..1.
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Where to")]
     save_tensors: Option<PathBuf>,
@@ -222,12 +234,13 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if let Some(path) = &args.model
         && (path.is_file() || latent_dir::class_of(path)?.is_some())
     {
-        return latent::run(&args, path, ui, device);
+        return latent::run(&args, path, animation, ui, device);
     }
     ensure!(args.tokenizer.is_none(), "--tokenizer: for models in one file only");
     ensure!(args.prediction.is_none(), "--prediction: for models in one file only; a folder says it itself");
     let request = args.request(36)?;
     ensure!(args.lora.is_empty(), "--lora: changes models in latents only");
+    ensure!(args.preview_vae.is_none(), "--preview-vae: decodes latents, which this model has not");
     ensure!(args.image.is_none(), "--image: this model makes pictures without latents, from noise alone");
     let device = tweedie::ops::device(device)?;
     let pipeline = model::pipeline(args.model.as_deref(), &device)?;
@@ -301,7 +314,7 @@ impl Args {
                 strength: self.strength,
                 classes: (!self.class.is_empty()).then(|| self.class.clone()),
                 seed: self.seed,
-                size: self.size.map(|s| [s, s]),
+                size: self.size.map(|s| s.0),
                 ..Request::default()
             },
         };
@@ -407,7 +420,16 @@ fn check_folder(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::columns;
+    use super::{columns, size};
+
+    #[test]
+    fn sizes_are_squares_or_width_and_height() {
+        assert_eq!(size("512").unwrap().0, [512, 512]);
+        assert_eq!(size("768x512").unwrap().0, [512, 768]);
+        for text in ["", "x", "12x", "1x2x3", "-4", "12.5"] {
+            assert!(size(text).unwrap_err().contains("768x512"), "{text}");
+        }
+    }
 
     #[test]
     fn classes_in_turn_make_the_columns() {

@@ -136,6 +136,24 @@ fn prompts_make_pictures() {
     scratch.ok(&[&["sample", "-m", "sd", "-p", "a cat"][..], &begin].concat());
     assert!(scratch.path("c.png").exists());
 
+    // Of another aspect: a picture's own, or what is asked for.
+    let wide = ["sample", "-m", "sd", "-p", "a cat", "--steps", "2", "--size", "32x8", "-o", "wide.png"];
+    scratch.ok(&[&wide[..], &["--save-tensors", "wide.safetensors", "--singles", "wide"]].concat());
+    assert_eq!(tensors::only(&scratch.path("wide.safetensors"), "samples").0, [1, 3, 8, 32]);
+    let begin =
+        ["sample", "-m", "sd", "-p", "a cat", "--steps", "4", "--image", "wide/0000.png", "-o", "c.png"];
+    for (size, shape) in [(&[][..], [1, 3, 8, 32]), (&["--size", "16x24"], [1, 3, 24, 16])] {
+        scratch.ok(&[&begin[..], &["--save-tensors", "c.safetensors"], size].concat());
+        assert_eq!(tensors::only(&scratch.path("c.safetensors"), "samples").0, shape);
+    }
+
+    // The moments of a run.
+    let film =
+        ["--filmstrip", "film.png", "--animation", "film.gif", "--preview-vae", "sd/vae", "-o", "e.png"];
+    scratch.ok(&[&run[..], &film].concat());
+    scratch.ok(&[&run[..], &["--filmstrip", "own.png", "--noisy", "-o", "e.png"]].concat());
+    assert!(scratch.path("film.gif").exists() && scratch.path("own.png").exists());
+
     // Changed weights make another picture; a change of nothing makes the same.
     let stem = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
     let change = |scale: f32| {
@@ -154,14 +172,64 @@ fn prompts_make_pictures() {
     for (flags, words) in [
         (&["-p", "cat", "--lora", "bad.safetensors"][..], &["bad.safetensors", "`strange`"][..]),
         (&["-p", "cat", "--size", "17"], &["`size`", "multiples of 2"]),
+        (&["-p", "cat", "--size", "16x17"], &["`size`", "17×16", "multiples of 2"]),
+        (&["-p", "cat", "--size", "16x"], &["--size", "768x512"]),
+        (&["-p", "cat", "--preview-vae", "sd/vae"], &["--preview-vae", "--filmstrip"]),
+        (&["-p", "cat", "--preview-vae", "sd/unet", "--filmstrip", "f.png"], &["sd/unet", "AutoencoderTiny"]),
         (&[], &["`prompt`"]),
         (&["-p", "cat", "--image", "none.png"], &["none.png"]),
         (&["-p", "cat", "--image", "a.png", "--strength", "0"], &["`strength`"]),
-        (&["-p", "cat", "--animation", "x.gif"], &["latents"]),
     ] {
         scratch.fails(&[&["sample", "-m", "sd", "-o", "d.png"][..], flags].concat(), words);
     }
     scratch.fails(&["sample", "-m", crate::common::model(), "-p", "cat"], &["`prompt`", "without latents"]);
     fs::remove_dir_all(scratch.path("sd/vae")).unwrap();
     scratch.fails(&["sample", "-m", "sd", "-p", "cat"], &["vae", "missing"]);
+}
+
+#[test]
+fn models_are_converted() {
+    let scratch = Scratch::new();
+    model(&scratch);
+    let stem = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+    let (down, up) = (format!("{stem}.lora_A.weight"), format!("{stem}.lora_B.weight"));
+    let change = [(&*down, tensors::ramp(&[1, 32])), (&*up, (vec![32, 1], vec![9.0; 32]))];
+    scratch.write("lora.safetensors", tensors::file(&change));
+    let sample = |model: &str, more: &[&str]| {
+        let run = ["sample", "-m", model, "-p", "cat", "--steps", "2", "-o", "a.png"];
+        scratch.ok(&[&run[..], &["--save-tensors", "a.safetensors"], more].concat());
+        tensors::only(&scratch.path("a.safetensors"), "samples").1
+    };
+    let lora = ["--lora", "lora.safetensors:0.5"];
+    let ran = scratch.ok(&[&["convert", "-m", "sd", "--out", "merged", "--json"][..], &lora].concat());
+    assert_eq!(ran.json().pop().unwrap()["pipeline"], json!("StableDiffusionPipeline"));
+    assert_eq!(sample("merged", &[]), sample("sd", &lora));
+    scratch.ok(&["convert", "-m", "merged", "--out", "half", "--precision", "bf16"]);
+    scratch.ok(&["convert", "-m", "sd", "--out", "half", "--precision", "f16"]);
+    scratch.ok(&["info", "half"]);
+
+    scratch.write("pickle.ckpt", b"PK\x03\x04 and more");
+    scratch.write("own/notes.txt", b"mine");
+    let whole = scratch.read("merged/unet/diffusion_pytorch_model.safetensors");
+    for (flags, words) in [
+        (&["-m", "none", "--out", "x"][..], &["none"][..]),
+        (&["-m", "sd", "--out", "own"], &["own", "model_index.json"]),
+        (&["-m", "sd", "--out", "no/x"], &["no/x"]),
+        (&["-m", "sd", "--out", "sd"], &["--out sd", "another"]),
+        (&["-m", "sd", "--out", "x", "--lora", "none.safetensors"], &["none.safetensors"]),
+        (&["-m", "sd", "--out", "x", "--tokenizer", "sd/tokenizer"], &["--tokenizer"]),
+        (&["-m", "sd", "--out", "x", "--precision", "f8"], &["--precision", "f16"]),
+        (&["-m", "pickle.ckpt", "--out", "x"], &["pickle.ckpt", "never read", "torch.load"]),
+        (&["-m", "lora.safetensors", "--out", "x"], &["lora.safetensors", "Stable Diffusion"]),
+        (&["-m", crate::common::model(), "--out", "x"], &["not a model in latents"]),
+    ] {
+        scratch.fails(&[&["convert"][..], flags].concat(), words);
+    }
+    scratch
+        .fails(&["sample", "-m", "pickle.ckpt", "-p", "cat"], &["pickle.ckpt", "never read", "torch.load"]);
+    assert!(!scratch.path("x").exists());
+    // A component that cannot be read leaves what was there.
+    fs::remove_file(scratch.path("sd/vae/config.json")).unwrap();
+    scratch.fails(&["convert", "-m", "sd", "--out", "merged"], &["vae"]);
+    assert!(scratch.read("merged/unet/diffusion_pytorch_model.safetensors") == whole);
 }

@@ -12,6 +12,7 @@ const COMMANDS: &[&str] = &[
     "tune-steps",
     "compare",
     "train",
+    "convert",
     "info",
     "plan",
     "forward",

@@ -2,7 +2,7 @@
 //! classes, which differs from torchvision's in its pools. Average pools leave out the padding, and the
 //! last block has a maximum in the average's place. The tensor names are those of pytorch-fid's file.
 
-use std::{collections::BTreeSet, fs::File, io::Read, path::Path};
+use std::{collections::BTreeSet, path::Path};
 
 use burn::tensor::{
     Device, Tensor,
@@ -12,7 +12,7 @@ use burn::tensor::{
 };
 use rayon::prelude::*;
 use tweedie_data::Image;
-use tweedie_hub::SafetensorsFile;
+use tweedie_hub::{HubError, SafetensorsFile};
 use tweedie_models::{HostTensor, ParamError, TensorSource};
 use tweedie_ops::{ConvOptions, conv2d, from_host, linear, to_host};
 
@@ -73,15 +73,10 @@ impl Inception {
         if !path.is_file() {
             return Err(ExtractError::Missing(path.into()));
         }
-        let mut start = [0; 8];
-        let read = File::open(path).and_then(|mut f| f.read_exact(&mut start));
-        // PyTorch's files are ZIP archives around a pickle, older ones a bare pickle. Safetensors files begin
-        // with a length, whose higher bytes are zero.
-        let bare = start[0] == 0x80 && start[4..] != [0; 4];
-        if read.is_ok() && (start.starts_with(b"PK\x03\x04") || bare) {
-            return Err(ExtractError::Pickle(path.into()));
-        }
-        let file = SafetensorsFile::open(path)?;
+        let file = SafetensorsFile::open(path).map_err(|error| match error {
+            HubError::Pickle { path } => ExtractError::Pickle(path),
+            other => other.into(),
+        })?;
         Self::load(&file, device).map_err(|source| ExtractError::Tensors { path: path.into(), source })
     }
 

@@ -11,7 +11,8 @@ use std::{
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::{
-    Autoencoder, ClipTextModel, DitTransformer, TensorSource, UNet2DConditionModel, UNet2DModel,
+    Autoencoder, ClipTextConfig, ClipTextModel, DitTransformer, TensorSource, UNet2DConditionModel,
+    UNet2DModel,
 };
 
 pub use save::StableDiffusion;
@@ -40,6 +41,21 @@ pub enum LatentClass {
     /// `LDMPipeline`: neither text nor classes.
     Unconditional,
 }
+
+impl LatentClass {
+    /// The name of diffusers' pipeline, of several that which makes pictures from noise.
+    pub fn name(self) -> &'static str {
+        CLASSES.iter().find(|(_, class)| *class == self).map_or("", |(name, _)| name)
+    }
+
+    /// What its folder calls the autoencoder.
+    fn autoencoder(self) -> &'static str {
+        if self == Self::Unconditional { "vqvae" } else { "vae" }
+    }
+}
+
+/// Text encoders and their tokenizers.
+const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
 
 const CLASSES: [(&str, LatentClass); 6] = [
     ("StableDiffusionPipeline", LatentClass::StableDiffusion),
@@ -169,25 +185,44 @@ impl Index<'_> {
 }
 
 impl TextPart {
-    /// The encoder `name` with the tokenizer of `folder`, which must not know more tokens.
+    /// The encoder `name` with the tokenizer of `folder`, which must be its own.
     fn new(
         tokenizer: ClipTokenizer,
         encoder: ClipTextModel,
         folder: &Path,
         name: &str,
     ) -> Result<Self, HubError> {
-        check_tokens(folder, &tokenizer, name, encoder.config().vocab_size)?;
+        check_tokens(folder, &tokenizer, name, encoder.config())?;
         Ok(Self { tokenizer, encoder })
     }
 }
 
-/// Whether the encoder `name`, which knows so many tokens, knows all of `tokenizer`'s, which is in `folder`.
-fn check_tokens(folder: &Path, tokenizer: &ClipTokenizer, name: &str, known: usize) -> Result<(), HubError> {
-    match tokenizer.bound() as usize {
-        bound if bound > known => {
-            let reason = format!("has tokens up to {}, but {name} knows {known}", bound - 1);
-            Err(HubError::format(folder, reason))
+/// Features of texts are those of the token that has the largest number.
+const LARGEST_ENDS: u32 = 2;
+
+/// Whether the encoder `name` knows the tokens of `tokenizer`, which is in `folder`, and ends texts as it does.
+fn check_tokens(
+    folder: &Path,
+    tokenizer: &ClipTokenizer,
+    name: &str,
+    encoder: &ClipTextConfig,
+) -> Result<(), HubError> {
+    let (bound, known) = (tokenizer.bound() as usize, encoder.vocab_size);
+    let fail = |reason: String| Err(HubError::format(folder, reason));
+    if bound > known {
+        return fail(format!("has tokens up to {}, but {name} knows {known}", bound - 1));
+    }
+    match encoder.eos_token_id {
+        // Nothing tells the token that ends a text; of another vocabulary the size does.
+        LARGEST_ENDS if bound < known => {
+            fail(format!("has {bound} tokens, but {name} knows {known}: the tokenizer is another encoder's"))
         }
+        LARGEST_ENDS => Ok(()),
+        end if end != tokenizer.end => fail(format!(
+            "ends texts with the token {}, but {name} expects {end} (`eos_token_id`): the tokenizer is another \
+             encoder's",
+            tokenizer.end
+        )),
         _ => Ok(()),
     }
 }
@@ -217,7 +252,7 @@ impl LatentModel {
         let index = Index { dir: dir.into(), path, entries, loras };
         index.check(class, &name)?;
 
-        let name = if class == LatentClass::Unconditional { "vqvae" } else { "vae" };
+        let name = class.autoencoder();
         let Component::Autoencoder(autoencoder) = index.load(name, device)? else {
             return index.wrong(name, "AutoencoderKL or AutoencoderTiny");
         };
@@ -235,7 +270,6 @@ impl LatentModel {
                 _ => return index.wrong("unet", "UNet2DConditionModel"),
             },
         };
-        const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
         let texts = match class {
             LatentClass::StableDiffusion => &TEXTS[..1],
             LatentClass::StableDiffusionXl => &TEXTS,

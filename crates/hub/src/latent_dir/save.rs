@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
-use tweedie_models::{AutoencoderKl, ClipTextModel, UNet2DConditionModel, unet::DIFFUSERS_VERSION};
+use serde_json::{Map, Value, json};
+use tweedie_models::{
+    Autoencoder, AutoencoderKl, AutoencoderTiny, ClipTextModel, DitTransformer, UNet2DConditionModel,
+    UNet2DModel, unet::DIFFUSERS_VERSION,
+};
 
-use super::check_tokens;
+use super::{LatentClass, LatentModel, LatentNetwork, TEXTS, check_tokens};
 use crate::{
-    component::{TEXT_WEIGHTS, write as network},
+    component::{TEXT_WEIGHTS, write},
     error::HubError,
     files,
     model_dir::{EXTRAS, Extras, SCHEDULER, WEIGHTS},
@@ -41,16 +44,89 @@ impl StableDiffusion<'_> {
     /// If parts do not fit each other, a file cannot be written (what was at `path` is left as it was), or
     /// `path` is a folder of something else.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
-        let text = self.text_encoder.config();
-        check_tokens(&path.join("tokenizer"), self.tokenizer, "text_encoder", text.vocab_size)?;
+        let folder = Folder {
+            class: LatentClass::StableDiffusion,
+            autoencoder: Coder::Kl(self.vae),
+            network: Network::TextUNet(self.unet),
+            texts: vec![(self.tokenizer, self.text_encoder)],
+            scheduler: self.scheduler,
+            zeros: false,
+            class_names: &[],
+            extras: self.extras,
+        };
+        folder.save(path, precision)
+    }
+}
+
+impl LatentModel {
+    /// Writes the folder `path`, which Python opens with the `from_pretrained` of its pipeline: text-to-image or
+    /// from noise, whichever form was loaded. A pipeline that is at `path` already is replaced as a whole. Needs
+    /// memory for the largest network once more.
+    ///
+    /// # Errors
+    /// If a value is too large for `precision`, a file cannot be written (what was at `path` is left as it was), or
+    /// `path` is a folder of something else.
+    pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
+        let folder = Folder {
+            class: self.class,
+            autoencoder: match &self.autoencoder {
+                Autoencoder::Kl(vae) => Coder::Kl(vae),
+                Autoencoder::Tiny(vae) => Coder::Tiny(vae),
+            },
+            network: match &self.network {
+                LatentNetwork::UNet(unet) => Network::UNet(unet),
+                LatentNetwork::TextUNet(unet) => Network::TextUNet(unet),
+                LatentNetwork::Dit(dit) => Network::Dit(dit),
+            },
+            texts: self.texts.iter().map(|text| (&text.tokenizer, &text.encoder)).collect(),
+            scheduler: &self.scheduler,
+            zeros: self.zeros_for_no_negative,
+            class_names: &self.class_names,
+            extras: &self.extras,
+        };
+        folder.save(path, precision)
+    }
+}
+
+enum Coder<'a> {
+    Kl(&'a AutoencoderKl),
+    Tiny(&'a AutoencoderTiny),
+}
+
+enum Network<'a> {
+    UNet(&'a UNet2DModel),
+    TextUNet(&'a UNet2DConditionModel),
+    Dit(&'a DitTransformer),
+}
+
+/// The parts of any pipeline.
+struct Folder<'a> {
+    class: LatentClass,
+    autoencoder: Coder<'a>,
+    network: Network<'a>,
+    texts: Vec<(&'a ClipTokenizer, &'a ClipTextModel)>,
+    scheduler: &'a SchedulerConfig,
+    /// Whether no negative prompt means features of zero.
+    zeros: bool,
+    class_names: &'a [String],
+    extras: &'a Extras,
+}
+
+impl Folder<'_> {
+    fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
+        for ((tokenizer, encoder), (name, folder)) in self.texts.iter().zip(TEXTS) {
+            check_tokens(&path.join(folder), tokenizer, name, encoder.config())?;
+        }
         files::write_dir_with(path, model_index::FILE, |dir| {
-            network(&dir.join("vae"), WEIGHTS, self.vae, &self.vae.config().to_json(), precision)?;
-            network(&dir.join("unet"), WEIGHTS, self.unet, &self.unet.config().to_json(), precision)?;
-            let config = text.to_json(self.tokenizer.begin, self.tokenizer.pad);
-            network(&dir.join("text_encoder"), TEXT_WEIGHTS, self.text_encoder, &config, precision)?;
-            let (tokens, scheduler) = (dir.join("tokenizer"), dir.join("scheduler"));
-            files::create_dir(&tokens)?;
-            self.tokenizer.save(&tokens, text.max_position_embeddings)?;
+            self.write_networks(dir, precision)?;
+            for ((tokenizer, encoder), (name, folder)) in self.texts.iter().zip(TEXTS) {
+                let config = encoder.config().to_json(tokenizer.begin, tokenizer.pad);
+                write(&dir.join(name), TEXT_WEIGHTS, *encoder, &config, precision)?;
+                let folder = dir.join(folder);
+                files::create_dir(&folder)?;
+                tokenizer.save(&folder, encoder.config().max_position_embeddings)?;
+            }
+            let scheduler = dir.join("scheduler");
             files::create_dir(&scheduler)?;
             files::write_atomic(&scheduler.join(SCHEDULER), self.scheduler.to_json().as_bytes())?;
             if *self.extras != Extras::default() {
@@ -60,19 +136,71 @@ impl StableDiffusion<'_> {
         })
     }
 
-    fn index(&self) -> Value {
-        json!({
-            "_class_name": "StableDiffusionPipeline",
-            "_diffusers_version": DIFFUSERS_VERSION,
-            "feature_extractor": [null, null],
-            "image_encoder": [null, null],
-            "requires_safety_checker": false,
-            "safety_checker": [null, null],
-            "scheduler": ["diffusers", self.scheduler.class_name()],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        })
+    fn write_networks(&self, dir: &Path, precision: Precision) -> Result<(), HubError> {
+        let folder = dir.join(self.class.autoencoder());
+        match self.autoencoder {
+            Coder::Kl(vae) => write(&folder, WEIGHTS, vae, &vae.config().to_json(), precision)?,
+            Coder::Tiny(vae) => write(&folder, WEIGHTS, vae, &vae.config().to_json(), precision)?,
+        }
+        let folder = dir.join(self.network_names().0);
+        match self.network {
+            Network::UNet(unet) => write(&folder, WEIGHTS, unet, &unet.config().to_json(), precision),
+            Network::TextUNet(unet) => write(&folder, WEIGHTS, unet, &unet.config().to_json(), precision),
+            Network::Dit(dit) => write(&folder, WEIGHTS, dit, &dit.config().to_json(), precision),
+        }
+    }
+
+    /// The folder of the network, and its class.
+    fn network_names(&self) -> (&'static str, &'static str) {
+        match self.network {
+            Network::UNet(_) => ("unet", "UNet2DModel"),
+            Network::TextUNet(_) => ("unet", "UNet2DConditionModel"),
+            Network::Dit(_) => ("transformer", "DiTTransformer2DModel"),
+        }
+    }
+
+    fn index(&self) -> Map<String, Value> {
+        let (name, class) = self.network_names();
+        let autoencoder = match self.autoencoder {
+            Coder::Kl(_) => "AutoencoderKL",
+            Coder::Tiny(_) => "AutoencoderTiny",
+        };
+        let mut index = Map::from_iter([
+            ("_class_name".to_owned(), json!(self.class.name())),
+            ("_diffusers_version".to_owned(), json!(DIFFUSERS_VERSION)),
+            ("scheduler".to_owned(), json!(["diffusers", self.scheduler.class_name()])),
+            (self.class.autoencoder().to_owned(), json!(["diffusers", autoencoder])),
+            (name.to_owned(), json!(["diffusers", class])),
+        ]);
+        for ((_, encoder), (name, folder)) in self.texts.iter().zip(TEXTS) {
+            let class = encoder.config().architectures.first();
+            index.insert(name.to_owned(), json!(["transformers", class]));
+            index.insert(folder.to_owned(), json!(["transformers", "CLIPTokenizer"]));
+        }
+        let absent = json!([null, null]);
+        if !self.texts.is_empty() {
+            index.insert("feature_extractor".into(), absent.clone());
+            index.insert("image_encoder".into(), absent.clone());
+        }
+        match self.class {
+            LatentClass::StableDiffusion => {
+                index.insert("safety_checker".into(), absent);
+                index.insert("requires_safety_checker".into(), json!(false));
+            }
+            LatentClass::StableDiffusionXl => {
+                index.insert("force_zeros_for_empty_prompt".into(), json!(self.zeros));
+            }
+            LatentClass::Dit if !self.class_names.is_empty() => {
+                let names: Map<String, Value> = self
+                    .class_names
+                    .iter()
+                    .enumerate()
+                    .map(|(i, name)| (i.to_string(), json!(name)))
+                    .collect();
+                index.insert("id2label".into(), names.into());
+            }
+            LatentClass::Dit | LatentClass::Unconditional => {}
+        }
+        index
     }
 }

@@ -5,7 +5,7 @@
 //! the tokenizer and how to sample are not in such a file.
 
 mod configs;
-mod names;
+pub(crate) mod names;
 
 use std::{
     collections::BTreeMap,

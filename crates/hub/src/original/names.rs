@@ -69,6 +69,47 @@ pub(super) fn unet(name: &str, layers: usize) -> Option<String> {
     }
 }
 
+/// The original name of a layer of the U-Net by diffusers' one: the inverse of [`unet`]. Of an upsampler, which
+/// follows an attention where its block has one, `attends` says whether the block of this number on the way up does.
+pub(crate) fn original_unet(name: &str, layers: usize, attends: &dyn Fn(usize) -> bool) -> Option<String> {
+    if let Some((from, _)) = AROUND_BLOCKS.iter().find(|(_, to)| *to == name) {
+        return Some((*from).to_owned());
+    }
+    let residual = |name: &str| RESIDUAL.iter().find(|(_, to)| *to == name).map(|(from, _)| *from);
+    if let Some(rest) = name.strip_prefix("mid_block.") {
+        let (kind, rest) = rest.split_once('.')?;
+        let (n, rest) = numbered(rest)?;
+        return match kind {
+            "resnets" => Some(format!("middle_block.{}.{}", 2 * n, residual(rest)?)),
+            "attentions" => Some(format!("middle_block.1.{rest}")),
+            _ => None,
+        };
+    }
+    let (way, rest) = name.split_once('.')?;
+    let (blocks, first) = match way {
+        "down_blocks" => ("input_blocks", 1),
+        "up_blocks" => ("output_blocks", 0),
+        _ => return None,
+    };
+    let (level, rest) = numbered(rest)?;
+    let place = |layer: usize| level * (layers + 1) + layer + first;
+    let (kind, rest) = rest.split_once('.')?;
+    match (kind, rest) {
+        ("downsamplers", "0.conv") => Some(format!("{blocks}.{}.0.op", place(layers))),
+        ("upsamplers", "0.conv") => {
+            Some(format!("{blocks}.{}.{}.conv", place(layers), if attends(level) { 2 } else { 1 }))
+        }
+        _ => {
+            let (layer, rest) = numbered(rest)?;
+            match kind {
+                "resnets" => Some(format!("{blocks}.{}.0.{}", place(layer), residual(rest)?)),
+                "attentions" => Some(format!("{blocks}.{}.1.{rest}", place(layer))),
+                _ => None,
+            }
+        }
+    }
+}
+
 const AROUND_AUTOENCODER: [(&str, &str); 8] = [
     ("encoder.conv_in", "encoder.conv_in"),
     ("encoder.norm_out", "encoder.conv_norm_out"),

@@ -81,6 +81,16 @@ impl DitConfig {
         Ok(config)
     }
 
+    /// `config.json`, as diffusers reads it.
+    pub fn to_json(&self) -> String {
+        let mut entries = config::entries_of(self);
+        if self.activation_fn == Activation::GeluTanh {
+            // The only name of it that diffusers' transformers know.
+            entries.insert("activation_fn".into(), "gelu-approximate".into());
+        }
+        config::write(&entries, Self::CLASS)
+    }
+
     /// Width of a token.
     pub fn width(&self) -> usize {
         self.num_attention_heads * self.attention_head_dim

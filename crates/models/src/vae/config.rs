@@ -234,6 +234,11 @@ impl AutoencoderTinyConfig {
         Ok(config)
     }
 
+    /// `config.json`, as diffusers reads it.
+    pub fn to_json(&self) -> String {
+        config::write(self, Self::CLASS)
+    }
+
     /// Whether an autoencoder can be built from this.
     ///
     /// # Errors

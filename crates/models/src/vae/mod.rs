@@ -207,17 +207,27 @@ impl Autoencoder {
         tiles.map(z, (self.stride(), 1), &mut |tile| self.decode(tile))
     }
 
-    /// As the mean of [`Self::encode`], in tiles.
+    /// As [`Self::encode`], in tiles.
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub fn encode_tiled(&self, x: Tensor<4>, tiles: Tiles) -> Result<Tensor<4>, InputError> {
+    pub fn encode_tiled(
+        &self,
+        x: Tensor<4>,
+        tiles: Tiles,
+    ) -> Result<(Tensor<4>, Option<Tensor<4>>), InputError> {
         let channels = match self {
             Self::Kl(vae) => vae.config.in_channels,
             Self::Tiny(vae) => vae.config().in_channels,
         };
         check_image(x.dims(), channels, self.stride())?;
-        tiles.map(x, (1, self.stride()), &mut |tile| Ok(self.encode(tile)?.0))
+        let moments = tiles.map(x, (1, self.stride()), &mut |tile| {
+            let (mean, logvar) = self.encode(tile)?;
+            Ok(Tensor::cat(std::iter::once(mean).chain(logvar).collect(), 1))
+        })?;
+        let n = self.latent_channels();
+        let logvar = (moments.dims()[1] > n).then(|| moments.clone().narrow(1, n, n));
+        Ok((moments.narrow(1, 0, n), logvar))
     }
 
     /// Latents as diffusion sees them.

@@ -15,7 +15,7 @@ use burn::tensor::{Device, Tensor};
 use tweedie_core::solver;
 use tweedie_data::Image;
 use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, Lora, Recipe};
-use tweedie_models::{HostTensor, Network, Precision, vae::Tiles};
+use tweedie_models::{Autoencoder, HostTensor, Network, Precision, vae::Tiles};
 use tweedie_ops::{Batch, RowNoise, from_host};
 
 use crate::{
@@ -30,6 +30,10 @@ use steered::Steered;
 
 /// The draw of a row's noise on the latents of a picture to begin with.
 const ENCODING_DRAW: u64 = u64::MAX - 1;
+
+/// Pictures of more pixels than this are decoded and encoded in tiles of [`TILE`] pixels, if the request does not say.
+const WHOLE: usize = 1024 * 1024;
+const TILE: usize = 512;
 
 /// Guidance where neither request nor model say, as in diffusers.
 fn default_guidance(class: LatentClass) -> f64 {
@@ -101,6 +105,26 @@ impl LatentPipeline {
             LatentNetwork::TextUNet(unet) => unet.config().sample_size.map(|size| size.dims()),
             LatentNetwork::Dit(dit) => Some([dit.config().sample_size; 2]),
         }
+    }
+
+    /// A size of the model's own area in about the aspect of a picture of so many pixels, height first, whose sides
+    /// the networks take. `None` if the model has no size of its own, or only one.
+    pub fn size_like(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
+        let levels = match &self.model.network {
+            LatentNetwork::UNet(unet) => unet.config().block_out_channels.len(),
+            LatentNetwork::TextUNet(unet) => unet.config().block_out_channels.len(),
+            LatentNetwork::Dit(_) => return None,
+        };
+        let stride = self.model.autoencoder.stride();
+        let own = self.own_latents()?.map(|n| n.saturating_mul(stride));
+        if height * own[1] == width * own[0] {
+            return Some(own);
+        }
+        let unit = (stride << levels.saturating_sub(1)) as f64;
+        let aspect = (height.max(1) as f64 / width.max(1) as f64).clamp(1.0 / 16.0, 16.0);
+        let side = (own[0] as f64 * own[1] as f64).sqrt();
+        let round = |n: f64| ((n / unit).round().max(1.0) * unit) as usize;
+        Some([round(side * aspect.sqrt()), round(side / aspect.sqrt())])
     }
 
     /// Checks a request, encodes its prompts and gives what it comes to. `image` says whether there is a
@@ -206,7 +230,7 @@ impl LatentPipeline {
             let reason = format!("has shape {:?}, expected {shape:?}", noise.shape);
             return Err(PipelineError::request("noise", reason));
         }
-        let begin = image.map(|image| self.encode(image, plan.size)).transpose()?;
+        let begin = image.map(|image| self.encode(image, plan.size, request)).transpose()?;
         let steps = plan.recipe.plan.solves();
         let of = steps * count.div_ceil(plan.chunk);
         let mut progress = Progress { done: 0, evals: 0, steps, of };
@@ -275,14 +299,64 @@ impl LatentPipeline {
         &self,
         image: &Image,
         [height, width]: [usize; 2],
+        request: &Request,
     ) -> Result<(Tensor<4>, Option<Tensor<4>>), PipelineError> {
         if (image.height, image.width) != (height, width) {
             let found = format!("{}×{} pixels", image.height, image.width);
             return Err(PipelineError::request("image", format!("{found}, expected {height}×{width}")));
         }
         let x = from_host(image.to_planes(), [1, 3, height, width], &self.device);
-        let encoded = self.model.autoencoder.encode(x);
+        let vae = &self.model.autoencoder;
+        let encoded = match self.tiles(request, [height, width]) {
+            Some(tiles) => vae.encode_tiled(x, tiles),
+            None => vae.encode(x),
+        };
         encoded.map_err(|e| PipelineError::request("image", e.to_string()))
+    }
+
+    /// How a picture is cut for the autoencoder.
+    fn tiles(&self, request: &Request, [height, width]: [usize; 2]) -> Option<Tiles> {
+        let large = height.saturating_mul(width) > WHOLE;
+        let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
+        Some(Tiles::new((pixels / self.model.autoencoder.stride()).max(8)))
+    }
+
+    /// The pictures of latents as the network sees them, `[rows, C, h, w]`, decoded by `small` or the model's own
+    /// autoencoder: for looks at a run.
+    ///
+    /// # Errors
+    /// If `small` has latents of other channels, or the pictures are not of three.
+    pub fn pictures(
+        &self,
+        latents: &HostTensor,
+        small: Option<&Autoencoder>,
+    ) -> Result<Vec<Image>, PipelineError> {
+        let fail = |reason: String| PipelineError::request("preview", reason);
+        let vae = small.unwrap_or(&self.model.autoencoder);
+        let &[rows, c, h, w] = latents.shape.as_slice() else {
+            return Err(fail(format!("latents of shape {:?}", latents.shape)));
+        };
+        if c != vae.latent_channels() {
+            let found = vae.latent_channels();
+            return Err(fail(format!(
+                "an autoencoder of latents of {found} channels; this model's have {c}"
+            )));
+        }
+        let z = vae.unscaled(from_host(latents.values.clone(), [rows, c, h, w], &self.device));
+        let stride = vae.stride();
+        let tiles = (h * w * stride * stride > WHOLE).then(|| Tiles::new((TILE / stride).max(8)));
+        let mut found = Vec::new();
+        for row in 0..rows {
+            let z = z.clone().narrow(0, row, 1);
+            let picture = match tiles {
+                Some(tiles) => vae.decode_tiled(z, tiles),
+                None => vae.decode(z),
+            };
+            let picture = host(picture.map_err(|e| fail(e.to_string()))?);
+            let images = images(&picture);
+            found.extend(images.ok_or_else(|| fail("the autoencoder's answers are no pictures".into()))?);
+        }
+        Ok(found)
     }
 
     /// The pictures' values. Each is decoded by itself, which needs no more memory for many than for one.
@@ -290,7 +364,8 @@ impl LatentPipeline {
         let vae = &self.model.autoencoder;
         let latents = vae.unscaled(latents);
         let fail = |e: tweedie_models::InputError| PipelineError::request("size", e.to_string());
-        let tiles = request.vae_tile.map(|pixels| Tiles::new((pixels.get() / vae.stride()).max(8)));
+        let [_, _, h, w] = latents.dims();
+        let tiles = self.tiles(request, [h, w].map(|n| n * vae.stride()));
         let mut values = Vec::new();
         for row in 0..latents.dims()[0] {
             let z = latents.clone().narrow(0, row, 1);

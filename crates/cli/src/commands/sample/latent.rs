@@ -7,68 +7,72 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tweedie::{
-    data::{DataConfig, Image, open_image},
-    hub::{LatentModel, Lora, OriginalCheckpoint, Prediction, Recipe},
+    data::{Image, ImageFacts, image_facts, open_sized},
+    hub::{Component, ComponentDir, Recipe},
+    models::Autoencoder,
+    ops::Device,
     pipe::{
-        Event, LatentPipeline, PipelineError, Request,
+        Event, LatentPipeline, PipelineError, Preview, Request,
         film::{Film, Show},
+        media::AnimationFormat,
     },
 };
 
 use super::Args;
 use crate::{
     interrupt::{self, INTERRUPTED},
-    tensors,
+    model, tensors,
     ui::Ui,
 };
 
-pub fn run(args: &Args, path: &Path, ui: Ui, device: &str) -> Result<ExitCode> {
-    let request = args.request(1)?;
-    ensure!(
-        args.filmstrip.is_none() && args.animation.is_none(),
-        "--filmstrip and --animation show samples, and those of this model are latents, not pictures"
-    );
+pub fn run(
+    args: &Args,
+    path: &Path,
+    animation: Option<AnimationFormat>,
+    ui: Ui,
+    device: &str,
+) -> Result<ExitCode> {
+    let mut request = args.request(1)?;
     let device = tweedie::ops::device(device)?;
-    let loras = args.lora.iter().map(|text| lora(text)).collect::<Result<Vec<_>>>()?;
-    let model = match path.is_file() {
-        true => {
-            let prediction = args.prediction.map(|kind| match kind {
-                super::Prediction::Eps => Prediction::Eps,
-                super::Prediction::V => Prediction::V,
-            });
-            let checkpoint = OriginalCheckpoint::open(path, prediction)?;
-            LatentModel::load_original(&checkpoint, args.tokenizer.as_deref(), &loras, &device)?
-        }
-        false => {
-            ensure!(args.tokenizer.is_none(), "--tokenizer: for models in one file; a folder has its own");
-            ensure!(
-                args.prediction.is_none(),
-                "--prediction: for models in one file; a folder says it itself"
-            );
-            LatentModel::load_with(path, &loras, &device)?
-        }
-    };
+    let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
+    let model = model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device)?;
     let pipeline = LatentPipeline::of(model, &device);
+    if let Some(path) = args.image.as_deref().filter(|_| request.size.is_none()) {
+        let ImageFacts { width, height, .. } = image_facts(path).with_context(|| cannot_read(path))?;
+        request.size = pipeline.size_like([height, width]);
+    }
     let plan = pipeline.resolve(&request, args.image.is_some())?;
     let image = args.image.as_deref().map(|path| picture(path, plan.size)).transpose()?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
+    let mut films = Films::new(args, animation.is_some(), &pipeline, &device)?;
 
     let cancelled = interrupt::flag()?;
+    let steps = plan.recipe.plan.solves();
     let start = Instant::now();
     let bar = ui.bar(0, "steps");
+    let mut failed = None;
     let mut see = |event: Event<'_>| {
         let Event::Step { index, of, .. } = event else { return ControlFlow::Continue(()) };
         bar.set_length(of as u64);
         bar.set_position(index as u64);
         bar.set_message(format!("{:.2} s/step", start.elapsed().as_secs_f64() / index as f64));
         ui.event(&json!({ "event": "step", "index": index, "of": of }));
-        ControlFlow::Continue(())
+        match films.see(&event, steps) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
     };
     let run = pipeline.run_from(&request, noise.as_ref(), image.as_ref(), &cancelled, &mut see);
     bar.finish_and_clear();
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
     let output = match run {
         Err(PipelineError::Cancelled) => {
             ui.note("cancelled; nothing was written");
@@ -77,10 +81,61 @@ pub fn run(args: &Args, path: &Path, ui: Ui, device: &str) -> Result<ExitCode> {
         other => other?,
     };
     let seconds = start.elapsed().as_secs_f64();
-    let no_film = Film::new(1, Show::Clean);
-    let written = args.write(&request, &output, &no_film, &no_film, None)?;
+    let written = args.write(&request, &output, &films.strip, &films.frames, animation)?;
     report(&request, &plan.recipe, output.evals, seconds, &written, ui);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Filmstrip and animation, whose moments are decoded.
+struct Films<'a> {
+    pipeline: &'a LatentPipeline,
+    small: Option<Autoencoder>,
+    strip: Film,
+    frames: Film,
+    wants: [bool; 2],
+}
+
+impl<'a> Films<'a> {
+    fn new(args: &Args, animated: bool, pipeline: &'a LatentPipeline, device: &Device) -> Result<Self> {
+        let wants = [args.filmstrip.is_some(), animated];
+        ensure!(
+            args.preview_vae.is_none() || wants != [false; 2],
+            "--preview-vae: decodes the moments of --filmstrip and --animation, and neither is asked for"
+        );
+        let open = |path: &PathBuf| match ComponentDir::open(path)?.load(device)? {
+            Component::Autoencoder(vae) => Ok(vae),
+            _ => bail!("--preview-vae {}: expected an AutoencoderTiny or AutoencoderKL", path.display()),
+        };
+        let small = args.preview_vae.as_ref().map(open).transpose()?;
+        if let Some(vae) = &small {
+            let (found, expected) = (vae.latent_channels(), pipeline.model().autoencoder.latent_channels());
+            ensure!(
+                found == expected,
+                "--preview-vae: an autoencoder of latents of {found} channels; this model's have {expected}"
+            );
+        }
+        let show = if args.noisy { Show::Noisy } else { Show::Clean };
+        Ok(Self { pipeline, small, strip: Film::new(10, show), frames: Film::new(48, show), wants })
+    }
+
+    fn see(&mut self, event: &Event<'_>, steps: usize) -> Result<(), PipelineError> {
+        let (pipeline, small) = (self.pipeline, self.small.as_ref());
+        // Both may want the same moment.
+        let mut decoded: Option<Vec<Image>> = None;
+        let mut pictures = |preview: &Preview<'_>, show: Show| {
+            if decoded.is_none() {
+                let latents = if show == Show::Noisy { preview.x_in_range() } else { preview.x0() };
+                decoded = Some(pipeline.pictures(&latents, small)?);
+            }
+            Ok::<_, PipelineError>(decoded.clone().unwrap_or_default())
+        };
+        for (film, wanted) in [&mut self.strip, &mut self.frames].into_iter().zip(self.wants) {
+            if wanted {
+                film.see_by(event, steps, &mut pictures)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn report(request: &Request, recipe: &Recipe, evals: usize, seconds: f64, written: &[PathBuf], ui: Ui) {
@@ -93,19 +148,11 @@ fn report(request: &Request, recipe: &Recipe, evals: usize, seconds: f64, writte
     );
 }
 
-/// `FILE` or `FILE:SCALE`.
-fn lora(text: &str) -> Result<Lora> {
-    let (path, scale) = match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
-        Some((path, Ok(scale))) => (path, scale),
-        _ => (text, 1.0),
-    };
-    ensure!(scale.is_finite(), "--lora {text}: expected a number after the colon");
-    Ok(Lora::open(Path::new(path), scale)?)
+/// The picture to begin with, cut and resized to what is asked for.
+fn picture(path: &Path, size: [usize; 2]) -> Result<Image> {
+    open_sized(path, size).with_context(|| cannot_read(path))
 }
 
-/// The picture to begin with, cut and resized to what is asked for.
-fn picture(path: &Path, [height, width]: [usize; 2]) -> Result<Image> {
-    ensure!(height == width, "--image: begins square pictures; {height}×{width} pixels are asked for");
-    open_image(path, &DataConfig { size: height, ..DataConfig::default() })
-        .with_context(|| format!("cannot read {}", path.display()))
+fn cannot_read(path: &Path) -> String {
+    format!("cannot read {}", path.display())
 }

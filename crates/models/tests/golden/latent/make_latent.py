@@ -87,6 +87,29 @@ CASES = {
         use_quant_conv=False,
         use_post_quant_conv=False,
     ),
+    "vae_sd3": vae(
+        [16, 16, 32, 32],
+        (16, 24),
+        layers_per_block=2,
+        norm_num_groups=8,
+        latent_channels=16,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ),
+    # Of the upscaler by 4: latents are a quarter of the picture.
+    "vae_upscaler": vae([16, 32, 32], (20, 16), layers_per_block=2, norm_num_groups=8, scaling_factor=0.08333),
+    "vae_statistics": vae(
+        [8, 16],
+        (12, 8),
+        2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+        latents_mean=[-1.6574, 1.886, -1.383, 2.5155],
+        latents_std=[8.4927, 5.9022, 6.5498, 5.2299],
+    ),
     "vae_no_attention": vae(
         [8, 16],
         (12, 20),
@@ -99,6 +122,8 @@ CASES = {
     ),
     # In one direction, and no tile that the one before covers: there diffusers blends unevenly.
     "vae_tiled": vae([8, 16], (48, 24), layers_per_block=1, norm_num_groups=4, sample_size=32),
+    # In both directions, where diffusers differs at the corners: it blends them with the square of the weight.
+    "vae_tiled_2d": vae([8, 16], (36, 20), layers_per_block=1, norm_num_groups=4, sample_size=16),
     "tiny_sd": tiny([16, 16, 16, 16], [1, 2, 2, 2], (16, 24)),
     "tiny_sd3": tiny([24, 24, 24], [1, 1, 2], (12, 16), latent_channels=16),
     # The end of the text is the largest number where the configuration says 2.
@@ -279,6 +304,15 @@ CASES = {
 }
 
 
+def scaled(config, latents):
+    """As the pipelines of Stable Diffusion 3 and XL make latents of pictures."""
+    if config.latents_mean is not None:
+        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
+        std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
+        return (latents - mean) * config.scaling_factor / std
+    return (latents - config.shift_factor) * config.scaling_factor
+
+
 def run(name, model, inputs, given):
     if isinstance(model, AutoencoderKL):
         posterior = model.encode(inputs["sample"]).latent_dist
@@ -286,6 +320,13 @@ def run(name, model, inputs, given):
         if name == "vae_tiled":
             model.enable_tiling()
             return {"decoded_tiled": model.decode(inputs["latents"]).sample}
+        if name == "vae_tiled_2d":
+            model.enable_tiling()
+            posterior = model.encode(inputs["sample"]).latent_dist
+            tiled = {"latent_mean_tiled": posterior.mean, "latent_logvar_tiled": posterior.logvar}
+            return tiled | {"decoded_tiled": model.decode(inputs["latents"]).sample}
+        if name in ("vae_sd3", "vae_statistics"):
+            outputs["latent_scaled"] = scaled(model.config, posterior.mean)
         return outputs | {"decoded": model.decode(inputs["latents"]).sample}
     if isinstance(model, AutoencoderTiny):
         return {"latent_mean": model.encode(inputs["sample"]).latents, "decoded": model.decode(inputs["latents"]).sample}

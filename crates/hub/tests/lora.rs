@@ -1,0 +1,84 @@
+//! Which layers the names of low-rank changes mean. Those of all of SDXL's are held against diffusers in
+//! `original.rs`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use tweedie_hub::{Lora, Precision, weights};
+use tweedie_models::{HostTensor, TensorSource};
+
+fn file(dir: &Path, tensors: &[(String, HostTensor)]) -> PathBuf {
+    let path = dir.join("lora.safetensors");
+    let named = tensors.iter().cloned().collect();
+    weights::write(&path, &named, Precision::F32, &Default::default()).unwrap();
+    path
+}
+
+/// The tensor that a change of the layer `stem` reaches.
+fn reached(dir: &Path, component: &'static str, stem: &str, names: &[&str]) -> Option<String> {
+    let one = HostTensor { shape: vec![1, 1], values: vec![1.0] };
+    let (down, up) = (format!("{stem}.lora_A.weight"), format!("{stem}.lora_B.weight"));
+    let (down, up) = match stem.starts_with("lora_") {
+        true => (down.replace("lora_A", "lora_down"), up.replace("lora_B", "lora_up")),
+        false => (down, up),
+    };
+    let lora = Lora::open(&file(dir, &[(down, one.clone()), (up, one)]), 1.0).unwrap();
+    let zero = HostTensor { shape: vec![1, 1], values: vec![0.0] };
+    let base: BTreeMap<_, _> = names.iter().map(|n| (format!("{n}.weight"), zero.clone())).collect();
+    let merged = lora.merged(component, &base);
+    let mut changed = base.keys().filter(|name| merged.read(name).unwrap().values != [0.0]);
+    let first = changed.next().cloned();
+    assert_eq!((changed.next(), lora.check_used().is_ok()), (None, first.is_some()), "{stem}");
+    first.map(|name| name.trim_end_matches(".weight").to_owned())
+}
+
+#[test]
+fn text_encoders_have_names_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let q = "encoder.layers.0.self_attn.q_proj";
+    let out = "encoder.layers.0.self_attn.out_proj";
+    for prefix in ["text_model.", ""] {
+        let (q, out) = (format!("{prefix}{q}"), format!("{prefix}{out}"));
+        let names = [q.as_str(), out.as_str(), "text_projection"];
+        for (component, stem, expected) in [
+            ("text_encoder", "lora_te_text_model_encoder_layers_0_self_attn_q_proj", 0),
+            ("text_encoder", "lora_te1_text_model_encoder_layers_0_self_attn_out_proj", 1),
+            ("text_encoder_2", "lora_te2_text_model_encoder_layers_0_self_attn_q_proj", 0),
+            ("text_encoder_2", "lora_te2_text_projection", 2),
+            ("text_encoder", "text_encoder.text_model.encoder.layers.0.self_attn.q_proj", 0),
+            ("text_encoder", "text_encoder.text_model.encoder.layers.0.self_attn.to_q", 0),
+            ("text_encoder_2", "text_encoder_2.text_model.encoder.layers.0.self_attn.to_out", 1),
+            ("text_encoder", "base_model.model.text_model.encoder.layers.0.self_attn.q_proj", 0),
+        ] {
+            assert_eq!(
+                reached(dir.path(), component, stem, &names).as_deref(),
+                Some(names[expected]),
+                "{stem}"
+            );
+        }
+        for (component, stem) in [
+            ("text_encoder_2", "lora_te_text_model_encoder_layers_0_self_attn_q_proj"),
+            ("text_encoder", "lora_te2_text_model_encoder_layers_0_self_attn_q_proj"),
+            ("text_encoder", "lora_te1_text_model_encoder_layers_1_self_attn_q_proj"),
+        ] {
+            assert_eq!(reached(dir.path(), component, stem, &names), None, "{stem}");
+        }
+    }
+}
+
+#[test]
+fn an_upsampler_without_attention_before_it_is_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let names =
+        ["down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.1.conv1", "up_blocks.0.upsamplers.0.conv"];
+    let stem = |part: usize| format!("lora_unet_output_blocks_2_{part}_conv");
+    assert_eq!(reached(dir.path(), "unet", &stem(1), &names).as_deref(), Some(names[2]));
+    assert_eq!(reached(dir.path(), "unet", &stem(2), &names), None);
+    // PEFT with the U-Net alone.
+    let stem = "base_model.model.up_blocks.0.upsamplers.0.conv";
+    assert_eq!(reached(dir.path(), "unet", stem, &names).as_deref(), Some(names[2]));
+}
