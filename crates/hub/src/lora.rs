@@ -9,9 +9,10 @@ use std::{
 };
 
 use burn::tensor::TensorData;
+use serde_json::{Map, Value};
 use tweedie_models::{HostTensor, TensorSource};
 
-use crate::{error::HubError, original::names::original_unet, weights::SafetensorsFile};
+use crate::{error::HubError, files, original::names::original_unet, weights::SafetensorsFile};
 
 /// What ends the names of a layer's two factors.
 const FACTORS: [(&str, &str); 5] = [
@@ -52,6 +53,44 @@ const LAYERS: [(&str, &str); 8] = [
     ("text_model.", "text_encoder"),
 ];
 
+/// Where diffusers keeps PEFT's configuration in a file's header, and PEFT beside its own file.
+const HEADER: &str = "lora_adapter_metadata";
+const BESIDE: (&str, &str) = ("adapter_model.safetensors", "adapter_config.json");
+
+/// What PEFT's configuration tells of how much of a change is made.
+struct Told(Map<String, Value>);
+
+impl Told {
+    fn of(file: &SafetensorsFile) -> Result<Self, HubError> {
+        let path = file.path();
+        if let Some(text) = file.metadata().get(HEADER) {
+            let wrong =
+                |e: serde_json::Error| HubError::key(path, HEADER, format!("expected a JSON object: {e}"));
+            return Ok(Self(serde_json::from_str(text).map_err(wrong)?));
+        }
+        let beside = path.with_file_name(BESIDE.1);
+        match path.file_name().is_some_and(|name| name == BESIDE.0) && beside.exists() {
+            true => Ok(Self(files::read_json(&beside)?)),
+            false => Ok(Self(Map::new())),
+        }
+    }
+
+    /// An entry for `component`, or for all.
+    fn get(&self, component: &str, key: &str) -> Option<&Value> {
+        self.0.get(&format!("{component}.{key}")).or_else(|| self.0.get(key))
+    }
+
+    /// The number that the change of `rank` columns is multiplied by, if there is one.
+    fn factor(&self, component: &str, layer: &str, rank: usize) -> Option<f64> {
+        let is = |name: &str| layer == name || layer.ends_with(&format!(".{name}"));
+        let patterns = self.get(component, "alpha_pattern").and_then(Value::as_object);
+        let own = patterns.and_then(|all| all.iter().find(|(name, _)| is(name)).map(|(_, alpha)| alpha));
+        let alpha = own.or_else(|| self.get(component, "lora_alpha"))?.as_f64()?;
+        let stabilized = self.get(component, "use_rslora").and_then(Value::as_bool).unwrap_or(false);
+        Some(if stabilized { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 })
+    }
+}
+
 /// One layer's change.
 #[derive(Debug)]
 struct Factors {
@@ -59,7 +98,7 @@ struct Factors {
     down: HostTensor,
     /// `[outputs, rank, …]`.
     up: HostTensor,
-    /// `alpha/rank`.
+    /// `alpha/rank`; `alpha/√rank` where PEFT's configuration says so (Kalajdzievski 2023, arXiv:2312.03732).
     factor: f64,
 }
 
@@ -103,6 +142,7 @@ impl Lora {
         let unknown = |name: &str, reason: &str| HubError::tensor(path, name, reason);
         let read = |name: &str| file.read(name).map_err(|reason| HubError::tensor(path, name, reason));
         let names: BTreeSet<String> = file.names().into_iter().collect();
+        let told = Told::of(&file)?;
         let mut layers = BTreeMap::new();
         let mut understood = BTreeSet::new();
         for name in &names {
@@ -119,12 +159,14 @@ impl Lora {
                 let reason = format!("has shape {:?}, which does not fit {:?}", down.shape, up.shape);
                 return Err(unknown(name, &reason));
             }
-            let alpha = match names.contains(&alpha_name) {
-                true => read(&alpha_name)?.values.first().map_or(rank as f64, |a| f64::from(*a)),
-                false => rank as f64,
-            };
             let key = place(stem).ok_or_else(|| unknown(name, "belongs to no component that is known"))?;
-            layers.insert(key, Factors { down, up, factor: alpha / rank as f64 });
+            let factor = match names.contains(&alpha_name) {
+                true => {
+                    read(&alpha_name)?.values.first().map_or(1.0, |alpha| f64::from(*alpha) / rank as f64)
+                }
+                false => told.factor(key.0, key.1.text(), rank).unwrap_or(1.0),
+            };
+            layers.insert(key, Factors { down, up, factor });
             understood.extend([name.clone(), up_name, alpha_name]);
         }
         if let Some(name) = names.iter().find(|name| !understood.contains(*name)) {

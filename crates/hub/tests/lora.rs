@@ -11,6 +11,48 @@ use std::{
 use tweedie_hub::{Lora, Precision, weights};
 use tweedie_models::{HostTensor, TensorSource};
 
+/// What PEFT's configuration says is read from the header, where diffusers keeps it, or beside PEFT's own file.
+#[test]
+fn how_much_is_changed_is_told_by_pefts_configuration() {
+    let layer = "mid_block.attentions.0.to_q";
+    let tensors = |prefix: &str| -> BTreeMap<String, HostTensor> {
+        let four = |shape: [usize; 2]| HostTensor { shape: shape.to_vec(), values: vec![1.0; 4] };
+        [("A", four([4, 1])), ("B", four([1, 4]))]
+            .map(|(factor, tensor)| (format!("{prefix}{layer}.lora_{factor}.weight"), tensor))
+            .into()
+    };
+    let found = |path: &Path| {
+        let base = [(format!("{layer}.weight"), HostTensor { shape: vec![1, 1], values: vec![0.0] })].into();
+        let lora = Lora::open(path, 0.5).unwrap();
+        let base: BTreeMap<String, HostTensor> = base;
+        lora.merged("unet", &base).read(&format!("{layer}.weight")).unwrap().values[0]
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("diffusers.safetensors");
+    // The change is 4·scale·factor.
+    for (header, expected) in [
+        (r#"{}"#, 2.0),
+        (r#"{"unet.r": 4, "unet.lora_alpha": 8, "text_encoder.lora_alpha": 1}"#, 4.0),
+        (r#"{"unet.lora_alpha": 8, "unet.use_rslora": true}"#, 8.0),
+        (r#"{"unet.lora_alpha": 8, "unet.alpha_pattern": {"attentions.0.to_q": 2}}"#, 1.0),
+        (r#"{"unet.lora_alpha": 8, "unet.alpha_pattern": {"0.to_k": 2}}"#, 4.0),
+    ] {
+        let metadata = [("lora_adapter_metadata".to_owned(), header.to_owned())].into();
+        weights::write(&path, &tensors("unet."), Precision::F32, &metadata).unwrap();
+        assert_eq!(found(&path), expected, "{header}");
+    }
+    let metadata = [("lora_adapter_metadata".to_owned(), "[".to_owned())].into();
+    weights::write(&path, &tensors("unet."), Precision::F32, &metadata).unwrap();
+    let error = Lora::open(&path, 1.0).unwrap_err().to_string();
+    assert!(error.contains("lora_adapter_metadata"), "{error}");
+
+    let path = dir.path().join("adapter_model.safetensors");
+    weights::write(&path, &tensors("base_model.model."), Precision::F32, &Default::default()).unwrap();
+    assert_eq!(found(&path), 2.0);
+    std::fs::write(dir.path().join("adapter_config.json"), r#"{"lora_alpha": 16, "r": 4}"#).unwrap();
+    assert_eq!(found(&path), 8.0);
+}
+
 fn file(dir: &Path, tensors: &[(String, HostTensor)]) -> PathBuf {
     let path = dir.join("lora.safetensors");
     let named = tensors.iter().cloned().collect();

@@ -16,6 +16,9 @@ pub enum Show {
     Noisy,
 }
 
+/// Makes pictures of a moment's samples.
+pub type Pictures<'a, E> = dyn FnMut(&Preview<'_>, Show) -> Result<Vec<Image>, E> + 'a;
+
 /// Collects moments of all rows while a run goes on: pass its events to [`Film::see`].
 #[derive(Clone, Debug)]
 pub struct Film {
@@ -50,7 +53,7 @@ impl Film {
         &mut self,
         event: &Event<'_>,
         steps: usize,
-        pictures: &mut dyn FnMut(&Preview<'_>, Show) -> Result<Vec<Image>, E>,
+        pictures: &mut Pictures<'_, E>,
     ) -> Result<(), E> {
         let Event::Step { rows, step, preview, .. } = event;
         if self.wants(*step, steps) {
