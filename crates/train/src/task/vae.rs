@@ -110,8 +110,8 @@ impl Vae {
                 ratio += psnr(a, b) / rows as f64;
                 similarity += ssim(a, b, size).unwrap_or(f64::NAN) / rows as f64;
             }
-            let (_, _, found) = moments(model, x).map_err(wrong)?;
-            kl.iter_mut().zip(found).for_each(|(sum, kl)| *sum += share * kl);
+            let found = moments(model, x).map_err(wrong)?;
+            kl.iter_mut().zip(found.kl).for_each(|(sum, kl)| *sum += share * kl);
         }
         let all = kl.iter().sum::<f64>() / kl.len() as f64;
         let mut figures = vec![Figure::new("psnr", ratio)];
@@ -133,8 +133,8 @@ impl Vae {
         let [mut mean, mut square, mut kl] = [0; 3].map(|_| vec![0.0; channels]);
         for batch in &batches {
             let share = batch.rows as f64 / rows as f64;
-            let (m, s, k) = moments(model, self.objective.images(batch)).map_err(wrong)?;
-            for (sum, found) in [(&mut mean, m), (&mut square, s), (&mut kl, k)] {
+            let found = moments(model, self.objective.images(batch)).map_err(wrong)?;
+            for (sum, found) in [(&mut mean, found.mean), (&mut square, found.square), (&mut kl, found.kl)] {
                 sum.iter_mut().zip(found).for_each(|(sum, v)| *sum += share * v);
             }
         }
@@ -143,9 +143,17 @@ impl Vae {
     }
 }
 
-/// For each channel the means over the latents of images: of the numbers themselves, of their squares, with what
-/// is drawn, and of their divergence.
-fn moments(model: &AutoencoderKl, x: Tensor<4>) -> Result<(Vec<f64>, Vec<f64>, Vec<f64>), InputError> {
+/// Means over the latents of images, for each channel.
+struct Moments {
+    /// Of the numbers themselves.
+    mean: Vec<f64>,
+    /// Of their squares, with what is drawn.
+    square: Vec<f64>,
+    /// Of their divergence from standard normals.
+    kl: Vec<f64>,
+}
+
+fn moments(model: &AutoencoderKl, x: Tensor<4>) -> Result<Moments, InputError> {
     let posterior = model.encode(x)?;
     let channels = |x: Tensor<4>| -> Vec<f64> {
         let [b, c, h, w] = x.dims();
@@ -155,9 +163,9 @@ fn moments(model: &AutoencoderKl, x: Tensor<4>) -> Result<(Vec<f64>, Vec<f64>, V
         }
         sums
     };
-    let squares = posterior.mean.clone() * posterior.mean.clone() + posterior.logvar.clone().exp();
-    let kl = divergence(&posterior);
-    Ok((channels(posterior.mean), channels(squares), channels(kl)))
+    let square = posterior.mean.clone() * posterior.mean.clone() + posterior.logvar.clone().exp();
+    let kl = channels(divergence(&posterior));
+    Ok(Moments { mean: channels(posterior.mean), square: channels(square), kl })
 }
 
 impl Task for Vae {
