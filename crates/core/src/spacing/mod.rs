@@ -93,10 +93,60 @@ pub static SPACINGS: &[(&str, Spacing)] = &[
 impl std::str::FromStr for Spacing {
     type Err = SpacingError;
 
-    /// A name of [`SPACINGS`].
-    fn from_str(name: &str) -> Result<Self, SpacingError> {
+    /// A name of [`SPACINGS`], with parameters after `=` if they are to be others: `leading=OFFSET`,
+    /// `karras=RHO`, `polyexponential=RHO`, `beta=A,B`, `shifted=SHIFT`.
+    ///
+    /// ```
+    /// use tweedie_core::spacing::Spacing;
+    /// assert_eq!("shifted=3".parse::<Spacing>()?, Spacing::Shifted { shift: 3.0 });
+    /// assert_eq!("beta=0.5,0.7".parse::<Spacing>()?.to_string(), "beta=0.5,0.7");
+    /// assert_eq!("karras=7".parse::<Spacing>()?.to_string(), "karras");
+    /// # Ok::<(), tweedie_core::spacing::SpacingError>(())
+    /// ```
+    fn from_str(text: &str) -> Result<Self, SpacingError> {
+        let (name, values) = match text.split_once('=') {
+            Some((name, values)) => (name, Some(values)),
+            None => (text, None),
+        };
         let found = SPACINGS.iter().find(|(known, _)| *known == name);
-        found.map(|(_, spacing)| *spacing).ok_or_else(|| SpacingError::Unknown { name: name.into() })
+        let usual =
+            found.map(|(_, spacing)| *spacing).ok_or_else(|| SpacingError::Unknown { name: name.into() })?;
+        let Some(values) = values else { return Ok(usual) };
+        let wrong = |expected| SpacingError::Value { name: name.into(), value: values.into(), expected };
+        let positive = |text: &str| text.trim().parse().ok().filter(|v: &f64| *v > 0.0 && v.is_finite());
+        let one = || positive(values).ok_or_else(|| wrong("a finite number > 0"));
+        Ok(match usual {
+            Self::Leading { .. } => Self::Leading {
+                offset: values.trim().parse().map_err(|_| wrong("a whole number, at least 0"))?,
+            },
+            Self::Karras { .. } => Self::Karras { rho: one()? },
+            Self::Polyexponential { .. } => Self::Polyexponential { rho: one()? },
+            Self::Shifted { .. } => Self::Shifted { shift: one()? },
+            Self::Beta { .. } => {
+                let pair = values.split_once(',').and_then(|(a, b)| Some((positive(a)?, positive(b)?)));
+                let (a, b) = pair.ok_or_else(|| wrong("two finite numbers > 0, as in 0.5,0.5"))?;
+                Self::Beta { a, b }
+            }
+            _ => return Err(wrong("the name alone: this spacing has no parameters")),
+        })
+    }
+}
+
+impl std::fmt::Display for Spacing {
+    /// What [`str::parse`] reads as this spacing.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some((name, _)) = SPACINGS.iter().find(|(_, known)| known == self) {
+            return f.write_str(name);
+        }
+        match *self {
+            Self::Leading { offset } => write!(f, "leading={offset}"),
+            Self::Karras { rho } => write!(f, "karras={rho}"),
+            Self::Polyexponential { rho } => write!(f, "polyexponential={rho}"),
+            Self::Beta { a, b } => write!(f, "beta={a},{b}"),
+            Self::Shifted { shift } => write!(f, "shifted={shift}"),
+            // The others have no parameters but those that are named.
+            _ => write!(f, "{self:?}"),
+        }
     }
 }
 
@@ -108,6 +158,16 @@ pub enum SpacingError {
     Unknown {
         /// The name.
         name: String,
+    },
+    /// Parameters that a spacing does not have.
+    #[error("spacing `{name}` = {value}: expected {expected}")]
+    Value {
+        /// The spacing.
+        name: String,
+        /// What was given.
+        value: String,
+        /// What it takes.
+        expected: &'static str,
     },
     /// No steps.
     #[error("steps = 0: expected at least 1")]
