@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    core::spacing::SPACINGS,
     data::{DataConfig, Dataset, Image, Source, image_size},
     eval::{
         extract::{Encoder, Extracted, Extractor, Inception},
@@ -226,10 +225,7 @@ fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Res
     let made = generate(pipeline, &request, ui)?;
     let spacing = match resolved.sampling.spacing {
         None => String::new(),
-        Some(spacing) => {
-            let known = SPACINGS.iter().find(|(_, s)| *s == spacing).map(|(name, _)| (*name).to_owned());
-            format!(", {} spacing", known.unwrap_or_else(|| format!("{spacing:?}")))
-        }
+        Some(spacing) => format!(", {spacing} spacing"),
     };
     let (solver, steps) = (recipe.solver.name(), recipe.plan.solves());
     let facts = vec![
