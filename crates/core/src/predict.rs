@@ -24,6 +24,19 @@ pub enum Parameterization {
         /// Standard deviation of the data.
         sigma_data: f64,
     },
+    /// The same, but the network is told `2/π·arctan(sigma/alpha)`, as Stable Audio's is.
+    EdmArctan {
+        /// Standard deviation of the data.
+        sigma_data: f64,
+    },
+    /// A consistency model, which answers with the sample itself at `sigma_min`, and is told
+    /// `250·ln(sigma/alpha)`. Song et al. 2023, arXiv:2303.01469, appendix C.
+    Consistency {
+        /// Standard deviation of the data.
+        sigma_data: f64,
+        /// The cleanest level, where the answer is the sample.
+        sigma_min: f64,
+    },
 }
 
 /// `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`.
@@ -100,14 +113,28 @@ impl Parameterization {
                 let n = alpha + sigma;
                 Scalings { c_in: 1.0, c_skip: 1.0 / n, c_out: -sigma / n, c_noise: t }
             }
-            Self::Edm { sigma_data } => {
+            Self::Edm { sigma_data } | Self::EdmArctan { sigma_data } => {
                 // The paper's table 1 at sigma/alpha, multiplied out by alpha: finite at both ends.
                 let n = sigma.hypot(alpha * sigma_data);
                 Scalings {
                     c_in: 1.0 / n,
                     c_skip: alpha * sigma_data * sigma_data / (n * n),
                     c_out: sigma * sigma_data / n,
-                    c_noise: 0.25 * (sigma / alpha).ln(),
+                    c_noise: match self {
+                        Self::EdmArctan { .. } => sigma.atan2(alpha) * std::f64::consts::FRAC_2_PI,
+                        _ => 0.25 * (sigma / alpha).ln(),
+                    },
+                }
+            }
+            Self::Consistency { sigma_data, sigma_min } => {
+                let n = sigma.hypot(alpha * sigma_data);
+                let above = sigma - alpha * sigma_min;
+                let skip = sigma_data / above.hypot(alpha * sigma_data);
+                Scalings {
+                    c_in: 1.0 / n,
+                    c_skip: alpha * skip * skip,
+                    c_out: above * sigma_data / n,
+                    c_noise: 250.0 * (sigma / alpha).ln(),
                 }
             }
         }
@@ -117,7 +144,8 @@ impl Parameterization {
     ///
     /// Finite at every level, with one exception: [`Eps`](Self::Eps) divides by `alpha`, for at pure noise
     /// the noise says nothing of `x0`; a process with zero terminal SNR needs another parameterization.
-    /// At a clean level, where [`X0`](Self::X0) says nothing of the noise, `eps` is zero.
+    /// At a clean level, where [`X0`](Self::X0) and [`Consistency`](Self::Consistency) say nothing of the noise,
+    /// `eps` is zero.
     pub fn read<V: Vector>(&self, x: &V, raw: &V, at: Level) -> Prediction<V> {
         let Level { alpha, sigma, .. } = at;
         let s = self.scalings(at);
@@ -133,9 +161,13 @@ impl Parameterization {
                 let n = alpha + sigma;
                 lin![1.0 / n => x, alpha / n => raw]
             }
-            Self::Edm { sigma_data } => {
+            Self::Edm { sigma_data } | Self::EdmArctan { sigma_data } => {
                 let n = sigma.hypot(alpha * sigma_data);
                 lin![sigma / (n * n) => x, -alpha * sigma_data / n => raw]
+            }
+            Self::Consistency { .. } if sigma == 0.0 => lin![0.0 => x],
+            Self::Consistency { .. } => {
+                lin![(1.0 - alpha * s.c_skip) / sigma => x, -alpha * s.c_out / sigma => raw]
             }
         };
         let x0 = match *self {
@@ -159,9 +191,14 @@ impl Parameterization {
             Self::X0 => (1.0, 0.0),
             Self::V => (-sigma, alpha),
             Self::Flow => (-1.0, 1.0),
-            Self::Edm { sigma_data } => {
+            Self::Edm { sigma_data } | Self::EdmArctan { sigma_data } => {
                 let n = sigma.hypot(alpha * sigma_data);
                 (sigma / (n * sigma_data), -alpha * sigma_data / n)
+            }
+            // None at its cleanest level, where the network's answer has no weight.
+            Self::Consistency { .. } => {
+                let s = self.scalings(at);
+                ((1.0 - s.c_skip * alpha) / s.c_out, -s.c_skip * sigma / s.c_out)
             }
         }
     }

@@ -207,6 +207,19 @@ fn plans_that_cannot_be_are_errors() {
     fails(dynamic, 4, &["use_dynamic_shifting", "mu"]);
     let shifted = read(dynamic).unwrap().with_mu(0.8).unwrap();
     assert!(shifted.resolve(4).is_ok());
+    // Flux's line: 0.5 at 256 tokens, 1.15 at 4096.
+    let starts = |config: &SchedulerConfig| config.resolve(4).unwrap().plan.moves;
+    for (tokens, mu) in [(256, 0.5), (4096, 1.15), (2176, 0.825), (64, 0.4675)] {
+        let by_size = read(dynamic).unwrap().of_tokens(tokens).unwrap().unwrap();
+        let by_mu = read(dynamic).unwrap().with_mu(mu).unwrap();
+        for (a, b) in starts(&by_size).into_iter().zip(starts(&by_mu)) {
+            assert!((a.to().sigma - b.to().sigma).abs() < 1e-12, "{tokens}");
+        }
+    }
+    assert!(config_without_shift().of_tokens(256).unwrap().is_none());
+    let flat = dynamic.replace('}', r#", "max_image_seq_len": 256}"#);
+    let error = read(&flat).unwrap().of_tokens(256).unwrap_err().to_string();
+    assert!(error.contains("max_image_seq_len") && error.contains("base_image_seq_len"), "{error}");
     assert!(config_without_shift().with_mu(0.8).unwrap_err().to_string().contains("use_dynamic_shifting"));
     for json in CLASSES {
         fails(json, 0, &["at least 1"]);

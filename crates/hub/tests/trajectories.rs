@@ -1,5 +1,6 @@
-//! Whole trajectories against diffusers' schedulers, every element of every row, for networks that are
-//! formulas. `golden/make_trajectories.py` wrote what is expected.
+//! Trajectories against diffusers' schedulers, for networks that are formulas: every element of every row, or,
+//! with more than seven calls of the network, of ten rows at the beginning, in the middle and at the end.
+//! `golden/make_trajectories.py` wrote what is expected.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -97,8 +98,8 @@ fn init_noise(case: &Case, recipe: &Recipe) -> f64 {
         Some(_) => self::recipe(&Case { begin: None, config: case.config.clone(), ..empty(case) }).unwrap(),
     };
     let class = case.config["_class_name"].as_str().unwrap();
-    let edm = class.starts_with("EDM");
-    if whole.scale == SampleScale::OverAlpha || edm {
+    let in_sigma = ["EDM", "CosineDPM", "CMStochastic"].iter().any(|start| class.starts_with(start));
+    if whole.scale == SampleScale::OverAlpha || in_sigma {
         whole.plan.start_std * whole.scale.factor(whole.plan.start)
     } else {
         1.0
@@ -200,7 +201,11 @@ macro_rules! classes {
 
 classes! {
     ddpm: "DDPMScheduler",
+    ddpm_parallel: "DDPMParallelScheduler",
+    unclip: "UnCLIPScheduler",
     ddim: "DDIMScheduler",
+    ddim_parallel: "DDIMParallelScheduler",
+    ddim_cogvideox: "CogVideoXDDIMScheduler",
     ddim_inverse: "DDIMInverseScheduler",
     pndm: "PNDMScheduler",
     ipndm: "IPNDMScheduler",
@@ -219,8 +224,11 @@ classes! {
     sa_solver: "SASolverScheduler",
     edm_euler: "EDMEulerScheduler",
     edm_dpm: "EDMDPMSolverMultistepScheduler",
+    cosine_dpm: "CosineDPMSolverMultistepScheduler",
+    consistency: "CMStochasticIterativeScheduler",
     lcm: "LCMScheduler",
     tcd: "TCDScheduler",
     flow_euler: "FlowMatchEulerDiscreteScheduler",
     flow_heun: "FlowMatchHeunDiscreteScheduler",
+    flow_lcm: "FlowMatchLCMScheduler",
 }

@@ -156,20 +156,12 @@ impl Pipeline {
             return Err(PipelineError::request("precision", reason));
         }
         let recipe = self.recipe(request, &resolved)?;
+        learned_variance(&recipe, self.unet.config().out_channels, resolved.shape[0])?;
         let scale = resolved.guidance;
         if scale > 1.0 && solver::find(recipe.solver.name()).is_some_and(|entry| entry.is_cfgpp()) {
             let whose = if request.guidance.is_none() { " (the model's own)" } else { "" };
             let reason = format!("{scale}{whose}: the solver `{}` takes 0 to 1", recipe.solver.name());
             return Err(PipelineError::request("guidance", reason));
-        }
-        let config = self.unet.config();
-        if recipe.solver.name() == "ddpm-learned" && config.out_channels != 2 * config.in_channels {
-            let (found, expected) = (config.out_channels, 2 * config.in_channels);
-            let reason = format!(
-                "`ddpm-learned` reads a variance from the network, which answers with {found} channels instead of \
-                 {expected}: it has learned none"
-            );
-            return Err(PipelineError::request("solver", reason));
         }
         let [c, h, w] = resolved.shape;
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
@@ -186,6 +178,9 @@ impl Pipeline {
     /// The sampler learned for this request, if the request leaves it to the model or asks for it; else the one
     /// asked for.
     fn recipe(&self, request: &Request, resolved: &Resolved) -> Result<Recipe, PipelineError> {
+        let [_, height, width] = resolved.shape;
+        let shifted = shifted(&self.scheduler, request.mu, height.div_ceil(2) * width.div_ceil(2))?;
+        let scheduler = shifted.as_ref().unwrap_or(&self.scheduler);
         let steps = resolved.sampling.steps;
         let named = request.solver.as_deref() == Some(TUNED);
         let open = request.solver.is_none() && request.spacing.is_none() && request.eta.is_none();
@@ -194,9 +189,9 @@ impl Pipeline {
             .flatten()
             .filter(|_| resolved.guidance_interval.is_none());
         match tuned {
-            Some(tuned) => Ok(self.scheduler.resolve_bespoke(&tuned.sampler)?),
+            Some(tuned) => Ok(scheduler.resolve_bespoke(&tuned.sampler)?),
             None if named => Err(PipelineError::request("solver", self.no_tuned(resolved))),
-            None => Ok(self.scheduler.resolve_with(&resolved.sampling)?),
+            None => Ok(scheduler.resolve_with(&resolved.sampling)?),
         }
     }
 
@@ -314,6 +309,38 @@ impl Pipeline {
         let denoiser = RowsDenoiser::new(&self.unet, resolved, recipe, rows.clone(), cancelled);
         follow(recipe, &denoiser, start, rows, source, progress, on)
     }
+}
+
+/// The scheduler with the shift of a picture of so many tokens, or the one asked for; none where it has none.
+pub(crate) fn shifted(
+    scheduler: &SchedulerConfig,
+    mu: Option<f64>,
+    tokens: usize,
+) -> Result<Option<SchedulerConfig>, PipelineError> {
+    match mu {
+        Some(mu) => {
+            let shifted = scheduler.again()?.with_mu(mu);
+            shifted.map(Some).map_err(|e| PipelineError::request("mu", e.to_string()))
+        }
+        None => Ok(scheduler.of_tokens(tokens)?),
+    }
+}
+
+/// Whether the network answers the variance that the solver adds noise by.
+pub(crate) fn learned_variance(
+    recipe: &Recipe,
+    outputs: usize,
+    channels: usize,
+) -> Result<(), PipelineError> {
+    if recipe.solver.name() != "ddpm-learned" || outputs == 2 * channels {
+        return Ok(());
+    }
+    let reason = format!(
+        "`ddpm-learned` needs a network that has learned a variance, of {} channels out for {channels} in; this \
+         one has {outputs}, and no variance: choose `ddpm`",
+        2 * channels
+    );
+    Err(PipelineError::request("solver", reason))
 }
 
 /// A trajectory of some rows from `start`.

@@ -56,6 +56,10 @@ pub struct Request {
     /// Fresh noise, from 0 (none) to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
+    /// The shift of models whose levels depend on the size of the picture (`use_dynamic_shifting`); by default
+    /// what diffusers' pipelines compute from that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mu: Option<f64>,
     /// How much to exaggerate the class; 1 is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f64>,
@@ -108,6 +112,7 @@ impl Default for Request {
             untuned: false,
             spacing: None,
             eta: None,
+            mu: None,
             guidance: None,
             guidance_interval: None,
             guidance_rescale: None,

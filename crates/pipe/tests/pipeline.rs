@@ -170,7 +170,11 @@ fn seeds_and_settings_matter() {
     let base = run(&pipeline, &request(2, 3));
     assert_eq!(run(&pipeline, &request(2, 3)).tensors, base.tensors);
     assert_ne!(run(&pipeline, &Request { seed: 4, ..request(2, 3) }).tensors, base.tensors);
-    for solver in tweedie_core::solver::SOLVERS {
+    // This network answers no variance.
+    let learned = Request { solver: Some("ddpm-learned".into()), ..request(1, 3) };
+    let error = pipeline.resolve(&learned).err().unwrap().to_string();
+    assert!(error.contains("`solver`") && error.contains("variance"), "{error}");
+    for solver in tweedie_core::solver::SOLVERS.iter().filter(|s| s.name != "ddpm-learned") {
         for spacing in [None, Some(Spacing::Karras { rho: 7.0 })] {
             let solver = Some(solver.name.to_string());
             let output = run(&pipeline, &Request { solver, spacing, ..request(1, 3) });
@@ -179,6 +183,22 @@ fn seeds_and_settings_matter() {
     }
     let small = run(&pipeline, &Request { size: Some([4, 16]), ..request(1, 2) });
     assert_eq!((small.images[0].height, small.images[0].width), (4, 16));
+}
+
+#[test]
+fn shifts_follow_the_size_or_the_request() {
+    let dynamic = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#;
+    let pipeline = ddpm(dynamic);
+    let second = |request: &Request| pipeline.resolve(request).unwrap().1.plan.moves[0].to().sigma;
+    let of = |size: usize, mu| Request { size: Some([size; 2]), mu, ..request(1, 3) };
+    assert!(second(&of(32, None)) > second(&of(16, None)));
+    assert!(second(&of(16, Some(1.0))) > second(&of(32, None)));
+    // 256 tokens: base_shift.
+    assert_eq!(second(&of(32, None)), second(&of(32, Some(0.5))));
+    assert!(run(&pipeline, &request(1, 2)).tensors.values.iter().all(|v| v.is_finite()));
+    let fixed = ddpm(r#"{"_class_name": "DDPMScheduler"}"#);
+    let error = fixed.resolve(&of(16, Some(0.5))).err().unwrap().to_string();
+    assert!(error.contains("`mu`") && error.contains("use_dynamic_shifting"), "{error}");
 }
 
 #[test]

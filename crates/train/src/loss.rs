@@ -276,7 +276,9 @@ fn eps_factor(parameterization: Parameterization, level: Level) -> f64 {
         Parameterization::X0 => alpha / sigma,
         Parameterization::V => alpha / (alpha * alpha + sigma * sigma),
         Parameterization::Flow => alpha / (alpha + sigma),
-        Parameterization::Edm { .. } => alpha * parameterization.scalings(level).c_out / sigma,
+        Parameterization::Edm { .. }
+        | Parameterization::EdmArctan { .. }
+        | Parameterization::Consistency { .. } => alpha * parameterization.scalings(level).c_out / sigma,
     };
     factor * factor
 }

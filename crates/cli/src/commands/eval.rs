@@ -13,7 +13,6 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    core::spacing::SPACINGS,
     data::{DataConfig, Dataset, Image, ImageFacts, Source, image_facts},
     eval::{
         extract::{Encoder, Extracted, Extractor, Inception},
@@ -258,10 +257,7 @@ fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Res
     let made = generate(pipeline, &request, ui)?;
     let spacing = match resolved.sampling.spacing {
         None => String::new(),
-        Some(spacing) => {
-            let known = SPACINGS.iter().find(|(_, s)| *s == spacing).map(|(name, _)| (*name).to_owned());
-            format!(", {} spacing", known.unwrap_or_else(|| format!("{spacing:?}")))
-        }
+        Some(spacing) => format!(", {spacing} spacing"),
     };
     let (solver, steps) = (recipe.solver.name(), recipe.plan.solves());
     let facts = vec![

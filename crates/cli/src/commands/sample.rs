@@ -123,6 +123,10 @@ pub struct Args {
     /// Fresh noise in every step, from 0 (none) to 1 (as in the reversed diffusion).
     #[arg(long, value_name = "ETA", help_heading = "How")]
     eta: Option<f64>,
+    /// The shift of a model whose noise levels depend on the size of the picture [default: as diffusers
+    /// computes it].
+    #[arg(long, value_name = "MU", help_heading = "How")]
+    mu: Option<f64>,
     /// How much to exaggerate the class; 1 is none [default: the model's].
     #[arg(long, value_name = "SCALE", help_heading = "How")]
     guidance: Option<f64>,
@@ -202,6 +206,7 @@ fn menus() -> String {
     }
     let names: Vec<_> = SPACINGS.iter().map(|(name, _)| *name).collect();
     text.push_str(&format!("\nSpacings: {}", names.join(", ")));
+    text.push_str("\nwith other parameters: leading=1, karras=5, polyexponential=2, beta=0.5,0.5, shifted=3");
     text
 }
 
@@ -323,6 +328,7 @@ impl Args {
         request.untuned |= self.untuned;
         request.spacing = self.spacing.or(request.spacing);
         request.eta = self.eta.or(request.eta);
+        request.mu = self.mu.or(request.mu);
         request.guidance = self.guidance.or(request.guidance);
         request.guidance_rescale = self.guidance_rescale.or(request.guidance_rescale);
         request.guidance_interval = self.guidance_interval.map(|i| i.0).or(request.guidance_interval);

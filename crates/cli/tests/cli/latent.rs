@@ -178,7 +178,12 @@ fn prompts_make_pictures() {
         (&["-p", "cat", "--preview-vae", "sd/unet", "--filmstrip", "f.png"], &["sd/unet", "AutoencoderTiny"]),
         (&[], &["`prompt`"]),
         (&["-p", "cat", "--image", "none.png"], &["none.png"]),
-        (&["-p", "cat", "--image", "a.png", "--strength", "0"], &["`strength`"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "0"], &["`strength`", "at most 1"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "1.01"], &["`strength`", "1.01", "at most 1"]),
+        (&["-p", "cat", "--image", "a.png", "--strength=-0.5"], &["`strength`", "-0.5", "more than 0"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "nan"], &["`strength`", "NaN"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "inf"], &["`strength`", "inf"]),
+        (&["-p", "cat", "--solver", "ddpm-learned"], &["`solver`", "`ddpm-learned` needs"]),
     ] {
         scratch.fails(&[&["sample", "-m", "sd", "-o", "d.png"][..], flags].concat(), words);
     }

@@ -33,7 +33,13 @@ fn what_does_not_fit_a_solver_is_refused() {
     sample(&["--solver", "dpmpp-2m-sde", "--eta", "0"], &["eta = 0", "`dpmpp-2m-sde` has none"]);
     sample(&["--solver", "lcm", "--eta", "1"], &["eta = 1", "`lcm` has none"]);
     sample(&["--solver", "cfgpp", "--guidance", "1.5"], &["guidance", "1.5", "`ddim-cfgpp` takes 0 to 1"]);
+    sample(&["--solver", "ddpm-learned"], &["`solver`", "`ddpm-learned` needs", "no variance", "`ddpm`"]);
+    sample(&["--mu", "0.5"], &["`mu`", "use_dynamic_shifting"]);
+    sample(&["--spacing", "karras=-1"], &["`karras` = -1", "> 0"]);
+    sample(&["--spacing", "beta=0.5"], &["`beta` = 0.5", "two finite numbers"]);
+    sample(&["--spacing", "trailing=2"], &["`trailing` = 2", "no parameters"]);
     sample(&["--solver", "tuned"], &["solver", "`tuned`", "3 evaluations", "none"]);
+    scratch.ok(&["sample", "--model", model(), "-n", "1", "--steps", "3", "--spacing", "shifted=3"]);
     for more in [["--solver", "tcd", "--eta", "0.7"], ["--solver", "heun", "--eta", "0.5"]] {
         scratch.ok(&[&["sample", "--model", model(), "-n", "2", "--steps", "3"][..], &more].concat());
     }

@@ -22,13 +22,16 @@ pub struct SaSolver {
     pub times: Option<(f64, f64)>,
     /// The order of the last steps.
     pub final_order: FinalOrder,
+    /// Whether steps on `x0` and of order 2 integrate the slope without the exponential. That changes no order,
+    /// and in long steps misleads; diffusers does so, after the authors.
+    pub simple: bool,
 }
 
 impl SaSolver {
     /// Stochastic everywhere.
     pub const fn new(predictor: usize, corrector: usize, tau: f64) -> Self {
         let final_order = FinalOrder::LowerIfFew;
-        Self { form: Form::Data, predictor, corrector, tau, times: None, final_order }
+        Self { form: Form::Data, predictor, corrector, tau, times: None, final_order, simple: false }
     }
 
     fn interval(&self, from: Level, to: Level) -> Exponential {
@@ -37,10 +40,9 @@ impl SaSolver {
         Exponential { tau, ..Exponential::new(self.form, from, to) }
     }
 
-    /// The step through `nodes`. On `x0` and of order 2 the slope is integrated without the exponential, which
-    /// changes no order: diffusers does so, after the authors.
+    /// The step through `nodes`.
     fn through<V: Vector>(&self, step: &Exponential, x: &V, nodes: &[(f64, &V)]) -> V {
-        let simple = self.form == Form::Data && nodes.len() == 2;
+        let simple = self.simple && self.form == Form::Data && nodes.len() == 2;
         step.through(x, nodes, |j| if simple && j == 1 { 0.5 * step.gain() } else { step.moment(j) })
     }
 

@@ -93,36 +93,59 @@ pub static SPACINGS: &[(&str, Spacing)] = &[
 impl std::str::FromStr for Spacing {
     type Err = SpacingError;
 
-    /// A name of [`SPACINGS`], and after `=` its parameters where it has any: `karras=5`, `beta=0.5,0.5`.
+    /// A name of [`SPACINGS`], with parameters after `=` if they are to be others: `leading=OFFSET`,
+    /// `karras=RHO`, `polyexponential=RHO`, `beta=A,B`, `shifted=SHIFT`.
+    ///
+    /// ```
+    /// use tweedie_core::spacing::Spacing;
+    /// assert_eq!("shifted=3".parse::<Spacing>()?, Spacing::Shifted { shift: 3.0 });
+    /// assert_eq!("beta=0.5,0.7".parse::<Spacing>()?.to_string(), "beta=0.5,0.7");
+    /// assert_eq!("karras=7".parse::<Spacing>()?.to_string(), "karras");
+    /// # Ok::<(), tweedie_core::spacing::SpacingError>(())
+    /// ```
     fn from_str(text: &str) -> Result<Self, SpacingError> {
-        let (name, given) = text.split_once('=').map_or((text, None), |(name, given)| (name, Some(given)));
+        let (name, values) = match text.split_once('=') {
+            Some((name, values)) => (name, Some(values)),
+            None => (text, None),
+        };
         let found = SPACINGS.iter().find(|(known, _)| *known == name);
-        let spacing = found.map(|(_, spacing)| *spacing);
-        let spacing = spacing.ok_or_else(|| SpacingError::Unknown { name: name.into() })?;
-        given.map_or(Ok(spacing), |given| spacing.with(given))
+        let usual =
+            found.map(|(_, spacing)| *spacing).ok_or_else(|| SpacingError::Unknown { name: name.into() })?;
+        let Some(values) = values else { return Ok(usual) };
+        let wrong = |expected| SpacingError::Value { name: name.into(), value: values.into(), expected };
+        let positive = |text: &str| text.trim().parse().ok().filter(|v: &f64| *v > 0.0 && v.is_finite());
+        let one = || positive(values).ok_or_else(|| wrong("a finite number > 0"));
+        Ok(match usual {
+            Self::Leading { .. } => Self::Leading {
+                offset: values.trim().parse().map_err(|_| wrong("a whole number, at least 0"))?,
+            },
+            Self::Karras { .. } => Self::Karras { rho: one()? },
+            Self::Polyexponential { .. } => Self::Polyexponential { rho: one()? },
+            Self::Shifted { .. } => Self::Shifted { shift: one()? },
+            Self::Beta { .. } => {
+                let pair = values.split_once(',').and_then(|(a, b)| Some((positive(a)?, positive(b)?)));
+                let (a, b) = pair.ok_or_else(|| wrong("two finite numbers > 0, as in 0.5,0.5"))?;
+                Self::Beta { a, b }
+            }
+            _ => return Err(wrong("the name alone: this spacing has no parameters")),
+        })
     }
 }
 
-impl Spacing {
-    /// The same with the parameters that `text` lists.
-    fn with(self, text: &str) -> Result<Self, SpacingError> {
-        let wrong = |expected| SpacingError::Parameters { found: text.into(), expected };
-        let positive = |text: &str| text.trim().parse().ok().filter(|v: &f64| *v > 0.0 && v.is_finite());
-        let one = |expected| positive(text).ok_or_else(|| wrong(expected));
-        match self {
-            Self::Leading { .. } => {
-                let offset = text.trim().parse().map_err(|_| wrong("a whole number, the offset"))?;
-                Ok(Self::Leading { offset })
-            }
-            Self::Karras { .. } => Ok(Self::Karras { rho: one("a number above 0, rho")? }),
-            Self::Polyexponential { .. } => Ok(Self::Polyexponential { rho: one("a number above 0, rho")? }),
-            Self::Shifted { .. } => Ok(Self::Shifted { shift: one("a number above 0, the shift")? }),
-            Self::Beta { .. } => {
-                let both = text.split_once(',').and_then(|(a, b)| Some((positive(a)?, positive(b)?)));
-                let (a, b) = both.ok_or_else(|| wrong("two numbers above 0, as in beta=0.6,0.6"))?;
-                Ok(Self::Beta { a, b })
-            }
-            _ => Err(wrong("nothing: this spacing has no parameters")),
+impl std::fmt::Display for Spacing {
+    /// What [`str::parse`] reads as this spacing.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some((name, _)) = SPACINGS.iter().find(|(_, known)| known == self) {
+            return f.write_str(name);
+        }
+        match *self {
+            Self::Leading { offset } => write!(f, "leading={offset}"),
+            Self::Karras { rho } => write!(f, "karras={rho}"),
+            Self::Polyexponential { rho } => write!(f, "polyexponential={rho}"),
+            Self::Beta { a, b } => write!(f, "beta={a},{b}"),
+            Self::Shifted { shift } => write!(f, "shifted={shift}"),
+            // The others have no parameters but those that are named.
+            _ => write!(f, "{self:?}"),
         }
     }
 }
@@ -136,12 +159,14 @@ pub enum SpacingError {
         /// The name.
         name: String,
     },
-    /// Parameters that a spacing does not take.
-    #[error("spacing: the parameters `{found}` do not fit, expected {expected}")]
-    Parameters {
-        /// What stands after `=`.
-        found: String,
-        /// What should.
+    /// Parameters that a spacing does not have.
+    #[error("spacing `{name}` = {value}: expected {expected}")]
+    Value {
+        /// The spacing.
+        name: String,
+        /// What was given.
+        value: String,
+        /// What it takes.
         expected: &'static str,
     },
     /// No steps.

@@ -121,7 +121,17 @@ pub(super) fn process(keys: &mut Keys, rules: &BetaRules) -> Result<Table, HubEr
 
 /// The same with another default of `beta_schedule`.
 pub(super) fn process_by(keys: &mut Keys, rules: &BetaRules, curve: &str) -> Result<Table, HubError> {
-    let (schedule, finite) = table(keys, rules, curve)?;
+    process_shifted(keys, rules, curve, 1.0)
+}
+
+/// The same with every level's `alpha²/sigma²` divided by `shift`, before the table is rescaled.
+pub(super) fn process_shifted(
+    keys: &mut Keys,
+    rules: &BetaRules,
+    curve: &str,
+    shift: f64,
+) -> Result<Table, HubError> {
+    let (schedule, finite) = table(keys, rules, curve, shift)?;
     let steps = schedule.betas().len();
     let parameterization = keys.choice("prediction_type", "epsilon", rules.predictions)?;
     // diffusers sets the last `alpha_bar` to 2^-24.
@@ -131,7 +141,12 @@ pub(super) fn process_by(keys: &mut Keys, rules: &BetaRules, curve: &str) -> Res
     Ok(Table { process, steps, noisiest, vp: None })
 }
 
-fn table(keys: &mut Keys, rules: &BetaRules, curve: &str) -> Result<(TableSchedule, bool), HubError> {
+fn table(
+    keys: &mut Keys,
+    rules: &BetaRules,
+    curve: &str,
+    shift: f64,
+) -> Result<(TableSchedule, bool), HubError> {
     let mut steps = keys.take("num_train_timesteps", 1000usize)?;
     if steps > MOST_TIMES {
         return Err(keys.error("num_train_timesteps", format!("{steps}: expected at most {MOST_TIMES}")));
@@ -161,6 +176,12 @@ fn table(keys: &mut Keys, rules: &BetaRules, curve: &str) -> Result<(TableSchedu
     let mut schedule = made.map_err(|e| keys.error(key, e.to_string()))?;
     if schedule.betas().len() != steps {
         return Err(keys.error("num_train_timesteps", format!("{steps} is out of range")));
+    }
+    if shift != 1.0 {
+        let shifted = |a: &f64| a / (shift + (1.0 - shift) * a);
+        let products: Vec<f64> = schedule.alphas_cumprod().iter().map(shifted).collect();
+        schedule = TableSchedule::from_alphas_cumprod(&products)
+            .map_err(|e| keys.error("snr_shift_scale", e.to_string()))?;
     }
     let rescaled = rules.rescaled != Rescaled::Never && keys.flag("rescale_betas_zero_snr", false)?;
     if rescaled {

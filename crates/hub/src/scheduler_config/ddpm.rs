@@ -1,8 +1,8 @@
-//! `DDPMScheduler`: ancestral sampling at whole times. Each step goes to the next time of the list, the
+//! `DDPMScheduler` and `UnCLIPScheduler`: ancestral sampling at whole times. Each step goes to the next time of the list, the
 //! last to a clean sample.
 
 use tweedie_core::{
-    Level, Move, Plan,
+    Level, Move, Parameterization, Plan,
     bound::ReverseVariance,
     plan::{Final, NoiseRule},
     schedule::Interpolation,
@@ -11,7 +11,7 @@ use tweedie_core::{
 
 use super::{
     Clamp, Process, Read, Scheduler,
-    betas::{self, BetaRules, Curve, EPS_X0_V, Rescaled, Table, TableSpacing},
+    betas::{self, BetaRules, Curve, EPS_X0_V, Rescaled, Table, TableRule, TableSpacing},
     keys::Keys,
 };
 
@@ -52,6 +52,23 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let variance = keys.choice("variance_type", "fixed_small", &variances)?;
     let spacing = TableSpacing::read(keys, "leading")?;
     let clamp = betas::clamp(keys, true, false)?;
+    Ok(Box::new(Ddpm { process, table, spacing, clamp, variance }))
+}
+
+/// `UnCLIPScheduler`: `linspace` over squared-cosine betas.
+pub(super) fn read_unclip(keys: &mut Keys) -> Read {
+    let rules = BetaRules {
+        curves: &[("squaredcos_cap_v2", Curve::SquaredCosine)],
+        predictions: &[("epsilon", Parameterization::Eps), ("sample", Parameterization::X0)],
+        rescaled: Rescaled::Never,
+        ..BETAS
+    };
+    let Table { process, steps: table, .. } = betas::process_by(keys, &rules, "squaredcos_cap_v2")?;
+    let variances =
+        [("fixed_small_log", ReverseVariance::FixedSmall), ("learned_range", ReverseVariance::LearnedRange)];
+    let variance = keys.choice("variance_type", "fixed_small_log", &variances)?;
+    let spacing = TableSpacing { rule: TableRule::Linspace, offset: 0 };
+    let clamp = betas::clip(keys, true, false)?;
     Ok(Box::new(Ddpm { process, table, spacing, clamp, variance }))
 }
 

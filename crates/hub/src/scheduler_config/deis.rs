@@ -70,7 +70,7 @@ pub(super) fn read_sa(keys: &mut Keys) -> Read {
     let final_order = if lower { FinalOrder::Falling } else { FinalOrder::Full };
     let clamp = betas::threshold(keys, false)?;
     let times = Some((200.0, 800.0));
-    let sa = SaSolver { form, times, final_order, ..SaSolver::new(predictor, corrector, 1.0) };
+    let sa = SaSolver { form, times, final_order, simple: true, ..SaSolver::new(predictor, corrector, 1.0) };
     Ok(Box::new(Multistep { grid, answers: Answers::Sa(sa), clamp }))
 }
 

@@ -67,6 +67,18 @@ impl DpmOptions {
         Ok(Self { form, stochastic, order, rule, lower, euler: false })
     }
 
+    /// The reversed diffusion without a choice of algorithm.
+    pub(super) fn read_sde(keys: &mut Keys) -> Result<Self, HubError> {
+        let order: usize = keys.take("solver_order", 2)?;
+        if !(1..=2).contains(&order) {
+            return Err(keys.error("solver_order", format!("{order} is not supported; supported: 1, 2")));
+        }
+        let rule =
+            keys.choice("solver_type", "midpoint", &[("midpoint", Rule::Midpoint), ("heun", Rule::Heun)])?;
+        let lower = keys.flag("lower_order_final", true)?;
+        Self { form: Form::Data, stochastic: true, order, rule, lower, euler: false }.with_euler(keys)
+    }
+
     pub(super) fn with_euler(self, keys: &mut Keys) -> Result<Self, HubError> {
         Ok(Self { euler: keys.flag("euler_at_final", false)?, ..self })
     }

@@ -1,4 +1,4 @@
-//! `EDMEulerScheduler` and `EDMDPMSolverMultistepScheduler`: networks preconditioned as in Karras et al. 2022,
+//! `EDMEulerScheduler`, `EDMDPMSolverMultistepScheduler` and `CosineDPMSolverMultistepScheduler`: networks preconditioned as in Karras et al. 2022,
 //! arXiv:2206.00364.
 
 use std::sync::Arc;
@@ -26,23 +26,34 @@ struct Edm {
     clamp: Option<Clamp>,
 }
 
-fn read_as(keys: &mut Keys, dpm: bool) -> Read {
-    let (min, max) = (keys.take("sigma_min", 0.002)?, keys.take("sigma_max", 80.0)?);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Euler,
+    Dpm,
+    Cosine,
+}
+
+fn read_as(keys: &mut Keys, kind: Kind) -> Read {
+    let cosine = kind == Kind::Cosine;
+    let (min, max, data) = if cosine { (0.3, 500.0, 1.0) } else { (0.002, 80.0, 0.5) };
+    let (min, max) = (keys.take("sigma_min", min)?, keys.take("sigma_max", max)?);
     let schedule = EdmSchedule::new(min, max).map_err(|e| keys.error("sigma_max", e.to_string()))?;
-    let sigma_data: f64 = keys.take("sigma_data", 0.5)?;
+    let sigma_data: f64 = keys.take("sigma_data", data)?;
     if !(sigma_data > 0.0 && sigma_data.is_finite()) {
         return Err(keys.error("sigma_data", format!("{sigma_data}: expected a finite number > 0")));
     }
     let rules = [("karras", false), ("exponential", true)];
-    let exponential = keys.choice("sigma_schedule", "karras", &rules)?;
+    let default = if cosine { "exponential" } else { "karras" };
+    let exponential = keys.choice("sigma_schedule", default, &rules)?;
     let rho = keys.take("rho", 7.0)?;
     // A velocity is the same answer with the other sign, which is that of `sigma_data` in the coefficients.
-    let sign = keys.choice("prediction_type", "epsilon", &[("epsilon", 1.0), ("v_prediction", -1.0)])?;
+    let default = if cosine { "v_prediction" } else { "epsilon" };
+    let sign = keys.choice("prediction_type", default, &[("epsilon", 1.0), ("v_prediction", -1.0)])?;
     keys.take("num_train_timesteps", 1000usize)?;
     let ends = [("zero", true), ("sigma_min", false)];
     let clean_end = keys.choice("final_sigmas_type", "zero", &ends)?;
     let (mut options, mut clamp) = (None, None);
-    if dpm {
+    if kind == Kind::Dpm {
         let read = DpmOptions::read(keys, true, false)?.with_euler(keys)?;
         if read.stochastic && read.order == 3 {
             let reason = "3 is not supported with \"sde-dpmsolver++\"; supported: 1, 2";
@@ -51,17 +62,29 @@ fn read_as(keys: &mut Keys, dpm: bool) -> Read {
         options = Some(read);
         clamp = betas::threshold(keys, false)?;
     }
-    let parameterization = Parameterization::Edm { sigma_data: sign * sigma_data };
+    if cosine {
+        options = Some(DpmOptions::read_sde(keys)?);
+    }
+    let sigma_data = sign * sigma_data;
+    let parameterization = match kind {
+        Kind::Cosine => Parameterization::EdmArctan { sigma_data },
+        _ => Parameterization::Edm { sigma_data },
+    };
     let process = Process { schedule: Arc::new(schedule), parameterization };
     Ok(Box::new(Edm { process, min, max, rho, exponential, clean_end, options, clamp }))
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
-    read_as(keys, false)
+    read_as(keys, Kind::Euler)
 }
 
 pub(super) fn read_dpm(keys: &mut Keys) -> Read {
-    read_as(keys, true)
+    read_as(keys, Kind::Dpm)
+}
+
+/// Its network is told an angle, and its noise follows one Brownian path.
+pub(super) fn read_cosine(keys: &mut Keys) -> Read {
+    read_as(keys, Kind::Cosine)
 }
 
 impl Scheduler for Edm {

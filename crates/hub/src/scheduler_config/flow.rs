@@ -1,4 +1,4 @@
-//! `FlowMatchEulerDiscreteScheduler` and `FlowMatchHeunDiscreteScheduler`: rectified flow. The network is told
+//! `FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler` and `FlowMatchLCMScheduler`: rectified flow. The network is told
 //! `num_train_timesteps · sigma`.
 
 use std::sync::Arc;
@@ -52,6 +52,23 @@ fn process(keys: &mut Keys) -> Result<(Process, usize, f64), HubError> {
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
+    let stochastic = keys.flag("stochastic_sampling", false)?;
+    read_as(keys, stochastic)
+}
+
+/// `FlowMatchLCMScheduler`: a consistency model's sampler on the same levels.
+pub(super) fn read_lcm(keys: &mut Keys) -> Read {
+    let scales: Option<Vec<f64>> = keys.take("scale_factors", None)?;
+    if scales.is_some_and(|scales| !scales.is_empty()) {
+        return Err(
+            keys.error("scale_factors", "steps that change the size are not supported; expected null")
+        );
+    }
+    keys.take("upscale_mode", String::new())?;
+    read_as(keys, true)
+}
+
+fn read_as(keys: &mut Keys, stochastic: bool) -> Read {
     let (process, scale, shift) = process(keys)?;
     let dynamic = keys.flag("use_dynamic_shifting", false)?;
     let kinds = [("exponential", true), ("linear", false)];
@@ -64,7 +81,6 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     keys.take("max_image_seq_len", 4096usize)?;
     // Time runs the other way there, and with it the meaning of the network's answer.
     keys.only("invert_sigmas", false, false)?;
-    let stochastic = keys.flag("stochastic_sampling", false)?;
     let terminal = keys.take("shift_terminal", None::<f64>)?.filter(|t| *t != 0.0);
     let noise = NoiseSpacing::read(keys)?;
     Ok(Box::new(Flow { process, scale, shift, dynamic, terminal, noise, stochastic, heun: false }))

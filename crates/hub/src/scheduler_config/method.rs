@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tweedie_core::{
-    Level, Solver, Vector,
+    Level, Plan, Solver, Vector,
     solver::{
         Bespoke, Consistency, Deis, DpmGrouped, DpmMultistep, Ipndm, SaSolver, SolverEntry, Uncorrected,
         UniPc,
@@ -69,6 +69,14 @@ impl SolverChoice {
     /// The solver itself.
     pub fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
         self.method.build()
+    }
+
+    /// The plan without its first `step` steps, where the solver has a way of its own to begin there.
+    pub(super) fn begun_plan(&self, plan: &Plan, step: usize) -> Option<Plan> {
+        match &self.method {
+            Method::Pndm(solver) => solver.begun_at(plan, step),
+            _ => None,
+        }
     }
 
     /// The solver of a plan of `steps` steps whose first ones, from the levels `skipped`, are left out.

@@ -8,6 +8,7 @@
 mod betas;
 mod clamp;
 mod consistency;
+mod consistency_models;
 mod ddim;
 mod ddim_inverse;
 mod ddpm;
@@ -56,7 +57,11 @@ pub use write::{BetaCurve, TableProcess};
 /// The class names that are understood, and what reads them.
 const CLASSES: &[(&str, Reader)] = &[
     ("DDPMScheduler", ddpm::read),
+    ("DDPMParallelScheduler", ddpm::read),
+    ("UnCLIPScheduler", ddpm::read_unclip),
     ("DDIMScheduler", ddim::read),
+    ("DDIMParallelScheduler", ddim::read),
+    ("CogVideoXDDIMScheduler", ddim::read_cogvideox),
     ("DDIMInverseScheduler", ddim_inverse::read),
     ("PNDMScheduler", pndm::read),
     ("IPNDMScheduler", ipndm::read),
@@ -75,10 +80,13 @@ const CLASSES: &[(&str, Reader)] = &[
     ("SASolverScheduler", deis::read_sa),
     ("EDMEulerScheduler", edm::read),
     ("EDMDPMSolverMultistepScheduler", edm::read_dpm),
+    ("CosineDPMSolverMultistepScheduler", edm::read_cosine),
+    ("CMStochasticIterativeScheduler", consistency_models::read),
     ("LCMScheduler", consistency::read_lcm),
     ("TCDScheduler", consistency::read_tcd),
     ("FlowMatchEulerDiscreteScheduler", flow::read),
     ("FlowMatchHeunDiscreteScheduler", flow::read_heun),
+    ("FlowMatchLCMScheduler", flow::read_lcm),
 ];
 
 /// What a sampler learned for a model is called in place of a solver.
@@ -216,6 +224,41 @@ impl SchedulerConfig {
             .set_mu(mu)
             .map_err(|reason| HubError::key(&self.path, "use_dynamic_shifting", reason))?;
         Ok(self)
+    }
+
+    /// The same configuration, read anew.
+    ///
+    /// # Errors
+    /// As [`Self::load`], which has read it before.
+    pub fn again(&self) -> Result<Self, HubError> {
+        Self::read_as(self.entries.clone(), &self.path, self.class)
+    }
+
+    /// The same for an image of so many tokens (of its latents, patches of 2×2 in most models), where
+    /// `use_dynamic_shifting` is on: `mu` on the line through `base_shift` at `base_image_seq_len` and `max_shift`
+    /// at `max_image_seq_len`, as diffusers' pipelines have it. None where it is off.
+    ///
+    /// # Errors
+    /// If the line's ends are at the same length.
+    pub fn of_tokens(&self, tokens: usize) -> Result<Option<Self>, HubError> {
+        if self.entries.get("use_dynamic_shifting") != Some(&Value::Bool(true)) {
+            return Ok(None);
+        }
+        let shifted = self.again()?;
+        let number = |key, usual| self.entries.get(key).and_then(Value::as_f64).unwrap_or(usual);
+        let (low, high) = (number("base_shift", 0.5), number("max_shift", 1.15));
+        let (short, long) = (number("base_image_seq_len", 256.0), number("max_image_seq_len", 4096.0));
+        if short == long {
+            let reason = format!("{long}, like `base_image_seq_len`: expected another length");
+            return Err(HubError::key(&self.path, "max_image_seq_len", reason));
+        }
+        let mut scheduler = shifted.scheduler;
+        let mu = low + (tokens as f64 - short) * (high - low) / (long - short);
+        // Classes without the key do not heed it.
+        Ok(match scheduler.set_mu(mu) {
+            Ok(()) => Some(Self { scheduler, ..shifted }),
+            Err(_) => None,
+        })
     }
 
     /// diffusers' class.

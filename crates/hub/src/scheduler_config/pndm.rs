@@ -61,6 +61,28 @@ impl Pndm {
         }
     }
 
+    /// The plan without its first `step` calls of the network, as diffusers goes on from there: its steps
+    /// count from the call that they begin with, of which the second is made for the first step's end, though
+    /// the list names the second time twice only at its beginning. So no time is told twice, and of the levels
+    /// passed one is not stepped from. None if the start is by Runge-Kutta steps.
+    pub(super) fn begun_at(&self, plan: &Plan, step: usize) -> Option<Plan> {
+        let solves: Vec<(usize, Level)> = (plan.steps().enumerate())
+            .filter(|(_, (_, m))| matches!(m, Move::Solve(_)))
+            .map(|(index, (level, _))| (index, level))
+            .collect();
+        if self.runge_kutta || step == 0 || step >= solves.len() {
+            return None;
+        }
+        // The first call is for the level before, but where that is named twice.
+        let start = solves[(step - 1).max(1)].1;
+        let mut moves = vec![Move::Solve(solves[step].1)];
+        if let Some(&(index, level)) = solves.get(step + 1) {
+            moves.push(Move::Relabel(level));
+            moves.extend(&plan.moves[index..]);
+        }
+        Some(Plan { start, start_std: start.alpha.hypot(start.sigma), moves, ..plan.clone() })
+    }
+
     fn ask<V: Vector>(&self, s: &mut Step<'_, V>, x: &V, at: Level) -> Result<V, Halt> {
         Ok(self.raw(&s.predict_at(x, at)?, at))
     }

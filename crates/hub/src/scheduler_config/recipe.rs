@@ -92,6 +92,10 @@ impl Recipe {
         let Some(&(index, level)) = solves.get(step) else {
             return Err(format!("begin = {step}: expected less than the {} steps there are", solves.len()));
         };
+        if let Some(plan) = self.solver.begun_plan(&self.plan, step) {
+            self.plan = plan;
+            return Ok(self);
+        }
         let skipped: Vec<Level> = solves[..step].iter().map(|(_, level)| *level).collect();
         self.plan.moves.drain(..index);
         self.plan.start = level;

@@ -80,13 +80,13 @@ class Waves:
 class NoisePath:
     """Stands in for a Brownian path: one wave for every level that a step ends at, one for all others."""
 
-    scheduler = None
+    scheduler, first = None, 0
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         pass
 
     def __call__(self, _, to):
-        levels = self.scheduler.sigmas[::2].tolist()
+        levels = self.scheduler.sigmas[self.first :: self.scheduler.order].tolist()
         ends = [i for i, level in enumerate(levels) if abs(level - float(to)) < 1e-6 * level]
         return wave(ends[0] - 1 if ends else len(levels))
 
@@ -111,7 +111,8 @@ def run(cls, steps, config, model, begin, strength, eta, mu, start):
     scheduler.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
     if strength is not None:
         begin = steps - min(int(steps * strength), steps)
-    first = (begin or 0) * scheduler.order
+    first = (begin or 0) * getattr(scheduler, "order", 1)
+    NoisePath.first = first
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     times = scheduler.timesteps[first:]
@@ -124,9 +125,11 @@ def run(cls, steps, config, model, begin, strength, eta, mu, start):
     elif start == "scaled":
         x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
     rows = [x]
-    for t in times:
+    for t, following in zip(times, [*times[1:], None]):
         entry = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         extra = {} if eta is None else {"eta": eta}
+        if cls == "UnCLIPScheduler":
+            extra["prev_timestep"] = following  # as its pipelines do
         x = scheduler.step(network(model, entry, t), t, x, **extra).prev_sample
         rows.append(x)
     rows = np.array([r.flatten().tolist() for r in rows])
@@ -256,6 +259,25 @@ def DDPMScheduler(c):
 
 
 @family
+def DDPMParallelScheduler(c):
+    yield from product(c, timestep_spacing=SPACINGS, prediction_type=TYPES, steps=(7,))
+    yield from product(c, variance_type=("fixed_large",), steps=(1, 7, 50))
+    yield dict(cls=c, steps=7, full=True)
+    yield dict(cls=c, steps=1000)
+
+
+@family
+def UnCLIPScheduler(c):
+    yield from product(c, prediction_type=("epsilon", "sample"), steps=(2, 3, 7, 20, 50))
+    yield from product(c, steps=(999, 1000))
+    yield from product(c, clip_sample=(False,), model=("wave", "linear"), steps=(7,))
+    yield dict(cls=c, steps=7, clip_sample_range=0.6)
+    yield from product(c, variance_type=("learned_range",), model=("learned",), steps=(2, 7, 50))
+    yield dict(cls=c, steps=7, full=True)
+    yield dict(cls=c, steps=10, num_train_timesteps=100)
+
+
+@family
 def DDIMScheduler(c):
     yield from table(c)
     yield from partial(c, clip_sample=False)
@@ -267,6 +289,25 @@ def DDIMScheduler(c):
     yield from product(c, set_alpha_to_one=(False,), eta=(1.0,), clip_sample=(False,), steps=(7,))
     yield from product(c, clip_sample=(False,), prediction_type=TYPES, steps=(7, 50))
     yield dict(cls=c, steps=7, clip_sample_range=0.6, prediction_type="v_prediction")
+
+
+@family
+def DDIMParallelScheduler(c):
+    yield from product(c, timestep_spacing=SPACINGS, prediction_type=TYPES, steps=(7,))
+    yield from product(c, eta=(0.5,), timestep_spacing=SPACINGS, clip_sample=(False,), steps=(1, 7))
+    yield dict(cls=c, steps=7, full=True)
+    yield dict(cls=c, steps=1000)
+    yield from product(c, set_alpha_to_one=(False,), clip_sample=(False,), steps=(1, 20))
+
+
+@family
+def CogVideoXDDIMScheduler(c):
+    yield from table(c)
+    yield from partial(c)
+    yield from zero_snr(c)
+    yield from product(c, set_alpha_to_one=(False,), timestep_spacing=SPACINGS, steps=(1, 7))
+    yield from product(c, snr_shift_scale=(1.0, 2.0), steps=(7,))
+    yield dict(cls=c, steps=50, prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing")
 
 
 @family
@@ -286,6 +327,10 @@ def PNDMScheduler(c):
     yield from product(c, skip_prk_steps=(True, False), set_alpha_to_one=(True,), steps=(4, 7, 20))
     yield dict(cls=c, steps=20, skip_prk_steps=True, steps_offset=1, **LATENT)
     yield dict(cls=c, steps=20, skip_prk_steps=True, model="linear")
+    yield from partial(c, skip_prk_steps=True)
+    yield from product(c, skip_prk_steps=(True,), prediction_type=both, timestep_spacing=SPACINGS, begin=(1, 2, 6), steps=(7,))
+    yield from product(c, skip_prk_steps=(True,), set_alpha_to_one=(True,), begin=(1,), steps=(2, 3))
+    yield dict(cls=c, steps=50, strength=0.8, skip_prk_steps=True, steps_offset=1, **LATENT)
 
 
 @family
@@ -349,6 +394,7 @@ def KDPM2AncestralDiscreteScheduler(c):
 @family
 def DPMSolverSDEScheduler(c):
     yield from table(c, types=("epsilon", "v_prediction"), sized=(1, 2, 3, 7, 20, 50))
+    yield from product(c, steps=(999, 1000))
     yield from spaced(c)
 
 
@@ -445,7 +491,7 @@ def UniPCMultistepScheduler(c):
 
 @family
 def SASolverScheduler(c):
-    yield from table(c, sized=(1, 2, 3, 7, 20, 50, 999))
+    yield from table(c)
     yield from partial(c)
     yield from spaced(c)
     yield from clamps(c)
@@ -480,6 +526,27 @@ def EDMDPMSolverMultistepScheduler(c):
 
 
 @family
+def CosineDPMSolverMultistepScheduler(c):
+    yield from product(c, sigma_schedule=("karras", "exponential"), steps=STEPS)
+    yield from product(c, prediction_type=("epsilon", "v_prediction"), final_sigmas_type=("zero", "sigma_min"), steps=(2, 7))
+    yield from product(c, solver_order=(1, 2), solver_type=("midpoint", "heun"), steps=(2, 7, 20))
+    yield from product(c, lower_order_final=(True, False), euler_at_final=(True, False), final_sigmas_type=("sigma_min",), steps=(7, 20))
+    yield dict(cls=c, steps=7, full=True)
+    yield dict(cls=c, steps=8, sigma_max=20.0, sigma_min=0.01, sigma_data=0.5, rho=5.0, sigma_schedule="karras")
+    yield from partial(c)
+
+
+@family
+def CMStochasticIterativeScheduler(c):
+    yield from product(c, model=("wave", "linear"), steps=(1, 2, 3, 7, 20, 40))
+    yield dict(cls=c, steps=7, full=True)
+    yield from product(c, num_train_timesteps=(1000,), steps=(50, 999, 1000))
+    yield from product(c, clip_denoised=(False,), s_noise=(1.0, 0.5), steps=(1, 3, 7))
+    yield dict(cls=c, steps=7, sigma_max=20.0, sigma_min=0.01, sigma_data=1.0, rho=5.0, num_train_timesteps=18)
+    yield from partial(c)
+
+
+@family
 def LCMScheduler(c):
     yield from product(c, prediction_type=TYPES, steps=(1, 2, 3, 4, 7, 20, 50))
     yield from product(c, model=("linear",), steps=(4,))
@@ -490,6 +557,8 @@ def LCMScheduler(c):
     yield dict(cls=c, steps=4, **THRESHOLD)
     yield dict(cls=c, steps=4, rescale_betas_zero_snr=True, prediction_type="v_prediction")
     yield dict(cls=c, steps=8, begin=3)
+    yield from product(c, original_inference_steps=(1000,), steps=(999, 1000))
+    yield from product(c, strength=(0.3, 0.75, 1.0), steps=(4, 10))
 
 
 @family
@@ -501,6 +570,8 @@ def TCDScheduler(c):
     yield dict(cls=c, steps=4, original_inference_steps=20, beta_schedule="linear")
     yield dict(cls=c, steps=4, rescale_betas_zero_snr=True, prediction_type="v_prediction")
     yield dict(cls=c, steps=8, begin=3)
+    yield from product(c, original_inference_steps=(1000,), steps=(999, 1000))
+    yield from product(c, strength=(0.3, 0.75, 1.0), steps=(4, 10))
 
 
 @family
@@ -525,6 +596,20 @@ def FlowMatchHeunDiscreteScheduler(c):
     yield dict(cls=c, steps=7, full=True)
     yield dict(cls=c, steps=7, num_train_timesteps=100, shift=2.0)
     yield dict(cls=c, steps=7, begin=4)
+    yield from product(c, strength=(0.2, 0.75, 1.0), shift=(1.0, 3.0), steps=(10,))
+
+
+@family
+def FlowMatchLCMScheduler(c):
+    yield from product(c, shift=(1.0, 3.0), steps=STEPS)
+    yield from product(c, model=("linear",), steps=(3,))
+    yield dict(cls=c, steps=7, full=True)
+    for switch in SWITCHES:
+        yield from product(c, **{switch: (True,)}, steps=(2, 7))
+    for kind in ("exponential", "linear"):
+        yield from product(c, use_dynamic_shifting=(True,), time_shift_type=(kind,), mu=(0.5,), steps=(1, 7))
+    yield from product(c, shift_terminal=(0.1,), shift=(3.0,), steps=(2, 7))
+    yield from partial(c, shift=3.0)
 
 
 def main():

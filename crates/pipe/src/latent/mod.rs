@@ -21,7 +21,7 @@ use tweedie_ops::{Batch, RowNoise, from_host};
 use crate::{
     Event, NoiseOfRows, Output, PipelineError, Request,
     denoiser::Watched,
-    pipeline::{INITIAL_DRAW, Progress, SeededRows, follow, host, images},
+    pipeline::{INITIAL_DRAW, Progress, SeededRows, follow, host, images, learned_variance, shifted},
     request::CHUNK,
     rows::row_seed,
 };
@@ -98,6 +98,15 @@ impl LatentPipeline {
         }
     }
 
+    /// Channels of the network's answer.
+    fn outputs(&self) -> usize {
+        match &self.model.network {
+            LatentNetwork::UNet(unet) => unet.config().out_channels,
+            LatentNetwork::TextUNet(unet) => unet.config().out_channels,
+            LatentNetwork::Dit(dit) => dit.config().outputs(),
+        }
+    }
+
     /// Height and width of the latents that the network was made for.
     fn own_latents(&self) -> Option<[usize; 2]> {
         match &self.model.network {
@@ -157,7 +166,14 @@ impl LatentPipeline {
             return Err(fail("precision", "latent models compute in f32".into()));
         }
         let sampling = request.sampling(own);
-        let mut recipe = self.model.scheduler.resolve_with(&sampling)?;
+        let [c, h, w] = self.latents_of(size);
+        let patch = match &self.model.network {
+            LatentNetwork::Dit(dit) => dit.config().patch_size.max(1),
+            _ => 2,
+        };
+        let shifted = shifted(&self.model.scheduler, request.mu, h.div_ceil(patch) * w.div_ceil(patch))?;
+        let mut recipe = shifted.as_ref().unwrap_or(&self.model.scheduler).resolve_with(&sampling)?;
+        learned_variance(&recipe, self.outputs(), c)?;
         match (request.strength, image) {
             (Some(_), false) => return Err(fail("strength", "needs a picture to begin with".into())),
             (strength, true) => recipe = shortened(recipe, strength.unwrap_or(0.8), sampling.steps)?,
@@ -165,7 +181,6 @@ impl LatentPipeline {
         }
         let guided = guidance != 1.0;
         let told = conditions::told(&self.model, request, size, guided)?;
-        let [c, h, w] = self.latents_of(size);
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
         self.network()
             .check([1, c, h, w], &[time], &told.rows(0..1).0)
