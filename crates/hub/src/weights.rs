@@ -221,10 +221,10 @@ impl Shard {
     }
 }
 
-/// PyTorch's files are ZIP archives around a pickle, older ones a bare pickle. Safetensors files begin with a length,
+/// PyTorch's files are ZIP archives around a pickle, older ones a bare pickle of protocol 1 to 5. Safetensors files begin with a length,
 /// whose higher bytes are zero.
 fn is_pickle(bytes: &[u8]) -> bool {
-    let bare = bytes.first() == Some(&0x80) && bytes.get(4..8).is_none_or(|high| high != [0; 4]);
+    let bare = matches!(bytes, [0x80, 1..=5, ..]) && bytes.get(4..8).is_none_or(|high| high != [0; 4]);
     bytes.starts_with(b"PK\x03\x04") || bare
 }
 
