@@ -1,39 +1,79 @@
-//! The model that the program carries in itself: `models/emoji-32` of the repository.
+//! The models that the program carries in itself: `models/emoji-32` and `models/emoji-text-64` of the repository.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use tweedie::{
-    hub::{Extras, SafetensorsFile, SchedulerConfig},
-    models::{UNet2DConfig, UNet2DModel},
+    hub::{
+        ClipTokenizer, Extras, LatentClass, LatentModel, LatentNetwork, SafetensorsFile, SchedulerConfig,
+        TextPart,
+    },
+    models::{
+        Autoencoder, AutoencoderKl, AutoencoderKlConfig, ClipTextConfig, ClipTextModel,
+        UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel,
+    },
     ops::Device,
     pipe::Pipeline,
 };
 
-/// What messages call it.
+/// What messages call them.
 const NAME: &str = "built-in model";
 
 macro_rules! file {
-    ($include:ident, $name:literal) => {
-        $include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/emoji-32/", $name))
+    ($include:ident, $($part:literal),+) => {
+        $include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/", $($part),+))
     };
 }
 
-const CONFIG: &str = file!(include_str, "unet/config.json");
-const SCHEDULER: &str = file!(include_str, "scheduler/scheduler_config.json");
-const EXTRAS: &str = file!(include_str, "tweedie.json");
-static WEIGHTS: &[u8] = file!(include_bytes, "unet/diffusion_pytorch_model.safetensors");
+/// The network of a folder on a device.
+macro_rules! network {
+    ($network:ty, $config:ty, $folder:literal, $weights:literal, $device:expr) => {{
+        static WEIGHTS: &[u8] = file!(include_bytes, $folder, "/", $weights, ".safetensors");
+        let config = <$config>::from_json(file!(include_str, $folder, "/config.json")).context(NAME)?;
+        let weights = SafetensorsFile::from_static(NAME, WEIGHTS)?;
+        <$network>::load(&config, &weights, $device).context(NAME)?
+    }};
+}
 
-/// The built-in model on `device`.
+/// The model that knows classes.
 pub fn pipeline(device: &Device) -> Result<Pipeline> {
-    let config = UNet2DConfig::from_json(CONFIG).context(NAME)?;
-    let weights = SafetensorsFile::from_static(NAME, WEIGHTS)?;
-    let unet = UNet2DModel::load(&config, &weights, device).context(NAME)?;
-    let extras: Extras = serde_json::from_str(EXTRAS).context(NAME)?;
+    let unet = network!(UNet2DModel, UNet2DConfig, "emoji-32/unet", "diffusion_pytorch_model", device);
+    let extras: Extras = serde_json::from_str(file!(include_str, "emoji-32/tweedie.json")).context(NAME)?;
     Ok(Pipeline::from_parts(unet, scheduler()?, extras, device))
 }
 
 /// Its scheduler.
 pub fn scheduler() -> Result<SchedulerConfig> {
-    Ok(SchedulerConfig::from_json(SCHEDULER, Path::new(NAME))?)
+    const TEXT: &str = file!(include_str, "emoji-32/scheduler/scheduler_config.json");
+    Ok(SchedulerConfig::from_json(TEXT, Path::new(NAME))?)
+}
+
+/// The model that reads texts.
+pub fn text_model(device: &Device) -> Result<LatentModel> {
+    const SCHEDULER: &str = file!(include_str, "emoji-text-64/scheduler/scheduler_config.json");
+    let vae =
+        network!(AutoencoderKl, AutoencoderKlConfig, "emoji-text-64/vae", "diffusion_pytorch_model", device);
+    let unet = network!(
+        UNet2DConditionModel,
+        UNet2DConditionConfig,
+        "emoji-text-64/unet",
+        "diffusion_pytorch_model",
+        device
+    );
+    let encoder = network!(ClipTextModel, ClipTextConfig, "emoji-text-64/text_encoder", "model", device);
+    let tokenizer = ClipTokenizer::from_texts(
+        NAME,
+        file!(include_str, "emoji-text-64/tokenizer/vocab.json"),
+        file!(include_str, "emoji-text-64/tokenizer/merges.txt"),
+    )?;
+    Ok(LatentModel {
+        class: LatentClass::StableDiffusion,
+        autoencoder: Autoencoder::Kl(Box::new(vae)),
+        network: LatentNetwork::TextUNet(Box::new(unet)),
+        texts: vec![TextPart { tokenizer, encoder }],
+        scheduler: SchedulerConfig::from_json(SCHEDULER, Path::new(NAME))?,
+        zeros_for_no_negative: false,
+        class_names: Vec::new(),
+        extras: serde_json::from_str(file!(include_str, "emoji-text-64/tweedie.json")).context(NAME)?,
+    })
 }

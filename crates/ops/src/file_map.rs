@@ -67,6 +67,19 @@ impl AsRef<[u8]> for FileMap {
     }
 }
 
+/// The map that holds all of these addresses.
+fn map_of(start: usize, len: usize) -> Option<Arc<Mmap>> {
+    maps().iter().filter_map(Weak::upgrade).find(|map| {
+        let first = map.as_ptr() as usize;
+        start >= first && start + len <= first + map.len()
+    })
+}
+
+/// Whether numbers lie in a mapped file, so that [`give_back`] frees their memory.
+pub(crate) fn is_mapped(values: &[f32]) -> bool {
+    map_of(values.as_ptr() as usize, size_of_val(values)).is_some()
+}
+
 /// Numbers that will hardly be read again: if they lie in a mapped file, the system may take their memory back,
 /// and reads them again should it be wrong.
 pub(crate) fn give_back(values: &[f32]) {
@@ -75,13 +88,12 @@ pub(crate) fn give_back(values: &[f32]) {
 
 /// As [`give_back`], for the addresses of numbers that may be gone: nothing is read there.
 pub(crate) fn give_back_range(start: usize, len: usize) {
-    for map in maps().iter().filter_map(Weak::upgrade) {
-        let first = map.as_ptr() as usize;
-        if start >= first && start + len <= first + map.len() {
-            #[cfg(unix)]
-            // SAFETY: pages of a file mapped for reading come back with the same content.
-            let _ =
-                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start - first, len) };
-        }
+    if let Some(map) = map_of(start, len) {
+        let offset = start - map.as_ptr() as usize;
+        #[cfg(unix)]
+        // SAFETY: pages of a file mapped for reading come back with the same content.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
+        #[cfg(not(unix))]
+        let _ = (map, offset);
     }
 }

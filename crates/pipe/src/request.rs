@@ -74,9 +74,10 @@ pub struct Request {
     /// more than 0 to 1, against colours that burn out under strong guidance. Latent models only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic_threshold: Option<f64>,
-    /// What the pictures show. Models that read texts only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<String>,
+    /// What the pictures show: picture `i` is of text `i mod n` of these `n`. Models that read texts only. In JSON
+    /// `prompt`: a text, or a list of them.
+    #[serde(rename = "prompt", with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<String>,
     /// What they do not show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<String>,
@@ -117,7 +118,7 @@ impl Default for Request {
             guidance_interval: None,
             guidance_rescale: None,
             dynamic_threshold: None,
-            prompt: None,
+            prompts: Vec::new(),
             negative_prompt: None,
             clip_skip: None,
             strength: None,
@@ -126,6 +127,32 @@ impl Default for Request {
             chunk: None,
             precision: None,
         }
+    }
+}
+
+/// A list that is written as its only entry where it has one.
+mod one_or_many {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text or a list of texts")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(list: &[String], out: S) -> Result<S::Ok, S::Error> {
+        match list {
+            [one] => one.serialize(out),
+            many => many.serialize(out),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+        Ok(match OneOrMany::deserialize(from)? {
+            OneOrMany::One(text) => vec![text],
+            OneOrMany::Many(list) => list,
+        })
     }
 }
 
@@ -222,7 +249,7 @@ impl Request {
     /// A field that only latent models read, if one is set.
     fn latent_field(&self) -> Option<&'static str> {
         [
-            ("prompt", self.prompt.is_some()),
+            ("prompt", !self.prompts.is_empty()),
             ("negative_prompt", self.negative_prompt.is_some()),
             ("clip_skip", self.clip_skip.is_some()),
             ("strength", self.strength.is_some()),
@@ -351,6 +378,7 @@ mod tests {
             (r#"{"count": 0}"#, ["0", "nonzero"]),
             (r#"{"size": [1000000, 1000000]}"#, ["`size`", "at most"]),
             (r#"{"stepps": 3}"#, ["stepps", "steps"]),
+            (r#"{"prompt": 3}"#, ["a text or", "a list of texts"]),
         ] {
             let error = resolve(json).unwrap_err();
             assert!(words.iter().all(|w| error.contains(w)), "{json}: {error}");
@@ -372,5 +400,17 @@ mod tests {
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(text, r#"{"count":1,"seed":7,"steps":20}"#);
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+    }
+
+    #[test]
+    fn a_prompt_is_a_text_and_several_are_a_list() {
+        for (json, prompts) in [
+            (r#"{"count":1,"seed":0,"prompt":"a cat"}"#, &["a cat"][..]),
+            (r#"{"count":1,"seed":0,"prompt":["a cat","a dog"]}"#, &["a cat", "a dog"]),
+        ] {
+            let request: Request = serde_json::from_str(json).unwrap();
+            assert_eq!(request.prompts, prompts);
+            assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        }
     }
 }

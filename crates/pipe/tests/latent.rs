@@ -197,10 +197,11 @@ fn tokens_are_those_of_transformers() {
 fn rows_are_the_same_in_every_batch_and_prompts_matter() {
     let dir = folder("sd1");
     let pipeline = load(dir.path()).unwrap();
-    let make = |count: usize, prompt: &str, chunk: usize| {
+    let told = |count: usize, prompt: Value, chunk: usize| {
         let text = json!({"count": count, "prompt": prompt, "steps": 2, "seed": 3, "chunk": chunk});
         run(&pipeline, &serde_json::from_value(text).unwrap(), None, None).unwrap().tensors.values
     };
+    let make = |count: usize, prompt: &str, chunk: usize| told(count, json!(prompt), chunk);
     let two = make(2, "red hat", 4);
     assert_eq!(two[..two.len() / 2], make(1, "red hat", 4));
     assert_eq!(two, make(2, "red hat", 1));
@@ -208,7 +209,15 @@ fn rows_are_the_same_in_every_batch_and_prompts_matter() {
     assert_ne!(two, make(2, "(red:1.4) hat", 4));
     assert_eq!(two, make(2, "(red:1.0) hat", 4));
     // Longer than the 75 tokens that one chunk holds.
-    assert_ne!(make(1, &"cat ".repeat(90), 4), make(1, &"cat ".repeat(75), 4));
+    let long = "cat ".repeat(90);
+    assert_ne!(make(1, &long, 4), make(1, &"cat ".repeat(75), 4));
+    // Prompts take turns; that one of them is long changes nothing for the others.
+    let half = two.len() / 2;
+    for other in ["blue hat", &long] {
+        let both = told(2, json!(["red hat", other]), 4);
+        assert_eq!(both[..half], two[..half]);
+        assert_eq!(both[half..], make(2, other, 4)[half..]);
+    }
 }
 
 /// Its pictures of two steps.

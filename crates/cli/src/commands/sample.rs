@@ -67,7 +67,7 @@ fn interval(text: &str) -> Result<Interval, String> {
 #[command(after_help = menus())]
 pub struct Args {
     /// A model folder, as `tweedie train` or diffusers write it, or Stable Diffusion 1.x, 2.x or XL in one
-    /// safetensors file [default: the built-in emoji model].
+    /// safetensors file [default: the built-in models of emoji, one of classes, one of texts].
     #[arg(short, long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// CLIP's tokenizer, for a model in one file [default: what lies beside it].
@@ -76,12 +76,13 @@ pub struct Args {
     /// What the network of a model in one file answers [default: `eps`; `v` of Stable Diffusion 2.x].
     #[arg(long, value_name = "KIND", requires = "model")]
     prediction: Option<model::Prediction>,
-    /// How many pictures [default: 36; 1 of models in latents].
+    /// How many pictures [default: 36; of models in latents one for each prompt].
     #[arg(short = 'n', long, value_name = "N", help_heading = "What")]
     count: Option<NonZeroUsize>,
-    /// What the pictures show, for models that read texts. `(word:1.3)` weighs a word.
+    /// What the pictures show, for models that read texts; repeat it to cycle through several. `(word:1.3)` weighs
+    /// a word.
     #[arg(short, long, value_name = "TEXT", help_heading = "What")]
-    prompt: Option<String>,
+    prompt: Vec<String>,
     /// What they do not show.
     #[arg(long, value_name = "TEXT", requires = "prompt", help_heading = "What")]
     negative_prompt: Option<String>,
@@ -236,10 +237,8 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if let Some(folder) = &args.singles {
         check_folder(folder)?;
     }
-    if let Some(path) = &args.model
-        && (path.is_file() || latent_dir::class_of(path)?.is_some())
-    {
-        return latent::run(&args, path, animation, ui, device);
+    if args.is_latent()? {
+        return latent::run(&args, animation, ui, device);
     }
     ensure!(args.tokenizer.is_none(), "--tokenizer: for models in one file only");
     ensure!(args.prediction.is_none(), "--prediction: for models in one file only; a folder says it itself");
@@ -307,6 +306,16 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
 }
 
 impl Args {
+    /// Whether the model diffuses in latents.
+    fn is_latent(&self) -> Result<bool> {
+        Ok(match (&self.model, &self.like) {
+            (Some(path), _) => path.is_file() || latent_dir::class_of(path)?.is_some(),
+            // Of the built-in models that which reads texts.
+            (None, Some(like)) => read_request(like)?.is_some_and(|request| !request.prompts.is_empty()),
+            (None, None) => !self.prompt.is_empty(),
+        })
+    }
+
     /// `count` pictures, if the flags do not say.
     fn request(&self, count: usize) -> Result<Request> {
         let mut request = match &self.like {
@@ -314,7 +323,7 @@ impl Args {
                 .with_context(|| format!("{} carries no request of tweedie", path.display()))?,
             None => Request {
                 count: self.count.or(NonZeroUsize::new(count)).unwrap_or(NonZeroUsize::MIN),
-                prompt: self.prompt.clone(),
+                prompts: self.prompt.clone(),
                 negative_prompt: self.negative_prompt.clone(),
                 strength: self.strength,
                 classes: (!self.class.is_empty()).then(|| self.class.clone()),
@@ -363,7 +372,11 @@ impl Args {
             ensure!(self.save_tensors.is_some(), "the model's samples are no pictures; use --save-tensors");
             return Ok(written);
         }
-        let columns = columns(output.images.len(), output.classes.as_deref());
+        let turns = match (&output.classes, request.prompts.len()) {
+            (Some(classes), _) => turns_of(classes),
+            (None, prompts) => prompts,
+        };
+        let columns = columns(output.images.len(), turns);
         let sheet = enlarge(&grid(&output.images, columns, 2, PAPER), self.zoom);
         write_png(&self.output, &sheet, Some(request))?;
         written.push(self.output.clone());
@@ -388,13 +401,17 @@ impl Args {
     }
 }
 
-/// As square as can be; where classes take turns, one to a column if they are not too many.
-fn columns(count: usize, classes: Option<&[usize]>) -> usize {
-    let turns = classes.and_then(|c| c.iter().skip(1).position(|x| *x == c[0])).map(|p| p + 1);
-    match turns {
-        Some(n) if (4..=16).contains(&n) && count >= 2 * n => n,
-        _ => (count as f64).sqrt().ceil() as usize,
+/// After how many pictures the first one's class comes again; 0 if it does not.
+fn turns_of(classes: &[usize]) -> usize {
+    classes.iter().skip(1).position(|class| *class == classes[0]).map_or(0, |place| place + 1)
+}
+
+/// As square as can be; where classes or prompts take turns, one to a column if they are not too many.
+fn columns(count: usize, turns: usize) -> usize {
+    if (4..=16).contains(&turns) && count >= 2 * turns {
+        return turns;
     }
+    (count as f64).sqrt().ceil() as usize
 }
 
 pub fn animation_format(path: &Path) -> Result<AnimationFormat> {
@@ -426,7 +443,7 @@ fn check_folder(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{columns, size};
+    use super::{columns, size, turns_of};
 
     #[test]
     fn sizes_are_squares_or_width_and_height() {
@@ -439,10 +456,11 @@ mod tests {
 
     #[test]
     fn classes_in_turn_make_the_columns() {
-        assert_eq!(columns(36, None), 6);
-        assert_eq!(columns(10, None), 4);
+        assert_eq!(columns(36, 0), 6);
+        assert_eq!(columns(10, 10), 4);
+        assert_eq!(columns(20, 10), 10);
         let turns: Vec<_> = (0..36).map(|i| i % 9).collect();
-        assert_eq!(columns(36, Some(&turns)), 9);
-        assert_eq!(columns(16, Some(&[3; 16])), 4);
+        assert_eq!(columns(36, turns_of(&turns)), 9);
+        assert_eq!(columns(16, turns_of(&[3; 16])), 4);
     }
 }

@@ -44,6 +44,23 @@ fn a_model_is_measured_per_batch_size() {
 }
 
 #[test]
+fn models_in_latents_are_measured() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/emoji-text-64");
+    let found =
+        rows(&["forward", "sample", "startup", "memory", "--model", model, "--batch", "2", "--steps", "2"]);
+    let expected = [
+        "forward batch 2",
+        "sample batch 2, 2 steps",
+        "startup process start to first step",
+        "memory forward, batch 2",
+        "memory sample, batch 2",
+    ];
+    assert_eq!(names(&found), expected);
+    found[..3].iter().for_each(check_times);
+    Scratch::new().fails(&["bench", "train", "--model", model], &["train", "latents"]);
+}
+
+#[test]
 fn children_tell_start_up_and_memory() {
     let found = rows(&["startup", "memory", "--model", model(), "--batch", "2"]);
     let expected = [

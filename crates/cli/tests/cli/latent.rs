@@ -192,6 +192,26 @@ fn prompts_make_pictures() {
     scratch.fails(&["sample", "-m", "sd", "-p", "cat"], &["vae", "missing"]);
 }
 
+/// The program carries the very model of the folder.
+#[test]
+fn the_built_in_model_reads_prompts() {
+    let scratch = Scratch::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/emoji-text-64");
+    let samples = |flags: &[&str], out: &str| {
+        let run = ["sample", "--steps", "2", "-o", "out.png", "--save-tensors", out];
+        scratch.ok(&[&run[..], flags].concat());
+        tensors::only(&scratch.path(out), "samples")
+    };
+    let prompts = ["-p", "red heart", "-p", "a cat"];
+    let own = samples(&prompts, "own.safetensors");
+    assert_eq!(own.0, [2, 3, 64, 64]);
+    assert_eq!(own, samples(&[&prompts[..], &["-m", folder]].concat(), "folder.safetensors"));
+    assert_eq!(own, samples(&["--like", "out.png"], "again.safetensors"));
+    let half = own.1.len() / 2;
+    assert_eq!(own.1[..half], samples(&["-p", "red heart"], "first.safetensors").1);
+    scratch.fails(&["sample", "-p", "a cat", "--lora", "none.safetensors"], &["none.safetensors"]);
+}
+
 #[test]
 fn models_are_converted() {
     let scratch = Scratch::new();

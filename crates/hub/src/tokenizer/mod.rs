@@ -83,7 +83,7 @@ impl ClipTokenizer {
         let (json, vocabulary) = (dir.join("tokenizer.json"), dir.join("vocab.json"));
         let (file, vocabulary, pairs) = if vocabulary.exists() {
             let merges = dir.join("merges.txt");
-            let pairs = merge_lines(&merges)?;
+            let pairs = pairs_of(&merges, &files::read_text(&merges)?)?;
             (merges, files::read_json(&vocabulary)?, pairs)
         } else if json.exists() {
             let read: TokenizerJson = files::read_json(&json)?;
@@ -102,14 +102,26 @@ impl ClipTokenizer {
         } else {
             return Err(HubError::format(dir, "holds neither tokenizer.json nor vocab.json and merges.txt"));
         };
-        Self::build(dir, &file, vocabulary, pairs)
+        Self::build(&file, vocabulary, pairs, pad_of(dir)?)
+    }
+
+    /// The tokenizer of the texts of `vocab.json` and `merges.txt`, which messages call `name`. It pads with the
+    /// token that ends a text.
+    ///
+    /// # Errors
+    /// If a text is not understood.
+    pub fn from_texts(name: &str, vocabulary: &str, merges: &str) -> Result<Self, HubError> {
+        let path = Path::new(name);
+        let vocabulary = serde_json::from_str(vocabulary)
+            .map_err(|e| HubError::format(path, format!("not the JSON expected: {e}")))?;
+        Self::build(path, vocabulary, pairs_of(path, merges)?, None)
     }
 
     fn build(
-        dir: &Path,
         file: &Path,
         vocabulary: HashMap<String, u32>,
         pairs: Vec<[String; 2]>,
+        pad: Option<String>,
     ) -> Result<Self, HubError> {
         let id = |token: &str| {
             let reason = || HubError::format(file, format!("the token `{token}` is not in the vocabulary"));
@@ -120,7 +132,7 @@ impl ClipTokenizer {
             merges.entry((id(a)?, id(b)?)).or_insert((rank as u32, id(&format!("{a}{b}"))?));
         }
         let (begin, end) = (id(BEGIN)?, id(END)?);
-        let pad = match pad_of(dir)? {
+        let pad = match pad {
             Some(token) => id(&token)?,
             None => end,
         };
@@ -191,8 +203,8 @@ fn words_of(text: &str) -> Vec<String> {
     WORDS.find_iter(&composed).map(|word| word.as_str().to_owned()).collect()
 }
 
-fn merge_lines(path: &Path) -> Result<Vec<[String; 2]>, HubError> {
-    let text = files::read_text(path)?;
+/// The merges in a text, one to a line.
+fn pairs_of(path: &Path, text: &str) -> Result<Vec<[String; 2]>, HubError> {
     let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
     lines.map(|line| pair_of(path, line)).collect()
 }

@@ -19,13 +19,14 @@ use tweedie_kernels::{
 use super::{isa, layout::values};
 use crate::file_map;
 
-/// Bytes that all prepared weights may take.
+/// Bytes that all prepared weights may take beyond those of mapped files, which are given back.
 const LIMIT: usize = 1 << 30;
 
 struct Entry {
     buffer: Weak<Bytes>,
     /// Made at the second use: in training every buffer is used once.
     prepared: Option<Arc<dyn Any + Send + Sync>>,
+    /// That count towards the limit.
     bytes: usize,
 }
 
@@ -95,7 +96,10 @@ fn prepared<T: Send + Sync + 'static>(
             return None;
         }
     }
-    if all.values().map(|e| e.bytes).sum::<usize>() + bytes > LIMIT {
+    let numbers: &[f32] = values(weight);
+    let freed = if file_map::is_mapped(numbers) { size_of_val(numbers) } else { 0 };
+    let more = bytes.saturating_sub(freed);
+    if all.values().map(|e| e.bytes).sum::<usize>() + more > LIMIT {
         return None;
     }
     drop(all);
@@ -103,8 +107,8 @@ fn prepared<T: Send + Sync + 'static>(
     // `buffer` is alive, so the entry still stands for it.
     if let Some(e) = entries().get_mut(&key) {
         let shared: Arc<dyn Any + Send + Sync> = prepared.clone();
-        (e.prepared, e.bytes) = (Some(shared), bytes);
-        file_map::give_back(values(weight));
+        (e.prepared, e.bytes) = (Some(shared), more);
+        file_map::give_back(numbers);
     }
     Some(prepared)
 }

@@ -1,5 +1,7 @@
 //! From prompts and classes to what the network is told.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Tensor;
 use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, TextPart};
 use tweedie_models::{Added, Condition};
@@ -17,10 +19,11 @@ enum Source {
     Nothing,
     /// One for each row.
     Classes(Vec<usize>),
-    /// The same for all rows.
-    Text(Box<Text>),
+    /// Row `i` is told the text `i mod n` of these.
+    Texts(Vec<Text>),
 }
 
+#[derive(Clone)]
 struct Text {
     hidden: Tensor<3>,
     added: Option<(Tensor<2>, Vec<f32>)>,
@@ -28,18 +31,21 @@ struct Text {
 
 impl Source {
     fn rows(&self, rows: std::ops::Range<usize>) -> Condition {
-        let n = rows.len();
         match self {
             Self::Nothing => Condition::default(),
             Self::Classes(all) => Condition::classes(all[rows].to_vec()),
-            Self::Text(text) => Condition {
-                text: Some(Tensor::cat(vec![text.hidden.clone(); n], 0)),
-                added: text.added.as_ref().map(|(pooled, ids)| Added {
-                    text_embeds: Tensor::cat(vec![pooled.clone(); n], 0),
-                    time_ids: vec![ids.clone(); n],
-                }),
-                ..Condition::default()
-            },
+            Self::Texts(all) => {
+                let texts: Vec<&Text> = rows.map(|row| &all[row % all.len()]).collect();
+                let added: Option<Vec<_>> = texts.iter().map(|text| text.added.as_ref()).collect();
+                Condition {
+                    text: Some(Tensor::cat(texts.iter().map(|text| text.hidden.clone()).collect(), 0)),
+                    added: added.map(|all| Added {
+                        text_embeds: Tensor::cat(all.iter().map(|(pooled, _)| pooled.clone()).collect(), 0),
+                        time_ids: all.iter().map(|(_, ids)| ids.clone()).collect(),
+                    }),
+                    ..Condition::default()
+                }
+            }
         }
     }
 }
@@ -57,6 +63,12 @@ impl Told {
             _ => None,
         }
     }
+
+    /// Whether rows are told texts of different lengths, which do not fit into one call of the network.
+    pub(super) fn is_ragged(&self) -> bool {
+        let Source::Texts(texts) = &self.given else { return false };
+        texts.windows(2).any(|pair| pair[0].hidden.dims() != pair[1].hidden.dims())
+    }
 }
 
 /// Reads the request's prompts or classes. `size` is that of the pictures.
@@ -69,7 +81,7 @@ pub(super) fn told(
     let fail = PipelineError::request;
     let reads = matches!(model.class, LatentClass::StableDiffusion | LatentClass::StableDiffusionXl);
     for (field, set) in [
-        ("prompt", request.prompt.is_some()),
+        ("prompt", !request.prompts.is_empty()),
         ("negative_prompt", request.negative_prompt.is_some()),
         ("clip_skip", request.clip_skip.is_some()),
     ] {
@@ -126,39 +138,45 @@ fn texts(
     guided: bool,
 ) -> Result<Told, PipelineError> {
     let fail = |field: &'static str, reason: String| PipelineError::request(field, reason);
-    let Some(prompt) = &request.prompt else {
+    if request.prompts.is_empty() {
         return Err(fail("prompt", "this model makes pictures of texts; say what they show".into()));
-    };
-    let layer = layer_of(model, request.clip_skip)?;
-    let given = prompt::parse(prompt).map_err(|e| fail("prompt", e))?;
-    let negative = request.negative_prompt.as_deref().unwrap_or_default();
-    let null = prompt::parse(negative).map_err(|e| fail("negative_prompt", e))?;
-    let mut chunks = 1;
-    for part in &model.texts {
-        chunks = chunks.max(prompt::chunks_of(part, &given).map_err(|e| fail("prompt", e))?);
-        chunks = chunks.max(prompt::chunks_of(part, &null).map_err(|e| fail("negative_prompt", e))?);
     }
-    let given = source(model, &given, chunks, layer, size)?;
-    let null = match guided {
-        false => None,
-        true => {
-            // Published pipelines take the last layer for what a picture does not show.
-            let layer = match model.class {
-                LatentClass::StableDiffusion => Layer { skip: 0, normalize: true },
-                _ => layer,
-            };
-            let mut null = source(model, &null, chunks, layer, size)?;
-            if let Source::Text(text) = &mut null
-                && model.zeros_for_no_negative
-                && request.negative_prompt.is_none()
-            {
+    let layer = layer_of(model, request.clip_skip)?;
+    // Published pipelines take the last layer for what a picture does not show.
+    let null_layer = match model.class {
+        LatentClass::StableDiffusion => Layer { skip: 0, normalize: true },
+        _ => layer,
+    };
+    let negative = request.negative_prompt.as_deref().unwrap_or_default();
+    let negative = prompt::parse(negative).map_err(|e| fail("negative_prompt", e))?;
+    let least = chunks_of(model, &negative).map_err(|e| fail("negative_prompt", e))?;
+    let mut given = Vec::new();
+    // A prompt and what stands against it have the same length.
+    let mut nulls: BTreeMap<usize, Text> = BTreeMap::new();
+    let mut null = Vec::new();
+    for text in request.prompts.iter().take(request.count.get()) {
+        let parsed = prompt::parse(text).map_err(|e| fail("prompt", e))?;
+        let chunks = chunks_of(model, &parsed).map_err(|e| fail("prompt", e))?.max(least);
+        given.push(encoded(model, &parsed, chunks, layer, size)?);
+        if !guided {
+            continue;
+        }
+        if !nulls.contains_key(&chunks) {
+            let mut text = encoded(model, &negative, chunks, null_layer, size)?;
+            if model.zeros_for_no_negative && request.negative_prompt.is_none() {
                 text.hidden = text.hidden.zeros_like();
                 text.added = text.added.take().map(|(pooled, ids)| (pooled.zeros_like(), ids));
             }
-            Some(null)
+            nulls.insert(chunks, text);
         }
-    };
-    Ok(Told { given, null })
+        null.extend(nulls.get(&chunks).cloned());
+    }
+    Ok(Told { given: Source::Texts(given), null: guided.then_some(Source::Texts(null)) })
+}
+
+/// How many chunks the encoder that reads least at once needs.
+fn chunks_of(model: &LatentModel, prompt: &[Weighted]) -> Result<usize, String> {
+    model.texts.iter().try_fold(1, |most, part| Ok(prompt::chunks_of(part, prompt)?.max(most)))
 }
 
 /// SDXL reads the last layer but one, not normalized; older models the last.
@@ -173,13 +191,14 @@ fn layer_of(model: &LatentModel, skip: Option<usize>) -> Result<Layer, PipelineE
     Ok(Layer { skip, normalize: !xl })
 }
 
-fn source(
+/// The features of a prompt by all encoders, in so many chunks.
+fn encoded(
     model: &LatentModel,
     prompt: &[Weighted],
     chunks: usize,
     layer: Layer,
     size: [usize; 2],
-) -> Result<Source, PipelineError> {
+) -> Result<Text, PipelineError> {
     let encode = |part: &TextPart| prompt::encode(part, prompt, chunks, layer);
     let encoded: Vec<Encoded> = (model.texts.iter().map(encode).collect::<Result<_, _>>())
         .map_err(|e| PipelineError::request("prompt", e.to_string()))?;
@@ -187,8 +206,5 @@ fn source(
     let pooled = encoded.last().map(|e| e.pooled.clone());
     let [h, w] = size.map(|n| n as f32);
     let added = pooled.filter(|_| model.class == LatentClass::StableDiffusionXl);
-    Ok(Source::Text(Box::new(Text {
-        hidden,
-        added: added.map(|pooled| (pooled, vec![h, w, 0.0, 0.0, h, w])),
-    })))
+    Ok(Text { hidden, added: added.map(|pooled| (pooled, vec![h, w, 0.0, 0.0, h, w])) })
 }

@@ -15,7 +15,7 @@ use burn::tensor::{Device, Tensor};
 use tweedie_core::solver;
 use tweedie_data::Image;
 use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, Lora, Recipe};
-use tweedie_models::{Autoencoder, HostTensor, Network, Precision, vae::Tiles};
+use tweedie_models::{Autoencoder, Condition, HostTensor, Network, Precision, vae::Tiles};
 use tweedie_ops::{Batch, RowNoise, from_host};
 
 use crate::{
@@ -63,6 +63,13 @@ pub struct LatentPlan {
     told: Told,
 }
 
+impl LatentPlan {
+    /// What the network is told in these rows, guidance aside.
+    pub fn condition(&self, rows: Range<usize>) -> Condition {
+        self.told.rows(rows).0
+    }
+}
+
 impl LatentPipeline {
     /// Loads the model in `dir` onto `device`.
     ///
@@ -90,7 +97,8 @@ impl LatentPipeline {
         &self.model
     }
 
-    fn network(&self) -> &dyn Network {
+    /// What denoises latents.
+    pub fn network(&self) -> &dyn Network {
         match &self.model.network {
             LatentNetwork::UNet(unet) => &**unet,
             LatentNetwork::TextUNet(unet) => &**unet,
@@ -189,14 +197,15 @@ impl LatentPipeline {
         // Rows of a batch share adaptive steps; alone, a sample does not depend on the others.
         let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
         let chunk = match chunk {
-            _ if adaptive => 1,
+            _ if adaptive || told.is_ragged() => 1,
             chunk if guided => (chunk / 2).max(1),
             chunk => chunk,
         };
         Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told })
     }
 
-    fn latents_of(&self, [h, w]: [usize; 2]) -> [usize; 3] {
+    /// Channels, height and width of the latents of a picture of this size.
+    pub fn latents_of(&self, [h, w]: [usize; 2]) -> [usize; 3] {
         let stride = self.model.autoencoder.stride();
         [self.model.autoencoder.latent_channels(), h / stride, w / stride]
     }

@@ -90,9 +90,10 @@ impl Task for TextToImage {
         let images =
             text::samples(&self.config, &self.learner.best()?, &self.maker, &self.vae, &self.device)?;
         // A prompt's samples stand below each other, if the prompts fit into a row.
+        const WIDEST: usize = 16;
         let prompts = self.maker.prompts().len();
         let square = (images.len() as f64).sqrt().ceil() as usize;
-        let columns = if (1..=2 * square).contains(&prompts) { prompts } else { square };
+        let columns = if (1..=WIDEST).contains(&prompts) { prompts } else { square };
         Ok(Sheet { images, columns })
     }
 

@@ -10,11 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use tweedie::hub::LatentClass;
 
 use super::{
     Piece,
     measure::{Bench, Work},
-    network::{Named, write_random},
+    network::{Named, PROMPT, write_random},
 };
 
 /// Steps of the run whose first step is waited for.
@@ -74,8 +75,13 @@ pub fn startup(bench: &Bench<'_>) -> Result<()> {
             Some(&written)
         }
     };
+    let class = bench.latent_class()?;
+    let reads = matches!(class, Some(LatentClass::StableDiffusion | LatentClass::StableDiffusionXl));
     let first_step = || -> Result<f64> {
         let mut command = program(bench, &["sample", "--count", "1", "--steps", STEPS])?;
+        if reads {
+            command.args(["--prompt", PROMPT]);
+        }
         command.arg("--output").arg(scratch.path().join("tweedie.png"));
         if let Some(folder) = folder {
             command.arg("--model").arg(folder);
@@ -95,7 +101,11 @@ pub fn startup(bench: &Bench<'_>) -> Result<()> {
 }
 
 pub fn memory(bench: &Bench<'_>) -> Result<()> {
+    let latent = bench.latent_class()?.is_some();
     for piece in [Piece::Forward, Piece::Sample, Piece::Train] {
+        if latent && piece == Piece::Train {
+            continue;
+        }
         for batch in &bench.args.batch {
             let name = format!("{}, batch {batch}", piece.name());
             if !bench.wants(Piece::Memory, &name) {

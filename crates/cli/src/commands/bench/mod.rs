@@ -28,13 +28,13 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 
-    /// The network of a model folder.
+    /// The network of a model folder, in pixels or in latents.
     #[arg(short, long, value_name = "DIR", conflicts_with = "network", help_heading = "Which network")]
     model: Option<PathBuf>,
     /// A network by name.
     #[arg(long, value_name = "NAME", value_enum, default_value_t, help_heading = "Which network")]
     network: Named,
-    /// Height and width in pixels [default: what the network was made for].
+    /// Height and width of the pictures in pixels [default: what the network was made for].
     #[arg(long, value_name = "PIXELS", help_heading = "Which network")]
     size: Option<usize>,
     /// Images in one call; each number is measured.
@@ -69,7 +69,8 @@ enum Piece {
     Kernels,
     /// One pass of the network, per batch size.
     Forward,
-    /// A training step, per batch size: forward, backward, AdamW and the average of the weights.
+    /// A training step, per batch size: forward, backward, AdamW and the average of the weights. Of models in
+    /// pixels only.
     Train,
     /// A whole sampling run, per batch size.
     Sample,
@@ -112,8 +113,11 @@ pub fn run(args: Args, ui: Ui, device_name: &str) -> Result<()> {
     most("steps", args.steps.get(), MOST_STEPS)?;
     most("runs", args.runs.get(), MOST_RUNS)?;
     most("warm-up", args.warm_up, MOST_RUNS)?;
-    let pieces = if args.pieces.is_empty() { Piece::value_variants() } else { &args.pieces };
     let bench = Bench::new(&args, ui, device, device_name);
+    let latent = bench.latent_class()?.is_some();
+    // Of models in latents no training is measured.
+    let all = Piece::value_variants().iter().copied().filter(|piece| !latent || *piece != Piece::Train);
+    let pieces = if args.pieces.is_empty() { all.collect() } else { args.pieces.clone() };
     let machine = json!({
         "bench": "machine",
         "cpu": measure::cpu(),

@@ -1,15 +1,15 @@
 //! Whole networks: a pass, a training step, a sampling run.
 
-use std::{num::NonZeroUsize, ops::ControlFlow, path::Path};
+use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use tweedie::{
     core::noise::fill_normal,
-    hub::{Extras, ModelDir, model_dir, weights::Precision},
+    hub::{Extras, LatentClass, ModelDir, latent_dir, model_dir, weights::Precision},
     models::{self, Condition, Mode, Network, UNet2DConfig, UNet2DModel},
     ops::{self, Device},
-    pipe::{Pipeline, Request},
+    pipe::{LatentPipeline, Pipeline, Request},
     train::{
         ema,
         optim::{GradientMap, Optimizer, OptimizerConfig},
@@ -36,7 +36,58 @@ const DDPM_CIFAR10: &str = include_str!("ddpm-cifar10.json");
 /// Edge in pixels where neither flags nor network say.
 const SIZE: usize = 32;
 
+/// What models are told that read texts.
+pub const PROMPT: &str = "a photograph of a small blue house";
+
+/// A model in latents or in pixels.
+enum Subject {
+    Pixels(Box<UNet2DModel>),
+    Latents(Box<LatentPipeline>),
+}
+
+impl Subject {
+    fn network(&self) -> &dyn Network {
+        match self {
+            Self::Pixels(unet) => &**unet,
+            Self::Latents(pipeline) => pipeline.network(),
+        }
+    }
+
+    fn input(&self, bench: &Bench<'_>, batch: usize) -> Result<Input> {
+        match self {
+            Self::Pixels(unet) => Input::new(bench, unet, batch),
+            Self::Latents(pipeline) => Input::of_latents(bench, pipeline, batch),
+        }
+    }
+}
+
 impl Bench<'_> {
+    /// The class of the model under test, if it diffuses in latents.
+    pub fn latent_class(&self) -> Result<Option<LatentClass>> {
+        Ok(self.args.model.as_deref().map(latent_dir::class_of).transpose()?.flatten())
+    }
+
+    /// The pipeline under test, if it diffuses in latents.
+    fn latent_pipeline(&self) -> Result<Option<LatentPipeline>> {
+        match (&self.args.model, self.latent_class()?) {
+            (Some(folder), Some(_)) => Ok(Some(LatentPipeline::load(folder, &self.device)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// `batch` pictures of a model in latents.
+    fn request(&self, class: LatentClass, batch: usize) -> Request {
+        let reads = matches!(class, LatentClass::StableDiffusion | LatentClass::StableDiffusionXl);
+        Request {
+            count: NonZeroUsize::new(batch).unwrap_or(NonZeroUsize::MIN),
+            prompts: if reads { vec![PROMPT.to_owned()] } else { Vec::new() },
+            steps: Some(self.args.steps),
+            size: self.args.size.map(|side| [side; 2]),
+            precision: Some(self.args.precision),
+            ..Request::default()
+        }
+    }
+
     /// The pipeline under test.
     fn pipeline(&self, device: &Device) -> Result<Pipeline> {
         match (&self.args.model, self.args.network) {
@@ -111,17 +162,31 @@ impl Input {
     }
 }
 
+impl Input {
+    fn of_latents(bench: &Bench<'_>, pipeline: &LatentPipeline, batch: usize) -> Result<Self> {
+        let plan = pipeline.resolve(&bench.request(pipeline.model().class, batch), false)?;
+        let [c, h, w] = pipeline.latents_of(plan.size);
+        let mut noise = vec![0.0; batch * c * h * w];
+        fill_normal(0, 0, &mut noise);
+        let times = (0..batch).map(|i| (i * 97 % 1000) as f32).collect();
+        Ok(Self { shape: [batch, c, h, w], noise, times, condition: plan.condition(0..batch) })
+    }
+}
+
 pub fn forward(bench: &Bench<'_>) -> Result<()> {
     let batches = bench.batches(Piece::Forward);
     if batches.is_empty() {
         return Ok(());
     }
-    let network = bench.network(&bench.device)?;
+    let subject = match bench.latent_pipeline()? {
+        Some(pipeline) => Subject::Latents(Box::new(pipeline)),
+        None => Subject::Pixels(Box::new(bench.network(&bench.device)?)),
+    };
     for (batch, name) in batches {
-        let input = Input::new(bench, &network, batch)?;
+        let input = subject.input(bench, batch)?;
         let x = ops::from_host(input.noise, input.shape, &bench.device);
         bench.time(Piece::Forward, &name, Work::Images(batch), || {
-            let y = network.forward(x.clone(), &input.times, &input.condition, Mode::Eval);
+            let y = subject.network().forward(x.clone(), &input.times, &input.condition, Mode::Eval);
             std::hint::black_box(ops::to_host(y));
             Ok(())
         })?;
@@ -134,7 +199,11 @@ pub fn train(bench: &Bench<'_>) -> Result<()> {
     const DECAY: f64 = 0.9999;
     const LEARNING_RATE: f64 = 1e-4;
 
-    for (batch, name) in bench.batches(Piece::Train) {
+    let batches = bench.batches(Piece::Train);
+    if !batches.is_empty() && bench.latent_class()?.is_some() {
+        bail!("train: only models without latents are measured; expected other pieces");
+    }
+    for (batch, name) in batches {
         let mut network = Some(bench.network(&bench.device.clone().autodiff())?);
         let mut average = Some(bench.network(&bench.device)?);
         let mut optimizer = Optimizer::new(&OptimizerConfig::default());
@@ -163,6 +232,17 @@ pub fn train(bench: &Bench<'_>) -> Result<()> {
 pub fn sample(bench: &Bench<'_>) -> Result<()> {
     let batches = bench.batches(Piece::Sample);
     if batches.is_empty() {
+        return Ok(());
+    }
+    if let Some(pipeline) = bench.latent_pipeline()? {
+        let never = AtomicBool::new(false);
+        for (batch, name) in batches {
+            let request = bench.request(pipeline.model().class, batch);
+            bench.time(Piece::Sample, &name, Work::Images(batch), || {
+                pipeline.run_from(&request, None, None, &never, &mut |_| ControlFlow::Continue(()))?;
+                Ok(())
+            })?;
+        }
         return Ok(());
     }
     let pipeline = bench.pipeline(&bench.device)?;

@@ -23,22 +23,23 @@ use tweedie::{
 
 use super::Args;
 use crate::{
+    builtin,
     interrupt::{self, INTERRUPTED},
     model, tensors,
     ui::Ui,
 };
 
-pub fn run(
-    args: &Args,
-    path: &Path,
-    animation: Option<AnimationFormat>,
-    ui: Ui,
-    device: &str,
-) -> Result<ExitCode> {
-    let mut request = args.request(1)?;
+pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str) -> Result<ExitCode> {
+    let mut request = args.request(args.prompt.len())?;
     let device = tweedie::ops::device(device)?;
     let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
-    let model = model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device)?;
+    let model = match &args.model {
+        Some(path) => model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device)?,
+        None => {
+            ensure!(loras.is_empty(), "--lora: changes a model that --model names");
+            builtin::text_model(&device)?
+        }
+    };
     let pipeline = LatentPipeline::of(model, &device);
     if let Some(path) = args.image.as_deref().filter(|_| request.size.is_none()) {
         let ImageFacts { width, height, .. } = image_facts(path).with_context(|| cannot_read(path))?;
