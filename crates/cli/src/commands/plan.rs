@@ -29,12 +29,15 @@ pub struct Args {
     /// Fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
     #[arg(long)]
     eta: Option<f64>,
+    /// The shift of a model whose noise levels depend on the size of the picture [default: that of its own size].
+    #[arg(long, conflicts_with = "schedule", allow_hyphen_values = true)]
+    mu: Option<f64>,
 }
 
 pub fn run(args: Args, ui: Ui) -> Result<()> {
     let scheduler = match &args.schedule {
         Some(name) => process::scheduler(name)?,
-        None => model::scheduler(args.model.as_deref())?,
+        None => model::scheduler(args.model.as_deref(), args.mu, ui)?,
     };
     let ask = tweedie::hub::Sampling {
         steps: args.steps.get(),

@@ -87,7 +87,8 @@ fn steps_are_learned_and_taken() {
     let scratch = Scratch::new();
     scratch.copy(model().as_ref(), "model");
     let tune = ["tune-steps", "model", "--evals", "3", "--seeds", "16", "--held-out", "8"];
-    let tune = [&tune[..], &["--reference-steps", "24", "--iterations", "2", "--json"]].concat();
+    let tune =
+        [&tune[..], &["--reference-steps", "24", "--sweeps", "4", "--iterations", "1", "--json"]].concat();
     let before = scratch.files();
     let dry = scratch.ok(&[&tune[..], &["--dry-run"]].concat()).json().pop().unwrap();
     assert!(before == scratch.files(), "a dry run writes nothing");
@@ -114,13 +115,35 @@ fn steps_are_learned_and_taken() {
     let rows = scratch.ok(&[&command[..], &["--json"]].concat()).json().pop().unwrap();
     assert!(rows["rows"].as_array().unwrap().iter().any(|r| r["solver"] == "tuned" && r["budget"] == 3));
 
-    let text = String::from_utf8(scratch.read("model/tweedie.json")).unwrap();
-    let cut = text.replacen("\"start_std\": 1.0", "\"start_std\": -1.0", 1);
-    assert_ne!(cut, text);
-    scratch.write("model/tweedie.json", cut);
+    let spread = ["error", "mean", "median"].map(|key| number(&report[key]));
+    assert!(spread[0] >= spread[1] && spread[1] > 0.0 && spread[2] > 0.0, "{report}");
+    let told = scratch.ok(&tune[..tune.len() - 1]).stdout;
+    assert!(told.contains("median") && told.contains("times closer"), "{told}");
+
+    let mut extras: Value = serde_json::from_slice(&scratch.read("model/tweedie.json")).unwrap();
+    extras["tuned"][0]["sampler"]["start_std"] = (-1.0).into();
+    scratch.write("model/tweedie.json", extras.to_string());
     scratch.fails(&["sample", "--model", "model"], &["tweedie.json", "`tuned`", "start_std = -1"]);
     scratch.fails(&["tune-steps", "model", "--evals", "1"], &["--evals 1", "2 to 64"]);
     scratch.fails(&["tune-steps", "none"], &["none"]);
+}
+
+/// Where levels follow the size of the picture, the plan and the solvers side by side have them as `sample` does.
+#[test]
+fn shifts_follow_the_size() {
+    let scratch = Scratch::new();
+    scratch.copy(model().as_ref(), "model");
+    let dynamic = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#;
+    scratch.write("model/scheduler/scheduler_config.json", dynamic);
+    let plan =
+        |more: &[&str]| scratch.ok(&[&["plan", "--model", "model", "--json"][..], more].concat()).json();
+    // 8×8 pixels are 16 patches, on the line through 0.5 at 256 and 1.15 at 4096.
+    assert_eq!(plan(&[]), plan(&["--mu", "0.459375"]));
+    assert_ne!(plan(&[]), plan(&["--mu", "0.5"]));
+    let compare = ["compare", "--model", "model", "-n", "1", "--reference-steps", "8", "--evals", "3"];
+    scratch.ok(&[&compare[..], &["--solvers", "ddim"]].concat());
+    scratch.fails(&["plan", "--model", "model", "--mu", "inf"], &["mu = inf", "finite"]);
+    scratch.fails(&["plan", "--schedule", "flow", "--mu", "1"], &["--mu"]);
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub fn run(
     let mut request = args.request(1)?;
     let device = tweedie::ops::device(device)?;
     let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
-    let model = model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device)?;
+    let model = model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device, ui)?;
     let pipeline = LatentPipeline::of(model, &device);
     if let Some(path) = args.image.as_deref().filter(|_| request.size.is_none()) {
         let ImageFacts { width, height, .. } = image_facts(path).with_context(|| cannot_read(path))?;
