@@ -29,8 +29,12 @@ pub fn pipeline(device: &Device) -> Result<Pipeline> {
     let config = UNet2DConfig::from_json(CONFIG).context(NAME)?;
     let weights = SafetensorsFile::from_static(NAME, WEIGHTS)?;
     let unet = UNet2DModel::load(&config, &weights, device).context(NAME)?;
-    let extras: Extras = serde_json::from_str(EXTRAS).context(NAME)?;
-    Ok(Pipeline::from_parts(unet, scheduler()?, extras, device))
+    Ok(Pipeline::from_parts(unet, scheduler()?, extras()?, device))
+}
+
+/// Its defaults and what was learned for it.
+pub fn extras() -> Result<Extras> {
+    serde_json::from_str(EXTRAS).context(NAME)
 }
 
 /// Its scheduler.

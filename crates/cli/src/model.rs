@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tweedie::{
     hub::{
-        self, LatentModel, Lora, ModelDir, OriginalCheckpoint, SchedulerConfig, latent_dir,
+        self, Extras, LatentModel, Lora, ModelDir, OriginalCheckpoint, SchedulerConfig, latent_dir,
+        model_dir::extras_in,
         scheduler_config::{PATCH, tokens},
     },
     pipe::Pipeline,
@@ -75,28 +76,28 @@ pub fn lora(text: &str) -> Result<Lora> {
     Ok(Lora::open(Path::new(path), scale)?)
 }
 
-/// Only the model's scheduler, with the shift of its own size or of `mu`, if it has one.
-pub fn scheduler(dir: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<SchedulerConfig> {
-    let (scheduler, own) = match dir {
+/// Only the model's scheduler, with the shift of its own size or of `mu`, if it has one, and the model's defaults.
+pub fn scheduler(dir: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(SchedulerConfig, Extras)> {
+    let (scheduler, extras, own) = match dir {
         Some(dir) => match latent_dir::class_of(dir)? {
             Some(class) => {
                 let scheduler = SchedulerConfig::load(&dir.join("scheduler/scheduler_config.json"))?;
-                (scheduler, latent_dir::own_tokens(dir, class)?)
+                (scheduler, extras_in(dir)?, latent_dir::own_tokens(dir, class)?)
             }
             None => {
-                let ModelDir { scheduler, unet, .. } = ModelDir::open(dir)?;
+                let ModelDir { scheduler, unet, extras, .. } = ModelDir::open(dir)?;
                 let scheduler =
                     scheduler.with_context(|| format!("{}: has no scheduler_config.json", dir.display()))?;
-                (scheduler, unet.sample_size.map(|size| tokens(size.dims(), PATCH)))
+                (scheduler, extras, unet.sample_size.map(|size| tokens(size.dims(), PATCH)))
             }
         },
-        None => (builtin::scheduler()?, None),
+        None => (builtin::scheduler()?, builtin::extras()?, None),
     };
     tell_passed_over(&scheduler, ui);
     let shifted = match (mu, own) {
-        (Some(mu), _) => return Ok(scheduler.with_mu(mu)?),
+        (Some(mu), _) => return Ok((scheduler.with_mu(mu)?, extras)),
         (None, Some(own)) => scheduler.of_tokens(own)?,
         (None, None) => None,
     };
-    Ok(shifted.unwrap_or(scheduler))
+    Ok((shifted.unwrap_or(scheduler), extras))
 }

@@ -111,6 +111,12 @@ fn steps_are_learned_and_taken() {
     assert_ne!(solver(&["--untuned"]), "tuned");
     assert_eq!(solver(&["--solver", "ddim"]), "ddim");
     assert_ne!(solver_of("4", &[]), "tuned");
+    let planned = |more: &[&str]| {
+        let command = ["plan", "--model", "model", "--steps", "3", "--json"];
+        scratch.ok(&[&command[..], more].concat()).json().pop().unwrap()["solver"].clone()
+    };
+    assert_eq!(planned(&[]), "tuned");
+    assert_eq!(planned(&["--untuned"]), solver(&["--untuned"]));
     let command = ["compare", "--model", "model", "-n", "2", "--reference-steps", "9", "--evals", "3,5"];
     let rows = scratch.ok(&[&command[..], &["--json"]].concat()).json().pop().unwrap();
     assert!(rows["rows"].as_array().unwrap().iter().any(|r| r["solver"] == "tuned" && r["budget"] == 3));
@@ -128,6 +134,21 @@ fn steps_are_learned_and_taken() {
     scratch.fails(&["tune-steps", "none"], &["none"]);
 }
 
+/// Its few evaluations are learned ones.
+#[test]
+fn the_built_in_model_is_tuned() {
+    let scratch = Scratch::new();
+    for steps in ["5", "6", "8"] {
+        let solver = |more: &[&str]| {
+            let plan = ["plan", "--steps", steps, "--json"];
+            scratch.ok(&[&plan[..], more].concat()).json().pop().unwrap()["solver"].clone()
+        };
+        assert_eq!((solver(&[]), solver(&["--untuned"])), ("tuned".into(), "dpmpp-2m".into()), "{steps}");
+    }
+    let sample = ["sample", "-n", "1", "--steps", "6", "--json"];
+    assert_eq!(scratch.ok(&sample).json().pop().unwrap()["solver"], "tuned");
+}
+
 /// Where levels follow the size of the picture, the plan and the solvers side by side have them as `sample` does.
 #[test]
 fn shifts_follow_the_size() {
@@ -135,6 +156,8 @@ fn shifts_follow_the_size() {
     scratch.copy(model().as_ref(), "model");
     let dynamic = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#;
     scratch.write("model/scheduler/scheduler_config.json", dynamic);
+    // Levels are the scheduler's own, not those of the model's defaults.
+    scratch.write("model/tweedie.json", "{}");
     let plan =
         |more: &[&str]| scratch.ok(&[&["plan", "--model", "model", "--json"][..], more].concat()).json();
     // 8×8 pixels are 16 patches, on the line through 0.5 at 256 and 1.15 at 4096.

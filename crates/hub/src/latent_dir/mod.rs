@@ -22,7 +22,7 @@ use crate::{
     error::HubError,
     files,
     lora::Lora,
-    model_dir::{EXTRAS, Extras},
+    model_dir::{Extras, extras_in},
     model_index,
     original::{self, Family, OriginalCheckpoint},
     scheduler_config::{PATCH, SchedulerConfig, tokens},
@@ -311,7 +311,7 @@ impl LatentModel {
             scheduler,
             zeros_for_no_negative: class == LatentClass::StableDiffusionXl && zeros.unwrap_or(true),
             class_names: index.class_names()?,
-            extras: index.extras()?,
+            extras: extras_in(dir)?,
         };
         model.check_fit(&index.path)?;
         Ok(model)
@@ -411,11 +411,6 @@ impl Index<'_> {
             return Err(HubError::key(&self.path, "requires_aesthetics_score", reason));
         }
         Ok(())
-    }
-
-    fn extras(&self) -> Result<Extras, HubError> {
-        let path = self.dir.join(EXTRAS);
-        if path.exists() { files::read_json(&path) } else { Ok(Extras::default()) }
     }
 
     fn class_names(&self) -> Result<Vec<String>, HubError> {
