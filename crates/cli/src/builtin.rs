@@ -38,8 +38,12 @@ macro_rules! network {
 /// The model that knows classes.
 pub fn pipeline(device: &Device) -> Result<Pipeline> {
     let unet = network!(UNet2DModel, UNet2DConfig, "emoji-32/unet", "diffusion_pytorch_model", device);
-    let extras: Extras = serde_json::from_str(file!(include_str, "emoji-32/tweedie.json")).context(NAME)?;
-    Ok(Pipeline::from_parts(unet, scheduler()?, extras, device))
+    Ok(Pipeline::from_parts(unet, scheduler()?, extras()?, device))
+}
+
+/// Its defaults and what was learned for it.
+pub fn extras() -> Result<Extras> {
+    serde_json::from_str(file!(include_str, "emoji-32/tweedie.json")).context(NAME)
 }
 
 /// Its scheduler.

@@ -2,19 +2,34 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tweedie::{
-    hub::{self, LatentModel, Lora, ModelDir, OriginalCheckpoint, SchedulerConfig, latent_dir},
+    hub::{
+        self, Extras, LatentModel, Lora, ModelDir, OriginalCheckpoint, SchedulerConfig, latent_dir,
+        model_dir::extras_in,
+        scheduler_config::{PATCH, tokens},
+    },
     pipe::Pipeline,
 };
 
-use crate::builtin;
+use crate::{builtin, ui::Ui};
 
 /// The pipeline of the model in `dir`, or of the built-in model.
-pub fn pipeline(dir: Option<&Path>, device: &tweedie::ops::Device) -> Result<Pipeline> {
-    match dir {
-        Some(dir) => Ok(Pipeline::load(dir, device)?),
-        None => builtin::pipeline(device),
+pub fn pipeline(dir: Option<&Path>, device: &tweedie::ops::Device, ui: Ui) -> Result<Pipeline> {
+    let Some(dir) = dir else { return builtin::pipeline(device) };
+    let pipeline = Pipeline::load(dir, device)?;
+    tell_passed_over(pipeline.scheduler(), ui);
+    Ok(pipeline)
+}
+
+/// Names the keys of a scheduler's configuration that its class passes over although they ask for something.
+pub fn tell_passed_over(scheduler: &SchedulerConfig, ui: Ui) {
+    for (key, value) in scheduler.passed_over() {
+        ui.warn(format!(
+            "{}: `{key}` = {value} is passed over, as in diffusers: {} has no such key",
+            scheduler.path().display(),
+            scheduler.class_name()
+        ));
     }
 }
 
@@ -34,6 +49,7 @@ pub fn latent(
     prediction: Option<Prediction>,
     loras: &[Lora],
     device: &tweedie::ops::Device,
+    ui: Ui,
 ) -> Result<LatentModel> {
     if path.is_file() {
         let prediction = prediction.map(|kind| match kind {
@@ -45,7 +61,9 @@ pub fn latent(
     }
     ensure!(tokenizer.is_none(), "--tokenizer: for models in one file; a folder has its own");
     ensure!(prediction.is_none(), "--prediction: for models in one file; a folder says it itself");
-    Ok(LatentModel::load_with(path, loras, device)?)
+    let model = LatentModel::load_with(path, loras, device)?;
+    tell_passed_over(&model.scheduler, ui);
+    Ok(model)
 }
 
 /// `FILE` or `FILE:SCALE`.
@@ -58,15 +76,28 @@ pub fn lora(text: &str) -> Result<Lora> {
     Ok(Lora::open(Path::new(path), scale)?)
 }
 
-/// Only the model's scheduler.
-pub fn scheduler(dir: Option<&Path>) -> Result<SchedulerConfig> {
-    match dir {
-        Some(dir) if latent_dir::class_of(dir)?.is_some() => {
-            Ok(SchedulerConfig::load(&dir.join("scheduler/scheduler_config.json"))?)
-        }
-        Some(dir) => ModelDir::open(dir)?
-            .scheduler
-            .ok_or_else(|| anyhow::anyhow!("{}: has no scheduler_config.json", dir.display())),
-        None => builtin::scheduler(),
-    }
+/// Only the model's scheduler, with the shift of its own size or of `mu`, if it has one, and the model's defaults.
+pub fn scheduler(dir: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(SchedulerConfig, Extras)> {
+    let (scheduler, extras, own) = match dir {
+        Some(dir) => match latent_dir::class_of(dir)? {
+            Some(class) => {
+                let scheduler = SchedulerConfig::load(&dir.join("scheduler/scheduler_config.json"))?;
+                (scheduler, extras_in(dir)?, latent_dir::own_tokens(dir, class)?)
+            }
+            None => {
+                let ModelDir { scheduler, unet, extras, .. } = ModelDir::open(dir)?;
+                let scheduler =
+                    scheduler.with_context(|| format!("{}: has no scheduler_config.json", dir.display()))?;
+                (scheduler, extras, unet.sample_size.map(|size| tokens(size.dims(), PATCH)))
+            }
+        },
+        None => (builtin::scheduler()?, builtin::extras()?, None),
+    };
+    tell_passed_over(&scheduler, ui);
+    let shifted = match (mu, own) {
+        (Some(mu), _) => return Ok((scheduler.with_mu(mu)?, extras)),
+        (None, Some(own)) => scheduler.of_tokens(own)?,
+        (None, None) => None,
+    };
+    Ok((shifted.unwrap_or(scheduler), extras))
 }

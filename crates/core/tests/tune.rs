@@ -10,7 +10,7 @@ use tweedie_core::{
     oracle::{Gaussian, GaussianMixture},
     plan::Final,
     sample,
-    schedule::TableSchedule,
+    schedule::{NoiseSchedule, TableSchedule},
     solver::{Bespoke, SOLVERS, solver},
     spacing::Spacing,
     tune::{self, Case, Options},
@@ -44,8 +44,21 @@ fn end(plan: &Plan, name: &str, start: &[f64]) -> Vec<f64> {
 fn cases<'a>(model: &'a dyn Denoiser<Vec<f64>>, starts: &[Vec<f64>]) -> Vec<Case<'a, Vec<f64>>> {
     let fine = Plan::descend(schedule(), &(0..1000).rev().map(f64::from).collect::<Vec<_>>(), Final::Clean);
     let fine = fine.unwrap();
-    let case = |start: &Vec<f64>| Case { start: start.clone(), model, target: end(&fine, "dpmpp-3m", start) };
+    let solver = solver::<Vec<f64>>("dpmpp-3m").unwrap();
+    let case = |noise: &Vec<f64>| {
+        let mut seed = SeededNoise(0);
+        let way = sample(&fine, &*solver, model, noise.clone(), &mut seed);
+        let way: Vec<_> = way.map(|moment| moment.unwrap().x).collect();
+        let (target, path) = way.split_last().unwrap();
+        let path = std::iter::once(noise).chain(path).cloned().collect();
+        Case { noise: noise.clone(), model, path, target: target.clone() }
+    };
     starts.iter().map(case).collect()
+}
+
+/// Where [`cases`] know their paths.
+fn levels() -> Vec<Level> {
+    (0..1000).rev().map(|t| schedule().level(f64::from(t))).collect()
 }
 
 #[test]
@@ -107,6 +120,50 @@ fn learning_beats_what_it_begins_from() {
     learned.check().unwrap();
 }
 
+/// A tenth of the error of the best solvers that are not learned, on starts that were not learned from, and the less
+/// the more evaluations there are.
+#[test]
+fn a_search_beats_solvers_that_are_not_learned() {
+    let model = mixture();
+    let (seen, unseen) = (cases(&model, &starts(0..64)), cases(&model, &starts(1000..1128)));
+    let find = |evaluations: usize| {
+        tune::search(&levels(), evaluations, &seen, 8, &mut |_| ControlFlow::Continue(())).unwrap()
+    };
+    let mut before = f64::INFINITY;
+    for evaluations in [3, 5, 7] {
+        let (found, train) = find(evaluations);
+        found.check().unwrap();
+        let reached = tune::error(&found, &unseen).unwrap();
+        let untuned = ["dpmpp-2m", "dpmpp-3m", "unipc", "ipndm", "deis"].map(|name| {
+            let untuned = Bespoke::of(&plan(evaluations), &*solver(name).unwrap()).unwrap();
+            tune::error(&untuned, &unseen).unwrap()
+        });
+        let untuned = untuned.into_iter().fold(f64::INFINITY, f64::min);
+        assert!(reached < 0.3 * untuned && reached < 0.7 * before, "{evaluations}: {reached} {untuned}");
+        assert!((train / tune::error(&found, &seen).unwrap() - 1.0).abs() < 1e-9);
+        assert!(train < 1.3 * reached && reached < 1.6 * train, "{train} {reached}");
+        before = reached;
+    }
+    assert_eq!(find(3), find(3), "the same again");
+    let failed = tune::search(&levels()[..2], 3, &seen, 8, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(failed.to_string().contains("3 evaluations"), "{failed}");
+}
+
+/// Where nothing is to be gained, the weights are the exact solution's: that of one Gaussian is linear in the start.
+#[test]
+fn one_gaussian_is_solved_by_one_evaluation() {
+    let model = Gaussian::new(vec![0.0, 0.0], vec![0.3, 0.3]).unwrap();
+    let fine = Plan::through(schedule(), &[levels(), vec![Level::CLEAN]].concat()).unwrap();
+    let solver = solver::<Vec<f64>>("dpmpp-3m").unwrap();
+    let case = |noise: &Vec<f64>| {
+        let target = sample(&fine, &*solver, &model, noise.clone(), &mut SeededNoise(0)).finish().unwrap();
+        Case { noise: noise.clone(), model: &model as &dyn Denoiser<_>, path: vec![noise.clone()], target }
+    };
+    let seen: Vec<_> = starts(0..8).iter().map(case).collect();
+    let (_, error) = tune::search(&levels()[..1], 1, &seen, 1, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(error < 1e-4, "{error}");
+}
+
 #[test]
 fn stopping_keeps_what_was_reached() {
     let model = mixture();
@@ -120,4 +177,12 @@ fn stopping_keeps_what_was_reached() {
     })
     .unwrap();
     assert!(error < before && told > 3, "{error} {before} {told}");
+    let stop = |at: f64| {
+        tune::search(&levels(), 4, &seen, 8, &mut |progress| match progress.iterations >= at {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+        .unwrap()
+    };
+    assert!(stop(1.0).1 < stop(0.0).1, "{} {}", stop(1.0).1, stop(0.0).1);
 }

@@ -132,10 +132,8 @@ impl ModelDir {
         if let (Some(PipelineClass::Ddim), Some(other)) = (pipeline, &scheduler) {
             scheduler = Some(other.convert("DDIMScheduler")?);
         }
-        let file = path.join(EXTRAS);
-        let extras: Extras = if file.exists() { files::read_json(&file)? } else { Extras::default() };
-        check_classes(&file, &extras, &unet)?;
-        check_tuned(&file, &extras)?;
+        let extras = extras_in(path)?;
+        check_classes(&path.join(EXTRAS), &extras, &unet)?;
         Ok(Self { path: path.into(), pipeline, unet, scheduler, extras })
     }
 
@@ -166,6 +164,17 @@ impl ModelDir {
             }
         })
     }
+}
+
+/// What `tweedie.json` in the model's folder `dir` says; nothing where there is none.
+///
+/// # Errors
+/// If the file is not understood, or a sampler in it is none.
+pub fn extras_in(dir: &Path) -> Result<Extras, HubError> {
+    let file = dir.join(EXTRAS);
+    let extras: Extras = if file.exists() { files::read_json(&file)? } else { Extras::default() };
+    check_tuned(&file, &extras)?;
+    Ok(extras)
 }
 
 fn check_tuned(file: &Path, extras: &Extras) -> Result<(), HubError> {

@@ -206,6 +206,7 @@ classes! {
     ddim: "DDIMScheduler",
     ddim_parallel: "DDIMParallelScheduler",
     ddim_cogvideox: "CogVideoXDDIMScheduler",
+    dpm_cogvideox: "CogVideoXDPMScheduler",
     ddim_inverse: "DDIMInverseScheduler",
     pndm: "PNDMScheduler",
     ipndm: "IPNDMScheduler",

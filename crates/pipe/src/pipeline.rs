@@ -9,7 +9,10 @@ use std::{
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use tweedie_core::{Denoiser, Halt, Level, Move, noise::Noise, sample, solver};
 use tweedie_data::Image;
-use tweedie_hub::{Extras, HubError, ModelDir, Recipe, SchedulerConfig, scheduler_config::TUNED};
+use tweedie_hub::{
+    Extras, HubError, ModelDir, Recipe, SchedulerConfig,
+    scheduler_config::{PATCH, TUNED, tokens},
+};
 use tweedie_models::{Condition, HostTensor, Network, Precision, UNet2DModel};
 use tweedie_ops::{Batch, RowNoise};
 
@@ -178,8 +181,7 @@ impl Pipeline {
     /// The sampler learned for this request, if the request leaves it to the model or asks for it; else the one
     /// asked for.
     fn recipe(&self, request: &Request, resolved: &Resolved) -> Result<Recipe, PipelineError> {
-        let [_, height, width] = resolved.shape;
-        let shifted = shifted(&self.scheduler, request.mu, height.div_ceil(2) * width.div_ceil(2))?;
+        let shifted = self.shifted(request, resolved)?;
         let scheduler = shifted.as_ref().unwrap_or(&self.scheduler);
         let steps = resolved.sampling.steps;
         let named = request.solver.as_deref() == Some(TUNED);
@@ -193,6 +195,16 @@ impl Pipeline {
             None if named => Err(PipelineError::request("solver", self.no_tuned(resolved))),
             None => Ok(scheduler.resolve_with(&resolved.sampling)?),
         }
+    }
+
+    /// The scheduler with the shift of the request's size, or the one it asks for; none where it has none.
+    pub(crate) fn shifted(
+        &self,
+        request: &Request,
+        resolved: &Resolved,
+    ) -> Result<Option<SchedulerConfig>, PipelineError> {
+        let [_, height, width] = resolved.shape;
+        shifted(&self.scheduler, request.mu, tokens([height, width], PATCH))
     }
 
     fn no_tuned(&self, resolved: &Resolved) -> String {

@@ -284,7 +284,8 @@ impl Request {
         Ok(())
     }
 
-    pub(crate) fn sampling(&self, own: &SamplingDefaults) -> Sampling {
+    /// How to sample a model with defaults of its `own`.
+    pub fn sampling(&self, own: &SamplingDefaults) -> Sampling {
         Sampling {
             steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),
             solver: self.solver.clone().or_else(|| own.solver.clone()),

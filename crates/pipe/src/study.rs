@@ -2,10 +2,13 @@
 
 use std::{ops::Range, sync::atomic::AtomicBool};
 
-use tweedie_core::{Denoiser, Halt, Level, Plan, Prediction, Vector, lin, sample, spacing::Spacing};
-use tweedie_hub::{Recipe, Sampling};
+use serde::Serialize;
+use tweedie_core::{
+    Denoiser, Halt, Level, Plan, Prediction, Vector, lin, sample, solver::Bespoke, spacing::Spacing,
+};
+use tweedie_hub::{Recipe, Sampling, SchedulerConfig};
 use tweedie_models::HostTensor;
-use tweedie_ops::{Batch, RowNoise};
+use tweedie_ops::{Batch, RowNoise, to_host};
 
 use crate::{
     Image, Pipeline, PipelineError, Request, Resolved,
@@ -21,6 +24,8 @@ pub const CONVERGED_STEPS: usize = 120;
 pub struct Study<'a> {
     pipeline: &'a Pipeline,
     resolved: Resolved,
+    /// The scheduler with the shift of the request's size, where it has one.
+    shifted: Option<SchedulerConfig>,
     cancelled: &'a AtomicBool,
     batch: usize,
 }
@@ -37,7 +42,12 @@ impl<'a> Study<'a> {
     ) -> Result<Self, PipelineError> {
         let (resolved, _) = pipeline.resolve(request)?;
         let batch = if resolved.guidance == 1.0 { resolved.chunk } else { (resolved.chunk / 2).max(1) };
-        Ok(Self { pipeline, resolved, cancelled, batch })
+        let shifted = pipeline.shifted(request, &resolved)?;
+        Ok(Self { pipeline, resolved, shifted, cancelled, batch })
+    }
+
+    fn scheduler(&self) -> &SchedulerConfig {
+        self.shifted.as_ref().unwrap_or(self.pipeline.scheduler())
     }
 
     /// The request, resolved.
@@ -59,8 +69,11 @@ impl<'a> Study<'a> {
     /// The standard normal from which rows start, `[rows, C, H, W]`.
     pub fn noise(&self, rows: &Range<usize>) -> Batch<4> {
         let [c, h, w] = self.resolved.shape;
-        let seeds = rows.clone().map(|i| row_seed(self.resolved.seed, i as u64)).collect();
-        Batch(RowNoise(seeds).tensor([rows.len(), c, h, w], INITIAL_DRAW, self.pipeline.device()))
+        Batch(self.row_noise(rows).tensor([rows.len(), c, h, w], INITIAL_DRAW, self.pipeline.device()))
+    }
+
+    fn row_noise(&self, rows: &Range<usize>) -> RowNoise {
+        RowNoise(rows.clone().map(|i| row_seed(self.resolved.seed, i as u64)).collect())
     }
 
     /// The model under the clamp of `recipe` for these rows.
@@ -73,7 +86,15 @@ impl<'a> Study<'a> {
     /// # Errors
     /// As [`SchedulerConfig::resolve_with`](tweedie_hub::SchedulerConfig::resolve_with).
     pub fn recipe(&self, ask: &Sampling) -> Result<Recipe, PipelineError> {
-        Ok(self.pipeline.scheduler().resolve_with(ask)?)
+        Ok(self.scheduler().resolve_with(ask)?)
+    }
+
+    /// A sampler that was learned.
+    ///
+    /// # Errors
+    /// If its levels and weights do not belong together.
+    pub fn bespoke(&self, sampler: &Bespoke) -> Result<Recipe, PipelineError> {
+        Ok(self.scheduler().resolve_bespoke(sampler)?)
     }
 
     /// A fine solution of the probability-flow ODE, from the noisiest level to a clean sample.
@@ -99,6 +120,33 @@ impl<'a> Study<'a> {
         self.run(&recipe.plan, recipe, rows, start)
     }
 
+    /// As [`Study::end`], with the samples on the way there at the plan's levels, the start's first: every
+    /// `every`-th of them.
+    ///
+    /// # Errors
+    /// If the model halts.
+    pub fn way(
+        &self,
+        recipe: &Recipe,
+        rows: &Range<usize>,
+        noise: &Batch<4>,
+        every: usize,
+    ) -> Result<(Vec<Batch<4>>, Batch<4>), PipelineError> {
+        let solver = recipe.solver.build::<Batch<4>>();
+        let denoiser = self.denoiser(recipe, rows);
+        let mut end = lin![recipe.plan.start_std => noise];
+        let mut way = vec![end.clone()];
+        let mut source = self.row_noise(rows);
+        for moment in sample(&recipe.plan, &*solver, &denoiser, end.clone(), &mut source) {
+            let moment = moment.map_err(halted)?;
+            end = moment.x;
+            if moment.index.is_multiple_of(every) && moment.index < moment.of {
+                way.push(end.clone());
+            }
+        }
+        Ok((way, end))
+    }
+
     /// As [`Study::end`], for a plan and a start of the caller's own.
     ///
     /// # Errors
@@ -111,9 +159,8 @@ impl<'a> Study<'a> {
         start: Batch<4>,
     ) -> Result<Batch<4>, PipelineError> {
         let solver = recipe.solver.build::<Batch<4>>();
-        let seeds = rows.clone().map(|i| row_seed(self.resolved.seed, i as u64)).collect();
         let denoiser = self.denoiser(recipe, rows);
-        let end = sample(plan, &*solver, &denoiser, start, &mut RowNoise(seeds)).finish();
+        let end = sample(plan, &*solver, &denoiser, start, &mut self.row_noise(rows)).finish();
         end.map_err(halted)
     }
 }
@@ -137,6 +184,42 @@ pub fn distance(a: &Batch<4>, b: &Batch<4>) -> f64 {
     lin![1.0 => a, -1.0 => b].rms()
 }
 
+/// The root mean square difference of each row.
+pub fn distances(a: &Batch<4>, b: &Batch<4>) -> Vec<f64> {
+    let rows = a.0.dims()[0];
+    let differences = to_host(lin![1.0 => a, -1.0 => b].0);
+    let each = (differences.len() / rows.max(1)).max(1);
+    let square = |v: &f32| f64::from(*v).powi(2);
+    differences.chunks(each).map(|row| (row.iter().map(square).sum::<f64>() / each as f64).sqrt()).collect()
+}
+
+/// Distances of many samples. A few samples that end at another picture weigh most in the first number, and least in
+/// the last.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// Root mean square over all elements of all samples.
+    pub rms: f64,
+    /// Mean of the samples' own.
+    pub mean: f64,
+    /// Their median.
+    pub median: f64,
+}
+
+impl Spread {
+    /// Of the samples' root mean squares; not a number without any.
+    pub fn of(distances: &[f64]) -> Self {
+        let count = distances.len() as f64;
+        let mut sorted = distances.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let middle = |k: usize| sorted.get(k).copied().unwrap_or(f64::NAN);
+        Self {
+            rms: (distances.iter().map(|d| d * d).sum::<f64>() / count).sqrt(),
+            mean: distances.iter().sum::<f64>() / count,
+            median: 0.5 * (middle(sorted.len() / 2) + middle(sorted.len().saturating_sub(1) / 2)),
+        }
+    }
+}
+
 /// Rows as pictures. Empty where the channels are not those of a picture.
 pub fn pictures(x: &Batch<4>) -> Vec<Image> {
     images(&tensor(x)).unwrap_or_default()
@@ -151,5 +234,23 @@ pub(crate) fn halted(halt: Halt) -> PipelineError {
     match halt {
         Halt::Cancelled => PipelineError::Cancelled,
         Halt::Failed(reason) => PipelineError::Model { reason },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spreads_of_rows() {
+        let device = tweedie_ops::device("cpu").unwrap();
+        let batch = |values: &[f32]| Batch(tweedie_ops::from_host(values.to_vec(), [2, 1, 1, 2], &device));
+        let rows = distances(&batch(&[0.0, 0.0, 3.0, 4.0]), &batch(&[1.0, -1.0, 3.0, 0.0]));
+        assert!((rows[0] - 1.0).abs() < 1e-6 && (rows[1] - 8f64.sqrt()).abs() < 1e-6, "{rows:?}");
+        let spread = Spread::of(&[1.0, 7.0, 2.0]);
+        assert_eq!((spread.median, spread.rms), (2.0, 18f64.sqrt()));
+        assert!((spread.mean - 10.0 / 3.0).abs() < 1e-12);
+        assert_eq!(Spread::of(&[1.0, 2.0]).median, 1.5);
+        assert!(Spread::of(&[]).rms.is_nan() && Spread::of(&[]).median.is_nan());
     }
 }

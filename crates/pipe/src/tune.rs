@@ -1,4 +1,7 @@
 //! Learns a sampler of few evaluations for a model: [`tweedie_core::tune`] on its own converged solutions.
+//!
+//! Levels and weights are searched, then refined; the registered solvers are tried on every spacing, to begin from
+//! where one is better, and to be told what was gained. What is kept is judged on starts that had no part in it.
 
 use std::{
     ops::{ControlFlow, Range},
@@ -6,7 +9,7 @@ use std::{
 };
 
 use tweedie_core::{
-    Halt, lin,
+    Halt, Level,
     solver::{Bespoke, SOLVERS, SolverEntry},
     spacing::{SPACINGS, Spacing},
     tune::{self, Case},
@@ -16,7 +19,7 @@ use tweedie_ops::Batch;
 
 use crate::{
     Pipeline, PipelineError, Request,
-    study::{CONVERGED_STEPS, Study, distance, evaluations, halted},
+    study::{CONVERGED_STEPS, Spread, Study, distances, evaluations, halted},
 };
 
 /// How to learn.
@@ -30,13 +33,16 @@ pub struct TuneOptions {
     pub held_out: usize,
     /// Steps of the solution that is taken for converged.
     pub reference_steps: usize,
-    /// Iterations at most.
+    /// Sweeps of the search at most; each moves every level.
+    pub sweeps: usize,
+    /// Iterations of the refinement at most, each of which takes as long as several sweeps.
     pub iterations: usize,
 }
 
 impl Default for TuneOptions {
     fn default() -> Self {
-        Self { evaluations: 6, seeds: 128, held_out: 64, reference_steps: CONVERGED_STEPS, iterations: 10 }
+        let reference_steps = CONVERGED_STEPS;
+        Self { evaluations: 6, seeds: 64, held_out: 64, reference_steps, sweeps: 16, iterations: 2 }
     }
 }
 
@@ -57,7 +63,16 @@ pub enum TuneEvent {
         /// All of them.
         of: usize,
     },
-    /// Learning.
+    /// Searching levels and weights.
+    Searching {
+        /// Sweeps done.
+        done: f64,
+        /// Sweeps at most.
+        of: usize,
+        /// Root mean square distance so far, on the starts to learn from.
+        error: f64,
+    },
+    /// Refining all numbers.
     Learning {
         /// Iterations done.
         done: f64,
@@ -75,10 +90,10 @@ pub struct Untuned {
     pub solver: &'static SolverEntry,
     /// The spacing's name.
     pub spacing: &'static str,
-    /// Root mean square distance to the converged solutions.
-    pub error: f64,
+    /// Distance to the converged solutions.
+    pub error: Spread,
     /// The same on the starts that were learned from.
-    pub train: f64,
+    pub train: Spread,
     recipe: Recipe,
 }
 
@@ -87,18 +102,18 @@ pub struct Untuned {
 pub struct Learned {
     /// The sampler.
     pub tuned: Tuned,
-    /// Its root mean square distance to the converged solutions of the starts it learned from.
-    pub train: f64,
+    /// Its distance to the converged solutions of the starts it learned from.
+    pub train: Spread,
     /// The same on starts that it has not seen.
-    pub held_out: f64,
+    pub held_out: Spread,
     /// The best registered solvers and spacings at as many evaluations, on those same unseen starts.
     pub untuned: Vec<Untuned>,
     /// Whether the sampler is a registered one after all: learning found none that is closer on unseen starts.
     pub as_registered: bool,
     /// The distance of the model's own sampler in as many steps, on the unseen starts.
-    pub own: f64,
+    pub own: Spread,
     /// How far the solutions taken for converged are from those of half the steps, on a few starts.
-    pub converged: f64,
+    pub converged: Spread,
     /// Whether the work was ended early.
     pub cancelled: bool,
 }
@@ -109,8 +124,10 @@ const FEW: usize = 2;
 const CLOSER: usize = 32;
 /// Registered samplers that are tried on all starts.
 const FINALISTS: usize = 6;
-/// Samplers to begin from.
-const BEGINNINGS: usize = 1;
+/// Numbers that the ways of the converged solutions may take.
+const MOST_KEPT: usize = 1 << 28;
+/// Levels to choose each evaluation's from, at least.
+const CHOICES: usize = 6;
 
 /// Learns a sampler for the classes, guidance and size of `request`. Setting `stop` ends the learning and keeps
 /// what was reached.
@@ -133,52 +150,29 @@ pub fn tune(
     let request = Request { count, steps, untuned: true, ..request.clone() };
     let study = Study::new(pipeline, &request, stop)?;
     let reference = study.converged(options.reference_steps)?;
+    let kept = Kept::of(&study, &reference, seeds, options.evaluations);
     let mut rows = Vec::new();
     for range in study.batches() {
         let noise = study.noise(&range);
-        let target = study.end(&reference, &range, &noise)?;
+        let every = if range.start < seeds { kept.every } else { usize::MAX };
+        let (way, target) = study.way(&reference, &range, &noise, every)?;
         on(TuneEvent::Converging { done: range.end, of: seeds + held_out });
-        rows.push(Row { range, noise, target });
+        rows.push(Row { range, noise, way, target });
     }
     let (train, unseen) = rows.split_at(seeds / study.batch());
     let half = study.converged(options.reference_steps.div_ceil(2))?;
     let converged = error_of(&study, &half, &[train[0].first(FEW)])?;
 
     let mut untuned = untuned(&study, options.evaluations, train, on)?;
-    let schedule = reference.schedule.clone();
-    let first: Vec<Bespoke> = untuned
-        .iter()
-        .filter_map(|u| Bespoke::of(&u.recipe.plan, &*u.recipe.solver.build()).ok())
-        .take(BEGINNINGS)
-        .collect();
-    let models: Vec<_> = rows.iter().map(|row| study.denoiser(&reference, &row.range)).collect();
-    let start_std = reference.plan.start_std;
-    let cases: Vec<Case<'_, Batch<4>>> = (train.iter().zip(&models))
-        .map(|(row, model)| Case { start: lin![start_std => &row.noise], model, target: row.target.clone() })
-        .collect();
-    let settings = tune::Options { iterations: options.iterations, ..Default::default() };
-    let mut best: Option<(f64, Bespoke)> = None;
-    for (index, first) in first.iter().enumerate() {
-        let first = Bespoke { start_std, ..first.clone() };
-        let made = tune::refine(&first, &*schedule, &cases, &settings, &mut |p| {
-            let done = index as f64 * options.iterations as f64 + p.iterations;
-            on(TuneEvent::Learning { done, of: BEGINNINGS * options.iterations, error: p.error });
-            match stop.load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
-        let (made, error) = match made {
-            Err(Halt::Cancelled) if best.is_some() => break,
-            other => other.map_err(halted)?,
-        };
-        if best.as_ref().is_none_or(|(least, _)| error < *least) {
-            best = Some((error, made));
-        }
-    }
-    let Some((train_error, sampler)) = best else {
-        return Err(PipelineError::request("steps", "no solver to begin from"));
-    };
+    let models: Vec<_> = train.iter().map(|row| study.denoiser(&reference, &row.range)).collect();
+    let cases = (train.iter().zip(&models)).map(|(row, model)| Case {
+        noise: row.noise.clone(),
+        model,
+        path: row.way.clone(),
+        target: row.target.clone(),
+    });
+    let cases: Vec<Case<'_, Batch<4>>> = cases.collect();
+    let sampler = learn(&reference, &kept.levels, &cases, &untuned, options, stop, on)?;
     // To judge what was reached takes longer than to be asked to stop.
     let cancelled = stop.load(Ordering::Relaxed);
     let never = AtomicBool::new(false);
@@ -187,31 +181,89 @@ pub fn tune(
         u.train = u.error;
         u.error = error_of(&study, &u.recipe, unseen)?;
     }
-    untuned.sort_by(|a, b| a.error.total_cmp(&b.error));
+    untuned.sort_by(|a, b| a.error.rms.total_cmp(&b.error.rms));
     let own = error_of(&study, &pipeline.resolve(&request)?.1, unseen)?;
-    let recipe = pipeline.scheduler().resolve_bespoke(&sampler)?;
-    let learned = Choice { sampler, train: train_error, held_out: error_of(&study, &recipe, unseen)? };
+    let recipe = study.bespoke(&sampler)?;
+    let (seen, held_out) = (error_of(&study, &recipe, train)?, error_of(&study, &recipe, unseen)?);
+    let learned = Choice { sampler, train: seen, held_out };
     let registered = untuned.iter().find_map(|u| {
         let sampler = Bespoke::of(&u.recipe.plan, &*u.recipe.solver.build()).ok()?;
         Some(Choice { sampler, train: u.train, held_out: u.error })
     });
-    let registered = registered.filter(|r| r.held_out < learned.held_out);
+    let registered = registered.filter(|r| r.held_out.rms < learned.held_out.rms);
     let as_registered = registered.is_some();
     let Choice { sampler, train, held_out } = registered.unwrap_or(learned);
-    let report = serde_json::Map::from_iter([("error".to_owned(), held_out.into())]);
+    let report = serde_json::Map::from_iter([("error".to_owned(), held_out.rms.into())]);
     let tuned = Tuned { guidance: study.resolved().guidance, sampler, report };
     Ok(Learned { tuned, train, held_out, untuned, as_registered, own, converged, cancelled })
 }
 
+/// Searches, and refines what is better: what was found, or the best of the registry.
+fn learn(
+    reference: &Recipe,
+    levels: &[Level],
+    cases: &[Case<'_, Batch<4>>],
+    untuned: &[Untuned],
+    options: &TuneOptions,
+    stop: &AtomicBool,
+    on: &mut dyn FnMut(TuneEvent),
+) -> Result<Bespoke, PipelineError> {
+    let flow = || match stop.load(Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    let TuneOptions { evaluations, sweeps, iterations, .. } = *options;
+    let found = tune::search(levels, evaluations, cases, sweeps, &mut |p| {
+        on(TuneEvent::Searching { done: p.iterations, of: sweeps, error: p.error });
+        flow()
+    });
+    let (found, error) = found.map_err(halted)?;
+    let registered = untuned.iter().filter(|u| u.error.rms < error).find_map(|u| {
+        let sampler = Bespoke::of(&u.recipe.plan, &*u.recipe.solver.build()).ok()?;
+        Some(Bespoke { start_std: reference.plan.start_std, ..sampler })
+    });
+    let first = registered.unwrap_or(found);
+    let settings = tune::Options { iterations, ..Default::default() };
+    let made = tune::refine(&first, &*reference.schedule, cases, &settings, &mut |p| {
+        on(TuneEvent::Learning { done: p.iterations, of: iterations, error: p.error });
+        flow()
+    });
+    match made {
+        Ok((made, _)) => Ok(made),
+        Err(Halt::Cancelled) => Ok(first),
+        Err(halt) => Err(halted(halt)),
+    }
+}
+
 struct Choice {
     sampler: Bespoke,
-    train: f64,
-    held_out: f64,
+    train: Spread,
+    held_out: Spread,
+}
+
+/// Where the converged solutions are kept on their way.
+struct Kept {
+    levels: Vec<Level>,
+    /// Of the reference's levels, one in so many.
+    every: usize,
+}
+
+impl Kept {
+    fn of(study: &Study<'_>, reference: &Recipe, seeds: usize, evaluations: usize) -> Self {
+        let moves = reference.plan.moves.len();
+        let numbers = seeds * study.resolved().shape.iter().product::<usize>();
+        let most =
+            (MOST_KEPT / numbers.max(1)).clamp(CHOICES * evaluations, moves.max(CHOICES * evaluations));
+        let every = moves.div_ceil(most).max(1);
+        let levels = reference.plan.steps().map(|(level, _)| level).step_by(every).collect();
+        Self { levels, every }
+    }
 }
 
 struct Row {
     range: Range<usize>,
     noise: Batch<4>,
+    way: Vec<Batch<4>>,
     target: Batch<4>,
 }
 
@@ -221,17 +273,16 @@ impl Row {
         let n = n.min(self.range.len());
         let part = |x: &Batch<4>| Batch(x.0.clone().narrow(0, 0, n));
         let range = self.range.start..self.range.start + n;
-        Self { range, noise: part(&self.noise), target: part(&self.target) }
+        Self { range, noise: part(&self.noise), way: Vec::new(), target: part(&self.target) }
     }
 }
 
-fn error_of(study: &Study<'_>, recipe: &Recipe, rows: &[Row]) -> Result<f64, PipelineError> {
-    let mut squares = 0.0;
+fn error_of(study: &Study<'_>, recipe: &Recipe, rows: &[Row]) -> Result<Spread, PipelineError> {
+    let mut found = Vec::new();
     for row in rows {
-        let end = study.end(recipe, &row.range, &row.noise)?;
-        squares += distance(&end, &row.target).powi(2);
+        found.extend(distances(&study.end(recipe, &row.range, &row.noise)?, &row.target));
     }
-    Ok((squares / rows.len().max(1) as f64).sqrt())
+    Ok(Spread::of(&found))
 }
 
 /// The best deterministic solvers and spacings of the registry at so many evaluations, best first: all of them
@@ -252,7 +303,7 @@ fn untuned(
             done += 1;
             on(TuneEvent::Trying { done, of });
         }
-        all.sort_by(|a, b| a.error.total_cmp(&b.error));
+        all.sort_by(|a, b| a.error.rms.total_cmp(&b.error.rms));
         all.truncate(keep);
     }
     Ok(all)
@@ -269,13 +320,8 @@ pub(crate) fn candidates(study: &Study<'_>, budget: usize) -> Vec<Untuned> {
                     .iter()
                     .any(|u| u.solver.name == solver.name && u.recipe.plan.moves == recipe.plan.moves)
             {
-                all.push(Untuned {
-                    solver,
-                    spacing: name,
-                    error: f64::INFINITY,
-                    train: f64::INFINITY,
-                    recipe,
-                });
+                let unknown = Spread::of(&[]);
+                all.push(Untuned { solver, spacing: name, error: unknown, train: unknown, recipe });
             }
         }
     }

@@ -18,6 +18,7 @@ use tweedie_models::{HostTensor, TensorSource, UNet2DModel, export};
 use tweedie_pipe::{
     Event, NoiseOfRows, Output, Pipeline, PipelineError, Request,
     film::{Film, Show},
+    study::Study,
 };
 
 fn golden() -> PathBuf {
@@ -196,6 +197,11 @@ fn shifts_follow_the_size_or_the_request() {
     // 256 tokens: base_shift.
     assert_eq!(second(&of(32, None)), second(&of(32, Some(0.5))));
     assert!(run(&pipeline, &request(1, 2)).tensors.values.iter().all(|v| v.is_finite()));
+    // Studies of solvers have the same levels.
+    let never = AtomicBool::new(false);
+    let study = Study::new(&pipeline, &of(32, None), &never).unwrap();
+    let studied = study.recipe(&study.resolved().sampling).unwrap().plan.moves;
+    assert_eq!(studied, pipeline.resolve(&of(32, None)).unwrap().1.plan.moves);
     let fixed = ddpm(r#"{"_class_name": "DDPMScheduler"}"#);
     let error = fixed.resolve(&of(16, Some(0.5))).err().unwrap().to_string();
     assert!(error.contains("`mu`") && error.contains("use_dynamic_shifting"), "{error}");

@@ -15,7 +15,7 @@ use tweedie::{
     pipe::{
         ClassSelector, Pipeline, PipelineError, Request,
         media::{enlarge, write_png},
-        study::{CONVERGED_STEPS, Study, distance, evaluations, pictures},
+        study::{CONVERGED_STEPS, Spread, Study, distances, evaluations, pictures},
     },
 };
 
@@ -83,7 +83,7 @@ struct Entry {
 
 /// What came of it.
 struct Outcome {
-    error: Option<f64>,
+    error: Option<Spread>,
     seconds: f64,
     image: Image,
 }
@@ -94,7 +94,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     ensure!(args.evals.iter().all(|n| n.get() <= 10_000), "--evals: expected at most 10000 each");
     check_place(&args.output)?;
     let device = tweedie::ops::device(device)?;
-    let pipeline = model::pipeline(args.model.as_deref(), &device)?;
+    let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
     let request = Request {
         count: args.count,
         seed: args.seed,
@@ -132,7 +132,8 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let rows: Vec<_> = (entries.iter().zip(&outcomes))
         .map(|(e, o)| {
             json!({ "solver": e.solver, "budget": e.budget, "evaluations": e.evaluations,
-                "steps": e.recipe.plan.solves(), "error": o.error, "seconds_per_image": o.seconds / count })
+                "steps": e.recipe.plan.solves(), "error": o.error.map(|e| e.rms),
+                "median": o.error.map(|e| e.median), "seconds_per_image": o.seconds / count })
         })
         .collect();
     ui.result(
@@ -164,15 +165,14 @@ fn compare(
             true => Image::filled(0, 0, Rgb([255; 3])),
             false => enlarge(&grid(&images, columns, 1, Rgb([255; 3])), zoom),
         };
-        Ok::<_, PipelineError>((ends, Outcome { error: Some(0.0), seconds, image }))
+        Ok::<_, PipelineError>((ends, Outcome { error: None, seconds, image }))
     };
     let (targets, converged) = run(reference)?;
     on(1);
     let outcomes = entries.iter().enumerate().map(|(index, entry)| {
         let (ends, outcome) = run(&entry.recipe)?;
-        let squares = (ends.iter().zip(&targets).zip(&batches))
-            .map(|((end, target), rows)| rows.len() as f64 * distance(end, target).powi(2));
-        let error = (squares.sum::<f64>() / study.resolved().count as f64).sqrt();
+        let found: Vec<f64> = ends.iter().zip(&targets).flat_map(|(a, b)| distances(a, b)).collect();
+        let error = Spread::of(&found);
         on(index + 2);
         Ok(Outcome { error: (!entry.stochastic).then_some(error), ..outcome })
     });
@@ -189,7 +189,7 @@ impl Args {
                     let Some(tuned) = pipeline.extras().tuned(budget, study.resolved().guidance) else {
                         continue;
                     };
-                    let recipe = pipeline.scheduler().resolve_bespoke(&tuned.sampler)?;
+                    let recipe = study.bespoke(&tuned.sampler)?;
                     let (solver, evaluations) = (name.clone(), budget);
                     entries.push(Entry { solver, recipe, budget, evaluations, stochastic: false });
                 }
@@ -241,7 +241,7 @@ impl Args {
             let cell = |budget: usize| {
                 let at = entries.iter().position(|e| e.solver == *name && e.budget == budget)?;
                 let outcome = &outcomes[at];
-                let caption = outcome.error.map_or("other noise".into(), |e| format!("RMS {e:.4}"));
+                let caption = outcome.error.map_or("other noise".into(), |e| format!("RMS {:.4}", e.rms));
                 Some(Cell { image: outcome.image.clone(), caption })
             };
             let cells = self.evals.iter().map(|n| cell(n.get())).chain([Some(last.clone())]).collect();
@@ -258,15 +258,22 @@ impl Args {
                 "RMS distance of {} pictures (samples in -1..1) to the converged solution of the same noise",
                 self.count
             ),
-            format!("{:<24} {:>12} {:>10} {:>14}", "solver", "evaluations", "RMS", "ms per image"),
+            format!(
+                "{:<24} {:>12} {:>10} {:>10} {:>14}",
+                "solver", "evaluations", "RMS", "median", "ms per image"
+            ),
         ];
         for (entry, outcome) in entries.iter().zip(outcomes) {
-            let error = outcome.error.map_or("-".into(), |e| format!("{e:.5}"));
+            let error = outcome
+                .error
+                .map_or(["-".into(), "-".into()], |e| [e.rms, e.median].map(|value| format!("{value:.5}")));
+            let [rms, median] = error;
             let ms = 1e3 * outcome.seconds / count;
-            lines.push(format!("{:<24} {:>12} {error:>10} {ms:>14.1}", entry.solver, entry.evaluations));
+            let (solver, evaluations) = (&entry.solver, entry.evaluations);
+            lines.push(format!("{solver:<24} {evaluations:>12} {rms:>10} {median:>10} {ms:>14.1}"));
         }
         let (steps, ms) = (self.reference_steps, 1e3 * converged.seconds / count);
-        lines.push(format!("{:<24} {steps:>12} {:>10} {ms:>14.1}", "converged", "0"));
+        lines.push(format!("{:<24} {steps:>12} {:>10} {:>10} {ms:>14.1}", "converged", "0", "0"));
         if entries.iter().any(|e| e.stochastic) {
             lines.push("-: draws noise of its own on the way, so that it ends elsewhere by design".into());
         }

@@ -54,7 +54,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     );
     let device = tweedie::ops::device("cpu")?;
     let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
-    let model = model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device)?;
+    let model = model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device, ui)?;
     let precision = match args.precision {
         Stored::F32 => Precision::F32,
         Stored::F16 => Precision::F16,

@@ -13,7 +13,7 @@ use tweedie::{
     models::{HostTensor, TensorSource},
 };
 
-use crate::{tensors, ui::Ui};
+use crate::{model, tensors, ui::Ui};
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -95,6 +95,7 @@ fn known(inputs: &SafetensorsFile, path: &Path, expected: &[&str]) -> Result<Vec
 
 fn run_trajectory(args: TrajectoryArgs, ui: Ui) -> Result<()> {
     let mut scheduler = SchedulerConfig::load(&args.scheduler_config)?;
+    model::tell_passed_over(&scheduler, ui);
     if let Some(mu) = args.mu {
         scheduler = scheduler.with_mu(mu)?;
     }

@@ -96,7 +96,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     let (pipeline, config) = match &args.images {
         Some(folder) => (None, of_folder(&args, folder)?),
         None => {
-            let pipeline = model::pipeline(args.model.as_deref(), &device)?;
+            let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
             let (resolved, _) = pipeline.resolve(&request(&args))?;
             let [channels, height, width] = resolved.shape;
             ensure!(

@@ -73,7 +73,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         check_place(path)?;
     }
     let device = tweedie::ops::device(device)?;
-    let pipeline = model::pipeline(args.model.as_deref(), &device)?;
+    let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
     let bar = ui.spinner("encoding and decoding");
     let made = args.make(&pipeline, &device);
     bar.finish_and_clear();

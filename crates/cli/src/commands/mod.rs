@@ -33,13 +33,19 @@ pub enum Command {
     /// Average a run's weights over any length, after training.
     Ema(ema::Args),
     /// Go from one picture to another through noise; pictures of yours are encoded to noise first.
+    ///
+    /// For models that diffuse the pixels themselves, not latents.
     Interpolate(interpolate::Args),
     /// Learn a sampler of few evaluations for a model, and keep it beside the model.
+    ///
+    /// For models that diffuse the pixels themselves, not latents.
     #[command(name = "tune-steps")]
     Tune(tune::Args),
     /// Measure a model: quality of its pictures, memorisation, bits per dimension (--bound).
     Eval(eval::Args),
     /// Set solvers side by side: one sheet of pictures, the error of each, and its time.
+    ///
+    /// For models that diffuse the pixels themselves, not latents.
     Compare(compare::Args),
     /// Measure this machine: kernels, forward passes, training steps, sampling, start-up, memory.
     Bench(bench::Args),

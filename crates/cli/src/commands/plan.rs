@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use serde_json::json;
-use tweedie::core::{Level, Move, spacing::Spacing};
+use tweedie::{
+    core::{Level, Move, spacing::Spacing},
+    hub::Extras,
+    pipe::Request,
+};
 
 use crate::{model, process, ui::Ui};
 
@@ -29,20 +33,33 @@ pub struct Args {
     /// Fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
     #[arg(long)]
     eta: Option<f64>,
+    /// Leave aside a sampler that `tweedie tune-steps` has learned for so many steps.
+    #[arg(long)]
+    untuned: bool,
+    /// The shift of a model whose noise levels depend on the size of the picture [default: that of its own size].
+    #[arg(long, conflicts_with = "schedule", allow_hyphen_values = true)]
+    mu: Option<f64>,
 }
 
 pub fn run(args: Args, ui: Ui) -> Result<()> {
-    let scheduler = match &args.schedule {
-        Some(name) => process::scheduler(name)?,
-        None => model::scheduler(args.model.as_deref())?,
+    let (scheduler, extras) = match &args.schedule {
+        Some(name) => (process::scheduler(name)?, Extras::default()),
+        None => model::scheduler(args.model.as_deref(), args.mu, ui)?,
     };
-    let ask = tweedie::hub::Sampling {
-        steps: args.steps.get(),
+    let open = args.solver.is_none() && args.spacing.is_none() && args.eta.is_none();
+    let request = Request {
+        steps: Some(args.steps),
         solver: args.solver,
         spacing: args.spacing,
         eta: args.eta,
+        ..Request::default()
     };
-    let recipe = scheduler.resolve_with(&ask)?;
+    let own = &extras.sampling;
+    let tuned = extras.tuned(args.steps.get(), own.guidance.unwrap_or(1.0)).filter(|_| open && !args.untuned);
+    let recipe = match tuned {
+        Some(tuned) => scheduler.resolve_bespoke(&tuned.sampler)?,
+        None => scheduler.resolve_with(&request.sampling(own))?,
+    };
     let row = |name: &str, level: Level, scale: Option<f64>| {
         let noise = scale.map_or(String::new(), |s| format!("  noise ×{s:.4}"));
         let Level { alpha, sigma, t } = level;

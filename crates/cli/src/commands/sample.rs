@@ -247,7 +247,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     ensure!(args.preview_vae.is_none(), "--preview-vae: decodes latents, which this model has not");
     ensure!(args.image.is_none(), "--image: this model makes pictures without latents, from noise alone");
     let device = tweedie::ops::device(device)?;
-    let pipeline = model::pipeline(args.model.as_deref(), &device)?;
+    let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
     let (resolved, recipe) = pipeline.resolve(&request)?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
 

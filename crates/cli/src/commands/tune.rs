@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 use tweedie::{
     hub::{ModelDir, model_dir::save_extras},
     pipe::{
-        ClassSelector, Pipeline, PipelineError, Request,
-        study::CONVERGED_STEPS,
+        ClassSelector, PipelineError, Request,
+        study::{CONVERGED_STEPS, Spread},
         tune::{Learned, TuneEvent, TuneOptions, tune},
     },
 };
 
 use crate::{
     interrupt::{self, INTERRUPTED},
+    model,
     ui::Ui,
 };
 
@@ -27,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "6")]
     evals: NonZeroUsize,
     /// Starts to learn from.
-    #[arg(long, value_name = "N", default_value = "128")]
+    #[arg(long, value_name = "N", default_value = "64")]
     seeds: NonZeroUsize,
     /// Further starts, by which it is judged.
     #[arg(long, value_name = "N", default_value = "64")]
@@ -44,8 +45,11 @@ pub struct Args {
     /// Steps of the solution that is taken for converged.
     #[arg(long, value_name = "N", default_value_t = CONVERGED_STEPS)]
     reference_steps: usize,
-    /// Iterations of the method, at most.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    /// Sweeps of the search, at most: each moves every level back and forth.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    sweeps: usize,
+    /// Iterations of the refinement after it, at most: each takes as long as several sweeps.
+    #[arg(long, value_name = "N", default_value_t = 2)]
     iterations: usize,
     /// Only tell how good it would be.
     #[arg(long)]
@@ -68,7 +72,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     );
     let device = tweedie::ops::device(device)?;
     let mut extras = ModelDir::open(&args.model)?.extras;
-    let pipeline = Pipeline::load(&args.model, &device)?;
+    let pipeline = model::pipeline(Some(&args.model), &device, ui)?;
     let request = Request {
         seed: args.seed,
         steps: Some(args.evals),
@@ -82,6 +86,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         seeds: args.seeds.get(),
         held_out: args.held_out.get(),
         reference_steps: args.reference_steps,
+        sweeps: args.sweeps,
         iterations: args.iterations,
     };
     let stop = interrupt::flag()?;
@@ -91,9 +96,13 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         let (done, of, what) = match event {
             TuneEvent::Converging { done, of } => (done, of, "converged solutions".into()),
             TuneEvent::Trying { done, of } => (done, of, "registered solvers".into()),
+            TuneEvent::Searching { done, of, error } => {
+                ui.event(&json!({ "event": "searching", "sweeps": done, "error": error }));
+                ((100.0 * done) as usize, 100 * of, format!("search · RMS {error:.4} (Ctrl-C keeps it)"))
+            }
             TuneEvent::Learning { done, of, error } => {
                 ui.event(&json!({ "event": "learning", "iterations": done, "error": error }));
-                ((100.0 * done) as usize, 100 * of, format!("learning · RMS {error:.4} (Ctrl-C keeps it)"))
+                ((100.0 * done) as usize, 100 * of, format!("refinement · RMS {error:.4} (Ctrl-C keeps it)"))
             }
         };
         bar.set_length(of as u64);
@@ -138,41 +147,52 @@ fn report(args: &Args, learned: &Learned, seconds: f64) -> Value {
     let untuned: Vec<_> = learned.untuned.iter().take(LISTED).collect();
     let untuned: Vec<_> = untuned
         .iter()
-        .map(|u| json!({ "solver": u.solver.name, "spacing": u.spacing, "error": u.error }))
+        .map(|u| {
+            json!({ "solver": u.solver.name, "spacing": u.spacing, "error": u.error.rms,
+                "mean": u.error.mean, "median": u.error.median })
+        })
         .collect();
-    json!({ "error": learned.held_out, "error_train": learned.train, "untuned": untuned,
+    let Spread { rms, mean, median } = learned.held_out;
+    json!({ "error": rms, "mean": mean, "median": median, "error_train": learned.train.rms, "untuned": untuned,
         "seeds": args.seeds, "held_out": args.held_out, "seed": args.seed,
-        "reference_steps": args.reference_steps, "reference_error": learned.converged, "own": learned.own,
+        "reference_steps": args.reference_steps, "reference_error": learned.converged.rms, "own": learned.own.rms,
         "as_registered": learned.as_registered, "seconds": seconds, "stopped_early": learned.cancelled })
 }
 
 fn table(learned: &Learned, options: &TuneOptions, seconds: f64) -> String {
+    let row = |name: &str, held_out: Spread, train: Option<Spread>| {
+        let Spread { rms, mean, median } = held_out;
+        let train = train.map_or(String::new(), |train| format!("{:>12.5}", train.rms));
+        format!("{name:<34} {rms:>10.5} {mean:>10.5} {median:>10.5}{train}")
+    };
     let mut lines = vec![
         format!(
-            "RMS distance to the converged solution (samples in -1..1), {} evaluations, guidance {}",
+            "distance to the converged solution (samples in -1..1), {} evaluations, guidance {}",
             options.evaluations, learned.tuned.guidance
         ),
         format!(
             "converged: {} steps, {:.5} from half as many; {} + {} starts",
-            options.reference_steps, learned.converged, options.seeds, options.held_out
+            options.reference_steps, learned.converged.rms, options.seeds, options.held_out
         ),
-        format!("{:<34} {:>10} {:>10}", "", "held out", "learned on"),
-        format!("{:<34} {:>10.5} {:>10.5}", "tuned", learned.held_out, learned.train),
+        format!("{:<34} {:^32}{:>12}", "", "held-out starts", "learned on"),
+        format!("{:<34} {:>10} {:>10} {:>10}{:>12}", "", "RMS", "mean", "median", "RMS"),
+        row("tuned", learned.held_out, Some(learned.train)),
     ];
     for u in learned.untuned.iter().take(LISTED) {
-        let name = format!("{}, {}", u.solver.name, u.spacing);
-        lines.push(format!("{name:<34} {:>10.5} {:>10.5}", u.error, u.train));
+        lines.push(row(&format!("{}, {}", u.solver.name, u.spacing), u.error, Some(u.train)));
     }
-    lines.push(format!("{:<34} {:>10.5}", "the model's own sampler", learned.own));
+    lines.push(row("the model's own sampler", learned.own, None));
     if learned.as_registered {
         lines.push(
             "nothing learned was closer on the held-out starts: the best registered sampler is kept".into(),
         );
     }
     if let Some(best) = learned.untuned.first() {
+        let (tuned, best) = (learned.held_out, best.error);
         lines.push(format!(
-            "{:.2} times closer than the best registered solver and spacing, in {seconds:.0} s",
-            best.error / learned.held_out
+            "{:.2} times closer than the best registered solver and spacing ({:.2} in the median), in {seconds:.0} s",
+            best.rms / tuned.rms,
+            best.median / tuned.median
         ));
     }
     lines.join("\n")

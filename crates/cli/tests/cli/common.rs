@@ -104,7 +104,7 @@ impl Ran {
         ran
     }
 
-    fn told(&self) -> String {
+    pub fn told(&self) -> String {
         format!("{}\ncode {:?}\n{}\n{}", self.command, self.code, self.stdout, self.stderr)
     }
 

@@ -72,6 +72,20 @@ fn named(name: &str, shape: &[usize]) -> (String, Vec<usize>) {
     (name.to_owned(), shape.to_vec())
 }
 
+/// The latents' own size shifts the levels; the weights are not needed.
+#[test]
+fn plans_of_latents_have_their_shift() {
+    let scratch = Scratch::new();
+    scratch.copy(&golden().join("sd1"), "sd");
+    let config = fs::read_to_string(scratch.path("sd/unet/config.json")).unwrap();
+    let side = serde_json::from_str::<Value>(&config).unwrap()["sample_size"].as_u64().unwrap();
+    let dynamic = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#;
+    scratch.write("sd/scheduler/scheduler_config.json", dynamic);
+    let plan = |more: &[&str]| scratch.ok(&[&["plan", "--model", "sd", "--json"][..], more].concat()).json();
+    let mu = 0.5 + (side.div_ceil(2).pow(2) as f64 - 256.0) * (1.15 - 0.5) / (4096.0 - 256.0);
+    assert_eq!(plan(&[]), plan(&["--mu", &mu.to_string()]));
+}
+
 #[test]
 fn networks_answer_by_name() {
     let scratch = Scratch::new();

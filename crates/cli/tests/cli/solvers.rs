@@ -87,7 +87,8 @@ fn steps_are_learned_and_taken() {
     let scratch = Scratch::new();
     scratch.copy(model().as_ref(), "model");
     let tune = ["tune-steps", "model", "--evals", "3", "--seeds", "16", "--held-out", "8"];
-    let tune = [&tune[..], &["--reference-steps", "24", "--iterations", "2", "--json"]].concat();
+    let tune =
+        [&tune[..], &["--reference-steps", "24", "--sweeps", "4", "--iterations", "1", "--json"]].concat();
     let before = scratch.files();
     let dry = scratch.ok(&[&tune[..], &["--dry-run"]].concat()).json().pop().unwrap();
     assert!(before == scratch.files(), "a dry run writes nothing");
@@ -110,17 +111,62 @@ fn steps_are_learned_and_taken() {
     assert_ne!(solver(&["--untuned"]), "tuned");
     assert_eq!(solver(&["--solver", "ddim"]), "ddim");
     assert_ne!(solver_of("4", &[]), "tuned");
+    let planned = |more: &[&str]| {
+        let command = ["plan", "--model", "model", "--steps", "3", "--json"];
+        scratch.ok(&[&command[..], more].concat()).json().pop().unwrap()["solver"].clone()
+    };
+    assert_eq!(planned(&[]), "tuned");
+    assert_eq!(planned(&["--untuned"]), solver(&["--untuned"]));
     let command = ["compare", "--model", "model", "-n", "2", "--reference-steps", "9", "--evals", "3,5"];
     let rows = scratch.ok(&[&command[..], &["--json"]].concat()).json().pop().unwrap();
     assert!(rows["rows"].as_array().unwrap().iter().any(|r| r["solver"] == "tuned" && r["budget"] == 3));
 
-    let text = String::from_utf8(scratch.read("model/tweedie.json")).unwrap();
-    let cut = text.replacen("\"start_std\": 1.0", "\"start_std\": -1.0", 1);
-    assert_ne!(cut, text);
-    scratch.write("model/tweedie.json", cut);
+    let spread = ["error", "mean", "median"].map(|key| number(&report[key]));
+    assert!(spread[0] >= spread[1] && spread[1] > 0.0 && spread[2] > 0.0, "{report}");
+    let told = scratch.ok(&tune[..tune.len() - 1]).stdout;
+    assert!(told.contains("median") && told.contains("times closer"), "{told}");
+
+    let mut extras: Value = serde_json::from_slice(&scratch.read("model/tweedie.json")).unwrap();
+    extras["tuned"][0]["sampler"]["start_std"] = (-1.0).into();
+    scratch.write("model/tweedie.json", extras.to_string());
     scratch.fails(&["sample", "--model", "model"], &["tweedie.json", "`tuned`", "start_std = -1"]);
     scratch.fails(&["tune-steps", "model", "--evals", "1"], &["--evals 1", "2 to 64"]);
     scratch.fails(&["tune-steps", "none"], &["none"]);
+}
+
+/// Its few evaluations are learned ones.
+#[test]
+fn the_built_in_model_is_tuned() {
+    let scratch = Scratch::new();
+    for steps in ["5", "6", "8"] {
+        let solver = |more: &[&str]| {
+            let plan = ["plan", "--steps", steps, "--json"];
+            scratch.ok(&[&plan[..], more].concat()).json().pop().unwrap()["solver"].clone()
+        };
+        assert_eq!((solver(&[]), solver(&["--untuned"])), ("tuned".into(), "dpmpp-2m".into()), "{steps}");
+    }
+    let sample = ["sample", "-n", "1", "--steps", "6", "--json"];
+    assert_eq!(scratch.ok(&sample).json().pop().unwrap()["solver"], "tuned");
+}
+
+/// Where levels follow the size of the picture, the plan and the solvers side by side have them as `sample` does.
+#[test]
+fn shifts_follow_the_size() {
+    let scratch = Scratch::new();
+    scratch.copy(model().as_ref(), "model");
+    let dynamic = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#;
+    scratch.write("model/scheduler/scheduler_config.json", dynamic);
+    // Levels are the scheduler's own, not those of the model's defaults.
+    scratch.write("model/tweedie.json", "{}");
+    let plan =
+        |more: &[&str]| scratch.ok(&[&["plan", "--model", "model", "--json"][..], more].concat()).json();
+    // 8×8 pixels are 16 patches, on the line through 0.5 at 256 and 1.15 at 4096.
+    assert_eq!(plan(&[]), plan(&["--mu", "0.459375"]));
+    assert_ne!(plan(&[]), plan(&["--mu", "0.5"]));
+    let compare = ["compare", "--model", "model", "-n", "1", "--reference-steps", "8", "--evals", "3"];
+    scratch.ok(&[&compare[..], &["--solvers", "ddim"]].concat());
+    scratch.fails(&["plan", "--model", "model", "--mu", "inf"], &["mu = inf", "finite"]);
+    scratch.fails(&["plan", "--schedule", "flow", "--mu", "1"], &["--mu"]);
 }
 
 #[test]

@@ -95,6 +95,23 @@ fn noise_is_taken_as_given_or_from_the_seed() {
     scratch.fails(&words(&trajectory("4", &[])), &["noise", "[2, 4]", "[1, 1, 2, 2]"]);
 }
 
+/// A key of another class is passed over, and named if it asks for something.
+#[test]
+fn keys_of_other_classes_are_named() {
+    let scratch = Scratch::new();
+    scratch.write("in.safetensors", tensors::file(&[("sample", input(&START))]));
+    let told = |text: &str| {
+        scratch.write("s.json", text);
+        scratch.ok(&words(&trajectory("4", &[])))
+    };
+    let quiet = told(r#"{"_class_name": "DDIMScheduler", "use_karras_sigmas": false, "solver_order": 3}"#);
+    assert!(!quiet.told().contains("warning"), "{}", quiet.told());
+    told(r#"{"_class_name": "DDIMScheduler", "use_karras_sigmas": true, "shift": 3.0}"#).says(&[
+        "warning: s.json: `shift` = 3.0 is passed over",
+        "`use_karras_sigmas` = true is passed over, as in diffusers: DDIMScheduler has no such key",
+    ]);
+}
+
 #[test]
 fn bad_input() {
     let scratch = Scratch::new();

@@ -11,21 +11,21 @@ use std::{
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::{
-    Autoencoder, ClipTextConfig, ClipTextModel, DitTransformer, TensorSource, UNet2DConditionModel,
-    UNet2DModel,
+    Autoencoder, ClipTextConfig, ClipTextModel, DitConfig, DitTransformer, TensorSource,
+    UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel,
 };
 
 pub use save::StableDiffusion;
 
 use crate::{
-    component::{Component, ComponentDir},
+    component::{CONFIG, Component, ComponentDir},
     error::HubError,
     files,
     lora::Lora,
-    model_dir::{EXTRAS, Extras},
+    model_dir::{Extras, extras_in},
     model_index,
     original::{self, Family, OriginalCheckpoint},
-    scheduler_config::SchedulerConfig,
+    scheduler_config::{PATCH, SchedulerConfig, tokens},
     tokenizer::ClipTokenizer,
 };
 
@@ -122,6 +122,30 @@ pub fn class_of(dir: &Path) -> Result<Option<LatentClass>, HubError> {
     let entries: Map<String, Value> = files::read_json(&path)?;
     let class = entries.get("_class_name").and_then(Value::as_str).unwrap_or_default();
     Ok(CLASSES.iter().find(|(name, _)| *name == class).map(|(_, class)| *class))
+}
+
+/// Tokens of the latents that the network of the latent pipeline in `dir` was made for, by which its noise levels may
+/// be shifted. `None` if its configuration says no size. The weights are not read.
+///
+/// # Errors
+/// If the network's configuration is missing or not understood.
+pub fn own_tokens(dir: &Path, class: LatentClass) -> Result<Option<usize>, HubError> {
+    let folder = dir.join(if class == LatentClass::Dit { "transformer" } else { "unet" });
+    let network = ComponentDir::open(&folder)?;
+    let bad = |source| HubError::Config { path: folder.join(CONFIG), source };
+    let text = network.config();
+    let (size, patch) = match network.class() {
+        "DiTTransformer2DModel" => {
+            let config = DitConfig::from_json(text).map_err(bad)?;
+            (Some([config.sample_size; 2]), config.patch_size)
+        }
+        "UNet2DConditionModel" => {
+            let size = UNet2DConditionConfig::from_json(text).map_err(bad)?.sample_size;
+            (size.map(|size| size.dims()), PATCH)
+        }
+        _ => (UNet2DConfig::from_json(text).map_err(bad)?.sample_size.map(|size| size.dims()), PATCH),
+    };
+    Ok(size.map(|size| tokens(size, patch)))
 }
 
 struct Index<'a> {
@@ -287,7 +311,7 @@ impl LatentModel {
             scheduler,
             zeros_for_no_negative: class == LatentClass::StableDiffusionXl && zeros.unwrap_or(true),
             class_names: index.class_names()?,
-            extras: index.extras()?,
+            extras: extras_in(dir)?,
         };
         model.check_fit(&index.path)?;
         Ok(model)
@@ -387,11 +411,6 @@ impl Index<'_> {
             return Err(HubError::key(&self.path, "requires_aesthetics_score", reason));
         }
         Ok(())
-    }
-
-    fn extras(&self) -> Result<Extras, HubError> {
-        let path = self.dir.join(EXTRAS);
-        if path.exists() { files::read_json(&path) } else { Ok(Extras::default()) }
     }
 
     fn class_names(&self) -> Result<Vec<String>, HubError> {

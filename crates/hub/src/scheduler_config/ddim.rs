@@ -1,5 +1,5 @@
-//! `DDIMScheduler` and `CogVideoXDDIMScheduler`: each step goes `num_train_timesteps / steps` down, whatever the next time of the list
-//! is. `eta` belongs to the call, not to the configuration.
+//! `DDIMScheduler`: each step goes `num_train_timesteps / steps` down, whatever the next time of the list is. `eta`
+//! belongs to the call, not to the configuration.
 
 use tweedie_core::{Level, Plan, schedule::Interpolation, spacing::Spacing};
 
@@ -9,7 +9,7 @@ use super::{
     keys::Keys,
 };
 
-const BETAS: BetaRules = BetaRules {
+pub(super) const BETAS: BetaRules = BetaRules {
     start: 1e-4,
     end: 0.02,
     curves: COMMON_CURVES,
@@ -19,12 +19,13 @@ const BETAS: BetaRules = BetaRules {
 };
 
 #[derive(Debug)]
-struct Ddim {
-    process: Process,
-    table: usize,
-    spacing: TableSpacing,
-    clamp: Option<Clamp>,
-    end: Level,
+pub(super) struct Ddim {
+    pub(super) process: Process,
+    pub(super) table: usize,
+    pub(super) spacing: TableSpacing,
+    pub(super) clamp: Option<Clamp>,
+    /// Where a step below time 0 ends.
+    pub(super) end: Level,
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
@@ -33,22 +34,6 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let clamp = betas::clamp(keys, true, true)?;
     let end = if keys.flag("set_alpha_to_one", true)? { Level::CLEAN } else { process.schedule.level(0.0) };
     Ok(Box::new(Ddim { process, table, spacing, clamp, end }))
-}
-
-/// `CogVideoXDDIMScheduler`: the signal of every level weakened, nothing clipped whatever the keys say, no `eta`.
-pub(super) fn read_cogvideox(keys: &mut Keys) -> Read {
-    let shift: f64 = keys.take("snr_shift_scale", 3.0)?;
-    if !(shift > 0.0 && shift.is_finite()) {
-        return Err(keys.error("snr_shift_scale", format!("{shift}: expected a finite number > 0")));
-    }
-    let rules = BetaRules { start: 0.00085, end: 0.012, ..BETAS };
-    let Table { process, steps: table, .. } = betas::process_shifted(keys, &rules, "scaled_linear", shift)?;
-    let spacing = TableSpacing::read(keys, "leading")?;
-    keys.flag("clip_sample", true)?;
-    keys.take("clip_sample_range", 1.0)?;
-    keys.take("sample_max_value", 1.0)?;
-    let end = if keys.flag("set_alpha_to_one", true)? { Level::CLEAN } else { process.schedule.level(0.0) };
-    Ok(Box::new(Ddim { process, table, spacing, clamp: None, end }))
 }
 
 impl Scheduler for Ddim {

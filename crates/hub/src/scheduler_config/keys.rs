@@ -5,75 +5,8 @@ use std::{collections::BTreeSet, path::Path};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::foreign;
 use crate::error::HubError;
-
-/// Keys that diffusers' schedulers have or had. Configurations pass from class to class and carry keys
-/// along that the present class does not read, which says nothing about the model.
-const FOREIGN: &[&str] = &[
-    "algorithm_type",
-    "base_image_seq_len",
-    "base_shift",
-    "beta_end",
-    "beta_schedule",
-    "beta_start",
-    "clip_denoised",
-    "clip_sample",
-    "clip_sample_range",
-    "corrector_order",
-    "disable_corrector",
-    "dynamic_thresholding_ratio",
-    "euler_at_final",
-    "final_sigmas_type",
-    "flow_shift",
-    "interpolation_type",
-    "invert_sigmas",
-    "lambda_min_clipped",
-    "lower_order_final",
-    "max_image_seq_len",
-    "max_shift",
-    "noise_sampler_seed",
-    "num_train_timesteps",
-    "original_inference_steps",
-    "predict_x0",
-    "prediction_type",
-    "predictor_order",
-    "rescale_betas_zero_snr",
-    "rho",
-    "s_noise",
-    "sample_max_value",
-    "scale_factors",
-    "set_alpha_to_one",
-    "set_alpha_to_zero",
-    "shift",
-    "shift_terminal",
-    "sigma_data",
-    "sigma_max",
-    "sigma_min",
-    "sigma_schedule",
-    "skip_prk_steps",
-    "snr_shift_scale",
-    "solver_order",
-    "solver_p",
-    "solver_type",
-    "steps_offset",
-    "stochastic_sampling",
-    "tau_func",
-    "tensor_format",
-    "thresholding",
-    "time_shift_type",
-    "timestep_scaling",
-    "timestep_spacing",
-    "timestep_type",
-    "trained_betas",
-    "upscale_mode",
-    "use_beta_sigmas",
-    "use_dynamic_shifting",
-    "use_exponential_sigmas",
-    "use_flow_sigmas",
-    "use_karras_sigmas",
-    "use_lu_lambdas",
-    "variance_type",
-];
 
 /// The keys of one configuration, read by one class.
 pub(super) struct Keys<'a> {
@@ -157,16 +90,22 @@ impl<'a> Keys<'a> {
         HubError::key(self.path, key, reason)
     }
 
-    /// Whether every key was understood.
-    pub(super) fn finish(self) -> Result<(), HubError> {
-        for key in self.entries.keys() {
-            let known = key.starts_with('_') || self.read.contains(&**key) || FOREIGN.contains(&&**key);
-            if !known {
+    /// Whether every key was understood, and those of other classes whose values ask for something.
+    pub(super) fn finish(self) -> Result<Vec<String>, HubError> {
+        let mut passed_over = Vec::new();
+        for (key, value) in self.entries {
+            if key.starts_with('_') || self.read.contains(&**key) {
+                continue;
+            }
+            if !foreign::known(key) {
                 let reason = format!("unknown key; this class knows {}", list(&self.read));
                 return Err(self.error(key, reason));
             }
+            if !self.defaulted.contains(&**key) && foreign::asks(key, value) {
+                passed_over.push(key.clone());
+            }
         }
-        Ok(())
+        Ok(passed_over)
     }
 }
 

@@ -10,7 +10,7 @@ use tweedie_core::{
     },
 };
 
-use super::{ipndm::FromPureNoise, lms_begun::Lms, pndm::Pndm};
+use super::{cogvideox::CogVideoX, ipndm::FromPureNoise, lms_begun::Lms, pndm::Pndm, pndm_begun};
 
 /// What goes from one level to the next.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub(super) enum Method {
     /// As it is registered.
     Named(&'static SolverEntry),
     Pndm(Pndm),
+    PndmBegun(pndm_begun::Begun),
+    CogVideoX(CogVideoX),
     Ipndm(FromPureNoise<Ipndm>),
     Lms(Lms),
     DpmMultistep(DpmMultistep),
@@ -34,6 +36,8 @@ impl Method {
         match self {
             Self::Named(entry) => entry.build(),
             Self::Pndm(solver) => Box::new(*solver),
+            Self::PndmBegun(solver) => Box::new(solver.clone()),
+            Self::CogVideoX(solver) => Box::new(*solver),
             Self::Ipndm(solver) => Box::new(*solver),
             Self::Lms(solver) => Box::new(*solver),
             Self::DpmMultistep(solver) => Box::new(*solver),
@@ -71,12 +75,12 @@ impl SolverChoice {
         self.method.build()
     }
 
-    /// The plan without its first `step` steps, where the solver has a way of its own to begin there.
-    pub(super) fn begun_plan(&self, plan: &Plan, step: usize) -> Option<Plan> {
-        match &self.method {
-            Method::Pndm(solver) => solver.begun_at(plan, step),
-            _ => None,
-        }
+    /// The plan and the solver without the first `step` steps, where the solver has a way of its own to begin there.
+    pub(super) fn begun_at(&self, plan: &Plan, step: usize) -> Option<(Plan, Self)> {
+        let Method::Pndm(solver) = &self.method else { return None };
+        let (plan, begun) = solver.begun_at(plan, step)?;
+        let method = begun.map_or(self.method.clone(), Method::PndmBegun);
+        Some((plan, Self { method, ..self.clone() }))
     }
 
     /// The solver of a plan of `steps` steps whose first ones, from the levels `skipped`, are left out.

@@ -7,6 +7,7 @@
 
 mod betas;
 mod clamp;
+mod cogvideox;
 mod consistency;
 mod consistency_models;
 mod ddim;
@@ -17,6 +18,7 @@ mod dpmsolver;
 mod edm;
 mod euler;
 mod flow;
+mod foreign;
 mod heun;
 mod ipndm;
 mod keys;
@@ -25,6 +27,7 @@ mod lms_begun;
 mod method;
 mod multistep;
 mod pndm;
+mod pndm_begun;
 mod recipe;
 mod sigmas;
 mod trace;
@@ -61,7 +64,8 @@ const CLASSES: &[(&str, Reader)] = &[
     ("UnCLIPScheduler", ddpm::read_unclip),
     ("DDIMScheduler", ddim::read),
     ("DDIMParallelScheduler", ddim::read),
-    ("CogVideoXDDIMScheduler", ddim::read_cogvideox),
+    ("CogVideoXDDIMScheduler", cogvideox::read),
+    ("CogVideoXDPMScheduler", cogvideox::read_dpm),
     ("DDIMInverseScheduler", ddim_inverse::read),
     ("PNDMScheduler", pndm::read),
     ("IPNDMScheduler", ipndm::read),
@@ -91,6 +95,15 @@ const CLASSES: &[(&str, Reader)] = &[
 
 /// What a sampler learned for a model is called in place of a solver.
 pub const TUNED: &str = "tuned";
+
+/// The side of the patches that [`tokens`] counts where a network has none of its own.
+pub const PATCH: usize = 2;
+
+/// Tokens of a sample of the given height and width in patches of `patch`×`patch`, for
+/// [`SchedulerConfig::of_tokens`].
+pub fn tokens(size: [usize; 2], patch: usize) -> usize {
+    size.into_iter().map(|n| n.div_ceil(patch.max(1))).product()
+}
 
 /// The most steps of a plan, where the schedule itself sets no limit.
 const MOST_STEPS: usize = 1 << 20;
@@ -155,6 +168,7 @@ pub struct SchedulerConfig {
     path: PathBuf,
     class: &'static str,
     entries: Map<String, Value>,
+    passed_over: Vec<String>,
     scheduler: Box<dyn Scheduler>,
 }
 
@@ -195,8 +209,8 @@ impl SchedulerConfig {
         };
         let mut keys = Keys::new(&entries, path);
         let scheduler = read(&mut keys)?;
-        keys.finish()?;
-        Ok(Self { path: path.into(), class, entries, scheduler })
+        let passed_over = keys.finish()?;
+        Ok(Self { path: path.into(), class, entries, passed_over, scheduler })
     }
 
     /// The same training process sampled by another class, as `OtherScheduler.from_config` does: shared
@@ -259,6 +273,25 @@ impl SchedulerConfig {
             Ok(()) => Some(Self { scheduler, ..shifted }),
             Err(_) => None,
         })
+    }
+
+    /// Where it was read, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keys of other classes, and their values, that ask for another process, other levels or another range than
+    /// this class knows. They are passed over, as in diffusers.
+    ///
+    /// ```
+    /// use tweedie_hub::SchedulerConfig;
+    /// let text = r#"{"_class_name": "DDIMScheduler", "use_karras_sigmas": true, "solver_order": 3}"#;
+    /// let config = SchedulerConfig::from_json(text, "scheduler_config.json".as_ref())?;
+    /// assert_eq!(config.passed_over().map(|(key, _)| key).collect::<Vec<_>>(), ["use_karras_sigmas"]);
+    /// # Ok::<(), tweedie_hub::HubError>(())
+    /// ```
+    pub fn passed_over(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.passed_over.iter().filter_map(|key| Some((key.as_str(), self.entries.get(key)?)))
     }
 
     /// diffusers' class.

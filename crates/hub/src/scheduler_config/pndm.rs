@@ -35,13 +35,13 @@ const WEIGHTS: [&[f64]; 4] = [
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pndm {
     v: bool,
-    runge_kutta: bool,
+    pub(super) runge_kutta: bool,
     /// Steps of the plan.
     steps: usize,
     /// Times between two steps.
-    stride: f64,
+    pub(super) stride: f64,
     /// Where steps below time 0 end.
-    end: Level,
+    pub(super) end: Level,
 }
 
 impl Pndm {
@@ -61,26 +61,44 @@ impl Pndm {
         }
     }
 
-    /// The plan without its first `step` calls of the network, as diffusers goes on from there: its steps
-    /// count from the call that they begin with, of which the second is made for the first step's end, though
-    /// the list names the second time twice only at its beginning. So no time is told twice, and of the levels
-    /// passed one is not stepped from. None if the start is by Runge-Kutta steps.
-    pub(super) fn begun_at(&self, plan: &Plan, step: usize) -> Option<Plan> {
-        let solves: Vec<(usize, Level)> = (plan.steps().enumerate())
-            .filter(|(_, (_, m))| matches!(m, Move::Solve(_)))
-            .map(|(index, (level, _))| (index, level))
-            .collect();
-        if self.runge_kutta || step == 0 || step >= solves.len() {
-            return None;
+    /// A step of Runge and Kutta's: the sample is taken for one of `base`, and the network told the times `told`,
+    /// of which the last may be missing. Its odd stages go half a step below the time that was told.
+    pub(super) fn runge_kutta<V: Vector>(
+        &self,
+        s: &mut Step<'_, V>,
+        base: Level,
+        told: &[f64],
+    ) -> Result<V, Halt> {
+        let start = s.x.clone();
+        let (mut x, mut answers) = (start.clone(), Vec::new());
+        for (stage, &time) in told.iter().enumerate() {
+            let at = s.schedule().level(time);
+            let raw = if stage == 0 { self.raw(&s.predict()?, s.from) } else { self.ask(s, &x, at)? };
+            let to = if stage % 2 == 0 { self.level(s, time - self.half()) } else { at };
+            x = if stage == 3 {
+                let (ends, inner) = (1.0 / 6.0, 1.0 / 3.0);
+                let mean =
+                    lin![ends => &answers[0], inner => &answers[1], inner => &answers[2], ends => &raw];
+                self.transfer(&start, &mean, base, to)
+            } else {
+                self.transfer(&start, &raw, base, to)
+            };
+            answers.push(raw);
         }
-        // The first call is for the level before, but where that is named twice.
-        let start = solves[(step - 1).max(1)].1;
-        let mut moves = vec![Move::Solve(solves[step].1)];
-        if let Some(&(index, level)) = solves.get(step + 1) {
-            moves.push(Move::Relabel(level));
-            moves.extend(&plan.moves[index..]);
-        }
-        Some(Plan { start, start_std: start.alpha.hypot(start.sigma), moves, ..plan.clone() })
+        Ok(x)
+    }
+
+    /// The step of the newest answer and up to three before it.
+    pub(super) fn multistep<V: Vector>(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
+        let mut raws = vec![self.raw(&s.predict()?, s.from)];
+        raws.extend((1..4).map_while(|k| s.past(k)).map(|node| self.raw(&node.prediction, node.level)));
+        let terms: Vec<(f64, &V)> = WEIGHTS[raws.len() - 1].iter().copied().zip(&raws).collect();
+        Ok(self.transfer(&s.x, &V::lin(&terms), s.from, s.to))
+    }
+
+    /// Half a step, in whole times.
+    pub(super) fn half(&self) -> f64 {
+        (self.stride / 2.0).floor()
     }
 
     fn ask<V: Vector>(&self, s: &mut Step<'_, V>, x: &V, at: Level) -> Result<V, Halt> {
@@ -102,20 +120,14 @@ impl<V: Vector> Solver<V> for Pndm {
     }
 
     fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
-        let p = s.predict()?;
-        let (x, from, to) = (s.x.clone(), s.from, s.to);
-        let raw = self.raw(&p, from);
+        let (from, to) = (s.from, s.to);
         if self.runge_kutta && s.index < 3 {
-            // The stage lies half a step below this time, but the network is told half a step above the next.
-            let half = (self.stride / 2.0).floor();
-            let (below, above) = (self.level(s, from.t - half), s.schedule().level(to.t + half));
-            let second = self.ask(s, &self.transfer(&x, &raw, from, below), above)?;
-            let third = self.ask(s, &self.transfer(&x, &second, from, above), above)?;
-            let fourth = self.ask(s, &self.transfer(&x, &third, from, to), to)?;
-            let (ends, inner) = (1.0 / 6.0, 1.0 / 3.0);
-            let mean = lin![ends => &raw, inner => &second, inner => &third, ends => &fourth];
-            return Ok(self.transfer(&x, &mean, from, to));
+            // The second time told lies above the stage's own level.
+            let above = to.t + self.half();
+            return self.runge_kutta(s, from, &[from.t, above, above, to.t]);
         }
+        let p = s.predict()?;
+        let (x, raw) = (s.x.clone(), self.raw(&p, from));
         if !self.runge_kutta && s.index == 0 && self.steps > 1 {
             let there = self.level(s, from.t - self.stride);
             let second = self.ask(s, &self.transfer(&x, &raw, from, there), to)?;
@@ -124,10 +136,7 @@ impl<V: Vector> Solver<V> for Pndm {
             let start = s.schedule().level(to.t + self.stride);
             return Ok(self.transfer(&x, &mean, start, to));
         }
-        let mut raws = vec![raw];
-        raws.extend((1..4).map_while(|k| s.past(k)).map(|node| self.raw(&node.prediction, node.level)));
-        let terms: Vec<(f64, &V)> = WEIGHTS[raws.len() - 1].iter().copied().zip(&raws).collect();
-        Ok(self.transfer(&x, &V::lin(&terms), from, to))
+        self.multistep(s)
     }
 }
 

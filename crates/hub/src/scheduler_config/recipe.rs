@@ -92,8 +92,8 @@ impl Recipe {
         let Some(&(index, level)) = solves.get(step) else {
             return Err(format!("begin = {step}: expected less than the {} steps there are", solves.len()));
         };
-        if let Some(plan) = self.solver.begun_plan(&self.plan, step) {
-            self.plan = plan;
+        if let Some((plan, solver)) = self.solver.begun_at(&self.plan, step) {
+            (self.plan, self.solver) = (plan, solver);
             return Ok(self);
         }
         let skipped: Vec<Level> = solves[..step].iter().map(|(_, level)| *level).collect();

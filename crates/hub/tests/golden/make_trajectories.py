@@ -125,8 +125,16 @@ def run(cls, steps, config, model, begin, strength, eta, mu, start):
     elif start == "scaled":
         x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
     rows = [x]
-    for t, following in zip(times, [*times[1:], None]):
+    old = None
+    for k, (t, following) in enumerate(zip(times, [*times[1:], None])):
         entry = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        if cls == "CogVideoXDPMScheduler":
+            # Its pipelines pass the last clean sample and its time. It draws up to twice a step and takes one.
+            module.randn_tensor = lambda *_, **__: wave(k)
+            back = times[k - 1] if k else None
+            x, old = scheduler.step(network(model, entry, t), old, t, back, x)
+            rows.append(x)
+            continue
         extra = {} if eta is None else {"eta": eta}
         if cls == "UnCLIPScheduler":
             extra["prev_timestep"] = following  # as its pipelines do
@@ -311,6 +319,16 @@ def CogVideoXDDIMScheduler(c):
 
 
 @family
+def CogVideoXDPMScheduler(c):
+    yield from table(c)
+    yield from partial(c)
+    yield from zero_snr(c)
+    yield from product(c, set_alpha_to_one=(False,), timestep_spacing=SPACINGS, steps=(1, 7, 20))
+    yield from product(c, snr_shift_scale=(1.0, 2.0), steps=(7,))
+    yield dict(cls=c, steps=50, prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing")
+
+
+@family
 def DDIMInverseScheduler(c):
     yield from table(c, spacings=("leading", "trailing"))
     yield from zero_snr(c)
@@ -331,6 +349,11 @@ def PNDMScheduler(c):
     yield from product(c, skip_prk_steps=(True,), prediction_type=both, timestep_spacing=SPACINGS, begin=(1, 2, 6), steps=(7,))
     yield from product(c, skip_prk_steps=(True,), set_alpha_to_one=(True,), begin=(1,), steps=(2, 3))
     yield dict(cls=c, steps=50, strength=0.8, skip_prk_steps=True, steps_offset=1, **LATENT)
+    yield from partial(c)
+    for kind in both:
+        yield from product(c, prediction_type=(kind,), timestep_spacing=SPACINGS, begin=(1, 2, 3, 6), steps=(7,))
+    yield from product(c, set_alpha_to_one=(True,), begin=(1, 2, 3), steps=(4,))
+    yield from product(c, strength=(0.1, 0.5, 0.8), steps_offset=(1,), steps=(50,))
 
 
 @family

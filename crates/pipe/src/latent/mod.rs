@@ -14,7 +14,10 @@ use std::{
 use burn::tensor::{Device, Tensor};
 use tweedie_core::solver;
 use tweedie_data::Image;
-use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, Lora, Recipe};
+use tweedie_hub::{
+    LatentClass, LatentModel, LatentNetwork, Lora, Recipe,
+    scheduler_config::{PATCH, tokens},
+};
 use tweedie_models::{Autoencoder, Condition, HostTensor, Network, Precision, vae::Tiles};
 use tweedie_ops::{Batch, RowNoise, from_host};
 
@@ -177,9 +180,9 @@ impl LatentPipeline {
         let [c, h, w] = self.latents_of(size);
         let patch = match &self.model.network {
             LatentNetwork::Dit(dit) => dit.config().patch_size.max(1),
-            _ => 2,
+            _ => PATCH,
         };
-        let shifted = shifted(&self.model.scheduler, request.mu, h.div_ceil(patch) * w.div_ceil(patch))?;
+        let shifted = shifted(&self.model.scheduler, request.mu, tokens([h, w], patch))?;
         let mut recipe = shifted.as_ref().unwrap_or(&self.model.scheduler).resolve_with(&sampling)?;
         learned_variance(&recipe, self.outputs(), c)?;
         match (request.strength, image) {

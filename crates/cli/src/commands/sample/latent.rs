@@ -34,7 +34,7 @@ pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str
     let device = tweedie::ops::device(device)?;
     let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
     let model = match &args.model {
-        Some(path) => model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device)?,
+        Some(path) => model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device, ui)?,
         None => {
             ensure!(loras.is_empty(), "--lora: changes a model that --model names");
             builtin::text_model(&device)?

@@ -1,5 +1,4 @@
-//! Learning a [`Bespoke`] solver for a model: levels, the times told to the network, and weights, such that in
-//! few evaluations it ends where the model's own probability-flow ODE does.
+//! All numbers of a [`Bespoke`] solver at once: levels, the times told to the network, and weights.
 //!
 //! The distance to the converged solutions of a number of starts is a sum of squares, which the
 //! Levenberg-Marquardt method makes small: its derivatives are differences, each of which runs the network again
@@ -10,25 +9,10 @@
 
 use std::ops::ControlFlow;
 
+use super::{Case, Progress, error, run};
 use crate::{
-    level::Level,
-    lin,
-    phi::solve,
-    predict::{Denoiser, Halt},
-    schedule::NoiseSchedule,
-    solver::Bespoke,
-    vector::Vector,
+    level::Level, lin, phi::solve, predict::Halt, schedule::NoiseSchedule, solver::Bespoke, vector::Vector,
 };
-
-/// A start (or a batch of them), its denoiser, and where its trajectory should end.
-pub struct Case<'a, V> {
-    /// The sample at the noisiest level, of the solver's `start_std`.
-    pub start: V,
-    /// The model.
-    pub model: &'a dyn Denoiser<V>,
-    /// The converged solution.
-    pub target: V,
-}
 
 /// When to stop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,28 +27,6 @@ impl Default for Options {
     fn default() -> Self {
         Self { iterations: 20, tolerance: 0.003 }
     }
-}
-
-/// How far learning is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Progress {
-    /// Iterations done, and the share of the present one.
-    pub iterations: f64,
-    /// The root mean square distance to the targets so far.
-    pub error: f64,
-}
-
-/// The root mean square distance of the solver's ends from the targets.
-///
-/// # Errors
-/// If a model halts.
-pub fn error<V: Vector>(solver: &Bespoke, cases: &[Case<'_, V>]) -> Result<f64, Halt> {
-    let mut squares = Vec::with_capacity(cases.len());
-    for case in cases {
-        let end = run(solver, case, &mut Vec::new())?;
-        squares.push(lin![1.0 => &end, -1.0 => &case.target].rms().powi(2));
-    }
-    Ok(mean(&squares).sqrt())
 }
 
 /// Improves `first` on `cases`, all of one size: the result, never worse there than `first`, and its
@@ -115,18 +77,6 @@ pub fn refine<V: Vector>(
         }
     }
     Ok((best.solver(schedule), least))
-}
-
-/// Runs on from the answers there are, and adds those that come.
-fn run<V: Vector>(solver: &Bespoke, case: &Case<'_, V>, answers: &mut Vec<V>) -> Result<V, Halt> {
-    for k in answers.len()..solver.evaluations() {
-        let x = match k {
-            0 => case.start.clone(),
-            _ => solver.sum(k - 1, &case.start, answers),
-        };
-        answers.push(case.model.denoise(&x, solver.levels[k])?.x0);
-    }
-    Ok(solver.sum(solver.evaluations() - 1, &case.start, answers))
 }
 
 /// A solver's numbers, each to be changed by itself.
@@ -307,8 +257,4 @@ impl Normal {
         let step = solve(damped, self.gradient.iter().map(|g| -g).collect());
         step.into_iter().map(|v| if v.is_finite() { v } else { 0.0 }).collect()
     }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
