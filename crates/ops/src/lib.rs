@@ -22,7 +22,7 @@ use engine::Engine;
 
 pub use batch::{Batch, RowNoise};
 pub use burn::tensor::{Device, Tensor};
-pub use device::{DeviceError, device, devices, has_bf16, instruction_set};
+pub use device::{DeviceError, check_instruction_set, device, devices, has_bf16, instruction_set};
 pub use file_map::FileMap;
 pub use host::{from_host, to_host};
 pub use memory::init;

@@ -189,7 +189,7 @@ impl Kernels<'_> {
         let (mut dw, mut db) = (numbers(channels), numbers(channels));
         self.time(&names[1], self.bytes(3 * len), || {
             let gradients = [&mut dw[..], &mut db[..]];
-            group_norm::backward(isa, &n, &x, &dy, [&mean, &rstd], [&w, &b], &mut dx, gradients);
+            group_norm::backward(isa, &n, &x, &dy, [&mean, &rstd], [&w, &b], &mut dx, gradients, None);
         })
     }
 
