@@ -6,37 +6,34 @@ use burn::{
 };
 use tweedie_kernels::{
     attention::{self, Attention},
-    conv::{self, Conv},
     elementwise,
-    gemm::{Matrix, product, transposed_product},
-    group_norm::{self, GroupNorm},
+    gemm::{Added, Matrix, product, product_with, transposed_product},
     resample,
 };
 
 use super::{
-    Engine, half, isa,
+    Engine, NormOptions, conv, half, isa,
     layout::{
         Image, Number, dense, flat, from_heads, heads, heads_of, like, stretch, stretch_mut, tensor,
         uninitialized, values,
     },
-    prepared, tokens,
+    norm, prepared, tokens,
 };
 use crate::ConvOptions;
 
-pub(super) fn conv_of(batch: usize, size: [usize; 2], weight: [usize; 4], o: ConvOptions) -> Conv {
-    let [out_channels, per_group, kh, kw] = weight;
-    Conv {
-        batch,
-        size,
-        in_channels: per_group * o.groups,
-        out_channels,
-        kernel: [kh, kw],
-        stride: o.stride,
-        pad_before: o.pad_before,
-        pad_after: o.pad_after,
-        dilation: o.dilation,
-        groups: o.groups,
-    }
+/// Stands for an argument that is not given.
+pub(super) fn absent() -> FlexTensor {
+    tensor(Vec::<f32>::new(), vec![0])
+}
+
+/// Whether `x` stands for an argument that is not given.
+pub(super) fn is_absent(x: &FlexTensor) -> bool {
+    x.layout().num_elements() == 0
+}
+
+/// `x`, if it is given.
+pub(super) fn present(x: FlexTensor) -> Option<FlexTensor> {
+    (!is_absent(&x)).then_some(x)
 }
 
 pub(super) fn dims<const N: usize>(x: &FlexTensor) -> [usize; N] {
@@ -90,72 +87,96 @@ pub(super) fn mapped<T: Number>(
     like(&x, out)
 }
 
-/// Means and reciprocal standard deviations of groups, `[B, groups]`.
-fn statistics(x: &FlexTensor, groups: usize, eps: f64) -> (FlexTensor, FlexTensor) {
-    let x = Image::new(x.clone());
-    let [batch, pixels, channels] = x.dims();
-    let n = GroupNorm { batch, pixels, channels, groups, eps: eps as f32, silu: false };
-    let (mut mean, mut rstd) = (vec![0.0; batch * groups], vec![0.0; batch * groups]);
-    group_norm::statistics(isa(), &n, x.values(), &mut mean, &mut rstd);
-    (tensor(mean, vec![batch, groups]), tensor(rstd, vec![batch, groups]))
-}
-
 impl Engine for Flex {
+    fn engine_absent(_: FlexTensor) -> FlexTensor {
+        absent()
+    }
+
     fn engine_cast(x: FlexTensor, to: FloatDType) -> FlexTensor {
         half::cast(x, to)
     }
 
     fn engine_conv2d(
         x: FlexTensor,
+        y: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
+        shift: FlexTensor,
+        residual: FlexTensor,
         options: ConvOptions,
+        doubled: bool,
     ) -> FlexTensor {
-        if half::is(&x) {
-            return half::conv2d(x, weight, bias, options);
-        }
-        let (x, w, bias) = (Image::new(x), dense(weight), dense(bias));
-        let c = conv_of(x.batch(), x.map(), dims(&w), options);
-        assert_eq!(c.in_channels, x.channels(), "channels of a convolution's input");
-        let mut out = uninitialized(c.lens()[2]);
-        match prepared::kernels(&c, &w) {
-            Some(w) => w.forward(&c, x.values(), Some(values(&bias)), &mut out),
-            None => conv::forward(isa(), &c, x.values(), values(&w), Some(values(&bias)), &mut out),
-        }
-        Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
+        let run = if half::is(&x) { half::conv2d } else { conv::conv2d };
+        run([x, y], weight, [bias, shift], residual, options, doubled)
     }
 
     fn engine_conv2d_input(
         dy: FlexTensor,
         weight: FlexTensor,
         size: [usize; 2],
+        channels: [usize; 2],
         options: ConvOptions,
+        doubled: bool,
     ) -> FlexTensor {
-        if half::is(&dy) {
-            return half::conv2d_input(&dy, &weight, size, options).unwrap_or_else(|| {
-                half::narrow(Self::engine_conv2d_input(half::wide(dy), weight, size, options))
-            });
-        }
-        let (dy, w) = (Image::new(dy), dense(weight));
-        let c = conv_of(dy.batch(), size, dims(&w), options);
-        let mut out = uninitialized(c.lens()[0]);
-        conv::data_gradient(isa(), &c, dy.values(), values(&w), &mut out);
-        Image::from_values(out, c.batch, &size, c.in_channels).into_tensor()
+        conv::conv2d_input(dy, weight, size, channels, options, doubled)
     }
 
     fn engine_conv2d_weight(
         x: FlexTensor,
+        y: FlexTensor,
         dy: FlexTensor,
         kernel: [usize; 2],
         options: ConvOptions,
+        doubled: bool,
     ) -> FlexTensor {
-        let (x, dy) = (half::wide(x), half::wide(dy));
-        let (x, dy) = (Image::new(x), Image::new(dy));
-        let shape = [dy.channels(), x.channels() / options.groups, kernel[0], kernel[1]];
-        let c = conv_of(x.batch(), x.map(), shape, options);
-        let mut out = uninitialized(c.lens()[1]);
-        conv::weight_gradient(isa(), &c, x.values(), dy.values(), &mut out);
-        tensor(out, shape.to_vec())
+        conv::conv2d_weight([x, y], dy, kernel, options, doubled)
+    }
+
+    fn engine_norm_conv2d(
+        x: FlexTensor,
+        y: FlexTensor,
+        norm_weight: FlexTensor,
+        norm_bias: FlexTensor,
+        norm_scale: FlexTensor,
+        norm_shift: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shift: FlexTensor,
+        residual: FlexTensor,
+        norm: NormOptions,
+        options: ConvOptions,
+    ) -> FlexTensor {
+        let factors = [norm_weight, norm_bias, norm_scale, norm_shift];
+        let (x, ..) = norm::forward([x, y], factors, norm);
+        Self::engine_conv2d(x, absent(), weight, bias, shift, residual, options, false)
+    }
+
+    fn engine_conv(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        options: ConvOptions<3>,
+    ) -> FlexTensor {
+        conv::convolution(x, weight, bias, options)
+    }
+
+    fn engine_conv_input(
+        dy: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        size: [usize; 3],
+        options: ConvOptions<3>,
+    ) -> FlexTensor {
+        conv::convolution_input(dy, weight, bias, size, options)
+    }
+
+    fn engine_conv_weight(
+        x: FlexTensor,
+        dy: FlexTensor,
+        kernel: [usize; 3],
+        options: ConvOptions<3>,
+    ) -> FlexTensor {
+        conv::convolution_weight(x, dy, kernel, options)
     }
 
     fn engine_channel_sums(x: FlexTensor) -> FlexTensor {
@@ -183,17 +204,23 @@ impl Engine for Flex {
         tensor(out, vec![x.batch(), x.channels()])
     }
 
-    fn engine_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+    fn engine_linear(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        residual: FlexTensor,
+    ) -> FlexTensor {
         if half::is(&x) {
-            return half::linear(x, weight, bias);
+            return half::linear(x, weight, bias, residual);
         }
-        let (x, w, bias) = (dense(x), dense(weight), dense(bias));
+        let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
         let ([m, k], [n, _]) = (rows(&x), dims::<2>(&w));
         let mut out = uninitialized(m * n);
-        let (a, bias) = (Matrix::new(values(&x), m, k), Some(values(&bias)));
+        let a = Matrix::new(values(&x), m, k);
+        let added = Added { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
         match prepared::transposed([n, k], &w) {
-            Some(w) => w.product(a, bias, &mut out),
-            None => product(isa(), a, Matrix::new(values(&w), n, k).t(), bias, &mut out),
+            Some(w) => w.product(a, added, &mut out),
+            None => product_with(isa(), a, Matrix::new(values(&w), n, k).t(), added, &mut out),
         }
         with_last(&x, n, out)
     }
@@ -229,65 +256,29 @@ impl Engine for Flex {
 
     fn engine_group_norm(
         x: FlexTensor,
+        y: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
-        groups: usize,
-        eps: f64,
-        silu: bool,
+        scale: FlexTensor,
+        shift: FlexTensor,
+        norm: NormOptions,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        if half::is(&x) {
-            // Statistics are made again where a gradient asks for them.
-            let none = || tensor(Vec::<f32>::new(), vec![0]);
-            return (half::group_norm(x, weight, bias, groups, eps, silu), none(), none());
-        }
-        let (x, w, bias) = (Image::new(x), dense(weight), dense(bias));
-        let [batch, pixels, channels] = x.dims();
-        let n = GroupNorm { batch, pixels, channels, groups, eps: eps as f32, silu };
-        let (mut mean, mut rstd) = (vec![0.0; batch * groups], vec![0.0; batch * groups]);
-        group_norm::statistics(isa(), &n, x.values(), &mut mean, &mut rstd);
-        let mut out = uninitialized(x.values::<f32>().len());
-        group_norm::forward(isa(), &n, x.values(), [&mean, &rstd], [values(&w), values(&bias)], &mut out);
-        let per_group = |v| tensor(v, vec![batch, groups]);
-        (x.like(out).into_tensor(), per_group(mean), per_group(rstd))
+        norm::forward([x, y], [weight, bias, scale, shift], norm)
     }
 
     fn engine_group_norm_backward(
         x: FlexTensor,
+        y: FlexTensor,
         dy: FlexTensor,
         mean: FlexTensor,
         rstd: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
-        groups: usize,
-        eps: f64,
-        silu: bool,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        if half::is(&x) {
-            let x = half::wide(x);
-            let (mean, rstd) = statistics(&x, groups, eps);
-            let dy = half::wide(dy);
-            let (dx, dw, db) =
-                Self::engine_group_norm_backward(x, dy, mean, rstd, weight, bias, groups, eps, silu);
-            return (half::narrow(dx), dw, db);
-        }
-        let (x, dy, w, bias) = (Image::new(x), Image::new(dy), dense(weight), dense(bias));
-        let [batch, pixels, channels] = x.dims();
-        let n = GroupNorm { batch, pixels, channels, groups, eps: eps as f32, silu };
-        let mut dx = uninitialized(x.values::<f32>().len());
-        let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
-        let statistics = [values(&mean), values(&rstd)];
-        let affine = [values(&w), values(&bias)];
-        group_norm::backward(
-            isa(),
-            &n,
-            x.values(),
-            dy.values(),
-            statistics,
-            affine,
-            &mut dx,
-            [&mut dw, &mut db],
-        );
-        (x.like(dx).into_tensor(), tensor(dw, vec![channels]), tensor(db, vec![channels]))
+        scale: FlexTensor,
+        shift: FlexTensor,
+        norm: NormOptions,
+    ) -> norm::Gradients {
+        norm::backward([x, y], dy, [mean, rstd], [weight, bias, scale, shift], norm)
     }
 
     fn engine_layer_norm(
