@@ -158,14 +158,15 @@ pub fn conv2d_with(x: impl Into<Maps>, kernel: Kernel, added: Added) -> Tensor<4
     run(x, kernel, added, false)
 }
 
-/// Nearest-neighbour resizing to `size = [H, W]`, as PyTorch's `nearest`, then a convolution. Where that is a
+/// Nearest-neighbour resizing to `size = [H, W]`, as PyTorch's `nearest`, then [`conv2d_with`]. Where that is a
 /// doubling, the large map is never in memory.
-pub fn upsample_conv2d(x: Tensor<4>, size: [usize; 2], kernel: Kernel) -> Tensor<4> {
+pub fn upsample_conv2d(x: Tensor<4>, size: [usize; 2], kernel: Kernel, added: Added) -> Tensor<4> {
     let [_, _, h, w] = x.dims();
-    if size == [2 * h, 2 * w] && engine::takes(&x) && engine::serves(&kernel.weight) {
-        return run(x.into(), kernel, Added::default(), true);
+    let x = Maps::from(x);
+    if size == [2 * h, 2 * w] && is_served(&x, &kernel, &added) {
+        return run(x, kernel, added, true);
     }
-    conv2d_with(crate::upsample_nearest2d(x, size), kernel, Added::default())
+    conv2d_with(crate::upsample_nearest2d(x.x, size), kernel, added)
 }
 
 fn run(x: Maps, kernel: Kernel, added: Added, doubled: bool) -> Tensor<4> {

@@ -62,7 +62,7 @@ fn convolutions_of_doubled_maps() {
         compare(
             &format!("{x:?} to {to:?}"),
             [x, [outputs, x[1], 3, 3], [1, outputs, 1, 1]],
-            |[x, w, b]| ops::upsample_conv2d(x, to, kernel(w, b, 1)),
+            |[x, w, b]| ops::upsample_conv2d(x, to, kernel(w, b, 1), Added::default()),
             |[x, w, b]| {
                 let x = reference::upsample_nearest2d(x, to);
                 reference::conv2d(x, w, Some(vector(b)), ConvOptions::same(1))

@@ -10,7 +10,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use tweedie_ops::ConvOptions;
+use tweedie_ops::{Added, ConvOptions};
 
 pub use config::{
     AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, NumberEmbedType, PerBlock,
@@ -178,7 +178,6 @@ impl Network for UNet2DConditionModel {
         for block in &self.up_blocks {
             x = block.forward(x, &mut skips, &told);
         }
-        let x = self.conv_norm_out.then(self.config.act_fn, x);
-        self.conv_out.forward(x, ConvOptions::same(1))
+        self.conv_norm_out.then_conv(self.config.act_fn, x, None, &self.conv_out, Added::default())
     }
 }

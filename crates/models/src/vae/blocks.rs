@@ -1,7 +1,7 @@
 //! Encoder and decoder: residual layers without a time.
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{Added, ConvOptions};
 
 use super::config::AutoencoderKlConfig;
 use crate::{
@@ -45,12 +45,13 @@ impl Resnet {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = self.conv1.forward(self.norm1.then(self.activation, x.clone()), ConvOptions::same(1));
-        let h = self.conv2.forward(self.norm2.then(self.activation, h), ConvOptions::same(1));
-        match &self.conv_shortcut {
-            Some(conv) => ops::add(conv.forward(x, ConvOptions::same(0)), h),
-            None => ops::add(x, h),
-        }
+        let act = self.activation;
+        let h = self.norm1.then_conv(act, x.clone(), None, &self.conv1, Added::default());
+        let residual = match &self.conv_shortcut {
+            Some(conv) => conv.forward(x, ConvOptions::same(0)),
+            None => x,
+        };
+        self.norm2.then_conv(act, h, None, &self.conv2, Added::residual(residual))
     }
 }
 
@@ -154,8 +155,8 @@ impl Encoder {
         for block in &self.down_blocks {
             x = block.forward(x);
         }
-        let x = self.conv_norm_out.then(Activation::Silu, self.mid_block.forward(x));
-        self.conv_out.forward(x, ConvOptions::same(1))
+        let x = self.mid_block.forward(x);
+        self.conv_norm_out.then_conv(Activation::Silu, x, None, &self.conv_out, Added::default())
     }
 }
 
