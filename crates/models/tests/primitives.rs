@@ -23,7 +23,7 @@ use tweedie_ops::{of_primitives, recomputing, to_host};
 const OUTPUT: f64 = 2e-5;
 /// Largest difference of a parameter's gradient, of that gradient's root mean square and a thousandth of the largest
 /// such of all parameters: some gradients are zero but for rounding.
-const GRADIENT: f64 = 5e-4;
+const GRADIENT: f64 = 3e-4;
 
 /// The configuration of a golden file.
 fn config(file: &str) -> String {
@@ -123,7 +123,7 @@ fn a_unet_as_ddpms() {
     let device = Device::flex().autodiff();
     let config = UNet2DConfig::from_json(
         r#"{
-            "block_out_channels": [32, 64, 64], "layers_per_block": 2, "norm_num_groups": 32,
+            "block_out_channels": [32, 64, 64], "layers_per_block": 2, "norm_num_groups": 8,
             "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
             "up_block_types": ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
             "downsample_padding": 0, "flip_sin_to_cos": false, "freq_shift": 1, "norm_eps": 1e-6
@@ -158,6 +158,9 @@ fn text_conditioned_unets() {
                 Some(Added { text_embeds, time_ids: vec![vec![8.0, 9.0, 0.0, 1.0, 8.0, 8.0]; 2] });
         }
         let x = sample("sample", [2, config.in_channels, 16, 16], &Device::flex());
+        if model.check(x.dims(), &[5.0, 900.0], &condition).is_err() {
+            condition.classes = Some(vec![1, 0]);
+        }
         compare(file, &model, |m| m.forward(x.clone(), &[5.0, 900.0], &condition, Mode::Eval));
     }
 }
@@ -170,7 +173,9 @@ fn autoencoders() {
         let weights = weights(&AutoencoderKl::new(&config, 1, &Device::flex()).unwrap());
         let model = AutoencoderKl::load(&config, &weights, &device).unwrap();
         let x = sample("sample", [2, config.in_channels, 32, 32], &Device::flex());
-        compare(file, &model, |m| m.decode(m.encode(x.clone()).unwrap().mean).unwrap());
+        compare(&format!("{file}, encoder"), &model, |m| m.encode(x.clone()).unwrap().mean);
+        let z = sample("latents", [1, config.latent_channels, 5, 4], &Device::flex());
+        compare(&format!("{file}, decoder"), &model, |m| m.decode(z.clone()).unwrap());
     }
 }
 

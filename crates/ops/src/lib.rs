@@ -104,7 +104,7 @@ fn linear_with<const D: usize>(
 
 /// Normalization over the last dimension, then a scale and a shift: `x: [..., C]`, `weight, bias: [C]`.
 pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
-    if !engine::serves(&x) || !engine::serves(&weight) {
+    if !engine::takes(&x) || !engine::serves(&weight) {
         return reference::layer_norm(x, weight, bias, eps);
     }
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
@@ -113,7 +113,7 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
 
 /// `h·gelu(g)` of rows `[h, g]` (Shazeer 2020, arXiv:2002.05202): `[..., 2·width]` to `[..., width]`.
 pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !engine::serves(&x) {
+    if !engine::takes(&x) {
         return reference::geglu(x);
     }
     Tensor::from_dispatch(Dispatch::engine_geglu(x.into_dispatch()))

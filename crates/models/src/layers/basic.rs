@@ -7,6 +7,7 @@ use burn::{
 use tweedie_ops::{self as ops, Added, ConvOptions, Kernel, Maps, Norm};
 
 use super::{Activation, Init};
+use crate::network::Precision;
 
 /// 2-D convolution with a square kernel.
 #[derive(Module, Debug)]
@@ -147,6 +148,21 @@ impl GroupNorm {
                 ops::norm_conv2d(x, self.norm(scale_shift, true), conv.kernel(options), added)
             }
             _ => conv.forward_with(self.scaled(activation, x, scale_shift), options, added),
+        }
+    }
+
+    /// The end of a network: its activations, held in `precision`, come out of the convolution in `f32`, which
+    /// computes with them in `f32`.
+    pub fn then_last_conv(
+        &self,
+        activation: Activation,
+        x: Tensor<4>,
+        conv: &Conv2d,
+        precision: Precision,
+    ) -> Tensor<4> {
+        match precision {
+            Precision::F32 => self.then_conv(activation, x, None, conv, Added::default()),
+            Precision::Bf16 => conv.forward(precision.raise(self.then(activation, x)), ConvOptions::same(1)),
         }
     }
 

@@ -14,7 +14,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use tweedie_ops::{self as ops, Added, ConvOptions};
+use tweedie_ops::{self as ops, ConvOptions};
 
 pub use config::{
     ClassEmbedType, ConfigError, DIFFUSERS_VERSION, DownBlockType, MidBlockType, ResampleType, SampleSize,
@@ -234,16 +234,7 @@ impl UNet2DModel {
             x = block.forward(x, &mut image, &mut skips, &time, mode);
         }
 
-        x = match self.precision {
-            Precision::F32 => {
-                let (act, added) = (Activation::Silu, Added::default());
-                self.conv_norm_out.then_conv(act, x, None, &self.conv_out, added)
-            }
-            Precision::Bf16 => {
-                let x = self.precision.raise(self.conv_norm_out.then(Activation::Silu, x));
-                self.conv_out.forward(x, ConvOptions::same(1))
-            }
-        };
+        x = self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, self.precision);
         if let Some(image) = image {
             x = ops::add(x, image);
         }

@@ -6,6 +6,7 @@ use tweedie_ops::{Added, ConvOptions};
 use super::config::AutoencoderKlConfig;
 use crate::{
     layers::{Activation, Conv2d, GroupNorm, Init},
+    network::Precision,
     unet::{
         attention::Attention,
         resample::{ConvDown, ConvUp},
@@ -150,13 +151,13 @@ impl Encoder {
         }
     }
 
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut x = self.conv_in.forward(x, ConvOptions::same(1));
+    pub(super) fn forward(&self, x: Tensor<4>, precision: Precision) -> Tensor<4> {
+        let mut x = precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         for block in &self.down_blocks {
             x = block.forward(x);
         }
         let x = self.mid_block.forward(x);
-        self.conv_norm_out.then_conv(Activation::Silu, x, None, &self.conv_out, Added::default())
+        self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, precision)
     }
 }
 
@@ -192,12 +193,13 @@ impl Decoder {
         }
     }
 
-    /// All but the last convolution.
-    pub(super) fn features(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut x = self.mid_block.forward(self.conv_in.forward(x, ConvOptions::same(1)));
+    /// All but the last convolution; `f32` whatever the precision of what lies before.
+    pub(super) fn features(&self, x: Tensor<4>, precision: Precision) -> Tensor<4> {
+        let x = precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
+        let mut x = self.mid_block.forward(x);
         for block in &self.up_blocks {
             x = block.forward(x);
         }
-        self.conv_norm_out.then(Activation::Silu, x)
+        precision.raise(self.conv_norm_out.then(Activation::Silu, x))
     }
 }

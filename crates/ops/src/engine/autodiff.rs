@@ -171,7 +171,7 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         let (y, mean, rstd) = B::engine_layer_norm(x.clone(), weight.clone(), bias, eps);
         let statistics = [mean.clone(), rstd.clone()].map(untracked::<B, C>);
         let y = match LayerNormStep.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([x, mean, rstd, weight], y),
+            OpsKind::Tracked(prep) => prep.finish(([x, mean, rstd, weight], eps), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
         let [mean, rstd] = statistics;
@@ -297,9 +297,10 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         mean: F<Self>,
         rstd: F<Self>,
         weight: F<Self>,
+        eps: f64,
     ) -> (F<Self>, F<Self>, F<Self>) {
         let [x, dy, mean, rstd, weight] = [x, dy, mean, rstd, weight].map(|t| t.into_primitive());
-        let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, weight);
+        let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, weight, eps);
         (untracked::<B, C>(dx), untracked::<B, C>(dw), untracked::<B, C>(db))
     }
 

@@ -296,8 +296,9 @@ impl Engine for Flex {
         mean: FlexTensor,
         rstd: FlexTensor,
         weight: FlexTensor,
+        eps: f64,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        tokens::layer_norm_backward(x, dy, [mean, rstd], weight)
+        tokens::layer_norm_backward(x, dy, [mean, rstd], weight, eps)
     }
 
     fn engine_geglu(x: FlexTensor) -> FlexTensor {

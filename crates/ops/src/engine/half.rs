@@ -9,6 +9,7 @@ use burn::{
 use tweedie_kernels::bf16::{
     Bf16, Epilogue, attention, conv, convert, elementwise,
     group_norm::{self, Affine, GroupNorm},
+    layer_norm::{self, LayerNorm},
     linear::Linear,
     resample,
 };
@@ -170,6 +171,23 @@ pub(super) fn group_norm(
     let mut out = uninitialized::<Bf16>(batch * pixels * channels);
     group_norm::forward(isa(), &n, x.values::<Bf16>(), affine, &mut out);
     x.like(out).into_tensor()
+}
+
+pub(super) fn layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f64) -> FlexTensor {
+    let (x, w, bias) = (dense(x), dense(weight), dense(bias));
+    let [rows, channels] = rows(&x);
+    let n = LayerNorm { rows, channels, eps };
+    let mut out = uninitialized::<Bf16>(rows * channels);
+    layer_norm::forward(isa(), &n, values::<Bf16>(&x), Some(values(&w)), Some(values(&bias)), &mut out);
+    with_last(&x, channels, out)
+}
+
+pub(super) fn geglu(x: FlexTensor) -> FlexTensor {
+    let x = dense(x);
+    let [rows, both] = rows(&x);
+    let mut out = uninitialized::<Bf16>(rows * (both / 2));
+    elementwise::geglu(isa(), both / 2, values(&x), &mut out);
+    with_last(&x, both / 2, out)
 }
 
 pub(super) fn silu(x: FlexTensor) -> FlexTensor {

@@ -172,7 +172,8 @@ pub trait Engine: Backend {
         FloatTensor<Self>,
     );
 
-    /// See [`crate::layer_norm`]. Returns the result and the mean and reciprocal standard deviation of each row.
+    /// See [`crate::layer_norm`]. Returns the result and the mean and reciprocal standard deviation of each row;
+    /// nothing of these for `bf16`.
     fn engine_layer_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -186,6 +187,7 @@ pub trait Engine: Backend {
         mean: FloatTensor<Self>,
         rstd: FloatTensor<Self>,
         weight: FloatTensor<Self>,
+        eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// See [`crate::geglu`].

@@ -207,8 +207,8 @@ step!(CastStep, 1, FloatDType, |dy, from, [to_x], grads| {
     give!(grads, to_x, B::engine_cast(dy, from));
 });
 
-step!(LayerNormStep, 3, [F<B>; 4], |dy, [x, mean, rstd, w], [to_x, to_w, to_b], grads| {
-    let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, w);
+step!(LayerNormStep, 3, ([F<B>; 4], f64), |dy, ([x, mean, rstd, w], eps), [to_x, to_w, to_b], grads| {
+    let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, w, eps);
     give!(grads, to_w, dw);
     give!(grads, to_b, db);
     give!(grads, to_x, dx);

@@ -61,6 +61,7 @@ pub struct LatentPlan {
     rescale: f64,
     chunk: usize,
     told: Told,
+    precision: Precision,
 }
 
 impl LatentPipeline {
@@ -96,6 +97,17 @@ impl LatentPipeline {
             LatentNetwork::TextUNet(unet) => &**unet,
             LatentNetwork::Dit(dit) => &**dit,
         }
+    }
+
+    /// The network and the autoencoder with activations in `precision`, which [`Self::resolve`] has found that they
+    /// take; parameters are shared.
+    fn held_in(&self, precision: Precision) -> (Box<dyn Network>, Autoencoder) {
+        let network: Box<dyn Network> = match &self.model.network {
+            LatentNetwork::UNet(unet) => Box::new(unet.clone().with_precision(precision)),
+            LatentNetwork::TextUNet(unet) => Box::new(unet.clone().with_precision(precision)),
+            LatentNetwork::Dit(dit) => dit.clone(),
+        };
+        (network, self.model.autoencoder.clone().with_precision(precision))
     }
 
     /// Channels of the network's answer.
@@ -162,8 +174,14 @@ impl LatentPipeline {
             let ratio = request.dynamic_threshold.unwrap_or_default();
             return Err(fail("dynamic_threshold", format!("{ratio}: expected more than 0, at most 1")));
         }
-        if request.precision.is_some_and(|p| p != Precision::F32) {
-            return Err(fail("precision", "latent models compute in f32".into()));
+        let precision = request.precision.unwrap_or_default();
+        if precision == Precision::Bf16 {
+            if matches!(self.model.network, LatentNetwork::Dit(_)) {
+                return Err(fail("precision", "bf16: diffusion transformers compute in f32".into()));
+            }
+            if !tweedie_ops::has_bf16(&self.device) {
+                return Err(fail("precision", "bf16: only the CPU computes with it, expected f32".into()));
+            }
         }
         let sampling = request.sampling(own);
         let [c, h, w] = self.latents_of(size);
@@ -193,7 +211,7 @@ impl LatentPipeline {
             chunk if guided => (chunk / 2).max(1),
             chunk => chunk,
         };
-        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told })
+        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told, precision })
     }
 
     fn latents_of(&self, [h, w]: [usize; 2]) -> [usize; 3] {
@@ -245,7 +263,8 @@ impl LatentPipeline {
             let reason = format!("has shape {:?}, expected {shape:?}", noise.shape);
             return Err(PipelineError::request("noise", reason));
         }
-        let begin = image.map(|image| self.encode(image, plan.size, request)).transpose()?;
+        let (network, vae) = self.held_in(plan.precision);
+        let begin = image.map(|image| self.encode(&vae, image, plan.size, request)).transpose()?;
         let steps = plan.recipe.plan.solves();
         let of = steps * count.div_ceil(plan.chunk);
         let mut progress = Progress { done: 0, evals: 0, steps, of };
@@ -257,7 +276,7 @@ impl LatentPipeline {
             let start = self.start(&plan, rows.clone(), noise, begin.as_ref(), &mut source);
             let (given, null) = plan.told.rows(rows.clone());
             let steered = Steered {
-                network: self.network(),
+                network: &*network,
                 parameterization: plan.recipe.parameterization,
                 given,
                 null,
@@ -269,7 +288,7 @@ impl LatentPipeline {
             let recipe = &plan.recipe;
             let denoiser = Watched { inner: &steered, clamp: recipe.clamp, cancelled };
             let x = follow(recipe, &denoiser, start, rows, &mut source, &mut progress, on)?;
-            values.extend(self.decode(x.0, request)?);
+            values.extend(self.decode(&vae, x.0, request)?);
         }
         let channels = values.len() / (count * plan.size[0] * plan.size[1]).max(1);
         let tensors = HostTensor { shape: vec![count, channels, plan.size[0], plan.size[1]], values };
@@ -312,6 +331,7 @@ impl LatentPipeline {
     /// The latents of a picture, unscaled, and the logarithm of their variance.
     fn encode(
         &self,
+        vae: &Autoencoder,
         image: &Image,
         [height, width]: [usize; 2],
         request: &Request,
@@ -321,7 +341,6 @@ impl LatentPipeline {
             return Err(PipelineError::request("image", format!("{found}, expected {height}×{width}")));
         }
         let x = from_host(image.to_planes(), [1, 3, height, width], &self.device);
-        let vae = &self.model.autoencoder;
         let encoded = match self.tiles(request, [height, width]) {
             Some(tiles) => vae.encode_tiled(x, tiles),
             None => vae.encode(x),
@@ -375,8 +394,12 @@ impl LatentPipeline {
     }
 
     /// The pictures' values. Each is decoded by itself, which needs no more memory for many than for one.
-    fn decode(&self, latents: Tensor<4>, request: &Request) -> Result<Vec<f32>, PipelineError> {
-        let vae = &self.model.autoencoder;
+    fn decode(
+        &self,
+        vae: &Autoencoder,
+        latents: Tensor<4>,
+        request: &Request,
+    ) -> Result<Vec<f32>, PipelineError> {
         let latents = vae.unscaled(latents);
         let fail = |e: tweedie_models::InputError| PipelineError::request("size", e.to_string());
         let [_, _, h, w] = latents.dims();
