@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 use tweedie_models::params::{HostTensor, TensorSource};
 use tweedie_ops::{AdamW, adamw, adamw_averaged, lerp};
 
-use crate::error::TrainError;
 pub use crate::gradients::GradientMap;
+use crate::{
+    ema::{PutBack, Taken},
+    error::TrainError,
+};
 
 /// The `[optimizer]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,7 +103,7 @@ impl Optimizer {
         average: M,
         weight: f64,
     ) -> (M, M) {
-        let mut taken = Values::default();
+        let mut taken = Taken::default();
         let emptied = average.map(&mut taken);
         let mut update = self.update(gradients, learning_rate, weight, taken.0);
         let model = model.map(&mut update);
@@ -250,36 +253,6 @@ impl ModuleMapper for Update<'_> {
         let value = value.reshape(shape);
         let value = if tracked { Tensor::from_inner(value).require_grad() } else { value };
         Param::from_mapped_value(id, value, mapper)
-    }
-}
-
-/// Takes the values out of a module, flat, so that nobody else holds them.
-#[derive(Default)]
-struct Values(BTreeMap<ParamId, Tensor<1>>);
-
-impl ModuleMapper for Values {
-    fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (id, value, mapper) = p.consume();
-        let (shape, device) = (value.dims(), value.device());
-        self.0.insert(id, value.reshape([shape.iter().product::<usize>()]));
-        // In place of the value: its shape, but for the first dimension.
-        let mut none = shape;
-        none[0] = 0;
-        Param::from_mapped_value(id, Tensor::empty(none, (&device, DType::F32)), mapper)
-    }
-}
-
-/// The opposite.
-struct PutBack(BTreeMap<ParamId, Tensor<1>>);
-
-impl ModuleMapper for PutBack {
-    fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(value) = self.0.remove(&p.id) else { return p };
-        let (id, none, mapper) = p.consume();
-        let mut shape = none.dims();
-        let rest: usize = shape[1..].iter().product();
-        shape[0] = value.dims()[0] / rest.max(1);
-        Param::from_mapped_value(id, value.reshape(shape), mapper)
     }
 }
 

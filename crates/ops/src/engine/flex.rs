@@ -6,18 +6,13 @@ use burn::{
 };
 use tweedie_kernels::{
     attention::{self, Attention},
-    elementwise,
     gemm::{Added, Matrix, product, product_with, transposed_product},
-    resample,
 };
 
 use super::{
-    Engine, NormOptions, conv, half, isa,
-    layout::{
-        Image, Number, dense, flat, from_heads, heads, heads_of, like, stretch, stretch_mut, tensor,
-        uninitialized, values,
-    },
-    norm, prepared, tokens,
+    Engine, NormOptions, conv, elementwise, half, isa,
+    layout::{Number, dense, from_heads, heads, heads_of, tensor, uninitialized, values},
+    norm, prepared, resample, tokens,
 };
 use crate::ConvOptions;
 
@@ -49,42 +44,10 @@ pub(super) fn rows(x: &FlexTensor) -> [usize; 2] {
     [shape.num_elements() / last.max(1), last]
 }
 
-/// `[B, C]` as numbers.
-pub(super) fn per_channel(x: FlexTensor, image: &Image) -> FlexTensor {
-    assert_eq!(dims(&x), [image.batch(), image.channels()], "one number per sample and channel");
-    dense(x)
-}
-
 pub(super) fn attention_of(q: &FlexTensor, k: &FlexTensor, scale: f64) -> Attention {
     let [batch, heads, queries, width] = dims(q);
     let keys = dims::<4>(k)[2];
     Attention { batch, heads, queries, keys, width, scale: scale as f32 }
-}
-
-/// Both in the same memory order, whatever it is.
-pub(super) fn aligned(x: FlexTensor, y: FlexTensor) -> (FlexTensor, FlexTensor) {
-    assert_eq!(x.layout().shape(), y.layout().shape(), "tensors of the same shape");
-    let flat = |t: &FlexTensor| t.layout().contiguous_offsets().is_some();
-    if flat(&x) && flat(&y) || x.layout().num_dims() < 3 {
-        (dense(x), dense(y))
-    } else {
-        (Image::new(x).into_tensor(), Image::new(y).into_tensor())
-    }
-}
-
-/// Applies `f` to the numbers of `x` in memory order: in place where nobody else holds them.
-pub(super) fn mapped<T: Number>(
-    x: FlexTensor,
-    f: impl FnOnce(&[T], Option<&mut [T]>) -> Option<Vec<T>>,
-) -> FlexTensor {
-    // Tokens stay as they are; images become channels-last, as the next layer wants them.
-    let mut x = if x.layout().num_dims() < 4 { flat(x) } else { Image::new(x).into_tensor() };
-    if let Some(own) = stretch_mut(&mut x) {
-        f(&[], Some(own));
-        return x;
-    }
-    let out = f(stretch(&x), None).expect("a result of its own");
-    like(&x, out)
 }
 
 impl Engine for Flex {
@@ -180,28 +143,15 @@ impl Engine for Flex {
     }
 
     fn engine_channel_sums(x: FlexTensor) -> FlexTensor {
-        let x = half::wide(x);
-        let x = Image::new(x);
-        let [b, n, c] = x.dims();
-        let mut out = vec![0.0; c];
-        elementwise::sum_pixels(isa(), x.values(), None, [1, b * n, c], &mut out);
-        tensor(out, vec![c])
+        elementwise::channel_sums(x)
     }
 
     fn engine_position_sums(x: FlexTensor) -> FlexTensor {
-        let x = half::wide(x);
-        let x = Image::new(x);
-        let mut out = vec![0.0; x.batch() * x.channels()];
-        elementwise::sum_pixels(isa(), x.values(), None, x.dims(), &mut out);
-        tensor(out, vec![x.batch(), x.channels()])
+        elementwise::position_sums(x)
     }
 
     fn engine_position_dots(x: FlexTensor, y: FlexTensor) -> FlexTensor {
-        let (x, y) = (half::wide(x), half::wide(y));
-        let (x, y) = (Image::new(x), Image::new(y));
-        let mut out = vec![0.0; x.batch() * x.channels()];
-        elementwise::sum_pixels(isa(), x.values(), Some(y.values()), x.dims(), &mut out);
-        tensor(out, vec![x.batch(), x.channels()])
+        elementwise::position_dots(x, y)
     }
 
     fn engine_linear(
@@ -246,12 +196,7 @@ impl Engine for Flex {
     }
 
     fn engine_row_sums(x: FlexTensor) -> FlexTensor {
-        let x = half::wide(x);
-        let x = dense(x);
-        let [m, n] = rows(&x);
-        let mut out = vec![0.0; n];
-        elementwise::sum_pixels(isa(), values(&x), None, [1, m, n], &mut out);
-        tensor(out, vec![n])
+        elementwise::row_sums(x)
     }
 
     fn engine_group_norm(
@@ -310,151 +255,51 @@ impl Engine for Flex {
     }
 
     fn engine_silu(x: FlexTensor) -> FlexTensor {
-        if half::is(&x) {
-            return half::silu(x);
-        }
-        mapped(x, |x, own| match own {
-            Some(x) => {
-                elementwise::silu_mut(isa(), x);
-                None
-            }
-            None => {
-                let mut out = uninitialized(x.len());
-                elementwise::silu(isa(), x, &mut out);
-                Some(out)
-            }
-        })
+        elementwise::silu(x)
     }
 
     fn engine_silu_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
-        if half::is(&x) {
-            return half::narrow(Self::engine_silu_backward(half::wide(x), half::wide(dy)));
-        }
-        let (x, dy) = aligned(x, dy);
-        let mut out = uninitialized(stretch::<f32>(&x).len());
-        elementwise::silu_gradient(isa(), stretch(&x), stretch(&dy), &mut out);
-        like(&x, out)
+        elementwise::silu_backward(x, dy)
     }
 
     fn engine_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
-        if half::is(&x) {
-            return half::add(x, y);
-        }
-        let (mut x, mut y) = aligned(x, y);
-        // The sum is the same in either order, bit for bit.
-        if !x.is_unique() && y.is_unique() {
-            std::mem::swap(&mut x, &mut y);
-        }
-        if let Some(own) = stretch_mut(&mut x) {
-            elementwise::add_assign(isa(), own, stretch(&y));
-            return x;
-        }
-        let mut out = uninitialized(stretch::<f32>(&x).len());
-        elementwise::add(isa(), stretch(&x), stretch(&y), &mut out);
-        like(&x, out)
+        elementwise::add(x, y)
     }
 
     fn engine_add_channels(x: FlexTensor, shift: FlexTensor) -> FlexTensor {
-        if half::is(&x) {
-            return half::affine_channels(x, None, Some(shift));
-        }
-        let x = Image::new(x);
-        let shift = per_channel(shift, &x);
-        let mut out = uninitialized(x.values::<f32>().len());
-        elementwise::affine_channels(isa(), x.values(), x.dims(), None, Some(values(&shift)), &mut out);
-        x.like(out).into_tensor()
+        elementwise::add_channels(x, shift)
     }
 
     fn engine_scale_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> FlexTensor {
-        if half::is(&x) {
-            return half::affine_channels(x, Some(&one_plus(scale)), Some(shift));
-        }
-        let x = Image::new(x);
-        let (scale, shift) = (one_plus(scale), per_channel(shift, &x));
-        let mut out = uninitialized(x.values::<f32>().len());
-        elementwise::affine_channels(
-            isa(),
-            x.values(),
-            x.dims(),
-            Some(&scale),
-            Some(values(&shift)),
-            &mut out,
-        );
-        x.like(out).into_tensor()
+        elementwise::scale_shift(x, scale, shift)
     }
 
     fn engine_scale(x: FlexTensor, scale: FlexTensor) -> FlexTensor {
-        if half::is(&x) {
-            return half::affine_channels(x, Some(&one_plus(scale)), None);
-        }
-        let x = Image::new(x);
-        let scale = one_plus(scale);
-        let mut out = uninitialized(x.values::<f32>().len());
-        elementwise::affine_channels(isa(), x.values(), x.dims(), Some(&scale), None, &mut out);
-        x.like(out).into_tensor()
+        elementwise::scale(x, scale)
     }
 
     fn engine_cat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
-        if half::is(&x) {
-            return half::cat(x, y);
-        }
-        let (x, y) = (Image::new(x), Image::new(y));
-        assert!(x.batch() == y.batch() && x.size() == y.size(), "maps of the same size");
-        let (a, b) = (x.channels(), y.channels());
-        let mut out = uninitialized(x.values::<f32>().len() + y.values::<f32>().len());
-        resample::concatenate(x.values(), a, y.values(), b, &mut out);
-        Image::from_values(out, x.batch(), &x.size(), a + b).into_tensor()
+        resample::cat(x, y)
     }
 
     fn engine_channels(x: FlexTensor, first: usize, count: usize) -> FlexTensor {
-        if half::is(&x) {
-            return half::channels(x, first, count);
-        }
-        let x = Image::new(x);
-        let mut out = uninitialized(x.values::<f32>().len() / x.channels().max(1) * count);
-        resample::columns(x.values(), x.channels(), first, count, &mut out);
-        Image::from_values(out, x.batch(), &x.size(), count).into_tensor()
+        resample::channels(x, first, count)
     }
 
     fn engine_upsample(x: FlexTensor, size: [usize; 2]) -> FlexTensor {
-        if half::is(&x) {
-            return half::upsample(x, size);
-        }
-        let x = Image::new(x);
-        let mut out = uninitialized(x.batch() * size[0] * size[1] * x.channels());
-        resample::upsample(x.values(), x.batch(), x.map(), size, x.channels(), &mut out);
-        Image::from_values(out, x.batch(), &size, x.channels()).into_tensor()
+        resample::upsample(x, size)
     }
 
     fn engine_upsample_backward(dy: FlexTensor, size: [usize; 2]) -> FlexTensor {
-        if half::is(&dy) {
-            return half::narrow(Self::engine_upsample_backward(half::wide(dy), size));
-        }
-        let dy = Image::new(dy);
-        let mut out = uninitialized(dy.batch() * size[0] * size[1] * dy.channels());
-        resample::upsample_gradient(dy.values(), dy.batch(), size, dy.map(), dy.channels(), &mut out);
-        Image::from_values(out, dy.batch(), &size, dy.channels()).into_tensor()
+        resample::upsample_backward(dy, size)
     }
 
     fn engine_avg_pool(x: FlexTensor, k: usize) -> FlexTensor {
-        if half::is(&x) {
-            return half::avg_pool(x, k);
-        }
-        let x = Image::new(x);
-        let size = x.map().map(|s| s / k);
-        let mut out = uninitialized(x.batch() * size[0] * size[1] * x.channels());
-        resample::avg_pool(x.values(), x.batch(), x.map(), k, x.channels(), &mut out);
-        Image::from_values(out, x.batch(), &size, x.channels()).into_tensor()
+        resample::avg_pool(x, k)
     }
 
     fn engine_avg_pool_backward(dy: FlexTensor, k: usize, size: [usize; 2]) -> FlexTensor {
-        if half::is(&dy) {
-            return half::narrow(Self::engine_avg_pool_backward(half::wide(dy), k, size));
-        }
-        let dy = Image::new(dy);
-        let mut out = uninitialized(dy.batch() * size[0] * size[1] * dy.channels());
-        resample::avg_pool_gradient(dy.values(), dy.batch(), size, k, dy.channels(), &mut out);
-        Image::from_values(out, dy.batch(), &size, dy.channels()).into_tensor()
+        resample::avg_pool_backward(dy, k, size)
     }
 
     fn engine_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, scale: f64) -> FlexTensor {
@@ -487,11 +332,6 @@ impl Engine for Flex {
         attention::backward(isa(), &a, [&q, &k, &v, &dy].map(heads), [&mut dq, &mut dk, &mut dv]);
         (from_heads(dq, dims(&q)), from_heads(dk, dims(&k)), from_heads(dv, dims(&k)))
     }
-}
-
-/// `1 + scale`.
-fn one_plus(scale: FlexTensor) -> Vec<f32> {
-    values::<f32>(&dense(scale)).iter().map(|s| 1.0 + s).collect()
 }
 
 /// `values` in the shape of `x` but for the last dimension.

@@ -7,7 +7,7 @@ use burn::{
     tensor::{DType, FloatDType},
 };
 use tweedie_kernels::bf16::{
-    Bf16, Epilogue, attention, conv, convert, elementwise,
+    Bf16, Epilogue, attention, conv, convert, elementwise as kernels,
     group_norm::{self, Affine, GroupNorm},
     layer_norm::{self, LayerNorm},
     linear::Linear,
@@ -17,7 +17,8 @@ use tweedie_kernels::bf16::{
 use super::{
     NormOptions,
     conv::{conv_of, sample_bias, some_inputs},
-    flex::{aligned, attention_of, dims, is_absent, mapped, per_channel, present, rows, with_last},
+    elementwise::{aligned, mapped, per_channel},
+    flex::{attention_of, dims, is_absent, present, rows, with_last},
     isa,
     layout::{
         Image, dense, flat, from_heads, half_heads, heads_of, like, stretch, stretch_mut, uninitialized,
@@ -186,19 +187,19 @@ pub(super) fn geglu(x: FlexTensor) -> FlexTensor {
     let x = dense(x);
     let [rows, both] = rows(&x);
     let mut out = uninitialized::<Bf16>(rows * (both / 2));
-    elementwise::geglu(isa(), both / 2, values(&x), &mut out);
+    kernels::geglu(isa(), both / 2, values(&x), &mut out);
     with_last(&x, both / 2, out)
 }
 
 pub(super) fn silu(x: FlexTensor) -> FlexTensor {
     mapped(x, |x: &[Bf16], own| match own {
         Some(x) => {
-            elementwise::silu_mut(isa(), x);
+            kernels::silu_mut(isa(), x);
             None
         }
         None => {
             let mut out = uninitialized(x.len());
-            elementwise::silu(isa(), x, &mut out);
+            kernels::silu(isa(), x, &mut out);
             Some(out)
         }
     })
@@ -210,11 +211,11 @@ pub(super) fn add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
         std::mem::swap(&mut x, &mut y);
     }
     if let Some(own) = stretch_mut::<Bf16>(&mut x) {
-        elementwise::add_assign(isa(), own, stretch(&y));
+        kernels::add_assign(isa(), own, stretch(&y));
         return x;
     }
     let mut out = uninitialized(stretch::<Bf16>(&x).len());
-    elementwise::add(isa(), stretch(&x), stretch(&y), &mut out);
+    kernels::add(isa(), stretch(&x), stretch(&y), &mut out);
     like(&x, out)
 }
 
@@ -224,7 +225,7 @@ pub(super) fn affine_channels(x: FlexTensor, scale: Option<&[f32]>, shift: Optio
     let shift = shift.map(|s| per_channel(s, &x));
     let mut out = uninitialized::<Bf16>(x.dims().iter().product());
     let shift = shift.as_ref().map(values);
-    elementwise::affine_channels(isa(), x.values(), x.dims(), scale, shift, &mut out);
+    kernels::affine_channels(isa(), x.values(), x.dims(), scale, shift, &mut out);
     x.like(out).into_tensor()
 }
 

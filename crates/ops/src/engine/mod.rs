@@ -2,11 +2,13 @@
 
 mod autodiff;
 mod conv;
+mod elementwise;
 mod flex;
 mod half;
 mod layout;
 mod norm;
 mod prepared;
+mod resample;
 mod steps;
 mod tokens;
 mod update;
