@@ -12,6 +12,9 @@ const JOBS: &[Job] = &[
     Job("xtask layers", &[]),
     // The README's test command.
     Job("test --release --workspace", &[]),
+    // Once more with narrower instruction sets than the machine's best, which the kernels' own tests run through.
+    Job("test --release --workspace --test engine --test determinism", &[("TWEEDIE_ISA", "avx2")]),
+    Job("test --release --workspace --test engine --test determinism", &[("TWEEDIE_ISA", "scalar")]),
     Job("clippy --release --workspace --all-targets -- -D warnings", &[]),
     Job("doc --release --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")]),
     // The CUDA compiler bundle is not fetched; the types are still checked.

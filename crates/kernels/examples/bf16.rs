@@ -96,7 +96,7 @@ fn convs(isa: Isa) {
         let gflop = 2.0 * (9 * ys * in_channels) as f64 * 1e-9;
         let mut want = vec![0.0f32; ys];
         let f32_time = match conv::Prepared::new(isa, &c, &w) {
-            Some(p) => best(|| p.forward(&c, &x, None, &mut want)),
+            Some(p) => best(|| p.forward(&c, x[..].into(), conv::Epilogue::default(), &mut want)),
             None => best(|| conv::forward(isa, &c, &x, &w, None, &mut want)),
         };
         let (x, mut y) = (narrow(isa, &x), vec![Bf16::ZERO; ys]);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tweedie_kernels::{
     Isa,
-    conv::{self, Conv, Prepared},
+    conv::{self, Conv, Epilogue, Prepared},
 };
 
 fn best(mut f: impl FnMut()) -> f64 {
@@ -67,7 +67,8 @@ fn main() {
         let gflop = 2.0 * 9.0 * (batch * size * size * in_channels * out_channels) as f64 * 1e-9;
         let forward = best(|| conv::forward(isa, &c, &x, &w, None, &mut y));
         let prepared = Prepared::new(isa, &c, &w);
-        let again = prepared.map_or(f64::NAN, |p| best(|| p.forward(&c, &x, None, &mut y)));
+        let again =
+            prepared.map_or(f64::NAN, |p| best(|| p.forward(&c, x[..].into(), Epilogue::default(), &mut y)));
         let weight = best(|| conv::weight_gradient(isa, &c, &x, &y, &mut w));
         let data = best(|| conv::data_gradient(isa, &c, &y, &w, &mut x));
         let name = format!("{batch},{in_channels},{out_channels},{size}");

@@ -40,7 +40,17 @@ fn normalization(isa: Isa) {
         });
         let (mut dw, mut db) = (w.clone(), b.clone());
         let backward = best(|| {
-            group_norm::backward(isa, &n, &x, &dy, [&mean, &rstd], [&w, &b], &mut dx, [&mut dw, &mut db]);
+            group_norm::backward(
+                isa,
+                &n,
+                &x,
+                &dy,
+                [&mean, &rstd],
+                [&w, &b],
+                &mut dx,
+                [&mut dw, &mut db],
+                None,
+            );
         });
         let bytes = len as f64 * 4e-9;
         println!(

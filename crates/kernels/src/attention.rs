@@ -146,13 +146,14 @@ unsafe fn multiply(
         a_offset: 0,
         m: a.len(),
         taps: 1,
-        k,
+        k: [k; 2],
         b,
         width,
         n,
         out: out.as_ptr().cast(),
         out_offset: 0,
         bias: std::ptr::null(),
+        residual: std::ptr::null(),
         accumulate,
     };
     rows(isa, &job);

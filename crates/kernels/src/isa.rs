@@ -1,6 +1,9 @@
 //! Choosing the instruction set, once, at run time.
 
-use std::sync::OnceLock;
+use std::{ffi::OsString, fmt, sync::OnceLock};
+
+/// The environment variable that asks for an instruction set.
+pub const VARIABLE: &str = "TWEEDIE_ISA";
 
 /// An instruction set that kernels are compiled for and that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +22,26 @@ pub(crate) enum Kind {
 }
 
 impl Isa {
-    /// The best one of this machine, or the one that `TWEEDIE_ISA` names (`avx512`, `avx2`, `scalar`)
-    /// if the machine has it.
+    /// The one that [`Isa::wanted`] finds; where that is an error, the best one of this machine. A program that
+    /// would rather stop asks [`Isa::wanted`] at its start.
     pub fn active() -> Self {
         static ACTIVE: OnceLock<Isa> = OnceLock::new();
-        *ACTIVE.get_or_init(|| {
-            let wanted = std::env::var("TWEEDIE_ISA").unwrap_or_default();
-            let available = Self::available();
-            available.iter().copied().find(|isa| isa.name() == wanted).unwrap_or(available[0])
-        })
+        *ACTIVE.get_or_init(|| Self::wanted().unwrap_or_else(|_| Self::available()[0]))
+    }
+
+    /// The best one of this machine, or the one that the environment variable `TWEEDIE_ISA` names (`avx512`,
+    /// `avx2`, `scalar`), if it is set and not empty.
+    ///
+    /// # Errors
+    /// If this machine has no instruction set of that name.
+    pub fn wanted() -> Result<Self, IsaError> {
+        let available = Self::available();
+        let name = std::env::var_os(VARIABLE).unwrap_or_default();
+        if name.is_empty() {
+            return Ok(available[0]);
+        }
+        let named = available.iter().copied().find(|isa| name == isa.name());
+        named.ok_or(IsaError { found: name, available: available.iter().map(|isa| isa.name()).collect() })
     }
 
     /// Those this machine can run, best first. Never empty.
@@ -72,6 +86,29 @@ impl Isa {
         }
     }
 }
+
+/// An instruction set that this machine does not have, or that nobody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsaError {
+    /// What the environment variable says.
+    pub found: OsString,
+    /// The names that this machine accepts.
+    pub available: Vec<&'static str>,
+}
+
+impl fmt::Display for IsaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (found, names) = (self.found.to_string_lossy(), self.available.join(", "));
+        let known = ["avx512", "avx2", "scalar"].contains(&&*found);
+        let reason = if known { "which this machine does not have" } else { "which is no instruction set" };
+        write!(
+            f,
+            "{VARIABLE} is `{found}`, {reason}; expected one of: {names}; or unset, for the best of them"
+        )
+    }
+}
+
+impl std::error::Error for IsaError {}
 
 /// `dispatch!(isa, f(arg: Type, ...) -> Result)` calls `f::<S>(arg, ...)` compiled for `isa`. `f` is an
 /// `#[inline(always)] unsafe fn` over `S: Simd`; the call needs an `unsafe` block.

@@ -19,6 +19,7 @@ mod isa;
 pub mod layer_norm;
 pub mod layout;
 mod linear_combination;
+pub mod maps;
 mod par;
 pub mod peak;
 mod pool;
@@ -27,5 +28,5 @@ mod simd;
 mod split;
 mod winograd;
 
-pub use isa::Isa;
+pub use isa::{Isa, IsaError};
 pub use linear_combination::linear_combination;

@@ -50,6 +50,12 @@ impl Blocks {
         ((b * self.pixels + start) * self.channels, self.block.min(self.pixels - start))
     }
 
+    /// First pixel, counted over all images, and pixels of block `i` of image `b`.
+    pub(crate) fn pixels(&self, b: usize, i: usize) -> (usize, usize) {
+        let start = i * self.block;
+        (b * self.pixels + start, self.block.min(self.pixels - start))
+    }
+
     /// Numbers in `[batch][blocks][sums][channels]`.
     pub(crate) fn partials(&self, sums: usize) -> usize {
         self.partial(self.batch, 0, sums)

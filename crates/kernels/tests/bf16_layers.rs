@@ -178,6 +178,13 @@ fn elementwise_operations() {
             let wide: Vec<f32> = x.iter().map(|v| v.to_f32()).collect();
             tweedie_kernels::elementwise::gelu(isa, &wide, &mut want);
             rounded(&out, &want.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), 1e-30, "gelu");
+            // Two halves of rows of several widths.
+            for width in [1, 7, len / 2].into_iter().filter(|w| *w > 0 && len % (2 * w) == 0) {
+                let (mut gated, mut want) = (vec![Bf16::NAN; len / 2], vec![0.0f32; len / 2]);
+                elementwise::geglu(isa, width, &x, &mut gated);
+                tweedie_kernels::geglu::geglu(isa, width, &wide, &mut want);
+                rounded(&gated, &want.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), 1e-30, "geglu");
+            }
             elementwise::add(isa, &x, &y, &mut out);
             rounded(&out, &of(&|a, b| a + b), 0.0, "sum");
             let mut sum = x.clone();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{bits, close, every_isa, numbers, same_on_any_threads};
-use tweedie_kernels::conv::{self, Conv, Prepared};
+use tweedie_kernels::conv::{self, Conv, Epilogue, Prepared};
 
 fn same3x3(batch: usize, size: [usize; 2], in_channels: usize, out_channels: usize) -> Conv {
     Conv {
@@ -66,7 +66,8 @@ fn check(c: Conv) {
         close(&out, &y, 2e-5, &what("forward"));
         if let Some(prepared) = Prepared::new(isa, &c, &w) {
             let mut again = vec![f32::NAN; ys];
-            prepared.forward(&c, &x, Some(&bias), &mut again);
+            let epilogue = Epilogue { bias: Some(&bias), residual: None };
+            prepared.forward(&c, x[..].into(), epilogue, &mut again);
             assert!(bits(&again) == bits(&out), "{}", what("prepared weights"));
         }
         let mut out = vec![f32::NAN; xs];

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{bits, close, every_isa, numbers, same_on_any_threads};
-use tweedie_kernels::gemm::{Matrix, Packed, product, transposed_product};
+use tweedie_kernels::gemm::{Added, Matrix, Packed, product, transposed_product};
 
 fn reference(
     m: usize,
@@ -33,7 +33,8 @@ fn products_match() {
             close(&out, &turned, 1e-5, &what);
             let mut again = vec![f32::NAN; m * n];
             let packed = Packed::new(isa, Matrix::new(&b, n, k).t());
-            packed.product(Matrix::new(&a, m, k), Some(&bias), &mut again);
+            let added = Added { bias: Some(&bias), residual: None };
+            packed.product(Matrix::new(&a, m, k), added, &mut again);
             assert!(bits(&again) == bits(&out), "{what}, packed");
             let mut out = vec![f32::NAN; k * n];
             let c = numbers(m * n, 4);

@@ -153,7 +153,7 @@ fn group_norm() {
             let [y, dx] = &mut out;
             let [dw, db] = &mut params;
             norm::forward(isa, n, x, [&mean, &rstd], [&w, &bias], y);
-            norm::backward(isa, n, x, dy, [&mean, &rstd], [&w, &bias], dx, [dw, db]);
+            norm::backward(isa, n, x, dy, [&mean, &rstd], [&w, &bias], dx, [dw, db], None);
             (out, params)
         };
         every_isa(|isa| {

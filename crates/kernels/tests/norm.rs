@@ -5,8 +5,10 @@ mod common;
 use common::{bits, close, every_isa, numbers, same_on_any_threads};
 use tweedie_kernels::{
     Isa,
-    group_norm::{self, GroupNorm},
+    group_norm::{self, Affine, GroupNorm},
     layer_norm::{LayerNorm, layer_norm, layer_norm_backward},
+    maps::{Maps, MapsMut},
+    resample::{columns, concatenate},
 };
 
 fn doubles(v: &[f32]) -> Vec<f64> {
@@ -56,7 +58,7 @@ fn group_run(isa: Isa, n: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32
     let (mut mean, mut rstd) = (vec![f32::NAN; n.batch * n.groups], vec![f32::NAN; n.batch * n.groups]);
     group_norm::statistics(isa, n, x, &mut mean, &mut rstd);
     group_norm::forward(isa, n, x, [&mean, &rstd], [w, b], &mut y);
-    group_norm::backward(isa, n, x, dy, [&mean, &rstd], [w, b], &mut dx, [&mut dw, &mut db]);
+    group_norm::backward(isa, n, x, dy, [&mean, &rstd], [w, b], &mut dx, [&mut dw, &mut db], None);
     [y, dx, dw, db]
 }
 
@@ -118,6 +120,112 @@ fn group_norm_ignores_batch_and_threads() {
         }
         same_on_any_threads("group norm", || group_run(isa, &n, &x, &w, &b, &dy).concat());
     });
+}
+
+/// As [`group_run`] with a scale and shift per sample, whose gradients follow.
+fn scaled_run(
+    isa: Isa,
+    n: &GroupNorm,
+    x: Maps<'_>,
+    affine: Affine<'_>,
+    dy: &[f32],
+    second: usize,
+) -> Vec<Vec<f32>> {
+    let pixels = n.batch * n.pixels;
+    let nan = |len: usize| vec![f32::NAN; len];
+    let [mut y, mut dx, mut dx2] = [n.channels, n.channels - second, second].map(|c| nan(pixels * c));
+    let [mut dw, mut db] = [(); 2].map(|()| nan(n.channels));
+    let [mut dscale, mut dshift] = [(); 2].map(|()| nan(n.batch * n.channels));
+    let [mut mean, mut rstd] = [(); 2].map(|()| nan(n.batch * n.groups));
+    group_norm::statistics(isa, n, x, &mut mean, &mut rstd);
+    group_norm::forward(isa, n, x, [&mean, &rstd], affine, &mut y);
+    let of_input = MapsMut::two(&mut dx, &mut dx2, second);
+    let of_sample = affine.scale_shift.is_some().then_some([&mut dscale[..], &mut dshift[..]]);
+    group_norm::backward(isa, n, x, dy, [&mean, &rstd], affine, of_input, [&mut dw, &mut db], of_sample);
+    vec![y, dx, dx2, dw, db, dscale, dshift]
+}
+
+#[test]
+fn group_norm_with_scale_and_shift_matches() {
+    for (batch, pixels, channels, groups) in [(3, 35, 12, 4), (2, 300, 33, 3), (1, 64, 64, 32), (5, 20, 8, 1)]
+    {
+        for silu in [false, true] {
+            let n = GroupNorm { batch, pixels, channels, groups, eps: 1e-5, silu };
+            let image = pixels * channels;
+            let (x, dy) = (numbers(batch * image, 1), numbers(batch * image, 2));
+            let (w, b) = affine(channels);
+            let (scale, shift) = (numbers(batch * channels, 3), numbers(batch * channels, 4));
+            let mut want = vec![Vec::new(), Vec::new(), vec![0.0; channels], vec![0.0; channels]];
+            let (mut dscale, mut dshift) = (Vec::new(), Vec::new());
+            for i in 0..batch {
+                let (one, part) = (GroupNorm { batch: 1, ..n }, i * image..(i + 1) * image);
+                let (s, t) = (&scale[i * channels..][..channels], &shift[i * channels..][..channels]);
+                let own = |at: usize| (w[at] * (1.0 + s[at]), b[at] * (1.0 + s[at]) + t[at]);
+                let (ws, bs): (Vec<f32>, Vec<f32>) = (0..channels).map(own).unzip();
+                let [y, dx, dw, db] = group_reference(&one, &x[part.clone()], &ws, &bs, &dy[part]);
+                want[0].extend(y);
+                want[1].extend(dx);
+                for at in 0..channels {
+                    want[2][at] += (1.0 + f64::from(s[at])) * dw[at];
+                    want[3][at] += (1.0 + f64::from(s[at])) * db[at];
+                    dscale.push(f64::from(w[at]) * dw[at] + f64::from(b[at]) * db[at]);
+                    dshift.push(db[at]);
+                }
+            }
+            want.extend([dscale, dshift]);
+            every_isa(|isa| {
+                let affine = Affine { weight: &w, bias: &b, scale_shift: Some([&scale, &shift]) };
+                let run = || scaled_run(isa, &n, (&x).into(), affine, &dy, 0);
+                let got = run();
+                for (got, want) in
+                    [&got[0], &got[1], &got[3], &got[4], &got[5], &got[6]].into_iter().zip(&want)
+                {
+                    close(got, want, 2e-5, &format!("{n:?}, {}", isa.name()));
+                }
+                same_on_any_threads("scale and shift", || run().concat());
+            });
+        }
+    }
+}
+
+#[test]
+fn group_norm_reads_two_maps_as_one() {
+    for (pixels, channels, groups, second) in
+        [(35, 12, 4, 5), (300, 40, 8, 1), (64, 96, 32, 32), (9, 50, 2, 49)]
+    {
+        for (silu, scaled) in [(false, false), (true, false), (true, true)] {
+            let (batch, first) = (3, channels - second);
+            let n = GroupNorm { batch, pixels, channels, groups, eps: 1e-5, silu };
+            let rows = batch * pixels;
+            let (a, b) = (numbers(rows * first, 1), numbers(rows * second, 2));
+            let mut joined = vec![0.0; rows * channels];
+            concatenate(&a, first, &b, second, &mut joined);
+            let dy = numbers(joined.len(), 3);
+            let (w, bias) = affine(channels);
+            let (scale, shift) = (numbers(batch * channels, 4), numbers(batch * channels, 5));
+            let scale_shift = scaled.then_some([&scale[..], &shift[..]]);
+            let affine = Affine { weight: &w, bias: &bias, scale_shift };
+            every_isa(|isa| {
+                let want = scaled_run(isa, &n, (&joined).into(), affine, &dy, 0);
+                let run = || scaled_run(isa, &n, Maps::two(&a, &b, second), affine, &dy, second);
+                let got = run();
+                let mut dx = vec![0.0; rows * first];
+                columns(&want[1], channels, 0, first, &mut dx);
+                assert!(bits(&got[1]) == bits(&dx), "gradient of the first map");
+                let mut dx = vec![0.0; rows * second];
+                columns(&want[1], channels, first, second, &mut dx);
+                assert!(bits(&got[2]) == bits(&dx), "gradient of the second map");
+                for i in [0, 3, 4, 5, 6] {
+                    assert!(bits(&got[i]) == bits(&want[i]), "{i} of {n:?}, {}", isa.name());
+                }
+                same_on_any_threads("two maps", || {
+                    let mut all = run();
+                    all.truncate(5);
+                    all.concat()
+                });
+            });
+        }
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tweedie_models::{
     Added, Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig,
     ClipTextConfig, ClipTextModel, Condition, DitConfig, DitTransformer, HostTensor, Mode, Network,
-    UNet2DConditionConfig, UNet2DConditionModel, params, vae::Tiles,
+    Precision, UNet2DConditionConfig, UNet2DConditionModel, params, vae::Tiles,
 };
 use tweedie_ops::to_host;
 
@@ -228,6 +228,37 @@ fn text_conditioned_unets() {
         let config = UNet2DConditionConfig::from_json(&golden.config).unwrap();
         let weights = golden.weights(&UNet2DConditionModel::new(&config, 1, &device).unwrap());
         golden.run(&UNet2DConditionModel::load(&config, &weights, &device).unwrap());
+    }
+}
+
+/// Every layer rounds to eight bits.
+#[test]
+fn outputs_in_bf16_are_close() {
+    let device = Device::flex();
+    let off = |golden: &Golden, output: &str, found: Tensor<4>| {
+        let file = SafeTensors::deserialize(&golden.bytes).unwrap();
+        let bytes = file.tensor(output).unwrap().data().as_chunks::<4>().0.to_vec();
+        let expected: Vec<f64> = bytes.iter().map(|b| f32::from_le_bytes(*b).into()).collect();
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|d| d * d).sum::<f64>().sqrt();
+        let differences = &mut expected.iter().zip(to_host(found)).map(|(e, f)| e - f64::from(f));
+        let off = norm(differences) / norm(&mut expected.iter().copied());
+        eprintln!("{}: {output}: bf16 off by {off:.1e} of RMS", golden.name);
+        assert!(off > 0.0 && off < 0.03, "{}: {output}: off by {off:.1e} of RMS", golden.name);
+    };
+    for golden in goldens("unet_") {
+        let config = UNet2DConditionConfig::from_json(&golden.config).unwrap();
+        let weights = golden.weights(&UNet2DConditionModel::new(&config, 1, &device).unwrap());
+        let unet = UNet2DConditionModel::load(&config, &weights, &device).unwrap();
+        let unet = unet.with_precision(Precision::Bf16);
+        let (x, times): (Tensor<4>, Vec<f32>) = (golden.input("sample"), golden.given("timestep").unwrap());
+        off(&golden, "sample", unet.forward(x, &times, &golden.condition(), Mode::Eval));
+    }
+    for golden in goldens("vae_s").into_iter().filter(|g| g.has("decoded")) {
+        let config = AutoencoderKlConfig::from_json(&golden.config).unwrap();
+        let weights = golden.weights(&AutoencoderKl::new(&config, 1, &device).unwrap());
+        let vae = AutoencoderKl::load(&config, &weights, &device).unwrap().with_precision(Precision::Bf16);
+        off(&golden, "latent_mean", vae.encode(golden.input("sample")).unwrap().mean);
+        off(&golden, "decoded", vae.decode(golden.input("latents")).unwrap());
     }
 }
 

@@ -46,7 +46,16 @@ pub fn has_bf16(device: &Device) -> bool {
 }
 
 /// The instruction set that the CPU's kernels use: `avx512`, `avx2` or `scalar`. The environment variable
-/// `TWEEDIE_ISA` asks for another one.
+/// `TWEEDIE_ISA` asks for another one than the best: see [`check_instruction_set`].
 pub fn instruction_set() -> &'static str {
     tweedie_kernels::Isa::active().name()
+}
+
+/// Whether this machine has the instruction set that `TWEEDIE_ISA` asks for, if it asks. Where it has not, kernels
+/// use the best one: a program that would rather stop calls this at its start.
+///
+/// # Errors
+/// Names the variable, its value, and what it may be here.
+pub fn check_instruction_set() -> Result<(), tweedie_kernels::IsaError> {
+    tweedie_kernels::Isa::wanted().map(|_| ())
 }

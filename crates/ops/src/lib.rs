@@ -6,12 +6,16 @@
 #![allow(unsafe_code)]
 
 mod batch;
+mod conv;
 mod device;
+mod dimensions;
 pub mod engine;
 mod file_map;
 mod host;
 mod memory;
+mod norm;
 pub mod reference;
+mod scope;
 mod update;
 
 use burn::{
@@ -22,44 +26,15 @@ use engine::Engine;
 
 pub use batch::{Batch, RowNoise};
 pub use burn::tensor::{Device, Tensor};
-pub use device::{DeviceError, device, devices, has_bf16, instruction_set};
+pub use conv::{Added, ConvOptions, Kernel, Maps, conv2d, conv2d_with, norm_conv2d, upsample_conv2d};
+pub use device::{DeviceError, check_instruction_set, device, devices, has_bf16, instruction_set};
+pub use dimensions::{conv_transpose1d, conv_transpose2d, conv_transpose3d, conv1d, conv3d};
 pub use file_map::FileMap;
 pub use host::{from_host, to_host};
 pub use memory::init;
-pub use update::{AdamW, adamw, lerp};
-
-/// Stride, padding and dilation of a 2-D convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvOptions {
-    /// Step between output pixels, for height and width.
-    pub stride: [usize; 2],
-    /// Zeros added before (top, left).
-    pub pad_before: [usize; 2],
-    /// Zeros added after (bottom, right).
-    pub pad_after: [usize; 2],
-    /// Distance between kernel taps.
-    pub dilation: [usize; 2],
-    /// Channel groups.
-    pub groups: usize,
-}
-
-impl ConvOptions {
-    /// Stride 1, `padding` on all sides.
-    pub fn same(padding: usize) -> Self {
-        Self::strided(1, padding)
-    }
-
-    /// The same stride and padding in both directions.
-    pub fn strided(stride: usize, padding: usize) -> Self {
-        Self {
-            stride: [stride; 2],
-            pad_before: [padding; 2],
-            pad_after: [padding; 2],
-            dilation: [1; 2],
-            groups: 1,
-        }
-    }
-}
+pub use norm::{Norm, group_norm, group_norm_silu, normalize};
+pub use scope::{of_primitives, recomputing};
+pub use update::{AdamW, adamw, adamw_averaged, lerp};
 
 /// The same numbers rounded to `bf16`. From here on layers read and write `bf16` activations, with `f32` weights
 /// (rounded as they are read), sums and norms. The CPU alone does so: see [`has_bf16`].
@@ -89,67 +64,47 @@ fn bias_or_zeros<const D: usize>(bias: Option<Tensor<1>>, like: &Tensor<D>, len:
     bias.unwrap_or_else(|| Tensor::zeros([len], (&like.device().inner(), DType::F32)))
 }
 
-/// 2-D convolution. `x: [B, Cin, H, W]`, `weight: [Cout, Cin/groups, kh, kw]`, `bias: [Cout]`.
-pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions) -> Tensor<4> {
-    if !engine::takes(&x) || !engine::serves(&weight) {
-        return reference::conv2d(x, weight, bias, options);
-    }
-    let bias = bias_or_zeros(bias, &weight, weight.dims()[0]);
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::engine_conv2d(x, weight, bias, options))
+/// Stands for an argument that is not given.
+fn absent(device: &Device) -> Tensor<1> {
+    Tensor::empty([0], (&device.clone().inner(), DType::F32))
 }
 
 /// `x·weightᵀ + bias`. `x: [..., in]`, `weight: [out, in]`, `bias: [out]`.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    if !engine::takes(&x) || !engine::serves(&weight) {
-        return reference::linear(x, weight, bias);
+    linear_with(x, weight, bias, None)
+}
+
+/// `x·weightᵀ + bias + residual` in one pass, with a `residual: [..., out]`.
+pub fn linear_add<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    residual: Tensor<D>,
+) -> Tensor<D> {
+    linear_with(x, weight, bias, Some(residual))
+}
+
+fn linear_with<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    residual: Option<Tensor<D>>,
+) -> Tensor<D> {
+    let fits = residual.as_ref().is_none_or(|r| engine::takes(r) && r.dtype() == x.dtype());
+    if !engine::takes(&x) || !engine::serves(&weight) || !fits {
+        let y = reference::linear(x, weight, bias);
+        return if let Some(residual) = residual { residual + y } else { y };
     }
+    let device = x.device();
     let bias = bias_or_zeros(bias, &weight, weight.dims()[0]);
+    let residual = residual.map_or_else(|| absent(&device).into_dispatch(), Tensor::into_dispatch);
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::engine_linear(x, weight, bias))
-}
-
-/// Group normalization over channels and positions. `x: [B, C, H, W]` or `[B, C, T]`; `weight, bias: [C]`.
-pub fn group_norm<const D: usize>(
-    x: Tensor<D>,
-    groups: usize,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    eps: f64,
-) -> Tensor<D> {
-    norm(x, groups, weight, bias, eps, false)
-}
-
-/// `silu(group_norm(x))`.
-pub fn group_norm_silu<const D: usize>(
-    x: Tensor<D>,
-    groups: usize,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    eps: f64,
-) -> Tensor<D> {
-    norm(x, groups, weight, bias, eps, true)
-}
-
-fn norm<const D: usize>(
-    x: Tensor<D>,
-    groups: usize,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    eps: f64,
-    silu: bool,
-) -> Tensor<D> {
-    if D < 3 || !engine::takes(&x) || !engine::serves(&weight) {
-        let y = reference::group_norm(x, groups, weight, bias, eps);
-        return if silu { reference::silu(y) } else { y };
-    }
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::engine_group_norm(x, weight, bias, groups, eps, silu).0)
+    Tensor::from_dispatch(Dispatch::engine_linear(x, weight, bias, residual))
 }
 
 /// Normalization over the last dimension, then a scale and a shift: `x: [..., C]`, `weight, bias: [C]`.
 pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
-    if !engine::serves(&x) || !engine::serves(&weight) {
+    if !engine::takes(&x) || !engine::serves(&weight) {
         return reference::layer_norm(x, weight, bias, eps);
     }
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
@@ -158,7 +113,7 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
 
 /// `h·gelu(g)` of rows `[h, g]` (Shazeer 2020, arXiv:2002.05202): `[..., 2·width]` to `[..., width]`.
 pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !engine::serves(&x) {
+    if !engine::takes(&x) {
         return reference::geglu(x);
     }
     Tensor::from_dispatch(Dispatch::engine_geglu(x.into_dispatch()))

@@ -3,7 +3,10 @@
 
 use burn::tensor::{
     Tensor, activation, module,
-    ops::{AvgPoolOptions, ConvOptions as BurnConvOptions, InterpolateMode, InterpolateOptions},
+    ops::{
+        AvgPoolOptions, ConvOptions as BurnConvOptions, ConvTransposeOptions, InterpolateMode,
+        InterpolateOptions,
+    },
 };
 
 use crate::{AdamW, ConvOptions};
@@ -16,6 +19,77 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, o: ConvO
     let options = BurnConvOptions::new_with_padding(o.stride, padding, o.dilation, o.groups);
     module::conv2d(x, weight, bias, options)
 }
+
+/// Zeros before and after along each dimension beyond channels.
+fn padded<const D: usize, const N: usize>(
+    mut x: Tensor<D>,
+    before: [usize; N],
+    after: [usize; N],
+) -> Tensor<D> {
+    for i in 0..N {
+        let zeros = |x: &Tensor<D>, count: usize| {
+            let mut shape = x.dims();
+            shape[i + 2] = count;
+            Tensor::zeros(shape, (&x.device(), x.dtype()))
+        };
+        if before[i] > 0 {
+            x = Tensor::cat(vec![zeros(&x, before[i]), x], i + 2);
+        }
+        if after[i] > 0 {
+            let more = zeros(&x, after[i]);
+            x = Tensor::cat(vec![x, more], i + 2);
+        }
+    }
+    x
+}
+
+macro_rules! convolution {
+    ($name:ident, $rank:literal, $n:literal) => {
+        #[doc = concat!("See [`crate::", stringify!($name), "`].")]
+        pub fn $name(
+            x: Tensor<$rank>,
+            weight: Tensor<$rank>,
+            bias: Option<Tensor<1>>,
+            o: ConvOptions<$n>,
+        ) -> Tensor<$rank> {
+            let x = padded(x, o.pad_before, o.pad_after);
+            module::$name(x, weight, bias, BurnConvOptions::new(o.stride, [0; $n], o.dilation, o.groups))
+        }
+    };
+}
+
+convolution!(conv1d, 3, 1);
+convolution!(conv3d, 5, 3);
+
+macro_rules! transposed {
+    ($name:ident, $rank:literal, $n:literal) => {
+        #[doc = concat!("See [`crate::", stringify!($name), "`]; `size` is the result's.")]
+        pub fn $name(
+            x: Tensor<$rank>,
+            weight: Tensor<$rank>,
+            bias: Option<Tensor<1>>,
+            o: ConvOptions<$n>,
+            size: [usize; $n],
+        ) -> Tensor<$rank> {
+            let options = ConvTransposeOptions::new(o.stride, [0; $n], [0; $n], o.dilation, o.groups);
+            let whole = module::$name(x, weight, None, options);
+            let dims = whole.dims();
+            let missing = std::array::from_fn(|i| (o.pad_before[i] + size[i]).saturating_sub(dims[i + 2]));
+            let mut y = padded(whole, [0; $n], missing);
+            for i in 0..$n {
+                y = y.narrow(i + 2, o.pad_before[i], size[i]);
+            }
+            let Some(bias) = bias else { return y };
+            let mut shape = [1; $rank];
+            shape[1] = bias.dims()[0];
+            y + bias.reshape(shape)
+        }
+    };
+}
+
+transposed!(conv_transpose1d, 3, 1);
+transposed!(conv_transpose2d, 4, 2);
+transposed!(conv_transpose3d, 5, 3);
 
 /// See [`crate::linear`].
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {

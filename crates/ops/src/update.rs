@@ -47,6 +47,23 @@ pub fn adamw(
     (engine::wrap(p), engine::wrap(m), engine::wrap(v))
 }
 
+/// [`adamw`], and in the same pass over memory [`lerp`] of the parameter's moving average towards the new parameter.
+/// Returns `[param, m, v, average]`, the bits of both one after the other.
+pub fn adamw_averaged(
+    [param, m, v, average]: [Tensor<1>; 4],
+    grad: Tensor<1>,
+    h: AdamW,
+    weight: f64,
+) -> [Tensor<1>; 4] {
+    if ![&param, &grad, &m, &v, &average].into_iter().all(engine::is_plain) {
+        let (param, m, v) = adamw(param, grad, m, v, h);
+        let average = lerp(average, param.clone(), weight);
+        return [param, m, v, average];
+    }
+    let plain = |t| engine::plain(t).expect("a CPU tensor");
+    engine::adamw_averaged([param, m, v, average].map(plain), plain(grad), h, weight).map(engine::wrap)
+}
+
 /// `from + weight·(to - from)`: an exponential moving average moves by `1 - decay`.
 pub fn lerp<const D: usize>(from: Tensor<D>, to: Tensor<D>, weight: f64) -> Tensor<D> {
     if !engine::is_plain(&from) || !engine::is_plain(&to) {

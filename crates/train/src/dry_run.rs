@@ -86,24 +86,31 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     task::plan(&config, &Dataset::open(&config.data)?, &device)
 }
 
-/// Bytes that one image's pass through an autoencoder keeps, roughly: about eight tensors in each residual layer.
-pub(crate) fn vae_activations(vae: &AutoencoderKlConfig, size: usize) -> u64 {
+/// Bytes that one image's pass through an autoencoder keeps, roughly: about eight tensors in each residual layer, two
+/// of which a gradient may make again.
+pub(crate) fn vae_activations(vae: &AutoencoderKlConfig, size: usize, recompute: bool) -> u64 {
     let layers = 2 * vae.layers_per_block as u64 + 1;
+    let each = if recompute { 6 } else { 8 };
     let level = |(level, channels): (usize, &usize)| {
         let area = (size >> level).max(1).pow(2) as u64;
-        (layers + 1) * 8 * area * *channels as u64
+        (layers + 1) * each * area * *channels as u64
     };
     4 * vae.block_out_channels.iter().enumerate().map(level).sum::<u64>()
 }
 
 /// The same of a U-Net that reads a text of so many tokens: a transformer keeps about sixteen tensors of its width,
 /// and what is four times as wide.
-pub(crate) fn condition_unet_activations(unet: &UNet2DConditionConfig, size: usize, tokens: usize) -> u64 {
-    let mut floats = 0;
+pub(crate) fn condition_unet_activations(
+    unet: &UNet2DConditionConfig,
+    size: usize,
+    tokens: usize,
+    recompute: bool,
+) -> u64 {
+    let (mut floats, each) = (0, if recompute { 9 } else { 12 });
     for (level, &channels) in unet.block_out_channels.iter().enumerate() {
         let area = (size >> level).max(1).pow(2) as u64;
         let (channels, layers) = (channels as u64, unet.layers_per_block.get(level).unwrap_or(1) as u64);
-        floats += (2 * layers + 1) * 12 * area * channels;
+        floats += (2 * layers + 1) * each * area * channels;
         let attends = unet.down_block_types.get(level) == Some(&CrossDownBlockType::CrossAttnDownBlock2D);
         let keys = area + tokens as u64;
         floats += u64::from(attends) * (2 * layers + 1) * (28 * area * channels + 2 * keys * channels);
@@ -112,10 +119,10 @@ pub(crate) fn condition_unet_activations(unet: &UNet2DConditionConfig, size: usi
 }
 
 /// Bytes that one image's pass keeps, roughly: about nine tensors in each residual layer, four in each
-/// attention, the scores, and the concatenations on the way up.
-pub(crate) fn unet_activations(unet: &UNet2DConfig, size: usize) -> u64 {
+/// attention, the scores, and the normalized skips on the way up; without what a gradient makes again.
+pub(crate) fn unet_activations(unet: &UNet2DConfig, size: usize, recompute: bool) -> u64 {
     let levels = unet.block_out_channels.len();
-    let mut floats = 0;
+    let (mut floats, [each, skips]) = (0, if recompute { [7, 0] } else { [9, 2] });
     for (level, &channels) in unet.block_out_channels.iter().enumerate() {
         let area = (size >> level).max(1).pow(2) as u64;
         let (channels, layers) = (channels as u64, unet.layers_per_block as u64);
@@ -125,7 +132,7 @@ pub(crate) fn unet_activations(unet: &UNet2DConfig, size: usize) -> u64 {
         let head = unet.attention_head_dim.map_or(channels, |d| d as u64).max(1);
         let scores = 2 * (channels / head).max(1) * area * area;
         let attended = 4 * area * channels + scores;
-        floats += (2 * layers + 1) * 9 * area * channels + (layers + 1) * 3 * area * channels;
+        floats += (2 * layers + 1) * each * area * channels + (layers + 1) * skips * area * channels;
         floats += (layers * down + (layers + 1) * up) * attended;
     }
     4 * floats

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 use serde::{Deserialize, Serialize};
 use tweedie_ops::lerp;
@@ -176,6 +176,36 @@ impl ModuleMapper for Towards {
             let (shape, count) = (value.shape(), value.shape().num_elements());
             lerp(value.reshape([count]), target, weight).reshape(shape)
         })
+    }
+}
+
+/// Takes the values out of a module, flat, so that nobody else holds them.
+#[derive(Default)]
+pub(crate) struct Taken(pub BTreeMap<ParamId, Tensor<1>>);
+
+impl ModuleMapper for Taken {
+    fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, value, mapper) = p.consume();
+        let (shape, device) = (value.dims(), value.device());
+        self.0.insert(id, value.reshape([shape.iter().product::<usize>()]));
+        // In place of the value: its shape, but for the first dimension.
+        let mut none = shape;
+        none[0] = 0;
+        Param::from_mapped_value(id, Tensor::empty(none, (&device, DType::F32)), mapper)
+    }
+}
+
+/// The opposite.
+pub(crate) struct PutBack(pub BTreeMap<ParamId, Tensor<1>>);
+
+impl ModuleMapper for PutBack {
+    fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(value) = self.0.remove(&p.id) else { return p };
+        let (id, none, mapper) = p.consume();
+        let mut shape = none.dims();
+        let rest: usize = shape[1..].iter().product();
+        shape[0] = value.dims()[0] / rest.max(1);
+        Param::from_mapped_value(id, value.reshape(shape), mapper)
     }
 }
 

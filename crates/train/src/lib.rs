@@ -16,6 +16,7 @@ pub mod ema;
 mod error;
 mod event;
 mod export;
+mod gradients;
 mod importance;
 mod keys;
 mod learning_rate;

@@ -1,17 +1,21 @@
 //! AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) as PyTorch defines it, with its state kept by parameter
-//! name, and the norm of the whole gradient.
+//! name.
 
 use std::collections::BTreeMap;
 
 use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{DType, Device, Gradients, Tensor, TensorData},
+    module::{Module, ModuleMapper, Param, ParamId},
+    tensor::{DType, Device, Tensor, TensorData},
 };
 use serde::{Deserialize, Serialize};
 use tweedie_models::params::{HostTensor, TensorSource};
-use tweedie_ops::{AdamW, adamw};
+use tweedie_ops::{AdamW, adamw, adamw_averaged, lerp};
 
-use crate::error::TrainError;
+pub use crate::gradients::GradientMap;
+use crate::{
+    ema::{PutBack, Taken},
+    error::TrainError,
+};
 
 /// The `[optimizer]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +89,35 @@ impl Optimizer {
 
     /// Makes one step. A parameter without a gradient is left as it is.
     pub fn step<M: Module>(&mut self, model: M, gradients: GradientMap, learning_rate: f64) -> M {
+        model.map(&mut self.update(gradients, learning_rate, 0.0, BTreeMap::new()))
+    }
+
+    /// [`Optimizer::step`], and as each parameter is stepped, `average += weight·(parameter - average)` for that of
+    /// `average`, a copy of the model outside autodiff: the bits of [`crate::ema::update`] after the step. Returns the
+    /// model and the average.
+    pub fn step_averaged<M: Module>(
+        &mut self,
+        model: M,
+        gradients: GradientMap,
+        learning_rate: f64,
+        average: M,
+        weight: f64,
+    ) -> (M, M) {
+        let mut taken = Taken::default();
+        let emptied = average.map(&mut taken);
+        let mut update = self.update(gradients, learning_rate, weight, taken.0);
+        let model = model.map(&mut update);
+        let average = emptied.map(&mut PutBack(update.averages));
+        (model, average)
+    }
+
+    fn update(
+        &mut self,
+        gradients: GradientMap,
+        learning_rate: f64,
+        weight: f64,
+        averages: BTreeMap<ParamId, Tensor<1>>,
+    ) -> Update<'_> {
         self.steps += 1;
         let c = &self.config;
         let settings = AdamW {
@@ -95,13 +128,15 @@ impl Optimizer {
             weight_decay: c.weight_decay,
             step: self.steps,
         };
-        model.map(&mut Update {
+        Update {
             path: Vec::new(),
             gradients: gradients.0,
             state: &mut self.state,
             settings,
             decay_all: c.decay_all,
-        })
+            averages,
+            weight,
+        }
     }
 
     /// The running means as named tensors, `mean.` and `square.` before the parameter's name.
@@ -168,6 +203,9 @@ struct Update<'a> {
     state: &'a mut BTreeMap<String, Moments>,
     settings: AdamW,
     decay_all: bool,
+    /// Moving averages of some parameters, flat, and how far they move.
+    averages: BTreeMap<ParamId, Tensor<1>>,
+    weight: f64,
 }
 
 impl ModuleMapper for Update<'_> {
@@ -181,7 +219,14 @@ impl ModuleMapper for Update<'_> {
 
     fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        let Some(gradient) = self.gradients.remove(&name) else { return p };
+        let Some(gradient) = self.gradients.remove(&name) else {
+            if let Some(average) = self.averages.remove(&p.id) {
+                let value = p.val().without_autodiff();
+                let count = value.shape().num_elements();
+                self.averages.insert(p.id, lerp(average, value.reshape([count]), self.weight));
+            }
+            return p;
+        };
         let (id, value, mapper) = p.consume();
         let shape = value.shape();
         let tracked = value.is_autodiff();
@@ -195,116 +240,19 @@ impl ModuleMapper for Update<'_> {
         if !self.decay_all && !decays(&name, D) {
             settings.weight_decay = 0.0;
         }
-        let (value, mean, square) = adamw(value, gradient, mean, square, settings);
+        let (value, mean, square) = match self.averages.remove(&id) {
+            None => adamw(value, gradient, mean, square, settings),
+            Some(average) => {
+                let all = [value, mean, square, average];
+                let [value, mean, square, average] = adamw_averaged(all, gradient, settings, self.weight);
+                self.averages.insert(id, average);
+                (value, mean, square)
+            }
+        };
         self.state.insert(name, Moments { mean, square, shape: shape.as_slice().to_vec() });
         let value = value.reshape(shape);
         let value = if tracked { Tensor::from_inner(value).require_grad() } else { value };
         Param::from_mapped_value(id, value, mapper)
-    }
-}
-
-/// Gradients by parameter name, flat, outside autodiff.
-#[derive(Default)]
-pub struct GradientMap(pub(crate) BTreeMap<String, Tensor<1>>);
-
-impl GradientMap {
-    /// Takes the gradients of `model`'s parameters out of a backward pass.
-    pub fn take<M: Module>(model: &M, gradients: &mut Gradients) -> Self {
-        let mut visitor = Take { path: Vec::new(), gradients, found: BTreeMap::new() };
-        model.visit(&mut visitor);
-        Self(visitor.found)
-    }
-
-    /// Adds the gradients of another pass over the same parameters.
-    #[must_use]
-    pub fn plus(mut self, other: Self) -> Self {
-        for (name, gradient) in other.0 {
-            let sum = match self.0.remove(&name) {
-                Some(sum) => sum + gradient,
-                None => gradient,
-            };
-            self.0.insert(name, sum);
-        }
-        self
-    }
-
-    /// The L2 norm over all parameters, summed in double precision in the order of their names; or the name
-    /// of the first parameter whose gradient is not finite.
-    ///
-    /// # Errors
-    /// That name.
-    pub fn norm(&mut self) -> Result<f64, String> {
-        let on_host = self.0.values().next().is_none_or(|g| g.device() == Device::flex());
-        if !on_host {
-            return self.norm_on_device();
-        }
-        let mut sum = 0.0;
-        for (name, slot) in &mut self.0 {
-            let device = slot.device();
-            let gradient = std::mem::replace(slot, Tensor::empty([1], &device));
-            // Without another owner the CPU hands its memory over, here and back.
-            let data = gradient.into_data().convert::<f32>();
-            let part = sum_of_squares(data.as_slice::<f32>().unwrap_or_default());
-            *slot = Tensor::from_data(data, (&device, DType::F32));
-            if !part.is_finite() {
-                return Err(name.clone());
-            }
-            sum += part;
-        }
-        Ok(sum.sqrt())
-    }
-
-    /// Sums each gradient where it lies and reads all sums at once.
-    fn norm_on_device(&self) -> Result<f64, String> {
-        let sums = self.0.values().map(|g| (g.clone() * g.clone()).sum()).collect();
-        let data = Tensor::<1>::cat(sums, 0).into_data().convert::<f32>();
-        let sums = data.as_slice::<f32>().unwrap_or_default();
-        match self.0.keys().zip(sums).find(|(_, part)| !part.is_finite()) {
-            Some((name, _)) => Err(name.clone()),
-            None => Ok(sums.iter().map(|&part| f64::from(part)).sum::<f64>().sqrt()),
-        }
-    }
-
-    /// Multiplies all gradients by `factor`.
-    #[must_use]
-    pub fn scaled(self, factor: f64) -> Self {
-        Self(self.0.into_iter().map(|(name, g)| (name, g.mul_scalar(factor))).collect())
-    }
-}
-
-/// Σ v² in double precision, always in the same order.
-fn sum_of_squares(values: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 16];
-    let chunks = values.chunks_exact(lanes.len());
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(v) * f64::from(v);
-        }
-    }
-    lanes.iter().sum::<f64>() + rest.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>()
-}
-
-struct Take<'a> {
-    path: Vec<String>,
-    gradients: &'a mut Gradients,
-    found: BTreeMap<String, Tensor<1>>,
-}
-
-impl ModuleVisitor for Take<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
-        if let Some(gradient) = p.val().grad_remove(self.gradients) {
-            let count = gradient.shape().num_elements();
-            self.found.insert(self.path.join("."), gradient.reshape([count]));
-        }
     }
 }
 
@@ -376,6 +324,31 @@ mod tests {
                 optimizer = Optimizer::import(&config, 3, &state, &shapes(&model), &device).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn an_average_moves_as_after_the_step() {
+        let golden: Value = serde_json::from_str(include_str!("../tests/goldens/adamw.json")).unwrap();
+        let device = Device::flex();
+        let ad = device.clone().autodiff();
+        let start = two(&golden, &ad);
+        let (mut one, mut other) = (Optimizer::new(&Default::default()), Optimizer::new(&Default::default()));
+        let (mut model, mut average) = (start.clone(), start.valid());
+        let (mut fused, mut fused_average) = (start.clone(), start.valid());
+        for (i, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
+            let mut found = gradients(&model, step, &ad);
+            if i == 1 {
+                // A parameter without a gradient stays; its average moves.
+                found.0.remove("bias");
+            }
+            let same = GradientMap(found.0.clone());
+            model = one.step(model, found, 1e-2);
+            average = crate::ema::update(average, &model, 0.3);
+            (fused, fused_average) = other.step_averaged(fused, same, 1e-2, fused_average, 0.3);
+            assert_eq!(export(&fused), export(&model), "step {i}");
+            assert_eq!(export(&fused_average), export(&average), "step {i}");
+        }
+        assert_eq!(one.export(), other.export());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Requests that cannot be met: a message that names the flag or the value, no files.
 
 use crate::{
-    common::{Scratch, model},
+    common::{Scratch, finish, model},
     tensors,
 };
 
@@ -95,4 +95,18 @@ fn pictures_that_are_none() {
     scratch.fails(&["forward", "plain.png", "--frames", "0"], &["--frames", "0"]);
     scratch.fails(&["forward", "plain.png", "--size", "1"], &["--size 1"]);
     scratch.fails(&["forward", "plain.png", "--schedule", "x"], &["x", "cosine"]);
+}
+
+#[test]
+fn instruction_sets_that_there_are_not() {
+    let scratch = Scratch::new();
+    let with = |value: &str| {
+        let mut command = scratch.command(&["devices"]);
+        command.env("TWEEDIE_ISA", value);
+        command
+    };
+    scratch.fails_as(with("avx999"), &["TWEEDIE_ISA", "`avx999`", "no instruction set", "scalar", "unset"]);
+    scratch.fails_as(with("AVX2"), &["TWEEDIE_ISA", "`AVX2`", "scalar"]);
+    assert!(finish(with("scalar")).ok().stdout.contains("kernels for scalar"));
+    finish(with("")).ok();
 }

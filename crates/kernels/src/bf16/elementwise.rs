@@ -116,6 +116,27 @@ pub fn gelu(isa: Isa, x: &[Bf16], out: &mut [Bf16]) {
     });
 }
 
+/// `h·gelu(g)` of rows `[h, g]`, as [`crate::geglu::geglu`]: `x: [rows, 2·width]`, `out: [rows, width]`.
+pub fn geglu(isa: Isa, width: usize, x: &[Bf16], out: &mut [Bf16]) {
+    let rows = out.len() / width.max(1);
+    assert!(out.len() == rows * width && x.len() == 2 * out.len(), "lengths of GEGLU");
+    let (x, out) = (Ptr::from_const(x.as_ptr()), Ptr::new(out));
+    split::for_each(rows, 2 * rows * width, |row| {
+        let (mut wide, mut result) = ([0.0f32; 2 * CHUNK], [0.0f32; CHUNK]);
+        for i in (0..width).step_by(CHUNK) {
+            let n = CHUNK.min(width - i);
+            // SAFETY: lengths are checked above; tasks write disjoint rows.
+            unsafe {
+                let h = x.get().add(2 * row * width + i).cast_const();
+                convert::piece(isa, h, wide.as_mut_ptr(), n);
+                convert::piece(isa, h.add(width), wide.as_mut_ptr().add(n), n);
+                crate::geglu::geglu(isa, n, &wide[..2 * n], &mut result[..n]);
+                convert::piece(isa, result.as_ptr(), out.get().add(row * width + i), n);
+            }
+        }
+    });
+}
+
 /// `x·scale + shift` with one number per sample and channel: `x: [batch, pixels, channels]`,
 /// `scale, shift: [batch, channels]`; no scale means one.
 pub fn affine_channels(

@@ -8,7 +8,7 @@ use super::{
     Element,
     simd::{self, Dot, V, dispatch16, load_part, store_part, strips16},
 };
-pub use crate::group_norm::GroupNorm;
+pub use crate::group_norm::{Affine, GroupNorm};
 use crate::{
     Isa,
     par::{Ptr, Scratch},
@@ -16,25 +16,12 @@ use crate::{
     split::Blocks,
 };
 
-/// The learned factors of a normalization.
-#[derive(Clone, Copy, Debug)]
-pub struct Affine<'a> {
-    /// `[channels]`.
-    pub weight: &'a [f32],
-    /// `[channels]`.
-    pub bias: &'a [f32],
-    /// `[batch, channels]` each: scale and shift of the normalized numbers, from an embedding.
-    pub scale_shift: Option<[&'a [f32]; 2]>,
-}
-
 /// Normalizes `x: [batch, pixels, channels]` into `out`, of the same shape.
 pub fn forward<I: Element, O: Element>(isa: Isa, n: &GroupNorm, x: &[I], affine: Affine<'_>, out: &mut [O]) {
     let (c, len) = (n.channels, n.batch * n.pixels * n.channels);
     assert!(n.groups > 0 && c.is_multiple_of(n.groups), "groups divide the channels: {n:?}");
     assert!([x.len(), out.len()] == [len; 2], "lengths {} and {} of images of {n:?}", x.len(), out.len());
-    assert!(affine.weight.len() == c && affine.bias.len() == c, "factors per channel of {n:?}");
-    let per_sample = affine.scale_shift.iter().flatten().all(|v| v.len() == n.batch * c);
-    assert!(per_sample, "scale and shift per sample and channel of {n:?}");
+    affine.check(n);
     let blocks = Blocks::new(n.batch, n.pixels, c);
     let sums = Scratch::take(blocks.partials(2));
     let factors = Scratch::take(n.batch * 3 * c);

@@ -1,55 +1,95 @@
 //! Convolutions of any shape as matrix products over tables of pixel pointers: no unfolded input.
 
-use super::Conv;
+use super::{Epilogue, Input, volume::Volume};
 use crate::{
     Isa,
-    gemm::{Factor, RowsJob, blocks, offset_unless_null, pack, packed_len, panel_width, reduce_rows, rows},
-    par::{self, Lease, Ptr, Scratch},
-    simd::LANES,
+    gemm::{Factor, RowsJob, blocks, offset_unless_null, pack, packed_len, panel_width, rows},
+    maps::Parts,
+    par::{self, Ptr, Scratch},
 };
 
-/// Channels below which a weight gradient copies patches, so that its rows fill the microkernel.
-const FEW_CHANNELS: usize = 12;
-
-struct Places {
-    size: [usize; 2],
-    out: [usize; 2],
-    taps: usize,
+/// Sample and coordinates of a position.
+pub(super) fn split(index: usize, size: [usize; 3]) -> (usize, [usize; 3]) {
+    let (rest, x) = (index / size[2], index % size[2]);
+    let (rest, y) = (rest / size[1], rest % size[1]);
+    (rest / size[0], [rest % size[0], y, x])
 }
 
-impl Places {
-    fn new(c: &Conv) -> Self {
-        Self { size: c.size, out: c.out_size(), taps: c.kernel[0] * c.kernel[1] }
+/// Coordinates of all taps.
+pub(super) fn taps_of(v: &Volume) -> Vec<[usize; 3]> {
+    (0..v.taps()).map(|t| split(t, v.kernel).1).collect()
+}
+
+/// Where a convolution's input is.
+pub(super) struct Reader<'a> {
+    v: &'a Volume,
+    pub parts: Parts,
+    pub shift: [usize; 3],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(v: &'a Volume, x: &Input<'_>) -> Self {
+        let shift = [0, x.shift(), x.shift()];
+        let pixels = v.batch * (0..3).map(|i| v.size[i] >> shift[i]).product::<usize>();
+        Self { v, parts: x.parts(pixels, v.in_channels), shift }
     }
 
-    /// Image, row and column of a position.
-    fn split(index: usize, size: [usize; 2]) -> (usize, usize, usize) {
-        let (rest, x) = (index / size[1], index % size[1]);
-        (rest / size[0], rest % size[0], x)
+    /// Index of the pixel at `place` of sample `b`.
+    pub(super) fn index(&self, b: usize, place: [usize; 3]) -> usize {
+        (0..3).fold(b, |at, i| at * (self.v.size[i] >> self.shift[i]) + (place[i] >> self.shift[i]))
+    }
+
+    /// Index of the pixel that the output at `at` meets under `tap`; `None` in the padding.
+    pub(super) fn met(&self, b: usize, at: [usize; 3], tap: [usize; 3]) -> Option<usize> {
+        let v = self.v;
+        let mut place = [0; 3];
+        for i in 0..3 {
+            place[i] = (at[i] * v.stride[i] + tap[i] * v.dilation[i]).checked_sub(v.pad_before[i])?;
+            if place[i] >= v.size[i] {
+                return None;
+            }
+        }
+        Some(self.index(b, place))
     }
 }
 
-/// Index of the input pixel that output pixel `(b, y, x)` meets under tap `(ky, kx)`; `None` in the padding.
-fn input_pixel(c: &Conv, b: usize, at: [usize; 2], tap: [usize; 2]) -> Option<usize> {
-    let y = (at[0] * c.stride[0] + tap[0] * c.dilation[0]).checked_sub(c.pad_before[0])?;
-    let x = (at[1] * c.stride[1] + tap[1] * c.dilation[1]).checked_sub(c.pad_before[1])?;
-    (y < c.size[0] && x < c.size[1]).then(|| (b * c.size[0] + y) * c.size[1] + x)
+/// Index of the output for which the input at `at` is taken under `tap`, if there is one.
+pub(super) fn output_pixel(
+    v: &Volume,
+    out: [usize; 3],
+    b: usize,
+    at: [usize; 3],
+    tap: [usize; 3],
+) -> Option<usize> {
+    let mut pixel = b;
+    for i in 0..3 {
+        let mut d = (at[i] + v.pad_before[i]).checked_sub(tap[i] * v.dilation[i])?;
+        if v.stride[i] > 1 {
+            if !d.is_multiple_of(v.stride[i]) {
+                return None;
+            }
+            d /= v.stride[i];
+        }
+        if d >= out[i] {
+            return None;
+        }
+        pixel = pixel * out[i] + d;
+    }
+    Some(pixel)
 }
 
 /// The weights of a layer without groups, packed for products.
 pub(super) struct Prepared(Scratch);
 
-pub(super) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
-    let taps = c.kernel[0] * c.kernel[1];
-    let packed = Scratch::allocate(packed_len(isa, taps, c.in_channels, c.out_channels));
-    // SAFETY: `Conv` has matched the weight's length and shape.
-    unsafe { pack(isa, factor(c, w, 0), packed.ptr()) };
+pub(super) fn prepare(isa: Isa, v: &Volume, w: &[f32]) -> Prepared {
+    let packed = Scratch::allocate(packed_len(isa, v.taps(), v.in_channels, v.out_channels));
+    // SAFETY: the caller has matched the weight's length and shape.
+    unsafe { pack(isa, factor(v, w, 0), packed.ptr()) };
     Prepared(packed)
 }
 
-fn factor(c: &Conv, w: &[f32], g: usize) -> Factor {
-    let taps = c.kernel[0] * c.kernel[1];
-    let (k, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
+fn factor(v: &Volume, w: &[f32], g: usize) -> Factor {
+    let (taps, k, n) = (v.taps(), v.in_channels / v.groups, v.out_channels / v.groups);
     Factor {
         start: w[g * n * k * taps..].as_ptr(),
         taps,
@@ -61,156 +101,185 @@ fn factor(c: &Conv, w: &[f32], g: usize) -> Factor {
     }
 }
 
-pub(super) fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let (k, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
-    let packed = Scratch::take(packed_len(isa, c.kernel[0] * c.kernel[1], k, n));
-    for g in 0..c.groups {
-        // SAFETY: `Conv::check` has matched lengths and shape.
+pub(super) fn forward(
+    isa: Isa,
+    v: &Volume,
+    x: &Input<'_>,
+    w: &[f32],
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) {
+    let (k, n) = (v.in_channels / v.groups, v.out_channels / v.groups);
+    let packed = Scratch::take(packed_len(isa, v.taps(), k, n));
+    for g in 0..v.groups {
+        // SAFETY: the caller has matched lengths and shape.
         unsafe {
-            pack(isa, factor(c, w, g), packed.ptr());
-            group(isa, c, g, x, packed.ptr(), bias, out);
+            pack(isa, factor(v, w, g), packed.ptr());
+            group(isa, g, &Reader::new(v, x), packed.ptr(), epilogue, out);
         }
     }
 }
 
 pub(super) fn forward_prepared(
     isa: Isa,
-    c: &Conv,
-    x: &[f32],
+    v: &Volume,
+    x: &Input<'_>,
     w: &Prepared,
-    bias: Option<&[f32]>,
+    epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) {
     // SAFETY: as above.
-    unsafe { group(isa, c, 0, x, w.0.ptr(), bias, out) }
+    unsafe { group(isa, 0, &Reader::new(v, x), w.0.ptr(), epilogue, out) }
 }
 
 unsafe fn group(
     isa: Isa,
-    c: &Conv,
     g: usize,
-    x: &[f32],
+    x: &Reader<'_>,
     packed: Ptr<f32>,
-    bias: Option<&[f32]>,
+    epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) {
-    let p = Places::new(c);
-    let m = c.batch * p.out[0] * p.out[1];
-    let (k, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
+    let v = x.v;
+    let (size, taps) = (v.out_size(), taps_of(v));
+    let (k, n) = (v.in_channels / v.groups, v.out_channels / v.groups);
     let zeros = vec![0.0f32; k];
     let zeros = Ptr::from_const(zeros.as_ptr());
-    let (x, out) = (Ptr::from_const(x.as_ptr()), Ptr::new(out));
-    let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
+    // Where the numbers of a pixel start in each part, and how many of them there are.
+    let (parts, ks): (Vec<_>, [usize; 2]) = match x.parts.channels() {
+        [_, 0] => (
+            x.parts.each().map(|p| (Ptr::from_const(p.start.get().add(g * k)), p.channels)).collect(),
+            [k; 2],
+        ),
+        both => (x.parts.each().map(|p| (p.start, p.channels)).collect(), both),
+    };
+    let out = Ptr::new(out);
+    let null = std::ptr::null();
+    let bias = Ptr::from_const(epilogue.bias.map_or(null, <[f32]>::as_ptr));
+    let residual = epilogue.residual.map(|r| Ptr::from_const(r.as_ptr()));
     let width = panel_width(isa, n);
-    // Tasks write disjoint blocks of `out`.
-    blocks(isa, m, n, k * p.taps, |i, count, columns| {
-        let mut table = vec![zeros.get().cast_const(); p.taps * count];
-        let mut out_rows = Vec::with_capacity(count);
-        for r in 0..count {
-            let (b, oy, ox) = Places::split(i + r, p.out);
-            for tap in 0..p.taps {
-                let at = [tap / c.kernel[1], tap % c.kernel[1]];
-                if let Some(pixel) = input_pixel(c, b, [oy, ox], at) {
-                    table[tap * count + r] = x.get().add(pixel * c.in_channels + g * k);
+    let (m, row) = (v.batch * size.iter().product::<usize>(), epilogue.bias_row(v.out_channels));
+    // Samples with biases of their own come one after the other.
+    let samples = if row > 0 { v.batch } else { 1 };
+    for sample in 0..samples {
+        let before = sample * (m / samples);
+        // Tasks write disjoint blocks of `out`.
+        blocks(isa, m / samples, n, k * taps.len(), |i, count, columns| {
+            let mut table = vec![zeros.get().cast_const(); parts.len() * taps.len() * count];
+            let mut out_rows = Vec::with_capacity(count);
+            let mut more = Vec::with_capacity(residual.map_or(0, |_| count));
+            for r in 0..count {
+                let position = before + i + r;
+                let (b, at) = split(position, size);
+                for (t, &tap) in taps.iter().enumerate() {
+                    if let Some(pixel) = x.met(b, at, tap) {
+                        for (j, (start, channels)) in parts.iter().enumerate() {
+                            let from = start.get().add(pixel * channels).cast_const();
+                            table[(t * parts.len() + j) * count + r] = from;
+                        }
+                    }
+                }
+                out_rows.push(out.get().add(position * v.out_channels + g * n));
+                if let Some(residual) = residual {
+                    more.push(residual.get().add(position * v.out_channels + g * n).cast_const());
                 }
             }
-            out_rows.push(out.get().add((i + r) * c.out_channels + g * n));
-        }
-        rows(
-            isa,
-            &RowsJob {
-                rows: table.as_ptr(),
-                a_offset: 0,
-                m: count,
-                taps: p.taps,
-                k,
-                b: packed.get().add(columns.start * k * p.taps),
-                width,
-                n: columns.len(),
-                out: out_rows.as_ptr(),
-                out_offset: columns.start,
-                bias: offset_unless_null(bias.get(), g * n + columns.start),
-                accumulate: false,
-            },
-        );
-    });
+            rows(
+                isa,
+                &RowsJob {
+                    rows: table.as_ptr(),
+                    a_offset: 0,
+                    m: count,
+                    taps: parts.len() * taps.len(),
+                    k: ks,
+                    b: packed.get().add(columns.start * k * taps.len()),
+                    width,
+                    n: columns.len(),
+                    out: out_rows.as_ptr(),
+                    out_offset: columns.start,
+                    bias: offset_unless_null(bias.get(), sample * row + g * n + columns.start),
+                    residual: if residual.is_some() { more.as_ptr() } else { std::ptr::null() },
+                    accumulate: false,
+                },
+            );
+        });
+    }
 }
 
-pub(super) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-    let p = Places::new(c);
-    let (k, n) = (c.out_channels / c.groups, c.in_channels / c.groups);
+/// With a bias per input channel, this is the transposed convolution.
+pub(super) fn data_gradient(
+    isa: Isa,
+    v: &Volume,
+    dy: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    dx: &mut [f32],
+) {
+    let (out, all) = (v.out_size(), taps_of(v));
+    let (k, n) = (v.out_channels / v.groups, v.in_channels / v.groups);
     let zeros = vec![0.0f32; k];
     let zeros = Ptr::from_const(zeros.as_ptr());
-    let packed = Scratch::take(packed_len(isa, p.taps, k, n));
+    let packed = Scratch::take(packed_len(isa, all.len(), k, n));
     let (dy, dx) = (Ptr::from_const(dy.as_ptr()), Ptr::new(dx));
+    let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let width = panel_width(isa, n);
     // With a stride, input pixels fall into phases, each met by its own taps.
-    for g in 0..c.groups {
-        for phase in 0..c.stride[0] * c.stride[1] {
-            let offset = [phase / c.stride[1], phase % c.stride[1]];
-            let part: [usize; 2] =
-                std::array::from_fn(|i| c.size[i].saturating_sub(offset[i]).div_ceil(c.stride[i]));
-            let meets = |i: usize, tap: usize| {
-                let d = (offset[i] + c.pad_before[i]) as isize - (tap * c.dilation[i]) as isize;
-                d.rem_euclid(c.stride[i] as isize) == 0
-            };
-            let taps: Vec<[usize; 2]> = (0..p.taps)
-                .map(|t| [t / c.kernel[1], t % c.kernel[1]])
-                .filter(|t| meets(0, t[0]) && meets(1, t[1]))
-                .collect();
-            // SAFETY: as in `forward`; phases and tasks write disjoint pixels of `dx`.
-            unsafe {
-                pack_taps(isa, c, g, w, &taps, packed.ptr());
-                let m = c.batch * part[0] * part[1];
-                blocks(isa, m, n, k * taps.len(), |i, count, columns| {
-                    let mut table = vec![zeros.get().cast_const(); taps.len() * count];
-                    let mut out_rows = Vec::with_capacity(count);
-                    for r in 0..count {
-                        let (b, ty, tx) = Places::split(i + r, part);
-                        let (y, x) = (ty * c.stride[0] + offset[0], tx * c.stride[1] + offset[1]);
-                        for (t, tap) in taps.iter().enumerate() {
-                            let from = |i: usize, at: usize| {
-                                let d = (at + c.pad_before[i]).checked_sub(tap[i] * c.dilation[i])?;
-                                (d / c.stride[i] < p.out[i]).then_some(d / c.stride[i])
-                            };
-                            if let (Some(oy), Some(ox)) = (from(0, y), from(1, x)) {
-                                let pixel = (b * p.out[0] + oy) * p.out[1] + ox;
-                                table[t * count + r] = dy.get().add(pixel * c.out_channels + g * k);
-                            }
+    for (g, phase) in (0..v.groups).flat_map(|g| (0..v.stride.iter().product()).map(move |p| (g, p))) {
+        let offset = split(phase, v.stride).1;
+        let part: [usize; 3] =
+            std::array::from_fn(|i| v.size[i].saturating_sub(offset[i]).div_ceil(v.stride[i]));
+        let meets = |i: usize, tap: usize| {
+            let d = (offset[i] + v.pad_before[i]) as isize - (tap * v.dilation[i]) as isize;
+            d.rem_euclid(v.stride[i] as isize) == 0
+        };
+        let taps: Vec<usize> = (0..all.len()).filter(|&t| (0..3).all(|i| meets(i, all[t][i]))).collect();
+        // SAFETY: as in `forward`; phases and tasks write disjoint pixels of `dx`.
+        unsafe {
+            pack_taps(isa, v, g, w, &taps, packed.ptr());
+            let m = v.batch * part.iter().product::<usize>();
+            blocks(isa, m, n, k * taps.len(), |i, count, columns| {
+                let mut table = vec![zeros.get().cast_const(); taps.len() * count];
+                let mut out_rows = Vec::with_capacity(count);
+                for r in 0..count {
+                    let (b, at) = split(i + r, part);
+                    let place: [usize; 3] = std::array::from_fn(|i| at[i] * v.stride[i] + offset[i]);
+                    for (t, &tap) in taps.iter().enumerate() {
+                        if let Some(pixel) = output_pixel(v, out, b, place, all[tap]) {
+                            table[t * count + r] = dy.get().add(pixel * v.out_channels + g * k);
                         }
-                        let pixel = (b * p.size[0] + y) * p.size[1] + x;
-                        out_rows.push(dx.get().add(pixel * c.in_channels + g * n));
                     }
-                    rows(
-                        isa,
-                        &RowsJob {
-                            rows: table.as_ptr(),
-                            a_offset: 0,
-                            m: count,
-                            taps: taps.len(),
-                            k,
-                            b: packed.ptr().get().add(columns.start * k * taps.len()),
-                            width,
-                            n: columns.len(),
-                            out: out_rows.as_ptr(),
-                            out_offset: columns.start,
-                            bias: std::ptr::null(),
-                            accumulate: false,
-                        },
-                    );
-                });
-            }
+                    let pixel = (0..3).fold(b, |at, i| at * v.size[i] + place[i]);
+                    out_rows.push(dx.get().add(pixel * v.in_channels + g * n));
+                }
+                rows(
+                    isa,
+                    &RowsJob {
+                        rows: table.as_ptr(),
+                        a_offset: 0,
+                        m: count,
+                        taps: taps.len(),
+                        k: [k; 2],
+                        b: packed.ptr().get().add(columns.start * k * taps.len()),
+                        width,
+                        n: columns.len(),
+                        out: out_rows.as_ptr(),
+                        out_offset: columns.start,
+                        bias: offset_unless_null(bias.get(), g * n + columns.start),
+                        residual: std::ptr::null(),
+                        accumulate: false,
+                    },
+                );
+            });
         }
     }
 }
 
 /// Packs some taps of the transposed weights of one group: sums run over output channels.
-unsafe fn pack_taps(isa: Isa, c: &Conv, g: usize, w: &[f32], taps: &[[usize; 2]], out: Ptr<f32>) {
-    let all = c.kernel[0] * c.kernel[1];
-    let (k, n) = (c.out_channels / c.groups, c.in_channels / c.groups);
+unsafe fn pack_taps(isa: Isa, v: &Volume, g: usize, w: &[f32], taps: &[usize], out: Ptr<f32>) {
+    let all = v.taps();
+    let (k, n) = (v.out_channels / v.groups, v.in_channels / v.groups);
     let width = panel_width(isa, n);
     let w = Ptr::from_const(w[g * k * n * all..].as_ptr());
-    let taps: Vec<usize> = taps.iter().map(|t| t[0] * c.kernel[1] + t[1]).collect();
     par::for_each(n.div_ceil(width), |panel| {
         let first = panel * width;
         for (t, &tap) in taps.iter().enumerate() {
@@ -224,110 +293,4 @@ unsafe fn pack_taps(isa: Isa, c: &Conv, g: usize, w: &[f32], taps: &[[usize; 2]]
             }
         }
     });
-}
-
-pub(super) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    let p = Places::new(c);
-    let pixels = c.batch * p.out[0] * p.out[1];
-    let (m, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
-    let sums = Scratch::take(p.taps * m * n);
-    let zeros = vec![0.0f32; m.max(n)];
-    let zeros = Ptr::from_const(zeros.as_ptr());
-    let (x, dy) = (Ptr::from_const(x.as_ptr()), Ptr::from_const(dy.as_ptr()));
-    let plain = c.kernel == [1; 2] && c.stride == [1; 2] && c.pad_before == [0; 2] && c.pad_after == [0; 2];
-    for g in 0..c.groups {
-        let x_at = |pixel: usize| Ptr::from_const(x.get().wrapping_add(pixel * c.in_channels + g * m));
-        let dy_at = |pixel: usize| Ptr::from_const(dy.get().wrapping_add(pixel * c.out_channels + g * n));
-        let dy_row = |i: usize| dy_at(i).get().cast_const();
-        let taken = |b, at, tap| input_pixel(c, b, at, tap).map_or(zeros, x_at);
-        // SAFETY: rows are pixels of `m` and `n` numbers; `sums` holds as many as the weight.
-        unsafe {
-            if plain {
-                let x_row = |i: usize| x_at(i).get().cast_const();
-                reduce_rows(isa, pixels, x_row, dy_row, [m, n], sums.ptr());
-            } else if n < FEW_CHANNELS && n < m {
-                // `[taps][n][m]`: pixels of the input with the outputs that they are taken for.
-                let inputs = c.batch * c.size[0] * c.size[1];
-                let met = |b, at, tap| output_pixel(c, p.out, b, at, tap).map_or(zeros, dy_at);
-                let (patches, row) = (patches(c, c.size, n, met), p.taps * n);
-                let a = patches.ptr();
-                let a_row = |i: usize| a.get().wrapping_add(i * row).cast_const();
-                let x_row = |i: usize| x_at(i).get().cast_const();
-                reduce_rows(isa, inputs, a_row, x_row, [row, m], sums.ptr());
-            } else if m < FEW_CHANNELS {
-                let (patches, row) = (patches(c, p.out, m, taken), p.taps * m);
-                let a = patches.ptr();
-                let a_row = |i: usize| a.get().wrapping_add(i * row).cast_const();
-                reduce_rows(isa, pixels, a_row, dy_row, [row, n], sums.ptr());
-            } else {
-                for tap in 0..p.taps {
-                    let mut table = vec![zeros; pixels];
-                    let to = Ptr::new(&mut table);
-                    par::for_each_piece(pixels, 1024, |from, end| {
-                        for i in from..end {
-                            let (b, y, x) = Places::split(i, p.out);
-                            *to.get().add(i) = taken(b, [y, x], [tap / c.kernel[1], tap % c.kernel[1]]);
-                        }
-                    });
-                    let x_row = |i: usize| table[i].get().cast_const();
-                    let to = Ptr::from_const(sums.ptr().get().add(tap * m * n));
-                    reduce_rows(isa, pixels, x_row, dy_row, [m, n], to);
-                }
-            }
-            let turned = !plain && n < FEW_CHANNELS && n < m;
-            let strides = if turned { [m, 1] } else { [1, n] };
-            let to = Ptr::new(&mut dw[g * n * m * p.taps..][..n * m * p.taps]);
-            par::for_each_piece(n, LANES, |first, end| {
-                for (i, tap) in (0..m * p.taps).map(|at| (at / p.taps, at % p.taps)) {
-                    for o in first..end {
-                        let sum = tap * m * n + o * strides[0] + i * strides[1];
-                        *to.get().add((o * m + i) * p.taps + tap) = *sums.ptr().get().add(sum);
-                    }
-                }
-            });
-        }
-    }
-}
-
-/// Index of the output pixel for which input pixel `(b, y, x)` is taken under `tap`, if there is one.
-fn output_pixel(c: &Conv, out: [usize; 2], b: usize, at: [usize; 2], tap: [usize; 2]) -> Option<usize> {
-    let of = |i: usize| {
-        let d = (at[i] + c.pad_before[i]).checked_sub(tap[i] * c.dilation[i])?;
-        if c.stride[i] == 1 {
-            return (d < out[i]).then_some(d);
-        }
-        (d.is_multiple_of(c.stride[i]) && d / c.stride[i] < out[i]).then_some(d / c.stride[i])
-    };
-    let (y, x) = (of(0)?, of(1)?);
-    Some((b * out[0] + y) * out[1] + x)
-}
-
-/// `[batch, size.., taps, channels]`, copied from where `pixel` of image, place and tap points, so that rows fill
-/// the microkernel.
-unsafe fn patches(
-    c: &Conv,
-    size: [usize; 2],
-    channels: usize,
-    pixel: impl Fn(usize, [usize; 2], [usize; 2]) -> Ptr<f32> + Sync + Send,
-) -> Lease {
-    let taps: Vec<[usize; 2]> =
-        (0..c.kernel[0] * c.kernel[1]).map(|t| [t / c.kernel[1], t % c.kernel[1]]).collect();
-    let count = c.batch * size[0] * size[1];
-    let patches = Scratch::take(count * taps.len() * channels);
-    let start = patches.ptr();
-    par::for_each_piece(count, 512, |from, end| {
-        let mut to = start.get().add(from * taps.len() * channels);
-        for i in from..end {
-            let (b, y, x) = Places::split(i, size);
-            for &tap in &taps {
-                let from = pixel(b, [y, x], tap).get();
-                // Few numbers: a call to copy them would take longer.
-                for channel in 0..channels {
-                    to.add(channel).write(from.add(channel).read());
-                }
-                to = to.add(channels);
-            }
-        }
-    });
-    patches
 }

@@ -1,11 +1,18 @@
 //! 2-D convolutions and their gradients.
 //!
 //! Images are `[batch, height, width, channels]`; weights are PyTorch's
-//! `[out channels, in channels / groups, kernel height, kernel width]`.
+//! `[out channels, in channels / groups, kernel height, kernel width]`. [`volume`] has those over one and three
+//! dimensions.
 
 mod direct;
+mod input;
+mod sums;
+pub mod volume;
 
-use crate::{Isa, winograd};
+use crate::{Isa, resample, winograd};
+
+pub use input::{Epilogue, Input};
+use volume::Volume;
 
 /// Shape of a 2-D convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +59,9 @@ impl Conv {
         ]
     }
 
-    fn check(&self, x: usize, w: usize, y: usize) {
-        let positive = [self.stride, self.dilation].iter().flatten().all(|&v| v > 0);
-        assert!(positive && self.groups > 0, "stride, dilation and groups are positive: {self:?}");
-        let divides =
-            self.in_channels.is_multiple_of(self.groups) && self.out_channels.is_multiple_of(self.groups);
-        assert!(divides, "groups divide the channels: {self:?}");
-        assert_eq!([x, w, y], self.lens(), "lengths of input, weight and output of {self:?}");
+    fn check(&self, w: usize, y: usize) {
+        let [x, ..] = self.lens();
+        Volume::from(self).check(x, w, y);
     }
 
     fn is_same3x3(&self) -> bool {
@@ -79,12 +82,19 @@ impl Conv {
 
 /// `out = x ⋆ w (+ bias)`.
 pub fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    c.check(x.len(), w.len(), out.len());
-    assert!(bias.is_none_or(|b| b.len() == c.out_channels), "one bias per output channel");
+    forward_with(isa, c, Input::from(x), w, Epilogue { bias, residual: None }, out);
+}
+
+/// As [`forward`], of an input that need not exist as one map, with whatever `epilogue` adds: the same bits as from
+/// joined and enlarged maps.
+pub fn forward_with(isa: Isa, c: &Conv, x: Input<'_>, w: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) {
+    c.check(w.len(), out.len());
+    x.check(c);
+    epilogue.check(c.batch, c.out_channels, out.len());
     if c.is_fast(c.in_channels) {
-        winograd::forward(isa, c, x, w, bias, out);
+        winograd::forward(isa, c, &x, w, epilogue, out);
     } else {
-        direct::forward(isa, c, x, w, bias, out);
+        direct::forward(isa, &c.into(), &x, w, epilogue, out);
     }
 }
 
@@ -107,7 +117,7 @@ impl Prepared {
         assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
         let kernels = match (c.is_fast(c.in_channels), c.groups) {
             (true, _) => Kernels::Fast(winograd::prepare(isa, c, w)),
-            (false, 1) => Kernels::Direct(direct::prepare(isa, c, w)),
+            (false, 1) => Kernels::Direct(direct::prepare(isa, &c.into(), w)),
             _ => return None,
         };
         Some(Self { kernels, isa, channels: [c.in_channels, c.out_channels] })
@@ -127,17 +137,18 @@ impl Prepared {
         size * c.lens()[1] * size_of::<f32>()
     }
 
-    /// As [`forward`], bit for bit, for any batch and any map that the same algorithm serves.
-    pub fn forward(&self, c: &Conv, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-        c.check(x.len(), c.lens()[1], out.len());
-        assert!(bias.is_none_or(|b| b.len() == c.out_channels), "one bias per output channel");
+    /// As [`forward_with`], bit for bit, for any batch and any map that the same algorithm serves.
+    pub fn forward(&self, c: &Conv, x: Input<'_>, epilogue: Epilogue<'_>, out: &mut [f32]) {
+        c.check(c.lens()[1], out.len());
+        x.check(c);
+        epilogue.check(c.batch, c.out_channels, out.len());
         let same = self.channels == [c.in_channels, c.out_channels];
         match &self.kernels {
             Kernels::Fast(w) if same && c.is_fast(c.in_channels) => {
-                winograd::forward_prepared(self.isa, c, x, w, bias, out);
+                winograd::forward_prepared(self.isa, c, &x, w, epilogue, out);
             }
             Kernels::Direct(w) if same && c.groups == 1 && !c.is_fast(c.in_channels) => {
-                direct::forward_prepared(self.isa, c, x, w, bias, out);
+                direct::forward_prepared(self.isa, &c.into(), &x, w, epilogue, out);
             }
             _ => panic!("weights prepared for {:?} channels, not for {c:?}", self.channels),
         }
@@ -146,20 +157,57 @@ impl Prepared {
 
 /// The gradient of the input, given that of the output.
 pub fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-    c.check(dx.len(), w.len(), dy.len());
+    c.check(w.len(), dy.len());
+    assert_eq!(dx.len(), c.lens()[0], "length of the input's gradient of {c:?}");
     if c.is_fast(c.out_channels) {
-        winograd::data_gradient(isa, c, dy, w, dx);
+        winograd::data_gradient(isa, c, dy, w, dx, false);
     } else {
-        direct::data_gradient(isa, c, dy, w, dx);
+        direct::data_gradient(isa, &c.into(), dy, w, None, dx);
+    }
+}
+
+/// The gradient of the half-size maps that [`Input::doubled`] reads.
+pub fn data_gradient_doubled(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
+    c.check(w.len(), dy.len());
+    let ([x, ..], half) = (c.lens(), c.size.map(|s| s / 2));
+    assert!(c.size.iter().all(|s| s.is_multiple_of(2)), "doubled maps have even sizes: {c:?}");
+    assert_eq!(dx.len(), x / 4, "length of the gradient of half-size maps of {c:?}");
+    if c.is_fast(c.out_channels) {
+        winograd::data_gradient(isa, c, dy, w, dx, true);
+    } else {
+        let mut whole = vec![0.0; x];
+        direct::data_gradient(isa, &c.into(), dy, w, None, &mut whole);
+        resample::upsample_gradient(&whole, c.batch, half, c.size, c.in_channels, dx);
     }
 }
 
 /// The gradient of the weight, given that of the output.
 pub fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    c.check(x.len(), dw.len(), dy.len());
+    weight_gradient_with(isa, c, Input::from(x), dy, dw);
+}
+
+/// As [`weight_gradient`], of an input that need not exist as one map.
+pub fn weight_gradient_with(isa: Isa, c: &Conv, x: Input<'_>, dy: &[f32], dw: &mut [f32]) {
+    c.check(dw.len(), dy.len());
+    x.check(c);
     if c.is_fast(c.in_channels.min(c.out_channels)) {
-        winograd::weight_gradient(isa, c, x, dy, dw);
-    } else {
-        direct::weight_gradient(isa, c, x, dy, dw);
+        winograd::weight_gradient(isa, c, &x, dy, dw);
+        return;
+    }
+    let taps = c.kernel[0] * c.kernel[1];
+    let mut first = 0;
+    for (part, channels) in x.each(c.in_channels) {
+        let volume = Volume { in_channels: channels, ..c.into() };
+        if channels == c.in_channels {
+            sums::weight_gradient(isa, &volume, &part, dy, dw);
+        } else if channels > 0 {
+            let row = channels * taps;
+            let mut own = vec![0.0; c.out_channels * row];
+            sums::weight_gradient(isa, &volume, &part, dy, &mut own);
+            for (to, own) in dw.chunks_exact_mut(c.in_channels * taps).zip(own.chunks_exact(row)) {
+                to[first * taps..][..row].copy_from_slice(own);
+            }
+        }
+        first += channels;
     }
 }

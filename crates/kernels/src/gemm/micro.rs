@@ -8,7 +8,7 @@ use crate::{
     simd::{LANES, Simd},
 };
 
-/// `out[i] = Σ_tap Σ_k rows[tap][i][k]·b[tap][k] (+ bias)`: rows are given by pointers, so a
+/// `out[i] = Σ_tap Σ_k rows[tap][i][k]·b[tap][k] (+ bias) (+ residual[i])`: rows are given by pointers, so a
 /// convolution needs no unfolded copy of its input.
 #[derive(Clone, Copy)]
 pub(crate) struct RowsJob {
@@ -18,7 +18,8 @@ pub(crate) struct RowsJob {
     pub a_offset: usize,
     pub m: usize,
     pub taps: usize,
-    pub k: usize,
+    /// Numbers of even and of odd taps: other ones where the rows of a tap lie in two parts.
+    pub k: [usize; 2],
     /// Panels `[panels][taps][k][width]`.
     pub b: *const f32,
     /// Columns of a panel: 16, or 16 times the instruction set's vectors per row.
@@ -31,8 +32,17 @@ pub(crate) struct RowsJob {
     pub out_offset: usize,
     /// `[n]`, or null.
     pub bias: *const f32,
+    /// `[m]` pointers to `n` numbers each, which `out_offset` is added to as well; or null.
+    pub residual: *const *const f32,
     /// Add to what `out` holds.
     pub accumulate: bool,
+}
+
+impl RowsJob {
+    /// Terms of a sum.
+    fn depth(&self) -> usize {
+        self.taps.div_ceil(2) * self.k[0] + self.taps / 2 * self.k[1]
+    }
 }
 
 /// `out[i][j] (+)= Σ_k a[k][i]·b[k][j]`: the transposed product of weight gradients.
@@ -85,7 +95,7 @@ unsafe fn rows_with<S: Simd>(job: &RowsJob) {
 unsafe fn rows_panels<S: Simd, const NV: usize>(job: &RowsJob) {
     let width = NV * LANES;
     for panel in 0..job.n.div_ceil(width) {
-        let b = job.b.add(panel * width * job.taps * job.k);
+        let b = job.b.add(panel * width * job.depth());
         let first = panel * width;
         let mut i = 0;
         while i < job.m {
@@ -114,7 +124,7 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
     for tap in 0..job.taps {
         let a: [*const f32; MR] =
             std::array::from_fn(|r| (*job.rows.add(tap * job.m + i + r)).add(job.a_offset));
-        for k in 0..job.k {
+        for k in 0..job.k[tap % 2] {
             let bv: [S::V; NV] = std::array::from_fn(|v| S::load(b.add(v * LANES)));
             b = b.add(NV * LANES);
             for r in 0..MR {
@@ -139,6 +149,10 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
                 if job.accumulate {
                     sum = S::add(S::load(out), sum);
                 }
+                if !job.residual.is_null() {
+                    let more = (*job.residual.add(i + r)).add(job.out_offset + first + v * LANES);
+                    sum = S::add(S::load(more), sum);
+                }
                 S::store(out, sum);
             }
         }
@@ -160,6 +174,10 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
             let mut sum = S::add(S::load(tile[r][v].as_ptr()), bias);
             if job.accumulate {
                 sum = S::add(S::load_n(out, valid), sum);
+            }
+            if !job.residual.is_null() {
+                let more = (*job.residual.add(i + r)).wrapping_add(job.out_offset + column);
+                sum = S::add(S::load_n(more, valid), sum);
             }
             S::store_n(out, sum, valid);
         }

@@ -42,12 +42,26 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// What joins the sums of a product before they are stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Added<'a> {
+    /// One number per column.
+    pub bias: Option<&'a [f32]>,
+    /// Of the product's shape.
+    pub residual: Option<&'a [f32]>,
+}
+
 /// `out = a·b (+ bias)`, with row-major `a: [m, k]`, `b: [k, n]` in either order, `out: [m, n]`.
 pub fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    product_with(isa, a, b, Added { bias, residual: None }, out);
+}
+
+/// As [`product`], with `added` to it.
+pub fn product_with(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, added: Added<'_>, out: &mut [f32]) {
     let packed = Scratch::take(packed_len(isa, 1, b.rows, b.columns));
     // SAFETY: the factor's strides are the matrix's.
     unsafe { pack(isa, factor(b), packed.ptr()) };
-    multiply(isa, a, packed.ptr(), [b.rows, b.columns], bias, out);
+    multiply(isa, a, packed.ptr(), [b.rows, b.columns], added, out);
 }
 
 /// A right-hand factor as products read it: for weights that are multiplied again and again.
@@ -66,9 +80,9 @@ impl Packed {
         Self { isa, panels, shape: [b.rows, b.columns] }
     }
 
-    /// As [`product`] with the packed matrix, bit for bit.
-    pub fn product(&self, a: Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-        multiply(self.isa, a, self.panels.ptr(), self.shape, bias, out);
+    /// As [`product_with`] with the packed matrix, bit for bit.
+    pub fn product(&self, a: Matrix<'_>, added: Added<'_>, out: &mut [f32]) {
+        multiply(self.isa, a, self.panels.ptr(), self.shape, added, out);
     }
 }
 
@@ -83,19 +97,23 @@ fn multiply(
     a: Matrix<'_>,
     packed: Ptr<f32>,
     [k, n]: [usize; 2],
-    bias: Option<&[f32]>,
+    Added { bias, residual }: Added<'_>,
     out: &mut [f32],
 ) {
     let m = a.rows;
     assert!(!a.transposed && a.columns == k && out.len() == m * n, "shapes of a product");
     assert!(bias.is_none_or(|b| b.len() == n), "one bias per column");
+    assert!(residual.is_none_or(|r| r.len() == m * n), "a residual of the product's shape");
     let (a, out) = (Ptr::from_const(a.data.as_ptr()), Ptr::new(out));
     let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
+    let residual = residual.map(|r| Ptr::from_const(r.as_ptr()));
     // SAFETY: lengths are checked above; tasks write disjoint blocks of `out`.
     unsafe {
         blocks(isa, m, n, k, |i, rows_of, columns| {
             let a_rows: Vec<*const f32> = (i..i + rows_of).map(|r| a.get().add(r * k).cast_const()).collect();
             let out_rows: Vec<*mut f32> = (i..i + rows_of).map(|r| out.get().add(r * n)).collect();
+            let more: Option<Vec<*const f32>> =
+                residual.map(|p| (i..i + rows_of).map(|r| p.get().add(r * n).cast_const()).collect());
             let width = panel_width(isa, n);
             rows(
                 isa,
@@ -104,13 +122,14 @@ fn multiply(
                     a_offset: 0,
                     m: rows_of,
                     taps: 1,
-                    k,
+                    k: [k; 2],
                     b: packed.get().add(columns.start * k),
                     width,
                     n: columns.len(),
                     out: out_rows.as_ptr(),
                     out_offset: columns.start,
                     bias: offset_unless_null(bias.get(), columns.start),
+                    residual: more.as_ref().map_or(std::ptr::null(), Vec::as_ptr),
                     accumulate: false,
                 },
             );

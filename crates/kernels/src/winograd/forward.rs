@@ -2,12 +2,14 @@
 
 use super::{
     POINTS, Tiles,
-    kernels::{Kernels, Panels, Source},
-    transform::{Patch, Planes, input_tiles, output_tiles},
+    kernels::{self, Kernels, Panels},
+    source::Source,
+    store::{Finish, halved_output_tiles, output_tiles},
+    transform::{Patch, Planes},
 };
 use crate::{
     Isa,
-    conv::Conv,
+    conv::{Conv, Epilogue, Input},
     gemm::{RowsJob, offset_unless_null, rows},
     isa::dispatch,
     par::{self, Ptr, Scratch},
@@ -39,31 +41,40 @@ pub(crate) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
     Prepared(all)
 }
 
-pub(crate) fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let weights = Source::Kernels(as_they_are(c, w));
-    // SAFETY: `Conv::check` has matched lengths and shape.
-    unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, x, bias, out) }
+pub(crate) fn forward(isa: Isa, c: &Conv, x: &Input<'_>, w: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) {
+    let weights = kernels::Source::Kernels(as_they_are(c, w));
+    // SAFETY: `conv` has matched lengths and shape.
+    unsafe {
+        run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, Source::new(c, x), epilogue, out)
+    }
 }
 
 pub(crate) fn forward_prepared(
     isa: Isa,
     c: &Conv,
-    x: &[f32],
+    x: &Input<'_>,
     w: &Prepared,
-    bias: Option<&[f32]>,
+    epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) {
-    let weights = Source::Transformed(w.0.ptr());
-    // SAFETY: as above.
-    unsafe { run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, x, bias, out) }
-}
-
-pub(crate) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-    let start = Ptr::from_const(w.as_ptr());
-    let turned = Kernels { start, k_stride: 9 * c.in_channels, n_stride: 9, turned: true };
+    let weights = kernels::Source::Transformed(w.0.ptr());
     // SAFETY: as above.
     unsafe {
-        run(isa, &Tiles::new(c), [c.out_channels, c.in_channels], Source::Kernels(turned), dy, None, dx);
+        run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, Source::new(c, x), epilogue, out)
+    }
+}
+
+/// `halved`: of the half-size maps of which the input takes each pixel four times.
+pub(crate) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], halved: bool) {
+    let start = Ptr::from_const(w.as_ptr());
+    let turned = Kernels { start, k_stride: 9 * c.in_channels, n_stride: 9, turned: true };
+    let (tiles, channels) = (Tiles::new(c), [c.out_channels, c.in_channels]);
+    let dy = Source::plain(dy, c.batch * c.size[0] * c.size[1], c.out_channels);
+    let weights = kernels::Source::Kernels(turned);
+    // SAFETY: as above.
+    unsafe {
+        let run = Run { halved, ..Run::new(isa, &tiles, channels, dy, Epilogue::default(), dx) };
+        run.all(weights);
     }
 }
 
@@ -80,51 +91,72 @@ struct Run<'a> {
     /// Numbers from one transformed tile to the next: a line beyond the channels, so that rows do not share
     /// cache sets.
     k_row: usize,
-    x: Ptr<f32>,
+    x: Source,
     bias: Ptr<f32>,
+    bias_row: usize,
+    residual: Option<Ptr<f32>>,
     out: Ptr<f32>,
+    halved: bool,
 }
 
 unsafe fn run(
     isa: Isa,
     tiles: &Tiles,
-    [k, n]: [usize; 2],
-    weights: Source,
-    x: &[f32],
-    bias: Option<&[f32]>,
+    channels: [usize; 2],
+    weights: kernels::Source,
+    x: Source,
+    epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) {
-    if tiles.count == 0 || n == 0 {
-        return;
-    }
-    let run = Run {
-        isa,
-        tiles,
-        panels: Panels::new(isa, [k, n]),
-        k_row: k.next_multiple_of(LANES) + LANES,
-        x: Ptr::from_const(x.as_ptr()),
-        bias: Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
-        out: Ptr::new(out),
-    };
-    let kernels = run.panels.all() * size_of::<f32>();
-    // Neither way of cutting the work changes a sum.
-    let most = if tiles.count >= 256 { MOST_KERNEL_BYTES } else { KERNEL_BYTES };
-    let (few, ready) = (kernels <= most, matches!(weights, Source::Transformed(_)));
-    if few && tiles.count >= par::threads() * UNIT || ready && tiles.count >= par::threads() * BLOCK {
-        run.by_tiles(weights);
-    } else {
-        run.by_panels(weights);
-    }
+    Run::new(isa, tiles, channels, x, epilogue, out).all(weights);
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(
+        isa: Isa,
+        tiles: &'a Tiles,
+        [k, n]: [usize; 2],
+        x: Source,
+        epilogue: Epilogue<'_>,
+        out: &mut [f32],
+    ) -> Self {
+        Self {
+            isa,
+            tiles,
+            panels: Panels::new(isa, [k, n]),
+            k_row: k.next_multiple_of(LANES) + LANES,
+            x,
+            bias: Ptr::from_const(epilogue.bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
+            bias_row: epilogue.bias_row(n),
+            residual: epilogue.residual.map(|r| Ptr::from_const(r.as_ptr())),
+            out: Ptr::new(out),
+            halved: false,
+        }
+    }
+
+    unsafe fn all(&self, weights: kernels::Source) {
+        if self.tiles.count == 0 || self.panels.n == 0 {
+            return;
+        }
+        let kernels = self.panels.all() * size_of::<f32>();
+        // Neither way of cutting the work changes a sum.
+        let most = if self.tiles.count >= 256 { MOST_KERNEL_BYTES } else { KERNEL_BYTES };
+        let (few, ready) = (kernels <= most, matches!(weights, kernels::Source::Transformed(_)));
+        let count = self.tiles.count;
+        if few && count >= par::threads() * UNIT || ready && count >= par::threads() * BLOCK {
+            self.by_tiles(weights);
+        } else {
+            self.by_panels(weights);
+        }
+    }
+
     /// All kernels are transformed first; a task is a block of tiles.
-    unsafe fn by_tiles(&self, weights: Source) {
+    unsafe fn by_tiles(&self, weights: kernels::Source) {
         let (panels, pieces) = (self.panels.count, self.panels.pieces());
         let (own, all);
         match weights {
-            Source::Transformed(there) => all = there,
-            Source::Kernels(kernels) => {
+            kernels::Source::Transformed(there) => all = there,
+            kernels::Source::Kernels(kernels) => {
                 own = Scratch::take(self.panels.all());
                 all = own.ptr();
                 self.panels.transform_all(self.isa, kernels, all);
@@ -152,7 +184,7 @@ impl Run<'_> {
     }
 
     /// Many tiles are transformed first; a task is a panel of output channels, whose kernels it transforms.
-    unsafe fn by_panels(&self, weights: Source) {
+    unsafe fn by_panels(&self, weights: kernels::Source) {
         let threads = par::threads();
         let per_tile = POINTS * self.k_row * size_of::<f32>();
         let most = (SHARED_BYTES / per_tile).max(UNIT);
@@ -204,9 +236,7 @@ impl Run<'_> {
     }
 
     unsafe fn input(&self, from: usize, to: usize, v: Planes) {
-        let at = Patch { tiles: self.tiles, from, to, channels: self.panels.k, range: [0, self.panels.k] };
-        let x = self.x.get().cast_const();
-        dispatch!(self.isa, input_tiles(at: Patch<'_>, x: *const f32, v: Planes));
+        self.x.transform(self.isa, self.tiles, [from, to], v);
     }
 
     /// Adds up the products of a piece's channels, for so many tiles.
@@ -220,13 +250,14 @@ impl Run<'_> {
                 a_offset: point * v.plane,
                 m: tiles,
                 taps: 1,
-                k: to - from,
+                k: [to - from; 2],
                 b: u.add(point * self.panels.plane()),
                 width: self.panels.width,
                 n: self.panels.width,
                 out: c.as_ptr(),
                 out_offset: point * m.plane,
                 bias: std::ptr::null(),
+                residual: std::ptr::null(),
                 accumulate: piece > 0,
             };
             rows(self.isa, &job);
@@ -238,7 +269,16 @@ impl Run<'_> {
         let Panels { n, width, .. } = self.panels;
         let range = [p * width, n.min((p + 1) * width)];
         let at = Patch { tiles: self.tiles, from, to, channels: n, range };
-        let (bias, out) = (offset_unless_null(self.bias.get(), range[0]), self.out.get());
-        dispatch!(self.isa, output_tiles(at: Patch<'_>, m: Planes, bias: *const f32, out: *mut f32));
+        let out = self.out.get();
+        if self.halved {
+            dispatch!(self.isa, halved_output_tiles(at: Patch<'_>, m: Planes, out: *mut f32));
+            return;
+        }
+        let finish = Finish {
+            bias: offset_unless_null(self.bias.get(), range[0]),
+            bias_row: self.bias_row,
+            residual: self.residual.map_or(std::ptr::null(), |r| r.get()),
+        };
+        dispatch!(self.isa, output_tiles(at: Patch<'_>, m: Planes, finish: Finish, out: *mut f32));
     }
 }

@@ -3,7 +3,8 @@
 
 use super::{
     POINTS, Tiles,
-    transform::{Patch, Planes, input_tiles, output_gradient_tiles},
+    source::Source,
+    transform::{Patch, Planes, output_gradient_tiles},
     weight::{Block, to_weights},
 };
 use crate::{
@@ -31,7 +32,7 @@ pub(super) fn weight_gradient(
     isa: Isa,
     tiles: &Tiles,
     [k, n]: [usize; 2],
-    x: Ptr<f32>,
+    x: Source,
     dy: Ptr<f32>,
     dw: Ptr<f32>,
 ) {
@@ -52,21 +53,20 @@ pub(super) fn weight_gradient(
         let table =
             |p: Planes| (0..block).map(|r| Ptr::from_const(p.start.wrapping_add(r * p.row))).collect();
         let (a, b): (Vec<_>, Vec<_>) = (table(v), table(z));
-        let (x, dy) = (x.get().cast_const(), dy.get().cast_const());
+        let dy = dy.get().cast_const();
         let end = tiles.count.min((g + 1) * group);
         for from in (g * group..end).step_by(block) {
             let to = end.min(from + block);
-            let input = Patch { tiles, from, to, channels: k, range: [0, k] };
             let output = Patch { tiles, from, to, channels: n, range: [0, n] };
             let (v_tiles, z_tiles) = (&a[..to - from], &b[..to - from]);
-            let tiles = Block { isa, v: v_tiles, z: z_tiles, v_plane, z_plane, first: from == g * group };
+            let sums = Block { isa, v: v_tiles, z: z_tiles, v_plane, z_plane, first: from == g * group };
             // SAFETY: the caller has matched lengths and shape; groups own their buffers.
             unsafe {
-                dispatch!(isa, input_tiles(input: Patch<'_>, x: *const f32, v: Planes));
+                x.transform(isa, tiles, [from, to], v);
                 dispatch!(isa, output_gradient_tiles(output: Patch<'_>, dy: *const f32, z: Planes));
                 for point in 0..POINTS {
                     let out = u.get().add((g * POINTS + point) * u_plane);
-                    tiles.products(point, [0, k], [0, n_all], out, n_all);
+                    sums.products(point, [0, k], [0, n_all], out, n_all);
                 }
             }
         }

@@ -8,6 +8,8 @@
 mod forward;
 mod groups;
 mod kernels;
+mod source;
+mod store;
 mod transform;
 mod weight;
 

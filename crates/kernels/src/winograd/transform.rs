@@ -1,7 +1,5 @@
 //! The one-dimensional transforms, and their two-dimensional use on sixteen channels at a time.
 
-use std::mem::MaybeUninit;
-
 use super::{POINTS, TILE, Tiles};
 use crate::simd::{LANES, Simd};
 
@@ -36,7 +34,7 @@ unsafe fn input<S: Simd>(d: [S::V; 6]) -> [S::V; 6] {
 
 /// `Aᵀ·m`.
 #[inline(always)]
-unsafe fn output<S: Simd>(m: [S::V; 6]) -> [S::V; 4] {
+pub(super) unsafe fn output<S: Simd>(m: [S::V; 6]) -> [S::V; 4] {
     let (s1, d1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
     let (s2, d2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
     [
@@ -96,10 +94,10 @@ macro_rules! transform {
         load($i:ident, $j:ident) $load:expr,
         store($y:ident, $x:ident, $v:ident) $store:expr
     ) => {{
-        let mut half = MaybeUninit::<[$s::V; $from * $to]>::uninit();
+        let mut half = std::mem::MaybeUninit::<[$s::V; $from * $to]>::uninit();
         let half = half.as_mut_ptr().cast::<$s::V>();
         for $j in 0..$from {
-            let mut column = MaybeUninit::<[$s::V; $from]>::uninit();
+            let mut column = std::mem::MaybeUninit::<[$s::V; $from]>::uninit();
             for $i in 0..$from {
                 column.as_mut_ptr().cast::<$s::V>().add($i).write($load);
             }
@@ -117,6 +115,8 @@ macro_rules! transform {
         }
     }};
 }
+
+pub(super) use transform;
 
 /// What lies outside a map.
 static ZEROS: [f32; LANES] = [0.0; LANES];
@@ -143,31 +143,47 @@ pub(super) struct Patch<'a> {
 /// `V = Bᵀ·d·B` of the tiles' 6×6 patches.
 #[inline(always)]
 pub(super) unsafe fn input_tiles<S: Simd>(at: Patch<'_>, x: *const f32, v: Planes) {
+    patches::<S, 0>(at, x, v);
+}
+
+/// The same of maps of half the size, each pixel taken twice in both directions.
+#[inline(always)]
+pub(super) unsafe fn doubled_input_tiles<S: Simd>(at: Patch<'_>, x: *const f32, v: Planes) {
+    patches::<S, 1>(at, x, v);
+}
+
+/// `SHIFT`: powers of two that coordinates are divided by.
+#[inline(always)]
+unsafe fn patches<S: Simd, const SHIFT: usize>(at: Patch<'_>, x: *const f32, v: Planes) {
     let [h, w] = at.tiles.size;
+    let row = w >> SHIFT;
     for t in at.from..at.to {
         let (b, y0, x0) = at.tiles.place(t);
         let inside = y0 > 0 && x0 > 0 && y0 + 5 <= h && x0 + 5 <= w;
-        let image = x.add(b * h * w * at.channels);
+        let image = x.add(b * (h >> SHIFT) * row * at.channels);
         let [mut c, end] = at.range;
         while c < end {
             let valid = (end - c).min(LANES);
             let to = v.start.add((t - at.from) * v.row + c - at.range[0]);
             if inside && valid == LANES {
-                let corner = image.add(((y0 - 1) * w + x0 - 1) * at.channels + c);
+                let image = image.add(c);
                 transform!(
                     input::<S>, 6 => 6,
-                    load(i, j) S::load(corner.add((i * w + j) * at.channels)),
+                    load(i, j) {
+                        let (y, x) = ((y0 + i - 1) >> SHIFT, (x0 + j - 1) >> SHIFT);
+                        S::load(image.add((y * row + x) * at.channels))
+                    },
                     store(y, x, value) S::store(to.add((y * 6 + x) * v.plane), value)
                 );
             } else {
                 transform!(
                     input::<S>, 6 => 6,
                     load(i, j) {
-                        let (y, x) = (y0 + i, x0 + j);
+                        let (y, x) = ((y0 + i).wrapping_sub(1), (x0 + j).wrapping_sub(1));
                         // A choice of addresses, not of paths: every second tile has an edge.
-                        let index = (y * w + x).wrapping_sub(w + 1);
+                        let index = (y >> SHIFT).wrapping_mul(row).wrapping_add(x >> SHIFT);
                         let pixel = image.wrapping_add(index.wrapping_mul(at.channels).wrapping_add(c));
-                        let inside = y >= 1 && y <= h && x >= 1 && x <= w;
+                        let inside = y < h && x < w;
                         S::load_n(if inside { pixel } else { ZEROS.as_ptr() }, valid)
                     },
                     store(y, x, value) S::store(to.add((y * 6 + x) * v.plane), value)
@@ -205,41 +221,6 @@ pub(super) unsafe fn output_gradient_tiles<S: Simd>(at: Patch<'_>, dy: *const f3
                         S::load_n(if i < rows && j < columns { pixel } else { ZEROS.as_ptr() }, valid)
                     },
                     store(y, x, value) S::store(to.add((y * 6 + x) * z.plane), value)
-                );
-            }
-            c += LANES;
-        }
-    }
-}
-
-/// `y = Aᵀ·m·A + bias` into the tiles of `out`. `bias` starts at the range's first channel, or is null.
-#[inline(always)]
-pub(super) unsafe fn output_tiles<S: Simd>(at: Patch<'_>, m: Planes, bias: *const f32, out: *mut f32) {
-    let [h, w] = at.tiles.size;
-    for t in at.from..at.to {
-        let (b, y0, x0) = at.tiles.place(t);
-        let image = out.add(b * h * w * at.channels);
-        let (rows, columns) = (TILE.min(h - y0), TILE.min(w - x0));
-        let [mut c, end] = at.range;
-        while c < end {
-            let valid = (end - c).min(LANES);
-            let own = c - at.range[0];
-            let from = m.start.add((t - at.from) * m.row + own);
-            let shift = if bias.is_null() { S::zero() } else { S::load_n(bias.add(own), valid) };
-            let corner = image.add((y0 * w + x0) * at.channels + c);
-            if valid == LANES && rows == TILE && columns == TILE {
-                transform!(
-                    output::<S>, 6 => 4,
-                    load(i, j) S::load(from.add((i * 6 + j) * m.plane)),
-                    store(y, x, value) S::store(corner.add((y * w + x) * at.channels), S::add(value, shift))
-                );
-            } else {
-                transform!(
-                    output::<S>, 6 => 4,
-                    load(i, j) S::load(from.add((i * 6 + j) * m.plane)),
-                    store(y, x, value) if y < rows && x < columns {
-                        S::store_n(corner.add((y * w + x) * at.channels), S::add(value, shift), valid);
-                    }
                 );
             }
             c += LANES;

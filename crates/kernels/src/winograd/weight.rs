@@ -2,11 +2,12 @@
 
 use super::{
     POINTS, Tiles, groups,
-    transform::{Patch, Planes, input_tiles, kernel_gradient_block, output_gradient_tiles},
+    source::Source,
+    transform::{Patch, Planes, kernel_gradient_block, output_gradient_tiles},
 };
 use crate::{
     Isa,
-    conv::Conv,
+    conv::{Conv, Input},
     gemm::{ColsJob, cols},
     isa::dispatch,
     par::{self, Ptr, Scratch},
@@ -61,7 +62,7 @@ impl Block<'_> {
     }
 }
 
-pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &Input<'_>, dy: &[f32], dw: &mut [f32]) {
     let tiles = Tiles::new(c);
     let (k, n) = (c.in_channels, c.out_channels);
     if tiles.count == 0 {
@@ -69,7 +70,7 @@ pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
         return;
     }
     let dw = Ptr::new(dw);
-    let (x, dy) = (Ptr::from_const(x.as_ptr()), Ptr::from_const(dy.as_ptr()));
+    let (x, dy) = (Source::new(c, x), Ptr::from_const(dy.as_ptr()));
     if groups::serve(k, n, tiles.count) {
         groups::weight_gradient(isa, &tiles, [k, n], x, dy, dw);
         return;
@@ -106,12 +107,11 @@ pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mu
             let (tiles, first, last) = (&tiles, from + start, from + end);
             let v = Planes { start: v.get().wrapping_add(start * k_row), plane: v_plane, row: k_row };
             let z = Planes { start: z.get().wrapping_add(start * n_row), plane: z_plane, row: n_row };
-            let (x, dy) = (x.get().cast_const(), dy.get().cast_const());
-            let input = Patch { tiles, from: first, to: last, channels: k, range: [0, k] };
+            let dy = dy.get().cast_const();
             let output = Patch { tiles, from: first, to: last, channels: n, range: [0, n] };
             // SAFETY: `Conv::check` has matched lengths and shape; pieces write their own rows.
             unsafe {
-                dispatch!(isa, input_tiles(input: Patch<'_>, x: *const f32, v: Planes));
+                x.transform(isa, tiles, [first, last], v);
                 dispatch!(isa, output_gradient_tiles(output: Patch<'_>, dy: *const f32, z: Planes));
             }
         });

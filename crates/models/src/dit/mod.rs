@@ -6,7 +6,7 @@ mod config;
 
 use burn::{
     module::Module,
-    tensor::{DType, Device, Tensor, TensorData, module::layer_norm},
+    tensor::{DType, Device, Tensor, TensorData},
 };
 use tweedie_ops::ConvOptions;
 
@@ -209,7 +209,7 @@ impl Network for DitTransformer {
 fn normalize(x: Tensor<3>, eps: f64) -> Tensor<3> {
     let options = (&x.device(), DType::F32);
     let width = [x.dims()[2]];
-    layer_norm(x, Tensor::ones(width, options), Some(Tensor::zeros(width, options)), eps)
+    tweedie_ops::layer_norm(x, Tensor::ones(width, options), Tensor::zeros(width, options), eps)
 }
 
 fn scale_shift(x: Tensor<3>, scale: Tensor<3>, shift: Tensor<3>) -> Tensor<3> {

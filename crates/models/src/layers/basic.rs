@@ -4,9 +4,10 @@ use burn::{
     module::{Module, Param},
     tensor::{Int, Tensor, TensorData},
 };
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{self as ops, Added, ConvOptions, Kernel, Maps, Norm};
 
 use super::{Activation, Init};
+use crate::network::Precision;
 
 /// 2-D convolution with a square kernel.
 #[derive(Module, Debug)]
@@ -28,8 +29,23 @@ impl Conv2d {
     }
 
     /// `[B, in, H, W]` to `[B, out, H', W']`.
-    pub fn forward(&self, x: Tensor<4>, options: ConvOptions) -> Tensor<4> {
-        ops::conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), options)
+    pub fn forward(&self, x: impl Into<Maps>, options: ConvOptions) -> Tensor<4> {
+        self.forward_with(x, options, Added::default())
+    }
+
+    /// The same, and what is `added` to it.
+    pub fn forward_with(&self, x: impl Into<Maps>, options: ConvOptions, added: Added) -> Tensor<4> {
+        ops::conv2d_with(x, self.kernel(options), added)
+    }
+
+    /// The pixels of `[B, in, H, W]` repeated to `size`, convolved with stride 1 to `[B, out, size]`, and what is
+    /// `added`. The kernel is 3×3.
+    pub fn forward_resized(&self, x: Tensor<4>, size: [usize; 2], added: Added) -> Tensor<4> {
+        ops::upsample_conv2d(x, size, self.kernel(ConvOptions::same(1)), added)
+    }
+
+    fn kernel(&self, options: ConvOptions) -> Kernel {
+        Kernel { weight: self.weight.val(), bias: self.bias.as_ref().map(Param::val), options }
     }
 }
 
@@ -64,6 +80,11 @@ impl Linear {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
     }
+
+    /// The same, and `residual: [..., out]` added to it.
+    pub fn forward_onto<const D: usize>(&self, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
+        ops::linear_add(x, self.weight.val(), self.bias.as_ref().map(Param::val), residual)
+    }
 }
 
 /// Normalization to mean 0 and variance 1 over the pixels of each group of channels, then a scale and a
@@ -90,17 +111,69 @@ impl GroupNorm {
     }
 
     /// `[B, C, H, W]`, same out.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::group_norm(x, self.groups, self.weight.val(), self.bias.val(), self.eps)
+    pub fn forward(&self, x: impl Into<Maps>) -> Tensor<4> {
+        ops::normalize(x, self.norm(None, false))
     }
 
     /// The activation of the normalized `[B, C, H, W]`.
-    pub fn then(&self, activation: Activation, x: Tensor<4>) -> Tensor<4> {
+    pub fn then(&self, activation: Activation, x: impl Into<Maps>) -> Tensor<4> {
+        self.scaled(activation, x, None)
+    }
+
+    /// The activation of `z·(1 + scale) + shift` for the normalized `z: [B, C, H, W]` and `[B, C]` each.
+    pub fn scaled(
+        &self,
+        activation: Activation,
+        x: impl Into<Maps>,
+        scale_shift: Option<[Tensor<2>; 2]>,
+    ) -> Tensor<4> {
+        match activation {
+            Activation::Silu => ops::normalize(x, self.norm(scale_shift, true)),
+            _ => activation.apply(ops::normalize(x, self.norm(scale_shift, false))),
+        }
+    }
+
+    /// [`Self::scaled`], then a 3×3 convolution with stride 1, and what is `added` to it.
+    pub fn then_conv(
+        &self,
+        activation: Activation,
+        x: impl Into<Maps>,
+        scale_shift: Option<[Tensor<2>; 2]>,
+        conv: &Conv2d,
+        added: Added,
+    ) -> Tensor<4> {
+        let options = ConvOptions::same(1);
         match activation {
             Activation::Silu => {
-                ops::group_norm_silu(x, self.groups, self.weight.val(), self.bias.val(), self.eps)
+                ops::norm_conv2d(x, self.norm(scale_shift, true), conv.kernel(options), added)
             }
-            _ => activation.apply(self.forward(x)),
+            _ => conv.forward_with(self.scaled(activation, x, scale_shift), options, added),
+        }
+    }
+
+    /// The end of a network: its activations, held in `precision`, come out of the convolution in `f32`, which
+    /// computes with them in `f32`.
+    pub fn then_last_conv(
+        &self,
+        activation: Activation,
+        x: Tensor<4>,
+        conv: &Conv2d,
+        precision: Precision,
+    ) -> Tensor<4> {
+        match precision {
+            Precision::F32 => self.then_conv(activation, x, None, conv, Added::default()),
+            Precision::Bf16 => conv.forward(precision.raise(self.then(activation, x)), ConvOptions::same(1)),
+        }
+    }
+
+    fn norm(&self, scale_shift: Option<[Tensor<2>; 2]>, silu: bool) -> Norm {
+        Norm {
+            groups: self.groups,
+            weight: self.weight.val(),
+            bias: self.bias.val(),
+            eps: self.eps,
+            scale_shift,
+            silu,
         }
     }
 }

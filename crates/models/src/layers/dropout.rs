@@ -26,6 +26,11 @@ impl Dropout {
         Self { p, layer: hash(init.path()) }
     }
 
+    /// Whether it does anything.
+    pub fn is_active(&self, mode: Mode) -> bool {
+        self.p > 0.0 && mode != Mode::Eval
+    }
+
     /// `[B, C, H, W]`, same out.
     pub fn forward(&self, x: Tensor<4>, mode: Mode) -> Tensor<4> {
         match mode {

@@ -30,6 +30,23 @@ impl TokenAttention {
 
     /// `x: [B, T, width]`, `context: [B, S, context]`; `[B, T, width]`.
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let y = self.heads(x, context);
+        self.to_out.iter().fold(y, |y, linear| linear.forward(y))
+    }
+
+    /// The same, added to `residual: [B, T, width]`.
+    pub fn forward_onto(&self, x: Tensor<3>, context: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        let y = self.heads(x, context);
+        match self.to_out.split_last() {
+            Some((last, before)) => {
+                last.forward_onto(before.iter().fold(y, |y, linear| linear.forward(y)), residual)
+            }
+            None => ops::add(residual, y),
+        }
+    }
+
+    /// What all heads find.
+    fn heads(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let [b, t, width] = x.dims();
         let head = width / self.heads;
         let split = |x: Tensor<3>| -> Tensor<4> {
@@ -40,11 +57,7 @@ impl TokenAttention {
         let k = split(self.to_k.forward(context.clone()));
         let v = split(self.to_v.forward(context));
         let y = ops::attention(q, k, v, (head as f64).powf(-0.5));
-        let mut y: Tensor<3> = y.swap_dims(1, 2).reshape([b, t, width]);
-        for linear in &self.to_out {
-            y = linear.forward(y);
-        }
-        y
+        y.swap_dims(1, 2).reshape([b, t, width])
     }
 }
 
@@ -83,12 +96,24 @@ impl FeedForward {
     }
 
     /// `[B, T, width]`, same out.
-    pub fn forward(&self, mut x: Tensor<3>) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.run(x, None)
+    }
+
+    /// The same, added to `residual`.
+    pub fn forward_onto(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        self.run(x, Some(residual))
+    }
+
+    fn run(&self, mut x: Tensor<3>, mut residual: Option<Tensor<3>>) -> Tensor<3> {
         for layer in self.net.iter().flatten() {
             x = match (layer, self.activation) {
                 (Either::A(widen), FeedForwardActivation::Plain(f)) => f.apply(widen.proj.forward(x)),
                 (Either::A(widen), FeedForwardActivation::Geglu) => ops::geglu(widen.proj.forward(x)),
-                (Either::B(linear), _) => linear.forward(x),
+                (Either::B(linear), _) => match residual.take() {
+                    Some(residual) => linear.forward_onto(x, residual),
+                    None => linear.forward(x),
+                },
             };
         }
         x

@@ -3,7 +3,7 @@
 use std::f64::consts::SQRT_2;
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{self as ops, Added, ConvOptions, Maps};
 
 use super::{
     attention::Attention,
@@ -280,10 +280,8 @@ impl UpBlock {
         let skip = matches!(self.kind, UpBlockType::SkipUpBlock2D | UpBlockType::AttnSkipUpBlock2D);
         for (i, resnet) in self.resnets.iter().enumerate() {
             // A block of conditioned layers joins once, and leaves the other skips unread.
-            if let Some(skip) = taken.pop().filter(|_| !conditioned || i == 0) {
-                x = ops::cat_channels(x, skip);
-            }
-            x = resnet.forward(x, time, mode);
+            let joined = taken.pop().filter(|_| !conditioned || i == 0);
+            x = resnet.forward(Maps { x, skip: joined }, time, mode);
             if let Some(attention) = self.attentions.get(i).filter(|_| !skip) {
                 x = attention.forward(x);
             }
@@ -307,7 +305,7 @@ impl UpBlock {
             };
         }
         if let (Some(resnet), Some(norm), Some(conv)) = (&self.resnet_up, &self.skip_norm, &self.skip_conv) {
-            let part = conv.forward(norm.then(Activation::Silu, x.clone()), ConvOptions::same(1));
+            let part = norm.then_conv(Activation::Silu, x.clone(), None, conv, Added::default());
             let part = ops::to_f32(part);
             *image = Some(match image.take() {
                 Some(image) => ops::add(image, part),

@@ -234,8 +234,7 @@ impl UNet2DModel {
             x = block.forward(x, &mut image, &mut skips, &time, mode);
         }
 
-        x = self.precision.raise(self.conv_norm_out.then(Activation::Silu, x));
-        x = self.conv_out.forward(x, ConvOptions::same(1));
+        x = self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, self.precision);
         if let Some(image) = image {
             x = ops::add(x, image);
         }

@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{DType, Device, Tensor, TensorData, ops::PadMode},
 };
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{self as ops, Added, ConvOptions};
 
 use crate::layers::{Conv2d, Init};
 
@@ -106,6 +106,6 @@ impl ConvUp {
 
     /// `[B, C, H, W]` to `[B, C, size]`.
     pub(crate) fn forward_to(&self, x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-        self.conv.forward(ops::upsample_nearest2d(x, size), ConvOptions::same(1))
+        self.conv.forward_resized(x, size, Added::default())
     }
 }

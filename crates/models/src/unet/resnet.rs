@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{DType, Tensor},
 };
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{self as ops, Added, ConvOptions, Maps};
 
 use super::{
     config::{ConfigError, TimeScaleShift, UNet2DConfig},
@@ -41,16 +41,16 @@ impl TimeGroupNorm {
         let channels = x.dims()[1];
         let options = (&x.device(), DType::F32);
         let (one, zero) = (Tensor::ones([channels], options), Tensor::zeros([channels], options));
-        let x = ops::group_norm(x, self.groups, one, zero, self.eps);
-        scale_shift(x, self.linear.forward(time.raw.clone()))
+        let scale_shift = Some(halves(self.linear.forward(time.raw.clone())));
+        let (groups, eps) = (self.groups, self.eps);
+        ops::normalize(x, ops::Norm { groups, weight: one, bias: zero, eps, scale_shift, silu: false })
     }
 }
 
-/// `x·(1 + scale) + shift` with `[B, 2C]` holding scale, then shift.
-fn scale_shift(x: Tensor<4>, by: Tensor<2>) -> Tensor<4> {
-    let channels = x.dims()[1];
-    let scale = by.clone().narrow(1, 0, channels);
-    ops::scale_shift_channels(x, scale, by.narrow(1, channels, channels))
+/// `[B, 2C]` as scale and shift.
+fn halves(by: Tensor<2>) -> [Tensor<2>; 2] {
+    let channels = by.dims()[1] / 2;
+    [by.clone().narrow(1, 0, channels), by.narrow(1, channels, channels)]
 }
 
 type Norm = Either<GroupNorm, TimeGroupNorm>;
@@ -156,31 +156,51 @@ impl ResnetBlock {
     }
 
     /// `[B, in, H, W]` to `[B, out, H', W']`.
-    pub(crate) fn forward(&self, x: Tensor<4>, time: &Time, mode: Mode) -> Tensor<4> {
-        let act = self.activation;
-        let mut x = x;
-        let mut h = match &self.norm1 {
-            Either::A(norm) => norm.then(act, x.clone()),
-            Either::B(norm) => act.apply(norm.forward(x.clone(), time)),
-        };
-        if let Some(resample) = self.resample {
-            x = resample.apply(x);
-            h = resample.apply(h);
+    pub(crate) fn forward(&self, x: impl Into<Maps>, time: &Time, mode: Mode) -> Tensor<4> {
+        let (act, mut x) = (self.activation, x.into());
+        let (mut shift, mut scale_shift) = (None, None);
+        if let Some(linear) = &self.time_emb_proj {
+            let by = linear.forward(time.active.clone());
+            if self.scale_shift { scale_shift = Some(halves(by)) } else { shift = Some(by) }
         }
-        h = self.conv1.forward(h, ConvOptions::same(1));
-        let shift = self.time_emb_proj.as_ref().map(|l| l.forward(time.active.clone()));
-        h = match (&self.norm2, shift) {
-            (Either::A(norm), Some(by)) if self.scale_shift => act.apply(scale_shift(norm.forward(h), by)),
-            (Either::A(norm), Some(by)) => norm.then(act, ops::add_channels(h, by)),
-            (Either::A(norm), None) => norm.then(act, h),
-            (Either::B(norm), _) => act.apply(norm.forward(h, time)),
+        let embedding = Added { shift, residual: None };
+        let h = match (&self.norm1, self.resample) {
+            (Either::A(norm), None) => norm.then_conv(act, x.clone(), None, &self.conv1, embedding),
+            (norm, resample) => {
+                let joined = x.joined();
+                let h = match norm {
+                    Either::A(norm) => norm.then(act, joined.clone()),
+                    Either::B(norm) => act.apply(norm.forward(joined.clone(), time)),
+                };
+                x = resample.map_or_else(|| joined.clone(), |r| r.apply(joined.clone())).into();
+                match resample {
+                    Some(Resample::NearestUp) => {
+                        let [_, _, height, width] = h.dims();
+                        self.conv1.forward_resized(h, [2 * height, 2 * width], embedding)
+                    }
+                    Some(r) => self.conv1.forward_with(r.apply(h), ConvOptions::same(1), embedding),
+                    None => self.conv1.forward_with(h, ConvOptions::same(1), embedding),
+                }
+            }
         };
-        h = self.dropout.forward(h, mode);
-        h = self.conv2.forward(h, ConvOptions::same(1));
-        if let Some(conv) = &self.conv_shortcut {
-            x = conv.forward(x, ConvOptions::same(0));
-        }
-        rescale(ops::add(x, h), self.scale)
+        let residual = Added::residual(match &self.conv_shortcut {
+            Some(conv) => conv.forward(x, ConvOptions::same(0)),
+            None => x.joined(),
+        });
+        let h = match &self.norm2 {
+            Either::A(norm) if !self.dropout.is_active(mode) => {
+                norm.then_conv(act, h, scale_shift, &self.conv2, residual)
+            }
+            norm => {
+                let h = match norm {
+                    Either::A(norm) => norm.scaled(act, h, scale_shift),
+                    Either::B(norm) => act.apply(norm.forward(h, time)),
+                };
+                let h = self.dropout.forward(h, mode);
+                self.conv2.forward_with(h, ConvOptions::same(1), residual)
+            }
+        };
+        rescale(h, self.scale)
     }
 }
 

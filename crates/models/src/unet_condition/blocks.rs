@@ -1,7 +1,7 @@
 //! The blocks on the ways down and up, and the one between.
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_ops as ops;
+use tweedie_ops::Maps;
 
 use super::{
     config::{CrossDownBlockType, CrossUpBlockType, UNet2DConditionConfig},
@@ -184,10 +184,7 @@ impl UpBlock {
     /// Takes its share of `skips`; the resolution becomes that of the next one.
     pub(super) fn forward(&self, mut x: Tensor<4>, skips: &mut Vec<Tensor<4>>, told: &Told<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            if let Some(skip) = skips.pop() {
-                x = ops::cat_channels(x, skip);
-            }
-            x = resnet.forward(x, told.time, told.mode);
+            x = resnet.forward(Maps { x, skip: skips.pop() }, told.time, told.mode);
             if let Some(attention) = self.attentions.get(i) {
                 x = attention.forward(x, told.text);
             }

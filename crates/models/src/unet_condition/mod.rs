@@ -20,7 +20,7 @@ pub use config::{
 use crate::{
     config::ConfigError,
     layers::{Conv2d, Either, Embedding, GroupNorm, Init},
-    network::{Condition, InputError, Mode, Network},
+    network::{Condition, InputError, Mode, Network, Precision},
     params::{self, TensorSource},
     unet::{
         LoadError,
@@ -45,6 +45,8 @@ pub struct UNet2DConditionModel {
     conv_out: Conv2d,
     #[module(skip)]
     config: UNet2DConditionConfig,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl UNet2DConditionModel {
@@ -118,7 +120,16 @@ impl UNet2DConditionModel {
             conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
             conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
             config: config.clone(),
+            precision: Precision::F32,
         })
+    }
+
+    /// The same network, its activations held in `precision`: all but those of the first convolution's input, of
+    /// the last one, and of the time embedding, which stay in `f32`. Parameters are shared.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
     }
 
     /// Numbers as sines and cosines, `width` for each.
@@ -165,9 +176,10 @@ impl Network for UNet2DConditionModel {
         let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
         let raw = self.embed(times, condition);
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
-        let told = Told { time: &time, text, mode };
+        let text = self.precision.lower(text.clone());
+        let told = Told { time: &time, text: &text, mode };
 
-        let mut x = self.conv_in.forward(x, ConvOptions::same(1));
+        let mut x = self.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             x = block.forward(x, &mut skips, &told);
@@ -178,7 +190,6 @@ impl Network for UNet2DConditionModel {
         for block in &self.up_blocks {
             x = block.forward(x, &mut skips, &told);
         }
-        let x = self.conv_norm_out.then(self.config.act_fn, x);
-        self.conv_out.forward(x, ConvOptions::same(1))
+        self.conv_norm_out.then_last_conv(self.config.act_fn, x, &self.conv_out, self.precision)
     }
 }

@@ -1,7 +1,7 @@
 //! Pixels as tokens that look at each other and at the text (Rombach et al. 2022, arXiv:2112.10752).
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{self as ops, Added, ConvOptions};
 
 use crate::layers::{
     Conv2d, Either, FeedForward, FeedForwardActivation, GroupNorm, Init, LayerNorm, Linear, TokenAttention,
@@ -57,9 +57,9 @@ impl TransformerLayer {
     fn forward(&self, x: Tensor<3>, text: &Tensor<3>) -> Tensor<3> {
         let h = self.norm1.forward(x.clone());
         let context = if self.only_cross { text.clone() } else { h.clone() };
-        let x = ops::add(self.attn1.forward(h, context), x);
-        let x = ops::add(self.attn2.forward(self.norm2.forward(x.clone()), text.clone()), x);
-        ops::add(self.ff.forward(self.norm3.forward(x.clone())), x)
+        let x = self.attn1.forward_onto(h, context, x);
+        let x = self.attn2.forward_onto(self.norm2.forward(x.clone()), text.clone(), x);
+        self.ff.forward_onto(self.norm3.forward(x.clone()), x)
     }
 }
 
@@ -103,7 +103,9 @@ impl Transformer {
             tokens = layer.forward(tokens, text);
         }
         let y = match &self.proj_out {
-            Either::A(conv) => conv.forward(to_image(tokens), ConvOptions::same(0)),
+            Either::A(conv) => {
+                return conv.forward_with(to_image(tokens), ConvOptions::same(0), Added::residual(x));
+            }
             Either::B(linear) => to_image(linear.forward(tokens)),
         };
         ops::add(y, x)

@@ -1,11 +1,12 @@
 //! Encoder and decoder: residual layers without a time.
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{Added, ConvOptions};
 
 use super::config::AutoencoderKlConfig;
 use crate::{
     layers::{Activation, Conv2d, GroupNorm, Init},
+    network::Precision,
     unet::{
         attention::Attention,
         resample::{ConvDown, ConvUp},
@@ -45,12 +46,13 @@ impl Resnet {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = self.conv1.forward(self.norm1.then(self.activation, x.clone()), ConvOptions::same(1));
-        let h = self.conv2.forward(self.norm2.then(self.activation, h), ConvOptions::same(1));
-        match &self.conv_shortcut {
-            Some(conv) => ops::add(conv.forward(x, ConvOptions::same(0)), h),
-            None => ops::add(x, h),
-        }
+        let act = self.activation;
+        let h = self.norm1.then_conv(act, x.clone(), None, &self.conv1, Added::default());
+        let residual = match &self.conv_shortcut {
+            Some(conv) => conv.forward(x, ConvOptions::same(0)),
+            None => x,
+        };
+        self.norm2.then_conv(act, h, None, &self.conv2, Added::residual(residual))
     }
 }
 
@@ -149,13 +151,13 @@ impl Encoder {
         }
     }
 
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut x = self.conv_in.forward(x, ConvOptions::same(1));
+    pub(super) fn forward(&self, x: Tensor<4>, precision: Precision) -> Tensor<4> {
+        let mut x = precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         for block in &self.down_blocks {
             x = block.forward(x);
         }
-        let x = self.conv_norm_out.then(Activation::Silu, self.mid_block.forward(x));
-        self.conv_out.forward(x, ConvOptions::same(1))
+        let x = self.mid_block.forward(x);
+        self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, precision)
     }
 }
 
@@ -191,12 +193,13 @@ impl Decoder {
         }
     }
 
-    /// All but the last convolution.
-    pub(super) fn features(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut x = self.mid_block.forward(self.conv_in.forward(x, ConvOptions::same(1)));
+    /// All but the last convolution; `f32` whatever the precision of what lies before.
+    pub(super) fn features(&self, x: Tensor<4>, precision: Precision) -> Tensor<4> {
+        let x = precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
+        let mut x = self.mid_block.forward(x);
         for block in &self.up_blocks {
             x = block.forward(x);
         }
-        self.conv_norm_out.then(Activation::Silu, x)
+        precision.raise(self.conv_norm_out.then(Activation::Silu, x))
     }
 }

@@ -22,7 +22,7 @@ pub use tiny::AutoencoderTiny;
 use crate::{
     config::ConfigError,
     layers::{Conv2d, Init},
-    network::InputError,
+    network::{InputError, Precision},
     params::{self, TensorSource},
     unet::{CurrentNames, LoadError},
 };
@@ -53,6 +53,8 @@ pub struct AutoencoderKl {
     post_quant_conv: Option<Conv2d>,
     #[module(skip)]
     config: AutoencoderKlConfig,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl AutoencoderKl {
@@ -87,6 +89,7 @@ impl AutoencoderKl {
             quant_conv: config.use_quant_conv.then(|| mix("quant_conv", 2 * latents)),
             post_quant_conv: config.use_post_quant_conv.then(|| mix("post_quant_conv", latents)),
             config: config.clone(),
+            precision: Precision::F32,
         })
     }
 
@@ -101,7 +104,7 @@ impl AutoencoderKl {
     /// Says which dimension is wrong and what was expected.
     pub fn encode(&self, x: Tensor<4>) -> Result<Posterior, InputError> {
         check_image(x.dims(), self.config.in_channels, self.config.stride())?;
-        let mut moments = self.encoder.forward(x);
+        let mut moments = self.encoder.forward(x, self.precision);
         if let Some(conv) = &self.quant_conv {
             moments = conv.forward(moments, ConvOptions::same(0));
         }
@@ -129,7 +132,7 @@ impl AutoencoderKl {
             Some(conv) => conv.forward(z, ConvOptions::same(0)),
             None => z,
         };
-        Ok(self.decoder.features(z))
+        Ok(self.decoder.features(z, self.precision))
     }
 
     /// The decoder's last layer.
@@ -140,6 +143,14 @@ impl AutoencoderKl {
     /// The weight of the decoder's last layer, `[out_channels, in, 3, 3]`.
     pub fn last_weight(&self) -> Tensor<4> {
         self.decoder.conv_out.weight.val()
+    }
+
+    /// The same network, its activations held in `precision`: all but those of first and last convolutions, which
+    /// stay in `f32`. Parameters are shared.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
     }
 
     /// The same network, whose latents are scaled by `factor` for diffusion.
@@ -164,6 +175,15 @@ impl Autoencoder {
         match self {
             Self::Kl(vae) => vae.config.stride(),
             Self::Tiny(vae) => vae.config().stride(),
+        }
+    }
+
+    /// The same autoencoder, its activations held in `precision`; the small one's stay in `f32`.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        match self {
+            Self::Kl(vae) => Self::Kl(Box::new(vae.with_precision(precision))),
+            tiny => tiny,
         }
     }
 

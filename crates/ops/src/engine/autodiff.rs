@@ -1,83 +1,16 @@
-//! The engine's backward passes.
-
-use std::{
-    collections::HashSet,
-    sync::{LazyLock, Mutex, PoisonError},
-};
+//! The operations within autodiff: run, and recorded with what their gradients read.
 
 use burn::backend::{
     Autodiff, TensorMetadata,
     autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+        checkpoint::strategy::CheckpointStrategy,
+        ops::{Backward, OpsKind},
     },
-    tensor::FloatTensor,
 };
 use burn::tensor::FloatDType;
 
-use super::Engine;
+use super::{Engine, NormOptions, steps::*};
 use crate::ConvOptions;
-
-/// Nodes that hold a gradient from a step of the engine. A second one is then added in the engine's memory
-/// order: left to Burn, adding two channels-last gradients takes longer than a convolution.
-static PENDING: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Default::default);
-
-fn pending() -> std::sync::MutexGuard<'static, HashSet<u64>> {
-    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Remembers that node `id` holds a gradient; returns whether it already did.
-fn mark(id: u64) -> bool {
-    let mut pending = pending();
-    // Nodes of other operations are never taken out. Forgetting costs time, not correctness.
-    if pending.len() > 1 << 16 {
-        pending.clear();
-    }
-    !pending.insert(id)
-}
-
-/// Takes the gradient of the step's own node.
-macro_rules! taken {
-    ($ops:expr, $grads:expr) => {{
-        pending().remove(&$ops.node.id.value);
-        $grads.consume::<B>(&$ops.node)
-    }};
-}
-
-/// Adds a gradient to a parent, if it wants one. `$value` is evaluated only then.
-macro_rules! give {
-    ($grads:expr, $parent:expr, $value:expr) => {
-        if let Some(node) = $parent {
-            let value = $value;
-            // Leaves keep their gradient when it is read, so only Burn can add to it.
-            if node.parents.is_empty() {
-                $grads.register::<B>(node.id, value);
-            } else if mark(node.id.value) {
-                let other = $grads.consume::<B>(&node);
-                $grads.register::<B>(node.id, B::engine_add(value, other));
-            } else {
-                $grads.register::<B>(node.id, value);
-            }
-        }
-    };
-}
-
-/// Declares a backward step: its name, number of parents, state, and what it does with the output's gradient.
-macro_rules! step {
-    ($name:ident, $parents:literal, $state:ty, |$dy:ident, $s:pat_param, $p:pat_param, $grads:ident| $body:block) => {
-        #[derive(Debug)]
-        struct $name;
-        impl<B: Engine> Backward<B, $parents> for $name {
-            type State = $state;
-            fn backward(self, ops: Ops<Self::State, $parents>, $grads: &mut Gradients, _: &mut Checkpointer) {
-                let $dy = taken!(ops, $grads);
-                let ($s, $p) = (ops.state, ops.parents);
-                $body
-            }
-        }
-    };
-}
 
 /// Runs the operation and, where a parent is tracked, records the step.
 macro_rules! record {
@@ -94,130 +27,137 @@ macro_rules! record {
     }};
 }
 
-type F<B> = FloatTensor<B>;
-
-fn map_size<T: TensorMetadata>(x: &T) -> [usize; 2] {
-    let shape = x.shape();
-    [shape[2], shape[3]]
-}
-
-step!(ConvStep, 3, (F<B>, F<B>, ConvOptions), |dy, (x, w, options), [to_x, to_w, to_b], grads| {
-    let size = map_size(&x);
-    let kernel = map_size(&w);
-    give!(grads, to_b, B::engine_channel_sums(dy.clone()));
-    give!(grads, to_w, B::engine_conv2d_weight(x, dy.clone(), kernel, options));
-    give!(grads, to_x, B::engine_conv2d_input(dy, w, size, options));
-});
-
-step!(LinearStep, 3, (F<B>, F<B>), |dy, (x, w), [to_x, to_w, to_b], grads| {
-    give!(grads, to_b, B::engine_row_sums(dy.clone()));
-    give!(grads, to_w, B::engine_linear_weight(x, dy.clone()));
-    give!(grads, to_x, B::engine_linear_input(dy, w));
-});
-
-step!(NormStep, 3, ([F<B>; 5], usize, f64, bool), |dy,
-                                                   ([x, mean, rstd, w, b], groups, eps, silu),
-                                                   [to_x, to_w, to_b],
-                                                   grads| {
-    let (dx, dw, db) = B::engine_group_norm_backward(x, dy, mean, rstd, w, b, groups, eps, silu);
-    give!(grads, to_w, dw);
-    give!(grads, to_b, db);
-    give!(grads, to_x, dx);
-});
-
-step!(CastStep, 1, FloatDType, |dy, from, [to_x], grads| {
-    give!(grads, to_x, B::engine_cast(dy, from));
-});
-
-step!(LayerNormStep, 3, [F<B>; 4], |dy, [x, mean, rstd, w], [to_x, to_w, to_b], grads| {
-    let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, w);
-    give!(grads, to_w, dw);
-    give!(grads, to_b, db);
-    give!(grads, to_x, dx);
-});
-
-step!(GegluStep, 1, F<B>, |dy, x, [to_x], grads| {
-    give!(grads, to_x, B::engine_geglu_backward(x, dy));
-});
-
-step!(SiluStep, 1, F<B>, |dy, x, [to_x], grads| {
-    give!(grads, to_x, B::engine_silu_backward(x, dy));
-});
-
-step!(AddStep, 2, (), |dy, (), [to_x, to_y], grads| {
-    give!(grads, to_x, dy.clone());
-    give!(grads, to_y, dy);
-});
-
-step!(AddChannelsStep, 2, (), |dy, (), [to_x, to_shift], grads| {
-    give!(grads, to_shift, B::engine_position_sums(dy.clone()));
-    give!(grads, to_x, dy);
-});
-
-step!(ScaleShiftStep, 3, (F<B>, F<B>), |dy, (x, scale), [to_x, to_scale, to_shift], grads| {
-    give!(grads, to_shift, B::engine_position_sums(dy.clone()));
-    give!(grads, to_scale, B::engine_position_dots(x, dy.clone()));
-    give!(grads, to_x, B::engine_scale(dy, scale));
-});
-
-step!(CatStep, 2, [usize; 2], |dy, [a, b], [to_x, to_y], grads| {
-    give!(grads, to_x, B::engine_channels(dy.clone(), 0, a));
-    give!(grads, to_y, B::engine_channels(dy, a, b));
-});
-
-step!(UpsampleStep, 1, [usize; 2], |dy, size, [to_x], grads| {
-    give!(grads, to_x, B::engine_upsample_backward(dy, size));
-});
-
-step!(AvgPoolStep, 1, (usize, [usize; 2]), |dy, (k, size), [to_x], grads| {
-    give!(grads, to_x, B::engine_avg_pool_backward(dy, k, size));
-});
-
-step!(AttentionStep, 3, ([F<B>; 3], f64), |dy, ([q, k, v], scale), [to_q, to_k, to_v], grads| {
-    let (dq, dk, dv) = B::engine_attention_backward(q, k, v, dy, scale);
-    give!(grads, to_q, dq);
-    give!(grads, to_k, dk);
-    give!(grads, to_v, dv);
-});
-
 impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
+    fn engine_absent(like: F<Self>) -> F<Self> {
+        untracked::<B, C>(B::engine_absent(like.into_primitive()))
+    }
+
     fn engine_cast(x: F<Self>, to: FloatDType) -> F<Self> {
         let from = FloatDType::from(TensorMetadata::dtype(&x));
         record!(CastStep, [x], from, B::engine_cast(x, to))
     }
 
-    fn engine_conv2d(x: F<Self>, weight: F<Self>, bias: F<Self>, options: ConvOptions) -> F<Self> {
+    fn engine_conv2d(
+        x: F<Self>,
+        y: F<Self>,
+        weight: F<Self>,
+        bias: F<Self>,
+        shift: F<Self>,
+        residual: F<Self>,
+        options: ConvOptions,
+        doubled: bool,
+    ) -> F<Self> {
         record!(
             ConvStep,
-            [x, weight, bias],
-            (x.clone(), weight.clone(), options),
-            B::engine_conv2d(x, weight, bias, options)
+            [x, y, weight, bias, shift, residual],
+            ConvState { x: [x.clone(), y.clone()], weight: weight.clone(), options, doubled },
+            B::engine_conv2d(x, y, weight, bias, shift, residual, options, doubled)
         )
     }
 
-    fn engine_linear(x: F<Self>, weight: F<Self>, bias: F<Self>) -> F<Self> {
-        record!(LinearStep, [x, weight, bias], (x.clone(), weight.clone()), B::engine_linear(x, weight, bias))
+    fn engine_norm_conv2d(
+        x: F<Self>,
+        y: F<Self>,
+        norm_weight: F<Self>,
+        norm_bias: F<Self>,
+        norm_scale: F<Self>,
+        norm_shift: F<Self>,
+        weight: F<Self>,
+        bias: F<Self>,
+        shift: F<Self>,
+        residual: F<Self>,
+        norm: NormOptions,
+        options: ConvOptions,
+    ) -> F<Self> {
+        let all = [x, y, norm_weight, norm_bias, norm_scale, norm_shift, weight, bias, shift, residual];
+        let nodes = all.each_ref().map(|t| t.node());
+        let [x, y, nw, nb, ns, nt, weight, bias, shift, residual] = all.map(|t| t.into_primitive());
+        match NormConvStep.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let factors = [nw, nb, ns, nt];
+                let [nw, nb, ns, nt] = factors.clone();
+                let (normalized, mean, rstd) =
+                    B::engine_group_norm(x.clone(), y.clone(), nw, nb, ns, nt, norm);
+                let state = NormConvState {
+                    statistics: [mean, rstd],
+                    factors,
+                    norm,
+                    weight: weight.clone(),
+                    options,
+                    normalized: (!norm.recompute).then(|| normalized.clone()),
+                    x: [x.clone(), y],
+                };
+                let none = B::engine_absent(x);
+                let out = B::engine_conv2d(normalized, none, weight, bias, shift, residual, options, false);
+                prep.finish(state, out)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::engine_norm_conv2d(
+                x, y, nw, nb, ns, nt, weight, bias, shift, residual, norm, options,
+            )),
+        }
+    }
+
+    fn engine_conv(x: F<Self>, weight: F<Self>, bias: F<Self>, options: ConvOptions<3>) -> F<Self> {
+        record!(
+            ConvolutionStep,
+            [x, weight, bias],
+            (x.clone(), weight.clone(), options),
+            B::engine_conv(x, weight, bias, options)
+        )
+    }
+
+    fn engine_conv_input(
+        dy: F<Self>,
+        weight: F<Self>,
+        bias: F<Self>,
+        size: [usize; 3],
+        options: ConvOptions<3>,
+    ) -> F<Self> {
+        record!(
+            TransposedStep,
+            [dy, weight, bias],
+            (dy.clone(), weight.clone(), options),
+            B::engine_conv_input(dy, weight, bias, size, options)
+        )
+    }
+
+    fn engine_conv_weight(x: F<Self>, dy: F<Self>, kernel: [usize; 3], options: ConvOptions<3>) -> F<Self> {
+        untracked::<B, C>(B::engine_conv_weight(x.into_primitive(), dy.into_primitive(), kernel, options))
+    }
+
+    fn engine_linear(x: F<Self>, weight: F<Self>, bias: F<Self>, residual: F<Self>) -> F<Self> {
+        record!(
+            LinearStep,
+            [x, weight, bias, residual],
+            (x.clone(), weight.clone()),
+            B::engine_linear(x, weight, bias, residual)
+        )
     }
 
     fn engine_group_norm(
         x: F<Self>,
+        y: F<Self>,
         weight: F<Self>,
         bias: F<Self>,
-        groups: usize,
-        eps: f64,
-        silu: bool,
+        scale: F<Self>,
+        shift: F<Self>,
+        norm: NormOptions,
     ) -> (F<Self>, F<Self>, F<Self>) {
-        let nodes = [x.node(), weight.node(), bias.node()];
-        let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
-        let (y, mean, rstd) =
-            B::engine_group_norm(x.clone(), weight.clone(), bias.clone(), groups, eps, silu);
-        let statistics = [mean.clone(), rstd.clone()].map(untracked::<B, C>);
-        let y = match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([x, mean, rstd, weight, bias], groups, eps, silu), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
+        let all = [x, y, weight, bias, scale, shift];
+        let nodes = all.each_ref().map(|t| t.node());
+        let [x, y, w, b, s, t] = all.map(|t| t.into_primitive());
+        let (x, factors) = ([x, y], [w, b, s, t]);
+        let ([x0, y0], [w, b, s, t]) = (x.clone(), factors.clone());
+        let (out, mean, rstd) = B::engine_group_norm(x0, y0, w, b, s, t, norm);
+        let kept = [mean.clone(), rstd.clone()].map(untracked::<B, C>);
+        let out = match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                prep.finish(NormState { x, statistics: [mean, rstd], factors, norm }, out)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(out),
         };
-        let [mean, rstd] = statistics;
-        (y, mean, rstd)
+        let [mean, rstd] = kept;
+        (out, mean, rstd)
     }
 
     fn engine_layer_norm(
@@ -231,7 +171,7 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         let (y, mean, rstd) = B::engine_layer_norm(x.clone(), weight.clone(), bias, eps);
         let statistics = [mean.clone(), rstd.clone()].map(untracked::<B, C>);
         let y = match LayerNormStep.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([x, mean, rstd, weight], y),
+            OpsKind::Tracked(prep) => prep.finish(([x, mean, rstd, weight], eps), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
         let [mean, rstd] = statistics;
@@ -284,12 +224,28 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         )
     }
 
-    fn engine_conv2d_input(dy: F<Self>, weight: F<Self>, size: [usize; 2], options: ConvOptions) -> F<Self> {
-        untracked::<B, C>(B::engine_conv2d_input(dy.into_primitive(), weight.into_primitive(), size, options))
+    fn engine_conv2d_input(
+        dy: F<Self>,
+        weight: F<Self>,
+        size: [usize; 2],
+        channels: [usize; 2],
+        options: ConvOptions,
+        doubled: bool,
+    ) -> F<Self> {
+        let [dy, weight] = [dy, weight].map(|t| t.into_primitive());
+        untracked::<B, C>(B::engine_conv2d_input(dy, weight, size, channels, options, doubled))
     }
 
-    fn engine_conv2d_weight(x: F<Self>, dy: F<Self>, kernel: [usize; 2], options: ConvOptions) -> F<Self> {
-        untracked::<B, C>(B::engine_conv2d_weight(x.into_primitive(), dy.into_primitive(), kernel, options))
+    fn engine_conv2d_weight(
+        x: F<Self>,
+        y: F<Self>,
+        dy: F<Self>,
+        kernel: [usize; 2],
+        options: ConvOptions,
+        doubled: bool,
+    ) -> F<Self> {
+        let [x, y, dy] = [x, y, dy].map(|t| t.into_primitive());
+        untracked::<B, C>(B::engine_conv2d_weight(x, y, dy, kernel, options, doubled))
     }
 
     fn engine_channel_sums(x: F<Self>) -> F<Self> {
@@ -318,18 +274,21 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
 
     fn engine_group_norm_backward(
         x: F<Self>,
+        y: F<Self>,
         dy: F<Self>,
         mean: F<Self>,
         rstd: F<Self>,
         weight: F<Self>,
         bias: F<Self>,
-        groups: usize,
-        eps: f64,
-        silu: bool,
-    ) -> (F<Self>, F<Self>, F<Self>) {
-        let [x, dy, mean, rstd, weight, bias] = [x, dy, mean, rstd, weight, bias].map(|t| t.into_primitive());
-        let (dx, dw, db) = B::engine_group_norm_backward(x, dy, mean, rstd, weight, bias, groups, eps, silu);
-        (untracked::<B, C>(dx), untracked::<B, C>(dw), untracked::<B, C>(db))
+        scale: F<Self>,
+        shift: F<Self>,
+        norm: NormOptions,
+    ) -> (F<Self>, F<Self>, F<Self>, F<Self>, F<Self>, F<Self>) {
+        let [x, y, dy, mean, rstd, w, b, s, t] =
+            [x, y, dy, mean, rstd, weight, bias, scale, shift].map(|t| t.into_primitive());
+        let (dx, dy, dw, db, ds, dt) = B::engine_group_norm_backward(x, y, dy, mean, rstd, w, b, s, t, norm);
+        let [dx, dy, dw, db, ds, dt] = [dx, dy, dw, db, ds, dt].map(untracked::<B, C>);
+        (dx, dy, dw, db, ds, dt)
     }
 
     fn engine_layer_norm_backward(
@@ -338,9 +297,10 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         mean: F<Self>,
         rstd: F<Self>,
         weight: F<Self>,
+        eps: f64,
     ) -> (F<Self>, F<Self>, F<Self>) {
         let [x, dy, mean, rstd, weight] = [x, dy, mean, rstd, weight].map(|t| t.into_primitive());
-        let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, weight);
+        let (dx, dw, db) = B::engine_layer_norm_backward(x, dy, mean, rstd, weight, eps);
         (untracked::<B, C>(dx), untracked::<B, C>(dw), untracked::<B, C>(db))
     }
 

@@ -7,14 +7,18 @@ use burn::{
     tensor::{DType, FloatDType},
 };
 use tweedie_kernels::bf16::{
-    Bf16, Epilogue, attention, conv, convert, elementwise,
+    Bf16, Epilogue, attention, conv, convert, elementwise as kernels,
     group_norm::{self, Affine, GroupNorm},
+    layer_norm::{self, LayerNorm},
     linear::Linear,
     resample,
 };
 
 use super::{
-    flex::{aligned, attention_of, conv_of, dims, mapped, per_channel, rows, with_last},
+    NormOptions,
+    conv::{conv_of, sample_bias, some_inputs},
+    elementwise::{aligned, mapped, per_channel},
+    flex::{attention_of, dims, is_absent, present, rows, with_last},
     isa,
     layout::{
         Image, dense, flat, from_heads, half_heads, heads_of, like, stretch, stretch_mut, uninitialized,
@@ -69,24 +73,61 @@ pub(super) fn cast(x: FlexTensor, to: FloatDType) -> FlexTensor {
     }
 }
 
-pub(super) fn conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, o: ConvOptions) -> FlexTensor {
-    let (x, w, bias) = (Image::new(x), dense(weight), dense(bias));
+/// As [`wide`], of what may be absent.
+pub(super) fn wide_or_absent(x: FlexTensor) -> FlexTensor {
+    if is_absent(&x) { x } else { wide(x) }
+}
+
+/// As [`narrow`], of what may be absent.
+pub(super) fn narrow_or_absent(x: FlexTensor) -> FlexTensor {
+    if is_absent(&x) { x } else { narrow(x) }
+}
+
+/// The channels of both, the second of which may be absent.
+pub(super) fn joined([x, y]: [FlexTensor; 2]) -> FlexTensor {
+    match present(y) {
+        Some(y) => cat(x, y),
+        None => x,
+    }
+}
+
+pub(super) fn conv2d(
+    inputs: [FlexTensor; 2],
+    weight: FlexTensor,
+    [bias, shift]: [FlexTensor; 2],
+    residual: FlexTensor,
+    o: ConvOptions,
+    doubled: bool,
+) -> FlexTensor {
+    let mut x = joined(inputs);
+    if doubled {
+        let [h, w] = Image::new(x.clone()).map();
+        x = upsample(x, [2 * h, 2 * w]);
+    }
+    let (x, w) = (Image::new(x), dense(weight));
     let c = conv_of(x.batch(), x.map(), dims(&w), o);
     assert_eq!(c.in_channels, x.channels(), "channels of a convolution's input");
+    let bias = sample_bias(bias, shift, c.batch);
+    let residual = present(residual).map(Image::new);
     let mut out = uninitialized::<Bf16>(c.lens()[2]);
-    let epilogue = Epilogue::bias(values(&bias));
+    let epilogue = Epilogue { bias: Some(values(&bias)), residual: residual.as_ref().map(Image::values) };
     prepared::half_kernels(&c, &w).forward(&c, x.values(), epilogue, &mut out);
     Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
 }
 
-/// The input's gradient, where a convolution gives it.
+/// The gradient of some input channels, where a convolution gives it.
 pub(super) fn conv2d_input(
     dy: &FlexTensor,
     weight: &FlexTensor,
     size: [usize; 2],
+    channels: [usize; 2],
     o: ConvOptions,
+    doubled: bool,
 ) -> Option<FlexTensor> {
-    let (dy, w) = (Image::new(dy.clone()), dense(weight.clone()));
+    if doubled {
+        return None;
+    }
+    let (dy, w) = (Image::new(dy.clone()), some_inputs(dense(weight.clone()), channels, o.groups));
     let c = conv_of(dy.batch(), size, dims(&w), o);
     let layer = conv::turned(&c)?;
     let prepared = conv::Prepared::turned(isa(), &c, values(&w))?;
@@ -103,40 +144,62 @@ pub(super) fn linear_input(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
     with_last(&dy, k, out)
 }
 
-pub(super) fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
-    let (x, w, bias) = (dense(x), dense(weight), dense(bias));
+pub(super) fn linear(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    residual: FlexTensor,
+) -> FlexTensor {
+    let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
     let ([m, _], [n, k]) = (rows(&x), dims::<2>(&w));
     let mut out = uninitialized::<Bf16>(m * n);
-    prepared::half_linear([n, k], &w).forward(values(&x), Epilogue::bias(values(&bias)), &mut out);
+    let epilogue = Epilogue { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
+    prepared::half_linear([n, k], &w).forward(values(&x), epilogue, &mut out);
     with_last(&x, n, out)
 }
 
 pub(super) fn group_norm(
     x: FlexTensor,
-    weight: FlexTensor,
-    bias: FlexTensor,
-    groups: usize,
-    eps: f64,
-    silu: bool,
+    [weight, bias, scale, shift]: [FlexTensor; 4],
+    n: NormOptions,
 ) -> FlexTensor {
     let (x, w, bias) = (Image::new(x), dense(weight), dense(bias));
     let [batch, pixels, channels] = x.dims();
-    let n = GroupNorm { batch, pixels, channels, groups, eps: eps as f32, silu };
-    let affine = Affine { weight: values(&w), bias: values(&bias), scale_shift: None };
+    let scaled = present(scale).map(|scale| [scale, shift].map(dense));
+    let scale_shift = scaled.as_ref().map(|s| s.each_ref().map(values));
+    let affine = Affine { weight: values(&w), bias: values(&bias), scale_shift };
+    let n = GroupNorm { batch, pixels, channels, groups: n.groups, eps: n.eps as f32, silu: n.silu };
     let mut out = uninitialized::<Bf16>(batch * pixels * channels);
     group_norm::forward(isa(), &n, x.values::<Bf16>(), affine, &mut out);
     x.like(out).into_tensor()
 }
 
+pub(super) fn layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f64) -> FlexTensor {
+    let (x, w, bias) = (dense(x), dense(weight), dense(bias));
+    let [rows, channels] = rows(&x);
+    let n = LayerNorm { rows, channels, eps };
+    let mut out = uninitialized::<Bf16>(rows * channels);
+    layer_norm::forward(isa(), &n, values::<Bf16>(&x), Some(values(&w)), Some(values(&bias)), &mut out);
+    with_last(&x, channels, out)
+}
+
+pub(super) fn geglu(x: FlexTensor) -> FlexTensor {
+    let x = dense(x);
+    let [rows, both] = rows(&x);
+    let mut out = uninitialized::<Bf16>(rows * (both / 2));
+    kernels::geglu(isa(), both / 2, values(&x), &mut out);
+    with_last(&x, both / 2, out)
+}
+
 pub(super) fn silu(x: FlexTensor) -> FlexTensor {
     mapped(x, |x: &[Bf16], own| match own {
         Some(x) => {
-            elementwise::silu_mut(isa(), x);
+            kernels::silu_mut(isa(), x);
             None
         }
         None => {
             let mut out = uninitialized(x.len());
-            elementwise::silu(isa(), x, &mut out);
+            kernels::silu(isa(), x, &mut out);
             Some(out)
         }
     })
@@ -148,11 +211,11 @@ pub(super) fn add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
         std::mem::swap(&mut x, &mut y);
     }
     if let Some(own) = stretch_mut::<Bf16>(&mut x) {
-        elementwise::add_assign(isa(), own, stretch(&y));
+        kernels::add_assign(isa(), own, stretch(&y));
         return x;
     }
     let mut out = uninitialized(stretch::<Bf16>(&x).len());
-    elementwise::add(isa(), stretch(&x), stretch(&y), &mut out);
+    kernels::add(isa(), stretch(&x), stretch(&y), &mut out);
     like(&x, out)
 }
 
@@ -162,7 +225,7 @@ pub(super) fn affine_channels(x: FlexTensor, scale: Option<&[f32]>, shift: Optio
     let shift = shift.map(|s| per_channel(s, &x));
     let mut out = uninitialized::<Bf16>(x.dims().iter().product());
     let shift = shift.as_ref().map(values);
-    elementwise::affine_channels(isa(), x.values(), x.dims(), scale, shift, &mut out);
+    kernels::affine_channels(isa(), x.values(), x.dims(), scale, shift, &mut out);
     x.like(out).into_tensor()
 }
 

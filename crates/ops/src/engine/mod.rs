@@ -1,10 +1,15 @@
 //! The CPU engine: the operations that have kernels and backward passes of their own.
 
 mod autodiff;
+mod conv;
+mod elementwise;
 mod flex;
 mod half;
 mod layout;
+mod norm;
 mod prepared;
+mod resample;
+mod steps;
 mod tokens;
 mod update;
 
@@ -17,38 +22,102 @@ use burn::{
 };
 use tweedie_kernels::Isa;
 
-pub(crate) use update::{adamw, lerp, linear_combination};
+pub(crate) use update::{adamw, adamw_averaged, lerp, linear_combination};
 
-use crate::ConvOptions;
+use crate::{ConvOptions, scope};
+
+/// Settings of a group normalization, and of what is kept of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormOptions {
+    /// Groups of channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Whether SiLU follows.
+    pub silu: bool,
+    /// Whether a gradient makes the result again instead of keeping it.
+    pub recompute: bool,
+}
 
 /// Operations on tensors of the CPU, and their gradients. Images are `[B, C, H, W]` by shape. Activations are
 /// `f32` or `bf16`, and results are what their first argument is; weights, biases, what is added or multiplied
-/// per channel, and the gradients of all these are `f32`.
+/// per channel, and the gradients of all these are `f32`. A tensor without elements stands for an absent argument.
 #[backend_extension(Flex, Autodiff)]
 pub trait Engine: Backend {
+    /// What stands for an absent argument beside `like`.
+    fn engine_absent(like: FloatTensor<Self>) -> FloatTensor<Self>;
     /// To `f32` or to `bf16`.
     fn engine_cast(x: FloatTensor<Self>, to: FloatDType) -> FloatTensor<Self>;
 
-    /// See [`crate::conv2d`].
+    /// See [`crate::conv2d_with`]. `y` holds channels that follow those of `x`; with `doubled`, every pixel of both
+    /// is taken four times. `y`, `shift` and `residual` may be absent.
+    #[allow(clippy::too_many_arguments)]
     fn engine_conv2d(
         x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
         options: ConvOptions,
+        doubled: bool,
     ) -> FloatTensor<Self>;
-    /// The convolution's input gradient; `size` is the input's.
+    /// The gradient of some input channels, `channels = [first, count]`; `size` is that of the convolution's input,
+    /// twice the result's where that is `doubled`.
     fn engine_conv2d_input(
         dy: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         size: [usize; 2],
+        channels: [usize; 2],
         options: ConvOptions,
+        doubled: bool,
     ) -> FloatTensor<Self>;
-    /// The convolution's weight gradient; `kernel` is the weight's size.
+    /// The convolution's weight gradient; `kernel` is the weight's size. `y` may be absent.
     fn engine_conv2d_weight(
         x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         kernel: [usize; 2],
         options: ConvOptions,
+        doubled: bool,
+    ) -> FloatTensor<Self>;
+    /// See [`crate::norm_conv2d`]. All but `x`, `weight`, `bias` and the factors of the norm may be absent.
+    #[allow(clippy::too_many_arguments)]
+    fn engine_norm_conv2d(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        norm_scale: FloatTensor<Self>,
+        norm_shift: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        norm: NormOptions,
+        options: ConvOptions,
+    ) -> FloatTensor<Self>;
+    /// See [`crate::conv1d`] and [`crate::conv3d`].
+    fn engine_conv(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        options: ConvOptions<3>,
+    ) -> FloatTensor<Self>;
+    /// The above's input gradient, of `size`, with a bias that may be absent: the transposed convolution.
+    fn engine_conv_input(
+        dy: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        size: [usize; 3],
+        options: ConvOptions<3>,
+    ) -> FloatTensor<Self>;
+    /// The above's weight gradient; `kernel` is the weight's size.
+    fn engine_conv_weight(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        kernel: [usize; 3],
+        options: ConvOptions<3>,
     ) -> FloatTensor<Self>;
     /// Sums per channel, over samples and positions: `[B, C, ...]` to `[C]`.
     fn engine_channel_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -57,11 +126,12 @@ pub trait Engine: Backend {
     /// As [`Engine::engine_position_sums`], of `x·y`.
     fn engine_position_dots(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// See [`crate::linear`].
+    /// See [`crate::linear_add`]; `residual` may be absent.
     fn engine_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
     /// The linear map's input gradient.
     fn engine_linear_input(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -70,31 +140,42 @@ pub trait Engine: Backend {
     /// Sums over all but the last dimension.
     fn engine_row_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// See [`crate::group_norm`] and [`crate::group_norm_silu`]. Returns the result and the mean and
-    /// reciprocal standard deviation of each group, `[B, groups]`; nothing of these for `bf16`.
+    /// See [`crate::group_norm`] and [`crate::group_norm_silu`]; `y` (channels that follow those of `x`), `scale` and
+    /// `shift` may be absent. Returns the result and the mean and reciprocal standard deviation of each group,
+    /// `[B, groups]`; nothing of these for `bf16`.
     fn engine_group_norm(
         x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        groups: usize,
-        eps: f64,
-        silu: bool,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        norm: NormOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// Gradients of input, weight and bias.
-    #[allow(clippy::too_many_arguments)]
+    /// Gradients of both inputs, weight, bias, scale and shift, where those are not absent.
+    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
     fn engine_group_norm_backward(
         x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         mean: FloatTensor<Self>,
         rstd: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        groups: usize,
-        eps: f64,
-        silu: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        norm: NormOptions,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    );
 
-    /// See [`crate::layer_norm`]. Returns the result and the mean and reciprocal standard deviation of each row.
+    /// See [`crate::layer_norm`]. Returns the result and the mean and reciprocal standard deviation of each row;
+    /// nothing of these for `bf16`.
     fn engine_layer_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -108,6 +189,7 @@ pub trait Engine: Backend {
         mean: FloatTensor<Self>,
         rstd: FloatTensor<Self>,
         weight: FloatTensor<Self>,
+        eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// See [`crate::geglu`].
@@ -173,7 +255,8 @@ pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
-    matches!(x.device().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
+    !scope::is_of_primitives()
+        && matches!(x.device().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 
 /// The CPU tensor inside, for operations that no gradient passes through.

@@ -7,8 +7,8 @@ use tweedie_kernels::{
 };
 
 use super::{
-    flex::{rows, with_last},
-    isa,
+    flex::{absent, rows, with_last},
+    half, isa,
     layout::{dense, tensor, uninitialized, values},
 };
 
@@ -19,6 +19,10 @@ pub(super) fn layer_norm(
     bias: FlexTensor,
     eps: f64,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
+    if half::is(&x) {
+        // Statistics are made again where a gradient asks for them.
+        return (half::layer_norm(x, weight, bias, eps), absent(), absent());
+    }
     let (x, w, bias) = (dense(x), dense(weight), dense(bias));
     let [rows, channels] = rows(&x);
     let n = LayerNorm { rows, channels, eps };
@@ -35,11 +39,17 @@ pub(super) fn layer_norm_backward(
     dy: FlexTensor,
     [mean, rstd]: [FlexTensor; 2],
     weight: FlexTensor,
+    eps: f64,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
+    if half::is(&x) {
+        let x = half::wide(x);
+        let (_, mean, rstd) = layer_norm(x.clone(), weight.clone(), weight.clone(), eps);
+        let (dx, dw, db) = layer_norm_backward(x, half::wide(dy), [mean, rstd], weight, eps);
+        return (half::narrow(dx), dw, db);
+    }
     let (x, dy, w) = (dense(x), dense(dy), dense(weight));
     let [rows, channels] = rows(&x);
-    // What was added to the variance is part of `rstd`.
-    let n = LayerNorm { rows, channels, eps: 0.0 };
+    let n = LayerNorm { rows, channels, eps };
     let mut dx = uninitialized(rows * channels);
     let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
     let (mean, rstd, weight) = (values(&mean), values(&rstd), Some(values(&w)));
@@ -48,6 +58,9 @@ pub(super) fn layer_norm_backward(
 }
 
 pub(super) fn geglu(x: FlexTensor) -> FlexTensor {
+    if half::is(&x) {
+        return half::geglu(x);
+    }
     let x = dense(x);
     let [rows, both] = rows(&x);
     let mut out = uninitialized(rows * (both / 2));
@@ -56,6 +69,9 @@ pub(super) fn geglu(x: FlexTensor) -> FlexTensor {
 }
 
 pub(super) fn geglu_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
+    if half::is(&x) {
+        return half::narrow(geglu_backward(half::wide(x), half::wide(dy)));
+    }
     let (x, dy) = (dense(x), dense(dy));
     let [rows, both] = rows(&x);
     let mut dx = uninitialized(rows * both);

@@ -26,16 +26,9 @@ fn owned(x: FlexTensor) -> FlexTensor {
     x
 }
 
-/// One step of AdamW, in place where nobody else holds the numbers.
-pub(crate) fn adamw(
-    param: FlexTensor,
-    grad: FlexTensor,
-    m: FlexTensor,
-    v: FlexTensor,
-    h: AdamW,
-) -> (FlexTensor, FlexTensor, FlexTensor) {
+fn coefficients(h: AdamW) -> adamw_kernel::Coefficients {
     let (correction1, correction2) = h.bias_corrections();
-    let coefficients = adamw_kernel::Coefficients {
+    adamw_kernel::Coefficients {
         keep: (1.0 - h.lr * h.weight_decay) as f32,
         rate: (h.lr / correction1) as f32,
         beta1: h.beta1 as f32,
@@ -44,13 +37,39 @@ pub(crate) fn adamw(
         one_minus_beta2: (1.0 - h.beta2) as f32,
         root_correction: (1.0 / correction2.sqrt()) as f32,
         eps: h.eps as f32,
-    };
+    }
+}
+
+/// One step of AdamW, in place where nobody else holds the numbers.
+pub(crate) fn adamw(
+    param: FlexTensor,
+    grad: FlexTensor,
+    m: FlexTensor,
+    v: FlexTensor,
+    h: AdamW,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
     let grad = dense(grad);
     let [mut param, mut m, mut v] = [param, m, v].map(owned);
     if let (Some(p), Some(m), Some(v)) = (values_mut(&mut param), values_mut(&mut m), values_mut(&mut v)) {
-        adamw_kernel::adamw(isa(), p, values(&grad), m, v, &coefficients);
+        adamw_kernel::adamw(isa(), p, values(&grad), m, v, &coefficients(h));
     }
     (param, m, v)
+}
+
+/// [`adamw`], and in the same pass `average += weight·(param - average)`: `param`, `m`, `v` and `average`.
+pub(crate) fn adamw_averaged(
+    [param, m, v, average]: [FlexTensor; 4],
+    grad: FlexTensor,
+    h: AdamW,
+    weight: f64,
+) -> [FlexTensor; 4] {
+    let grad = dense(grad);
+    let mut all = [param, m, v, average].map(owned);
+    if let [Some(p), Some(m), Some(v), Some(average)] = all.each_mut().map(values_mut) {
+        let (h, weight) = (coefficients(h), weight as f32);
+        adamw_kernel::adamw_averaged(isa(), p, values(&grad), m, v, &h, average, weight);
+    }
+    all
 }
 
 /// `from + weight·(to - from)`, in place where nobody else holds the numbers.

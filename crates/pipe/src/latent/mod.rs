@@ -1,6 +1,7 @@
 //! Pipelines that diffuse in the latents of an autoencoder: from a prompt, a class or nothing to a picture,
 //! also from another picture.
 
+mod coding;
 mod conditions;
 pub mod prompt;
 mod steered;
@@ -18,13 +19,13 @@ use tweedie_hub::{
     LatentClass, LatentModel, LatentNetwork, Lora, Recipe,
     scheduler_config::{PATCH, tokens},
 };
-use tweedie_models::{Autoencoder, Condition, HostTensor, Network, Precision, vae::Tiles};
+use tweedie_models::{Autoencoder, Condition, HostTensor, Network, Precision};
 use tweedie_ops::{Batch, RowNoise, from_host};
 
 use crate::{
     Event, NoiseOfRows, Output, PipelineError, Request,
     denoiser::Watched,
-    pipeline::{INITIAL_DRAW, Progress, SeededRows, follow, host, images, learned_variance, shifted},
+    pipeline::{INITIAL_DRAW, Progress, SeededRows, follow, images, learned_variance, shifted},
     request::CHUNK,
     rows::row_seed,
 };
@@ -33,10 +34,6 @@ use steered::Steered;
 
 /// The draw of a row's noise on the latents of a picture to begin with.
 const ENCODING_DRAW: u64 = u64::MAX - 1;
-
-/// Pictures of more pixels than this are decoded and encoded in tiles of [`TILE`] pixels, if the request does not say.
-const WHOLE: usize = 1024 * 1024;
-const TILE: usize = 512;
 
 /// Guidance where neither request nor model say, as in diffusers.
 fn default_guidance(class: LatentClass) -> f64 {
@@ -64,6 +61,7 @@ pub struct LatentPlan {
     rescale: f64,
     chunk: usize,
     told: Told,
+    precision: Precision,
 }
 
 impl LatentPlan {
@@ -107,6 +105,17 @@ impl LatentPipeline {
             LatentNetwork::TextUNet(unet) => &**unet,
             LatentNetwork::Dit(dit) => &**dit,
         }
+    }
+
+    /// The network and the autoencoder with activations in `precision`, which [`Self::resolve`] has found that they
+    /// take; parameters are shared.
+    fn held_in(&self, precision: Precision) -> (Box<dyn Network>, Autoencoder) {
+        let network: Box<dyn Network> = match &self.model.network {
+            LatentNetwork::UNet(unet) => Box::new(unet.clone().with_precision(precision)),
+            LatentNetwork::TextUNet(unet) => Box::new(unet.clone().with_precision(precision)),
+            LatentNetwork::Dit(dit) => dit.clone(),
+        };
+        (network, self.model.autoencoder.clone().with_precision(precision))
     }
 
     /// Channels of the network's answer.
@@ -173,8 +182,14 @@ impl LatentPipeline {
             let ratio = request.dynamic_threshold.unwrap_or_default();
             return Err(fail("dynamic_threshold", format!("{ratio}: expected more than 0, at most 1")));
         }
-        if request.precision.is_some_and(|p| p != Precision::F32) {
-            return Err(fail("precision", "latent models compute in f32".into()));
+        let precision = request.precision.unwrap_or_default();
+        if precision == Precision::Bf16 {
+            if matches!(self.model.network, LatentNetwork::Dit(_)) {
+                return Err(fail("precision", "bf16: diffusion transformers compute in f32".into()));
+            }
+            if !tweedie_ops::has_bf16(&self.device) {
+                return Err(fail("precision", "bf16: only the CPU computes with it, expected f32".into()));
+            }
         }
         let sampling = request.sampling(own);
         let [c, h, w] = self.latents_of(size);
@@ -204,7 +219,7 @@ impl LatentPipeline {
             chunk if guided => (chunk / 2).max(1),
             chunk => chunk,
         };
-        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told })
+        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told, precision })
     }
 
     /// Channels, height and width of the latents of a picture of this size.
@@ -257,7 +272,8 @@ impl LatentPipeline {
             let reason = format!("has shape {:?}, expected {shape:?}", noise.shape);
             return Err(PipelineError::request("noise", reason));
         }
-        let begin = image.map(|image| self.encode(image, plan.size, request)).transpose()?;
+        let (network, vae) = self.held_in(plan.precision);
+        let begin = image.map(|image| self.encode(&vae, image, plan.size, request)).transpose()?;
         let steps = plan.recipe.plan.solves();
         let of = steps * count.div_ceil(plan.chunk);
         let mut progress = Progress { done: 0, evals: 0, steps, of };
@@ -269,7 +285,7 @@ impl LatentPipeline {
             let start = self.start(&plan, rows.clone(), noise, begin.as_ref(), &mut source);
             let (given, null) = plan.told.rows(rows.clone());
             let steered = Steered {
-                network: self.network(),
+                network: &*network,
                 parameterization: plan.recipe.parameterization,
                 given,
                 null,
@@ -281,7 +297,7 @@ impl LatentPipeline {
             let recipe = &plan.recipe;
             let denoiser = Watched { inner: &steered, clamp: recipe.clamp, cancelled };
             let x = follow(recipe, &denoiser, start, rows, &mut source, &mut progress, on)?;
-            values.extend(self.decode(x.0, request)?);
+            values.extend(self.decode(&vae, x.0, request)?);
         }
         let channels = values.len() / (count * plan.size[0] * plan.size[1]).max(1);
         let tensors = HostTensor { shape: vec![count, channels, plan.size[0], plan.size[1]], values };
@@ -319,90 +335,6 @@ impl LatentPipeline {
         let (x0, eps) = (Batch(self.model.autoencoder.scaled(latents)), Batch(eps));
         let level = plan.recipe.plan.start;
         tweedie_core::lin![level.alpha => &x0, level.sigma => &eps]
-    }
-
-    /// The latents of a picture, unscaled, and the logarithm of their variance.
-    fn encode(
-        &self,
-        image: &Image,
-        [height, width]: [usize; 2],
-        request: &Request,
-    ) -> Result<(Tensor<4>, Option<Tensor<4>>), PipelineError> {
-        if (image.height, image.width) != (height, width) {
-            let found = format!("{}×{} pixels", image.height, image.width);
-            return Err(PipelineError::request("image", format!("{found}, expected {height}×{width}")));
-        }
-        let x = from_host(image.to_planes(), [1, 3, height, width], &self.device);
-        let vae = &self.model.autoencoder;
-        let encoded = match self.tiles(request, [height, width]) {
-            Some(tiles) => vae.encode_tiled(x, tiles),
-            None => vae.encode(x),
-        };
-        encoded.map_err(|e| PipelineError::request("image", e.to_string()))
-    }
-
-    /// How a picture is cut for the autoencoder.
-    fn tiles(&self, request: &Request, [height, width]: [usize; 2]) -> Option<Tiles> {
-        let large = height.saturating_mul(width) > WHOLE;
-        let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
-        Some(Tiles::new((pixels / self.model.autoencoder.stride()).max(8)))
-    }
-
-    /// The pictures of latents as the network sees them, `[rows, C, h, w]`, decoded by `small` or the model's own
-    /// autoencoder: for looks at a run.
-    ///
-    /// # Errors
-    /// If `small` has latents of other channels, or the pictures are not of three.
-    pub fn pictures(
-        &self,
-        latents: &HostTensor,
-        small: Option<&Autoencoder>,
-    ) -> Result<Vec<Image>, PipelineError> {
-        let fail = |reason: String| PipelineError::request("preview", reason);
-        let vae = small.unwrap_or(&self.model.autoencoder);
-        let &[rows, c, h, w] = latents.shape.as_slice() else {
-            return Err(fail(format!("latents of shape {:?}", latents.shape)));
-        };
-        if c != vae.latent_channels() {
-            let found = vae.latent_channels();
-            return Err(fail(format!(
-                "an autoencoder of latents of {found} channels; this model's have {c}"
-            )));
-        }
-        let z = vae.unscaled(from_host(latents.values.clone(), [rows, c, h, w], &self.device));
-        let stride = vae.stride();
-        let tiles = (h * w * stride * stride > WHOLE).then(|| Tiles::new((TILE / stride).max(8)));
-        let mut found = Vec::new();
-        for row in 0..rows {
-            let z = z.clone().narrow(0, row, 1);
-            let picture = match tiles {
-                Some(tiles) => vae.decode_tiled(z, tiles),
-                None => vae.decode(z),
-            };
-            let picture = host(picture.map_err(|e| fail(e.to_string()))?);
-            let images = images(&picture);
-            found.extend(images.ok_or_else(|| fail("the autoencoder's answers are no pictures".into()))?);
-        }
-        Ok(found)
-    }
-
-    /// The pictures' values. Each is decoded by itself, which needs no more memory for many than for one.
-    fn decode(&self, latents: Tensor<4>, request: &Request) -> Result<Vec<f32>, PipelineError> {
-        let vae = &self.model.autoencoder;
-        let latents = vae.unscaled(latents);
-        let fail = |e: tweedie_models::InputError| PipelineError::request("size", e.to_string());
-        let [_, _, h, w] = latents.dims();
-        let tiles = self.tiles(request, [h, w].map(|n| n * vae.stride()));
-        let mut values = Vec::new();
-        for row in 0..latents.dims()[0] {
-            let z = latents.clone().narrow(0, row, 1);
-            let picture = match tiles {
-                Some(tiles) => vae.decode_tiled(z, tiles),
-                None => vae.decode(z),
-            };
-            values.extend(host(picture.map_err(fail)?).values);
-        }
-        Ok(values)
     }
 }
 

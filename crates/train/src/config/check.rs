@@ -129,6 +129,7 @@ impl RunConfig {
             "run.validate_every",
             "run.validation_images",
             "run.log_every",
+            "run.recompute",
             "run.out",
             "data.cache_mb",
             "ema.snapshot_every",

@@ -121,6 +121,9 @@ pub struct Run {
     pub device: String,
     /// What activations, and their gradients, are held in: `f32` or `bf16`. Weights and their gradients are `f32`.
     pub precision: Precision,
+    /// Make normalized maps again on the way back instead of keeping them: less memory, somewhat longer steps, the
+    /// same bits.
+    pub recompute: bool,
     /// The run's folder.
     pub out: PathBuf,
 }
@@ -143,6 +146,7 @@ impl Default for Run {
             log_every: 10,
             device: "cpu".into(),
             precision: Precision::F32,
+            recompute: false,
             out: "runs/emoji".into(),
         }
     }

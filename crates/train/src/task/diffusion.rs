@@ -150,7 +150,8 @@ pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Resul
     let classes = if told.is_some() { data.class_names().to_vec() } else { Vec::new() };
     let unet = config.unet(data.class_names().len())?;
     let model = TrainModel::new(&unet, config.augment.has_labels(), config.run.seed, device)?;
-    let activations = config.run.batch as u64 * unet_activations(&unet, config.data.size);
+    let activations =
+        config.run.batch as u64 * unet_activations(&unet, config.data.size, config.run.recompute);
     let memory = Memory::of(count(&model), config.ema.averages().len(), activations);
     let networks = vec![("unet".to_owned(), unet.to_json())];
     DryRun::new(config, data, count(&model), classes, networks, memory)

@@ -30,6 +30,8 @@ pub(crate) struct Learner<M> {
     averages: Vec<(Average, M)>,
     optimizer: Optimizer,
     config: OptimizerConfig,
+    /// Whether gradients make normalized maps again.
+    recompute: bool,
     prefix: &'static str,
 }
 
@@ -37,13 +39,14 @@ impl<M: Module> Learner<M> {
     /// A run's main module, as it is before the first step, with the averages that the run keeps of it.
     pub fn new(model: M, config: &RunConfig) -> Self {
         let averages = config.ema.averages().into_iter().map(|law| (law, model.valid())).collect();
-        Self { averages, ..Self::plain(model, &config.optimizer, "") }
+        Self { averages, recompute: config.run.recompute, ..Self::plain(model, &config.optimizer, "") }
     }
 
     /// A module beside it, whose files' names begin with `prefix`, without averages.
     pub fn plain(model: M, config: &OptimizerConfig, prefix: &'static str) -> Self {
         let optimizer = Optimizer::new(config);
-        Self { model: Some(model), averages: Vec::new(), optimizer, config: config.clone(), prefix }
+        let (averages, config) = (Vec::new(), config.clone());
+        Self { model: Some(model), averages, optimizer, config, recompute: false, prefix }
     }
 
     /// As it was at a checkpoint, after `steps` steps of its own.
@@ -101,7 +104,7 @@ impl<M: Module> Learner<M> {
         let model = self.model()?;
         let (mut total, mut sum) = (0.0, None::<GradientMap>);
         for (pass, batch) in passes.iter().enumerate() {
-            let found = loss(model, pass, batch)?;
+            let found = tweedie_ops::recomputing(self.recompute, || loss(model, pass, batch))?;
             if !found.value.is_finite() {
                 return Err(at.not_finite("the loss"));
             }
@@ -128,11 +131,20 @@ impl<M: Module> Learner<M> {
             gradients = gradients.scaled(clip / norm);
         }
         let model = self.model.take().ok_or_else(ended)?;
-        let model = self.optimizer.step(model, gradients, at.learning_rate);
-        self.averages = std::mem::take(&mut self.averages)
-            .into_iter()
-            .map(|(law, average)| (law, ema::update(average, &model, law.weight(at.images, at.rows as u64))))
-            .collect();
+        let (rate, weight) = (at.learning_rate, |law: &Average| law.weight(at.images, at.rows as u64));
+        let mut averages = std::mem::take(&mut self.averages).into_iter();
+        // The first average moves as the parameters are stepped: one pass over memory less.
+        let model = match averages.next() {
+            None => self.optimizer.step(model, gradients, rate),
+            Some((law, average)) => {
+                let weight = weight(&law);
+                let (model, average) = self.optimizer.step_averaged(model, gradients, rate, average, weight);
+                self.averages.push((law, average));
+                model
+            }
+        };
+        let others = averages.map(|(law, average)| (law, ema::update(average, &model, weight(&law))));
+        self.averages.extend(others);
         self.model = Some(model);
         Ok(norm)
     }

@@ -139,7 +139,8 @@ pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Resul
     let shape = Vae::load(&config.text.vae, device)?.shape(config.data.size)?;
     let tokenizer = text::tokenizer(&data.split().0, &config.text);
     let model = TextModel::new(config, shape, &tokenizer, device)?;
-    let activations = condition_unet_activations(model.unet.config(), shape[1], config.text.tokens);
+    let activations =
+        condition_unet_activations(model.unet.config(), shape[1], config.text.tokens, config.run.recompute);
     let memory =
         Memory::of(count(&model), config.ema.averages().len(), config.run.batch as u64 * activations);
     let networks = vec![

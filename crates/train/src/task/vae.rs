@@ -282,7 +282,7 @@ pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Resul
     let size = config.data.size;
     let network = config.vae.autoencoder(size);
     let model = AutoencoderKl::new(&network, config.run.seed, device).map_err(wrong)?;
-    let activations = config.run.batch as u64 * vae_activations(&network, size);
+    let activations = config.run.batch as u64 * vae_activations(&network, size, config.run.recompute);
     let memory = Memory::of(count(&model), config.ema.averages().len(), activations);
     let networks = vec![("vae".to_owned(), network.to_json())];
     DryRun::new(config, data, count(&model), Vec::new(), networks, memory)

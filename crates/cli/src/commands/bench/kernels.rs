@@ -8,7 +8,7 @@ use serde_json::json;
 use tweedie_kernels::{
     Isa, adamw,
     attention::{self, Attention, Heads},
-    conv::{self, Conv, Prepared},
+    conv::{self, Conv, Epilogue, Prepared},
     gemm::{self, Matrix},
     group_norm::{self, GroupNorm},
     peak,
@@ -144,7 +144,8 @@ impl Kernels<'_> {
         let [prepared, fresh, data, weight] = &names;
         match Prepared::new(isa, c, &w) {
             Some(kernels) => {
-                self.time(prepared, work, || kernels.forward(c, &x, None, &mut y))?;
+                let run = |y: &mut [f32]| kernels.forward(c, x[..].into(), Epilogue::default(), y);
+                self.time(prepared, work, || run(&mut y))?;
                 drop(kernels);
                 self.time(fresh, work, || conv::forward(isa, c, &x, &w, None, &mut y))?;
             }
@@ -189,7 +190,7 @@ impl Kernels<'_> {
         let (mut dw, mut db) = (numbers(channels), numbers(channels));
         self.time(&names[1], self.bytes(3 * len), || {
             let gradients = [&mut dw[..], &mut db[..]];
-            group_norm::backward(isa, &n, &x, &dy, [&mean, &rstd], [&w, &b], &mut dx, gradients);
+            group_norm::backward(isa, &n, &x, &dy, [&mean, &rstd], [&w, &b], &mut dx, gradients, None);
         })
     }
 

@@ -1,0 +1,46 @@
+//! What holds for all operations that a thread runs within a scope.
+
+use std::cell::Cell;
+
+thread_local! {
+    static PRIMITIVES: Cell<bool> = const { Cell::new(false) };
+    static RECOMPUTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Sets a flag until it is dropped.
+struct Set(&'static std::thread::LocalKey<Cell<bool>>, bool);
+
+impl Set {
+    fn new(flag: &'static std::thread::LocalKey<Cell<bool>>, to: bool) -> Self {
+        Self(flag, flag.replace(to))
+    }
+}
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        self.0.set(self.1);
+    }
+}
+
+/// Runs `f` with all operations of this thread composed of Burn's primitives ([`crate::reference`]), as on other
+/// devices than the CPU: what the CPU's kernels are held against.
+pub fn of_primitives<T>(f: impl FnOnce() -> T) -> T {
+    let _set = Set::new(&PRIMITIVES, true);
+    f()
+}
+
+/// Runs `f`; if `on`, gradients of what it computes make normalized maps again instead of keeping them: of a
+/// normalization and the convolution that follows ([`crate::norm_conv2d`]), the input alone stays in memory (Chen et
+/// al. 2016, arXiv:1604.06174). The numbers are the same, bit for bit.
+pub fn recomputing<T>(on: bool, f: impl FnOnce() -> T) -> T {
+    let _set = Set::new(&RECOMPUTING, on);
+    f()
+}
+
+pub(crate) fn is_of_primitives() -> bool {
+    PRIMITIVES.get()
+}
+
+pub(crate) fn is_recomputing() -> bool {
+    RECOMPUTING.get()
+}

@@ -1,0 +1,106 @@
+//! Pictures to latents and back.
+
+use burn::tensor::Tensor;
+use tweedie_data::Image;
+use tweedie_models::{Autoencoder, HostTensor, InputError, vae::Tiles};
+use tweedie_ops::from_host;
+
+use super::LatentPipeline;
+use crate::{
+    PipelineError, Request,
+    pipeline::{host, images},
+};
+
+/// Pictures of more pixels than this are decoded and encoded in tiles of [`TILE`] pixels, if the request does not say.
+const WHOLE: usize = 1024 * 1024;
+const TILE: usize = 512;
+
+impl LatentPipeline {
+    /// The latents of a picture, unscaled, and the logarithm of their variance.
+    pub(super) fn encode(
+        &self,
+        vae: &Autoencoder,
+        image: &Image,
+        [height, width]: [usize; 2],
+        request: &Request,
+    ) -> Result<(Tensor<4>, Option<Tensor<4>>), PipelineError> {
+        if (image.height, image.width) != (height, width) {
+            let found = format!("{}×{} pixels", image.height, image.width);
+            return Err(PipelineError::request("image", format!("{found}, expected {height}×{width}")));
+        }
+        let x = from_host(image.to_planes(), [1, 3, height, width], &self.device);
+        let encoded = match self.tiles(request, [height, width]) {
+            Some(tiles) => vae.encode_tiled(x, tiles),
+            None => vae.encode(x),
+        };
+        encoded.map_err(|e| PipelineError::request("image", e.to_string()))
+    }
+
+    /// How a picture is cut for the autoencoder.
+    fn tiles(&self, request: &Request, [height, width]: [usize; 2]) -> Option<Tiles> {
+        let large = height.saturating_mul(width) > WHOLE;
+        let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
+        Some(Tiles::new((pixels / self.model.autoencoder.stride()).max(8)))
+    }
+
+    /// The pictures of latents as the network sees them, `[rows, C, h, w]`, decoded by `small` or the model's own
+    /// autoencoder: for looks at a run.
+    ///
+    /// # Errors
+    /// If `small` has latents of other channels, or the pictures are not of three.
+    pub fn pictures(
+        &self,
+        latents: &HostTensor,
+        small: Option<&Autoencoder>,
+    ) -> Result<Vec<Image>, PipelineError> {
+        let fail = |reason: String| PipelineError::request("preview", reason);
+        let vae = small.unwrap_or(&self.model.autoencoder);
+        let &[rows, c, h, w] = latents.shape.as_slice() else {
+            return Err(fail(format!("latents of shape {:?}", latents.shape)));
+        };
+        if c != vae.latent_channels() {
+            let found = vae.latent_channels();
+            return Err(fail(format!(
+                "an autoencoder of latents of {found} channels; this model's have {c}"
+            )));
+        }
+        let z = vae.unscaled(from_host(latents.values.clone(), [rows, c, h, w], &self.device));
+        let stride = vae.stride();
+        let tiles = (h * w * stride * stride > WHOLE).then(|| Tiles::new((TILE / stride).max(8)));
+        let mut found = Vec::new();
+        for row in 0..rows {
+            let z = z.clone().narrow(0, row, 1);
+            let picture = match tiles {
+                Some(tiles) => vae.decode_tiled(z, tiles),
+                None => vae.decode(z),
+            };
+            let picture = host(picture.map_err(|e| fail(e.to_string()))?);
+            let images = images(&picture);
+            found.extend(images.ok_or_else(|| fail("the autoencoder's answers are no pictures".into()))?);
+        }
+        Ok(found)
+    }
+
+    /// The pictures' values. Each is decoded by itself, which needs no more memory for many than for one.
+    pub(super) fn decode(
+        &self,
+        vae: &Autoencoder,
+        latents: Tensor<4>,
+        request: &Request,
+    ) -> Result<Vec<f32>, PipelineError> {
+        let latents = vae.unscaled(latents);
+        let fail = |e: InputError| PipelineError::request("size", e.to_string());
+        let [_, _, h, w] = latents.dims();
+        let tiles = self.tiles(request, [h, w].map(|n| n * vae.stride()));
+        let mut values = Vec::new();
+        for row in 0..latents.dims()[0] {
+            let z = latents.clone().narrow(0, row, 1);
+            let picture = match tiles {
+                Some(tiles) => vae.decode_tiled(z, tiles),
+                None => vae.decode(z),
+            };
+            values.extend(host(picture.map_err(fail)?).values);
+        }
+        Ok(values)
+    }
+}

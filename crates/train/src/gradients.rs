@@ -1,0 +1,113 @@
+//! Gradients by parameter, and the norm of all of them.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{DType, Device, Gradients, Tensor},
+};
+
+/// Gradients by parameter name, flat, outside autodiff.
+#[derive(Default)]
+pub struct GradientMap(pub(crate) BTreeMap<String, Tensor<1>>);
+
+impl GradientMap {
+    /// Takes the gradients of `model`'s parameters out of a backward pass.
+    pub fn take<M: Module>(model: &M, gradients: &mut Gradients) -> Self {
+        let mut visitor = Take { path: Vec::new(), gradients, found: BTreeMap::new() };
+        model.visit(&mut visitor);
+        Self(visitor.found)
+    }
+
+    /// Adds the gradients of another pass over the same parameters.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        for (name, gradient) in other.0 {
+            let sum = match self.0.remove(&name) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            self.0.insert(name, sum);
+        }
+        self
+    }
+
+    /// The L2 norm over all parameters, summed in double precision in the order of their names; or the name
+    /// of the first parameter whose gradient is not finite.
+    ///
+    /// # Errors
+    /// That name.
+    pub fn norm(&mut self) -> Result<f64, String> {
+        let on_host = self.0.values().next().is_none_or(|g| g.device() == Device::flex());
+        if !on_host {
+            return self.norm_on_device();
+        }
+        let mut sum = 0.0;
+        for (name, slot) in &mut self.0 {
+            let device = slot.device();
+            let gradient = std::mem::replace(slot, Tensor::empty([1], &device));
+            // Without another owner the CPU hands its memory over, here and back.
+            let data = gradient.into_data().convert::<f32>();
+            let part = sum_of_squares(data.as_slice::<f32>().unwrap_or_default());
+            *slot = Tensor::from_data(data, (&device, DType::F32));
+            if !part.is_finite() {
+                return Err(name.clone());
+            }
+            sum += part;
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// Sums each gradient where it lies and reads all sums at once.
+    fn norm_on_device(&self) -> Result<f64, String> {
+        let sums = self.0.values().map(|g| (g.clone() * g.clone()).sum()).collect();
+        let data = Tensor::<1>::cat(sums, 0).into_data().convert::<f32>();
+        let sums = data.as_slice::<f32>().unwrap_or_default();
+        match self.0.keys().zip(sums).find(|(_, part)| !part.is_finite()) {
+            Some((name, _)) => Err(name.clone()),
+            None => Ok(sums.iter().map(|&part| f64::from(part)).sum::<f64>().sqrt()),
+        }
+    }
+
+    /// Multiplies all gradients by `factor`.
+    #[must_use]
+    pub fn scaled(self, factor: f64) -> Self {
+        Self(self.0.into_iter().map(|(name, g)| (name, g.mul_scalar(factor))).collect())
+    }
+}
+
+/// Σ v² in double precision, always in the same order.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 16];
+    let chunks = values.chunks_exact(lanes.len());
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(v) * f64::from(v);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>()
+}
+
+struct Take<'a> {
+    path: Vec<String>,
+    gradients: &'a mut Gradients,
+    found: BTreeMap<String, Tensor<1>>,
+}
+
+impl ModuleVisitor for Take<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
+        if let Some(gradient) = p.val().grad_remove(self.gradients) {
+            let count = gradient.shape().num_elements();
+            self.found.insert(self.path.join("."), gradient.reshape([count]));
+        }
+    }
+}
