@@ -98,8 +98,7 @@ impl LatentPipeline {
         &self.model
     }
 
-    /// What denoises latents.
-    pub fn network(&self) -> &dyn Network {
+    fn network(&self) -> &dyn Network {
         match &self.model.network {
             LatentNetwork::UNet(unet) => &**unet,
             LatentNetwork::TextUNet(unet) => &**unet,
@@ -109,7 +108,7 @@ impl LatentPipeline {
 
     /// The network and the autoencoder with activations in `precision`, which [`Self::resolve`] has found that they
     /// take; parameters are shared.
-    fn held_in(&self, precision: Precision) -> (Box<dyn Network>, Autoencoder) {
+    pub fn held_in(&self, precision: Precision) -> (Box<dyn Network>, Autoencoder) {
         let network: Box<dyn Network> = match &self.model.network {
             LatentNetwork::UNet(unet) => Box::new(unet.clone().with_precision(precision)),
             LatentNetwork::TextUNet(unet) => Box::new(unet.clone().with_precision(precision)),

@@ -42,21 +42,21 @@ pub const PROMPT: &str = "a photograph of a small blue house";
 /// A model in latents or in pixels.
 enum Subject {
     Pixels(Box<UNet2DModel>),
-    Latents(Box<LatentPipeline>),
+    Latents(Box<LatentPipeline>, Box<dyn Network>),
 }
 
 impl Subject {
     fn network(&self) -> &dyn Network {
         match self {
             Self::Pixels(unet) => &**unet,
-            Self::Latents(pipeline) => pipeline.network(),
+            Self::Latents(_, network) => &**network,
         }
     }
 
     fn input(&self, bench: &Bench<'_>, batch: usize) -> Result<Input> {
         match self {
             Self::Pixels(unet) => Input::new(bench, unet, batch),
-            Self::Latents(pipeline) => Input::of_latents(bench, pipeline, batch),
+            Self::Latents(pipeline, _) => Input::of_latents(bench, pipeline, batch),
         }
     }
 }
@@ -179,7 +179,10 @@ pub fn forward(bench: &Bench<'_>) -> Result<()> {
         return Ok(());
     }
     let subject = match bench.latent_pipeline()? {
-        Some(pipeline) => Subject::Latents(Box::new(pipeline)),
+        Some(pipeline) => {
+            let (network, _) = pipeline.held_in(bench.args.precision);
+            Subject::Latents(Box::new(pipeline), network)
+        }
         None => Subject::Pixels(Box::new(bench.network(&bench.device)?)),
     };
     for (batch, name) in batches {
