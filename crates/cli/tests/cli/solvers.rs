@@ -138,7 +138,7 @@ fn steps_are_learned_and_taken() {
 #[test]
 fn the_built_in_model_is_tuned() {
     let scratch = Scratch::new();
-    for steps in ["5", "6"] {
+    for steps in ["5", "6", "8"] {
         let solver = |more: &[&str]| {
             let plan = ["plan", "--steps", steps, "--json"];
             scratch.ok(&[&plan[..], more].concat()).json().pop().unwrap()["solver"].clone()
