@@ -179,7 +179,7 @@ fn elementwise_operations() {
             tweedie_kernels::elementwise::gelu(isa, &wide, &mut want);
             rounded(&out, &want.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), 1e-30, "gelu");
             // Two halves of rows of several widths.
-            for width in [1, 7, len / 2].into_iter().filter(|w| *w > 0 && len % (2 * w) == 0) {
+            for width in [1, 7, len / 2].into_iter().filter(|w| *w > 0 && len.is_multiple_of(2 * w)) {
                 let (mut gated, mut want) = (vec![Bf16::NAN; len / 2], vec![0.0f32; len / 2]);
                 elementwise::geglu(isa, width, &x, &mut gated);
                 tweedie_kernels::geglu::geglu(isa, width, &wide, &mut want);

@@ -59,7 +59,7 @@ impl GradientMap {
     }
 
     /// Sums each gradient where it lies and reads all sums at once.
-    fn norm_on_device(&self) -> Result<f64, String> {
+    pub(crate) fn norm_on_device(&self) -> Result<f64, String> {
         let sums = self.0.values().map(|g| (g.clone() * g.clone()).sum()).collect();
         let data = Tensor::<1>::cat(sums, 0).into_data().convert::<f32>();
         let sums = data.as_slice::<f32>().unwrap_or_default();
