@@ -140,9 +140,9 @@ pub enum EmojiClasses {
 pub struct FolderConfig {
     /// The first-level folders, sorted, are the classes.
     pub classes: bool,
-    /// A captions file of JSON lines, `{"file_name": ..., "text": ...}`, relative to the folder. When it is
-    /// not named, `metadata.jsonl` and `captions.jsonl` are looked for; a `.txt` beside an image comes
-    /// second.
+    /// A captions file, relative to the folder: JSON lines `{"file_name": ..., "text": ...}`, or a `.csv` with
+    /// these columns. When it is not named, `metadata.csv`, `metadata.jsonl` and `captions.jsonl` are looked
+    /// for; a `.txt` beside an image comes second.
     pub captions: Option<PathBuf>,
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Names under which a captions file is found unasked, as Hugging Face's `imagefolder` has it and ours.
-const CAPTION_FILES: [&str; 2] = ["metadata.jsonl", "captions.jsonl"];
+const CAPTION_FILES: [&str; 3] = ["metadata.csv", "metadata.jsonl", "captions.jsonl"];
 
 pub(crate) fn open(root: &Path, config: &FolderConfig, on_error: OnError) -> Result<Collection, DataError> {
     if !root.exists() {
@@ -132,10 +132,11 @@ fn captions(
     };
     let mut missing = Vec::new();
     for (prefix, path) in files {
-        for (index, text) in read(&path)?.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-            let line = index + 1;
+        let text = read(&path)?;
+        let is_table = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+        for (line, row) in if is_table { table(&text) } else { lines(&text) } {
             let wrong = |reason: String| DataError::Captions { path: path.clone(), line, reason };
-            let (file_name, caption) = caption_line(text).map_err(wrong)?;
+            let (file_name, caption) = row.map_err(wrong)?;
             let name = format!("{prefix}{}", file_name.replace('\\', "/").trim_start_matches("./"));
             if found.images.contains_key(&name) {
                 captions.extend(caption.map(|caption| (name, caption)));
@@ -150,8 +151,41 @@ fn captions(
     Ok((captions, missing))
 }
 
-/// One line of a captions file: the file's name and, if there is one, its text.
-fn caption_line(text: &str) -> Result<(String, Option<String>), String> {
+/// The file's name and, if there is one, its text; or what is wrong.
+type Row = Result<(String, Option<String>), String>;
+
+/// The rows of a table with a header, and their lines.
+fn table(text: &str) -> Vec<(usize, Row)> {
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = match reader.headers() {
+        Ok(header) => header.clone(),
+        Err(error) => return vec![(1, Err(error.to_string()))],
+    };
+    let column = |name: &str| header.iter().position(|found| found.trim() == name);
+    let Some(name) = column("file_name") else {
+        return vec![(1, Err("expected a header with a column `file_name`".into()))];
+    };
+    let caption = column("text").or_else(|| column("caption"));
+    let line_of = |position: Option<&csv::Position>| position.map_or(1, |at| at.line() as usize);
+    let row = |record: csv::Result<csv::StringRecord>| match record {
+        Ok(record) => {
+            let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
+            let caption = caption.map(field).filter(|caption| !caption.is_empty());
+            (line_of(record.position()), Ok((field(name), caption)))
+        }
+        Err(error) => (line_of(error.position()), Err(error.to_string())),
+    };
+    reader.records().map(row).collect()
+}
+
+/// The rows of a file with an object in each line.
+fn lines(text: &str) -> Vec<(usize, Row)> {
+    let filled = text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty());
+    filled.map(|(index, text)| (index + 1, caption_line(text))).collect()
+}
+
+/// One line of such a file.
+fn caption_line(text: &str) -> Row {
     let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
     let Some(Value::String(name)) = value.get("file_name") else {
         return Err("expected an object with a string \"file_name\"".into());

@@ -85,6 +85,30 @@ fn classes_and_captions() {
 }
 
 #[test]
+fn captions_of_a_table() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["1.png", "in/2.png", "3.png"] {
+        write(dir.path().join(name), [9, 9, 9], ImageFormat::Png);
+    }
+    let with = |text: &str| {
+        fs::write(dir.path().join("metadata.csv"), text).unwrap();
+        config(dir.path())
+    };
+    let good = "width,file_name,text\n8,1.png,\"a cat, \"\"small\"\"\nand red\"\n8,in/2.png,\n";
+    let dataset = Dataset::open(&with(good)).unwrap();
+    let caption = |name: &str| item(&dataset, name).words.caption.clone();
+    assert_eq!(caption("1.png").as_deref(), Some("a cat, \"small\"\nand red"));
+    assert_eq!((caption("in/2.png"), caption("3.png")), (None, None));
+    let error = message(&with("name,text\n1.png,a cat\n"));
+    assert!(error.contains("metadata.csv, line 1") && error.contains("`file_name`"), "{error}");
+    let error = message(&with(&format!("{good}8,3.png,a dog,more\n")));
+    assert!(error.contains("metadata.csv, line 5"), "{error}");
+    let config = DataConfig { on_error: OnError::Fail, ..with("file_name,text\n1.png,one\n4.png,four\n") };
+    let error = message(&config);
+    assert!(error.contains("line 3") && error.contains("4.png"), "{error}");
+}
+
+#[test]
 fn captions_that_are_wrong_are_named() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path().join("1.png"), [9, 9, 9], ImageFormat::Png);
