@@ -65,7 +65,7 @@ def folder(work: Path) -> Path:
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
-        tokenizer=CLIPTokenizer.from_pretrained(words),
+        tokenizer=CLIPTokenizer.from_pretrained(words, model_max_length=77),
         unet=unet,
         scheduler=scheduler,
         safety_checker=None,
