@@ -1,6 +1,6 @@
 //! From prompts and classes to what the network is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use burn::tensor::Tensor;
 use tweedie_hub::{LatentClass, LatentModel, LatentNetwork, TextPart};
@@ -161,15 +161,18 @@ fn texts(
         if !guided {
             continue;
         }
-        if !nulls.contains_key(&chunks) {
-            let mut text = encoded(model, &negative, chunks, null_layer, size)?;
-            if model.zeros_for_no_negative && request.negative_prompt.is_none() {
-                text.hidden = text.hidden.zeros_like();
-                text.added = text.added.take().map(|(pooled, ids)| (pooled.zeros_like(), ids));
+        let text = match nulls.entry(chunks) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => {
+                let mut text = encoded(model, &negative, chunks, null_layer, size)?;
+                if model.zeros_for_no_negative && request.negative_prompt.is_none() {
+                    text.hidden = text.hidden.zeros_like();
+                    text.added = text.added.take().map(|(pooled, ids)| (pooled.zeros_like(), ids));
+                }
+                free.insert(text)
             }
-            nulls.insert(chunks, text);
-        }
-        null.extend(nulls.get(&chunks).cloned());
+        };
+        null.push(text.clone());
     }
     Ok(Told { given: Source::Texts(given), null: guided.then_some(Source::Texts(null)) })
 }
