@@ -48,6 +48,11 @@ impl LatentClass {
         CLASSES.iter().find(|(_, class)| *class == self).map_or("", |(name, _)| name)
     }
 
+    /// Whether it makes pictures of texts.
+    pub fn reads_texts(self) -> bool {
+        matches!(self, Self::StableDiffusion | Self::StableDiffusionXl)
+    }
+
     /// What its folder calls the autoencoder.
     fn autoencoder(self) -> &'static str {
         if self == Self::Unconditional { "vqvae" } else { "vae" }

@@ -79,7 +79,7 @@ pub(super) fn told(
     guided: bool,
 ) -> Result<Told, PipelineError> {
     let fail = PipelineError::request;
-    let reads = matches!(model.class, LatentClass::StableDiffusion | LatentClass::StableDiffusionXl);
+    let reads = model.class.reads_texts();
     for (field, set) in [
         ("prompt", !request.prompts.is_empty()),
         ("negative_prompt", request.negative_prompt.is_some()),

@@ -75,8 +75,7 @@ pub fn startup(bench: &Bench<'_>) -> Result<()> {
             Some(&written)
         }
     };
-    let class = bench.latent_class()?;
-    let reads = matches!(class, Some(LatentClass::StableDiffusion | LatentClass::StableDiffusionXl));
+    let reads = bench.latent_class()?.is_some_and(LatentClass::reads_texts);
     let first_step = || -> Result<f64> {
         let mut command = program(bench, &["sample", "--count", "1", "--steps", STEPS])?;
         if reads {

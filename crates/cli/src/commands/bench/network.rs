@@ -77,10 +77,9 @@ impl Bench<'_> {
 
     /// `batch` pictures of a model in latents.
     fn request(&self, class: LatentClass, batch: usize) -> Request {
-        let reads = matches!(class, LatentClass::StableDiffusion | LatentClass::StableDiffusionXl);
         Request {
             count: NonZeroUsize::new(batch).unwrap_or(NonZeroUsize::MIN),
-            prompts: if reads { vec![PROMPT.to_owned()] } else { Vec::new() },
+            prompts: if class.reads_texts() { vec![PROMPT.to_owned()] } else { Vec::new() },
             steps: Some(self.args.steps),
             size: self.args.size.map(|side| [side; 2]),
             precision: Some(self.args.precision),
