@@ -154,8 +154,13 @@ impl Bespoke {
 
     /// The sample after evaluation `k`, from the start and as many answers as there are.
     pub(crate) fn sum<V: Vector>(&self, k: usize, start: &V, answers: &[V]) -> V {
-        let row = &self.weights[k];
-        let terms: Vec<(f64, &V)> = row.iter().copied().zip(std::iter::once(start).chain(answers)).collect();
+        Self::sum_of(&self.weights[k], start, answers)
+    }
+
+    /// Start and answers by these weights.
+    pub(crate) fn sum_of<V: Vector>(weights: &[f64], start: &V, answers: &[V]) -> V {
+        let parts = std::iter::once(start).chain(answers);
+        let terms: Vec<(f64, &V)> = weights.iter().copied().zip(parts).collect();
         V::lin(&terms)
     }
 }

@@ -106,7 +106,8 @@ impl<V: Vector> Fit<V> {
                 weights.push(regression(&products, cases, &starts, &answers, |case| &case.path[at[k]]));
             }
             for ((case, start), answers) in cases.iter().zip(&starts).zip(&mut answers) {
-                let x = weights.last().map_or_else(|| start.clone(), |row| sum(row, start, answers));
+                let x =
+                    weights.last().map_or_else(|| start.clone(), |row| Bespoke::sum_of(row, start, answers));
                 answers.push(case.model.denoise(&x, levels[at[k]])?.x0);
             }
             extend(&mut products, &starts, &answers);
@@ -114,7 +115,7 @@ impl<V: Vector> Fit<V> {
         weights.push(regression(&products, cases, &starts, &answers, |case| &case.target));
         let last = &weights[at.len() - 1];
         let squares = (cases.iter().zip(&starts).zip(&answers)).map(|((case, start), answers)| {
-            lin![1.0 => &sum(last, start, answers), -1.0 => &case.target].rms().powi(2)
+            lin![1.0 => &Bespoke::sum_of(last, start, answers), -1.0 => &case.target].rms().powi(2)
         });
         let error = (squares.sum::<f64>() / cases.len().max(1) as f64).sqrt();
         Ok(Self { at, start_std, weights, answers, products, error })
@@ -164,11 +165,6 @@ fn scale<V: Vector>(cases: &[Case<'_, V>], level: usize) -> f64 {
     let along: f64 = cases.iter().map(|case| case.noise.dot(&case.path[level])).sum();
     let own: f64 = cases.iter().map(|case| case.noise.dot(&case.noise)).sum();
     along / own
-}
-
-fn sum<V: Vector>(weights: &[f64], start: &V, answers: &[V]) -> V {
-    let terms: Vec<(f64, &V)> = weights.iter().copied().zip(std::iter::once(start).chain(answers)).collect();
-    V::lin(&terms)
 }
 
 /// Adds the products with the newest answers.
