@@ -17,6 +17,9 @@ pub(crate) enum Kind {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// NEON of 64-bit ARM.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Plain Rust.
     Scalar,
 }
@@ -30,7 +33,7 @@ impl Isa {
     }
 
     /// The best one of this machine, or the one that the environment variable `TWEEDIE_ISA` names (`avx512`,
-    /// `avx2`, `scalar`), if it is set and not empty.
+    /// `avx2`, `neon`, `scalar`), if it is set and not empty.
     ///
     /// # Errors
     /// If this machine has no instruction set of that name.
@@ -61,6 +64,10 @@ impl Isa {
                 all.push(Self(Kind::Avx2, false));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            all.push(Self(Kind::Neon, false));
+        }
         all.push(Self(Kind::Scalar, false));
         all
     }
@@ -82,6 +89,8 @@ impl Isa {
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
             Kind::Scalar => "scalar",
         }
     }
@@ -99,7 +108,7 @@ pub struct IsaError {
 impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (found, names) = (self.found.to_string_lossy(), self.available.join(", "));
-        let known = ["avx512", "avx2", "scalar"].contains(&&*found);
+        let known = ["avx512", "avx2", "neon", "scalar"].contains(&&*found);
         let reason = if known { "which this machine does not have" } else { "which is no instruction set" };
         write!(
             f,
@@ -125,11 +134,18 @@ macro_rules! dispatch {
         unsafe fn on_avx2($($arg: $ty),*) $(-> $ret)? {
             $f::<$crate::simd::avx2::Avx2>($($arg),*)
         }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon")]
+        unsafe fn on_neon($($arg: $ty),*) $(-> $ret)? {
+            $f::<$crate::simd::neon::Neon>($($arg),*)
+        }
         match $isa.0 {
             #[cfg(target_arch = "x86_64")]
             $crate::isa::Kind::Avx512 => on_avx512($($arg),*),
             #[cfg(target_arch = "x86_64")]
             $crate::isa::Kind::Avx2 => on_avx2($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::isa::Kind::Neon => on_neon($($arg),*),
             $crate::isa::Kind::Scalar => $f::<$crate::simd::scalar::Scalar>($($arg),*),
         }
     }};

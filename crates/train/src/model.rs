@@ -140,6 +140,12 @@ impl ModelConfig {
         }
         config.num_class_embeds = embeds.or(config.num_class_embeds);
         config.validate().map_err(|e| TrainError::Model(e.to_string()))?;
+        let stride = config.stride();
+        if size == 0 || !size.is_multiple_of(stride) {
+            let expected =
+                format!("a multiple of {stride}, which a pixel of the lowest resolution stands for");
+            return Err(TrainError::config("data.size", size, expected));
+        }
         Ok(config)
     }
 }

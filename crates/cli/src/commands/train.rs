@@ -8,7 +8,9 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar};
 use serde_json::json;
 use tweedie::{
     data::Source,
-    train::{ConfigBuilder, PRESETS, RunConfig, StopHandle, TrainEvent, TrainLoop, dry_run},
+    train::{
+        ConfigBuilder, PRESETS, RunConfig, StopHandle, TaskKind, TrainEvent, TrainLoop, dry_run, task_of,
+    },
 };
 
 use crate::{source, ui::Ui};
@@ -31,6 +33,10 @@ pub struct Args {
     /// it.
     #[arg(long, value_name = "DIR")]
     vae: Option<PathBuf>,
+    /// Begin from a trained model, its folder or that of its run, instead of random weights. Network, noise and size
+    /// of the images are the model's.
+    #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
+    init: Option<PathBuf>,
     /// The run's folder: checkpoints, logs, previews and the finished model.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -122,15 +128,30 @@ impl Args {
         Ok(ConfigBuilder::file(&file)?)
     }
 
+    /// The preset that suits the model to begin from, or the first.
+    fn default_preset(&self) -> Result<&'static str> {
+        Ok(match &self.init {
+            Some(init) => match task_of(init)? {
+                TaskKind::Diffusion => "emoji",
+                TaskKind::TextToImage => "text-to-image",
+                TaskKind::Vae => "vae",
+            },
+            None => PRESETS[0].name,
+        })
+    }
+
     fn resolve(&self, device: Option<&str>) -> Result<RunConfig> {
         let base = match (&self.preset, &self.config) {
             (Some(name), None) => ConfigBuilder::preset(name)?,
             (Some(name), Some(file)) => ConfigBuilder::preset(name)?.over(ConfigBuilder::file(file)?),
             (None, Some(file)) => ConfigBuilder::file(file)?,
             (None, None) if self.resume => self.own()?,
-            (None, None) => ConfigBuilder::preset(PRESETS[0].name)?,
+            (None, None) => ConfigBuilder::preset(self.default_preset()?)?,
         };
         let mut builder = base;
+        if let Some(init) = &self.init {
+            builder = builder.init(init)?;
+        }
         if let Some(out) = &self.out {
             let out = out.to_str().context("--out: the path is not Unicode")?;
             builder = builder.set(&format!("run.out={}", quoted(out)))?;

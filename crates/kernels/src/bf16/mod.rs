@@ -20,6 +20,8 @@ pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
 mod micro;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 pub mod resample;
 mod simd;

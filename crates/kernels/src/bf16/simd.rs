@@ -201,6 +201,11 @@ macro_rules! dispatch16 {
         unsafe fn on_avx2<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
             $f::<$crate::simd::avx2::Avx2, $($t),*>($($arg),*)
         }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon")]
+        unsafe fn on_neon<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
+            $f::<$crate::simd::neon::Neon, $($t),*>($($arg),*)
+        }
         match $isa.0 {
             #[cfg(target_arch = "x86_64")]
             $crate::isa::Kind::Avx512 if $isa.has_bf16() => on_avx512bf16::<$($t),*>($($arg),*),
@@ -208,6 +213,8 @@ macro_rules! dispatch16 {
             $crate::isa::Kind::Avx512 => on_avx512::<$($t),*>($($arg),*),
             #[cfg(target_arch = "x86_64")]
             $crate::isa::Kind::Avx2 => on_avx2::<$($t),*>($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::isa::Kind::Neon => on_neon::<$($t),*>($($arg),*),
             $crate::isa::Kind::Scalar => $f::<$crate::simd::scalar::Scalar, $($t),*>($($arg),*),
         }
     }};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{RunConfig, preset};
-use crate::error::TrainError;
+use crate::{error::TrainError, init};
 
 /// Joins a preset, a file and single values into a configuration; later layers win.
 ///
@@ -80,6 +80,17 @@ impl ConfigBuilder {
         merge(&mut self.table, layer.table);
         self.origin = layer.origin;
         self
+    }
+
+    /// Begins from the model at `path` instead of random weights: lays over this its network, its process, the size of
+    /// its images and `run.init`. What it learns must be this configuration's task, see [`crate::task_of`].
+    ///
+    /// # Errors
+    /// When there is no model, or training knows none of its kind; the message names file and key.
+    pub fn init(mut self, path: &Path) -> Result<Self, TrainError> {
+        merge(&mut self.table, init::settings(path)?);
+        self.origin = path.display().to_string();
+        Ok(self)
     }
 
     /// Sets one value by its dotted key, as in `loss.weighting=min-snr`. What does not read as a TOML

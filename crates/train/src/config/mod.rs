@@ -101,6 +101,9 @@ pub struct Run {
     pub accumulation: usize,
     /// From this come the initial weights, order, noise, times, dropout and augmentation.
     pub seed: u64,
+    /// The model to begin from instead of random weights: its folder, or that of the run that trained it. Of the
+    /// same network; classes are found by their names. Not read again by a run that is resumed.
+    pub init: Option<PathBuf>,
     /// Steps between checkpoints; 0 for only the last.
     pub checkpoint_every: u64,
     /// How many of the latest checkpoints stay on disk, at least 1.
@@ -136,6 +139,7 @@ impl Default for Run {
             batch: 64,
             accumulation: 1,
             seed: 0,
+            init: None,
             checkpoint_every: 500,
             keep_last: 3,
             preview_every: 500,

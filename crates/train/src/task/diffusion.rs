@@ -17,6 +17,7 @@ use crate::{
     event::Summary,
     export,
     importance::LossHistory,
+    init,
     keys::{Purpose, key},
     model::TrainModel,
     objective::Objective,
@@ -51,8 +52,11 @@ impl Diffusion {
         let maker = Arc::new(BatchMaker::new(config, data)?);
         let unet = config.unet(data.class_names().len())?;
         let labels = config.augment.has_labels();
-        let model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?
+        let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?
             .with_precision(config.run.precision);
+        if let (Some(path), None) = (&config.run.init, from) {
+            model.unet = init::unet(model.unet, path, data.class_names())?;
+        }
         let mut learner = Learner::new(model, config);
         let times = config.diffusion.train_steps;
         let mut history = config.loss.times.adapts().then(|| LossHistory::new(times));

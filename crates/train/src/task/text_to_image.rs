@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use tweedie_data::Dataset;
+use tweedie_hub::ClipTokenizer;
 use tweedie_models::{Mode, params::count};
 use tweedie_ops::{Device, from_host};
 
@@ -15,10 +16,14 @@ use crate::{
     dry_run::{DryRun, Memory, condition_unet_activations},
     error::TrainError,
     event::Summary,
+    init,
     keys::{Purpose, key},
     prefetch::Prefetch,
     text::{self, TextBatch, TextBatches, TextModel, Vae},
 };
+
+/// The folder, within the run's, of a tokenizer that was not learned from the captions.
+const TOKENIZER: &str = "tokenizer";
 
 pub(super) struct TextToImage {
     config: RunConfig,
@@ -37,8 +42,19 @@ impl TextToImage {
         from: Option<&Checkpoint>,
     ) -> Result<Self, TrainError> {
         let vae = Vae::load(&config.text.vae, device)?;
-        let maker = Arc::new(TextBatches::new(config, data, &vae, device)?);
-        let model = TextModel::new(config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?;
+        let tokenizer = match (&config.run.init, from) {
+            (Some(_), Some(_)) => ClipTokenizer::open(&config.run.out.join(TOKENIZER))?,
+            _ => text::tokenizer(&data.split().0, config)?,
+        };
+        let maker = Arc::new(TextBatches::new(config, data, tokenizer, &vae, device)?);
+        let mut model = TextModel::new(config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?;
+        if let (Some(path), None) = (&config.run.init, from) {
+            model = init::text(model, path, maker.tokenizer(), device)?;
+            // The run goes on without the model.
+            let folder = config.run.out.join(TOKENIZER);
+            std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+            maker.tokenizer().save(&folder, config.text.tokens)?;
+        }
         let mut learner = Learner::new(model, config);
         if let Some(checkpoint) = from {
             learner = learner.restored(checkpoint, checkpoint.state.step, device)?;
@@ -137,7 +153,7 @@ fn loss(
 /// The sizes of the networks and of the data.
 pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
     let shape = Vae::load(&config.text.vae, device)?.shape(config.data.size)?;
-    let tokenizer = text::tokenizer(&data.split().0, &config.text);
+    let tokenizer = text::tokenizer(&data.split().0, config)?;
     let model = TextModel::new(config, shape, &tokenizer, device)?;
     let activations =
         condition_unet_activations(model.unet.config(), shape[1], config.text.tokens, config.run.recompute);

@@ -19,6 +19,7 @@ use crate::{
     dry_run::{DryRun, Memory, vae_activations},
     error::TrainError,
     event::{Figure, Summary},
+    init,
     optim::GradientMap,
     prefetch::Prefetch,
 };
@@ -59,7 +60,10 @@ impl Vae {
         let network = config.vae.autoencoder(size);
         let maker = Arc::new(ImageBatches::new(config, data, latent(&network, size))?);
         let autodiff = device.clone().autodiff();
-        let model = AutoencoderKl::new(&network, config.run.seed, &autodiff).map_err(wrong)?;
+        let mut model = AutoencoderKl::new(&network, config.run.seed, &autodiff).map_err(wrong)?;
+        if let (Some(path), None) = (&config.run.init, from) {
+            model = init::autoencoder(model, path, device)?;
+        }
         let mut learner = Learner::new(model, config);
         let c = &config.vae.adversarial;
         let mut discriminator = (c.weight > 0.0).then(|| {

@@ -12,6 +12,7 @@ use crate::{
     batches::{HostBatch, Noising, spread},
     config::RunConfig,
     error::TrainError,
+    init,
     keys::{Purpose, key, normal, uniform},
     time_sampler::TimeSampler,
 };
@@ -46,10 +47,17 @@ pub(crate) struct TextBatches {
     accumulation: usize,
 }
 
-/// The tokenizer that the captions of `data` teach.
-pub(crate) fn tokenizer(data: &Dataset, config: &TextConfig) -> ClipTokenizer {
-    let texts = data.words().flat_map(|words| config.captions.vocabulary(words));
-    ClipTokenizer::train(texts, config.vocabulary)
+/// The tokenizer of the model to begin from, or else that which the captions of `data` teach.
+///
+/// # Errors
+/// When that model has none.
+pub(crate) fn tokenizer(data: &Dataset, config: &RunConfig) -> Result<ClipTokenizer, TrainError> {
+    if let Some(path) = &config.run.init {
+        return init::tokenizer(path);
+    }
+    let text = &config.text;
+    let texts = data.words().flat_map(|words| text.captions.vocabulary(words));
+    Ok(ClipTokenizer::train(texts, text.vocabulary))
 }
 
 impl TextBatches {
@@ -57,7 +65,13 @@ impl TextBatches {
     ///
     /// # Errors
     /// When every image is held out, none has a caption, or as [`Latents::open`].
-    pub fn new(config: &RunConfig, data: &Dataset, vae: &Vae, device: &Device) -> Result<Self, TrainError> {
+    pub fn new(
+        config: &RunConfig,
+        data: &Dataset,
+        tokenizer: ClipTokenizer,
+        vae: &Vae,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         let (train, held) = data.split();
         if train.is_empty() {
             let expected = format!("a fraction that leaves some of the {} images to train on", data.len());
@@ -75,7 +89,7 @@ impl TextBatches {
             Latents::open(part, vae, &config.augment, &config_of, run.seed, &file, device)
         };
         Ok(Self {
-            tokenizer: Arc::new(tokenizer(&train, text)),
+            tokenizer: Arc::new(tokenizer),
             latents: latents(&train, FILE, text.latents.variants)?,
             words: train.words().cloned().collect(),
             held_out: if held.is_empty() { None } else { Some(latents(&held, HELD_OUT, 1)?) },

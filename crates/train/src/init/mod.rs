@@ -1,0 +1,59 @@
+//! Beginning from a trained model instead of random weights: `run.init`.
+
+mod settings;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tweedie_hub::{LatentClass, latent_dir};
+
+use crate::{error::TrainError, task::TaskKind};
+
+pub(crate) use settings::settings;
+pub(crate) use weights::{autoencoder, text, tokenizer, unet};
+
+/// The folder of the model at `path`: itself, or that of the run whose model it is.
+fn folder(path: &Path) -> PathBuf {
+    let of_run = path.join("model");
+    let itself = ["model_index.json", "config.json"].iter().any(|file| path.join(file).exists());
+    if !itself && of_run.is_dir() { of_run } else { path.into() }
+}
+
+/// What learns a model such as the one at `path`.
+///
+/// # Errors
+/// When there is no model there, or training knows none of its kind.
+pub fn task_of(path: &Path) -> Result<TaskKind, TrainError> {
+    let dir = folder(path);
+    match latent_dir::class_of(&dir)? {
+        Some(LatentClass::StableDiffusion) => return Ok(TaskKind::TextToImage),
+        Some(other) => {
+            let expected = "a DDPMPipeline, a StableDiffusionPipeline, a UNet2DModel or an AutoencoderKL";
+            return Err(TrainError::config(
+                "run.init",
+                format!("{} ({})", dir.display(), other.name()),
+                expected,
+            ));
+        }
+        None => {}
+    }
+    let of_autoencoder = tweedie_hub::ComponentDir::open(&dir).is_ok_and(|c| c.class() == "AutoencoderKL");
+    Ok(if of_autoencoder { TaskKind::Vae } else { TaskKind::Diffusion })
+}
+
+/// Fails where two descriptions of a network differ in more than the keys of `free`; `table` is where the
+/// configuration has `ours`.
+fn same_network(table: &str, ours: &str, theirs: &str, free: &[&str], path: &Path) -> Result<(), TrainError> {
+    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let (ours, theirs) = (read(ours), read(theirs));
+    let keys = [&ours, &theirs].into_iter().filter_map(Value::as_object).flat_map(|map| map.keys());
+    for key in keys.filter(|key| !key.starts_with('_') && !free.contains(&key.as_str())) {
+        let (a, b) = (&ours[key.as_str()], &theirs[key.as_str()]);
+        if a != b {
+            let expected = format!("{b}, as in the model to begin from, {}", path.display());
+            return Err(TrainError::config(format!("{table}.{key}"), a, expected));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! What a model's folder says of a run that begins from it.
+
+use std::path::Path;
+
+use serde_json::Value;
+use toml::Table;
+use tweedie_core::{Parameterization, bound::ReverseVariance};
+use tweedie_hub::{ComponentDir, HubError, ModelDir, SchedulerConfig};
+use tweedie_models::{
+    AutoencoderKlConfig, ClipTextConfig, ConfigError, UNet2DConditionConfig, unet::SampleSize,
+};
+
+use super::{folder, task_of};
+use crate::{
+    diffusion::{DiffusionConfig, Output, Process},
+    error::TrainError,
+    task::TaskKind,
+};
+
+/// The keys of a configuration that the model at `path` answers: its network, its process, the size of its images, and
+/// `run.init`.
+///
+/// # Errors
+/// When there is no model, or it cannot be trained here; the message names file and key.
+pub(crate) fn settings(path: &Path) -> Result<Table, TrainError> {
+    let Some(name) = path.to_str() else {
+        return Err(TrainError::config("run.init", path.display(), "a path in Unicode"));
+    };
+    let dir = folder(path);
+    let mut layer = match task_of(path)? {
+        TaskKind::Diffusion => diffusion(&dir)?,
+        TaskKind::TextToImage => text_to_image(&dir, name)?,
+        TaskKind::Vae => vae(&dir)?,
+    };
+    layer.insert("run".into(), table([("init", name.into())]));
+    Ok(layer)
+}
+
+fn table<const N: usize>(entries: [(&str, toml::Value); N]) -> toml::Value {
+    toml::Value::Table(entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+}
+
+fn number(n: usize) -> toml::Value {
+    toml::Value::Integer(n as i64)
+}
+
+fn diffusion(dir: &Path) -> Result<Table, TrainError> {
+    let model = ModelDir::open(dir)?;
+    let mut layer = Table::new();
+    layer.insert("model".into(), table([("unet", network(&model.unet.to_json()))]));
+    if let Some(scheduler) = &model.scheduler {
+        layer.insert("diffusion".into(), process(scheduler)?);
+    }
+    if let Some(size) = square(model.unet.sample_size) {
+        layer.insert("data".into(), table([("size", number(size))]));
+    }
+    Ok(layer)
+}
+
+fn text_to_image(dir: &Path, name: &str) -> Result<Table, TrainError> {
+    let config = |part: &str| ComponentDir::open(&dir.join(part)).map(|c| c.config().to_owned());
+    let wrong = |part: &str| {
+        let path = dir.join(part).join("config.json");
+        |source: ConfigError| HubError::Config { path, source }
+    };
+    let unet = UNet2DConditionConfig::from_json(&config("unet")?).map_err(wrong("unet"))?;
+    let text = ClipTextConfig::from_json(&config("text_encoder")?).map_err(wrong("text_encoder"))?;
+    let vae = AutoencoderKlConfig::from_json(&config("vae")?).map_err(wrong("vae"))?;
+    let scheduler = SchedulerConfig::load(&dir.join("scheduler/scheduler_config.json"))?;
+
+    let mut layer = Table::new();
+    layer.insert("model".into(), table([("unet", network(&unet.to_json()))]));
+    layer.insert("diffusion".into(), process(&scheduler)?);
+    layer.insert(
+        "text".into(),
+        table([
+            ("vae", name.into()),
+            ("tokens", number(text.max_position_embeddings)),
+            ("width", number(text.hidden_size)),
+            ("layers", number(text.num_hidden_layers)),
+            ("heads", number(text.num_attention_heads)),
+        ]),
+    );
+    if let Some(size) = square(unet.sample_size) {
+        layer.insert("data".into(), table([("size", number(size * vae.stride()))]));
+    }
+    Ok(layer)
+}
+
+fn vae(dir: &Path) -> Result<Table, TrainError> {
+    let text = ComponentDir::open(dir)?;
+    let config = AutoencoderKlConfig::from_json(text.config())
+        .map_err(|source| HubError::Config { path: dir.join("config.json"), source })?;
+    let channels = config.block_out_channels.iter().map(|&c| number(c)).collect();
+    let mut layer = Table::new();
+    layer.insert(
+        "vae".into(),
+        table([
+            ("latent_channels", number(config.latent_channels)),
+            ("channels", toml::Value::Array(channels)),
+            ("layers_per_block", number(config.layers_per_block)),
+            ("norm_groups", number(config.norm_num_groups)),
+            ("mid_attention", config.mid_block_add_attention.into()),
+        ]),
+    );
+    if let Some(size) = square(Some(config.sample_size)) {
+        layer.insert("data".into(), table([("size", number(size))]));
+    }
+    Ok(layer)
+}
+
+/// The side of square samples.
+fn square(size: Option<SampleSize>) -> Option<usize> {
+    size.map(|size| size.dims()).filter(|[h, w]| h == w).map(|[h, _]| h)
+}
+
+/// The keys of a network's `config.json` as `[model.unet]` has them.
+fn network(json: &str) -> toml::Value {
+    fn toml_of(value: Value) -> toml::Value {
+        match value {
+            // TOML has no null.
+            Value::Null => "null".into(),
+            Value::Bool(b) => b.into(),
+            Value::Number(n) => match n.as_i64() {
+                Some(n) => n.into(),
+                None => n.as_f64().unwrap_or(f64::NAN).into(),
+            },
+            Value::String(s) => s.into(),
+            Value::Array(values) => toml::Value::Array(values.into_iter().map(toml_of).collect()),
+            Value::Object(map) => toml::Value::Table(map.into_iter().map(|(k, v)| (k, toml_of(v))).collect()),
+        }
+    }
+    // Those that follow from the data.
+    const OTHERS: [&str; 2] = ["sample_size", "num_class_embeds"];
+    let Ok(Value::Object(mut entries)) = serde_json::from_str(json) else { return Table::new().into() };
+    entries.retain(|key, _| !key.starts_with('_') && !OTHERS.contains(&key.as_str()));
+    toml_of(Value::Object(entries))
+}
+
+/// The process that a scheduler's configuration describes, as `[diffusion]` has it.
+fn process(scheduler: &SchedulerConfig) -> Result<toml::Value, TrainError> {
+    let wrong = |key: &str, found: String, expected: &str| HubError::Key {
+        path: scheduler.path().into(),
+        key: key.into(),
+        reason: format!("{found}: expected {expected}"),
+    };
+    let json: Value = serde_json::from_str(&scheduler.to_json()).unwrap_or_default();
+    let number = |key: &str, default: f64| json[key].as_f64().unwrap_or(default);
+    let class = scheduler.class_name();
+    let betas = json["beta_schedule"].as_str().unwrap_or("linear");
+    let schedule = match betas {
+        _ if class.starts_with("FlowMatch") => Process::Flow,
+        _ if class.starts_with("EDM") => Process::Edm,
+        "linear" => Process::Linear,
+        "scaled_linear" => Process::ScaledLinear,
+        "squaredcos_cap_v2" => Process::SquaredCosine,
+        "sigmoid" => Process::Sigmoid,
+        other => {
+            let expected = "linear, scaled_linear, squaredcos_cap_v2 or sigmoid, which training knows";
+            return Err(wrong("beta_schedule", other.into(), expected).into());
+        }
+    };
+    let process = scheduler.process();
+    let defaults = DiffusionConfig::default();
+    let config = DiffusionConfig {
+        schedule,
+        parameterization: match process.parameterization {
+            Parameterization::Eps => Output::Eps,
+            Parameterization::X0 => Output::X0,
+            Parameterization::V => Output::V,
+            Parameterization::Flow => Output::Flow,
+            Parameterization::Edm { .. } => Output::Edm,
+            other => {
+                let expected = "an answer that training knows";
+                return Err(wrong("prediction_type", format!("{other:?}"), expected).into());
+            }
+        },
+        variance: match json["variance_type"].as_str() {
+            Some("fixed_large" | "fixed_large_log") => ReverseVariance::FixedLarge,
+            Some("learned_range") => ReverseVariance::LearnedRange,
+            Some(other @ "learned") => {
+                return Err(wrong("variance_type", other.into(), "a fixed one or learned_range").into());
+            }
+            _ => ReverseVariance::FixedSmall,
+        },
+        train_steps: number("num_train_timesteps", 1000.0) as usize,
+        beta_start: number("beta_start", defaults.beta_start),
+        beta_end: number("beta_end", defaults.beta_end),
+        zero_terminal_snr: json["rescale_betas_zero_snr"].as_bool().unwrap_or(false),
+        shift: number("shift", defaults.shift),
+        sigma_min: number("sigma_min", defaults.sigma_min),
+        sigma_max: number("sigma_max", defaults.sigma_max),
+        sigma_data: number("sigma_data", defaults.sigma_data),
+    };
+    let (ours, theirs) = (config.schedule()?, &process.schedule);
+    let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * a.abs().max(b.abs());
+    let differs = |i: usize| {
+        let (a, b) = (ours.level(i as f64), theirs.level(i as f64));
+        !(near(a.alpha, b.alpha) && near(a.sigma, b.sigma))
+    };
+    if config.is_table() && (0..config.train_steps).any(differs) {
+        let expected = "levels that follow from beta_schedule, beta_start and beta_end";
+        return Err(wrong("trained_betas", "other levels".into(), expected).into());
+    }
+    toml::Value::try_from(config).map_err(|e| TrainError::Model(e.to_string()))
+}

@@ -1,0 +1,122 @@
+//! The weights of a model, in place of random ones.
+
+use std::{collections::BTreeMap, path::Path};
+
+use tweedie_hub::{ClipTokenizer, Component, ComponentDir, HubError, ModelDir, weights::SafetensorsFile};
+use tweedie_models::{
+    AutoencoderKl, UNet2DModel,
+    params::{self, HostTensor, ParamError, TensorSource},
+};
+use tweedie_ops::Device;
+
+use super::{folder, same_network};
+use crate::{error::TrainError, text::TextModel};
+
+/// The table of classes, a row for each.
+const CLASSES: &str = "class_embedding.weight";
+
+/// `fresh` with the weights of the model at `path`. Classes are found by their names in `names`; those that the
+/// model does not know keep their fresh rows.
+///
+/// # Errors
+/// When there is no such model, or it is of another network.
+pub(crate) fn unet(fresh: UNet2DModel, path: &Path, names: &[String]) -> Result<UNet2DModel, TrainError> {
+    let model = ModelDir::open(&folder(path))?;
+    let file = model.weights()?;
+    let (ours, theirs) = (fresh.config().to_json(), model.unet.to_json());
+    same_network("model", &ours, &theirs, &["sample_size", "num_class_embeds", "dropout"], &model.path)?;
+    let mut tensors = read(&file)?;
+    let known = |name: &String| model.extras.class_names.iter().position(|n| n == name);
+    let rows: Vec<_> = names.iter().map(known).chain([model.extras.null_class]).collect();
+    let learned = tensors.remove(CLASSES);
+    if let Some(table) = params::export(&fresh).remove(CLASSES) {
+        tensors.insert(CLASSES.into(), classes(table, learned, &rows));
+    }
+    Ok(params::import(fresh, &tensors).map_err(of(&file))?)
+}
+
+/// The rows of `table` for which `rows` says where in `learned` they are, taken from there.
+fn classes(mut table: HostTensor, learned: Option<HostTensor>, rows: &[Option<usize>]) -> HostTensor {
+    let width = table.shape.last().copied().unwrap_or(0).max(1);
+    let Some(learned) = learned.filter(|l| l.shape.last() == table.shape.last()) else { return table };
+    for (row, from) in table.values.chunks_mut(width).zip(rows) {
+        if let Some(from) = from.and_then(|from| learned.values.chunks(width).nth(from)) {
+            row.copy_from_slice(from);
+        }
+    }
+    table
+}
+
+/// `fresh` with the weights of the autoencoder at `path`.
+///
+/// # Errors
+/// As [`unet`].
+pub(crate) fn autoencoder(
+    fresh: AutoencoderKl,
+    path: &Path,
+    device: &Device,
+) -> Result<AutoencoderKl, TrainError> {
+    let dir = folder(path);
+    let component = ComponentDir::open(&dir)?;
+    let Component::Autoencoder(tweedie_models::Autoencoder::Kl(theirs)) = component.load(device)? else {
+        return Err(TrainError::config("run.init", dir.display(), "the folder of an AutoencoderKL"));
+    };
+    // How latents are scaled is measured when the run ends.
+    let free =
+        ["sample_size", "scaling_factor", "shift_factor", "force_upcast", "latents_mean", "latents_std"];
+    same_network("vae", &fresh.config().to_json(), &theirs.config().to_json(), &free, &dir)?;
+    let file = component.weights()?;
+    Ok(params::import(fresh, &params::export(&*theirs)).map_err(of(&file))?)
+}
+
+/// `fresh` with the weights of the pipeline at `path`.
+///
+/// # Errors
+/// As [`unet`].
+pub(crate) fn text(
+    fresh: TextModel,
+    path: &Path,
+    tokenizer: &ClipTokenizer,
+    device: &Device,
+) -> Result<TextModel, TrainError> {
+    let dir = folder(path);
+    let part =
+        |name: &str| ComponentDir::open(&dir.join(name)).and_then(|c| Ok((c.load(device)?, c.weights()?)));
+    let (Component::TextUNet(unet), unet_file) = part("unet")? else {
+        return Err(TrainError::config("run.init", dir.display(), "a pipeline with a UNet2DConditionModel"));
+    };
+    let (Component::Text(encoder), encoder_file) = part("text_encoder")? else {
+        return Err(TrainError::config("run.init", dir.display(), "a pipeline with a CLIPTextModel"));
+    };
+    let (ours, theirs) = (fresh.unet.config().to_json(), unet.config().to_json());
+    same_network("model", &ours, &theirs, &["sample_size", "dropout"], &dir.join("unet"))?;
+    let json = |config: &tweedie_models::ClipTextConfig| config.to_json(tokenizer.begin, tokenizer.pad);
+    let (ours, theirs) = (json(fresh.text_encoder.config()), json(encoder.config()));
+    same_network("text_encoder", &ours, &theirs, &["projection_dim"], &dir.join("text_encoder"))?;
+    Ok(TextModel {
+        unet: params::import(fresh.unet, &params::export(&*unet)).map_err(of(&unet_file))?,
+        text_encoder: params::import(fresh.text_encoder, &params::export(&*encoder))
+            .map_err(of(&encoder_file))?,
+    })
+}
+
+/// The tokenizer of the pipeline at `path`.
+///
+/// # Errors
+/// When it has none.
+pub(crate) fn tokenizer(path: &Path) -> Result<ClipTokenizer, TrainError> {
+    Ok(ClipTokenizer::open(&folder(path).join("tokenizer"))?)
+}
+
+fn of(file: &SafetensorsFile) -> impl Fn(ParamError) -> HubError + '_ {
+    |source| HubError::Params { path: file.path().into(), source }
+}
+
+fn read(file: &SafetensorsFile) -> Result<BTreeMap<String, HostTensor>, TrainError> {
+    let tensor = |name: String| {
+        let read =
+            file.read(&name).map_err(|reason| of(file)(ParamError::Read { name: name.clone(), reason }));
+        Ok((name, read?))
+    };
+    file.names().into_iter().map(tensor).collect()
+}
