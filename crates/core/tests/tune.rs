@@ -139,9 +139,9 @@ fn a_search_beats_solvers_that_are_not_learned() {
             tune::error(&untuned, &unseen).unwrap()
         });
         let untuned = untuned.into_iter().fold(f64::INFINITY, f64::min);
-        assert!(reached < 0.3 * untuned && reached < 0.7 * before, "{evaluations}: {reached} {untuned}");
+        assert!(reached < 0.15 * untuned && reached < 0.5 * before, "{evaluations}: {reached} {untuned}");
         assert!((train / tune::error(&found, &seen).unwrap() - 1.0).abs() < 1e-9);
-        assert!(train < 1.3 * reached && reached < 1.6 * train, "{train} {reached}");
+        assert!(train < 1.5 * reached && reached < 1.5 * train, "{train} {reached}");
         before = reached;
     }
     assert_eq!(find(3), find(3), "the same again");
@@ -182,7 +182,9 @@ fn stopping_keeps_what_was_reached() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         })
-        .unwrap()
     };
-    assert!(stop(1.0).1 < stop(0.0).1, "{} {}", stop(1.0).1, stop(0.0).1);
+    let [early, late] = [1.0, 3.0].map(|at| stop(at).unwrap().1);
+    assert!(late < early, "{late} {early}");
+    // Before there are as many levels as asked for, there is nothing to keep.
+    assert!(matches!(stop(0.5), Err(tweedie_core::Halt::Cancelled)));
 }

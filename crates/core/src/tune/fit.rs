@@ -6,7 +6,8 @@
 //! weights cost as many evaluations as sampling does, and no derivatives. They are as in Shaul et al. 2024,
 //! arXiv:2403.01329; there, and in Frankel et al. 2025 (S4S, arXiv:2502.17423), by gradient descent on the end.
 //!
-//! Levels are searched one by one, among those at which the converged solution is known. The first is one of them: at
+//! Levels are searched one by one, among those at which the converged solution is known. There are few at first, and
+//! one more at a time, where it helps most: many at once, spread evenly, stay where they fell. The first is one of them: at
 //! little signal a sample is all but noise, so that a multiple of the noise is as good a sample of a cleaner level,
 //! and no evaluation is spent above it. A change of a level keeps the answers before it.
 
@@ -20,11 +21,15 @@ use crate::{level::Level, lin, phi::solve, predict::Halt, solver::Bespoke, vecto
 const RIDGE: f64 = 1e-5;
 /// The share of the error that a move must save.
 const WORTH: f64 = 1e-3;
+/// Levels to begin with.
+const BEGIN: usize = 3;
+/// Sweeps before one more level.
+const GROWING: usize = 2;
 
 /// Finds a solver of `evaluations` on `cases`, all of one size, whose [`Case::path`] is at `levels`, falling. Gives
-/// it with its [`error`](super::error()). Each of at most `sweeps` moves every level back and forth while that
-/// pays; `on` hears of the progress and may end the work, as a model that halts with [`Halt::Cancelled`] does; what
-/// was reached by then is kept.
+/// it with its [`error`](super::error()). It grows from a few levels; then each of at most `sweeps` moves every level back
+/// and forth while that pays. `on` hears of the progress and may end the work, as a model that halts with
+/// [`Halt::Cancelled`] does; what was reached by then is kept, if all levels are there.
 ///
 /// # Errors
 /// If a model halts before the first solver is found, or there are fewer levels than evaluations.
@@ -40,27 +45,26 @@ pub fn search<V: Vector>(
         let reason = format!("a solution at {count} levels for {evaluations} evaluations");
         return Err(Halt::Failed(reason));
     }
-    let evenly = (0..evaluations).map(|k| k * count / evaluations).collect();
+    let begin = evaluations.min(BEGIN);
+    let evenly = (0..begin).map(|k| k * count / begin).collect();
     let mut fit = Fit::new(levels, evenly, cases, None)?;
-    let mut strides = vec![(count / (3 * evaluations)).max(1); evaluations];
-    'sweeps: for sweep in 0..sweeps {
-        let before = (fit.error, strides.clone());
-        for (turn, which) in (0..evaluations).rev().enumerate() {
-            let iterations = sweep as f64 + turn as f64 / evaluations as f64;
-            if on(Progress { iterations, error: fit.error }).is_break() {
-                break 'sweeps;
-            }
-            match fit.moved(levels, cases, which, strides[which]) {
-                Ok(Some(better)) => fit = better,
-                Ok(None) => strides[which] = (strides[which] / 2).max(1),
-                Err(Halt::Cancelled) => break 'sweeps,
-                Err(halt) => return Err(halt),
-            }
+    // All of this counts as the first sweep.
+    while fit.at.len() < evaluations {
+        let grown = (fit.at.len() - begin) as f64;
+        let mut tell = |sweeps: f64, error| {
+            let iterations = (grown + sweeps / (GROWING + 1) as f64) / (evaluations - begin) as f64;
+            on(Progress { iterations, error })
+        };
+        fit = fit.settled(levels, cases, GROWING, &mut |p| tell(p.iterations, p.error))?;
+        if tell(GROWING as f64, fit.error).is_break() {
+            return Err(Halt::Cancelled);
         }
-        if before == (fit.error, strides.clone()) {
-            break;
-        }
+        fit = fit.grown(levels, cases)?;
     }
+    let first = usize::from(evaluations > begin);
+    let fit = fit.settled(levels, cases, sweeps.saturating_sub(first), &mut |p| {
+        on(Progress { iterations: p.iterations + first as f64, ..p })
+    })?;
     let error = fit.error;
     Ok((fit.solver(levels), error))
 }
@@ -119,6 +123,57 @@ impl<V: Vector> Fit<V> {
         });
         let error = (squares.sum::<f64>() / cases.len().max(1) as f64).sqrt();
         Ok(Self { at, start_std, weights, answers, products, error })
+    }
+
+    /// Its levels moved back and forth, in at most `sweeps` over all of them, while that pays. What was reached when
+    /// `on` or a model ends the work is kept.
+    fn settled(
+        mut self,
+        levels: &[Level],
+        cases: &[Case<'_, V>],
+        sweeps: usize,
+        on: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Self, Halt> {
+        let evaluations = self.at.len();
+        let mut strides = vec![(levels.len() / (3 * evaluations)).max(1); evaluations];
+        for sweep in 0..sweeps {
+            let before = (self.error, strides.clone());
+            for (turn, which) in (0..evaluations).rev().enumerate() {
+                let iterations = sweep as f64 + turn as f64 / evaluations as f64;
+                if on(Progress { iterations, error: self.error }).is_break() {
+                    return Ok(self);
+                }
+                match self.moved(levels, cases, which, strides[which]) {
+                    Ok(Some(better)) => self = better,
+                    Ok(None) => strides[which] = (strides[which] / 2).max(1),
+                    Err(Halt::Cancelled) => return Ok(self),
+                    Err(halt) => return Err(halt),
+                }
+            }
+            if before == (self.error, strides.clone()) {
+                break;
+            }
+        }
+        Ok(self)
+    }
+
+    /// With one more level, in the middle of the gap where it helps most.
+    fn grown(&self, levels: &[Level], cases: &[Case<'_, V>]) -> Result<Self, Halt> {
+        let mut best: Option<Self> = None;
+        for place in 0..=self.at.len() {
+            let above = place.checked_sub(1).map_or(0, |before| self.at[before] + 1);
+            let below = self.at.get(place).copied().unwrap_or(levels.len());
+            if above == below {
+                continue;
+            }
+            let mut at = self.at.clone();
+            at.insert(place, above.midpoint(below));
+            let grown = Self::new(levels, at, cases, Some((self, place)))?;
+            if best.as_ref().is_none_or(|best| grown.error < best.error) {
+                best = Some(grown);
+            }
+        }
+        best.ok_or_else(|| Halt::Failed("no gap between levels is left".into()))
     }
 
     /// The level `which` moved by `stride` to either side, on and on while that lowers the error.
