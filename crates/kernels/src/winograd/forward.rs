@@ -1,7 +1,7 @@
 //! The convolution itself; the data gradient is one with turned, transposed weights.
 
 use super::{
-    POINTS, Tiles,
+    Edge, Tiles,
     kernels::{self, Kernels, Panels},
     source::Source,
     store::{Finish, halved_output_tiles, output_tiles},
@@ -31,14 +31,25 @@ const UNIT: usize = 12;
 const BLOCK: usize = 4 * UNIT;
 
 /// The transformed weights of a layer.
-pub(crate) struct Prepared(Scratch);
+pub(crate) struct Prepared {
+    edge: Edge,
+    kernels: Scratch,
+}
+
+impl Prepared {
+    /// Whether they serve maps of this size.
+    pub(crate) fn fits(&self, c: &Conv) -> bool {
+        self.edge == Edge::of(c)
+    }
+}
 
 pub(crate) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
-    let panels = Panels::new(isa, [c.in_channels, c.out_channels]);
+    let edge = Edge::of(c);
+    let panels = Panels::new(isa, edge, [c.in_channels, c.out_channels]);
     let all = Scratch::allocate(panels.all());
     // SAFETY: `Conv` has matched the weight's length and shape.
     unsafe { panels.transform_all(isa, as_they_are(c, w), all.ptr()) };
-    Prepared(all)
+    Prepared { edge, kernels: all }
 }
 
 pub(crate) fn forward(isa: Isa, c: &Conv, x: &Input<'_>, w: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) {
@@ -57,7 +68,7 @@ pub(crate) fn forward_prepared(
     epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) {
-    let weights = kernels::Source::Transformed(w.0.ptr());
+    let weights = kernels::Source::Transformed(w.kernels.ptr());
     // SAFETY: as above.
     unsafe {
         run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, Source::new(c, x), epilogue, out)
@@ -123,7 +134,7 @@ impl<'a> Run<'a> {
         Self {
             isa,
             tiles,
-            panels: Panels::new(isa, [k, n]),
+            panels: Panels::new(isa, tiles.edge, [k, n]),
             k_row: k.next_multiple_of(LANES) + LANES,
             x,
             bias: Ptr::from_const(epilogue.bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
@@ -162,16 +173,16 @@ impl<'a> Run<'a> {
                 self.panels.transform_all(self.isa, kernels, all);
             }
         }
-        let per_tile = POINTS * (self.k_row + self.panels.width) * size_of::<f32>();
+        let per_tile = self.points() * (self.k_row + self.panels.width) * size_of::<f32>();
         let most = (OWN_BYTES / per_tile / UNIT).clamp(2, 8) * UNIT;
         // As many blocks as fill the threads evenly.
         let count = self.tiles.count.div_ceil(most).next_multiple_of(par::threads());
         let block = self.tiles.count.div_ceil(count);
         par::for_each_piece(self.tiles.count, block, |from, to| {
             let v_plane = (to - from) * self.k_row;
-            let scratch = Scratch::take(POINTS * v_plane + self.products_len(to - from));
+            let scratch = Scratch::take(self.points() * v_plane + self.products_len(to - from));
             let v = Planes { start: scratch.ptr().get(), plane: v_plane, row: self.k_row };
-            let m = self.products_at(scratch.ptr().get().add(POINTS * v_plane), to - from);
+            let m = self.products_at(scratch.ptr().get().add(self.points() * v_plane), to - from);
             self.input(from, to, v);
             for p in 0..panels {
                 for piece in 0..pieces {
@@ -186,11 +197,11 @@ impl<'a> Run<'a> {
     /// Many tiles are transformed first; a task is a panel of output channels, whose kernels it transforms.
     unsafe fn by_panels(&self, weights: kernels::Source) {
         let threads = par::threads();
-        let per_tile = POINTS * self.k_row * size_of::<f32>();
+        let per_tile = self.points() * self.k_row * size_of::<f32>();
         let most = (SHARED_BYTES / per_tile).max(UNIT);
         let chunk = self.tiles.count.div_ceil(self.tiles.count.div_ceil(most));
         let v_plane = chunk * self.k_row;
-        let shared = Scratch::take(POINTS * v_plane);
+        let shared = Scratch::take(self.points() * v_plane);
         let len = self.panels.len();
         for from in (0..self.tiles.count).step_by(chunk) {
             let to = self.tiles.count.min(from + chunk);
@@ -226,9 +237,13 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn points(&self) -> usize {
+        self.tiles.edge.points()
+    }
+
     /// Numbers that the products of so many tiles with a panel take.
     fn products_len(&self, tiles: usize) -> usize {
-        POINTS * (tiles * self.panels.width + LANES)
+        self.points() * (tiles * self.panels.width + LANES)
     }
 
     fn products_at(&self, start: *mut f32, tiles: usize) -> Planes {
@@ -244,7 +259,7 @@ impl<'a> Run<'a> {
         let [from, to] = self.panels.channels(piece);
         let a: Vec<_> = (0..tiles).map(|r| v.start.add(r * v.row + from).cast_const()).collect();
         let c: Vec<_> = (0..tiles).map(|r| m.start.add(r * m.row)).collect();
-        for point in 0..POINTS {
+        for point in 0..self.points() {
             let job = RowsJob {
                 rows: a.as_ptr(),
                 a_offset: point * v.plane,

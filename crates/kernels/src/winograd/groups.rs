@@ -2,10 +2,10 @@
 //! of its own, and all it reads and writes stays in a core's cache.
 
 use super::{
-    POINTS, Tiles,
+    Tiles,
     source::Source,
     transform::{Patch, Planes, output_gradient_tiles},
-    weight::{Block, to_weights},
+    weight::{Block, POINTS, to_weights},
 };
 use crate::{
     Isa,

@@ -1,7 +1,7 @@
 //! Kernels in panels of output channels, transformed: what the products of a convolution read.
 
 use super::{
-    POINTS,
+    Edge,
     transform::{Planes, kernel_vectors},
 };
 use crate::{
@@ -44,9 +44,10 @@ pub(super) enum Source {
 const DEPTH: usize = 128;
 
 /// How the weights of a layer with `k` and `n` channels are cut: into panels of output channels, and those into
-/// pieces `[36][depth][width]`, zeros beyond `n`.
+/// pieces `[points][depth][width]`, zeros beyond `n`.
 #[derive(Clone, Copy)]
 pub(super) struct Panels {
+    pub edge: Edge,
     pub k: usize,
     pub n: usize,
     pub width: usize,
@@ -54,12 +55,12 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    pub(super) fn new(isa: Isa, [k, n]: [usize; 2]) -> Self {
+    pub(super) fn new(isa: Isa, edge: Edge, [k, n]: [usize; 2]) -> Self {
         let width = panel_width(isa, n);
-        Self { k, n, width, count: n.div_ceil(width) }
+        Self { edge, k, n, width, count: n.div_ceil(width) }
     }
 
-    /// Numbers from one point to the next: one line more than a power of two, so that the 36 planes do not
+    /// Numbers from one point to the next: one line more than a power of two, so that the planes do not
     /// share cache sets.
     pub(super) fn plane(&self) -> usize {
         DEPTH.min(self.k) * self.width + LANES
@@ -67,7 +68,7 @@ impl Panels {
 
     /// Numbers of a piece.
     pub(super) fn len(&self) -> usize {
-        POINTS * self.plane()
+        self.edge.points() * self.plane()
     }
 
     /// Pieces of a panel.
@@ -126,7 +127,7 @@ unsafe fn transform<S: Simd>(panels: Panels, g: Kernels, p: usize, range: [usize
     for start in (range[0]..range[1]).step_by(GATHERED) {
         gather::<S>(panels, g, p, start, some.as_mut_ptr());
         let to = Planes { start: to.start.add((start - range[0]) * to.row), ..to };
-        kernel_vectors::<S>(some.as_ptr(), GATHERED.min(range[1] - start), to);
+        kernel_vectors::<S>(panels.edge, some.as_ptr(), GATHERED.min(range[1] - start), to);
     }
 }
 

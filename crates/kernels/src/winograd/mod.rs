@@ -1,9 +1,12 @@
-//! 3×3 convolutions with stride 1 and padding 1 by the minimal filtering algorithm F(4×4, 3×3).
+//! 3×3 convolutions with stride 1 and padding 1 by the minimal filtering algorithms F(4×4, 3×3) and F(2×2, 3×3).
 //!
 //! A tile of 4×4 outputs needs a 6×6 patch `d` of the input: `y = Aᵀ[(G·g·Gᵀ) ⊙ (Bᵀ·d·B)]·A`, 36
 //! products where the definition takes 144 (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308).
 //! Interpolation points 0, ±3/4, ±3/2, ∞: their matrices are exact in `f32` and small, which keeps the
 //! error at a direct convolution's. The products over channels are 36 matrix products.
+//!
+//! Where a map has few tiles, reading its kernels, four times as large as the weights, takes longer than the products:
+//! there it is tiles of 2×2 outputs, points 0, ±1, ∞, with 16 products for 36 and kernels of 1.8 times the weights.
 
 mod forward;
 mod groups;
@@ -18,14 +21,39 @@ pub(crate) use weight::weight_gradient;
 
 use crate::conv::Conv;
 
-/// Points per tile: 6×6.
-const POINTS: usize = 36;
+/// Pixels of the largest map in tiles of 2×2.
+const SMALL: usize = 16;
+
 /// Outputs of a tile, per dimension.
-const TILE: usize = 4;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edge {
+    Two,
+    Four,
+}
+
+impl Edge {
+    /// A rule of the map's size alone, so that a row's bits do not depend on its batch.
+    pub(crate) fn of(c: &Conv) -> Self {
+        if c.size[0] * c.size[1] <= SMALL { Self::Two } else { Self::Four }
+    }
+
+    fn outputs(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+        }
+    }
+
+    /// Points of a tile; transformed kernels have as many numbers, for 9.
+    pub(crate) fn points(self) -> usize {
+        (self.outputs() + 2).pow(2)
+    }
+}
 
 /// The tiles of a batch of maps, numbered image by image, row by row.
 #[derive(Clone, Copy)]
 struct Tiles {
+    edge: Edge,
     size: [usize; 2],
     per: [usize; 2],
     count: usize,
@@ -33,8 +61,12 @@ struct Tiles {
 
 impl Tiles {
     fn new(c: &Conv) -> Self {
-        let per = c.size.map(|s| s.div_ceil(TILE));
-        Self { size: c.size, per, count: c.batch * per[0] * per[1] }
+        Self::of(c, Edge::of(c))
+    }
+
+    fn of(c: &Conv, edge: Edge) -> Self {
+        let per = c.size.map(|s| s.div_ceil(edge.outputs()));
+        Self { edge, size: c.size, per, count: c.batch * per[0] * per[1] }
     }
 
     /// Whether transforming a kernel takes no time beside the products that it is used in.
@@ -45,7 +77,8 @@ impl Tiles {
     /// Image, and the tile's first row and column.
     fn place(&self, t: usize) -> (usize, usize, usize) {
         let (rest, x) = (t / self.per[1], t % self.per[1]);
-        (rest / self.per[0], rest % self.per[0] * TILE, x * TILE)
+        let edge = self.edge.outputs();
+        (rest / self.per[0], rest % self.per[0] * edge, x * edge)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Outputs from the products of tiles, with what is added to them, to where they belong.
 
 use super::{
-    TILE,
-    transform::{Patch, Planes, output, transform},
+    Edge,
+    transform::{F2, F4, Filter, Patch, Planes, transform},
 };
 use crate::simd::{LANES, Simd};
 
@@ -20,20 +20,26 @@ pub(super) struct Finish {
 /// `y = Aᵀ·m·A + bias (+ residual)` into the tiles of `out`.
 #[inline(always)]
 pub(super) unsafe fn output_tiles<S: Simd>(at: Patch<'_>, m: Planes, finish: Finish, out: *mut f32) {
-    if finish.residual.is_null() {
-        whole::<S, false>(at, m, finish, out);
-    } else {
-        whole::<S, true>(at, m, finish, out);
+    match (at.tiles.edge, finish.residual.is_null()) {
+        (Edge::Two, true) => whole::<S, F2, false>(at, m, finish, out),
+        (Edge::Two, false) => whole::<S, F2, true>(at, m, finish, out),
+        (Edge::Four, true) => whole::<S, F4, false>(at, m, finish, out),
+        (Edge::Four, false) => whole::<S, F4, true>(at, m, finish, out),
     }
 }
 
 #[inline(always)]
-unsafe fn whole<S: Simd, const ADDS: bool>(at: Patch<'_>, m: Planes, finish: Finish, out: *mut f32) {
+unsafe fn whole<S: Simd, F: Filter<S>, const ADDS: bool>(
+    at: Patch<'_>,
+    m: Planes,
+    finish: Finish,
+    out: *mut f32,
+) {
     let [h, w] = at.tiles.size;
     for t in at.from..at.to {
         let (b, y0, x0) = at.tiles.place(t);
         let image = b * h * w * at.channels;
-        let (rows, columns) = (TILE.min(h - y0), TILE.min(w - x0));
+        let (rows, columns) = (F::TILE.min(h - y0), F::TILE.min(w - x0));
         let [mut c, end] = at.range;
         while c < end {
             let valid = (end - c).min(LANES);
@@ -42,10 +48,10 @@ unsafe fn whole<S: Simd, const ADDS: bool>(at: Patch<'_>, m: Planes, finish: Fin
             let bias = finish.bias.wrapping_add(b * finish.bias_row + own);
             let shift = if finish.bias.is_null() { S::zero() } else { S::load_n(bias, valid) };
             let corner = image + (y0 * w + x0) * at.channels + c;
-            if valid == LANES && rows == TILE && columns == TILE {
+            if valid == LANES && rows == F::TILE && columns == F::TILE {
                 transform!(
-                    output::<S>, 6 => 4,
-                    load(i, j) S::load(from.add((i * 6 + j) * m.plane)),
+                    F::output, F::Points [F::PATCH] => [F::TILE] of S::V,
+                    load(i, j) S::load(from.add((i * F::PATCH + j) * m.plane)),
                     store(y, x, value) {
                         let to = corner + (y * w + x) * at.channels;
                         let mut value = S::add(value, shift);
@@ -57,8 +63,8 @@ unsafe fn whole<S: Simd, const ADDS: bool>(at: Patch<'_>, m: Planes, finish: Fin
                 );
             } else {
                 transform!(
-                    output::<S>, 6 => 4,
-                    load(i, j) S::load(from.add((i * 6 + j) * m.plane)),
+                    F::output, F::Points [F::PATCH] => [F::TILE] of S::V,
+                    load(i, j) S::load(from.add((i * F::PATCH + j) * m.plane)),
                     store(y, x, value) if y < rows && x < columns {
                         let to = corner + (y * w + x) * at.channels;
                         let mut value = S::add(value, shift);
@@ -77,20 +83,28 @@ unsafe fn whole<S: Simd, const ADDS: bool>(at: Patch<'_>, m: Planes, finish: Fin
 /// Sums of 2×2 outputs `Aᵀ·m·A` into maps of half the size, which is even: the gradient of doubled maps.
 #[inline(always)]
 pub(super) unsafe fn halved_output_tiles<S: Simd>(at: Patch<'_>, m: Planes, out: *mut f32) {
+    match at.tiles.edge {
+        Edge::Two => halved::<S, F2>(at, m, out),
+        Edge::Four => halved::<S, F4>(at, m, out),
+    }
+}
+
+#[inline(always)]
+unsafe fn halved<S: Simd, F: Filter<S>>(at: Patch<'_>, m: Planes, out: *mut f32) {
     let [h, w] = at.tiles.size;
     for t in at.from..at.to {
         let (b, y0, x0) = at.tiles.place(t);
         let image = out.add(b * (h / 2) * (w / 2) * at.channels);
-        let (rows, columns) = (TILE.min(h - y0), TILE.min(w - x0));
+        let (rows, columns) = (F::TILE.min(h - y0), F::TILE.min(w - x0));
         let [mut c, end] = at.range;
         while c < end {
             let valid = (end - c).min(LANES);
             let from = m.start.add((t - at.from) * m.row + c - at.range[0]);
             let corner = image.add((y0 / 2 * (w / 2) + x0 / 2) * at.channels + c);
-            let mut sums = [S::zero(); TILE / 2];
+            let mut sums = [S::zero(); 2];
             transform!(
-                output::<S>, 6 => 4,
-                load(i, j) S::load(from.add((i * 6 + j) * m.plane)),
+                F::output, F::Points [F::PATCH] => [F::TILE] of S::V,
+                load(i, j) S::load(from.add((i * F::PATCH + j) * m.plane)),
                 store(y, x, value) {
                     // In the order in which the enlarged map's gradient would be summed up.
                     sums[x / 2] = if y % 2 + x % 2 == 0 { value } else { S::add(sums[x / 2], value) };

@@ -1,7 +1,7 @@
-//! The weight gradient: `dg = Gᵀ·[Σ_tiles (Bᵀ·d·B) ⊙ (A·dy·Aᵀ)]·G`.
+//! The weight gradient: `dg = Gᵀ·[Σ_tiles (Bᵀ·d·B) ⊙ (A·dy·Aᵀ)]·G`, in tiles of 4×4.
 
 use super::{
-    POINTS, Tiles, groups,
+    Edge, Tiles, groups,
     source::Source,
     transform::{Patch, Planes, kernel_gradient_block, output_gradient_tiles},
 };
@@ -14,6 +14,8 @@ use crate::{
     simd::LANES,
 };
 
+/// Points of a tile: 6×6, whatever the map, for sums over tiles want few of them.
+pub(super) const POINTS: usize = 36;
 /// Bytes that the transformed tiles of a block may take.
 const BLOCK_BYTES: usize = 12 << 20;
 /// Tiles of a piece that one thread transforms at a time.
@@ -63,7 +65,7 @@ impl Block<'_> {
 }
 
 pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &Input<'_>, dy: &[f32], dw: &mut [f32]) {
-    let tiles = Tiles::new(c);
+    let tiles = Tiles::of(c, Edge::Four);
     let (k, n) = (c.in_channels, c.out_channels);
     if tiles.count == 0 {
         dw.fill(0.0);
