@@ -172,7 +172,7 @@ pub static SOLVERS: &[SolverEntry] = &[
     SolverEntry::new("ddim", 1, 1, Formula::Ddim(Ddim))
         .also(&["euler", "flow-euler", "edm-euler", "dpmpp-1", "dpm-solver-1", "deis-1", "ipndm-1", "lms-1"])
         .of("Song et al. 2021, arXiv:2010.02502", "first order; DDIM, Euler and DPM-Solver(++)-1 are one formula"),
-    SolverEntry::new("dpmpp-2m", 2, 1, Formula::Dpmpp2m(TWO_M)).also(&["dpm++2m"])
+    SolverEntry::new("dpmpp-2m", 2, 1, Formula::Dpmpp2m(TWO_M)).also(&["dpm++2m", "edm-dpm"])
         .of("Lu et al. 2022, arXiv:2211.01095, algorithm 2", "DPM-Solver++ of past answers; good from 15 steps on"),
     SolverEntry::new("dpmpp-3m", 3, 1, multistep(Form::Data, 3)).also(&["dpm++3m"])
         .of(DPMPP, "DPM-Solver++ of past answers, third order"),

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     path::{Path, PathBuf},
+    slice::from_ref,
 };
 
 use tweedie_data::Image;
@@ -60,7 +62,7 @@ pub struct Stored {
 }
 
 /// What `extractor` says of `images`, from `folder` if it has been asked before, else kept there. A damaged file
-/// is made anew.
+/// is made anew, and one from a device or version whose features of the first image differ in any bit.
 ///
 /// # Errors
 /// As [`Extractor::extract`].
@@ -71,8 +73,13 @@ pub fn stored(
     on: Progress<'_>,
 ) -> Result<Stored, ExtractError> {
     let path = path(extractor, images, folder);
-    if let Some(extracted) = read(&path, images.len(), extractor.dim()) {
-        return Ok(Stored { extracted, found: true, not_kept: None });
+    if let (Some(extracted), Some(image)) = (read(&path, images.len(), extractor.dim()), images.first()) {
+        let first = extractor.extract(from_ref(image), &mut |_, _| ControlFlow::Continue(()))?;
+        if begins_with(&extracted.features, &first.features)
+            && begins_with(&extracted.probabilities, &first.probabilities)
+        {
+            return Ok(Stored { extracted, found: true, not_kept: None });
+        }
     }
     let extracted = extractor.extract(images, on)?;
     let tensor = |f: &Features| HostTensor { shape: vec![f.len(), f.dim()], values: f.values().to_vec() };
@@ -82,6 +89,10 @@ pub fn stored(
     ]);
     let kept = create_dir(folder).and_then(|()| write(&path, &tensors, Precision::F32, &BTreeMap::new()));
     Ok(Stored { extracted, found: false, not_kept: kept.err() })
+}
+
+fn begins_with(all: &Features, first: &Features) -> bool {
+    all.dim() == first.dim() && all.values().starts_with(first.values())
 }
 
 fn path(extractor: &dyn Extractor, images: &[Image], folder: &Path) -> PathBuf {
