@@ -128,6 +128,11 @@ fn other_networks_are_refused_by_key() {
     assert!(message.contains("/nowhere"), "{message}");
     let message = refused(&["data.size=7"]);
     assert!(message.starts_with("data.size = 7: expected a multiple of 2"), "{message}");
+    let message = preset("vae").init(&first).unwrap_err().to_string();
+    assert!(
+        message.ends_with("a model that task = vae learns; this one is of task = diffusion"),
+        "{message}"
+    );
     assert!(!second.exists());
 }
 

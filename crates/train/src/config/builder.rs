@@ -83,11 +83,19 @@ impl ConfigBuilder {
     }
 
     /// Begins from the model at `path` instead of random weights: lays over this its network, its process, the size of
-    /// its images and `run.init`. What it learns must be this configuration's task, see [`crate::task_of`].
+    /// its images and `run.init`.
     ///
     /// # Errors
-    /// When there is no model, or training knows none of its kind; the message names file and key.
+    /// When there is no model, or this configuration's task does not learn such (see [`crate::task_of`]); the message
+    /// names file and key.
     pub fn init(mut self, path: &Path) -> Result<Self, TrainError> {
+        let task =
+            self.parse().map_err(|reason| TrainError::Toml { origin: self.origin.clone(), reason })?.task;
+        let of_model = init::task_of(path)?;
+        if task != of_model {
+            let expected = format!("a model that task = {task} learns; this one is of task = {of_model}");
+            return Err(TrainError::config("run.init", path.display(), expected));
+        }
         merge(&mut self.table, init::settings(path)?);
         self.origin = path.display().to_string();
         Ok(self)
