@@ -102,6 +102,12 @@ impl Ui {
     }
 }
 
+/// `1 picture`, `2 pictures`.
+pub fn counted(n: usize, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural}")
+}
+
 /// Prints a line. A closed pipe (`tweedie plan | head`) is not an error; a full disk is.
 pub fn out(text: &str) {
     let mut stdout = std::io::stdout().lock();

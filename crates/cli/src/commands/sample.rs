@@ -31,7 +31,7 @@ use tweedie::{
 use crate::{
     interrupt::{self, INTERRUPTED},
     model, tensors,
-    ui::Ui,
+    ui::{Ui, counted},
 };
 
 const PAPER: Rgb = Rgb([255, 255, 255]);
@@ -296,7 +296,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         &json!({ "event": "finished", "request": request, "count": count, "solver": recipe.solver.name(),
             "steps": steps, "evaluations": output.evals, "seconds": seconds, "files": places }),
         format!(
-            "{count} pictures, {steps} steps of {}, in {seconds:.1} s ({:.1} images/s)\n{}",
+            "{}, {} of {}, in {seconds:.1} s ({:.1} images/s)\n{}",
+            counted(count, "picture"),
+            counted(steps, "step"),
             recipe.solver.name(),
             count as f64 / seconds,
             places.join("\n")

@@ -26,7 +26,7 @@ use crate::{
     builtin,
     interrupt::{self, INTERRUPTED},
     model, tensors,
-    ui::Ui,
+    ui::{Ui, counted},
 };
 
 pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str) -> Result<ExitCode> {
@@ -145,7 +145,12 @@ fn report(request: &Request, recipe: &Recipe, evals: usize, seconds: f64, writte
     ui.result(
         &json!({ "event": "finished", "request": request, "count": count, "solver": solver,
             "steps": steps, "evaluations": evals, "seconds": seconds, "files": places }),
-        format!("{count} pictures, {steps} steps of {solver}, in {seconds:.1} s\n{}", places.join("\n")),
+        format!(
+            "{}, {} of {solver}, in {seconds:.1} s\n{}",
+            counted(count.get(), "picture"),
+            counted(steps, "step"),
+            places.join("\n")
+        ),
     );
 }
 
