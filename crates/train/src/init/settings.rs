@@ -192,6 +192,7 @@ fn process(scheduler: &SchedulerConfig) -> Result<toml::Value, TrainError> {
         sigma_max: number("sigma_max", defaults.sigma_max),
         sigma_data: number("sigma_data", defaults.sigma_data),
     };
+    config.check()?;
     let (ours, theirs) = (config.schedule()?, &process.schedule);
     let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * a.abs().max(b.abs());
     let differs = |i: usize| {
