@@ -135,6 +135,7 @@ def main():
     sample += ["--solver", "ddim", "--guidance", 7.5, "--size", 512, "--threads", args.threads]
     contenders = {
         "tweedie": [*sample, "--output", picture],
+        "tweedie int8": [*sample, "--precision", "int8", "--output", picture],
         "diffusers": [sys.executable, __file__, "--diffusers", model, "--threads", args.threads],
     }
     env = environment(args.work, args.threads)
@@ -153,11 +154,15 @@ def main():
         ("last step to the end of the process (decoding)", "decode", 1, "s"),
         ("peak memory", "bytes", 2**20, "MiB"),
     ]
-    print("| 512x512, Stable Diffusion 1.5's size | `tweedie` | diffusers | ratio |\n|---|---|---|---|")
+    print("| 512x512, Stable Diffusion 1.5's size | diffusers | `tweedie` | ratio | with int8 | ratio |")
+    print("|---|---|---|---|---|---|")
     for label, key, unit, name in rows:
-        ours, theirs = median("tweedie", key) / unit, median("diffusers", key) / unit
         digits = 0 if name == "MiB" else 2
-        print(f"| {label} | {ours:.{digits}f} {name} | {theirs:.{digits}f} {name} | {ours / theirs:.2f} × |")
+        theirs = median("diffusers", key) / unit
+        cells = [f"{theirs:.{digits}f} {name}"]
+        for ours in (median(who, key) / unit for who in ("tweedie", "tweedie int8")):
+            cells += [f"{ours:.{digits}f} {name}", f"{ours / theirs:.2f} ×"]
+        print(f"| {label} | {' | '.join(cells)} |")
 
 
 main()

@@ -190,7 +190,7 @@ fn attentions(isa: Isa) {
 
 fn main() {
     let isa = Isa::active();
-    let isa = if std::env::var_os("TWEEDIE_NO_BF16").is_some() { isa.without_bf16() } else { isa };
+    let isa = if std::env::var_os("TWEEDIE_NO_BF16").is_some() { isa.without_extensions() } else { isa };
     let threads = rayon::current_num_threads();
     println!("{}, bf16 instructions: {}, on {threads} threads", isa.name(), isa.has_bf16());
     let only = std::env::args().nth(1);

@@ -1,11 +1,13 @@
-//! GFLOP/s of matrix products, and of multiply-adds alone.
+//! GFLOP/s of matrix products, in `f32` and in integers of eight bits.
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;
 
 use tweedie_kernels::{
     Isa,
-    gemm::{Matrix, product, transposed_product},
+    conv::Epilogue,
+    gemm::{Added, Matrix, Packed, transposed_product},
+    int8::Linear,
 };
 
 fn best(mut f: impl FnMut()) -> f64 {
@@ -22,7 +24,7 @@ fn best(mut f: impl FnMut()) -> f64 {
 fn main() {
     let isa = Isa::active();
     println!("{} on {} threads", isa.name(), rayon::current_num_threads());
-    println!("{:>16} {:>9} {:>9}  GFLOP/s", "m,k,n", "a·b", "aᵀ·b");
+    println!("{:>16} {:>9} {:>9} {:>9}  GFLOP/s", "m,k,n", "a·b", "aᵀ·b", "int8");
     let shapes =
         [(96, 256, 32), (512, 512, 512), (4096, 128, 128), (2048, 256, 256), (8, 256, 256), (48, 256, 256)];
     for (m, k, n) in shapes {
@@ -30,10 +32,13 @@ fn main() {
         let (a, b, c) = (fill(m * k), fill(k * n), fill(m * n));
         let (mut out, mut turned) = (fill(m * n), fill(k * n));
         let gflop = 2.0 * (m * k * n) as f64 * 1e-9;
-        let forward = best(|| product(isa, Matrix::new(&a, m, k), Matrix::new(&b, k, n), None, &mut out));
+        let packed = Packed::new(isa, Matrix::new(&b, k, n));
+        let forward = best(|| packed.product(Matrix::new(&a, m, k), Added::default(), &mut out));
         let gradient =
             best(|| transposed_product(isa, Matrix::new(&a, m, k), Matrix::new(&c, m, n), &mut turned));
+        let linear = Linear::new(isa, &b, n, k);
+        let bytes = best(|| linear.forward(&a, Epilogue::default(), &mut out));
         let name = format!("{m},{k},{n}");
-        println!("{name:>16} {:>9.0} {:>9.0}", gflop / forward, gflop / gradient);
+        println!("{name:>16} {:>9.0} {:>9.0} {:>9.0}", gflop / forward, gflop / gradient, gflop / bytes);
     }
 }

@@ -7,7 +7,14 @@ pub const VARIABLE: &str = "TWEEDIE_ISA";
 
 /// An instruction set that kernels are compiled for and that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Isa(pub(crate) Kind, bool);
+pub struct Isa(pub(crate) Kind, Extensions);
+
+/// Instructions that a machine may have beyond those of its set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Extensions {
+    bf16: bool,
+    vnni: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -58,28 +65,35 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq");
             if avx2 && avx512 {
-                all.push(Self(Kind::Avx512, is_x86_feature_detected!("avx512bf16")));
+                let bf16 = is_x86_feature_detected!("avx512bf16");
+                let vnni = is_x86_feature_detected!("avx512vnni");
+                all.push(Self(Kind::Avx512, Extensions { bf16, vnni }));
             }
             if avx2 {
-                all.push(Self(Kind::Avx2, false));
+                all.push(Self(Kind::Avx2, Extensions::default()));
             }
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") {
-            all.push(Self(Kind::Neon, false));
+            all.push(Self(Kind::Neon, Extensions::default()));
         }
-        all.push(Self(Kind::Scalar, false));
+        all.push(Self(Kind::Scalar, Extensions::default()));
         all
     }
 
     /// Whether it has instructions for products of `bf16`; without them, `f32` arithmetic does the same.
     pub fn has_bf16(self) -> bool {
-        self.1
+        self.1.bf16
     }
 
-    /// The same without its `bf16` instructions.
-    pub fn without_bf16(self) -> Self {
-        Self(self.0, false)
+    /// Whether it has instructions for sums of four products of bytes.
+    pub fn has_vnni(self) -> bool {
+        self.1.vnni
+    }
+
+    /// The same without its instructions for `bf16` and for products of bytes.
+    pub fn without_extensions(self) -> Self {
+        Self(self.0, Extensions::default())
     }
 
     /// The name that `TWEEDIE_ISA` takes.

@@ -15,6 +15,7 @@ pub mod elementwise;
 pub mod geglu;
 pub mod gemm;
 pub mod group_norm;
+pub mod int8;
 mod isa;
 pub mod layer_norm;
 pub mod layout;

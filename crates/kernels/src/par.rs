@@ -34,6 +34,10 @@ impl<T> Ptr<T> {
     pub(crate) fn get(self) -> *mut T {
         self.0
     }
+
+    pub(crate) fn cast<U>(self) -> Ptr<U> {
+        Ptr(self.0.cast())
+    }
 }
 
 /// Threads that a loop may use.

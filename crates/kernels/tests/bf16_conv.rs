@@ -17,7 +17,7 @@ use tweedie_kernels::{
 /// All of this machine, and the best one without its `bf16` instructions.
 fn instruction_sets() -> Vec<Isa> {
     let mut all = Isa::available();
-    all.push(all[0].without_bf16());
+    all.push(all[0].without_extensions());
     all
 }
 

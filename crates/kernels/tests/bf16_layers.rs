@@ -18,7 +18,7 @@ use tweedie_kernels::{
 
 fn instruction_sets() -> Vec<Isa> {
     let mut all = Isa::available();
-    all.push(all[0].without_bf16());
+    all.push(all[0].without_extensions());
     all
 }
 

@@ -1,9 +1,9 @@
 //! What every denoising network has in common.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// What a network's activations are held in.
+/// What a network computes with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -12,13 +12,16 @@ pub enum Precision {
     F32,
     /// `bfloat16`, with sums and norms in 32 bits; parameters and their gradients keep 32 bits. On the CPU.
     Bf16,
+    /// 32 bits, but the weights of all wide layers in eight, and in linear maps what they are multiplied with, too: see
+    /// [`tweedie_ops::in_int8`]. For sampling, on the CPU.
+    Int8,
 }
 
 impl Precision {
     /// Activations as layers are to read them.
     pub(crate) fn lower<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::F32 => x,
+            Self::F32 | Self::Int8 => x,
             Self::Bf16 => tweedie_ops::to_bf16(x),
         }
     }
@@ -26,9 +29,25 @@ impl Precision {
     /// Their 32-bit form.
     pub(crate) fn raise<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::F32 => x,
+            Self::F32 | Self::Int8 => x,
             Self::Bf16 => tweedie_ops::to_f32(x),
         }
+    }
+
+    /// Runs what computes with it.
+    pub(crate) fn run<T>(self, f: impl FnOnce() -> T) -> T {
+        tweedie_ops::in_int8(self == Self::Int8, f)
+    }
+
+    /// Whether networks on this device compute with it: all but `f32` is the CPU's.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn check(self, device: &Device) -> Result<(), String> {
+        if self == Self::F32 || tweedie_ops::is_cpu(device) {
+            return Ok(());
+        }
+        Err(format!("{self}: only the CPU computes with it, expected f32"))
     }
 }
 
@@ -37,6 +56,7 @@ impl std::fmt::Display for Precision {
         f.write_str(match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }
@@ -48,7 +68,8 @@ impl std::str::FromStr for Precision {
         match text {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("`{text}`: expected `f32` or `bf16`")),
+            "int8" => Ok(Self::Int8),
+            _ => Err(format!("`{text}`: expected `f32`, `bf16` or `int8`")),
         }
     }
 }

@@ -40,8 +40,9 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
-/// Whether layers on this device take `bf16` activations with `f32` weights.
-pub fn has_bf16(device: &Device) -> bool {
+/// Whether layers on this device run the CPU's kernels: they alone take `bf16` activations with `f32` weights, and
+/// compute in eight bits ([`crate::in_int8`]).
+pub fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 

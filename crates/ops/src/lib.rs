@@ -27,17 +27,17 @@ use engine::Engine;
 pub use batch::{Batch, RowNoise};
 pub use burn::tensor::{Device, Tensor};
 pub use conv::{Added, ConvOptions, Kernel, Maps, conv2d, conv2d_with, norm_conv2d, upsample_conv2d};
-pub use device::{DeviceError, check_instruction_set, device, devices, has_bf16, instruction_set};
+pub use device::{DeviceError, check_instruction_set, device, devices, instruction_set, is_cpu};
 pub use dimensions::{conv_transpose1d, conv_transpose2d, conv_transpose3d, conv1d, conv3d};
 pub use file_map::FileMap;
 pub use host::{from_host, to_host};
 pub use memory::init;
 pub use norm::{Norm, group_norm, group_norm_silu, normalize};
-pub use scope::{of_primitives, recomputing};
+pub use scope::{in_int8, of_primitives, recomputing};
 pub use update::{AdamW, adamw, adamw_averaged, lerp};
 
 /// The same numbers rounded to `bf16`. From here on layers read and write `bf16` activations, with `f32` weights
-/// (rounded as they are read), sums and norms. The CPU alone does so: see [`has_bf16`].
+/// (rounded as they are read), sums and norms. The CPU alone does so: see [`is_cpu`].
 pub fn to_bf16<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cast(x, FloatDType::BF16)
 }

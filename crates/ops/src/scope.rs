@@ -5,6 +5,7 @@ use std::cell::Cell;
 thread_local! {
     static PRIMITIVES: Cell<bool> = const { Cell::new(false) };
     static RECOMPUTING: Cell<bool> = const { Cell::new(false) };
+    static INT8: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sets a flag until it is dropped.
@@ -35,6 +36,18 @@ pub fn of_primitives<T>(f: impl FnOnce() -> T) -> T {
 pub fn recomputing<T>(on: bool, f: impl FnOnce() -> T) -> T {
     let _set = Set::new(&RECOMPUTING, on);
     f()
+}
+
+/// Runs `f`; if `on`, the layers that it computes on the CPU have weights of eight bits, and linear maps also rows of
+/// eight bits: all but those of few channels, and linear maps of vectors (`[B, C]`: times, classes). Weights keep this
+/// form while they live. Not where gradients are wanted: they would be those of other weights.
+pub fn in_int8<T>(on: bool, f: impl FnOnce() -> T) -> T {
+    let _set = Set::new(&INT8, on);
+    f()
+}
+
+pub(crate) fn is_in_int8() -> bool {
+    INT8.get()
 }
 
 pub(crate) fn is_of_primitives() -> bool {

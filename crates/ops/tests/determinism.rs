@@ -19,9 +19,17 @@ fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
     x.into_data().as_slice::<f32>().expect("f32").iter().map(|v| v.to_bits()).collect()
 }
 
+/// What the layers compute with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum With {
+    F32,
+    Bf16,
+    Int8,
+}
+
 /// Layers of a small network, wide enough that their kernels take their various ways.
 struct Layers {
-    half: bool,
+    with: With,
     input: Tensor<4>,
     wide: Tensor<4>,
     down: Tensor<4>,
@@ -32,9 +40,9 @@ struct Layers {
 }
 
 impl Layers {
-    fn new(device: &Device, half: bool) -> Self {
+    fn new(device: &Device, with: With) -> Self {
         let layers = Self {
-            half,
+            with,
             input: random([48, 3, 3, 3], 1, device) * 0.2,
             wide: random([160, 48, 3, 3], 2, device) * 0.05,
             down: random([48, 160, 3, 3], 3, device) * 0.03,
@@ -48,7 +56,7 @@ impl Layers {
 
     fn tracked(self) -> Self {
         Self {
-            half: self.half,
+            with: self.with,
             input: self.input.require_grad(),
             wide: self.wide.require_grad(),
             down: self.down.require_grad(),
@@ -60,10 +68,14 @@ impl Layers {
     }
 
     fn forward(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
+        ops::in_int8(self.with == With::Int8, || self.run(x, shift))
+    }
+
+    fn run(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
         let conv = |x, w: &Tensor<4>, o| ops::conv2d(x, w.clone(), None, o);
         let same = ConvOptions::same(1);
         let x = conv(x, &self.input, same);
-        let x = if self.half { ops::to_bf16(x) } else { x };
+        let x = if self.with == With::Bf16 { ops::to_bf16(x) } else { x };
         let h = ops::group_norm_silu(x.clone(), 8, self.scale.clone(), self.shift.clone(), 1e-5);
         let h = conv(ops::add_channels(h, shift), &self.wide, same);
         let h = conv(ops::silu(h), &self.down, ConvOptions::strided(2, 1));
@@ -86,25 +98,25 @@ fn a_row_is_the_same_in_every_batch() {
     let device = Device::flex();
     let (x, shift) = (random(SIZE, 11, &device), random([SIZE[0], 48], 12, &device));
     let row = |y: &Tensor<4>, i: usize| bits(y.clone().narrow(0, i, 1));
-    for half in [false, true] {
-        let layers = Layers::new(&device, half);
+    for with in [With::F32, With::Bf16, With::Int8] {
+        let layers = Layers::new(&device, with);
         // From the second run on, weights are prepared: that changes no bit either.
         for run in 0..3 {
             let all = layers.forward(x.clone(), shift.clone());
             for i in 0..SIZE[0] {
                 let one = layers.forward(x.clone().narrow(0, i, 1), shift.clone().narrow(0, i, 1));
-                assert!(row(&one, 0) == row(&all, i), "bf16 {half}, run {run}: row {i} alone");
+                assert!(row(&one, 0) == row(&all, i), "{with:?}, run {run}: row {i} alone");
             }
             let three = layers.forward(x.clone().narrow(0, 2, 3), shift.clone().narrow(0, 2, 3));
             let same = (0..3).all(|i| row(&three, i) == row(&all, i + 2));
-            assert!(same, "bf16 {half}, run {run}: three rows");
+            assert!(same, "{with:?}, run {run}: three rows");
         }
     }
 }
 
 /// The output and all gradients.
-fn step(half: bool) -> Vec<Tensor<1>> {
-    let layers = Layers::new(&Device::flex().autodiff(), half);
+fn step(with: With) -> Vec<Tensor<1>> {
+    let layers = Layers::new(&Device::flex().autodiff(), with);
     let plain = Device::flex();
     let x: Tensor<4> = Tensor::from_inner(random(SIZE, 11, &plain)).require_grad();
     let shift: Tensor<2> = Tensor::from_inner(random([SIZE[0], 48], 12, &plain)).require_grad();
@@ -121,29 +133,50 @@ fn step(half: bool) -> Vec<Tensor<1>> {
     found
 }
 
+fn eight_bits() -> Tensor<4> {
+    let device = Device::flex();
+    let (x, shift) = (random(SIZE, 11, &device), random([SIZE[0], 48], 12, &device));
+    Layers::new(&device, With::Int8).forward(x, shift)
+}
+
 #[test]
 fn threads_change_no_bit() {
-    for half in [false, true] {
+    let runs: [(&str, fn() -> Vec<Tensor<1>>); 3] = [
+        ("f32", || step(With::F32)),
+        ("bf16", || step(With::Bf16)),
+        ("int8", || vec![eight_bits().flatten(0, 3)]),
+    ];
+    for (name, results) in runs {
         let run = |threads: usize| -> Vec<Vec<u32>> {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-            pool.install(|| step(half).into_iter().map(bits).collect())
+            pool.install(|| results().into_iter().map(bits).collect())
         };
         let one = run(1);
         for threads in [2, 3] {
             for (i, (a, b)) in one.iter().zip(run(threads)).enumerate() {
-                assert!(*a == b, "bf16 {half}, {threads} threads: result {i}");
+                assert!(*a == b, "{name}, {threads} threads: result {i}");
             }
         }
     }
 }
 
+fn norm(x: Tensor<1>) -> f64 {
+    f64::from((x.clone() * x).sum().into_scalar::<f32>()).sqrt()
+}
+
 /// Rounding to eight bits in every layer, on the way there and back.
 #[test]
 fn bf16_is_close_to_f32() {
-    for (i, (half, full)) in step(true).into_iter().zip(step(false)).enumerate() {
+    for (i, (half, full)) in step(With::Bf16).into_iter().zip(step(With::F32)).enumerate() {
         assert_eq!(half.dtype(), DType::F32, "result {i}");
-        let norm = |x: Tensor<1>| f64::from((x.clone() * x).sum().into_scalar::<f32>()).sqrt();
         let off = norm(half - full.clone()) / norm(full);
         assert!(off > 0.0 && off < 0.02, "result {i} is off by {off:.1e}");
     }
+}
+
+#[test]
+fn int8_is_close_to_f32() {
+    let full = step(With::F32).swap_remove(0);
+    let off = norm(eight_bits().flatten(0, 3) - full.clone()) / norm(full);
+    assert!(off > 0.0 && off < 0.03, "off by {off:.1e}");
 }

@@ -13,7 +13,7 @@ use tweedie_hub::{
     Extras, HubError, ModelDir, Recipe, SchedulerConfig,
     scheduler_config::{PATCH, TUNED, tokens},
 };
-use tweedie_models::{Condition, HostTensor, Network, Precision, UNet2DModel};
+use tweedie_models::{Condition, HostTensor, Network, UNet2DModel};
 use tweedie_ops::{Batch, RowNoise};
 
 use crate::{PipelineError, Request, Resolved, denoiser::RowsDenoiser, rows::row_seed};
@@ -154,10 +154,7 @@ impl Pipeline {
     /// [`PipelineError::Request`] naming the field, or an error of the plan.
     pub fn resolve(&self, request: &Request) -> Result<(Resolved, Recipe), PipelineError> {
         let resolved = request.resolve(self.unet.config(), &self.extras)?;
-        if resolved.precision == Precision::Bf16 && !tweedie_ops::has_bf16(&self.device) {
-            let reason = "bf16: only the CPU computes with it, expected f32";
-            return Err(PipelineError::request("precision", reason));
-        }
+        resolved.precision.check(&self.device).map_err(|e| PipelineError::request("precision", e))?;
         let recipe = self.recipe(request, &resolved)?;
         learned_variance(&recipe, self.unet.config().out_channels, resolved.shape[0])?;
         let scale = resolved.guidance;

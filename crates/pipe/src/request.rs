@@ -97,7 +97,7 @@ pub struct Request {
     /// The most rows in one call of the network: less needs less memory, and changes nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk: Option<NonZeroUsize>,
-    /// What the network's activations are held in; by default `f32`.
+    /// What the network computes with; by default `f32`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
 }

@@ -45,6 +45,7 @@ fn unknown_keys_and_wrong_values_are_named() {
         (&["--minutes", "nan"], &["run.minutes=NaN"]),
         (&["--set", "learning_rate.peak=inf"], &["learning_rate.peak = inf"]),
         (&["--set", "learning_rate.peak=nan"], &["learning_rate.peak = NaN"]),
+        (&["--set", "run.precision=int8"], &["run.precision", "int8", "cannot be trained"]),
         (&["--device", "abacus"], &["run.device", "abacus"]),
     ] {
         scratch.fails(&[&["train"], args, &["--out", "run"]].concat(), words);

@@ -17,12 +17,17 @@ impl<'a> Input<'a> {
         Self { maps: maps.into(), doubled: true }
     }
 
-    pub(super) fn check(&self, c: &Conv) {
+    pub(crate) fn check(&self, c: &Conv) {
         let fits = !self.doubled || c.size.iter().all(|s| s.is_multiple_of(2));
         assert!(fits, "doubled maps have even sizes: {c:?}");
         assert!(c.groups == 1 || self.maps.single().is_some(), "two maps are read without groups: {c:?}");
         let pixels = c.batch * (c.size[0] >> self.shift()) * (c.size[1] >> self.shift());
         self.maps.parts(pixels, c.in_channels);
+    }
+
+    /// The maps, if each pixel is taken once.
+    pub fn plain(&self) -> Option<Maps<'a>> {
+        (!self.doubled).then_some(self.maps)
     }
 
     /// Powers of two that coordinates are divided by.
@@ -64,7 +69,7 @@ pub struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    pub(super) fn check(&self, batch: usize, channels: usize, out: usize) {
+    pub(crate) fn check(&self, batch: usize, channels: usize, out: usize) {
         let fits = self.bias.is_none_or(|b| b.len() == channels || b.len() == batch * channels);
         assert!(fits, "a bias per output channel, or per sample and output channel");
         assert!(self.residual.is_none_or(|r| r.len() == out), "a residual of the output's shape");

@@ -59,7 +59,7 @@ impl Conv {
         ]
     }
 
-    fn check(&self, w: usize, y: usize) {
+    pub(crate) fn check(&self, w: usize, y: usize) {
         let [x, ..] = self.lens();
         Volume::from(self).check(x, w, y);
     }
@@ -75,7 +75,7 @@ impl Conv {
 
     /// Whether the fast 3×3 algorithm computes a sum over `depth` channels. A rule of the layer and its map
     /// alone, so that a row's bits do not depend on its batch.
-    fn is_fast(&self, depth: usize) -> bool {
+    pub(crate) fn is_fast(&self, depth: usize) -> bool {
         self.is_same3x3() && depth >= 12 && self.size.iter().all(|&s| s >= 3)
     }
 }

@@ -8,7 +8,7 @@ use super::Simd;
 pub(crate) struct Avx2;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Pair(__m256, __m256);
+pub(crate) struct Pair(pub __m256, pub __m256);
 
 macro_rules! lanewise {
     ($($name:ident($($arg:ident),+) = $intrinsic:ident;)+) => {

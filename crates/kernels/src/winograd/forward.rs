@@ -2,7 +2,7 @@
 
 use super::{
     Edge, Tiles,
-    kernels::{self, Kernels, Panels},
+    kernels::{self, Kernels, Numbers, Panels},
     source::Source,
     store::{Finish, halved_output_tiles, output_tiles},
     transform::{Patch, Planes},
@@ -77,8 +77,8 @@ pub(crate) fn forward_prepared(
 
 /// `halved`: of the half-size maps of which the input takes each pixel four times.
 pub(crate) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], halved: bool) {
-    let start = Ptr::from_const(w.as_ptr());
-    let turned = Kernels { start, k_stride: 9 * c.in_channels, n_stride: 9, turned: true };
+    let numbers = Numbers::F32(Ptr::from_const(w.as_ptr()));
+    let turned = Kernels { numbers, k_stride: 9 * c.in_channels, n_stride: 9, turned: true };
     let (tiles, channels) = (Tiles::new(c), [c.out_channels, c.in_channels]);
     let dy = Source::plain(dy, c.batch * c.size[0] * c.size[1], c.out_channels);
     let weights = kernels::Source::Kernels(turned);
@@ -89,9 +89,30 @@ pub(crate) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut 
     }
 }
 
+/// As [`forward`], of weights in eight bits with a factor per output channel, and a vector's length of bytes more.
+pub(crate) fn forward_bytes(
+    isa: Isa,
+    c: &Conv,
+    x: &Input<'_>,
+    w: &[i8],
+    scales: &[f32],
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) {
+    let numbers = Numbers::Bytes(Ptr::from_const(w.as_ptr()), Ptr::from_const(scales.as_ptr()));
+    let weights = kernels::Source::Kernels(in_order(c, numbers));
+    // SAFETY: as above.
+    unsafe {
+        run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, Source::new(c, x), epilogue, out)
+    }
+}
+
 fn as_they_are(c: &Conv, w: &[f32]) -> Kernels {
-    let start = Ptr::from_const(w.as_ptr());
-    Kernels { start, k_stride: 9, n_stride: 9 * c.in_channels, turned: false }
+    in_order(c, Numbers::F32(Ptr::from_const(w.as_ptr())))
+}
+
+fn in_order(c: &Conv, numbers: Numbers) -> Kernels {
+    Kernels { numbers, k_stride: 9, n_stride: 9 * c.in_channels, turned: false }
 }
 
 /// What all tasks of a convolution share.

@@ -25,10 +25,33 @@ const _: () = assert!(DEPTH.is_multiple_of(GATHERED));
 /// where they are not.
 #[derive(Clone, Copy)]
 pub(super) struct Kernels {
-    pub start: Ptr<f32>,
+    pub numbers: Numbers,
     pub k_stride: usize,
     pub n_stride: usize,
     pub turned: bool,
+}
+
+/// What weights are held in.
+#[derive(Clone, Copy)]
+pub(super) enum Numbers {
+    F32(Ptr<f32>),
+    /// Eight bits, with a vector's length beyond the last, and a factor per output channel.
+    Bytes(Ptr<i8>, Ptr<f32>),
+}
+
+impl Numbers {
+    /// `len` numbers of output channel `n`; what follows them may be anything.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, at: usize, n: usize, len: usize) -> S::V {
+        match self {
+            Self::F32(start) => S::load_n(start.get().add(at), len),
+            Self::Bytes(start, scales) => {
+                let bytes = start.get().add(at).cast::<[i8; LANES]>().read_unaligned();
+                let lanes = bytes.map(f32::from);
+                S::mul(S::load(lanes.as_ptr()), S::splat(*scales.get().add(n)))
+            }
+        }
+    }
 }
 
 /// Where weights come from.
@@ -139,11 +162,11 @@ unsafe fn gather<S: Simd>(panels: Panels, g: Kernels, p: usize, start: usize, to
     for half in (0..width).step_by(LANES) {
         let first = p * width + half;
         let valid = n.saturating_sub(first).min(LANES);
-        let from = g.start.get().wrapping_add(start * g.k_stride + first * g.n_stride).cast_const();
+        let from = Turn { g, first, valid };
         let to = to.add(half);
         if g.turned {
             for i in 0..count {
-                let columns = rows_turned::<S>(from.wrapping_add(i * g.k_stride), g.n_stride, valid, TAPS);
+                let columns = from.columns::<S>((start + i) * g.k_stride, TAPS);
                 for tap in 0..TAPS {
                     S::store(to.add((i * TAPS + TAPS - 1 - tap) * width), columns[tap]);
                 }
@@ -153,7 +176,7 @@ unsafe fn gather<S: Simd>(panels: Panels, g: Kernels, p: usize, start: usize, to
             let len = count * TAPS;
             for i in (0..len).step_by(LANES) {
                 let left = LANES.min(len - i);
-                let columns = rows_turned::<S>(from.wrapping_add(i), g.n_stride, valid, left);
+                let columns = from.columns::<S>(start * g.k_stride + i, left);
                 for j in 0..left {
                     S::store(to.add((i + j) * width), columns[j]);
                 }
@@ -162,14 +185,24 @@ unsafe fn gather<S: Simd>(panels: Panels, g: Kernels, p: usize, start: usize, to
     }
 }
 
-/// The transpose of `valid` rows of `len` numbers.
-#[inline(always)]
-unsafe fn rows_turned<S: Simd>(from: *const f32, stride: usize, valid: usize, len: usize) -> [S::V; LANES] {
-    let mut rows = [S::zero(); LANES];
-    for (lane, row) in rows.iter_mut().enumerate() {
-        if lane < valid {
-            *row = S::load_n(from.add(lane * stride), len);
+/// Kernels of `valid` output channels from `first` on.
+struct Turn {
+    g: Kernels,
+    first: usize,
+    valid: usize,
+}
+
+impl Turn {
+    /// The transpose of `len` numbers of each, from `at` on.
+    #[inline(always)]
+    unsafe fn columns<S: Simd>(&self, at: usize, len: usize) -> [S::V; LANES] {
+        let mut rows = [S::zero(); LANES];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            if lane < self.valid {
+                let n = self.first + lane;
+                *row = self.g.numbers.load::<S>(n * self.g.n_stride + at, n, len);
+            }
         }
+        S::transpose(rows)
     }
-    S::transpose(rows)
 }

@@ -16,7 +16,7 @@ mod store;
 mod transform;
 mod weight;
 
-pub(crate) use forward::{Prepared, data_gradient, forward, forward_prepared, prepare};
+pub(crate) use forward::{Prepared, data_gradient, forward, forward_bytes, forward_prepared, prepare};
 pub(crate) use weight::weight_gradient;
 
 use crate::conv::Conv;

@@ -15,7 +15,7 @@ pub use config::DitConfig;
 use crate::{
     config::ConfigError,
     layers::{Conv2d, Embedding, FeedForward, FeedForwardActivation, Init, Linear, TokenAttention},
-    network::{Condition, InputError, Mode, Network},
+    network::{Condition, InputError, Mode, Network, Precision},
     params::{self, TensorSource},
     unet::{
         LoadError,
@@ -98,13 +98,14 @@ impl DitLayer {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, times: &[f32], classes: &[usize]) -> Tensor<3> {
+    /// What is added to tokens stays in `f32`.
+    fn forward(&self, x: Tensor<3>, times: &[f32], classes: &[usize], precision: Precision) -> Tensor<3> {
         let told = self.norm1.linear.forward(tweedie_ops::silu(self.norm1.emb.forward(times, classes)));
         let [shift_a, scale_a, gate_a, shift_f, scale_f, gate_f] = parts(told);
-        let h = scale_shift(normalize(x.clone(), EPS), scale_a, shift_a);
-        let x = x + gate_a * self.attn1.forward(h.clone(), h);
-        let h = scale_shift(normalize(x.clone(), self.eps), scale_f, shift_f);
-        x + gate_f * self.ff.forward(h)
+        let h = precision.lower(scale_shift(normalize(x.clone(), EPS), scale_a, shift_a));
+        let x = x + gate_a * precision.raise(self.attn1.forward(h.clone(), h));
+        let h = precision.lower(scale_shift(normalize(x.clone(), self.eps), scale_f, shift_f));
+        x + gate_f * precision.raise(self.ff.forward(h))
     }
 }
 
@@ -117,6 +118,8 @@ pub struct DitTransformer {
     proj_out_2: Linear,
     #[module(skip)]
     config: DitConfig,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl DitTransformer {
@@ -141,6 +144,14 @@ impl DitTransformer {
         &self.config
     }
 
+    /// The same network, attention and feed-forward layers computing with `precision`; what tokens add up to, and all
+    /// that times and classes make, stay in `f32`. Parameters are shared.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
     fn build(config: &DitConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
         let (width, p) = (config.width(), config.patch_size);
@@ -153,7 +164,26 @@ impl DitTransformer {
             proj_out_1: Linear::new(&init.at("proj_out_1"), width, 2 * width, true),
             proj_out_2: Linear::new(&init.at("proj_out_2"), width, p * p * config.outputs(), true),
             config: config.clone(),
+            precision: Precision::F32,
         })
+    }
+
+    fn run(&self, x: Tensor<4>, times: &[f32], classes: &[usize]) -> Tensor<4> {
+        let c = &self.config;
+        let (b, p, width) = (x.dims()[0], c.patch_size, c.width());
+        let side = c.sample_size / p;
+        let patches = self.pos_embed.proj.forward(x, ConvOptions::strided(p, 0));
+        let places = positions(side, width, &patches.device());
+        let mut x: Tensor<3> = patches.permute([0, 2, 3, 1]).reshape([b, side * side, width]) + places;
+        for layer in &self.transformer_blocks {
+            x = layer.forward(x, times, classes, self.precision);
+        }
+        let told = tweedie_ops::silu(self.transformer_blocks[0].norm1.emb.forward(times, classes));
+        let [shift, scale] = parts(self.proj_out_1.forward(told));
+        let y = self.proj_out_2.forward(scale_shift(normalize(x, EPS), scale, shift));
+        let channels = c.outputs();
+        let y: Tensor<6> = y.reshape([b, side, side, p, p, channels]).permute([0, 5, 1, 3, 2, 4]);
+        y.reshape([b, channels, side * p, side * p])
     }
 }
 
@@ -187,21 +217,7 @@ impl Network for DitTransformer {
             (Ok(()), Some(classes)) => classes,
             (checked, _) => panic!("{checked:?}"),
         };
-        let c = &self.config;
-        let (b, p, width) = (x.dims()[0], c.patch_size, c.width());
-        let side = c.sample_size / p;
-        let patches = self.pos_embed.proj.forward(x, ConvOptions::strided(p, 0));
-        let places = positions(side, width, &patches.device());
-        let mut x: Tensor<3> = patches.permute([0, 2, 3, 1]).reshape([b, side * side, width]) + places;
-        for layer in &self.transformer_blocks {
-            x = layer.forward(x, times, classes);
-        }
-        let told = tweedie_ops::silu(self.transformer_blocks[0].norm1.emb.forward(times, classes));
-        let [shift, scale] = parts(self.proj_out_1.forward(told));
-        let y = self.proj_out_2.forward(scale_shift(normalize(x, EPS), scale, shift));
-        let channels = c.outputs();
-        let y: Tensor<6> = y.reshape([b, side, side, p, p, channels]).permute([0, 5, 1, 3, 2, 4]);
-        y.reshape([b, channels, side * p, side * p])
+        self.precision.run(|| self.run(x, times, classes))
     }
 }
 

@@ -161,7 +161,7 @@ impl GroupNorm {
         precision: Precision,
     ) -> Tensor<4> {
         match precision {
-            Precision::F32 => self.then_conv(activation, x, None, conv, Added::default()),
+            Precision::F32 | Precision::Int8 => self.then_conv(activation, x, None, conv, Added::default()),
             Precision::Bf16 => conv.forward(precision.raise(self.then(activation, x)), ConvOptions::same(1)),
         }
     }

@@ -124,8 +124,8 @@ impl UNet2DConditionModel {
         })
     }
 
-    /// The same network, its activations held in `precision`: all but those of the first convolution's input, of
-    /// the last one, and of the time embedding, which stay in `f32`. Parameters are shared.
+    /// The same network, computing with `precision`: all but the first convolution, the last one, and the time
+    /// embedding, which stay in `f32`. Parameters are shared.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
@@ -173,6 +173,19 @@ impl Network for UNet2DConditionModel {
             (Ok(()), Some(text)) => text,
             (checked, _) => panic!("{checked:?}"),
         };
+        self.precision.run(|| self.run(x, times, text, condition, mode))
+    }
+}
+
+impl UNet2DConditionModel {
+    fn run(
+        &self,
+        x: Tensor<4>,
+        times: &[f32],
+        text: &Tensor<3>,
+        condition: &Condition,
+        mode: Mode,
+    ) -> Tensor<4> {
         let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
         let raw = self.embed(times, condition);
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };

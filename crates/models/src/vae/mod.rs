@@ -146,7 +146,7 @@ impl AutoencoderKl {
     }
 
     /// The same network, its activations held in `precision`: all but those of first and last convolutions, which
-    /// stay in `f32`. Parameters are shared.
+    /// stay in `f32`, as all do for [`Precision::Int8`]. Parameters are shared.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;

@@ -11,7 +11,7 @@ use tweedie_kernels::{
 
 use super::{
     flex::{dims, present},
-    half, isa,
+    half, int8, isa,
     layout::{Image, dense, tensor, uninitialized, values},
     prepared,
 };
@@ -73,9 +73,12 @@ pub(super) fn conv2d(
     let epilogue = Epilogue { bias: Some(values(&bias)), residual: residual.as_ref().map(Image::values) };
     let maps = input(&x, y.as_ref(), doubled);
     let mut out = uninitialized(c.lens()[2]);
-    match prepared::kernels(&c, &w) {
-        Some(w) => w.forward(&c, maps, epilogue, &mut out),
-        None => conv::forward_with(isa(), &c, maps, values(&w), epilogue, &mut out),
+    if int8::takes(&c) {
+        int8::conv2d(&c, maps, &w, epilogue, &mut out);
+    } else if let Some(w) = prepared::kernels(&c, &w) {
+        w.forward(&c, maps, epilogue, &mut out);
+    } else {
+        conv::forward_with(isa(), &c, maps, values(&w), epilogue, &mut out);
     }
     Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
 }

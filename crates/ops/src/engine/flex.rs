@@ -10,7 +10,7 @@ use tweedie_kernels::{
 };
 
 use super::{
-    Engine, NormOptions, conv, elementwise, half, isa,
+    Engine, NormOptions, conv, elementwise, half, int8, isa,
     layout::{Number, dense, from_heads, heads, heads_of, tensor, uninitialized, values},
     norm, prepared, resample, tokens,
 };
@@ -162,6 +162,9 @@ impl Engine for Flex {
     ) -> FlexTensor {
         if half::is(&x) {
             return half::linear(x, weight, bias, residual);
+        }
+        if int8::takes_rows(&x, &weight) {
+            return int8::linear(x, weight, bias, residual);
         }
         let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
         let ([m, k], [n, _]) = (rows(&x), dims::<2>(&w));

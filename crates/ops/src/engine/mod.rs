@@ -5,6 +5,7 @@ mod conv;
 mod elementwise;
 mod flex;
 mod half;
+mod int8;
 mod layout;
 mod norm;
 mod prepared;

@@ -14,6 +14,7 @@ use tweedie_kernels::{
     bf16,
     conv::{self, Conv},
     gemm::{Matrix, Packed},
+    int8,
 };
 
 use super::{isa, layout::values};
@@ -24,7 +25,6 @@ const LIMIT: usize = 1 << 30;
 
 struct Entry {
     buffer: Weak<Bytes>,
-    /// Made at the second use: in training every buffer is used once.
     prepared: Option<Arc<dyn Any + Send + Sync>>,
     /// That count towards the limit.
     bytes: usize,
@@ -38,6 +38,15 @@ fn entries() -> MutexGuard<'static, HashMap<Key, Entry>> {
     ENTRIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// When weights are prepared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// At once: they are smaller than what they are made of.
+    First,
+    /// At their second use, for in training every buffer is used once, and where [`LIMIT`] leaves room.
+    Second,
+}
+
 /// The weights of a convolution, from their second use on, if that pays. `weight` is dense.
 pub(super) fn kernels(c: &Conv, weight: &FlexTensor) -> Option<Arc<conv::Prepared>> {
     if !conv::Prepared::pays(c) {
@@ -45,12 +54,12 @@ pub(super) fn kernels(c: &Conv, weight: &FlexTensor) -> Option<Arc<conv::Prepare
     }
     let bytes = conv::Prepared::bytes(c);
     let shape = [c.in_channels, c.out_channels, c.kernel[0], c.kernel[1], bytes];
-    prepared(weight, shape, bytes, || conv::Prepared::new(isa(), c, values(weight)))
+    prepared(weight, shape, bytes, From::Second, || conv::Prepared::new(isa(), c, values(weight)))
 }
 
 /// The transpose of `weight: [n, k]`, from its second use on. `weight` is dense.
 pub(super) fn transposed([n, k]: [usize; 2], weight: &FlexTensor) -> Option<Arc<Packed>> {
-    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<f32>(), || {
+    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<f32>(), From::Second, || {
         Some(Packed::new(isa(), Matrix::new(values(weight), n, k).t()))
     })
 }
@@ -61,20 +70,35 @@ pub(super) fn half_kernels(c: &Conv, weight: &FlexTensor) -> Arc<bf16::conv::Pre
     let shape = [c.in_channels / c.groups, c.out_channels, c.kernel[0], c.kernel[1], algorithm as usize];
     let make = || bf16::conv::Prepared::new(isa(), c, values(weight));
     let bytes = size_of::<bf16::Bf16>() * c.lens()[1] * algorithm.growth().0 / algorithm.growth().1;
-    prepared(weight, shape, bytes, || Some(make())).unwrap_or_else(|| Arc::new(make()))
+    prepared(weight, shape, bytes, From::Second, || Some(make())).unwrap_or_else(|| Arc::new(make()))
 }
 
 /// A linear map's weight, `[n, k]` and dense, for `bf16` activations.
 pub(super) fn half_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<bf16::linear::Linear> {
     let make = || bf16::linear::Linear::new(isa(), values(weight), n, k);
-    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<bf16::Bf16>(), || Some(make()))
+    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<bf16::Bf16>(), From::Second, || Some(make()))
         .unwrap_or_else(|| Arc::new(make()))
+}
+
+/// The weights of a convolution in eight bits. `weight` is dense.
+pub(super) fn int8_kernels(outputs: usize, weight: &FlexTensor) -> Arc<int8::Kernels> {
+    let make = || int8::Kernels::new(isa(), values(weight), outputs);
+    let bytes = values::<f32>(weight).len();
+    prepared(weight, [outputs, 0, 0, 0, 0], bytes, From::First, || Some(make()))
+        .unwrap_or_else(|| Arc::new(make()))
+}
+
+/// The weight of a linear map, or of a convolution with 1×1 kernels, `[n, k]` and dense, in eight bits.
+pub(super) fn int8_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<int8::Linear> {
+    let make = || int8::Linear::new(isa(), values(weight), n, k);
+    prepared(weight, [n, k, 0, 0, 0], n * k, From::First, || Some(make())).unwrap_or_else(|| Arc::new(make()))
 }
 
 fn prepared<T: Send + Sync + 'static>(
     weight: &FlexTensor,
     shape: [usize; 5],
     bytes: usize,
+    from: From,
     make: impl FnOnce() -> Option<T>,
 ) -> Option<Arc<T>> {
     if bytes == 0 {
@@ -93,13 +117,15 @@ fn prepared<T: Send + Sync + 'static>(
         _ => {
             all.retain(|_, e| e.buffer.strong_count() > 0);
             all.insert(key, Entry { buffer: Arc::downgrade(&buffer), prepared: None, bytes: 0 });
-            return None;
+            if from == From::Second {
+                return None;
+            }
         }
     }
     let numbers: &[f32] = values(weight);
     let freed = if file_map::is_mapped(numbers) { size_of_val(numbers) } else { 0 };
     let more = bytes.saturating_sub(freed);
-    if all.values().map(|e| e.bytes).sum::<usize>() + more > LIMIT {
+    if from == From::Second && all.values().map(|e| e.bytes).sum::<usize>() + more > LIMIT {
         return None;
     }
     drop(all);

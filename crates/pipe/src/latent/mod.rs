@@ -106,13 +106,13 @@ impl LatentPipeline {
         }
     }
 
-    /// The network and the autoencoder with activations in `precision`, which [`Self::resolve`] has found that they
+    /// The network and the autoencoder computing with `precision`, which [`Self::resolve`] has found that they
     /// take; parameters are shared.
     pub fn held_in(&self, precision: Precision) -> (Box<dyn Network>, Autoencoder) {
         let network: Box<dyn Network> = match &self.model.network {
             LatentNetwork::UNet(unet) => Box::new(unet.clone().with_precision(precision)),
             LatentNetwork::TextUNet(unet) => Box::new(unet.clone().with_precision(precision)),
-            LatentNetwork::Dit(dit) => dit.clone(),
+            LatentNetwork::Dit(dit) => Box::new(dit.clone().with_precision(precision)),
         };
         (network, self.model.autoencoder.clone().with_precision(precision))
     }
@@ -182,14 +182,7 @@ impl LatentPipeline {
             return Err(fail("dynamic_threshold", format!("{ratio}: expected more than 0, at most 1")));
         }
         let precision = request.precision.unwrap_or_default();
-        if precision == Precision::Bf16 {
-            if matches!(self.model.network, LatentNetwork::Dit(_)) {
-                return Err(fail("precision", "bf16: diffusion transformers compute in f32".into()));
-            }
-            if !tweedie_ops::has_bf16(&self.device) {
-                return Err(fail("precision", "bf16: only the CPU computes with it, expected f32".into()));
-            }
-        }
+        precision.check(&self.device).map_err(|e| fail("precision", e))?;
         let sampling = request.sampling(own);
         let [c, h, w] = self.latents_of(size);
         let patch = match &self.model.network {

@@ -160,11 +160,12 @@ impl Run {
     /// Where tensors live.
     pub(crate) fn device(&self) -> Result<Device, TrainError> {
         let device = tweedie_ops::device(&self.device).map_err(|e| TrainError::Device(e.to_string()))?;
-        if self.precision == Precision::Bf16 && !tweedie_ops::has_bf16(&device) {
-            let expected = "`f32`: only the CPU computes with `bf16`";
-            return Err(TrainError::config("run.precision", self.precision, expected));
-        }
-        Ok(device)
+        let expected = match self.precision {
+            Precision::Int8 => "`f32` or `bf16`: weights of eight bits cannot be trained",
+            Precision::Bf16 if !tweedie_ops::is_cpu(&device) => "`f32`: only the CPU computes with `bf16`",
+            _ => return Ok(device),
+        };
+        Err(TrainError::config("run.precision", self.precision, expected))
     }
 
     /// Images per optimizer step.

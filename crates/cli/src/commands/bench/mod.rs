@@ -47,7 +47,7 @@ pub struct Args {
         help_heading = "Which network"
     )]
     batch: Vec<NonZeroUsize>,
-    /// What activations are held in: f32 or bf16.
+    /// What the network computes with: f32, bf16 or, where it is not trained, int8.
     #[arg(long, value_name = "TYPE", default_value_t, help_heading = "Which network")]
     precision: Precision,
     /// Steps of the sampling run.

@@ -2,12 +2,12 @@
 
 use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use tweedie::{
     core::noise::fill_normal,
     hub::{Extras, LatentClass, ModelDir, latent_dir, model_dir, weights::Precision},
-    models::{self, Condition, Mode, Network, UNet2DConfig, UNet2DModel},
+    models::{Condition, Mode, Network, UNet2DConfig, UNet2DModel},
     ops::{self, Device},
     pipe::{LatentPipeline, Pipeline, Request},
     train::{
@@ -101,10 +101,7 @@ impl Bench<'_> {
 
     /// The network under test.
     fn network(&self, device: &Device) -> Result<UNet2DModel> {
-        ensure!(
-            self.args.precision == models::Precision::F32 || ops::has_bf16(device),
-            "--precision bf16: only the CPU computes with it, expected f32"
-        );
+        self.args.precision.check(device).map_err(|e| anyhow!("--precision {e}"))?;
         let network = match (&self.args.model, self.args.network) {
             (Some(folder), _) => ModelDir::open(folder)?.load_unet(device)?,
             (None, Named::BuiltIn) => builtin::pipeline(device)?.unet().clone(),

@@ -1,0 +1,101 @@
+//! Sixteen sums of products of four bytes each.
+
+use crate::simd::{LANES, Simd, scalar::Scalar};
+
+/// Bytes of a group: what one lane of a product adds up.
+pub(super) const GROUP: usize = 4;
+
+/// Products of groups of bytes. All methods need the instruction set of the implementor.
+pub(super) trait Bytes: Copy + 'static {
+    /// `f32` arithmetic.
+    type S: Simd;
+    /// Sixteen sums.
+    type Sums: Copy;
+    /// Sixteen groups of signed bytes.
+    type Groups: Copy;
+    /// One group of unsigned bytes, sixteen times.
+    type Group: Copy;
+    /// Rows of the microkernel.
+    const MR: usize;
+    /// What a product takes the unsigned bytes for: themselves less this.
+    const LESS: i32 = 0;
+
+    unsafe fn load(p: *const i32) -> Self::Sums;
+    unsafe fn groups(p: *const i8) -> Self::Groups;
+    unsafe fn broadcast(p: *const u8) -> Self::Group;
+    /// `acc + Σ_i (a_i - LESS)·b_i`, exact for `b` in -63..=63.
+    unsafe fn dot(acc: Self::Sums, a: Self::Group, b: Self::Groups) -> Self::Sums;
+    unsafe fn to_f32(sums: Self::Sums) -> <Self::S as Simd>::V;
+}
+
+impl Bytes for Scalar {
+    type S = Scalar;
+    type Sums = [i32; LANES];
+    type Groups = [[i8; GROUP]; LANES];
+    type Group = [u8; GROUP];
+    const MR: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(p: *const i32) -> Self::Sums {
+        p.cast::<Self::Sums>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn groups(p: *const i8) -> Self::Groups {
+        p.cast::<Self::Groups>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn broadcast(p: *const u8) -> Self::Group {
+        p.cast::<Self::Group>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: Self::Sums, a: Self::Group, b: Self::Groups) -> Self::Sums {
+        let product = |lane: usize| (0..GROUP).map(|i| i32::from(a[i]) * i32::from(b[lane][i])).sum::<i32>();
+        std::array::from_fn(|lane| acc[lane] + product(lane))
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: Self::Sums) -> [f32; LANES] {
+        sums.map(|sum| sum as f32)
+    }
+}
+
+/// As `isa::dispatch`, with `f` over `B: Bytes`.
+macro_rules! dispatch8 {
+    ($isa:expr, $f:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma")]
+        #[allow(clippy::needless_lifetimes)]
+        unsafe fn on_vnni($($arg: $ty),*) $(-> $ret)? {
+            $f::<$crate::int8::x86::Avx512Vnni>($($arg),*)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        #[allow(clippy::needless_lifetimes)]
+        unsafe fn on_avx512($($arg: $ty),*) $(-> $ret)? {
+            $f::<$crate::simd::avx512::Avx512>($($arg),*)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        #[allow(clippy::needless_lifetimes)]
+        unsafe fn on_avx2($($arg: $ty),*) $(-> $ret)? {
+            $f::<$crate::simd::avx2::Avx2>($($arg),*)
+        }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon")]
+        #[allow(clippy::needless_lifetimes)]
+        unsafe fn on_neon($($arg: $ty),*) $(-> $ret)? {
+            $f::<$crate::simd::neon::Neon>($($arg),*)
+        }
+        match $isa.0 {
+            #[cfg(target_arch = "x86_64")]
+            $crate::isa::Kind::Avx512 if $isa.has_vnni() => on_vnni($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            $crate::isa::Kind::Avx512 => on_avx512($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            $crate::isa::Kind::Avx2 => on_avx2($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::isa::Kind::Neon => on_neon($($arg),*),
+            $crate::isa::Kind::Scalar => $f::<$crate::simd::scalar::Scalar>($($arg),*),
+        }
+    }};
+}
+pub(super) use dispatch8;

@@ -1,0 +1,54 @@
+//! Layers in eight bits ([`crate::in_int8`]), forward.
+
+use burn::backend::flex::FlexTensor;
+use tweedie_kernels::conv::{Conv, Epilogue, Input};
+
+use super::{
+    flex::{dims, present, rows, with_last},
+    isa,
+    layout::{dense, uninitialized, values},
+    prepared,
+};
+use crate::scope;
+
+/// Channels of the narrowest layer that is held in eight bits. The first and the last layers of a network, whose
+/// errors are those of its answer, have fewer.
+const NARROWEST: usize = 32;
+
+fn is_wide(inputs: usize, outputs: usize) -> bool {
+    inputs >= NARROWEST && outputs >= NARROWEST
+}
+
+pub(super) fn takes(c: &Conv) -> bool {
+    scope::is_in_int8() && c.groups == 1 && is_wide(c.in_channels, c.out_channels)
+}
+
+/// Rows of tokens: vectors of times and classes are few, and steer all that follows.
+pub(super) fn takes_rows(x: &FlexTensor, weight: &FlexTensor) -> bool {
+    let [n, k] = dims(weight);
+    scope::is_in_int8() && x.layout().num_dims() > 2 && is_wide(k, n)
+}
+
+pub(super) fn conv2d(c: &Conv, x: Input<'_>, weight: &FlexTensor, epilogue: Epilogue<'_>, out: &mut [f32]) {
+    let is_linear = c.kernel == [1; 2] && c.stride == [1; 2] && [c.pad_before, c.pad_after] == [[0; 2]; 2];
+    match x.plain().filter(|_| is_linear) {
+        Some(x) => {
+            prepared::int8_linear([c.out_channels, c.in_channels], weight).forward(x, epilogue, out);
+        }
+        None => prepared::int8_kernels(c.out_channels, weight).forward(isa(), c, x, epilogue, out),
+    }
+}
+
+pub(super) fn linear(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    residual: FlexTensor,
+) -> FlexTensor {
+    let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
+    let ([m, _], [n, k]) = (rows(&x), dims(&w));
+    let mut out = uninitialized(m * n);
+    let epilogue = Epilogue { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
+    prepared::int8_linear([n, k], &w).forward(values::<f32>(&x), epilogue, &mut out);
+    with_last(&x, n, out)
+}
