@@ -3,7 +3,7 @@
 mod common;
 
 use common::{bits, close, every_isa, numbers, same_on_any_threads};
-use tweedie_kernels::conv::{self, Conv, Epilogue, Prepared};
+use tweedie_kernels::conv::{self, Algorithm, Conv, Epilogue, Prepared};
 
 fn same3x3(batch: usize, size: [usize; 2], in_channels: usize, out_channels: usize) -> Conv {
     Conv {
@@ -69,6 +69,17 @@ fn check(c: Conv) {
             let epilogue = Epilogue { bias: Some(&bias), residual: None };
             prepared.forward(&c, x[..].into(), epilogue, &mut again);
             assert!(bits(&again) == bits(&out), "{}", what("prepared weights"));
+        }
+        for &algorithm in Algorithm::all(&c) {
+            let what = what(&format!("{algorithm:?}"));
+            let epilogue = Epilogue { bias: Some(&bias), residual: None };
+            let (mut out, mut again) = (vec![f32::NAN; ys], vec![f32::NAN; ys]);
+            conv::forward_by(algorithm, isa, &c, x[..].into(), &w, epilogue, &mut out);
+            close(&out, &y, 2e-5, &what);
+            if let Some(prepared) = Prepared::by(algorithm, isa, &c, &w) {
+                prepared.forward(&c, x[..].into(), epilogue, &mut again);
+                assert!(bits(&again) == bits(&out), "{what}, prepared weights");
+            }
         }
         let mut out = vec![f32::NAN; xs];
         conv::data_gradient(isa, &c, &dy, &w, &mut out);
@@ -152,4 +163,17 @@ fn bits_depend_on_nothing_else() {
             });
         });
     }
+}
+
+#[test]
+fn minimal_filtering_multiplies_less() {
+    let c = same3x3(2, [8, 8], 16, 32);
+    let by_definition = 2 * 64 * 9 * 16 * 32;
+    assert_eq!(Algorithm::all(&c).len(), 3);
+    assert_eq!(Algorithm::Direct.products(&c), by_definition);
+    assert_eq!(9 * Algorithm::Tiles2.products(&c), 4 * by_definition);
+    assert_eq!(4 * Algorithm::Tiles4.products(&c), by_definition);
+    let strided = Conv { stride: [2; 2], ..c };
+    assert_eq!(Algorithm::all(&strided), [Algorithm::Direct]);
+    assert_eq!(4 * Algorithm::Direct.products(&strided), by_definition);
 }

@@ -6,6 +6,7 @@ thread_local! {
     static PRIMITIVES: Cell<bool> = const { Cell::new(false) };
     static RECOMPUTING: Cell<bool> = const { Cell::new(false) };
     static INT8: Cell<bool> = const { Cell::new(false) };
+    static MEASURING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sets a flag until it is dropped.
@@ -48,6 +49,18 @@ pub fn in_int8<T>(on: bool, f: impl FnOnce() -> T) -> T {
 
 pub(crate) fn is_in_int8() -> bool {
     INT8.get()
+}
+
+/// Runs `f`; if `on`, convolutions in `f32` on the CPU take the algorithm that is the fastest for the layer, the map and
+/// the batch, which is measured where they are first met. By default it follows from the layer and the map: then a
+/// row's bits depend neither on its batch nor on what else the machine did.
+pub fn measuring<T>(on: bool, f: impl FnOnce() -> T) -> T {
+    let _set = Set::new(&MEASURING, on);
+    f()
+}
+
+pub(crate) fn is_measuring() -> bool {
+    MEASURING.get()
 }
 
 pub(crate) fn is_of_primitives() -> bool {

@@ -4,7 +4,7 @@ mod common;
 
 use burn::tensor::{DType, Device, Tensor};
 use common::{channels_last, close, compare, random, values};
-use tweedie_ops::{self as ops, AdamW, Batch, ConvOptions, reference};
+use tweedie_ops::{self as ops, AdamW, Batch, ConvOptions, profile::Kind, reference};
 
 /// Both memory orders of an image.
 fn orders(f: impl Fn(&dyn Fn(Tensor<4>) -> Tensor<4>)) {
@@ -263,4 +263,40 @@ fn norms_and_gates_of_tokens() {
     compare("geglu", [[2, 37, 42]], |[x]| ops::geglu(x), |[x]| reference::geglu(x));
     compare("geglu of rows", [[70, 6]], |[x]| ops::geglu(x), |[x]| reference::geglu(x));
     compare("silu of tokens", [[2, 5, 33]], |[x]| ops::silu(x), |[x]| reference::silu(x));
+}
+
+/// Whatever algorithm was the fastest.
+#[test]
+fn measured_convolutions() {
+    for size in [4, 9, 16] {
+        let (x, w) = ([2, 24, size, size], [20, 24, 3, 3]);
+        compare(
+            &format!("conv2d on {size}x{size}, measured"),
+            [x, w],
+            |[x, w]| ops::measuring(true, || ops::conv2d(x, w, None, ConvOptions::same(1))),
+            |[x, w]| reference::conv2d(x, w, None, ConvOptions::same(1)),
+        );
+    }
+}
+
+#[test]
+fn layers_are_timed_where_someone_asks() {
+    let device = Device::flex();
+    let run = || {
+        let (x, w) = (random([2, 32, 8, 8], 1, &device), random([32, 32, 3, 3], 2, &device));
+        let y = ops::silu(ops::conv2d(x, w, None, ConvOptions::same(1)));
+        let tokens: Tensor<3> = y.permute([0, 2, 3, 1]).reshape([2, 64, 32]);
+        let y = ops::linear(tokens, random([48, 32], 3, &device), None);
+        values(&y)
+    };
+    let plain = run();
+    let (profiled, layers) = ops::profile::profile(run);
+    assert_eq!(plain, profiled);
+    let kinds: Vec<_> = layers.iter().map(|layer| layer.kind).collect();
+    assert_eq!(kinds, [Kind::Convolution3x3, Kind::Elementwise, Kind::Linear]);
+    let products = 2 * 64 * 9 * 32 * 32;
+    assert_eq!(layers[0].operations, f64::from(2 * products));
+    assert_eq!((layers[0].taken, layers[0].algorithm), (f64::from(products) / 2.0, "F(4x4)"));
+    assert_eq!(layers[2].operations, f64::from(2 * 2 * 64 * 32 * 48));
+    assert!(layers.iter().all(|layer| layer.seconds > 0.0));
 }

@@ -160,6 +160,10 @@ pub struct Args {
     /// the weights' memory, and linear maps in less time.
     #[arg(long, value_name = "TYPE", help_heading = "How")]
     precision: Option<Precision>,
+    /// Take for each convolution the algorithm that is measured to be the fastest here and for this many rows: pictures
+    /// then differ in their last bits from run to run.
+    #[arg(long, help_heading = "How")]
+    fastest_kernels: bool,
     /// Initial noise instead of the seed's: a safetensors file with `noise`, [count, channels, height, width].
     #[arg(long, value_name = "FILE", help_heading = "How")]
     noise: Option<PathBuf>,
@@ -226,6 +230,10 @@ fn list(ui: Ui) {
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    tweedie::ops::measuring(args.fastest_kernels, || make(args, ui, device))
+}
+
+fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if args.solvers {
         list(ui);
         return Ok(ExitCode::SUCCESS);

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::common::{Scratch, model};
+use crate::{
+    common::{Scratch, model},
+    tensors,
+};
 
 /// The measurements among the lines of a run.
 fn rows(args: &[&str]) -> Vec<Value> {
@@ -41,6 +44,39 @@ fn a_model_is_measured_per_batch_size() {
         check_times(row);
         assert!(row["images_per_s"].as_f64().unwrap() > 0.0, "{row}");
     }
+}
+
+#[test]
+fn a_pass_is_the_sum_of_its_layers() {
+    let found = rows(&["layers", "--network", "built-in", "--batch", "2"]);
+    assert_eq!(names(&found), ["layers batch 2"]);
+    let kinds = found[0]["kinds"].as_object().unwrap();
+    let share: f64 = kinds.values().map(|kind| kind["share"].as_f64().unwrap()).sum();
+    assert!(kinds.contains_key("convolutions 3x3") && kinds.contains_key("attention"), "{kinds:?}");
+    assert!(share > 0.3 && share < 1.2, "{share}");
+    let convolutions = &kinds["convolutions 3x3"];
+    assert!(convolutions["gflops"].as_f64() > convolutions["gflops_made"].as_f64(), "{convolutions}");
+    let layers = found[0]["layers"].as_array().unwrap();
+    assert!(layers.iter().any(|layer| layer["algorithm"] == "F(4x4)"), "{layers:?}");
+    let eight = rows(&["layers", "--network", "built-in", "--batch", "1", "--precision", "int8"]);
+    assert!(eight[0]["layers"].as_array().unwrap().iter().any(|layer| layer["algorithm"] == "int8"));
+    let text = Scratch::new().ok(&["bench", "layers", "--network", "built-in", "--runs", "1"]).stdout;
+    assert!(text.contains("linear maps") && text.contains("of peak"), "{text}");
+}
+
+#[test]
+fn kernels_may_be_chosen_by_their_time() {
+    let scratch = Scratch::new();
+    let sample = |more: &[&str]| {
+        let ask = ["sample", "-q", "-n", "1", "--steps", "2", "--save-tensors", "rows.safetensors"];
+        scratch.ok(&[&ask[..], more].concat());
+        let (_, bytes) = tensors::only(&scratch.path("rows.safetensors"), "samples");
+        tensors::values(&bytes)
+    };
+    let pairs = sample(&[]).into_iter().zip(sample(&["--fastest-kernels"]));
+    let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off < 1e-3, "{off}");
+    check_times(&rows(&["forward", "--network", "built-in", "--batch", "1", "--fastest-kernels"])[0]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! `[out channels, in channels / groups, kernel height, kernel width]`. [`volume`] has those over one and three
 //! dimensions.
 
+mod algorithm;
 mod direct;
 mod input;
 mod sums;
@@ -11,11 +12,12 @@ pub mod volume;
 
 use crate::{Isa, resample, winograd};
 
+pub use algorithm::Algorithm;
 pub use input::{Epilogue, Input};
 use volume::Volume;
 
 /// Shape of a 2-D convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv {
     /// Images.
     pub batch: usize,
@@ -72,12 +74,6 @@ impl Conv {
             && self.pad_after == [1; 2]
             && self.groups == 1
     }
-
-    /// Whether the fast 3×3 algorithm computes a sum over `depth` channels. A rule of the layer and its map
-    /// alone, so that a row's bits do not depend on its batch.
-    pub(crate) fn is_fast(&self, depth: usize) -> bool {
-        self.is_same3x3() && depth >= 12 && self.size.iter().all(|&s| s >= 3)
-    }
 }
 
 /// `out = x ⋆ w (+ bias)`.
@@ -88,22 +84,37 @@ pub fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, o
 /// As [`forward`], of an input that need not exist as one map, with whatever `epilogue` adds: the same bits as from
 /// joined and enlarged maps.
 pub fn forward_with(isa: Isa, c: &Conv, x: Input<'_>, w: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) {
+    forward_by(Algorithm::of(c), isa, c, x, w, epilogue, out);
+}
+
+/// As [`forward_with`], by one of [`Algorithm::all`].
+pub fn forward_by(
+    algorithm: Algorithm,
+    isa: Isa,
+    c: &Conv,
+    x: Input<'_>,
+    w: &[f32],
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) {
     c.check(w.len(), out.len());
     x.check(c);
     epilogue.check(c.batch, c.out_channels, out.len());
-    if c.is_fast(c.in_channels) {
-        winograd::forward(isa, c, &x, w, epilogue, out);
-    } else {
-        direct::forward(isa, &c.into(), &x, w, epilogue, out);
+    match algorithm.edge() {
+        Some(edge) => {
+            assert!(c.is_same3x3(), "{algorithm:?} for {c:?}");
+            winograd::forward(isa, c, edge, &x, w, epilogue, out);
+        }
+        None => direct::forward(isa, &c.into(), &x, w, epilogue, out),
     }
 }
 
-/// Weights as a layer's algorithm reads them, those of the fast one four times as large (1.8 on maps of few pixels): for
-/// a layer that runs again and again.
+/// Weights as an algorithm reads them, for a layer that runs again and again.
 pub struct Prepared {
     kernels: Kernels,
     isa: Isa,
-    channels: [usize; 2],
+    /// A layer that they are of.
+    layer: Conv,
 }
 
 enum Kernels {
@@ -112,47 +123,58 @@ enum Kernels {
 }
 
 impl Prepared {
-    /// The weights of `c`; `None` where they are used as they are.
+    /// The weights of `c` for the algorithm that it takes; `None` where they are used as they are.
     pub fn new(isa: Isa, c: &Conv, w: &[f32]) -> Option<Self> {
+        Self::by(Algorithm::of(c), isa, c, w)
+    }
+
+    /// The same for one of [`Algorithm::all`].
+    pub fn by(algorithm: Algorithm, isa: Isa, c: &Conv, w: &[f32]) -> Option<Self> {
         assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
-        let kernels = match (c.is_fast(c.in_channels), c.groups) {
-            (true, _) => Kernels::Fast(winograd::prepare(isa, c, w)),
-            (false, 1) => Kernels::Direct(direct::prepare(isa, &c.into(), w)),
+        let kernels = match (algorithm.edge(), c.groups) {
+            (Some(edge), _) => {
+                assert!(c.is_same3x3(), "{algorithm:?} for {c:?}");
+                Kernels::Fast(winograd::prepare(isa, c, edge, w))
+            }
+            (None, 1) => Kernels::Direct(direct::prepare(isa, &c.into(), w)),
             _ => return None,
         };
-        Some(Self { kernels, isa, channels: [c.in_channels, c.out_channels] })
+        Some(Self { kernels, isa, layer: *c })
     }
 
     /// Whether a call is faster with prepared weights: not where each kernel, transformed anew, meets many tiles.
-    pub fn pays(c: &Conv) -> bool {
-        !c.is_fast(c.in_channels) || !winograd::has_many_tiles(c)
+    pub fn pays(algorithm: Algorithm, c: &Conv) -> bool {
+        algorithm.edge().is_none_or(|edge| !winograd::has_many_tiles(c, edge))
     }
 
-    /// Bytes held for a layer.
-    pub fn bytes(c: &Conv) -> usize {
+    /// Bytes held for a layer: those of the weights, four times as many for tiles of 4×4 and 1.8 times for 2×2.
+    pub fn bytes(algorithm: Algorithm, c: &Conv) -> usize {
         let numbers = c.lens()[1];
-        let numbers = match (c.is_fast(c.in_channels), c.groups) {
-            (true, _) => numbers / 9 * winograd::Edge::of(c).points(),
-            (false, 1) => numbers,
-            (false, _) => 0,
+        let numbers = match (algorithm.edge(), c.groups) {
+            (Some(edge), _) => numbers / 9 * edge.points(),
+            (None, 1) => numbers,
+            (None, _) => 0,
         };
         numbers * size_of::<f32>()
     }
 
-    /// As [`forward_with`], bit for bit, for any batch and any map that the same algorithm serves.
+    /// As [`forward_by`] of these weights and their algorithm, bit for bit, for any batch and any map of the layer.
     pub fn forward(&self, c: &Conv, x: Input<'_>, epilogue: Epilogue<'_>, out: &mut [f32]) {
+        let of = |c: &Conv| (c.in_channels, c.out_channels, c.kernel, c.groups);
+        assert_eq!(
+            of(c),
+            of(&self.layer),
+            "a layer's channels and kernel, and those of its prepared weights"
+        );
         c.check(c.lens()[1], out.len());
         x.check(c);
         epilogue.check(c.batch, c.out_channels, out.len());
-        let same = self.channels == [c.in_channels, c.out_channels];
         match &self.kernels {
-            Kernels::Fast(w) if same && c.is_fast(c.in_channels) && w.fits(c) => {
+            Kernels::Fast(w) => {
+                assert!(c.is_same3x3(), "weights prepared for the fast algorithm, not for {c:?}");
                 winograd::forward_prepared(self.isa, c, &x, w, epilogue, out);
             }
-            Kernels::Direct(w) if same && c.groups == 1 && !c.is_fast(c.in_channels) => {
-                direct::forward_prepared(self.isa, &c.into(), &x, w, epilogue, out);
-            }
-            _ => panic!("weights prepared for {:?} channels, not for {c:?}", self.channels),
+            Kernels::Direct(w) => direct::forward_prepared(self.isa, &c.into(), &x, w, epilogue, out),
         }
     }
 }
@@ -161,10 +183,9 @@ impl Prepared {
 pub fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     c.check(w.len(), dy.len());
     assert_eq!(dx.len(), c.lens()[0], "length of the input's gradient of {c:?}");
-    if c.is_fast(c.out_channels) {
-        winograd::data_gradient(isa, c, dy, w, dx, false);
-    } else {
-        direct::data_gradient(isa, &c.into(), dy, w, None, dx);
+    match Algorithm::summing(c, c.out_channels).edge() {
+        Some(edge) => winograd::data_gradient(isa, c, edge, dy, w, dx, false),
+        None => direct::data_gradient(isa, &c.into(), dy, w, None, dx),
     }
 }
 
@@ -174,8 +195,8 @@ pub fn data_gradient_doubled(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut
     let ([x, ..], half) = (c.lens(), c.size.map(|s| s / 2));
     assert!(c.size.iter().all(|s| s.is_multiple_of(2)), "doubled maps have even sizes: {c:?}");
     assert_eq!(dx.len(), x / 4, "length of the gradient of half-size maps of {c:?}");
-    if c.is_fast(c.out_channels) {
-        winograd::data_gradient(isa, c, dy, w, dx, true);
+    if let Some(edge) = Algorithm::summing(c, c.out_channels).edge() {
+        winograd::data_gradient(isa, c, edge, dy, w, dx, true);
     } else {
         let mut whole = vec![0.0; x];
         direct::data_gradient(isa, &c.into(), dy, w, None, &mut whole);
@@ -192,7 +213,7 @@ pub fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]
 pub fn weight_gradient_with(isa: Isa, c: &Conv, x: Input<'_>, dy: &[f32], dw: &mut [f32]) {
     c.check(dw.len(), dy.len());
     x.check(c);
-    if c.is_fast(c.in_channels.min(c.out_channels)) {
+    if Algorithm::summing(c, c.in_channels.min(c.out_channels)) != Algorithm::Direct {
         winograd::weight_gradient(isa, c, &x, dy, dw);
         return;
     }

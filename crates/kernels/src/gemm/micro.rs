@@ -38,6 +38,9 @@ pub(crate) struct RowsJob {
     pub accumulate: bool,
 }
 
+/// Numbers of a panel that are asked for before they are needed.
+const AHEAD: usize = 512;
+
 impl RowsJob {
     /// Terms of a sum.
     fn depth(&self) -> usize {
@@ -126,6 +129,7 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
             std::array::from_fn(|r| (*job.rows.add(tap * job.m + i + r)).add(job.a_offset));
         for k in 0..job.k[tap % 2] {
             let bv: [S::V; NV] = std::array::from_fn(|v| S::load(b.add(v * LANES)));
+            S::prefetch(b.wrapping_add(AHEAD));
             b = b.add(NV * LANES);
             for r in 0..MR {
                 let av = S::splat(*a[r].add(k));

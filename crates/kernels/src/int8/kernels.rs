@@ -3,7 +3,7 @@
 use super::{MOST, quantize};
 use crate::{
     Isa,
-    conv::{self, Conv, Epilogue, Input},
+    conv::{self, Algorithm, Conv, Epilogue, Input},
     par::{self, Ptr},
     simd::LANES,
     winograd,
@@ -47,10 +47,12 @@ impl Kernels {
         c.check(self.len, out.len());
         x.check(c);
         epilogue.check(c.batch, c.out_channels, out.len());
-        if c.is_fast(c.in_channels) {
-            winograd::forward_bytes(isa, c, &x, &self.bytes, &self.scales, epilogue, out);
-        } else {
-            conv::forward_with(isa, c, x, &self.widened(), epilogue, out);
+        match Algorithm::of(c).edge() {
+            Some(edge) => {
+                let weights = (&self.bytes[..], &self.scales[..]);
+                winograd::forward_bytes(isa, c, edge, &x, weights, epilogue, out);
+            }
+            None => conv::forward_with(isa, c, x, &self.widened(), epilogue, out),
         }
     }
 

@@ -39,6 +39,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Pair {
         Pair(_mm256_set1_ps(x), _mm256_set1_ps(x))
     }

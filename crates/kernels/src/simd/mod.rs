@@ -44,6 +44,10 @@ pub(crate) trait Simd: Copy + 'static {
     /// `2^a` for integral `a` in `-126..=127`.
     unsafe fn exp2_integral(a: Self::V) -> Self::V;
 
+    /// Brings what will be read at `p` nearer, where the machine can be asked to; `p` may be any address.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const f32) {}
+
     #[inline(always)]
     unsafe fn zero() -> Self::V {
         Self::splat(0.0)

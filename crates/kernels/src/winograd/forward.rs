@@ -36,15 +36,7 @@ pub(crate) struct Prepared {
     kernels: Scratch,
 }
 
-impl Prepared {
-    /// Whether they serve maps of this size.
-    pub(crate) fn fits(&self, c: &Conv) -> bool {
-        self.edge == Edge::of(c)
-    }
-}
-
-pub(crate) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
-    let edge = Edge::of(c);
+pub(crate) fn prepare(isa: Isa, c: &Conv, edge: Edge, w: &[f32]) -> Prepared {
     let panels = Panels::new(isa, edge, [c.in_channels, c.out_channels]);
     let all = Scratch::allocate(panels.all());
     // SAFETY: `Conv` has matched the weight's length and shape.
@@ -52,12 +44,30 @@ pub(crate) fn prepare(isa: Isa, c: &Conv, w: &[f32]) -> Prepared {
     Prepared { edge, kernels: all }
 }
 
-pub(crate) fn forward(isa: Isa, c: &Conv, x: &Input<'_>, w: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) {
-    let weights = kernels::Source::Kernels(as_they_are(c, w));
-    // SAFETY: `conv` has matched lengths and shape.
-    unsafe {
-        run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, Source::new(c, x), epilogue, out)
-    }
+pub(crate) fn forward(
+    isa: Isa,
+    c: &Conv,
+    edge: Edge,
+    x: &Input<'_>,
+    w: &[f32],
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) {
+    run(isa, c, edge, x, kernels::Source::Kernels(as_they_are(c, w)), epilogue, out);
+}
+
+/// As [`forward`], of weights in eight bits with a factor per output channel, and a vector's length of bytes more.
+pub(crate) fn forward_bytes(
+    isa: Isa,
+    c: &Conv,
+    edge: Edge,
+    x: &Input<'_>,
+    (w, scales): (&[i8], &[f32]),
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) {
+    let numbers = Numbers::Bytes(Ptr::from_const(w.as_ptr()), Ptr::from_const(scales.as_ptr()));
+    run(isa, c, edge, x, kernels::Source::Kernels(in_order(c, numbers)), epilogue, out);
 }
 
 pub(crate) fn forward_prepared(
@@ -68,42 +78,28 @@ pub(crate) fn forward_prepared(
     epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) {
-    let weights = kernels::Source::Transformed(w.kernels.ptr());
-    // SAFETY: as above.
-    unsafe {
-        run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, Source::new(c, x), epilogue, out)
-    }
+    run(isa, c, w.edge, x, kernels::Source::Transformed(w.kernels.ptr()), epilogue, out);
 }
 
 /// `halved`: of the half-size maps of which the input takes each pixel four times.
-pub(crate) fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32], halved: bool) {
+pub(crate) fn data_gradient(
+    isa: Isa,
+    c: &Conv,
+    edge: Edge,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    halved: bool,
+) {
     let numbers = Numbers::F32(Ptr::from_const(w.as_ptr()));
     let turned = Kernels { numbers, k_stride: 9 * c.in_channels, n_stride: 9, turned: true };
-    let (tiles, channels) = (Tiles::new(c), [c.out_channels, c.in_channels]);
+    let (tiles, channels) = (Tiles::new(c, edge), [c.out_channels, c.in_channels]);
     let dy = Source::plain(dy, c.batch * c.size[0] * c.size[1], c.out_channels);
     let weights = kernels::Source::Kernels(turned);
-    // SAFETY: as above.
+    // SAFETY: `conv` has matched lengths and shape.
     unsafe {
         let run = Run { halved, ..Run::new(isa, &tiles, channels, dy, Epilogue::default(), dx) };
         run.all(weights);
-    }
-}
-
-/// As [`forward`], of weights in eight bits with a factor per output channel, and a vector's length of bytes more.
-pub(crate) fn forward_bytes(
-    isa: Isa,
-    c: &Conv,
-    x: &Input<'_>,
-    w: &[i8],
-    scales: &[f32],
-    epilogue: Epilogue<'_>,
-    out: &mut [f32],
-) {
-    let numbers = Numbers::Bytes(Ptr::from_const(w.as_ptr()), Ptr::from_const(scales.as_ptr()));
-    let weights = kernels::Source::Kernels(in_order(c, numbers));
-    // SAFETY: as above.
-    unsafe {
-        run(isa, &Tiles::new(c), [c.in_channels, c.out_channels], weights, Source::new(c, x), epilogue, out)
     }
 }
 
@@ -131,16 +127,18 @@ struct Run<'a> {
     halved: bool,
 }
 
-unsafe fn run(
+fn run(
     isa: Isa,
-    tiles: &Tiles,
-    channels: [usize; 2],
+    c: &Conv,
+    edge: Edge,
+    x: &Input<'_>,
     weights: kernels::Source,
-    x: Source,
     epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) {
-    Run::new(isa, tiles, channels, x, epilogue, out).all(weights);
+    let (tiles, channels) = (Tiles::new(c, edge), [c.in_channels, c.out_channels]);
+    // SAFETY: `conv` has matched lengths and shape.
+    unsafe { Run::new(isa, &tiles, channels, Source::new(c, x), epilogue, out).all(weights) }
 }
 
 impl<'a> Run<'a> {

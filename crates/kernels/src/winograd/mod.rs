@@ -21,9 +21,6 @@ pub(crate) use weight::weight_gradient;
 
 use crate::conv::Conv;
 
-/// Pixels of the largest map in tiles of 2×2.
-const SMALL: usize = 16;
-
 /// Outputs of a tile, per dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Edge {
@@ -32,11 +29,6 @@ pub(crate) enum Edge {
 }
 
 impl Edge {
-    /// A rule of the map's size alone, so that a row's bits do not depend on its batch.
-    pub(crate) fn of(c: &Conv) -> Self {
-        if c.size[0] * c.size[1] <= SMALL { Self::Two } else { Self::Four }
-    }
-
     fn outputs(self) -> usize {
         match self {
             Self::Two => 2,
@@ -60,11 +52,7 @@ struct Tiles {
 }
 
 impl Tiles {
-    fn new(c: &Conv) -> Self {
-        Self::of(c, Edge::of(c))
-    }
-
-    fn of(c: &Conv, edge: Edge) -> Self {
+    fn new(c: &Conv, edge: Edge) -> Self {
         let per = c.size.map(|s| s.div_ceil(edge.outputs()));
         Self { edge, size: c.size, per, count: c.batch * per[0] * per[1] }
     }
@@ -83,6 +71,11 @@ impl Tiles {
 }
 
 /// Whether so many tiles meet each kernel that transforming it takes no time beside.
-pub(crate) fn has_many_tiles(c: &Conv) -> bool {
-    Tiles::new(c).are_many()
+pub(crate) fn has_many_tiles(c: &Conv, edge: Edge) -> bool {
+    Tiles::new(c, edge).are_many()
+}
+
+/// Points of all tiles.
+pub(crate) fn points(c: &Conv, edge: Edge) -> usize {
+    Tiles::new(c, edge).count * edge.points()
 }

@@ -65,7 +65,7 @@ impl Block<'_> {
 }
 
 pub(crate) fn weight_gradient(isa: Isa, c: &Conv, x: &Input<'_>, dy: &[f32], dw: &mut [f32]) {
-    let tiles = Tiles::of(c, Edge::Four);
+    let tiles = Tiles::new(c, Edge::Four);
     let (k, n) = (c.in_channels, c.out_channels);
     if tiles.count == 0 {
         dw.fill(0.0);

@@ -10,12 +10,16 @@ use tweedie_kernels::{
 };
 
 use super::{
+    choice,
     flex::{dims, present},
     half, int8, isa,
     layout::{Image, dense, tensor, uninitialized, values},
     prepared,
 };
-use crate::ConvOptions;
+use crate::{
+    ConvOptions,
+    profile::{Kind, Layer, layer},
+};
 
 pub(super) fn conv_of(batch: usize, size: [usize; 2], weight: [usize; 4], o: ConvOptions) -> Conv {
     let [out_channels, per_group, kh, kw] = weight;
@@ -75,10 +79,13 @@ pub(super) fn conv2d(
     let mut out = uninitialized(c.lens()[2]);
     if int8::takes(&c) {
         int8::conv2d(&c, maps, &w, epilogue, &mut out);
-    } else if let Some(w) = prepared::kernels(&c, &w) {
-        w.forward(&c, maps, epilogue, &mut out);
     } else {
-        conv::forward_with(isa(), &c, maps, values(&w), epilogue, &mut out);
+        let algorithm = choice::of(&c);
+        let _timer = layer(|| Layer::of_conv(&c, choice::name(algorithm), algorithm.products(&c)));
+        match prepared::kernels(algorithm, &c, &w) {
+            Some(w) => w.forward(&c, maps, epilogue, &mut out),
+            None => conv::forward_by(algorithm, isa(), &c, maps, values(&w), epilogue, &mut out),
+        }
     }
     Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
 }
@@ -172,6 +179,15 @@ pub(super) fn convolution(
     let shape = w.layout().shape().to_vec();
     let v = volume_of(x.batch(), three(&x.size()), &shape, o);
     assert_eq!(v.in_channels, x.channels(), "channels of a convolution's input");
+    let _timer = layer(|| {
+        let products = v.lens()[2] * v.kernel.iter().product::<usize>() * v.in_channels / v.groups;
+        Layer::of_products(
+            Kind::Convolution,
+            format!("{:?} to {}", x.dims(), v.out_channels),
+            "direct",
+            products,
+        )
+    });
     let mut out = uninitialized(v.lens()[2]);
     volume::forward(isa(), &v, x.values(), values(&w), bias.as_ref().map(values), &mut out);
     let size = &v.out_size()[5 - shape.len()..];

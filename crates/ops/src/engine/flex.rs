@@ -14,7 +14,10 @@ use super::{
     layout::{Number, dense, from_heads, heads, heads_of, tensor, uninitialized, values},
     norm, prepared, resample, tokens,
 };
-use crate::ConvOptions;
+use crate::{
+    ConvOptions,
+    profile::{Kind, Layer, Timer, layer},
+};
 
 /// Stands for an argument that is not given.
 pub(super) fn absent() -> FlexTensor {
@@ -44,6 +47,16 @@ pub(super) fn rows(x: &FlexTensor) -> [usize; 2] {
     [shape.num_elements() / last.max(1), last]
 }
 
+/// A linear map of `m` rows from `k` to `n` numbers.
+pub(super) fn rows_layer([m, k, n]: [usize; 3], algorithm: &'static str) -> Layer {
+    Layer::of_products(Kind::Linear, format!("{m}x{k} to {n}"), algorithm, m * k * n)
+}
+
+/// A layer whose time goes into reads and writes of tensors like `x`.
+fn mapped_layer(kind: Kind, x: &FlexTensor) -> Timer {
+    layer(|| Layer::new(kind, x.layout().shape().to_vec()))
+}
+
 pub(super) fn attention_of(q: &FlexTensor, k: &FlexTensor, scale: f64) -> Attention {
     let [batch, heads, queries, width] = dims(q);
     let keys = dims::<4>(k)[2];
@@ -56,6 +69,7 @@ impl Engine for Flex {
     }
 
     fn engine_cast(x: FlexTensor, to: FloatDType) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Elementwise, &x);
         half::cast(x, to)
     }
 
@@ -110,7 +124,9 @@ impl Engine for Flex {
         options: ConvOptions,
     ) -> FlexTensor {
         let factors = [norm_weight, norm_bias, norm_scale, norm_shift];
+        let timer = mapped_layer(Kind::Norm, &x);
         let (x, ..) = norm::forward([x, y], factors, norm);
+        drop(timer);
         Self::engine_conv2d(x, absent(), weight, bias, shift, residual, options, false)
     }
 
@@ -168,6 +184,7 @@ impl Engine for Flex {
         }
         let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
         let ([m, k], [n, _]) = (rows(&x), dims::<2>(&w));
+        let _timer = layer(|| rows_layer([m, k, n], ""));
         let mut out = uninitialized(m * n);
         let a = Matrix::new(values(&x), m, k);
         let added = Added { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
@@ -211,6 +228,7 @@ impl Engine for Flex {
         shift: FlexTensor,
         norm: NormOptions,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let _timer = mapped_layer(Kind::Norm, &x);
         norm::forward([x, y], [weight, bias, scale, shift], norm)
     }
 
@@ -235,6 +253,7 @@ impl Engine for Flex {
         bias: FlexTensor,
         eps: f64,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let _timer = mapped_layer(Kind::Norm, &x);
         tokens::layer_norm(x, weight, bias, eps)
     }
 
@@ -250,6 +269,7 @@ impl Engine for Flex {
     }
 
     fn engine_geglu(x: FlexTensor) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Elementwise, &x);
         tokens::geglu(x)
     }
 
@@ -258,6 +278,7 @@ impl Engine for Flex {
     }
 
     fn engine_silu(x: FlexTensor) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Elementwise, &x);
         elementwise::silu(x)
     }
 
@@ -266,14 +287,17 @@ impl Engine for Flex {
     }
 
     fn engine_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Elementwise, &x);
         elementwise::add(x, y)
     }
 
     fn engine_add_channels(x: FlexTensor, shift: FlexTensor) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Elementwise, &x);
         elementwise::add_channels(x, shift)
     }
 
     fn engine_scale_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Elementwise, &x);
         elementwise::scale_shift(x, scale, shift)
     }
 
@@ -282,6 +306,7 @@ impl Engine for Flex {
     }
 
     fn engine_cat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Resampling, &x);
         resample::cat(x, y)
     }
 
@@ -290,6 +315,7 @@ impl Engine for Flex {
     }
 
     fn engine_upsample(x: FlexTensor, size: [usize; 2]) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Resampling, &x);
         resample::upsample(x, size)
     }
 
@@ -298,6 +324,7 @@ impl Engine for Flex {
     }
 
     fn engine_avg_pool(x: FlexTensor, k: usize) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Resampling, &x);
         resample::avg_pool(x, k)
     }
 
@@ -306,6 +333,12 @@ impl Engine for Flex {
     }
 
     fn engine_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, scale: f64) -> FlexTensor {
+        let _timer = layer(|| {
+            let Attention { batch, heads, queries, keys, width, .. } = attention_of(&q, &k, scale);
+            let shape = format!("{batch}x{heads} heads of {width}, {queries} to {keys}");
+            let products = 2 * batch * heads * queries * keys * width;
+            Layer::of_products(Kind::Attention, shape, "", products)
+        });
         if half::is(&q) {
             return half::attention(q, k, v, scale);
         }

@@ -13,12 +13,13 @@ use tweedie_kernels::bf16::{
     linear::Linear,
     resample,
 };
+use tweedie_kernels::conv::Algorithm;
 
 use super::{
-    NormOptions,
+    NormOptions, choice,
     conv::{conv_of, sample_bias, some_inputs},
     elementwise::{aligned, mapped, per_channel},
-    flex::{attention_of, dims, is_absent, present, rows, with_last},
+    flex::{attention_of, dims, is_absent, present, rows, rows_layer, with_last},
     isa,
     layout::{
         Image, dense, flat, from_heads, half_heads, heads_of, like, stretch, stretch_mut, uninitialized,
@@ -26,7 +27,10 @@ use super::{
     },
     prepared,
 };
-use crate::ConvOptions;
+use crate::{
+    ConvOptions,
+    profile::{Layer, layer},
+};
 
 /// Whether `x` holds `bf16` numbers.
 pub(super) fn is(x: &FlexTensor) -> bool {
@@ -109,6 +113,13 @@ pub(super) fn conv2d(
     assert_eq!(c.in_channels, x.channels(), "channels of a convolution's input");
     let bias = sample_bias(bias, shift, c.batch);
     let residual = present(residual).map(Image::new);
+    let _timer = layer(|| {
+        let same = match conv::Algorithm::of(&c) {
+            conv::Algorithm::Direct => Algorithm::Direct,
+            conv::Algorithm::Winograd => Algorithm::Tiles2,
+        };
+        Layer::of_conv(&c, choice::name(same), same.products(&c))
+    });
     let mut out = uninitialized::<Bf16>(c.lens()[2]);
     let epilogue = Epilogue { bias: Some(values(&bias)), residual: residual.as_ref().map(Image::values) };
     prepared::half_kernels(&c, &w).forward(&c, x.values(), epilogue, &mut out);
@@ -152,6 +163,7 @@ pub(super) fn linear(
 ) -> FlexTensor {
     let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
     let ([m, _], [n, k]) = (rows(&x), dims::<2>(&w));
+    let _timer = layer(|| rows_layer([m, k, n], "bf16"));
     let mut out = uninitialized::<Bf16>(m * n);
     let epilogue = Epilogue { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
     prepared::half_linear([n, k], &w).forward(values(&x), epilogue, &mut out);

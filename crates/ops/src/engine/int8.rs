@@ -1,15 +1,19 @@
 //! Layers in eight bits ([`crate::in_int8`]), forward.
 
 use burn::backend::flex::FlexTensor;
-use tweedie_kernels::conv::{Conv, Epilogue, Input};
+use tweedie_kernels::conv::{Algorithm, Conv, Epilogue, Input};
 
 use super::{
-    flex::{dims, present, rows, with_last},
+    choice,
+    flex::{dims, present, rows, rows_layer, with_last},
     isa,
     layout::{dense, uninitialized, values},
     prepared,
 };
-use crate::scope;
+use crate::{
+    profile::{Layer, layer},
+    scope,
+};
 
 /// Channels of the narrowest layer that is held in eight bits. The first and the last layers of a network, whose
 /// errors are those of its answer, have fewer.
@@ -33,9 +37,14 @@ pub(super) fn conv2d(c: &Conv, x: Input<'_>, weight: &FlexTensor, epilogue: Epil
     let is_linear = c.kernel == [1; 2] && c.stride == [1; 2] && [c.pad_before, c.pad_after] == [[0; 2]; 2];
     match x.plain().filter(|_| is_linear) {
         Some(x) => {
+            let _timer = layer(|| Layer::of_conv(c, "int8", Algorithm::Direct.products(c)));
             prepared::int8_linear([c.out_channels, c.in_channels], weight).forward(x, epilogue, out);
         }
-        None => prepared::int8_kernels(c.out_channels, weight).forward(isa(), c, x, epilogue, out),
+        None => {
+            let algorithm = Algorithm::of(c);
+            let _timer = layer(|| Layer::of_conv(c, choice::name(algorithm), algorithm.products(c)));
+            prepared::int8_kernels(c.out_channels, weight).forward(isa(), c, x, epilogue, out);
+        }
     }
 }
 
@@ -47,6 +56,7 @@ pub(super) fn linear(
 ) -> FlexTensor {
     let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
     let ([m, _], [n, k]) = (rows(&x), dims(&w));
+    let _timer = layer(|| rows_layer([m, k, n], "int8"));
     let mut out = uninitialized(m * n);
     let epilogue = Epilogue { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
     prepared::int8_linear([n, k], &w).forward(values::<f32>(&x), epilogue, &mut out);

@@ -1,6 +1,7 @@
 //! The CPU engine: the operations that have kernels and backward passes of their own.
 
 mod autodiff;
+mod choice;
 mod conv;
 mod elementwise;
 mod flex;

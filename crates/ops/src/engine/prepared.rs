@@ -12,7 +12,7 @@ use std::{
 use burn::{backend::flex::FlexTensor, tensor::Bytes};
 use tweedie_kernels::{
     bf16,
-    conv::{self, Conv},
+    conv::{self, Algorithm, Conv},
     gemm::{Matrix, Packed},
     int8,
 };
@@ -48,13 +48,13 @@ enum From {
 }
 
 /// The weights of a convolution, from their second use on, if that pays. `weight` is dense.
-pub(super) fn kernels(c: &Conv, weight: &FlexTensor) -> Option<Arc<conv::Prepared>> {
-    if !conv::Prepared::pays(c) {
+pub(super) fn kernels(algorithm: Algorithm, c: &Conv, weight: &FlexTensor) -> Option<Arc<conv::Prepared>> {
+    if !conv::Prepared::pays(algorithm, c) {
         return None;
     }
-    let bytes = conv::Prepared::bytes(c);
-    let shape = [c.in_channels, c.out_channels, c.kernel[0], c.kernel[1], bytes];
-    prepared(weight, shape, bytes, From::Second, || conv::Prepared::new(isa(), c, values(weight)))
+    let bytes = conv::Prepared::bytes(algorithm, c);
+    let shape = [c.in_channels, c.out_channels, c.kernel[0], c.kernel[1], algorithm as usize];
+    prepared(weight, shape, bytes, From::Second, || conv::Prepared::by(algorithm, isa(), c, values(weight)))
 }
 
 /// The transpose of `weight: [n, k]`, from its second use on. `weight` is dense.

@@ -94,9 +94,7 @@ impl<'a> Bench<'a> {
         let mut sorted = times.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else { return };
-        let half = sorted.len() / 2;
-        let median =
-            if sorted.len() % 2 == 1 { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 };
+        let median = median(sorted);
         let (rates, rate) = work.rates(median);
         let mut fields = json!({
             "median_ms": 1e3 * median, "min_ms": 1e3 * min, "max_ms": 1e3 * max,
@@ -159,6 +157,17 @@ impl Work {
         };
         let Value::Object(fields) = fields else { return (Map::new(), text) };
         (fields, text)
+    }
+}
+
+/// The middle one, or the mean of the two in the middle; 0 of none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => values[half],
+        _ => (values[half - 1] + values[half]) / 2.0,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod child;
 mod kernels;
+mod layers;
 mod measure;
 mod network;
 
@@ -50,6 +51,9 @@ pub struct Args {
     /// What the network computes with: f32, bf16 or, where it is not trained, int8.
     #[arg(long, value_name = "TYPE", default_value_t, help_heading = "Which network")]
     precision: Precision,
+    /// Convolutions take the algorithm that is measured to be the fastest, not the one that the rule says.
+    #[arg(long, help_heading = "Which network")]
+    fastest_kernels: bool,
     /// Steps of the sampling run.
     #[arg(long, value_name = "N", default_value = "10", help_heading = "Which network")]
     steps: NonZeroUsize,
@@ -69,6 +73,9 @@ enum Piece {
     Kernels,
     /// One pass of the network, per batch size.
     Forward,
+    /// Where the time of a pass goes: each kind of layer, what takes longest, and how much of the machine's
+    /// multiply-adds they reach.
+    Layers,
     /// A training step, per batch size: forward, backward, AdamW and the average of the weights. Of models in
     /// pixels only.
     Train,
@@ -86,6 +93,7 @@ impl Piece {
         match self {
             Self::Kernels => "kernels",
             Self::Forward => "forward",
+            Self::Layers => "layers",
             Self::Train => "train",
             Self::Sample => "sample",
             Self::Startup => "startup",
@@ -135,14 +143,15 @@ pub fn run(args: Args, ui: Ui, device_name: &str) -> Result<()> {
     );
     ui.result(&machine, line);
     for piece in pieces {
-        match piece {
-            Piece::Kernels => kernels::run(&bench)?,
-            Piece::Forward => network::forward(&bench)?,
-            Piece::Train => network::train(&bench)?,
-            Piece::Sample => network::sample(&bench)?,
-            Piece::Startup => child::startup(&bench)?,
-            Piece::Memory => child::memory(&bench)?,
-        }
+        ops::measuring(args.fastest_kernels, || match piece {
+            Piece::Kernels => kernels::run(&bench),
+            Piece::Forward => network::forward(&bench),
+            Piece::Layers => network::layers(&bench),
+            Piece::Train => network::train(&bench),
+            Piece::Sample => network::sample(&bench),
+            Piece::Startup => child::startup(&bench),
+            Piece::Memory => child::memory(&bench),
+        })?;
     }
     ensure!(bench.reported(), "--only {}: no measurement has this name", args.only.unwrap_or_default());
     if let Some(bytes) = measure::peak_memory() {

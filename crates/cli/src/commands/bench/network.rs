@@ -1,6 +1,6 @@
 //! Whole networks: a pass, a training step, a sampling run.
 
-use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
+use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use clap::ValueEnum;
@@ -17,7 +17,7 @@ use tweedie::{
 };
 
 use super::{
-    MOST_PIXELS, Piece,
+    MOST_PIXELS, Piece, layers,
     measure::{Bench, Work},
 };
 use crate::{builtin, process};
@@ -169,8 +169,12 @@ impl Input {
     }
 }
 
-pub fn forward(bench: &Bench<'_>) -> Result<()> {
-    let batches = bench.batches(Piece::Forward);
+/// Passes of `batches`: `f` hears their size and name, and makes them.
+fn passes(
+    bench: &Bench<'_>,
+    batches: Vec<(usize, String)>,
+    mut f: impl FnMut(usize, &str, &mut dyn FnMut()) -> Result<()>,
+) -> Result<()> {
     if batches.is_empty() {
         return Ok(());
     }
@@ -184,13 +188,39 @@ pub fn forward(bench: &Bench<'_>) -> Result<()> {
     for (batch, name) in batches {
         let input = subject.input(bench, batch)?;
         let x = ops::from_host(input.noise, input.shape, &bench.device);
-        bench.time(Piece::Forward, &name, Work::Images(batch), || {
+        f(batch, &name, &mut || {
             let y = subject.network().forward(x.clone(), &input.times, &input.condition, Mode::Eval);
             std::hint::black_box(ops::to_host(y));
-            Ok(())
         })?;
     }
     Ok(())
+}
+
+pub fn forward(bench: &Bench<'_>) -> Result<()> {
+    passes(bench, bench.batches(Piece::Forward), |batch, name, pass| {
+        bench.time(Piece::Forward, name, Work::Images(batch), || {
+            pass();
+            Ok(())
+        })
+    })
+}
+
+pub fn layers(bench: &Bench<'_>) -> Result<()> {
+    let batches = bench.batches(Piece::Layers);
+    if bench.device_name != "cpu" {
+        bench.ui.note("layers are timed on the CPU alone: left out");
+        return Ok(());
+    }
+    passes(bench, batches, |_, name, pass| {
+        (0..bench.args.warm_up).for_each(|_| pass());
+        let runs = (0..bench.args.runs.get()).map(|_| {
+            let start = Instant::now();
+            let ((), layers) = ops::profile::profile(&mut *pass);
+            (start.elapsed().as_secs_f64(), layers)
+        });
+        layers::report(bench, name, runs.collect());
+        Ok(())
+    })
 }
 
 pub fn train(bench: &Bench<'_>) -> Result<()> {
