@@ -129,7 +129,9 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
             std::array::from_fn(|r| (*job.rows.add(tap * job.m + i + r)).add(job.a_offset));
         for k in 0..job.k[tap % 2] {
             let bv: [S::V; NV] = std::array::from_fn(|v| S::load(b.add(v * LANES)));
-            S::prefetch(b.wrapping_add(AHEAD));
+            for v in 0..NV {
+                S::prefetch(b.wrapping_add(AHEAD + v * LANES));
+            }
             b = b.add(NV * LANES);
             for r in 0..MR {
                 let av = S::splat(*a[r].add(k));
