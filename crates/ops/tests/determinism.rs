@@ -141,7 +141,8 @@ fn eight_bits() -> Tensor<4> {
 
 #[test]
 fn threads_change_no_bit() {
-    let runs: [(&str, fn() -> Vec<Tensor<1>>); 3] = [
+    type Results = fn() -> Vec<Tensor<1>>;
+    let runs: [(&str, Results); 3] = [
         ("f32", || step(With::F32)),
         ("bf16", || step(With::Bf16)),
         ("int8", || vec![eight_bits().flatten(0, 3)]),
