@@ -34,7 +34,7 @@ pub use file_map::FileMap;
 pub use host::{from_host, to_host};
 pub use memory::init;
 pub use norm::{Norm, group_norm, group_norm_silu, normalize};
-pub use scope::{in_int8, measuring, of_primitives, recomputing};
+pub use scope::{in_int8, measuring, of_primitives, once, recomputing};
 pub use update::{AdamW, adamw, adamw_averaged, lerp};
 
 /// The same numbers rounded to `bf16`. From here on layers read and write `bf16` activations, with `f32` weights

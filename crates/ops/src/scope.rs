@@ -6,6 +6,7 @@ thread_local! {
     static PRIMITIVES: Cell<bool> = const { Cell::new(false) };
     static RECOMPUTING: Cell<bool> = const { Cell::new(false) };
     static INT8: Cell<bool> = const { Cell::new(false) };
+    static ONCE: Cell<bool> = const { Cell::new(false) };
     static MEASURING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -49,6 +50,17 @@ pub fn in_int8<T>(on: bool, f: impl FnOnce() -> T) -> T {
 
 pub(crate) fn is_in_int8() -> bool {
     INT8.get()
+}
+
+/// Runs `f`, whose layers run once where others run many times, as a text encoder's: their weights are not kept in the
+/// kernels' order, and the memory of those in mapped files is given back when they have been read.
+pub fn once<T>(f: impl FnOnce() -> T) -> T {
+    let _set = Set::new(&ONCE, true);
+    f()
+}
+
+pub(crate) fn is_once() -> bool {
+    ONCE.get()
 }
 
 /// Runs `f`; if `on`, convolutions in `f32` on the CPU take the algorithm that is the fastest for the layer, the map and

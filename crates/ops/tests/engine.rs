@@ -300,3 +300,14 @@ fn layers_are_timed_where_someone_asks() {
     assert_eq!(layers[2].operations, f64::from(2 * 2 * 64 * 32 * 48));
     assert!(layers.iter().all(|layer| layer.seconds > 0.0));
 }
+
+#[test]
+fn layers_that_run_once_give_the_same_bits() {
+    let device = Device::flex();
+    let (x, w): (Tensor<2>, Tensor<2>) = (random([7, 40], 1, &device), random([48, 40], 2, &device));
+    let run = || values(&ops::linear(x.clone(), w.clone(), None));
+    let kept: Vec<_> = (0..3).map(|_| run()).collect();
+    for expected in &kept {
+        assert!(&ops::once(run) == expected);
+    }
+}

@@ -15,8 +15,9 @@ use super::{
     norm, prepared, resample, tokens,
 };
 use crate::{
-    ConvOptions,
+    ConvOptions, file_map,
     profile::{Kind, Layer, Timer, layer},
+    scope,
 };
 
 /// Stands for an argument that is not given.
@@ -190,7 +191,12 @@ impl Engine for Flex {
         let added = Added { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
         match prepared::transposed([n, k], &w) {
             Some(w) => w.product(a, added, &mut out),
-            None => product_with(isa(), a, Matrix::new(values(&w), n, k).t(), added, &mut out),
+            None => {
+                product_with(isa(), a, Matrix::new(values(&w), n, k).t(), added, &mut out);
+                if scope::is_once() {
+                    file_map::give_back(values(&w));
+                }
+            }
         }
         with_last(&x, n, out)
     }

@@ -18,7 +18,7 @@ use tweedie_kernels::{
 };
 
 use super::{isa, layout::values};
-use crate::file_map;
+use crate::{file_map, scope};
 
 /// Bytes that all prepared weights may take beyond those of mapped files, which are given back.
 const LIMIT: usize = 1 << 30;
@@ -101,7 +101,7 @@ fn prepared<T: Send + Sync + 'static>(
     from: From,
     make: impl FnOnce() -> Option<T>,
 ) -> Option<Arc<T>> {
-    if bytes == 0 {
+    if bytes == 0 || from == From::Second && scope::is_once() {
         return None;
     }
     let buffer: Arc<Bytes> = weight.data_arc();

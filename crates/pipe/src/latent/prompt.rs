@@ -173,7 +173,7 @@ pub(super) fn encode(
     layer: Layer,
 ) -> Result<Encoded, InputError> {
     let cut = cut(part, prompt, chunks);
-    let features = part.encoder.encode(&cut.tokens, layer.skip)?;
+    let features = tweedie_ops::once(|| part.encoder.encode(&cut.tokens, layer.skip))?;
     let hidden = match layer {
         Layer { skip: 0, normalize: true } => features.last,
         Layer { normalize: true, .. } => part.encoder.normalize(features.hidden),
