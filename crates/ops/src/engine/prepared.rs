@@ -38,9 +38,9 @@ fn entries() -> MutexGuard<'static, HashMap<Key, Entry>> {
     ENTRIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// When weights are prepared.
+/// The use from which on weights are prepared.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
+enum Use {
     /// At once: they are smaller than what they are made of.
     First,
     /// At their second use, for in training every buffer is used once, and where [`LIMIT`] leaves room.
@@ -54,12 +54,12 @@ pub(super) fn kernels(algorithm: Algorithm, c: &Conv, weight: &FlexTensor) -> Op
     }
     let bytes = conv::Prepared::bytes(algorithm, c);
     let shape = [c.in_channels, c.out_channels, c.kernel[0], c.kernel[1], algorithm as usize];
-    prepared(weight, shape, bytes, From::Second, || conv::Prepared::by(algorithm, isa(), c, values(weight)))
+    prepared(weight, shape, bytes, Use::Second, || conv::Prepared::by(algorithm, isa(), c, values(weight)))
 }
 
 /// The transpose of `weight: [n, k]`, from its second use on. `weight` is dense.
 pub(super) fn transposed([n, k]: [usize; 2], weight: &FlexTensor) -> Option<Arc<Packed>> {
-    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<f32>(), From::Second, || {
+    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<f32>(), Use::Second, || {
         Some(Packed::new(isa(), Matrix::new(values(weight), n, k).t()))
     })
 }
@@ -70,13 +70,13 @@ pub(super) fn half_kernels(c: &Conv, weight: &FlexTensor) -> Arc<bf16::conv::Pre
     let shape = [c.in_channels / c.groups, c.out_channels, c.kernel[0], c.kernel[1], algorithm as usize];
     let make = || bf16::conv::Prepared::new(isa(), c, values(weight));
     let bytes = size_of::<bf16::Bf16>() * c.lens()[1] * algorithm.growth().0 / algorithm.growth().1;
-    prepared(weight, shape, bytes, From::Second, || Some(make())).unwrap_or_else(|| Arc::new(make()))
+    prepared(weight, shape, bytes, Use::Second, || Some(make())).unwrap_or_else(|| Arc::new(make()))
 }
 
 /// A linear map's weight, `[n, k]` and dense, for `bf16` activations.
 pub(super) fn half_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<bf16::linear::Linear> {
     let make = || bf16::linear::Linear::new(isa(), values(weight), n, k);
-    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<bf16::Bf16>(), From::Second, || Some(make()))
+    prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<bf16::Bf16>(), Use::Second, || Some(make()))
         .unwrap_or_else(|| Arc::new(make()))
 }
 
@@ -84,24 +84,24 @@ pub(super) fn half_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<bf16::
 pub(super) fn int8_kernels(outputs: usize, weight: &FlexTensor) -> Arc<int8::Kernels> {
     let make = || int8::Kernels::new(isa(), values(weight), outputs);
     let bytes = values::<f32>(weight).len();
-    prepared(weight, [outputs, 0, 0, 0, 0], bytes, From::First, || Some(make()))
+    prepared(weight, [outputs, 0, 0, 0, 0], bytes, Use::First, || Some(make()))
         .unwrap_or_else(|| Arc::new(make()))
 }
 
 /// The weight of a linear map, or of a convolution with 1×1 kernels, `[n, k]` and dense, in eight bits.
 pub(super) fn int8_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<int8::Linear> {
     let make = || int8::Linear::new(isa(), values(weight), n, k);
-    prepared(weight, [n, k, 0, 0, 0], n * k, From::First, || Some(make())).unwrap_or_else(|| Arc::new(make()))
+    prepared(weight, [n, k, 0, 0, 0], n * k, Use::First, || Some(make())).unwrap_or_else(|| Arc::new(make()))
 }
 
 fn prepared<T: Send + Sync + 'static>(
     weight: &FlexTensor,
     shape: [usize; 5],
     bytes: usize,
-    from: From,
+    from: Use,
     make: impl FnOnce() -> Option<T>,
 ) -> Option<Arc<T>> {
-    if bytes == 0 || from == From::Second && scope::is_once() {
+    if bytes == 0 || from == Use::Second && scope::is_once() {
         return None;
     }
     let buffer: Arc<Bytes> = weight.data_arc();
@@ -117,7 +117,7 @@ fn prepared<T: Send + Sync + 'static>(
         _ => {
             all.retain(|_, e| e.buffer.strong_count() > 0);
             all.insert(key, Entry { buffer: Arc::downgrade(&buffer), prepared: None, bytes: 0 });
-            if from == From::Second {
+            if from == Use::Second {
                 return None;
             }
         }
@@ -125,7 +125,7 @@ fn prepared<T: Send + Sync + 'static>(
     let numbers: &[f32] = values(weight);
     let freed = if file_map::is_mapped(numbers) { size_of_val(numbers) } else { 0 };
     let more = bytes.saturating_sub(freed);
-    if from == From::Second && all.values().map(|e| e.bytes).sum::<usize>() + more > LIMIT {
+    if from == Use::Second && all.values().map(|e| e.bytes).sum::<usize>() + more > LIMIT {
         return None;
     }
     drop(all);

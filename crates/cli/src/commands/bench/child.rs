@@ -100,9 +100,9 @@ pub fn startup(bench: &Bench<'_>) -> Result<()> {
 }
 
 pub fn memory(bench: &Bench<'_>) -> Result<()> {
-    let latent = bench.latent_class()?.is_some();
+    let trains = bench.untrained()?.is_none();
     for piece in [Piece::Forward, Piece::Sample, Piece::Train] {
-        if latent && piece == Piece::Train {
+        if !trains && piece == Piece::Train {
             continue;
         }
         for batch in &bench.args.batch {

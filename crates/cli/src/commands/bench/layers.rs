@@ -42,7 +42,8 @@ fn medians(passes: Vec<(f64, Vec<Layer>)>) -> (f64, Vec<Layer>) {
     let whole = measure::median(passes.iter().map(|(seconds, _)| *seconds).collect());
     let mut layers = passes.first().map(|(_, layers)| layers.clone()).unwrap_or_default();
     for (i, layer) in layers.iter_mut().enumerate() {
-        layer.seconds = measure::median(passes.iter().map(|(_, layers)| layers[i].seconds).collect());
+        let times = passes.iter().filter_map(|(_, layers)| Some(layers.get(i)?.seconds));
+        layer.seconds = measure::median(times.collect());
     }
     (whole, layers)
 }
@@ -90,19 +91,18 @@ pub fn report(bench: &Bench<'_>, name: &str, passes: Vec<(f64, Vec<Layer>)>) {
             "gflop": 1e-9 * sum.operations, "gflops": defined, "gflops_made": made, "of_peak": made / peak,
         })
     };
-    let layers: Vec<_> = alike
-        .iter()
-        .map(|((kind, shape, algorithm), sum)| {
-            json!({
-                "kind": kind.to_string(), "shape": shape, "algorithm": algorithm, "layers": shown(sum),
-            })
-        })
-        .collect();
+    let layer = |((kind, shape, algorithm), sum): (&(Kind, &str, &str), &Sum)| {
+        let mut fields = shown(sum);
+        fields["kind"] = kind.to_string().into();
+        fields["shape"] = (*shape).into();
+        fields["algorithm"] = (*algorithm).into();
+        fields
+    };
     let fields = json!({
         "ms": 1e3 * whole,
         "peak_gflops": peak,
         "kinds": kinds.iter().map(|(kind, sum)| (kind.to_string(), shown(sum))).collect::<BTreeMap<_, _>>(),
-        "layers": layers,
+        "layers": alike.iter().map(layer).collect::<Vec<_>>(),
     });
     bench.report(Piece::Layers, name, fields, text.trim_end());
 }

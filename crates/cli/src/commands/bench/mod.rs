@@ -48,7 +48,7 @@ pub struct Args {
         help_heading = "Which network"
     )]
     batch: Vec<NonZeroUsize>,
-    /// What the network computes with: f32, bf16 or, where it is not trained, int8.
+    /// What the network computes with: f32, bf16 or int8.
     #[arg(long, value_name = "TYPE", default_value_t, help_heading = "Which network")]
     precision: Precision,
     /// Convolutions take the algorithm that is measured to be the fastest, not the one that the rule says.
@@ -77,7 +77,7 @@ enum Piece {
     /// multiply-adds they reach.
     Layers,
     /// A training step, per batch size: forward, backward, AdamW and the average of the weights. Of models in
-    /// pixels only.
+    /// pixels only, and not in int8.
     Train,
     /// A whole sampling run, per batch size.
     Sample,
@@ -122,9 +122,8 @@ pub fn run(args: Args, ui: Ui, device_name: &str) -> Result<()> {
     most("runs", args.runs.get(), MOST_RUNS)?;
     most("warm-up", args.warm_up, MOST_RUNS)?;
     let bench = Bench::new(&args, ui, device, device_name);
-    let latent = bench.latent_class()?.is_some();
-    // Of models in latents no training is measured.
-    let all = Piece::value_variants().iter().copied().filter(|piece| !latent || *piece != Piece::Train);
+    let trains = bench.untrained()?.is_none();
+    let all = Piece::value_variants().iter().copied().filter(|piece| trains || *piece != Piece::Train);
     let pieces = if args.pieces.is_empty() { all.collect() } else { args.pieces.clone() };
     let machine = json!({
         "bench": "machine",

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use tweedie::{
     core::noise::fill_normal,
     hub::{Extras, LatentClass, ModelDir, latent_dir, model_dir, weights::Precision},
-    models::{Condition, Mode, Network, UNet2DConfig, UNet2DModel},
+    models::{self, Condition, Mode, Network, UNet2DConfig, UNet2DModel},
     ops::{self, Device},
     pipe::{LatentPipeline, Pipeline, Request},
     train::{
@@ -65,6 +65,15 @@ impl Bench<'_> {
     /// The class of the model under test, if it diffuses in latents.
     pub fn latent_class(&self) -> Result<Option<LatentClass>> {
         Ok(self.args.model.as_deref().map(latent_dir::class_of).transpose()?.flatten())
+    }
+
+    /// Why no training is measured, if none is.
+    pub fn untrained(&self) -> Result<Option<&'static str>> {
+        Ok(match (self.latent_class()?, self.args.precision) {
+            (Some(_), _) => Some("only models without latents are measured"),
+            (None, models::Precision::Int8) => Some("weights of eight bits cannot be trained"),
+            _ => None,
+        })
     }
 
     /// The pipeline under test, if it diffuses in latents.
@@ -229,8 +238,8 @@ pub fn train(bench: &Bench<'_>) -> Result<()> {
     const LEARNING_RATE: f64 = 1e-4;
 
     let batches = bench.batches(Piece::Train);
-    if !batches.is_empty() && bench.latent_class()?.is_some() {
-        bail!("train: only models without latents are measured; expected other pieces");
+    if let (false, Some(reason)) = (batches.is_empty(), bench.untrained()?) {
+        bail!("train: {reason}; expected other pieces");
     }
     for (batch, name) in batches {
         let mut network = Some(bench.network(&bench.device.clone().autodiff())?);
