@@ -36,11 +36,6 @@ impl Kernels {
         Self { bytes, scales, len: w.len() }
     }
 
-    /// Bytes that the weights take.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len() + size_of_val(self.scales.as_slice())
-    }
-
     /// As [`conv::forward_with`] of the weights that these stand for.
     pub fn forward(&self, isa: Isa, c: &Conv, x: Input<'_>, epilogue: Epilogue<'_>, out: &mut [f32]) {
         assert_eq!(self.scales.len(), c.out_channels, "output channels of {c:?}");

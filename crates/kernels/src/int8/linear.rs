@@ -66,11 +66,6 @@ impl Linear {
         Self { isa, inputs, outputs, panels, scales, starts }
     }
 
-    /// Bytes that the weight takes.
-    pub fn bytes(&self) -> usize {
-        self.scales.len() * (self.inputs.next_multiple_of(GROUP) + size_of::<f32>() + size_of::<i32>())
-    }
-
     /// `x·weightᵀ`, joined by the epilogue, whose biases may be those of each sample, of as many rows each.
     /// `x: [rows, inputs]`, in one part or two; `out: [rows, outputs]`.
     pub fn forward<'a>(&self, x: impl Into<Maps<'a>>, epilogue: Epilogue<'_>, out: &mut [f32]) {

@@ -63,38 +63,13 @@ macro_rules! dispatch8 {
     ($isa:expr, $f:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma")]
-        #[allow(clippy::needless_lifetimes)]
         unsafe fn on_vnni($($arg: $ty),*) $(-> $ret)? {
             $f::<$crate::int8::x86::Avx512Vnni>($($arg),*)
         }
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-        #[allow(clippy::needless_lifetimes)]
-        unsafe fn on_avx512($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::avx512::Avx512>($($arg),*)
-        }
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
-        #[allow(clippy::needless_lifetimes)]
-        unsafe fn on_avx2($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::avx2::Avx2>($($arg),*)
-        }
-        #[cfg(target_arch = "aarch64")]
-        #[target_feature(enable = "neon")]
-        #[allow(clippy::needless_lifetimes)]
-        unsafe fn on_neon($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::neon::Neon>($($arg),*)
-        }
-        match $isa.0 {
+        match $isa {
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Kind::Avx512 if $isa.has_vnni() => on_vnni($($arg),*),
-            #[cfg(target_arch = "x86_64")]
-            $crate::isa::Kind::Avx512 => on_avx512($($arg),*),
-            #[cfg(target_arch = "x86_64")]
-            $crate::isa::Kind::Avx2 => on_avx2($($arg),*),
-            #[cfg(target_arch = "aarch64")]
-            $crate::isa::Kind::Neon => on_neon($($arg),*),
-            $crate::isa::Kind::Scalar => $f::<$crate::simd::scalar::Scalar>($($arg),*),
+            isa if isa.has_vnni() => on_vnni($($arg),*),
+            isa => $crate::isa::dispatch!(isa, $f($($arg: $ty),*) $(-> $ret)?),
         }
     }};
 }

@@ -6,6 +6,7 @@ use burn::{
 };
 use tweedie_kernels::{
     attention::{self, Attention},
+    conv::Epilogue,
     gemm::{Added, Matrix, product, product_with, transposed_product},
 };
 
@@ -180,15 +181,16 @@ impl Engine for Flex {
         if half::is(&x) {
             return half::linear(x, weight, bias, residual);
         }
-        if int8::takes_rows(&x, &weight) {
-            return int8::linear(x, weight, bias, residual);
-        }
         let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
         let ([m, k], [n, _]) = (rows(&x), dims::<2>(&w));
-        let _timer = layer(|| rows_layer([m, k, n], ""));
         let mut out = uninitialized(m * n);
-        let a = Matrix::new(values(&x), m, k);
-        let added = Added { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
+        let (bias, residual) = (Some(values(&bias)), residual.as_ref().map(values));
+        if int8::takes_rows(&x, &w) {
+            int8::linear([k, n], &x, &w, Epilogue { bias, residual }, &mut out);
+            return with_last(&x, n, out);
+        }
+        let _timer = layer(|| rows_layer([m, k, n], ""));
+        let (a, added) = (Matrix::new(values(&x), m, k), Added { bias, residual });
         match prepared::transposed([n, k], &w) {
             Some(w) => w.product(a, added, &mut out),
             None => {

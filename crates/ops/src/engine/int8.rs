@@ -5,9 +5,9 @@ use tweedie_kernels::conv::{Algorithm, Conv, Epilogue, Input};
 
 use super::{
     choice,
-    flex::{dims, present, rows, rows_layer, with_last},
+    flex::{dims, rows_layer},
     isa,
-    layout::{dense, uninitialized, values},
+    layout::values,
     prepared,
 };
 use crate::{
@@ -48,17 +48,14 @@ pub(super) fn conv2d(c: &Conv, x: Input<'_>, weight: &FlexTensor, epilogue: Epil
     }
 }
 
+/// Rows `x` of `k` numbers to rows of `n`.
 pub(super) fn linear(
-    x: FlexTensor,
-    weight: FlexTensor,
-    bias: FlexTensor,
-    residual: FlexTensor,
-) -> FlexTensor {
-    let (x, w, bias, residual) = (dense(x), dense(weight), dense(bias), present(residual).map(dense));
-    let ([m, _], [n, k]) = (rows(&x), dims(&w));
-    let _timer = layer(|| rows_layer([m, k, n], "int8"));
-    let mut out = uninitialized(m * n);
-    let epilogue = Epilogue { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
-    prepared::int8_linear([n, k], &w).forward(values::<f32>(&x), epilogue, &mut out);
-    with_last(&x, n, out)
+    [k, n]: [usize; 2],
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) {
+    let _timer = layer(|| rows_layer([out.len() / n, k, n], "int8"));
+    prepared::int8_linear([n, k], weight).forward(values::<f32>(x), epilogue, out);
 }

@@ -8,7 +8,7 @@ mod network;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::json;
 use tweedie::{models::Precision, ops};
@@ -111,6 +111,7 @@ const MOST_RUNS: usize = 1_000_000;
 
 pub fn run(args: Args, ui: Ui, device_name: &str) -> Result<()> {
     let device = ops::device(device_name)?;
+    args.precision.check(&device).map_err(|e| anyhow!("--precision {e}"))?;
     let most = |name: &str, value: usize, most: usize| {
         ensure!(value <= most, "--{name} {value}: expected at most {most}");
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::atomic::AtomicBool, time::Instant};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use tweedie::{
     core::noise::fill_normal,
@@ -110,7 +110,6 @@ impl Bench<'_> {
 
     /// The network under test.
     fn network(&self, device: &Device) -> Result<UNet2DModel> {
-        self.args.precision.check(device).map_err(|e| anyhow!("--precision {e}"))?;
         let network = match (&self.args.model, self.args.network) {
             (Some(folder), _) => ModelDir::open(folder)?.load_unet(device)?,
             (None, Named::BuiltIn) => builtin::pipeline(device)?.unet().clone(),
