@@ -141,54 +141,48 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
             }
         }
     }
-    // Only constant indices into `acc`: anything else would move it from registers to the stack.
-    let whole = first + NV * LANES <= job.n;
-    if whole {
-        let bias: [S::V; NV] = std::array::from_fn(|v| {
-            if job.bias.is_null() { S::zero() } else { S::load(job.bias.add(first + v * LANES)) }
-        });
-        for r in 0..MR {
-            let out = (*job.out.add(i + r)).add(job.out_offset + first);
-            for v in 0..NV {
-                let out = out.add(v * LANES);
-                let mut sum = S::add(acc[r][v], bias[v]);
-                if job.accumulate {
-                    sum = S::add(S::load(out), sum);
-                }
-                if !job.residual.is_null() {
-                    let more = (*job.residual.add(i + r)).add(job.out_offset + first + v * LANES);
-                    sum = S::add(S::load(more), sum);
-                }
-                S::store(out, sum);
-            }
-        }
-        return MR;
-    }
-    let mut tile = [[[0.0f32; LANES]; NV]; MR];
+    // The finish reads a copy: `acc` stays in registers only while every index into it is a constant, and these
+    // loops, with their branches, are not unrolled.
+    let mut sums = [[[0.0f32; LANES]; NV]; MR];
     for r in 0..MR {
         for v in 0..NV {
-            S::store(tile[r][v].as_mut_ptr(), acc[r][v]);
+            S::store(sums[r][v].as_mut_ptr(), acc[r][v]);
         }
     }
+    if first + NV * LANES <= job.n {
+        rows_finish::<S, NV, false>(job, sums.as_flattened(), i, first);
+    } else {
+        rows_finish::<S, NV, true>(job, sums.as_flattened(), i, first);
+    }
+    MR
+}
+
+/// Joins `sums: [rows][NV]` with bias, residual and what `out` holds, and stores them.
+#[inline(always)]
+unsafe fn rows_finish<S: Simd, const NV: usize, const TAIL: bool>(
+    job: &RowsJob,
+    sums: &[[f32; LANES]],
+    i: usize,
+    first: usize,
+) {
     for v in 0..NV {
         let column = first + v * LANES;
-        let valid = job.n.saturating_sub(column).min(LANES);
-        let bias =
-            if job.bias.is_null() { S::zero() } else { S::load_n(job.bias.wrapping_add(column), valid) };
-        for r in 0..MR {
+        let valid = if TAIL { job.n.saturating_sub(column).min(LANES) } else { LANES };
+        let load = |p| if TAIL { S::load_n(p, valid) } else { S::load(p) };
+        let bias = if job.bias.is_null() { S::zero() } else { load(job.bias.wrapping_add(column)) };
+        for (r, sums) in sums.chunks_exact(NV).enumerate() {
             let out = (*job.out.add(i + r)).wrapping_add(job.out_offset + column);
-            let mut sum = S::add(S::load(tile[r][v].as_ptr()), bias);
+            let mut sum = S::add(S::load(sums[v].as_ptr()), bias);
             if job.accumulate {
-                sum = S::add(S::load_n(out, valid), sum);
+                sum = S::add(load(out), sum);
             }
             if !job.residual.is_null() {
                 let more = (*job.residual.add(i + r)).wrapping_add(job.out_offset + column);
-                sum = S::add(S::load_n(more, valid), sum);
+                sum = S::add(load(more), sum);
             }
-            S::store_n(out, sum, valid);
+            if TAIL { S::store_n(out, sum, valid) } else { S::store(out, sum) }
         }
     }
-    MR
 }
 
 #[inline(always)]
