@@ -1,4 +1,4 @@
-//! docs/solvers.md.
+//! The text of docs/solvers.md.
 
 use tweedie_core::{
     plan::NoiseRule,
@@ -8,9 +8,9 @@ use tweedie_core::{
 
 use super::measure::{Convergence, Distribution, STEPS};
 
-/// Numbers that the notes quote.
+/// Values that the notes quote.
 pub struct Notes {
-    /// The measured order of DPM-Solver++(3M): as published, and with exact weights.
+    /// The measured order of DPM-Solver++(3M) as published, and with exact weights.
     pub published: [f64; 2],
 }
 
@@ -35,29 +35,29 @@ pub fn markdown(exact: &[Convergence], noisy: &[Distribution], notes: &Notes) ->
     format!(
         "# Solvers
 
-Written by `cargo xtask solvers`, which measures every solver on a mixture of three Gaussians in the plane,
-whose denoiser is known exactly. `tweedie sample --solver NAME` takes each name, or an alias.
+Written by `cargo xtask solvers`, which measures every solver on a mixture of three Gaussians in the plane, whose exact
+denoiser is known. `tweedie sample --solver NAME` accepts each name and alias.
 
 ## Deterministic
 
-All of these converge to the same end of the probability-flow ODE. *Order* is declared, *measured* is the slope
-of the error between 96 and 192 steps over `sigma/alpha` from 10 to 0.1, even in `lambda`; multistep solvers,
-whose first steps are of lower order, start with shorter ones. *To 1 %* is the number of network evaluations
-from which on the error stays below 1 % of the samples' size, over DDPM's whole schedule from pure noise down to
+All of these converge to the same solution of the probability-flow ODE. *Order* is the declared order, *measured* the
+slope of the error between 96 and 192 steps over `sigma/alpha` from 10 to 0.1, uniform in `lambda`; multistep solvers
+start with shorter steps, because their first steps are of lower order. *To 1 %* is the number of network evaluations from
+which on the error stays below 1 % of the samples' size, over DDPM's whole schedule from pure noise down to
 `sigma/alpha` = 0.02.
 
-| solver | paper | order | measured | evaluations a step | to 1 % |
+| solver | paper | order | measured | evaluations per step | to 1 % |
 |---|---|---|---|---|---|
 {rows}
 ![Error against evaluations](solvers.png)
 
 ## Stochastic
 
-*Off* is the largest deviation of the samples' means and covariances from the data's, whose variances are about
-0.7, over 4000 samples; chance alone makes it about 0.02. Noise of the *plan* is added between steps and goes
-with any solver; noise of the *solver* follows one Brownian path, whatever the grid.
+*Error* is the largest deviation of the samples' means and covariances from those of the data, whose variances are about
+0.7, over 4000 samples; random variation alone is about 0.02. Noise of the *plan* is added between steps and works with
+any solver; noise of the *solver* follows one Brownian path, whatever the step size.
 
-| solver | paper | noise | evaluations a step | off in {few} steps | off in {many} steps |
+| solver | paper | noise | evaluations per step | error, {few} steps | error, {many} steps |
 |---|---|---|---|---|---|
 {random}
 `lcm` and `tcd` need a consistency model.
