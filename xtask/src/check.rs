@@ -10,6 +10,7 @@ struct Job(&'static str, &'static [(&'static str, &'static str)]);
 const JOBS: &[Job] = &[
     Job("fmt --all --check", &[]),
     Job("xtask layers", &[]),
+    Job("xtask asm", &[]),
     // The README's test command.
     Job("test --release --workspace", &[]),
     // Once more with narrower instruction sets than the machine's best, which the kernels' own tests run through.

@@ -22,18 +22,22 @@ const FLOORS: &[&[&str]] = &[
 const WITHOUT_BURN: &[&str] = &["tweedie-core", "tweedie-kernels", "tweedie-data"];
 
 pub fn run() -> Result<()> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .output()
-        .context("cannot run cargo metadata")?;
-    ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata is not JSON")?;
-    let faults = faults(&metadata)?;
+    let faults = faults(&metadata()?)?;
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }
     println!("layers: every import points down");
     Ok(())
+}
+
+/// What cargo says about the workspace.
+pub fn metadata() -> Result<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output()
+        .context("cannot run cargo metadata")?;
+    ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).context("cargo metadata is not JSON")
 }
 
 fn floor(name: &str) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! The project's chores: `cargo xtask check` is what CI runs.
 
+mod asm;
 mod check;
 mod layers;
 mod solvers;
@@ -9,13 +10,22 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  check    everything CI checks: format, layers, tests, lints, docs, device features
+  asm      fails on a hot loop of the kernels that keeps its sums in memory; --list prints every loop
+  check    everything CI checks: format, layers, machine code, tests, lints, docs, device features
   layers   fails on a crate that imports one above it
   solvers  measures every solver; writes docs/solvers.md and docs/solvers.png
 ";
 
 fn main() -> Result<()> {
-    match std::env::args().nth(1).as_deref() {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("asm") => match arguments.next().as_deref() {
+            None => asm::run(false),
+            Some("--list") => asm::run(true),
+            Some(other) => {
+                bail!("unknown argument `{other}` of `cargo xtask asm`; expected `--list` or none")
+            }
+        },
         Some("check") => check::run(),
         Some("layers") => layers::run(),
         Some("solvers") => solvers::run(),

@@ -134,34 +134,46 @@ impl fmt::Display for IsaError {
 impl std::error::Error for IsaError {}
 
 /// `dispatch!(isa, f(arg: Type, ...) -> Result)` calls `f::<S>(arg, ...)` compiled for `isa`. `f` is an
-/// `#[inline(always)] unsafe fn` over `S: Simd`; the call needs an `unsafe` block.
+/// `#[inline(always)] unsafe fn` over `S: Simd` of the module or imported by it; the call needs an `unsafe` block.
+///
+/// Each instruction set has a function of its own, `f::on_avx2` and so on, whose machine code `cargo xtask asm` finds
+/// by that name.
 macro_rules! dispatch {
     ($isa:expr, $f:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        #[inline(always)]
         #[allow(clippy::needless_lifetimes)]
-        unsafe fn on_avx512($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::avx512::Avx512>($($arg),*)
-        }
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn on_avx2($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::avx2::Avx2>($($arg),*)
-        }
-        #[cfg(target_arch = "aarch64")]
-        #[target_feature(enable = "neon")]
-        unsafe fn on_neon($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::neon::Neon>($($arg),*)
-        }
-        match $isa.0 {
+        unsafe fn $f(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Kind::Avx512 => on_avx512($($arg),*),
+            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+            unsafe fn on_avx512($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::simd::avx512::Avx512>($($arg),*)
+            }
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Kind::Avx2 => on_avx2($($arg),*),
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn on_avx2($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::simd::avx2::Avx2>($($arg),*)
+            }
             #[cfg(target_arch = "aarch64")]
-            $crate::isa::Kind::Neon => on_neon($($arg),*),
-            $crate::isa::Kind::Scalar => $f::<$crate::simd::scalar::Scalar>($($arg),*),
+            #[target_feature(enable = "neon")]
+            #[inline(never)]
+            unsafe fn on_neon($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::simd::neon::Neon>($($arg),*)
+            }
+            #[inline(never)]
+            unsafe fn on_scalar($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::simd::scalar::Scalar>($($arg),*)
+            }
+            match isa.0 {
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx512 => on_avx512($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx2 => on_avx2($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Kind::Neon => on_neon($($arg),*),
+                $crate::isa::Kind::Scalar => on_scalar($($arg),*),
+            }
         }
+        $f($isa, $($arg),*)
     }};
 }
 pub(crate) use dispatch;

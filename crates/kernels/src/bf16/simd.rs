@@ -186,49 +186,60 @@ pub(super) use super::x86::Avx512Bf16;
 /// As `isa::dispatch`, with `f` over `D: Dot`; its own type parameters follow in brackets.
 macro_rules! dispatch16 {
     ($isa:expr, $f:ident[$($t:ident),*]($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")]
-        unsafe fn on_avx512bf16<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::bf16::simd::Avx512Bf16, $($t),*>($($arg),*)
-        }
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-        unsafe fn on_avx512<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::avx512::Avx512, $($t),*>($($arg),*)
-        }
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn on_avx2<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::avx2::Avx2, $($t),*>($($arg),*)
-        }
-        #[cfg(target_arch = "aarch64")]
-        #[target_feature(enable = "neon")]
-        unsafe fn on_neon<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::simd::neon::Neon, $($t),*>($($arg),*)
-        }
-        match $isa.0 {
+        #[inline(always)]
+        #[allow(clippy::needless_lifetimes)]
+        unsafe fn $f<$($t: $crate::bf16::Element),*>(isa: $crate::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Kind::Avx512 if $isa.has_bf16() => on_avx512bf16::<$($t),*>($($arg),*),
+            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")]
+            unsafe fn on_avx512bf16<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::bf16::simd::Avx512Bf16, $($t),*>($($arg),*)
+            }
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Kind::Avx512 => on_avx512::<$($t),*>($($arg),*),
+            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+            unsafe fn on_avx512<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::simd::avx512::Avx512, $($t),*>($($arg),*)
+            }
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Kind::Avx2 => on_avx2::<$($t),*>($($arg),*),
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn on_avx2<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::simd::avx2::Avx2, $($t),*>($($arg),*)
+            }
             #[cfg(target_arch = "aarch64")]
-            $crate::isa::Kind::Neon => on_neon::<$($t),*>($($arg),*),
-            $crate::isa::Kind::Scalar => $f::<$crate::simd::scalar::Scalar, $($t),*>($($arg),*),
+            #[target_feature(enable = "neon")]
+            #[inline(never)]
+            unsafe fn on_neon<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::simd::neon::Neon, $($t),*>($($arg),*)
+            }
+            #[inline(never)]
+            unsafe fn on_scalar<$($t: $crate::bf16::Element),*>($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::simd::scalar::Scalar, $($t),*>($($arg),*)
+            }
+            match isa.0 {
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx512 if isa.has_bf16() => on_avx512bf16::<$($t),*>($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx512 => on_avx512::<$($t),*>($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx2 => on_avx2::<$($t),*>($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Kind::Neon => on_neon::<$($t),*>($($arg),*),
+                $crate::isa::Kind::Scalar => on_scalar::<$($t),*>($($arg),*),
+            }
         }
+        $f::<$($t),*>($isa, $($arg),*)
     }};
 }
 pub(super) use dispatch16;
 
 /// Columns per packed panel: all but the last panel have this width, the last may be half of it.
 pub(super) fn panel_width(isa: crate::Isa) -> usize {
-    #[inline(always)]
-    unsafe fn vectors<D: Dot>() -> usize {
-        D::NV
-    }
     // SAFETY: an `Isa` exists only where the machine has it.
     LANES * unsafe { dispatch16!(isa, vectors[]() -> usize) }
+}
+
+#[inline(always)]
+unsafe fn vectors<D: Dot>() -> usize {
+    D::NV
 }
 
 /// `strips16!(channels, W, f::<D, T>(args))` covers the channels with calls `f::<D, T, NV, TAIL>(channel, valid,

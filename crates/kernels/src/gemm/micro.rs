@@ -68,13 +68,14 @@ pub(crate) struct ColsJob {
 
 /// Columns per packed panel for a product with `n` columns.
 pub(crate) fn panel_width(isa: Isa, n: usize) -> usize {
-    #[inline(always)]
-    unsafe fn vectors<S: Simd>() -> usize {
-        S::NV
-    }
     // SAFETY: an `Isa` exists only where the machine has it.
     let most = unsafe { dispatch!(isa, vectors() -> usize) };
     LANES * if n <= LANES { 1 } else { most }
+}
+
+#[inline(always)]
+unsafe fn vectors<S: Simd>() -> usize {
+    S::NV
 }
 
 /// # Safety

@@ -61,16 +61,20 @@ impl Bytes for Scalar {
 /// As `isa::dispatch`, with `f` over `B: Bytes`.
 macro_rules! dispatch8 {
     ($isa:expr, $f:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma")]
-        unsafe fn on_vnni($($arg: $ty),*) $(-> $ret)? {
-            $f::<$crate::int8::x86::Avx512Vnni>($($arg),*)
-        }
-        match $isa {
+        #[inline(always)]
+        unsafe fn $f(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
-            isa if isa.has_vnni() => on_vnni($($arg),*),
-            isa => $crate::isa::dispatch!(isa, $f($($arg: $ty),*) $(-> $ret)?),
+            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma")]
+            unsafe fn on_vnni($($arg: $ty),*) $(-> $ret)? {
+                self::$f::<$crate::int8::x86::Avx512Vnni>($($arg),*)
+            }
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                isa if isa.has_vnni() => on_vnni($($arg),*),
+                isa => $crate::isa::dispatch!(isa, $f($($arg: $ty),*) $(-> $ret)?),
+            }
         }
+        $f($isa, $($arg),*)
     }};
 }
 pub(super) use dispatch8;
