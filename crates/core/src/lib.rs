@@ -48,5 +48,5 @@ pub use plan::{Move, Plan};
 pub use predict::{Denoiser, Halt, Parameterization, Prediction};
 pub use schedule::NoiseSchedule;
 pub use solver::Solver;
-pub use trajectory::{Moment, Trajectory, sample};
+pub use trajectory::{Moment, Poll, Trajectory, sample};
 pub use vector::Vector;

@@ -54,7 +54,7 @@ pub struct Scalings {
 
 /// A denoiser's answer at one level: `x = alpha·x0 + sigma·eps`, both computed where each is well
 /// conditioned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Prediction<V> {
     /// The expected clean sample, `E[x0 | x]`.
     pub x0: V,
@@ -81,6 +81,10 @@ pub enum Halt {
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// A solver's step cannot go on before a prediction has come. Solvers pass it on; a trajectory turns it into
+    /// [`Poll::Ask`](crate::trajectory::Poll::Ask).
+    #[error("a prediction has not come yet")]
+    Pending,
     /// The denoiser could not answer, or answered with something that is not finite.
     #[error("{0}")]
     Failed(String),

@@ -18,6 +18,7 @@ use tweedie_core::{
         find,
     },
     spacing::{self, Spacing},
+    trajectory::Tolerance,
 };
 
 const ROWS: usize = 3000;
@@ -245,8 +246,9 @@ fn adaptive_steps_keep_to_their_tolerance() {
             let solver = DpmSinglestep { form, order, rule: Rule::Midpoint };
             let mut before = (f64::INFINITY, 0);
             for tolerance in [0.05, 1e-3, 2e-5] {
-                let adaptive =
-                    Adaptive { relative: tolerance, absolute: 0.1 * tolerance, ..Adaptive::new(solver) };
+                let absolute = 0.1 * tolerance;
+                let tolerance_of = Tolerance { relative: tolerance, absolute, ..Tolerance::K_DIFFUSION };
+                let adaptive = Adaptive { solver, tolerance: tolerance_of };
                 let last =
                     sample(&plan, &adaptive, &model, x.clone(), &mut no_noise()).last().unwrap().unwrap();
                 let error = distance(&last.x, &exact);

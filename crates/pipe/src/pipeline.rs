@@ -376,7 +376,7 @@ pub(crate) fn follow(
         let Some(moment) = trajectory.next() else { break };
         let moment = moment.map_err(|halt| match halt {
             Halt::Cancelled => PipelineError::Cancelled,
-            Halt::Failed(reason) => PipelineError::Step { step: step + 1, of: progress.steps, reason },
+            halt => PipelineError::Step { step: step + 1, of: progress.steps, reason: halt.to_string() },
         })?;
         step += usize::from(matches!(this, Move::Solve(_)));
         progress.evals += moment.evals - evals;

@@ -233,7 +233,7 @@ pub fn tensor(x: &Batch<4>) -> HostTensor {
 pub(crate) fn halted(halt: Halt) -> PipelineError {
     match halt {
         Halt::Cancelled => PipelineError::Cancelled,
-        Halt::Failed(reason) => PipelineError::Model { reason },
+        halt => PipelineError::Model { reason: halt.to_string() },
     }
 }
 

@@ -11,6 +11,7 @@ use tweedie_core::{
     schedule::TableSchedule,
     solver::{Adaptive, CLASSICAL, Curvature, DpmMultistep, DpmSinglestep, Form, Rule, SolverEntry},
     spacing::exponential,
+    trajectory::Tolerance,
 };
 
 type Sample = Vec<f64>;
@@ -162,7 +163,8 @@ impl Problem {
             let mut curve = Vec::new();
             for k in 0..17 {
                 let relative = 10f64.powf(-f64::from(k) / 3.0);
-                let solver = Adaptive { relative, absolute: 0.1 * relative, ..Adaptive::new(solver) };
+                let tolerance = Tolerance { relative, absolute: 0.1 * relative, ..Tolerance::K_DIFFUSION };
+                let solver = Adaptive { solver, tolerance };
                 curve.push(at(self.plan(ends, 1)?, &solver)?);
             }
             let fewest = curve.iter().filter(|(_, e)| *e <= 0.01).map(|(n, _)| *n).reduce(f64::min);

@@ -8,12 +8,7 @@ use super::{
     dpm_multistep::Rule,
     exponential::{Exponential, Form},
 };
-use crate::{
-    level::Level,
-    predict::{Halt, Prediction},
-    trajectory::Step,
-    vector::Vector,
-};
+use crate::{predict::Halt, trajectory::Step, vector::Vector};
 
 /// DPM-Solver (`Form::Noise`) or DPM-Solver++ (`Form::Data`), singlestep.
 #[derive(Clone, Copy, Debug)]
@@ -46,39 +41,6 @@ pub(super) fn combined<V: Vector>(step: &Exponential, rule: Rule, x: &V, m0: &V,
     V::lin(&terms)
 }
 
-impl DpmSinglestep {
-    /// The result of lower order, and the result.
-    pub(super) fn pair<V: Vector>(
-        &self,
-        s: &mut Step<'_, V>,
-        x: &V,
-        p: &Prediction<V>,
-        from: Level,
-        to: Level,
-    ) -> Result<(V, V), Halt> {
-        let step = Exponential::new(self.form, from, to);
-        let lambda = from.lambda();
-        let m0 = self.form.of(p);
-        let first = if self.order == 2 { 0.5 } else { 1.0 / 3.0 };
-        let at = s.schedule().at_lambda(lambda + first * step.h());
-        let stage = Exponential::new(self.form, from, at).first_order(x, p);
-        let p1 = s.predict_at(&stage, at)?;
-        let m1 = self.form.of(&p1);
-        if self.order == 2 {
-            let low = step.first_order(x, p);
-            return Ok((low, combined(&step, self.rule, x, m0, &[(first, m1)])));
-        }
-        let second = 2.0 / 3.0;
-        let at = s.schedule().at_lambda(lambda + second * step.h());
-        let stage = Exponential::new(self.form, from, at);
-        let stage = combined(&stage, Rule::Heun, x, m0, &[(first / second, m1)]);
-        let p2 = s.predict_at(&stage, at)?;
-        let m2 = self.form.of(&p2);
-        let low = combined(&step, Rule::Midpoint, x, m0, &[(first, m1)]);
-        Ok((low, combined(&step, self.rule, x, m0, &[(first, m1), (second, m2)])))
-    }
-}
-
 impl<V: Vector> Solver<V> for DpmSinglestep {
     fn order(&self) -> usize {
         self.order
@@ -86,10 +48,28 @@ impl<V: Vector> Solver<V> for DpmSinglestep {
 
     fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
         let p = s.predict()?;
+        let step = Exponential::new(self.form, s.from, s.to);
         if !s.is_finite() {
-            return Ok(Exponential::new(self.form, s.from, s.to).first_order(&s.x, &p));
+            return Ok(step.first_order(&s.x, &p));
         }
-        let (x, from, to) = (s.x.clone(), s.from, s.to);
-        Ok(self.pair(s, &x, &p, from, to)?.1)
+        let (from, lambda) = (s.from, s.from.lambda());
+        let m0 = self.form.of(&p);
+        let first = if self.order == 2 { 0.5 } else { 1.0 / 3.0 };
+        let at = s.schedule().at_lambda(lambda + first * step.h());
+        let stage = Exponential::new(self.form, from, at).first_order(&s.x, &p);
+        let p1 = s.predict_at(&stage, at)?;
+        let m1 = self.form.of(&p1);
+        if self.order == 2 {
+            s.lower_order(|s| step.first_order(&s.x, &p));
+            return Ok(combined(&step, self.rule, &s.x, m0, &[(first, m1)]));
+        }
+        let second = 2.0 / 3.0;
+        let at = s.schedule().at_lambda(lambda + second * step.h());
+        let stage = Exponential::new(self.form, from, at);
+        let stage = combined(&stage, Rule::Heun, &s.x, m0, &[(first / second, m1)]);
+        let p2 = s.predict_at(&stage, at)?;
+        let m2 = self.form.of(&p2);
+        s.lower_order(|s| combined(&step, Rule::Midpoint, &s.x, m0, &[(first, m1)]));
+        Ok(combined(&step, self.rule, &s.x, m0, &[(first, m1), (second, m2)]))
     }
 }

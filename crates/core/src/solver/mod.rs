@@ -22,10 +22,14 @@ mod runge_kutta;
 mod sa;
 mod unipc;
 
-use crate::{predict::Halt, trajectory::Step, vector::Vector};
+use crate::{
+    predict::Halt,
+    trajectory::{Step, Tolerance},
+    vector::Vector,
+};
 
 pub use adams::{GradientEstimation, Ipndm, Lms};
-pub use adaptive::{Adaptive, Embedded, PidController};
+pub use adaptive::Adaptive;
 pub use bespoke::{Bespoke, BespokeError};
 pub use cfgpp::CfgPlusPlus;
 pub use consistency::Consistency;
@@ -57,6 +61,13 @@ pub trait Solver<V: Vector>: Send + Sync {
         0
     }
 
-    /// The sample at `s.to`.
+    /// The error allowed for its steps, if it takes them of its own size between the plan's levels. It then tells
+    /// its [lower order](Step::lower_order).
+    fn tolerance(&self) -> Option<Tolerance> {
+        None
+    }
+
+    /// The sample at `s.to`. Must do the same whenever it is called for the same step ([`Step`]), and pass on every
+    /// [`Halt`].
     fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt>;
 }
