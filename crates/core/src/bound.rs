@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Ho et al. 2020, arXiv:2006.11239, eqs. 5 and 13; learned variances: Nichol & Dhariwal 2021,
-//! arXiv:2102.09672, eq. 15. Everything factorizes over elements, so the functions here take one element
-//! and answer in nats; [`bits_per_dim`] converts a sum.
+//! arXiv:2102.09672, eq. 15. All terms are sums over elements, so the functions here take one element and
+//! return nats; [`bits_per_dim`] converts a sum.
 //!
 //! ```
 //! use tweedie_core::{bound::{Bound, ReverseVariance}, schedule::TableSchedule};
 //! let schedule = TableSchedule::linear(1000, 1e-4, 0.02)?;
 //! let bound = Bound::of(&schedule, 1000, ReverseVariance::FixedSmall)?;
-//! // A network that knows the image pays nothing but the prior and the last decision.
+//! // A network that predicts the image exactly only pays for the prior and the decoder.
 //! assert!(bound.term(500, 0.2, 0.2, 0.0).nats.abs() < 1e-12);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -37,56 +37,56 @@ pub use decoder::{Decoded, decoder};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReverseVariance {
-    /// That of the posterior, `β̃`: right where the data is a single point.
+    /// The posterior's, `β̃`: optimal if the data is a single point.
     #[default]
     FixedSmall,
-    /// That of the forward step, `β`: right where the data is white noise. The last step, to a clean sample,
-    /// keeps the smaller one.
+    /// The forward step's, `β`: optimal if the data is white noise. The last step, to a clean sample, uses `β̃`.
     FixedLarge,
-    /// `exp(f·ln β + (1 − f)·ln β̃)` with `f = (v + 1)/2`, where the network answers `v` for every
-    /// element.
+    /// `exp(f·ln β + (1 − f)·ln β̃)` with `f = (v + 1)/2`, where the network predicts `v` for every element.
     LearnedRange,
 }
 
-/// Levels that no bound can be computed on.
+/// Why a bound cannot be computed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BoundError {
-    /// Too few.
+    /// Too few noise levels.
     #[error("a bound needs at least 2 noise levels, got {found}")]
     Steps {
-        /// How many.
+        /// Number of levels.
         found: usize,
     },
-    /// Levels that are clean or out of order.
-    #[error("noise level {index} has sigma/alpha = {nsr}: expected levels that grow noisier from above 0")]
+    /// A level that is clean or not noisier than the one before.
+    #[error(
+        "noise level {index} has sigma/alpha = {nsr}: expected finite values above 0 in increasing order"
+    )]
     Order {
-        /// The level's index.
+        /// Index of the level.
         index: usize,
-        /// Its noise-to-signal ratio.
+        /// Its noise-to-signal ratio `sigma/alpha`.
         nsr: f64,
     },
-    /// A table has as many levels as it has.
-    #[error("a schedule of {table} discrete times has a bound of {table} levels, not of {found}")]
+    /// A number of levels that differs from the table's.
+    #[error("the bound of a schedule with {table} discrete timesteps has {table} levels, got {found}")]
     Table {
-        /// Its times.
+        /// Timesteps of the table.
         table: usize,
-        /// Levels asked for.
+        /// Levels requested.
         found: usize,
     },
 }
 
-/// A term of one element with its derivatives.
+/// A term of one element, with its derivatives.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Term {
     /// The term, in nats.
     pub nats: f64,
-    /// Its derivative by the predicted clean sample.
+    /// Derivative with respect to the predicted clean sample.
     pub d_x0: f64,
-    /// Its derivative by `v` of [`ReverseVariance::LearnedRange`]; 0 for fixed variances.
+    /// Derivative with respect to `v` of [`ReverseVariance::LearnedRange`]; 0 for fixed variances.
     pub d_v: f64,
 }
 
-/// The noise levels of a bound, and what of its terms depends on them alone.
+/// The noise levels of a bound, and the parts of its terms that only depend on them.
 #[derive(Clone, Debug)]
 pub struct Bound {
     levels: Vec<Level>,
@@ -98,17 +98,17 @@ pub struct Bound {
 struct Step {
     /// Coefficient of the clean sample in the posterior's mean.
     x0: f64,
-    /// `ln β̃`, for the first step that of the second.
+    /// `ln β̃`; for the first step, that of the second.
     log_small: f64,
     /// `ln β`.
     log_large: f64,
 }
 
 impl Bound {
-    /// On `levels`, cleanest first, each noisier than the one before and none clean.
+    /// A bound on `levels`, cleanest first, each noisier than the one before and none clean.
     ///
     /// # Errors
-    /// For fewer than two levels, or others.
+    /// [`BoundError::Steps`] for fewer than two levels, [`BoundError::Order`] if they are out of order or clean.
     pub fn new(levels: Vec<Level>, variance: ReverseVariance) -> Result<Self, BoundError> {
         if levels.len() < 2 {
             return Err(BoundError::Steps { found: levels.len() });
@@ -128,17 +128,17 @@ impl Bound {
             });
             before = level;
         }
-        // Of the first step the posterior is a point: the variance of the second stands for it.
+        // The posterior of the first step is a point, so the variance of the second is used for it.
         steps[0].log_small = steps[1].log_small;
         Ok(Self { levels, steps, variance })
     }
 
-    /// On all times of a table, of which there must be `steps`; or on `steps` levels of a continuous
-    /// schedule: evenly spaced times down to `1/steps` of a flow or another process that ends in pure noise,
-    /// otherwise evenly spaced 7th roots of the noise (Karras et al. 2022).
+    /// A bound on all timesteps of a table, of which there must be `steps`, or on `steps` levels of a continuous
+    /// schedule: evenly spaced times down to `1/steps` if the process ends in pure noise (as flows do), otherwise
+    /// evenly spaced 7th roots of the noise (Karras et al. 2022).
     ///
     /// # Errors
-    /// As [`Bound::new`], and for a number of steps that a table does not have.
+    /// Those of [`Bound::new`], and [`BoundError::Table`] if `steps` differs from the table's size.
     pub fn of(
         schedule: &dyn NoiseSchedule,
         steps: usize,
@@ -167,13 +167,13 @@ impl Bound {
         &self.levels
     }
 
-    /// The reverse process' variance.
+    /// The variance of the reverse process.
     pub fn variance(&self) -> ReverseVariance {
         self.variance
     }
 
-    /// The standard deviation `s` of the prior `N(0, s²)`: 1 for processes that preserve the variance, that
-    /// of the noise where it explodes.
+    /// The standard deviation `s` of the prior `N(0, s²)`: 1 for variance-preserving processes, the largest
+    /// `sigma` for variance-exploding ones.
     pub fn prior_std(&self) -> f64 {
         self.last().sigma.max(1.0)
     }
@@ -184,12 +184,12 @@ impl Bound {
         gaussian_kl(last.alpha * x0 / std, 2.0 * (last.sigma / std).ln())
     }
 
-    /// The term of the step down from level `index`, counted from 0, of one element with the value `x0`, when
-    /// the network predicts `x0_hat` and, with a learned range, `v`. Index 0 is the decoder's, for which
-    /// `x0` is one of 256 values from -1 to 1.
+    /// The term of the step down from level `index` (counted from 0) for one element with the value `x0`, if the
+    /// network predicts `x0_hat` and, for a learned range, `v`. Index 0 is the decoder term, for which `x0` must
+    /// be one of 256 values from -1 to 1.
     ///
     /// # Panics
-    /// For an index that no level has.
+    /// If `index` is not below the number of levels.
     pub fn term(&self, index: usize, x0: f64, x0_hat: f64, v: f64) -> Term {
         let step = &self.steps[index];
         let log_variance = self.log_variance(index, v);
@@ -201,7 +201,7 @@ impl Bound {
             let Decoded { nats, d_mean, d_log_variance: d } = decoder(x0, step.x0 * x0_hat, log_variance);
             return Term { nats, d_x0: step.x0 * d_mean, d_v: d * d_log_variance };
         }
-        // The means have the noisy sample's part in common; this is their difference in standard deviations.
+        // The contribution of the noisy sample to both means cancels; this is their difference in standard deviations.
         let scale = step.x0 * (-0.5 * log_variance).exp();
         let difference = scale * (x0_hat - x0);
         let log_ratio = step.log_small - log_variance;
@@ -212,10 +212,10 @@ impl Bound {
         }
     }
 
-    /// The logarithm of the reverse process' variance in the step down from level `index`.
+    /// The logarithm of the reverse process' variance for the step down from level `index`.
     ///
     /// # Panics
-    /// For an index that no level has.
+    /// If `index` is not below the number of levels.
     pub fn log_variance(&self, index: usize, v: f64) -> f64 {
         let step = &self.steps[index];
         match self.variance {
@@ -244,7 +244,7 @@ pub fn gaussian_kl(difference: f64, log_ratio: f64) -> f64 {
     0.5 * (spread + difference * difference)
 }
 
-/// Nats summed over `dims` elements, as bits per element.
+/// Converts nats summed over `dims` elements to bits per element.
 pub fn bits_per_dim(nats: f64, dims: usize) -> f64 {
     nats / (dims as f64 * std::f64::consts::LN_2)
 }
@@ -258,8 +258,8 @@ mod tests {
         schedule::{EdmSchedule, FlowSchedule, TableSchedule},
     };
 
-    /// Expected terms of one-dimensional Gaussian data under its exact denoiser. The terms are quadratic in the
-    /// data and the noise, so that four points give the expectation.
+    /// Expected terms of one-dimensional Gaussian data with its exact denoiser. The terms are quadratic in the
+    /// data and the noise, so four points give the expectation.
     fn expected(bound: &Bound, mean: f64, variance: f64) -> (f64, Vec<f64>) {
         let data = Gaussian::new(vec![mean], vec![variance]).unwrap();
         let x0s = [mean - variance.sqrt(), mean + variance.sqrt()];
@@ -310,8 +310,8 @@ mod tests {
         }
     }
 
-    /// With the exact denoiser, ever finer steps lose nothing: the bound without its decoder, plus the entropy
-    /// that the cleanest level leaves, tends to the entropy of the data plus the distance of the prior.
+    /// With the exact denoiser, smaller steps lose nothing: the bound without its decoder, plus the entropy left
+    /// at the cleanest level, tends to the entropy of the data plus the prior term.
     #[test]
     fn many_steps_tend_to_the_likelihood() {
         let (mean, variance) = (0.1, 0.3);
@@ -319,7 +319,7 @@ mod tests {
         let gaps: Vec<f64> = [100, 1000, 10_000]
             .into_iter()
             .map(|steps| {
-                // The same process, from sigma/alpha = 0.01 to 60, in ever finer steps.
+                // The same process from sigma/alpha = 0.01 to 60, in smaller and smaller steps.
                 let at = |i: usize| 0.01 * 6000f64.powf(i as f64 / (steps - 1) as f64);
                 let levels: Vec<_> =
                     (0..steps).map(|i| Level::variance_preserving(at(i), i as f64)).collect();
@@ -334,7 +334,7 @@ mod tests {
             .collect();
         assert!(gaps.iter().all(|g| *g > 0.0), "a bound from above: {gaps:?}");
         let limit = (10.0 * gaps[2] - gaps[1]) / 9.0;
-        assert!(limit.abs() < 1e-4, "{gaps:?}, in the limit {limit}");
+        assert!(limit.abs() < 1e-4, "{gaps:?}, limit {limit}");
         for pair in gaps.windows(2) {
             assert!((pair[0] / pair[1] / 10.0 - 1.0).abs() < 0.1, "of first order: {gaps:?}");
         }
@@ -348,7 +348,7 @@ mod tests {
         let edm = Bound::of(&EdmSchedule::default(), 50, small).unwrap();
         assert_eq!(edm.prior_std(), 80.0);
         assert!((edm.prior(0.8) - 0.5 * 0.01f64.powi(2)).abs() < 1e-15);
-        // The same levels but for a factor have the same terms.
+        // Levels that only differ by a factor have the same terms.
         let scaled: Vec<_> = edm.levels().iter().map(|l| Level::variance_preserving(l.nsr(), l.t)).collect();
         let scaled = Bound::new(scaled, small).unwrap();
         for index in 0..50 {

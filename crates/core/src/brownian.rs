@@ -1,20 +1,20 @@
-//! A Brownian path over `lambda` that can be asked anywhere, in any order, without memory: Lévy's
+//! A Brownian path over `lambda` that can be evaluated anywhere, in any order, without storing it: Lévy's
 //! construction, `W(t) = t·z + Σ hat_jk(t)·z_jk`, whose normals `z_jk` are streams of the seed. (A Brownian
-//! tree: Li et al. 2020, arXiv:2001.01328, keeps the same promise by splitting seeds.)
+//! tree, Li et al. 2020, arXiv:2001.01328, gives the same guarantee by splitting seeds.)
 //!
 //! The path is piecewise linear below about 0.0005 in `lambda`; increments are scaled by their exact
 //! standard deviation.
 
 use crate::vector::Vector;
 
-/// The path's normals begin at this stream, far above the draws that are counted.
+/// First stream of the path's normals, far above the counted draws.
 const STREAMS: u64 = 1 << 32;
 /// How often intervals are halved.
 const DEPTH: u32 = 16;
-/// The path runs over `-SPAN..=SPAN` in `lambda`; it stands still outside.
+/// The path covers `-SPAN..=SPAN` in `lambda` and is constant outside.
 const SPAN: f64 = 16.0;
 
-/// `(W(to) − W(from))/√Var` with `draw` giving the normal of a stream. A standard normal.
+/// `(W(to) − W(from))/√Var`, a standard normal; `draw` returns the normal of a stream.
 pub fn increment<V: Vector>(draw: &mut dyn FnMut(u64) -> V, from: f64, to: f64) -> V {
     let clock = |lambda: f64| (lambda.clamp(-SPAN, SPAN) + SPAN) / (2.0 * SPAN);
     let (a, b) = (clock(from), clock(to));

@@ -9,14 +9,14 @@ use crate::{level::Level, lin, vector::Vector};
 /// `q(x_to | x_from) = N(keep·x_from, variance)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Transition {
-    /// Factor of the cleaner sample.
+    /// Factor of the less noisy sample.
     pub keep: f64,
-    /// Variance of the noise that is added.
+    /// Variance of the added noise.
     pub variance: f64,
 }
 
-/// The step of the forward process from a level up to a noisier (or equal) one. Between two levels of
-/// pure noise (`alpha = 0`), of which nothing remains to be kept, it rescales.
+/// The step of the forward process from one level to a noisier or equal one. Between two levels of pure noise
+/// (`alpha = 0`) it only rescales.
 ///
 /// ```
 /// use tweedie_core::{NoiseSchedule, forward::transition, schedule::TableSchedule};
@@ -27,12 +27,12 @@ pub struct Transition {
 /// ```
 pub fn transition(from: Level, to: Level) -> Transition {
     let keep = if from.alpha == 0.0 { to.sigma / from.sigma } else { to.alpha / from.alpha };
-    // A difference of squares, factored: the levels are often close.
+    // A difference of squares, factored, because the levels are often close.
     let kept = keep * from.sigma;
     Transition { keep, variance: ((to.sigma - kept) * (to.sigma + kept)).max(0.0) }
 }
 
-/// `q(x_to | x_from, x0) = N(x0·x0 + x·x_from, variance)` for a cleaner `to`.
+/// `q(x_to | x_from, x0) = N(x0·x0 + x·x_from, variance)` for a less noisy `to`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Posterior {
     /// Coefficient of the clean sample in the mean.
@@ -55,14 +55,14 @@ pub fn posterior(from: Level, to: Level) -> Posterior {
 }
 
 impl Posterior {
-    /// The mean for a sample and a clean sample.
+    /// The mean for a noisy and a clean sample.
     pub fn mean<V: Vector>(&self, x: &V, x0: &V) -> V {
         lin![self.x0 => x0, self.x => x]
     }
 }
 
 /// The posterior's mean in terms of the noisy sample and its noise: coefficients `(x, eps)` with
-/// `mean = x·x_from + eps·eps`. Infinite where `from.alpha = 0`: there, use [`posterior`].
+/// `mean = x·x_from + eps·eps`. Infinite if `from.alpha = 0`; use [`posterior`] there.
 pub fn posterior_eps(from: Level, to: Level) -> (f64, f64) {
     let up = transition(to, from);
     (1.0 / up.keep, -up.variance / (up.keep * from.sigma))

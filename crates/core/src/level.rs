@@ -9,27 +9,27 @@ pub struct Level {
     pub alpha: f64,
     /// Standard deviation of the noise.
     pub sigma: f64,
-    /// What the network is told: a table index, a time in `0..=1`, or a noise level.
+    /// The timestep passed to the network: a table index, a time in `0..=1`, or a noise level.
     pub t: f64,
 }
 
 impl Level {
-    /// A noise-free level, where sampling ends.
+    /// The level without noise, where sampling ends.
     pub const CLEAN: Level = Level { alpha: 1.0, sigma: 0.0, t: 0.0 };
 
-    /// The variance-preserving level (`alpha² + sigma² = 1`) with `sigma/alpha = nsr`; `nsr` may be
-    /// zero or infinite.
+    /// The variance-preserving level (`alpha² + sigma² = 1`) with `sigma/alpha = nsr`, which may be zero or
+    /// infinite.
     pub fn variance_preserving(nsr: f64, t: f64) -> Self {
         Self { alpha: 1.0 / nsr.hypot(1.0), sigma: 1.0 / nsr.recip().hypot(1.0), t }
     }
 
-    /// Log of the amplitude ratio, `ln(alpha / sigma)`: half the log-SNR. Grows as noise falls;
-    /// infinite where `sigma` or `alpha` is zero.
+    /// Log of the amplitude ratio, `ln(alpha / sigma)`: half the log-SNR. Increases as noise decreases; infinite
+    /// if `sigma` or `alpha` is zero.
     pub fn lambda(self) -> f64 {
         (self.alpha / self.sigma).ln()
     }
 
-    /// Noise-to-signal ratio `sigma / alpha`: Karras' sigma. Infinite where `alpha` is zero.
+    /// Noise-to-signal ratio `sigma / alpha`, Karras' sigma. Infinite if `alpha` is zero.
     pub fn nsr(self) -> f64 {
         self.sigma / self.alpha
     }
@@ -39,7 +39,7 @@ impl Level {
         (self.alpha / self.sigma).powi(2)
     }
 
-    /// Whether no noise is left.
+    /// Whether the level has no noise.
     pub fn is_clean(self) -> bool {
         self.sigma == 0.0
     }

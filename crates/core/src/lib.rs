@@ -1,11 +1,11 @@
 //! The mathematics of diffusion models, without a tensor library.
 //!
-//! A sampler is three independent things: a [`Plan`] says which noise [`Level`]s to visit and where to
-//! add noise, a [`Solver`] goes from one level to the next, and a [`Denoiser`] answers "what is clean
-//! here?", which is Tweedie's formula `E[x0 | x_t]`. [`sample`] is the one loop that joins them.
+//! A sampler consists of three independent parts: a [`Plan`] lists the noise [`Level`]s to visit and where to add
+//! noise, a [`Solver`] goes from one level to the next, and a [`Denoiser`] predicts the clean sample, which is
+//! Tweedie's formula `E[x0 | x_t]`. [`sample`] is the loop that combines them.
 //!
-//! Scalars are `f64` and decide everything; whatever implements [`Vector`] is only ever combined
-//! linearly, so all of this is tested on plain numbers against exact denoisers.
+//! Scalars are `f64` and make all decisions; a [`Vector`] is only ever combined linearly. So everything here
+//! can be tested on plain slices of numbers against exact denoisers.
 //!
 //! ```
 //! use std::sync::Arc;

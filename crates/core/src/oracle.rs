@@ -1,38 +1,38 @@
-//! Exact denoisers: data whose `E[x0 | x]` is known at every level, for tests and for learning.
+//! Exact denoisers: data whose `E[x0 | x]` is known at every level, for tests and tutorials.
 //!
 //! For `x0 ~ N(m, v)` each level's marginal is `N(alpha·m, s)` with `s = alpha²·v + sigma²`, so
-//! `E[x0 | x] = m + alpha·v/s·(x − alpha·m)` and `E[eps | x] = sigma/s·(x − alpha·m)`. A mixture weighs
-//! its components' answers by their posterior probabilities.
+//! `E[x0 | x] = m + alpha·v/s·(x − alpha·m)` and `E[eps | x] = sigma/s·(x − alpha·m)`. A mixture weights its
+//! components' predictions by their posterior probabilities.
 
 use crate::{
     level::Level,
     predict::{Denoiser, Halt, Prediction},
 };
 
-/// Why an oracle cannot be made, or cannot answer.
+/// Why an exact denoiser cannot be made or evaluated.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum OracleError {
-    /// Lengths that differ.
+    /// An unexpected number of elements.
     #[error("{what} has {found} elements: expected {expected}")]
     Length {
-        /// Of what.
+        /// What has the wrong length.
         what: &'static str,
-        /// Elements found.
+        /// Number of elements found.
         found: usize,
-        /// Elements expected.
+        /// Number of elements expected.
         expected: usize,
     },
     /// A variance or a weight out of range.
     #[error("{what} = {value}: expected a finite number {expected}")]
     Value {
-        /// Of what.
+        /// Name of the parameter.
         what: &'static str,
-        /// The value.
+        /// Its value.
         value: f64,
-        /// What it may be.
+        /// The allowed range.
         expected: &'static str,
     },
-    /// A mixture of nothing.
+    /// A mixture without components.
     #[error("a mixture needs at least one component")]
     Empty,
 }
@@ -45,7 +45,7 @@ pub struct Gaussian {
 }
 
 impl Gaussian {
-    /// From the mean and the variance of each element; a variance may be zero.
+    /// Creates it from the mean and the variance of each element. A variance may be zero.
     pub fn new(mean: Vec<f64>, variance: Vec<f64>) -> Result<Self, OracleError> {
         length("variance", variance.len(), mean.len())?;
         for &value in &variance {
@@ -71,7 +71,7 @@ impl Gaussian {
         terms.map(|(x, (m, s))| -0.5 * ((x - m).powi(2) / s + (std::f64::consts::TAU * s).ln())).sum()
     }
 
-    /// Where the probability-flow ODE carries `x`, exactly: `y` such that `(y − alpha·m)/√s` is kept.
+    /// The exact solution of the probability-flow ODE from `x`: `y` with the same `(y − alpha·m)/√s`.
     pub fn flow(&self, x: &[f64], from: Level, to: Level) -> Vec<f64> {
         let ends = self.marginal(from).zip(self.marginal(to));
         x.iter().zip(ends).map(|(x, ((m, s), (n, r)))| n + (r / s).sqrt() * (x - m)).collect()
@@ -82,7 +82,7 @@ impl Gaussian {
         for ((x, (m, s)), (mean, variance)) in
             x.iter().zip(self.marginal(at)).zip(self.mean.iter().zip(&self.variance))
         {
-            // Nothing varies: the clean sample is known and there is no noise to tell.
+            // Without variance the clean sample is known, and there is no noise to predict.
             let scaled = if s == 0.0 { 0.0 } else { (x - m) / s };
             out.x0.push(mean + at.alpha * variance * scaled);
             out.eps.push(at.sigma * scaled);
@@ -105,7 +105,7 @@ pub struct GaussianMixture {
 }
 
 impl GaussianMixture {
-    /// From components with positive weights, which are normalized.
+    /// Creates a mixture from components with positive weights, which are normalized.
     pub fn new(components: Vec<(f64, Gaussian)>) -> Result<Self, OracleError> {
         let size = components.first().ok_or(OracleError::Empty)?.1.mean.len();
         for (value, component) in &components {

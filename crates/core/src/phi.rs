@@ -3,7 +3,7 @@
 //! `φ_0(z) = e^z`, `φ_{k+1}(z) = (φ_k(z) − 1/k!)/z`; equivalently `k!·φ_{k+1}(z) = ∫₀¹ e^{z(1−r)} r^k dr`.
 //! Hochbruck & Ostermann 2010, Acta Numerica 19.
 
-/// `φ_k(z)` for `k ≥ 0` and any `z`: by its series for small `z`, where the recurrence cancels.
+/// `φ_k(z)` for `k ≥ 0` and any `z`; by its series for small `z`, where the recurrence cancels.
 pub fn phi(k: usize, z: f64) -> f64 {
     match k {
         0 => z.exp(),
@@ -24,19 +24,19 @@ pub fn phi(k: usize, z: f64) -> f64 {
     }
 }
 
-/// `k!`
+/// `k!`.
 pub fn factorial(k: usize) -> f64 {
     (1..=k).map(|i| i as f64).product()
 }
 
 /// The weights `w` of values at `nodes` that integrate polynomials exactly: `Σ wᵢ·nodesᵢʲ = moment(j)` for
-/// every `j` below their number. The nodes differ; there are a handful of them.
+/// every `j` below the number of nodes. Nodes must be distinct and few.
 pub fn weights(nodes: &[f64], moment: impl Fn(usize) -> f64) -> Vec<f64> {
     let rows = (0..nodes.len()).map(|j| nodes.iter().map(|r| r.powi(j as i32)).collect()).collect();
     solve(rows, (0..nodes.len()).map(moment).collect())
 }
 
-/// Solves `a·x = b` by elimination with pivots. Not finite where `a` is singular.
+/// Solves `a·x = b` by Gaussian elimination with pivoting. The result is not finite if `a` is singular.
 pub fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     let n = b.len();
     for column in 0..n {

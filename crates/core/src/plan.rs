@@ -9,21 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{forward::posterior, level::Level, schedule::NoiseSchedule};
 
-/// One move of a trajectory.
+/// One step of a plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Move {
-    /// Let the solver carry the sample to this level.
+    /// The solver moves the sample to this level.
     Solve(Level),
-    /// Run the forward process from the present level up to `to`, its noise multiplied by `scale`
-    /// (1 keeps the marginals exact).
+    /// The forward process moves the sample from its level up to `to`, with noise multiplied by `scale` (1 keeps
+    /// the marginals exact).
     Renoise {
-        /// The noisier level reached.
+        /// The noisier level.
         to: Level,
         /// Factor of the added noise.
         scale: f64,
     },
-    /// Call the same sample by another level: some published samplers step to one level and then
-    /// ask the network at another.
+    /// Treat the same sample as one of another level: some published samplers step to one level and then
+    /// evaluate the network at another.
     Relabel(Level),
 }
 
@@ -39,19 +39,19 @@ impl Move {
 /// Where a plan ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Final {
-    /// With a last step to the noise-free level.
+    /// With a final step to the noise-free level.
     Clean,
-    /// At the last of the given times.
+    /// At the last given time.
     LastTime,
-    /// With a last step to this level: the table's first, for schedulers that never reach zero.
+    /// With a final step to this level, the table's first, for schedulers that never reach zero noise.
     Level(Level),
 }
 
-/// The fresh noise of a sampler.
+/// How a sampler adds fresh noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoiseRule {
-    /// None: the probability-flow ODE.
+    /// No noise: the probability-flow ODE.
     #[default]
     None,
     /// `eta` times the posterior's standard deviation: [`Plan::ancestral`].
@@ -61,98 +61,98 @@ pub enum NoiseRule {
     },
     /// DDPM's larger variance: [`Plan::fixed_large`].
     FixedLarge,
-    /// A clean sample is predicted at every step and noised again: [`Plan::consistency`].
+    /// Predict a clean sample in every step and add noise again: [`Plan::consistency`].
     Consistency,
-    /// Steps below the next level, then back up to it: [`Plan::strategic`].
+    /// Step below the next level, then add noise back up to it: [`Plan::strategic`].
     Strategic {
-        /// How far below: 0 is deterministic, 1 is `Consistency`.
+        /// How far below: 0 is deterministic, 1 equals `Consistency`.
         gamma: f64,
     },
-    /// Noise before each step: [`Plan::churn`].
+    /// Add noise before each step: [`Plan::churn`].
     Churn(Churn),
-    /// An interval of levels is run through several times: [`Plan::restart`].
+    /// Repeat an interval of levels: [`Plan::restart`].
     Restart(Restart),
 }
 
 /// EDM's stochasticity. Karras et al. 2022, arXiv:2206.00364, algorithm 2.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Churn {
-    /// Overall amount, spread over the steps. 0 is deterministic.
+    /// Total amount, distributed over the steps. 0 is deterministic.
     pub s_churn: f64,
-    /// Smallest noise-to-signal ratio that is churned.
+    /// Smallest noise-to-signal ratio at which noise is added.
     pub s_min: f64,
-    /// Largest noise-to-signal ratio that is churned.
+    /// Largest noise-to-signal ratio at which noise is added.
     pub s_max: f64,
     /// Factor of the added noise.
     pub s_noise: f64,
 }
 
-/// An interval of noise that is run through again. Xu et al. 2023, arXiv:2306.14878.
+/// An interval of noise levels to repeat. Xu et al. 2023, arXiv:2306.14878.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
-    /// The cleanest noise-to-signal ratio of the interval.
+    /// Smallest noise-to-signal ratio of the interval.
     pub s_min: f64,
-    /// The noisiest.
+    /// Largest noise-to-signal ratio of the interval.
     pub s_max: f64,
-    /// How many times more.
+    /// Number of repetitions.
     pub times: usize,
 }
 
 /// Why a plan cannot be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PlanError {
-    /// Nothing to do.
-    #[error("a plan needs a start and at least one step; got {levels} levels")]
+    /// A plan without steps.
+    #[error("a plan needs at least 2 levels, got {levels}")]
     TooShort {
-        /// How many levels were given.
+        /// Number of levels given.
         levels: usize,
     },
-    /// Times that do not descend.
-    #[error("times[{index}] = {time}: expected finite times that fall strictly")]
+    /// Times that do not decrease.
+    #[error("times[{index}] = {time}: expected finite, strictly decreasing times")]
     NotDescending {
-        /// Its index.
+        /// Index of the time.
         index: usize,
         /// The time.
         time: f64,
     },
-    /// A transformation of a plan that adds noise already.
-    #[error("{transformation} needs a plan without fresh noise: apply it first")]
+    /// A transformation of a plan that already adds noise.
+    #[error("{transformation} must be applied before the transformation that adds noise")]
     AlreadyNoisy {
-        /// What was asked for.
+        /// Name of the transformation.
         transformation: &'static str,
     },
-    /// A strength that leaves nothing to do, or more than the plan has.
+    /// A strength out of range, or one that leaves no step.
     #[error(
-        "strength = {strength}: expected 0 < strength ≤ 1, and at least one of the {steps} steps left to do"
+        "strength = {strength}: expected 0 < strength ≤ 1 with strength·{steps} ≥ 1, so that at least one of {steps} steps remains"
     )]
     Strength {
-        /// The strength.
+        /// The strength given.
         strength: f64,
-        /// Steps of the plan.
+        /// Number of steps in the plan.
         steps: usize,
     },
 }
 
-/// Where a trajectory starts, and its moves.
+/// The start of a trajectory, and its moves.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The level of the initial sample.
     pub start: Level,
-    /// Standard deviation of the initial noise, by which the caller multiplies a standard normal.
-    /// Zero if the plan starts from a clean sample.
+    /// Standard deviation of the initial noise; the caller multiplies a standard normal by it. Zero if the plan
+    /// starts from a clean sample.
     pub start_std: f64,
     /// The moves, in order.
     pub moves: Vec<Move>,
-    /// The process to which the levels belong; it knows those in between.
+    /// The process that the levels belong to; it defines the levels in between.
     pub schedule: Arc<dyn NoiseSchedule>,
 }
 
 impl Plan {
-    /// The deterministic plan that visits `levels` in order, the first being the start. The levels may
-    /// rise: that inverts a sampler.
+    /// A deterministic plan that visits `levels` in order, the first being the start. Levels with increasing noise
+    /// invert a sampler.
     ///
     /// # Errors
-    /// If fewer than two levels are given.
+    /// [`PlanError::TooShort`] for fewer than two levels.
     pub fn through(schedule: Arc<dyn NoiseSchedule>, levels: &[Level]) -> Result<Self, PlanError> {
         match levels {
             [start, rest @ ..] if !rest.is_empty() => Ok(Self {
@@ -165,8 +165,8 @@ impl Plan {
         }
     }
 
-    /// The deterministic plan that visits the schedule's levels at `times`, falling strictly, and ends
-    /// as told. With [`Final::Clean`] or [`Final::Level`], the solver is called once per time.
+    /// A deterministic plan that visits the schedule's levels at strictly decreasing `times` and ends as `end`
+    /// says. With [`Final::Clean`] or [`Final::Level`], the solver is called once per time.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -187,7 +187,7 @@ impl Plan {
         Self::through(schedule, &levels)
     }
 
-    /// Steps from each time to the one `stride` below it, whether or not that is the next time, as
+    /// A plan that steps from each time to the one `stride` below it, even if that is not the next time, as
     /// diffusers' DDIM does; the sample is then relabelled. A step below time 0 ends at `end`.
     pub fn strided(
         schedule: Arc<dyn NoiseSchedule>,
@@ -211,17 +211,17 @@ impl Plan {
         Ok(Self { start, start_std: start.alpha.hypot(start.sigma), moves, schedule })
     }
 
-    /// How many times the solver is called.
+    /// Number of solver calls.
     pub fn solves(&self) -> usize {
         self.moves.iter().filter(|m| matches!(m, Move::Solve(_))).count()
     }
 
-    /// The level before each move, and the move.
+    /// Iterates over the level before each move, and the move.
     pub fn steps(&self) -> impl Iterator<Item = (Level, Move)> + '_ {
         std::iter::once(self.start).chain(self.moves.iter().map(|m| m.to())).zip(self.moves.iter().copied())
     }
 
-    /// Adds fresh noise by a rule.
+    /// Adds fresh noise according to a rule.
     pub fn with_noise(self, rule: NoiseRule) -> Self {
         match rule {
             NoiseRule::None => self,
@@ -234,16 +234,16 @@ impl Plan {
         }
     }
 
-    /// Splits every step into a step to a cleaner level and fresh noise of `eta` times the posterior's
-    /// standard deviation, such that the marginals stay exact. With a first-order solver and `eta = 1`
-    /// this is DDPM with its smaller variance and Euler ancestral; with other `eta`, in `0..=1`, DDIM.
+    /// Splits every step into a step to a cleaner level and fresh noise with `eta` times the posterior's standard
+    /// deviation, such that the marginals stay exact. With a first-order solver and `eta = 1` this is DDPM with
+    /// its smaller variance, also called Euler ancestral; with other `eta`, in `0..=1`, it is DDIM.
     /// Song et al. 2021, arXiv:2010.02502, eq. 16.
     pub fn ancestral(self, eta: f64) -> Self {
         self.split(eta, |_, _| 1.0)
     }
 
-    /// DDPM with its larger variance `β`: the ancestral step with its noise scaled by `√(β/β̃)`. The last
-    /// step, to a clean level, adds none.
+    /// DDPM with its larger variance `β`: the ancestral step with noise scaled by `√(β/β̃)`. The last step, to a
+    /// clean level, adds none.
     pub fn fixed_large(self) -> Self {
         self.split(1.0, |from, to| from.sigma / to.sigma)
     }
@@ -268,8 +268,7 @@ impl Plan {
         self
     }
 
-    /// Raises the noise before every step whose level lies within the churn's range. Levels of pure
-    /// noise stay as they are.
+    /// Adds noise before every step whose level lies within the range of `churn`, except at levels of pure noise.
     pub fn churn(mut self, churn: Churn) -> Self {
         let gamma = (churn.s_churn / self.solves() as f64).min(std::f64::consts::SQRT_2 - 1.0);
         let mut moves = Vec::with_capacity(2 * self.moves.len());
@@ -286,15 +285,15 @@ impl Plan {
         self
     }
 
-    /// Every step goes to a clean sample, which is noised again to where the step was to end. The way of
-    /// consistency models, that predict the end of the trajectory at once: Song et al. 2023,
-    /// arXiv:2303.01469, algorithm 1; Luo et al. 2023 (LCM), arXiv:2310.04378.
+    /// Makes every step go to a clean sample, which is noised again to the end of the step. For consistency
+    /// models, which predict the end of the trajectory directly: Song et al. 2023, arXiv:2303.01469, algorithm 1;
+    /// Luo et al. 2023 (LCM), arXiv:2310.04378.
     pub fn consistency(self) -> Self {
         self.overshoot(|_, _| Level::CLEAN)
     }
 
-    /// Every step goes on to the time `(1 − gamma)·t`, in a table rounded down, and back to its end `t` by
-    /// fresh noise; `gamma` in `0..=1`. Zheng et al. 2024 (TCD), arXiv:2402.19159.
+    /// Makes every step go below its end `t` to the time `(1 − gamma)·t` (rounded down in a table) and back up
+    /// with fresh noise; `gamma` in `0..=1`. Zheng et al. 2024 (TCD), arXiv:2402.19159.
     pub fn strategic(self, gamma: f64) -> Self {
         if gamma == 0.0 {
             return self;
@@ -307,7 +306,7 @@ impl Plan {
         })
     }
 
-    /// Splits every step that does not end clean into one to the level `below` its end, and noise.
+    /// Splits every step that does not end clean into a step to the level `below` its end, and noise.
     fn overshoot(mut self, below: impl Fn(&dyn NoiseSchedule, Level) -> Level) -> Self {
         let mut moves = Vec::with_capacity(2 * self.moves.len());
         for step in self.moves {
@@ -326,10 +325,9 @@ impl Plan {
         self
     }
 
-    /// Once the interval has been left, noises the sample back to its upper end and runs through the same
-    /// levels again, `times` over. The interval's ends are the plan's own levels within it; the last step
-    /// to a clean level stays outside. A plan that has no step within the interval, or adds noise already,
-    /// stays as it is.
+    /// After the interval has been passed, adds noise back to its upper end and repeats the same levels, `times`
+    /// over. The interval's ends are the plan's own levels within it; the last step to a clean level is never
+    /// part of it. A plan without a step in the interval, or one that already adds noise, is unchanged.
     pub fn restart(mut self, restart: Restart) -> Self {
         let steps: Vec<(Level, Move)> = self.steps().collect();
         if steps.iter().any(|(_, step)| !matches!(step, Move::Solve(_))) {
@@ -350,11 +348,11 @@ impl Plan {
         self
     }
 
-    /// The same levels upwards, from the last to the first: inverts a deterministic sampler, DDIM to begin
-    /// with. Song et al. 2021, arXiv:2010.02502, section 4.3. Run it on a clean sample as it is.
+    /// The same levels upwards, from the last to the first. Inverts deterministic samplers such as DDIM.
+    /// Song et al. 2021, arXiv:2010.02502, section 4.3. Start it from a clean sample without noise.
     ///
     /// # Errors
-    /// If the plan adds noise.
+    /// [`PlanError::AlreadyNoisy`] if the plan adds noise.
     pub fn inverted(mut self) -> Result<Self, PlanError> {
         if self.moves.iter().any(|m| matches!(m, Move::Renoise { .. })) {
             return Err(PlanError::AlreadyNoisy { transformation: "inversion" });
@@ -372,11 +370,11 @@ impl Plan {
         Ok(self)
     }
 
-    /// Starts from a clean sample, noised to the level from which `strength` of the steps remain:
-    /// `⌊steps·strength⌋` of them. Meng et al. 2022, arXiv:2108.01073. Other transformations come after.
+    /// Starts from a clean sample, noised to the level from which the last `⌊steps·strength⌋` steps remain.
+    /// Meng et al. 2022, arXiv:2108.01073. Apply other transformations afterwards.
     ///
     /// # Errors
-    /// If the strength is not in `0 < strength ≤ 1` or leaves no step, or the plan adds noise already.
+    /// If the strength is not in `0 < strength ≤ 1` or leaves no step, or the plan already adds noise.
     pub fn img2img(mut self, strength: f64) -> Result<Self, PlanError> {
         if self.moves.iter().any(|m| matches!(m, Move::Renoise { .. })) {
             return Err(PlanError::AlreadyNoisy { transformation: "img2img" });

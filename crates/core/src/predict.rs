@@ -1,4 +1,4 @@
-//! What a network's raw output means.
+//! The meaning of a network's raw output.
 //!
 //! Every parameterization is read through the four coefficients of Karras et al. 2022
 //! (arXiv:2206.00364, eq. 7): `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`.
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{level::Level, lin, vector::Vector};
 
-/// What the network `F` is trained to answer.
+/// What the network `F` is trained to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Parameterization {
@@ -24,17 +24,17 @@ pub enum Parameterization {
         /// Standard deviation of the data.
         sigma_data: f64,
     },
-    /// The same, but the network is told `2/π·arctan(sigma/alpha)`, as Stable Audio's is.
+    /// The same, but the network gets `2/π·arctan(sigma/alpha)` as its time, as in Stable Audio.
     EdmArctan {
         /// Standard deviation of the data.
         sigma_data: f64,
     },
-    /// A consistency model, which answers with the sample itself at `sigma_min`, and is told
-    /// `250·ln(sigma/alpha)`. Song et al. 2023, arXiv:2303.01469, appendix C.
+    /// A consistency model, which returns the sample itself at `sigma_min` and gets `250·ln(sigma/alpha)` as its
+    /// time. Song et al. 2023, arXiv:2303.01469, appendix C.
     Consistency {
         /// Standard deviation of the data.
         sigma_data: f64,
-        /// The cleanest level, where the answer is the sample.
+        /// The cleanest level, where the output is the sample.
         sigma_min: f64,
     },
 }
@@ -44,53 +44,52 @@ pub enum Parameterization {
 pub struct Scalings {
     /// Factor of the network's input.
     pub c_in: f64,
-    /// Factor of the noisy sample in the answer.
+    /// Factor of the noisy sample in the prediction.
     pub c_skip: f64,
-    /// Factor of the network's output in the answer. Zero where the output says nothing of `x0`.
+    /// Factor of the network's output in the prediction. Zero where the output does not determine `x0`.
     pub c_out: f64,
-    /// The time that the network is told.
+    /// The time passed to the network.
     pub c_noise: f64,
 }
 
-/// A denoiser's answer at one level: `x = alpha·x0 + sigma·eps`, both computed where each is well
-/// conditioned.
+/// A denoiser's prediction at one level, with `x = alpha·x0 + sigma·eps`. Both parts are computed such that each
+/// is well conditioned.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Prediction<V> {
     /// The expected clean sample, `E[x0 | x]`.
     pub x0: V,
     /// The expected noise, `E[eps | x]`.
     pub eps: V,
-    /// The noise that the network expects without its condition, where guidance asked for it: CFG++ adds
-    /// this one back.
+    /// The noise predicted without the condition, if guidance evaluated it; CFG++ adds this one back.
     pub null_eps: Option<V>,
-    /// What a network of learned variance says of it: the share of `ln β` against `ln β̃`, from −1 to 1.
-    /// Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
+    /// The predicted variance of a network with learned variance: the interpolation between `ln β̃` (−1) and
+    /// `ln β` (1). Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
     pub variance: Option<V>,
 }
 
 impl<V> Prediction<V> {
-    /// A prediction of the clean sample and the noise, and of nothing else.
+    /// A prediction of the clean sample and the noise only.
     pub fn new(x0: V, eps: V) -> Self {
         Self { x0, eps, null_eps: None, variance: None }
     }
 }
 
-/// Why a trajectory ended before its plan.
+/// Why a trajectory ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Halt {
-    /// The caller asked to stop.
+    /// The caller cancelled it.
     #[error("cancelled")]
     Cancelled,
-    /// A solver's step cannot go on before a prediction has come. Solvers pass it on; a trajectory turns it into
+    /// A solver's step needs a prediction that is not available yet. Solvers pass this on; a trajectory turns it into
     /// [`Poll::Ask`](crate::trajectory::Poll::Ask).
-    #[error("a prediction has not come yet")]
+    #[error("a prediction is not available yet")]
     Pending,
-    /// The denoiser could not answer, or answered with something that is not finite.
+    /// The denoiser failed, or its prediction was not finite.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Answers "what is clean here?".
+/// Predicts the clean sample.
 pub trait Denoiser<V> {
     /// The prediction for `x` at noise level `at`. Costs one network evaluation.
     fn denoise(&self, x: &V, at: Level) -> Result<Prediction<V>, Halt>;
@@ -118,7 +117,7 @@ impl Parameterization {
                 Scalings { c_in: 1.0, c_skip: 1.0 / n, c_out: -sigma / n, c_noise: t }
             }
             Self::Edm { sigma_data } | Self::EdmArctan { sigma_data } => {
-                // The paper's table 1 at sigma/alpha, multiplied out by alpha: finite at both ends.
+                // Table 1 of the paper in terms of alpha and sigma, finite at both ends.
                 let n = sigma.hypot(alpha * sigma_data);
                 Scalings {
                     c_in: 1.0 / n,
@@ -144,12 +143,12 @@ impl Parameterization {
         }
     }
 
-    /// Reads the raw network output `raw` at noisy sample `x`.
+    /// Converts the raw network output `raw` for the noisy sample `x` to a prediction.
     ///
-    /// Finite at every level, with one exception: [`Eps`](Self::Eps) divides by `alpha`, for at pure noise
-    /// the noise says nothing of `x0`; a process with zero terminal SNR needs another parameterization.
-    /// At a clean level, where [`X0`](Self::X0) and [`Consistency`](Self::Consistency) say nothing of the noise,
-    /// `eps` is zero.
+    /// Finite at every level with one exception: [`Eps`](Self::Eps) divides by `alpha`, because at pure noise
+    /// the predicted noise does not determine `x0`. Processes with zero terminal SNR need another
+    /// parameterization. At a clean level, where [`X0`](Self::X0) and [`Consistency`](Self::Consistency) do not
+    /// determine the noise, `eps` is zero.
     pub fn read<V: Vector>(&self, x: &V, raw: &V, at: Level) -> Prediction<V> {
         let Level { alpha, sigma, .. } = at;
         let s = self.scalings(at);
@@ -181,13 +180,13 @@ impl Parameterization {
         Prediction::new(x0, eps)
     }
 
-    /// What the network should answer at level `at`: the training target.
+    /// The training target at level `at`.
     pub fn target<V: Vector>(&self, x0: &V, eps: &V, at: Level) -> V {
         let (a, b) = self.target_weights(at);
         lin![a => x0, b => eps]
     }
 
-    /// The target as weights of `x0` and `eps`, for batches whose rows are at different levels.
+    /// The target as weights of `x0` and `eps`, for batches whose images have different noise levels.
     pub fn target_weights(&self, at: Level) -> (f64, f64) {
         let Level { alpha, sigma, .. } = at;
         match *self {
@@ -199,7 +198,7 @@ impl Parameterization {
                 let n = sigma.hypot(alpha * sigma_data);
                 (sigma / (n * sigma_data), -alpha * sigma_data / n)
             }
-            // None at its cleanest level, where the network's answer has no weight.
+            // There is no target at the cleanest level, where the output has no weight.
             Self::Consistency { .. } => {
                 let s = self.scalings(at);
                 ((1.0 - s.c_skip * alpha) / s.c_out, -s.c_skip * sigma / s.c_out)

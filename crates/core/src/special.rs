@@ -2,8 +2,8 @@
 
 use std::f64::consts::PI;
 
-/// `x` with `I_x(a, b) = p`, for `p` in `0..=1` and `a, b > 0`; about 1e-14 relative to `min(x, 1 − x)`
-/// where that is not tiny.
+/// `x` with `I_x(a, b) = p`, for `p` in `0..=1` and `a, b > 0`. Relative error of about 1e-14 in `min(x, 1 − x)`
+/// unless that is tiny.
 pub(crate) fn beta_quantile(p: f64, a: f64, b: f64) -> f64 {
     if p <= 0.0 {
         return 0.0;
@@ -60,7 +60,7 @@ fn regularized(x: f64, a: f64, b: f64) -> f64 {
     front * fraction
 }
 
-/// `ln Γ(x)` for `x > 0`: Stirling's series after lifting the argument above 15.
+/// `ln Γ(x)` for `x > 0`: Stirling's series after raising the argument above 15.
 fn ln_gamma(x: f64) -> f64 {
     let mut product = 1.0;
     let mut x = x;

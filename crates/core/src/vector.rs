@@ -1,4 +1,4 @@
-//! What a solver needs of a tensor: linear combinations and a size.
+//! The operations of tensors that solvers need: linear combinations and a norm.
 
 /// A sample or a batch of samples, as solvers see it.
 pub trait Vector: Clone {

@@ -98,7 +98,7 @@ fn what_is_no_sum_of_answers_is_refused() {
     assert_eq!(bad(|b| b.weights[1].clear()), "weights[1]: found 0, expected 3");
     assert!(bad(|b| b.weights[2][0] = f64::NAN).contains("weights[2]: expected finite"));
     assert!(bad(|b| b.levels.swap(0, 2)).contains("levels[1]"));
-    assert!(bad(|b| b.levels.clear()).contains("there are none"));
+    assert!(bad(|b| b.levels.clear()).contains("expected at least one"));
     assert!(bad(|b| b.start_std = 0.0).contains("start_std = 0"));
 }
 

@@ -2,22 +2,22 @@
 //! around the values `-1, -1 + 2/255, …, 1`; the first and the last reach to infinity. Ho et al. 2020,
 //! arXiv:2006.11239, eq. 13.
 //!
-//! Far from the mean the mass underflows, and for wide normals the difference of two distribution functions
-//! cancels, so the logarithm is taken of what is left after the leading factor.
+//! Far from the mean the mass underflows, and for wide normals the difference of the two distribution functions
+//! cancels, so the logarithm is computed after factoring out the leading exponential.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
 /// The normal density at 0.
 const PEAK: f64 = 0.398_942_280_401_432_7;
 
-/// A decoded value's cost.
+/// The cost of decoding one value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Decoded {
     /// `-ln p(x0)`, in nats.
     pub nats: f64,
-    /// Its derivative by the mean.
+    /// Derivative with respect to the mean.
     pub d_mean: f64,
-    /// Its derivative by the logarithm of the variance.
+    /// Derivative with respect to the logarithm of the variance.
     pub d_log_variance: f64,
 }
 
@@ -28,11 +28,11 @@ pub fn decoder(x0: f64, mean: f64, log_variance: f64) -> Decoded {
     let edge = |side: f64| (x0 - mean + side / 255.0) * inverse;
     let low = if x0 < -0.999 { f64::NEG_INFINITY } else { edge(-1.0) };
     let high = if x0 > 0.999 { f64::INFINITY } else { edge(1.0) };
-    // The mirrored interval has the same mass: look at the upper side.
+    // The mirrored interval has the same mass, so only the upper side needs a formula.
     let mirrored = low + high < 0.0;
     let (a, b) = if mirrored { (-high, -low) } else { (low, high) };
     let Interval { nats, at_a, at_b } = interval(a, b);
-    // Moving the interval by one: the density at its ends over its mass.
+    // Derivative for shifting the interval: the density at its ends divided by its mass.
     let shift = at_b - at_a;
     let scaled = |z: f64, density: f64| if z.is_finite() { z * density } else { 0.0 };
     Decoded {
@@ -45,9 +45,9 @@ pub fn decoder(x0: f64, mean: f64, log_variance: f64) -> Decoded {
 struct Interval {
     /// `-ln` of the mass.
     nats: f64,
-    /// The density at the lower end over the mass.
+    /// The density at the lower end divided by the mass.
     at_a: f64,
-    /// The density at the upper end over the mass.
+    /// The density at the upper end divided by the mass.
     at_b: f64,
 }
 

@@ -15,7 +15,7 @@ pub struct CosineSchedule {
 }
 
 impl CosineSchedule {
-    /// Times in `0..=1`, not scaled.
+    /// Times in `0..=1`, unscaled.
     pub fn new() -> Self {
         Self { scale: 1.0, time_scale: 1.0 }
     }
@@ -27,7 +27,7 @@ impl CosineSchedule {
         Ok(Self { scale, ..self })
     }
 
-    /// Times in `0..=time_scale`, for networks that are told `1000·t`.
+    /// Times in `0..=time_scale`, for networks that get `1000·t`.
     pub fn with_time_scale(self, time_scale: f64) -> Result<Self, ScheduleError> {
         check(time_scale > 0.0 && time_scale.is_finite(), "time_scale", time_scale, "a finite number > 0")?;
         Ok(Self { time_scale, ..self })
@@ -43,7 +43,7 @@ impl Default for CosineSchedule {
 impl NoiseSchedule for CosineSchedule {
     fn level(&self, t: f64) -> Level {
         let t = t.clamp(0.0, self.time_scale);
-        // The tangent of the rounded π/2 is finite; pure noise is meant.
+        // tan(π/2) is finite in floating point, but pure noise is meant.
         let nsr = if t == self.time_scale {
             f64::INFINITY
         } else {

@@ -1,4 +1,4 @@
-//! EDM: `x = x0 + sigma·eps`, the time being the noise level itself. Karras et al. 2022,
+//! EDM: `x = x0 + sigma·eps`, with the noise level itself as the time. Karras et al. 2022,
 //! arXiv:2206.00364.
 
 use super::{NoiseSchedule, ScheduleError, Times, check};

@@ -6,8 +6,8 @@ use crate::{level::Level, spacing};
 
 /// `alpha = 1 − s`, `sigma = s`, where `s = shift·r / (1 + (shift − 1)·r)` and `r = t/time_scale`.
 ///
-/// The network is told `t`, which is before the shift. For networks that are told the shifted noise
-/// level, leave the shift at 1 here and shift the times instead ([`spacing::shift`]).
+/// The network gets `t` before the shift. For networks that get the shifted noise level, leave the shift at 1
+/// here and shift the times instead ([`spacing::shift`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FlowSchedule {
     shift: f64,
@@ -20,13 +20,13 @@ impl FlowSchedule {
         Self { shift: 1.0, time_scale: 1.0 }
     }
 
-    /// Spends more (`shift > 1`) or less of the times on noisy levels. `shift > 0`.
+    /// Shifts times towards noisy (`shift > 1`) or clean levels. `shift > 0`.
     pub fn with_shift(self, shift: f64) -> Result<Self, ScheduleError> {
         check(shift > 0.0 && shift.is_finite(), "shift", shift, "a finite number > 0")?;
         Ok(Self { shift, ..self })
     }
 
-    /// Times in `0..=time_scale`, for networks that are told `1000·t`.
+    /// Times in `0..=time_scale`, for networks that get `1000·t`.
     pub fn with_time_scale(self, time_scale: f64) -> Result<Self, ScheduleError> {
         check(time_scale > 0.0 && time_scale.is_finite(), "time_scale", time_scale, "a finite number > 0")?;
         Ok(Self { time_scale, ..self })

@@ -1,4 +1,4 @@
-//! Forward processes: which [`Level`] belongs to which time.
+//! Forward processes, which map times to noise [`Level`]s.
 
 mod cosine;
 mod edm;
@@ -62,10 +62,10 @@ impl Axis {
 pub enum Times {
     /// A table: `t = 0, 1, …, steps − 1`, noisier as `t` grows. Fractional `t` interpolate.
     Table {
-        /// How many.
+        /// Number of entries.
         steps: usize,
     },
-    /// Any time of an interval, noisier as `t` grows.
+    /// All times in an interval, noisier as `t` grows.
     Interval {
         /// The cleanest time.
         min: f64,
@@ -75,7 +75,7 @@ pub enum Times {
 }
 
 impl Times {
-    /// Whether the times are those of a table.
+    /// Whether the times are entries of a table.
     pub fn is_table(self) -> bool {
         matches!(self, Self::Table { .. })
     }
@@ -102,20 +102,20 @@ pub trait NoiseSchedule: Debug + Send + Sync {
     /// The level at time `t`, clamped to the schedule's range. `level(level(t).t) == level(t)`.
     fn level(&self, t: f64) -> Level;
 
-    /// The level whose `sigma/alpha` is `nsr`, in `0..=∞`, for stages between grid points. Its
-    /// `alpha` and `sigma` are exact even outside the schedule's range, where `t` is clamped.
+    /// The level with `sigma/alpha = nsr`, in `0..=∞`, for stages between grid points. Its `alpha` and `sigma`
+    /// are exact even outside the schedule's range, where `t` is clamped.
     fn at_nsr(&self, nsr: f64) -> Level;
 
-    /// Which times exist.
+    /// The times on which the schedule is defined.
     fn times(&self) -> Times;
 
-    /// Where Runge–Kutta methods integrate.
+    /// The coordinates in which Runge–Kutta methods integrate.
     fn axis(&self) -> Axis {
         Axis::Nsr
     }
 
-    /// The level whose `ln(alpha/sigma)` is `lambda`: inverts [`Level::lambda`], so
-    /// `at_lambda(lambda).t` is the time of a given log-SNR `2·lambda`.
+    /// The level with `ln(alpha/sigma) = lambda`, the inverse of [`Level::lambda`]. `at_lambda(lambda).t` is the
+    /// time of the log-SNR `2·lambda`.
     fn at_lambda(&self, lambda: f64) -> Level {
         self.at_nsr((-lambda).exp())
     }
@@ -130,17 +130,17 @@ pub enum ScheduleError {
     /// A beta outside `0 < beta < 1`; only the last may be 1.
     #[error("betas[{index}] = {value}: expected 0 < beta < 1 (the last may be 1)")]
     Beta {
-        /// Its index.
+        /// Index of the entry.
         index: usize,
         /// Its value.
         value: f64,
     },
-    /// Products of alphas that do not fall strictly within `0..1`.
+    /// Products of alphas that do not decrease strictly within `0..1`.
     #[error(
-        "alphas_cumprod[{index}] = {value}: expected values falling strictly from below 1 (the last may be 0)"
+        "alphas_cumprod[{index}] = {value}: expected strictly decreasing values below 1 (the last may be 0)"
     )]
     AlphaBar {
-        /// Its index.
+        /// Index of the entry.
         index: usize,
         /// Its value.
         value: f64,
@@ -148,17 +148,17 @@ pub enum ScheduleError {
     /// A table too short to be rescaled to zero terminal SNR.
     #[error("rescaling to zero terminal SNR needs at least two steps, got {steps}")]
     TooShort {
-        /// Its length.
+        /// Number of steps in the table.
         steps: usize,
     },
     /// A parameter outside its range.
     #[error("{name} = {value}: expected {expected}")]
     Parameter {
-        /// Which.
+        /// Name of the parameter.
         name: &'static str,
         /// Its value.
         value: f64,
-        /// What it may be.
+        /// The allowed range.
         expected: &'static str,
     },
 }

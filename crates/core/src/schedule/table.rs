@@ -7,14 +7,14 @@ use std::{f64::consts::FRAC_PI_2, fmt};
 use super::{NoiseSchedule, ScheduleError, Times, check};
 use crate::level::Level;
 
-/// What lies between the entries of a table.
+/// How to interpolate between the entries of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Interpolation {
     /// Linear in `ln alpha_bar`, both from time to level and back.
     #[default]
     LogAlphaBar,
-    /// From time to level linear in `sigma/alpha`, back linear in its logarithm: the convention of
-    /// diffusers' Euler, Heun and DPM-Solver schedulers.
+    /// From time to level linear in `sigma/alpha`, back linear in its logarithm, as in diffusers' Euler, Heun and
+    /// DPM-Solver schedulers.
     Nsr,
 }
 
@@ -50,7 +50,7 @@ impl TableSchedule {
         Self::from_betas(&betas)
     }
 
-    /// Betas along a sigmoid from about `start` to about `end`, its argument running from −6 to 6
+    /// Betas along a sigmoid from about `start` to about `end`, with arguments from −6 to 6
     /// (GeoDiff; diffusers' `sigmoid`).
     pub fn sigmoid(steps: usize, start: f64, end: f64) -> Result<Self, ScheduleError> {
         let betas: Vec<f64> =
@@ -58,7 +58,7 @@ impl TableSchedule {
         Self::from_betas(&betas)
     }
 
-    /// Given betas, each in `0 < beta < 1`; the last may be 1 (zero terminal SNR).
+    /// A table of given betas, each in `0 < beta < 1`; the last may be 1 (zero terminal SNR).
     pub fn from_betas(betas: &[f64]) -> Result<Self, ScheduleError> {
         let last = betas.len().checked_sub(1).ok_or(ScheduleError::Empty)?;
         for (index, &value) in betas.iter().enumerate() {
@@ -77,7 +77,7 @@ impl TableSchedule {
         Ok(Self::assemble(betas.to_vec(), log_alpha_bar))
     }
 
-    /// Given products `alpha_bar`, falling strictly from below 1; the last may be 0.
+    /// A table of given products `alpha_bar`, strictly decreasing and below 1; the last may be 0.
     pub fn from_alphas_cumprod(alphas_cumprod: &[f64]) -> Result<Self, ScheduleError> {
         let last = alphas_cumprod.len().checked_sub(1).ok_or(ScheduleError::Empty)?;
         let mut before = 1.0;
@@ -105,7 +105,7 @@ impl TableSchedule {
         Ok(out)
     }
 
-    /// Chooses what lies between the entries.
+    /// Sets how to interpolate between the entries.
     pub fn with_interpolation(self, interpolation: Interpolation) -> Self {
         Self { interpolation, ..self }
     }
@@ -156,7 +156,7 @@ impl TableSchedule {
 }
 
 impl fmt::Debug for TableSchedule {
-    /// The size and the ends, rather than a thousand numbers.
+    /// Shows the size and the ends instead of all values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TableSchedule")
             .field("steps", &self.betas.len())
@@ -168,8 +168,8 @@ impl fmt::Debug for TableSchedule {
 }
 
 impl NoiseSchedule for TableSchedule {
-    /// Between the entries see [`Interpolation`]; before an entry of pure noise, where the logarithm
-    /// is infinite, `alpha` falls linearly.
+    /// Between the entries see [`Interpolation`]; next to an entry of pure noise, where the logarithm is
+    /// infinite, `alpha` decreases linearly.
     fn level(&self, t: f64) -> Level {
         let t = t.clamp(0.0, self.last() as f64);
         let i = t.floor() as usize;
@@ -204,8 +204,8 @@ impl NoiseSchedule for TableSchedule {
     }
 }
 
-/// Betas rescaled so that the last `alpha_bar` is exactly 0 while the first is kept, by shifting and
-/// stretching `√alpha_bar`. Lin et al. 2024, arXiv:2305.08891, algorithm 1.
+/// Rescales betas such that the last `alpha_bar` is exactly 0 and the first is unchanged, by shifting and
+/// scaling `√alpha_bar`. Lin et al. 2024, arXiv:2305.08891, algorithm 1.
 pub fn rescale_zero_terminal_snr(betas: &[f64]) -> Result<Vec<f64>, ScheduleError> {
     if betas.len() < 2 {
         return Err(ScheduleError::TooShort { steps: betas.len() });

@@ -1,12 +1,12 @@
-//! Adams–Bashforth methods: the slope over a step is extrapolated from the answers so far.
+//! Adams–Bashforth methods: the slope over a step is extrapolated from past predictions.
 //!
-//! - [`Ipndm`]: the weights of equal steps, whatever the steps are; the improved PNDM of Zhang & Chen 2022,
+//! - [`Ipndm`]: the weights for equal steps, whatever the step sizes are; the improved PNDM of Zhang & Chen 2022,
 //!   arXiv:2204.13902.
-//! - [`Lms`]: the weights of the actual steps in the coordinates of an [`Axis`](crate::schedule::Axis), as in
-//!   k-diffusion's linear multistep sampler. Katherine Crowson 2022.
+//! - [`Lms`]: the weights for the actual step sizes in the coordinates of an [`Axis`](crate::schedule::Axis), as
+//!   in k-diffusion's linear multistep sampler. Katherine Crowson 2022.
 //! - [`GradientEstimation`]: Permenter & Yuan 2024, arXiv:2306.04848.
 //!
-//! One evaluation each.
+//! One evaluation per step each.
 
 use super::Solver;
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     vector::Vector,
 };
 
-/// Weights of the newest answer and those before it, for equal steps.
+/// Weights of the newest prediction and earlier ones, for equal steps.
 const EQUAL_STEPS: [&[f64]; 4] = [
     &[1.0],
     &[3.0 / 2.0, -1.0 / 2.0],
@@ -25,7 +25,7 @@ const EQUAL_STEPS: [&[f64]; 4] = [
     &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
 ];
 
-/// The noise over this step as the last `order` answers (1 to 4) let expect, at equal steps.
+/// The noise over this step, extrapolated from the last `order` predictions (1 to 4) as if steps were equal.
 pub(super) fn extrapolated<V: Vector>(s: &Step<'_, V>, p: &Prediction<V>, order: usize) -> V {
     let mut eps = vec![&p.eps];
     eps.extend((1..order).map_while(|k| s.past(k)).map(|node| &node.prediction.eps));
@@ -34,8 +34,8 @@ pub(super) fn extrapolated<V: Vector>(s: &Step<'_, V>, p: &Prediction<V>, order:
     V::lin(&terms)
 }
 
-/// PNDM's transfer: DDIM's step with the noise `eps` instead of the predicted one. Liu et al. 2022,
-/// arXiv:2202.09778, eq. 11. From pure noise, of which no clean sample can be read, it is DDIM's.
+/// PNDM's transfer: DDIM's step with the noise `eps` instead of the predicted noise. Liu et al. 2022,
+/// arXiv:2202.09778, eq. 11. From pure noise, which does not determine a clean sample, it equals DDIM's step.
 pub(super) fn transfer<V: Vector>(s: &Step<'_, V>, p: &Prediction<V>, eps: &V) -> V {
     if s.from.alpha == 0.0 {
         return lin![s.to.alpha => &p.x0, s.to.sigma => &p.eps];
@@ -44,11 +44,11 @@ pub(super) fn transfer<V: Vector>(s: &Step<'_, V>, p: &Prediction<V>, eps: &V) -
     lin![ratio => &s.x, s.to.sigma - ratio * s.from.sigma => eps]
 }
 
-/// iPNDM: extrapolates `eps`, with lower orders until there are enough answers. Of order 2 at most, for
-/// steps are never quite equal.
+/// iPNDM: extrapolates `eps`, with lower orders until there are enough predictions. Converges with order 2 at
+/// most, because steps are never exactly equal.
 #[derive(Clone, Copy, Debug)]
 pub struct Ipndm {
-    /// How many answers, 1 to 4.
+    /// Number of predictions, 1 to 4.
     pub order: usize,
 }
 
@@ -70,7 +70,7 @@ impl<V: Vector> Solver<V> for Ipndm {
 /// Linear multistep method.
 #[derive(Clone, Copy, Debug)]
 pub struct Lms {
-    /// How many answers, 1 to 4.
+    /// Number of predictions, 1 to 4.
     pub order: usize,
 }
 
@@ -104,7 +104,7 @@ impl<V: Vector> Solver<V> for Lms {
     }
 }
 
-/// DDIM with `eps` led on past the last difference: `gamma·eps + (1 − gamma)·eps_before`.
+/// DDIM with `eps` extrapolated beyond the last difference: `gamma·eps + (1 − gamma)·eps_before`.
 #[derive(Clone, Copy, Debug)]
 pub struct GradientEstimation {
     /// 2 in the paper; 1 is DDIM, 1.5 is `Ipndm` of order 2.

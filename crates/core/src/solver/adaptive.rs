@@ -1,4 +1,4 @@
-//! A solver that takes as many steps from each level of the plan to the next as its tolerance asks for.
+//! A solver that takes as many steps between consecutive levels of the plan as its tolerance needs.
 
 use super::Solver;
 use crate::{
@@ -8,22 +8,22 @@ use crate::{
     vector::Vector,
 };
 
-/// A solver with steps of its own between the plan's levels. It must tell its
-/// [lower order](Step::lower_order), as [`DpmSinglestep`](super::DpmSinglestep) does. The plan need only hold the
-/// noisiest level and the cleanest one that is not free of noise.
+/// A solver with its own steps between the plan's levels. It must report its [lower order](Step::lower_order), as
+/// [`DpmSinglestep`](super::DpmSinglestep) does. The plan only needs the noisiest level and the cleanest one that is
+/// not free of noise.
 ///
-/// The error is measured over the whole vector: rows of one vector share their steps. Give each row a trajectory
-/// of its own where a sample must not depend on others.
+/// The error is measured over the whole vector, so the rows of a vector share their steps. Use one trajectory per row
+/// if a sample must not depend on others.
 #[derive(Clone, Copy, Debug)]
 pub struct Adaptive<S> {
     /// The solver.
     pub solver: S,
-    /// The error that a step may have.
+    /// The error allowed in a step.
     pub tolerance: Tolerance,
 }
 
 impl<S> Adaptive<S> {
-    /// With k-diffusion's tolerances.
+    /// Creates it with k-diffusion's tolerances.
     pub const fn new(solver: S) -> Self {
         Self { solver, tolerance: Tolerance::K_DIFFUSION }
     }

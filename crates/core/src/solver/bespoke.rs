@@ -1,7 +1,7 @@
-//! A solver for one plan, in which every step is a sum of the start and of all answers so far with weights of
-//! its own: a "bespoke non-stationary" solver. Shaul et al. 2024, arXiv:2403.01329. Whatever a deterministic
-//! solver does on a plan can be written so ([`Bespoke::of`]); better weights for one model are learned
-//! ([`crate::tune`]).
+//! A solver for one plan, in which every step is a weighted sum of the initial noise and of all predictions so far,
+//! with its own weights: a "bespoke non-stationary" solver. Shaul et al. 2024, arXiv:2403.01329. Every
+//! deterministic solver on a plan can be written in this form ([`Bespoke::of`]); better weights for one model are
+//! learned ([`crate::tune`]).
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -17,58 +17,58 @@ use crate::{
     vector::Vector,
 };
 
-/// Where a network is asked, and how its answers make the sample.
+/// The levels at which the network is evaluated, and how its predictions are combined.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bespoke {
-    /// The level of each evaluation, noisiest first. A level's `t` need not be that of its noise.
+    /// The level of each evaluation, noisiest first. The `t` of a level may differ from that of its noise.
     pub levels: Vec<Level>,
-    /// After evaluation `k`, counted from 0, the sample is `weights[k][0]·start + Σ weights[k][1+j]·x0_j` over
-    /// the answers `j = 0..=k`; after the last it is clean.
+    /// After evaluation `k`, counted from 0, the sample is `weights[k][0]·start + Σ weights[k][1+j]·x0_j` over the
+    /// predictions `j = 0..=k`; after the last it is clean.
     pub weights: Vec<Vec<f64>>,
-    /// Standard deviation of the start.
+    /// Standard deviation of the initial noise.
     pub start_std: f64,
 }
 
-/// Why levels and weights are no solver.
+/// Why levels and weights do not define a solver.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BespokeError {
-    /// Too few or too many numbers.
+    /// An unexpected number of entries.
     #[error("{what}: found {found}, expected {expected}")]
     Length {
-        /// Of what.
+        /// What has the wrong length.
         what: String,
-        /// How many there are.
+        /// Number of entries found.
         found: usize,
-        /// How many there should be.
+        /// Number of entries expected.
         expected: usize,
     },
-    /// A number out of range.
+    /// A value out of range.
     #[error("{what}: {reason}")]
     Value {
-        /// Of what.
+        /// Name of the value.
         what: String,
-        /// What is wrong with it.
+        /// What is wrong.
         reason: String,
     },
-    /// A solver that cannot be written as sums.
-    #[error("the plan or its solver is not a sum of one answer a step: {reason}")]
+    /// A solver that cannot be written in this form.
+    #[error("this plan and solver cannot be written as weighted sums of one prediction per step: {reason}")]
     NotLinear {
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 }
 
 impl Bespoke {
-    /// What `solver` does on `plan`, read off by running it on the basis vectors of start and answers.
+    /// Determines the weights of `solver` on `plan` by running it on basis vectors.
     ///
     /// # Errors
-    /// For a plan that adds noise or does not descend to a clean level, or a solver that draws noise or asks
-    /// other than once in every step.
+    /// If the plan adds noise or does not descend to a clean level, or if the solver draws noise or does not
+    /// evaluate the network exactly once per step.
     pub fn of(plan: &Plan, solver: &dyn Solver<Vec<f64>>) -> Result<Self, BespokeError> {
         let fail = |reason: String| BespokeError::NotLinear { reason };
         if plan.moves.iter().any(|m| !matches!(m, Move::Solve(_))) {
-            return Err(fail("the plan does more than step down".into()));
+            return Err(fail("the plan does not only step down".into()));
         }
         let steps = plan.moves.len();
         let basis = |k: usize| -> Vec<f64> { (0..=steps).map(|i| f64::from(i == k)).collect() };
@@ -105,10 +105,11 @@ impl Bespoke {
         self.levels.len()
     }
 
-    /// Whether levels and weights are as they should be.
+    /// Checks levels and weights.
     ///
     /// # Errors
-    /// If there are none, numbers are missing or not finite, or levels do not fall from one to the next.
+    /// If they are empty, have the wrong lengths, are not finite, or the noise does not decrease from each level to
+    /// the next.
     pub fn check(&self) -> Result<(), BespokeError> {
         let value = |what: String, reason: &str| Err(BespokeError::Value { what, reason: reason.into() });
         let expect = |what: String, found: usize, expected: usize| match found == expected {
@@ -116,7 +117,7 @@ impl Bespoke {
             false => Err(BespokeError::Length { what, found, expected }),
         };
         if self.levels.is_empty() {
-            return value("levels".into(), "there are none");
+            return value("levels".into(), "expected at least one");
         }
         if !(self.start_std > 0.0 && self.start_std.is_finite()) {
             return value(format!("start_std = {}", self.start_std), "expected a finite number > 0");
@@ -135,29 +136,29 @@ impl Bespoke {
                 return value(format!("levels[{k}]"), "expected finite alpha ≥ 0, sigma > 0 and t");
             }
             if k > 0 && level.nsr() >= before {
-                return value(format!("levels[{k}]"), "expected less noise than in the one before");
+                return value(format!("levels[{k}]"), "expected less noise than the level before");
             }
             before = level.nsr();
         }
         Ok(())
     }
 
-    /// The plan on which it works.
+    /// The plan of this solver.
     ///
     /// # Errors
-    /// Without levels.
+    /// [`PlanError::TooShort`] if there are no levels.
     pub fn plan(&self, schedule: Arc<dyn NoiseSchedule>) -> Result<Plan, PlanError> {
         let levels: Vec<Level> = self.levels.iter().copied().chain([Level::CLEAN]).collect();
         let start_std = self.start_std;
         Ok(Plan { start_std, ..Plan::through(schedule, &levels)? })
     }
 
-    /// The sample after evaluation `k`, from the start and as many answers as there are.
+    /// The sample after evaluation `k`, from the initial noise and the predictions so far.
     pub(crate) fn sum<V: Vector>(&self, k: usize, start: &V, answers: &[V]) -> V {
         Self::sum_of(&self.weights[k], start, answers)
     }
 
-    /// Start and answers by these weights.
+    /// The weighted sum of the initial noise and predictions.
     pub(crate) fn sum_of<V: Vector>(weights: &[f64], start: &V, answers: &[V]) -> V {
         let parts = std::iter::once(start).chain(answers);
         let terms: Vec<(f64, &V)> = weights.iter().copied().zip(parts).collect();
@@ -179,7 +180,7 @@ impl<V: Vector> Solver<V> for Bespoke {
         let k = s.index;
         let pasts: Option<Vec<_>> = (1..=k).rev().map(|back| s.past(back)).collect();
         let (Some(row), Some(pasts)) = (self.weights.get(k), pasts) else {
-            return Err(Halt::Failed("a bespoke solver takes its own plan alone, from its start on".into()));
+            return Err(Halt::Failed("a learned solver can only run its own plan, from the start".into()));
         };
         let start = pasts.first().map_or(&s.x, |node| &node.x);
         let answers = pasts.iter().map(|node| &node.prediction.x0).chain([&fresh]);

@@ -1,11 +1,11 @@
-//! CFG++: the guided clean sample is noised again with the noise predicted without condition, which keeps
-//! guided samples on the data's manifold. Chung et al. 2024, arXiv:2406.08070, algorithm 2; for solvers other
-//! than DDIM likewise. The guidance scale is between 0 and 1.
+//! CFG++: the guided clean sample is noised again with the unconditional noise prediction, which keeps guided
+//! samples on the data manifold. Chung et al. 2024, arXiv:2406.08070, algorithm 2; for solvers other than DDIM
+//! by analogy. The guidance scale is between 0 and 1.
 
 use super::Solver;
 use crate::{lin, predict::Halt, trajectory::Step, vector::Vector};
 
-/// A solver with CFG++. Without guidance, the solver itself.
+/// A solver with CFG++. Without guidance it equals the solver itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CfgPlusPlus<S>(
     /// The solver.

@@ -1,4 +1,4 @@
-//! Consistency models' answer, `c_skip·x + c_out·x0`, which is the sample itself at time 0. Song et al. 2023,
+//! The prediction of consistency models, `c_skip·x + c_out·x0`, which is the sample itself at time 0. Song et al. 2023,
 //! arXiv:2303.01469, eq. 5, with the coefficients of latent consistency models: Luo et al. 2023,
 //! arXiv:2310.04378. Order 1, one evaluation. For plans of [`Plan::consistency`](crate::Plan::consistency).
 

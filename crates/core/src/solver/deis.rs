@@ -1,4 +1,4 @@
-//! DEIS: the polynomial in `lambda` through the last answers of `eps`, integrated exactly (`tAB-DEIS` in
+//! DEIS: the polynomial in `lambda` through the last predictions of `eps`, integrated exactly (`tAB-DEIS` in
 //! `log ρ`). Zhang & Chen 2022, arXiv:2204.13902. Order 1 to 4, one evaluation.
 
 use super::{
@@ -10,7 +10,7 @@ use crate::{predict::Halt, trajectory::Step, vector::Vector};
 /// DEIS.
 #[derive(Clone, Copy, Debug)]
 pub struct Deis {
-    /// How many answers, 1 to 4.
+    /// Number of predictions, 1 to 4.
     pub order: usize,
     /// The order of the last steps.
     pub final_order: FinalOrder,

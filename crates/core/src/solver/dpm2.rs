@@ -1,4 +1,4 @@
-//! DPM2: Euler's step to the middle in `lambda`, and the whole step with the slope found there. Karras et al.
+//! DPM2: Euler's method to the midpoint in `lambda`, then the whole step with the slope found there. Karras et al.
 //! 2022, arXiv:2206.00364, algorithm 2 with the midpoint of Lu et al. 2022, arXiv:2206.00927; k-diffusion's
 //! `dpm_2`. Order 2, two evaluations, one in a step into a clean level.
 

@@ -1,6 +1,6 @@
-//! DPM-Solver and DPM-Solver++ whose stages are the plan's own levels: steps in groups of one, two or three,
-//! each from the group's first sample and all of its answers so far. diffusers' `DPMSolverSinglestep`; Lu et
-//! al. 2022, arXiv:2206.00927. One evaluation a step.
+//! DPM-Solver and DPM-Solver++ whose stages are the plan's own levels: steps in groups of one, two or three, each
+//! computed from the group's first sample and all its predictions so far. diffusers' `DPMSolverSinglestep`; Lu et
+//! al. 2022, arXiv:2206.00927. One evaluation per step.
 
 use super::{
     Solver,
@@ -17,15 +17,15 @@ pub struct DpmGrouped {
     pub form: Form,
     /// 1 to 3: the size of a group.
     pub order: usize,
-    /// How the answer's slope is integrated; at order 3, `Heun` also uses its curvature.
+    /// How the slope of the prediction is integrated; at order 3, `Heun` also uses the curvature.
     pub rule: Rule,
-    /// Matters at order 3 with noise and `Rule::Heun`: as published, one term of the curvature has the wrong sign.
+    /// Used at order 3 with noise and `Rule::Heun`: as published, one term of the curvature has the wrong sign.
     pub curvature: Curvature,
     /// 0 is deterministic; 1 is the reversed diffusion.
     pub tau: f64,
-    /// Lowers the order at the end: the last step is of order 1. diffusers' `lower_order_final`.
+    /// Whether the last steps have lower order, the very last order 1. diffusers' `lower_order_final`.
     pub lower_final: bool,
-    /// Steps of the whole plan, where this is the rest of one. Groups are counted from its start.
+    /// Number of steps in the whole plan, if only its last part is run. Groups are counted from its start.
     pub steps: Option<usize>,
 }
 
@@ -36,8 +36,8 @@ impl DpmGrouped {
         Self { form, order, rule, curvature, tau: 0.0, lower_final: false, steps: None }
     }
 
-    /// The order of step `index` of `steps`: its place in the group. With a lower order at the end, a last
-    /// group that is whole is broken up.
+    /// The order of step `index` of `steps`, its position in the group. With a lower order at the end, a complete
+    /// last group is split.
     fn order_of(&self, index: usize, steps: usize) -> usize {
         let whole = index + 1 == steps && steps.is_multiple_of(self.order);
         if self.lower_final && whole { 1 } else { index % self.order + 1 }

@@ -1,5 +1,5 @@
-//! DPM-Solver and DPM-Solver++ from past answers, of order 1 to 3, and their stochastic variants: the answer's
-//! derivatives in `lambda` are estimated by differences, and integrated exactly, or by the midpoint rule.
+//! Multistep DPM-Solver and DPM-Solver++ of order 1 to 3, and their stochastic variants. Derivatives of the
+//! prediction in `lambda` are estimated by finite differences, and integrated exactly or by the midpoint rule.
 //! Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095. One evaluation.
 
 use super::{
@@ -8,24 +8,24 @@ use super::{
 };
 use crate::{predict::Halt, trajectory::Step, vector::Vector};
 
-/// How a solver of second order integrates the answer's slope.
+/// How a second-order solver integrates the slope of the prediction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rule {
-    /// The answer in the middle of the step stands for all of it.
+    /// The midpoint rule: the prediction at the middle of the step is used for all of it.
     #[default]
     Midpoint,
-    /// Exactly.
+    /// The exact integral.
     Heun,
 }
 
-/// The curvature's weight in third order.
+/// The weight of the curvature at third order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Curvature {
     /// The exact integral: order 3.
     #[default]
     Exact,
-    /// As published and in diffusers: half of it, which leaves order 2; and with noise, where the sign of a
-    /// term differs, order 1.
+    /// As published and in diffusers: half of it, which leaves order 2; with noise, where the sign of a term is
+    /// wrong, order 1.
     Published,
 }
 
@@ -36,9 +36,9 @@ pub struct DpmMultistep {
     pub form: Form,
     /// 1 to 3.
     pub order: usize,
-    /// Matters at order 2.
+    /// Used at order 2.
     pub rule: Rule,
-    /// Matters at order 3.
+    /// Used at order 3.
     pub curvature: Curvature,
     /// 0 is deterministic; 1 is the reversed diffusion, `sde-dpmsolver` and `sde-dpmsolver++`.
     pub tau: f64,

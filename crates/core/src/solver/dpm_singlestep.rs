@@ -1,5 +1,5 @@
 //! DPM-Solver and DPM-Solver++ with stages inside the step, of order 2 and 3. Lu et al. 2022,
-//! arXiv:2206.00927, algorithms 1 and 2, and arXiv:2211.01095, algorithm 1. As many evaluations as the order.
+//! arXiv:2206.00927, algorithms 1 and 2, and arXiv:2211.01095, algorithm 1. The number of evaluations is the order.
 //! With the rule of Heun on `x0`, the stages and weights are those of RES: Zhang et al. 2023,
 //! arXiv:2308.02157.
 
@@ -17,11 +17,11 @@ pub struct DpmSinglestep {
     pub form: Form,
     /// 2 or 3.
     pub order: usize,
-    /// How the answer's slope is integrated; at order 3, `Heun` also uses its curvature.
+    /// How the slope of the prediction is integrated; at order 3, `Heun` also uses the curvature.
     pub rule: Rule,
 }
 
-/// The step from the answer `m0` at its start and those at two later `r`: `m1` at `r1`, `m2` at `r2`.
+/// The step from the prediction `m0` at its start and those at two later `r`: `m1` at `r1`, `m2` at `r2`.
 pub(super) fn combined<V: Vector>(step: &Exponential, rule: Rule, x: &V, m0: &V, later: &[(f64, &V)]) -> V {
     let base = [(step.keep(), x), (step.moment(0), m0)];
     let terms = match (later, rule) {

@@ -1,7 +1,7 @@
 //! DPM-Solver++(2M). Lu et al. 2022, arXiv:2211.01095, algorithm 2. Order 2, one evaluation.
 //!
 //! `x_to = sigma_to/sigma_from·x − alpha_to·(e^−h − 1)·D`, where `D` extrapolates `x0` linearly in
-//! `lambda` to the middle of the step, from the present answer and the one before.
+//! `lambda` to the midpoint of the step, from the current prediction and the previous one.
 
 use super::{FinalOrder, Solver};
 use crate::{lin, predict::Halt, trajectory::Step, vector::Vector};

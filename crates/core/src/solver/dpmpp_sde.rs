@@ -1,6 +1,6 @@
-//! DPM-Solver++ (SDE): an ancestral step to the middle in `lambda`, and an ancestral step over the whole with
-//! the answer found there. The stochastic form of DPM-Solver++(2S), Lu et al. 2022, arXiv:2211.01095; Katherine
-//! Crowson's `dpmpp_sde` in k-diffusion. Two evaluations, one in a step into a clean level.
+//! DPM-Solver++ (SDE): an ancestral step to the midpoint in `lambda`, then an ancestral step over the whole interval
+//! with the prediction found there. The stochastic form of DPM-Solver++(2S), Lu et al. 2022, arXiv:2211.01095;
+//! Katherine Crowson's `dpmpp_sde` in k-diffusion. Two evaluations, one in a step to a clean level.
 
 use super::Solver;
 use crate::{
@@ -15,16 +15,16 @@ use crate::{
 /// DPM-Solver++ (SDE).
 #[derive(Clone, Copy, Debug)]
 pub struct DpmppSde {
-    /// How stochastic: 0 is DPM-Solver++(2S), 1 the reversed diffusion.
+    /// Amount of noise: 0 is DPM-Solver++(2S), 1 the reversed diffusion.
     pub eta: f64,
 }
 
 impl DpmppSde {
-    /// An ancestral step to `to` with a given answer: down, then up by noise of the path.
+    /// An ancestral step to `to` with a given prediction: down, then up with noise of the path.
     fn ancestral<V: Vector>(&self, s: &mut Step<'_, V>, p: &Prediction<V>, x0: &V, to: Level) -> V {
         let up = (self.eta * posterior(s.from, to).variance.sqrt()).min(to.sigma);
         let down = ((to.sigma - up) * (to.sigma + up)).sqrt();
-        // The kept share of x, of which p tells how much is clean.
+        // The fraction of x that is kept; p splits it into clean sample and noise.
         let kept = down / to.alpha / s.from.nsr();
         let (alpha, from) = (to.alpha, s.from);
         let noise = s.increment(from, to);

@@ -1,8 +1,8 @@
-//! ER-SDE-Solver: the reversed diffusion with a noise scale `φ(u)` of its own, `u = sigma/alpha`, solved with
+//! ER-SDE-Solver: the reversed diffusion with its own noise scale `φ(u)`, `u = sigma/alpha`, solved with
 //! finite differences of `x0`. Cui et al. 2023, arXiv:2309.06169, with `φ(u) = u·(e^(u^0.3) + 10)`
 //! (ER SDE 5). One evaluation.
 //!
-//! The last difference tells the slope in the middle of the last step; at order 3 the second difference moves it
+//! The last difference estimates the slope at the middle of the last step; at order 3 the second difference moves it
 //! to the end.
 
 use super::Solver;
@@ -18,7 +18,7 @@ pub struct ErSde {
 }
 
 impl ErSde {
-    /// With the paper's scale 5.
+    /// Creates it with the paper's scale 5.
     pub const fn new(order: usize) -> Self {
         Self { order, scale: |u| u * (u.powf(0.3).exp() + 10.0) }
     }
@@ -48,7 +48,7 @@ impl<V: Vector> Solver<V> for ErSde {
             return Ok(p.x0);
         }
         let (alpha, scale) = (s.to.alpha, self.scale);
-        // alpha·r·(x/alpha_from), read from the prediction: finite at pure noise, where r is zero.
+        // alpha·r·(x/alpha_from), computed from the prediction: finite at pure noise, where r is zero.
         let r = if from.is_finite() { scale(to) / scale(from) } else { 0.0 };
         let kept = if from.is_finite() { r * from } else { 0.0 };
         let noise = s.increment(s.from, s.to);

@@ -1,12 +1,12 @@
-//! What all exponential integrators share: over a step of length `h` in `lambda`, the sample follows from
-//! the network's answer along the way by an integral that is exact but for that answer. With `tau` for the
-//! share of fresh noise (0: the probability-flow ODE, 1: the reversed diffusion),
+//! Common parts of all exponential integrators: over a step of length `h` in `lambda`, the sample is given by an
+//! integral over the network's prediction that is exact except for the prediction itself. With `tau` as the
+//! amount of fresh noise (0: the probability-flow ODE, 1: the reversed diffusion),
 //!
 //! - data: `x_to = σ'/σ·e^(−τ²h)·x + (1+τ²)·α'·∫ e^(−(1+τ²)(λ'−λ)) x0 dλ + σ'·√(1−e^(−2τ²h))·z`
 //! - noise: `x_to = α'/α·x − (1+τ²)·σ'·∫ e^(λ'−λ) eps dλ + τ·σ'·√(e^(2h)−1)·z`
 //!
-//! (`'` marks the level reached). Lu et al. 2022, arXiv:2206.00927, prop. 3.1 and arXiv:2211.01095, prop. 4.1;
-//! Xue et al. 2023, arXiv:2309.05019, prop. 4.2. Solvers differ in how they interpolate the answer.
+//! (`'` marks the end of the step). Lu et al. 2022, arXiv:2206.00927, prop. 3.1 and arXiv:2211.01095, prop. 4.1;
+//! Xue et al. 2023, arXiv:2309.05019, prop. 4.2. Solvers differ in how they interpolate the prediction.
 
 use crate::{
     level::Level,
@@ -17,10 +17,10 @@ use crate::{
     vector::Vector,
 };
 
-/// Which answer of the network a solver interpolates.
+/// Which prediction a solver interpolates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
-    /// `x0`: steadier with guidance, and exact into a clean level.
+    /// `x0`: more stable with guidance, and exact for a step to a clean level.
     #[default]
     Data,
     /// `eps`.
@@ -28,7 +28,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The answer in question.
+    /// The selected part of a prediction.
     pub fn of<V>(self, p: &Prediction<V>) -> &V {
         match self {
             Self::Data => &p.x0,
@@ -37,11 +37,11 @@ impl Form {
     }
 }
 
-/// The order of a multistep solver's last steps. Into a clean level it is always 1, where the formula is
-/// exact: the step is infinitely long in `lambda`, so there is nothing to extrapolate to.
+/// The order of a multistep solver's last steps. A step to a clean level always has order 1, for which the
+/// formula is exact: the step is infinitely long in `lambda`, so there is nothing to extrapolate to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FinalOrder {
-    /// 1 in the last step and at most 2 in the one before, in plans of fewer than 15 steps: steadier.
+    /// 1 in the last step and at most 2 in the one before, in plans of fewer than 15 steps; more stable.
     /// diffusers' `lower_order_final`.
     #[default]
     LowerIfFew,
@@ -49,12 +49,12 @@ pub enum FinalOrder {
     Lower,
     /// 1 in the last step, 2 in the one before, and so on: `lower_order_final` of UniPC and SA-Solver.
     Falling,
-    /// As everywhere.
+    /// The full order in every step.
     Full,
 }
 
 impl FinalOrder {
-    /// The highest order of a step that `remaining` of `total` steps follow.
+    /// The highest order of a step that is followed by `remaining` of `total` steps.
     pub(super) fn limit(self, remaining: usize, total: usize) -> usize {
         match self {
             Self::LowerIfFew if total < 15 => remaining + 1,
@@ -70,7 +70,7 @@ impl FinalOrder {
     }
 }
 
-/// The integral over one step, for answers that are polynomials in `r = (λ − λ_from)/h`.
+/// The integral over one step, for predictions that are polynomials in `r = (λ − λ_from)/h`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exponential {
     pub form: Form,
@@ -116,7 +116,7 @@ impl Exponential {
         }
     }
 
-    /// The integral's weight as the step becomes short: [`Self::moment`] of 1 without the exponential.
+    /// The integral's weight for short steps: [`Self::moment`] of 1 without the exponential.
     pub fn gain(&self) -> f64 {
         let length = (1.0 + self.tau2()) * self.h();
         match self.form {
@@ -125,7 +125,7 @@ impl Exponential {
         }
     }
 
-    /// The integral where the answer is `r^j`. For `j = 0` also over infinite steps.
+    /// The integral of the prediction `r^j`. For `j = 0` also over infinite steps.
     pub fn moment(&self, j: usize) -> f64 {
         let more = 1.0 + self.tau2();
         match (self.form, j) {
@@ -137,7 +137,7 @@ impl Exponential {
         }
     }
 
-    /// The step with the polynomial through the answers at several `r`, whose integrals are `moment`.
+    /// The step with the polynomial through the predictions at several `r`, whose integrals are `moment`.
     pub fn through<V: Vector>(&self, x: &V, nodes: &[(f64, &V)], moment: impl Fn(usize) -> f64) -> V {
         let at: Vec<f64> = nodes.iter().map(|(r, _)| *r).collect();
         let weighted = weights(&at, moment).into_iter().zip(nodes).map(|(w, (_, v))| (w, *v));
@@ -145,7 +145,7 @@ impl Exponential {
         V::lin(&terms)
     }
 
-    /// The same with the answer at `from` alone, before any noise: also where `lambda` is infinite.
+    /// The step from the prediction at `from` only, without noise; also valid where `lambda` is infinite.
     pub fn first_order<V: Vector>(&self, x: &V, p: &Prediction<V>) -> V {
         if self.from.is_clean() || self.from.alpha == 0.0 {
             let kept = if self.tau == 0.0 { self.to.sigma } else { 0.0 };
@@ -154,7 +154,7 @@ impl Exponential {
         lin![self.keep() => x, self.moment(0) => self.form.of(p)]
     }
 
-    /// Adds the fresh noise, if there is any.
+    /// Adds the fresh noise, if any.
     pub fn noised<V: Vector>(&self, s: &mut Step<'_, V>, x: V) -> V {
         match self.noise() {
             0.0 => x,

@@ -1,5 +1,5 @@
 //! DDPM with a learned variance, `ln Σ = v·ln β + (1 − v)·ln β̃` with the network's `v`. Nichol & Dhariwal 2021,
-//! arXiv:2102.09672, eq. 15. Order 1, one evaluation. Without a learned variance it is `β̃`.
+//! arXiv:2102.09672, eq. 15. Order 1, one evaluation. Falls back to `β̃` if the network predicts no variance.
 
 use super::Solver;
 use crate::{

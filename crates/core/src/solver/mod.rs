@@ -1,4 +1,4 @@
-//! Solvers: each goes from one level to the next by one formula of its paper. [`SOLVERS`] lists them all.
+//! Solvers: each computes the sample at the next level with one formula of its paper. [`SOLVERS`] lists all.
 
 mod adams;
 mod adaptive;
@@ -52,11 +52,11 @@ pub use unipc::{Bh, Uncorrected, UniPc};
 
 /// A sampler's formula for one step.
 pub trait Solver<V: Vector>: Send + Sync {
-    /// Order of convergence of the global error, for smooth denoisers and steps of about equal length in
-    /// `lambda`. Of a stochastic solver, the order that it has without noise.
+    /// Order of convergence of the global error, for smooth denoisers and roughly equal steps in `lambda`. For a
+    /// stochastic solver, its order without noise.
     fn order(&self) -> usize;
 
-    /// How many past nodes it reads.
+    /// How many past nodes it uses.
     fn memory(&self) -> usize {
         0
     }

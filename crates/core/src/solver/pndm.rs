@@ -1,6 +1,6 @@
-//! Pseudo linear multistep method: Adams–Bashforth's weights of order 4 on `eps`, and DDIM's transfer. The
-//! first steps are found by Runge–Kutta steps or by Heun's. Liu et al. 2022, arXiv:2202.09778, algorithm 2.
-//! Order 2, since the weights are those of equal steps; one evaluation, more at the start.
+//! Pseudo linear multistep method: Adams–Bashforth weights of order 4 on `eps`, and DDIM's transfer. The first steps
+//! use Runge–Kutta's or Heun's method. Liu et al. 2022, arXiv:2202.09778, algorithm 2. Order 2, because the
+//! weights are those of equal steps; one evaluation, more at the start.
 
 use super::{
     Solver,
@@ -8,20 +8,20 @@ use super::{
 };
 use crate::{level::Level, lin, predict::Halt, trajectory::Step, vector::Vector};
 
-/// How the first steps are found.
+/// How the first steps are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// One step of two evaluations, then lower orders: F-PNDM in diffusers with `skip_prk_steps`.
     #[default]
     Heun,
-    /// Three steps of four evaluations, whose middle lies between the times of the ends.
+    /// Three steps of four evaluations, with stages half-way in time between their ends.
     RungeKutta,
 }
 
 /// PNDM.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pndm {
-    /// How the first steps are found.
+    /// How the first steps are computed.
     pub start: Start,
 }
 
@@ -64,7 +64,7 @@ impl<V: Vector> Solver<V> for Pndm {
     }
 }
 
-/// Half-way in time; in a table, half the distance rounded down below the start.
+/// Half-way in time; in a table, half the distance below the start, rounded down.
 fn middle<V: Vector>(s: &Step<'_, V>) -> Level {
     let half = 0.5 * (s.from.t - s.to.t);
     let whole = s.schedule().times().is_table() && s.from.t.fract() == 0.0;

@@ -1,4 +1,4 @@
-//! Every sampler by name, for menus, help, docs and tests.
+//! All samplers by name, for menus, help, docs and tests.
 
 use super::{
     Adaptive, Bh, CLASSICAL, CfgPlusPlus, Ddim, Deis, Dpm2, DpmGrouped, DpmMultistep, DpmSinglestep, Dpmpp2m,
@@ -10,26 +10,26 @@ use crate::{
     vector::Vector,
 };
 
-/// A sampler by name: a solver, and the noise that its plan adds.
+/// A named sampler: a solver, and the noise that its plan adds.
 #[derive(Clone, Copy, Debug)]
 pub struct SolverEntry {
-    /// Its name.
+    /// Unique name.
     pub name: &'static str,
-    /// Other names of the same formula.
+    /// Other names for the same formula.
     pub aliases: &'static [&'static str],
-    /// What it is, in a line.
+    /// One-line description.
     pub summary: &'static str,
-    /// Where it is from.
+    /// Where the formula was published.
     pub paper: &'static str,
-    /// Order of convergence; of a stochastic one, that of its solver.
+    /// Order of convergence; for a stochastic sampler, that of its solver.
     pub order: usize,
     /// Network evaluations per step. The first steps may take more, a step to a clean sample fewer.
     pub evaluations: usize,
-    /// The noise that its plan adds: pass it to [`Plan::with_noise`](crate::Plan::with_noise).
+    /// The noise that the plan adds: pass it to [`Plan::with_noise`](crate::Plan::with_noise).
     pub noise: NoiseRule,
-    /// Whether the solver draws noise of its own.
+    /// Whether the solver itself draws noise.
     pub stochastic: bool,
-    /// Whether it takes steps of its own between the plan's levels, each of `evaluations`.
+    /// Whether it takes its own steps between the plan's levels, each of `evaluations`.
     pub adaptive: bool,
     formula: Formula,
 }
@@ -40,7 +40,7 @@ macro_rules! formulas {
         enum Formula { $($name($solver)),+ }
 
         impl SolverEntry {
-            /// The solver itself.
+            /// Creates the solver.
             pub fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
                 match self.formula { $(Formula::$name(solver) => Box::new(solver)),+ }
             }
@@ -108,13 +108,14 @@ impl SolverEntry {
         !self.stochastic && self.noise == NoiseRule::None
     }
 
-    /// Whether it adds the unconditional noise back, which takes guidance scales of 0 to 1.
+    /// Whether it adds back the unconditional noise, which requires guidance scales between 0 and 1.
     pub fn is_cfgpp(&self) -> bool {
         matches!(self.formula, Formula::DdimCfg(_) | Formula::Dpmpp2mCfg(_))
     }
 
-    /// The fresh noise for a given `eta`, from 0 (none) to 1 (as in the reversed diffusion); `None` if it has no
-    /// such number. TCD's is its `gamma`; solvers that live on past answers would lose them to the noise.
+    /// The noise rule for `eta`, from 0 (none) to 1 (as in the reversed diffusion); `None` if the sampler does not
+    /// support it. For TCD this is `gamma`. Multistep solvers do not support it, because noise would invalidate
+    /// their past predictions.
     pub fn noise_of(&self, eta: f64) -> Option<NoiseRule> {
         match self.noise {
             _ if self.stochastic || self.adaptive => None,
@@ -128,7 +129,7 @@ impl SolverEntry {
 }
 
 const ANCESTRAL: NoiseRule = NoiseRule::Ancestral { eta: 1.0 };
-/// As for ImageNet in the paper's table 5.
+/// The values for ImageNet in the paper's table 5.
 const CHURN: NoiseRule = NoiseRule::Churn(Churn { s_churn: 40.0, s_min: 0.05, s_max: 50.0, s_noise: 1.003 });
 const RESTART: NoiseRule = NoiseRule::Restart(Restart { s_min: 0.1, s_max: 2.0, times: 1 });
 
@@ -168,119 +169,119 @@ const DPM_23: DpmSinglestep = DpmSinglestep { form: Form::Noise, order: 3, rule:
 /// Every sampler.
 #[rustfmt::skip]
 pub static SOLVERS: &[SolverEntry] = &[
-    // Deterministic, one evaluation a step.
+    // Deterministic, one evaluation per step.
     SolverEntry::new("ddim", 1, 1, Formula::Ddim(Ddim))
         .also(&["euler", "flow-euler", "edm-euler", "dpmpp-1", "dpm-solver-1", "deis-1", "ipndm-1", "lms-1"])
-        .of("Song et al. 2021, arXiv:2010.02502", "first order; DDIM, Euler and DPM-Solver(++)-1 are one formula"),
+        .of("Song et al. 2021, arXiv:2010.02502", "first order; the same formula as Euler and DPM-Solver(++)-1"),
     SolverEntry::new("dpmpp-2m", 2, 1, Formula::Dpmpp2m(TWO_M)).also(&["dpm++2m", "edm-dpm"])
-        .of("Lu et al. 2022, arXiv:2211.01095, algorithm 2", "DPM-Solver++ of past answers; good from 15 steps on"),
+        .of("Lu et al. 2022, arXiv:2211.01095, algorithm 2", "multistep DPM-Solver++; good from 15 steps on"),
     SolverEntry::new("dpmpp-3m", 3, 1, multistep(Form::Data, 3)).also(&["dpm++3m"])
-        .of(DPMPP, "DPM-Solver++ of past answers, third order"),
+        .of(DPMPP, "multistep DPM-Solver++, third order"),
     SolverEntry::new("dpm-solver-2m", 2, 1, multistep(Form::Noise, 2))
-        .of(DPM, "DPM-Solver of past answers"),
+        .of(DPM, "multistep DPM-Solver"),
     SolverEntry::new("dpm-solver-3m", 3, 1, multistep(Form::Noise, 3))
-        .of(DPM, "DPM-Solver of past answers, third order"),
+        .of(DPM, "multistep DPM-Solver, third order"),
     SolverEntry::new("dpmpp-grouped-2", 2, 1, Formula::Grouped(DpmGrouped::new(Form::Data, 2)))
-        .of(DPMPP, "DPM-Solver++ whose stages are the plan's steps, in pairs"),
+        .of(DPMPP, "singlestep DPM-Solver++ over pairs of the plan's steps"),
     SolverEntry::new("dpmpp-grouped-3", 3, 1, Formula::Grouped(DpmGrouped::new(Form::Data, 3)))
-        .of(DPMPP, "DPM-Solver++ whose stages are the plan's steps, in threes"),
+        .of(DPMPP, "singlestep DPM-Solver++ over triples of the plan's steps"),
     SolverEntry::new("dpm-solver-grouped-2", 2, 1, Formula::Grouped(DpmGrouped::new(Form::Noise, 2)))
-        .of(DPM, "DPM-Solver whose stages are the plan's steps, in pairs"),
+        .of(DPM, "singlestep DPM-Solver over pairs of the plan's steps"),
     SolverEntry::new("dpm-solver-grouped-3", 3, 1, Formula::Grouped(DpmGrouped::new(Form::Noise, 3)))
-        .of(DPM, "DPM-Solver whose stages are the plan's steps, in threes"),
+        .of(DPM, "singlestep DPM-Solver over triples of the plan's steps"),
     SolverEntry::new("res-2m", 2, 1, Formula::Multistep(RES_2M)).also(&["dpmpp-2m-heun"])
         .of(RES, "exponential Adams-Bashforth on x0; DPM-Solver++(2M) with exact weights"),
     SolverEntry::new("unipc-1", 2, 1, Formula::UniPc(UniPc::new(1, Bh::Bh2)))
-        .of(UNIPC, "predictor of order 1 and corrector"),
+        .of(UNIPC, "predictor of order 1 with corrector"),
     SolverEntry::new("unipc", 3, 1, Formula::UniPc(UniPc::new(2, Bh::Bh2))).also(&["unipc-2", "unipc-bh2"])
-        .of(UNIPC, "predictor of order 2 and corrector, B(h) = e^h - 1; good from 5 steps on"),
+        .of(UNIPC, "predictor of order 2 with corrector, B(h) = e^h - 1; good from 5 steps on"),
     SolverEntry::new("unipc-bh1", 3, 1, Formula::UniPc(UniPc::new(2, Bh::Bh1)))
-        .of(UNIPC, "predictor of order 2 and corrector, B(h) = h"),
+        .of(UNIPC, "predictor of order 2 with corrector, B(h) = h"),
     SolverEntry::new("unipc-3", 4, 1, Formula::UniPc(UniPc::new(3, Bh::Bh2)))
-        .of(UNIPC, "predictor of order 3 and corrector"),
+        .of(UNIPC, "predictor of order 3 with corrector"),
     SolverEntry::new("deis-2", 2, 1, deis(2)).of(DEIS, "exponential Adams-Bashforth on eps"),
     SolverEntry::new("deis", 3, 1, deis(3)).also(&["deis-3"]).of(DEIS, "exponential Adams-Bashforth on eps, third order"),
     SolverEntry::new("plms", 2, 1, Formula::Pndm(Pndm { start: Start::Heun }))
         .of(PNDM, "equal-step Adams-Bashforth on eps, started by Heun's method"),
     SolverEntry::new("pndm", 2, 1, Formula::Pndm(Pndm { start: Start::RungeKutta }))
         .of(PNDM, "equal-step Adams-Bashforth on eps, started by three Runge-Kutta steps of 4 evaluations"),
-    SolverEntry::new("ipndm-2", 2, 1, Formula::Ipndm(Ipndm { order: 2 })).of(DEIS, "equal-step Adams-Bashforth of 2 answers"),
-    SolverEntry::new("ipndm-3", 2, 1, Formula::Ipndm(Ipndm { order: 3 })).of(DEIS, "equal-step Adams-Bashforth of 3 answers"),
+    SolverEntry::new("ipndm-2", 2, 1, Formula::Ipndm(Ipndm { order: 2 })).of(DEIS, "equal-step Adams-Bashforth with 2 predictions"),
+    SolverEntry::new("ipndm-3", 2, 1, Formula::Ipndm(Ipndm { order: 3 })).of(DEIS, "equal-step Adams-Bashforth with 3 predictions"),
     SolverEntry::new("ipndm", 2, 1, Formula::Ipndm(Ipndm { order: 4 })).also(&["ipndm-4"])
-        .of(DEIS, "equal-step Adams-Bashforth of 4 answers"),
-    SolverEntry::new("lms-2", 2, 1, Formula::Lms(Lms { order: 2 })).of(K, "Adams-Bashforth of 2 answers for unequal steps"),
-    SolverEntry::new("lms-3", 3, 1, Formula::Lms(Lms { order: 3 })).of(K, "Adams-Bashforth of 3 answers for unequal steps"),
+        .of(DEIS, "equal-step Adams-Bashforth with 4 predictions"),
+    SolverEntry::new("lms-2", 2, 1, Formula::Lms(Lms { order: 2 })).of(K, "Adams-Bashforth with 2 predictions for unequal steps"),
+    SolverEntry::new("lms-3", 3, 1, Formula::Lms(Lms { order: 3 })).of(K, "Adams-Bashforth with 3 predictions for unequal steps"),
     SolverEntry::new("lms", 4, 1, Formula::Lms(Lms { order: 4 })).also(&["lms-4"])
-        .of(K, "Adams-Bashforth of 4 answers for unequal steps"),
+        .of(K, "Adams-Bashforth with 4 predictions for unequal steps"),
     SolverEntry::new("gradient-estimation", 1, 1, Formula::GradientEstimation(GradientEstimation { gamma: 2.0 }))
         .also(&["ge", "gradient-estimation-euler"])
-        .of("Permenter & Yuan 2024, arXiv:2306.04848", "DDIM with eps led on past its last difference"),
+        .of("Permenter & Yuan 2024, arXiv:2306.04848", "DDIM with eps extrapolated beyond its last difference"),
     SolverEntry::new("ddim-cfgpp", 1, 1, Formula::DdimCfg(CfgPlusPlus(Ddim))).also(&["euler-cfgpp", "cfgpp"])
         .of(CFGPP, "DDIM that adds the unconditional eps back; guidance scales of 0 to 1"),
     SolverEntry::new("dpmpp-2m-cfgpp", 2, 1, Formula::Dpmpp2mCfg(CfgPlusPlus(TWO_M)))
         .of(CFGPP, "DPM-Solver++(2M) that adds the unconditional eps back; guidance scales of 0 to 1"),
-    // Deterministic, several evaluations a step.
+    // Deterministic, several evaluations per step.
     SolverEntry::new("heun", 2, 2, Formula::RungeKutta(HEUN)).also(&["edm", "flow-heun"])
-        .of(EDM, "trapezoidal rule; one evaluation in the last step"),
+        .of(EDM, "trapezoidal rule; one evaluation in the last step (Heun's method)"),
     SolverEntry::new("midpoint", 2, 2, Formula::RungeKutta(MIDPOINT)).of(KUTTA, "midpoint rule"),
     SolverEntry::new("rk4", 4, 4, Formula::RungeKutta(CLASSICAL)).of(KUTTA, "the classical Runge-Kutta method"),
-    SolverEntry::new("dpm2", 2, 2, Formula::Dpm2(Dpm2)).also(&["kdpm2"]).of(K, "midpoint rule, its middle in lambda"),
+    SolverEntry::new("dpm2", 2, 2, Formula::Dpm2(Dpm2)).also(&["kdpm2"]).of(K, "midpoint rule, with the midpoint in lambda"),
     SolverEntry::new("dpmpp-2s", 2, 2, singlestep(Form::Data, 2, Rule::Midpoint)).also(&["dpm++2s"])
-        .of("Lu et al. 2022, arXiv:2211.01095, algorithm 1", "DPM-Solver++ with a stage in the middle"),
+        .of("Lu et al. 2022, arXiv:2211.01095, algorithm 1", "DPM-Solver++ with a stage at the midpoint"),
     SolverEntry::new("dpmpp-3s", 3, 3, singlestep(Form::Data, 3, Rule::Midpoint)).of(DPMPP, "DPM-Solver++ with two stages"),
     SolverEntry::new("dpm-solver-2s", 2, 2, singlestep(Form::Noise, 2, Rule::Midpoint)).also(&["dpm-solver-2"])
-        .of("Lu et al. 2022, arXiv:2206.00927, algorithm 1", "DPM-Solver with a stage in the middle"),
+        .of("Lu et al. 2022, arXiv:2206.00927, algorithm 1", "DPM-Solver with a stage at the midpoint"),
     SolverEntry::new("dpm-solver-3s", 3, 3, singlestep(Form::Noise, 3, Rule::Midpoint)).also(&["dpm-solver-3"])
         .of("Lu et al. 2022, arXiv:2206.00927, algorithm 2", "DPM-Solver with two stages"),
     SolverEntry::new("res-2s", 2, 2, singlestep(Form::Data, 2, Rule::Heun)).of(RES, "exponential Runge-Kutta on x0"),
     SolverEntry::new("res-3s", 3, 3, singlestep(Form::Data, 3, Rule::Heun)).of(RES, "exponential Runge-Kutta on x0, third order"),
     SolverEntry { adaptive: true, ..SolverEntry::new("dpm-adaptive", 3, 3, Formula::Adaptive(Adaptive::new(DPM_23)))
-        .also(&["dpm-solver-23"]).of(DPM, "DPM-Solver-23, as many steps as its tolerance asks for; 2 levels will do") },
-    // Stochastic by their plan.
+        .also(&["dpm-solver-23"]).of(DPM, "DPM-Solver-23 with adaptive steps; needs only 2 levels") },
+    // Stochastic plans.
     SolverEntry::new("ddpm", 1, 1, Formula::Ddim(Ddim)).with(ANCESTRAL).also(&["euler-ancestral", "euler-a", "dpmpp-1-sde"])
-        .of(DDPM, "ancestral sampling with the posterior's variance; many steps"),
+        .of(DDPM, "ancestral sampling with the posterior's variance; needs many steps"),
     SolverEntry::new("ddpm-large", 1, 1, Formula::Ddim(Ddim)).with(NoiseRule::FixedLarge)
-        .of(DDPM, "ddpm with the larger variance beta"),
+        .of(DDPM, "ddpm with the larger variance, beta"),
     SolverEntry::new("euler-ancestral-cfgpp", 1, 1, Formula::DdimCfg(CfgPlusPlus(Ddim))).with(ANCESTRAL).also(&["euler-a-cfgpp"])
         .of(CFGPP, "ddpm that adds the unconditional eps back; guidance scales of 0 to 1"),
     SolverEntry::new("dpm2-ancestral", 2, 2, Formula::Dpm2(Dpm2)).with(ANCESTRAL).also(&["dpm2-a", "kdpm2-ancestral"])
         .of(K, "dpm2 with ancestral noise"),
     SolverEntry::new("dpmpp-2s-ancestral", 2, 2, singlestep(Form::Data, 2, Rule::Midpoint)).with(ANCESTRAL).also(&["dpmpp-2s-a"])
         .of(K, "dpmpp-2s with ancestral noise"),
-    SolverEntry::new("euler-churn", 1, 1, Formula::Ddim(Ddim)).with(CHURN).of(EDM_CHURN, "Euler, noise raised before each step"),
+    SolverEntry::new("euler-churn", 1, 1, Formula::Ddim(Ddim)).with(CHURN).of(EDM_CHURN, "Euler with noise added before each step"),
     SolverEntry::new("heun-churn", 2, 2, Formula::RungeKutta(HEUN)).with(CHURN).also(&["edm-churn"])
-        .of(EDM_CHURN, "Heun, noise raised before each step"),
+        .of(EDM_CHURN, "Heun with noise added before each step"),
     SolverEntry::new("restart", 2, 2, Formula::RungeKutta(HEUN)).with(RESTART)
-        .of("Xu et al. 2023, arXiv:2306.14878", "Heun, noise from 2 to 0.1 run through twice"),
+        .of("Xu et al. 2023, arXiv:2306.14878", "Heun, with noise levels from 2 to 0.1 run twice"),
     SolverEntry::new("lcm", 1, 1, Formula::Ddim(Ddim)).with(NoiseRule::Consistency).also(&["consistency"])
-        .of("Luo et al. 2023, arXiv:2310.04378", "predicts the clean sample and noises it again; for consistency models"),
+        .of("Luo et al. 2023, arXiv:2310.04378", "predicts the clean sample and adds noise again; for consistency models"),
     SolverEntry::new("tcd", 1, 1, Formula::Ddim(Ddim)).with(NoiseRule::Strategic { gamma: 0.3 })
-        .of("Zheng et al. 2024, arXiv:2402.19159", "steps below the next time and back up; for consistency models"),
-    // Stochastic by themselves.
+        .of("Zheng et al. 2024, arXiv:2402.19159", "steps below the next level and adds noise back; for consistency models"),
+    // Stochastic solvers.
     SolverEntry::new("ddpm-learned", 1, 1, Formula::LearnedVariance(LearnedVariance)).stochastic()
-        .of("Nichol & Dhariwal 2021, arXiv:2102.09672", "ddpm with the network's own variance"),
+        .of("Nichol & Dhariwal 2021, arXiv:2102.09672", "ddpm with the variance that the network predicts"),
     SolverEntry::new("dpmpp-2m-sde", 2, 1, sde(2)).stochastic().also(&["sde-dpmpp-2m"])
-        .of(DPMPP, "DPM-Solver++(2M) of the reversed diffusion"),
+        .of(DPMPP, "DPM-Solver++(2M) for the reversed diffusion"),
     SolverEntry::new("dpmpp-3m-sde", 3, 1, sde(3)).stochastic().also(&["sde-dpmpp-3m"])
-        .of(K, "DPM-Solver++(3M) of the reversed diffusion"),
+        .of(K, "DPM-Solver++(3M) for the reversed diffusion"),
     SolverEntry::new("dpmpp-grouped-sde", 2, 1, Formula::Grouped(DpmGrouped { tau: 1.0, ..DpmGrouped::new(Form::Data, 2) }))
-        .stochastic().of(DPMPP, "dpmpp-grouped-2 of the reversed diffusion"),
+        .stochastic().of(DPMPP, "dpmpp-grouped-2 for the reversed diffusion"),
     SolverEntry::new("dpmpp-sde", 2, 2, Formula::DpmppSde(DpmppSde { eta: 1.0 })).stochastic()
-        .of(K, "DPM-Solver++ with a stochastic stage in the middle"),
+        .of(K, "DPM-Solver++ with a stochastic stage at the midpoint"),
     SolverEntry::new("sa-solver", 2, 1, Formula::Sa(SaSolver::new(2, 2, 1.0))).stochastic().also(&["sa"])
-        .of("Xue et al. 2023, arXiv:2309.05019", "stochastic Adams predictor and corrector"),
+        .of("Xue et al. 2023, arXiv:2309.05019", "stochastic Adams predictor with corrector"),
     SolverEntry::new("er-sde-2", 2, 1, Formula::ErSde(ErSde::new(2))).stochastic()
-        .of("Cui et al. 2023, arXiv:2309.06169", "reversed diffusion with a noise scale of its own"),
+        .of("Cui et al. 2023, arXiv:2309.06169", "reversed diffusion with its own noise scale"),
     SolverEntry::new("er-sde", 3, 1, Formula::ErSde(ErSde::new(3))).stochastic().also(&["er-sde-3"])
-        .of("Cui et al. 2023, arXiv:2309.06169", "reversed diffusion with a noise scale of its own, third order"),
+        .of("Cui et al. 2023, arXiv:2309.06169", "reversed diffusion with its own noise scale, third order"),
 ];
 
-/// The entry of a name or an alias.
+/// The entry with this name or alias.
 pub fn find(name: &str) -> Option<&'static SolverEntry> {
     SOLVERS.iter().find(|entry| entry.name == name || entry.aliases.contains(&name))
 }
 
-/// The solver of a name or an alias, without its noise: see [`find`] for both.
+/// The solver with this name or alias, without its noise rule; [`find`] returns both.
 pub fn solver<V: Vector + 'static>(name: &str) -> Option<Box<dyn Solver<V>>> {
     find(name).map(SolverEntry::build)
 }

@@ -1,5 +1,5 @@
-//! Explicit Runge–Kutta methods for the probability-flow ODE, in the coordinates of an
-//! [`Axis`](crate::schedule::Axis): each method is a tableau, the stage loop exists once.
+//! Explicit Runge–Kutta methods for the probability-flow ODE in the coordinates of an
+//! [`Axis`](crate::schedule::Axis). Each method is a tableau; they share one loop over the stages.
 //!
 //! Heun's method is Karras et al. 2022, arXiv:2206.00364, algorithm 1.
 
@@ -11,15 +11,15 @@ use crate::{predict::Halt, trajectory::Step, vector::Vector};
 pub struct Tableau {
     /// Order of convergence.
     pub order: usize,
-    /// Where the stages after the first lie, as fractions of the step.
+    /// Positions of the stages after the first, as fractions of the step.
     pub nodes: &'static [f64],
-    /// For each of these stages, the weights of the slopes before it.
+    /// For each of these stages, the weights of the earlier slopes.
     pub stages: &'static [&'static [f64]],
     /// The weights of all slopes in the result.
     pub weights: &'static [f64],
 }
 
-/// An explicit Runge–Kutta method. A step into a clean level falls back on Euler's if a stage would lie
+/// An explicit Runge–Kutta method. A step to a clean level falls back to Euler's method if a stage would lie
 /// there, since no noise can be predicted from a clean sample.
 #[derive(Clone, Copy, Debug)]
 pub struct RungeKutta(pub Tableau);
@@ -63,7 +63,7 @@ impl<V: Vector> Solver<V> for RungeKutta {
     }
 }
 
-/// `y + du·Σ wᵢ·kᵢ` in the axis' coordinates, scaled back.
+/// `y + du·Σ wᵢ·kᵢ` in the coordinates of the axis, scaled back.
 fn advance<V: Vector>(x: &V, from: f64, to: f64, du: f64, weights: &[f64], slopes: &[V]) -> V {
     let slopes = weights.iter().zip(slopes).filter(|(w, _)| **w != 0.0);
     let terms: Vec<(f64, &V)> =

@@ -1,4 +1,4 @@
-//! SA-Solver: a stochastic Adams predictor, corrected by the fresh answer with the noise of the step kept.
+//! SA-Solver: a stochastic Adams predictor and a corrector that uses the new prediction and the same noise.
 //! Xue et al. 2023, arXiv:2309.05019, algorithm 1. One evaluation.
 
 use super::{
@@ -12,23 +12,23 @@ use crate::{level::Level, predict::Halt, trajectory::Step, vector::Vector};
 pub struct SaSolver {
     /// What is interpolated.
     pub form: Form,
-    /// Answers that the predictor uses, 1 to 4.
+    /// Number of predictions that the predictor uses, 1 to 4.
     pub predictor: usize,
-    /// Answers that the corrector uses, 1 to 4; 0 for none.
+    /// Number of predictions that the corrector uses, 1 to 4; 0 for no corrector.
     pub corrector: usize,
-    /// How stochastic: 0 is the ODE, 1 the reversed diffusion.
+    /// Amount of noise: 0 is the ODE, 1 the reversed diffusion.
     pub tau: f64,
-    /// Only steps from these times, ends included, are stochastic.
+    /// The range of times, inclusive, in which steps are stochastic; all by default.
     pub times: Option<(f64, f64)>,
     /// The order of the last steps.
     pub final_order: FinalOrder,
-    /// Whether steps on `x0` and of order 2 integrate the slope without the exponential. That changes no order,
-    /// and in long steps misleads; diffusers does so, after the authors.
+    /// Whether second-order steps on `x0` integrate the slope without the exponential. The order is the same, but
+    /// long steps overshoot. diffusers does this, like the authors' code.
     pub simple: bool,
 }
 
 impl SaSolver {
-    /// Stochastic everywhere.
+    /// Creates it with noise in all steps.
     pub const fn new(predictor: usize, corrector: usize, tau: f64) -> Self {
         let final_order = FinalOrder::LowerIfFew;
         Self { form: Form::Data, predictor, corrector, tau, times: None, final_order, simple: false }

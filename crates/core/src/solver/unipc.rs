@@ -1,7 +1,6 @@
-//! UniPC: the sample is first corrected by the fresh answer, through which the last step is taken once more;
-//! then the next step is predicted. Both integrate the polynomial through the answers exactly, but for the
-//! lowest orders, where `B(h)` stands for the integral. Zhao et al. 2023, arXiv:2302.04867.
-//! Order one above the predictor's, one evaluation.
+//! UniPC: the sample is first corrected with the new prediction by repeating the last step, then the next step is
+//! predicted. Both integrate the polynomial through the predictions exactly, except at the lowest orders, which use
+//! `B(h)` for the integral. Zhao et al. 2023, arXiv:2302.04867. One order above the predictor's, one evaluation.
 
 use super::{
     Solver,
@@ -40,9 +39,9 @@ pub enum Uncorrected {
     /// Every step is corrected.
     #[default]
     None,
-    /// The predictor alone.
+    /// No step is corrected.
     All,
-    /// As bits: bit `k` for step `k`. diffusers' `disable_corrector`.
+    /// A bit mask: bit `k` for step `k`. diffusers' `disable_corrector`.
     Steps(u64),
 }
 
@@ -57,13 +56,13 @@ impl Uncorrected {
 }
 
 impl UniPc {
-    /// With a corrector, on `x0`.
+    /// Creates it with a corrector, on `x0`.
     pub const fn new(order: usize, bh: Bh) -> Self {
         let (form, uncorrected, final_order) = (Form::Data, Uncorrected::None, FinalOrder::LowerIfFew);
         Self { form, order, bh, uncorrected, final_order }
     }
 
-    /// The step through `nodes`; of two, `B(h)/2` stands for the slope's integral.
+    /// The step through `nodes`; with two nodes, `B(h)/2` replaces the integral of the slope.
     fn through<V: Vector>(&self, step: &Exponential, x: &V, nodes: &[(f64, &V)]) -> V {
         let half = 0.5 * if self.bh == Bh::Bh1 { step.gain() } else { step.moment(0) };
         let simple = nodes.len() == 2;

@@ -1,4 +1,4 @@
-//! Which of a schedule's times or levels to visit in `n` steps, noisiest first.
+//! Which of a schedule's times or noise levels to visit in `n` steps, noisiest first.
 //!
 //! Leading, trailing and linspace are table 2 of Lin et al. 2024, arXiv:2305.08891, with the integer
 //! rounding of diffusers. Karras: arXiv:2206.00364, eq. 5. Beta: Lee et al. 2024, arXiv:2407.12173. KL-optimal
@@ -15,20 +15,20 @@ use crate::{
 };
 pub use published::AlignedFor;
 
-/// A way to choose `n` times.
+/// How to choose `n` times.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spacing {
     /// Multiples of `⌊steps of the table / n⌋` plus an offset: [`leading`].
     Leading {
-        /// Added to every time of a table.
+        /// Added to every time of the table.
         offset: usize,
     },
     /// Down from the noisiest time by `steps of the table / n`: [`trailing`].
     Trailing,
     /// From the noisiest time to the cleanest, rounded in a table: [`linspace`].
     Linspace,
-    /// As `Linspace`, but fractional times stay so in a table.
+    /// Like `Linspace`, but with fractional times in a table.
     LinspaceFractional,
     /// Evenly spaced in the `rho`-th root of the noise.
     Karras {
@@ -39,7 +39,7 @@ pub enum Spacing {
     Exponential,
     /// Evenly spaced in the `rho`-th root of the logarithm of the noise above its minimum.
     Polyexponential {
-        /// 1 is `Exponential`; more spends the steps on clean levels.
+        /// 1 equals `Exponential`; larger values put more steps at clean levels.
         rho: f64,
     },
     /// At quantiles of a Beta(`a`, `b`) distribution over the noise.
@@ -51,26 +51,26 @@ pub enum Spacing {
     },
     /// Evenly spaced in `lambda = ln(alpha/sigma)`.
     UniformLambda,
-    /// Evenly spaced in the angle `arctan(sigma/alpha)`: the levels of a cosine schedule at even times, and
-    /// optimal in Kullback-Leibler divergence for Gaussian data.
+    /// Evenly spaced in the angle `arctan(sigma/alpha)`: the levels of a cosine schedule at evenly spaced times.
+    /// Optimal in Kullback-Leibler divergence for Gaussian data.
     KlOptimal,
-    /// As published for a model, stretched to the ends: [`AlignedFor`].
+    /// As published for a model, stretched to the schedule's ends: [`AlignedFor`].
     AlignYourSteps {
         /// The model.
         model: AlignedFor,
     },
-    /// From the noisiest time down in equal parts, the last of which would end at the cleanest time; unrounded.
-    /// The choice of Stability's generative models.
+    /// From the noisiest time down in equal parts, the last of which would end at the cleanest time; not rounded.
+    /// Used by Stability AI's generative models.
     SgmUniform,
-    /// Down from the noisiest time in equal parts, shifted towards noise: [`shift`]. A flow sampler's
-    /// usual choice.
+    /// Down from the noisiest time in equal parts, shifted towards noise: [`shift`]. The usual choice for flow
+    /// models.
     Shifted {
-        /// 1 leaves the times as they are.
+        /// 1 leaves the times unchanged.
         shift: f64,
     },
 }
 
-/// Every spacing by name, with its paper's parameters.
+/// All spacings by name, with the parameters of their papers.
 pub static SPACINGS: &[(&str, Spacing)] = &[
     ("leading", Spacing::Leading { offset: 0 }),
     ("trailing", Spacing::Trailing),
@@ -93,8 +93,8 @@ pub static SPACINGS: &[(&str, Spacing)] = &[
 impl std::str::FromStr for Spacing {
     type Err = SpacingError;
 
-    /// A name of [`SPACINGS`], with parameters after `=` if they are to be others: `leading=OFFSET`,
-    /// `karras=RHO`, `polyexponential=RHO`, `beta=A,B`, `shifted=SHIFT`.
+    /// Parses a name of [`SPACINGS`], optionally with parameters after `=`: `leading=OFFSET`, `karras=RHO`,
+    /// `polyexponential=RHO`, `beta=A,B`, `shifted=SHIFT`.
     ///
     /// ```
     /// use tweedie_core::spacing::Spacing;
@@ -116,24 +116,24 @@ impl std::str::FromStr for Spacing {
         let positive = |text: &str| text.trim().parse().ok().filter(|v: &f64| *v > 0.0 && v.is_finite());
         let one = || positive(values).ok_or_else(|| wrong("a finite number > 0"));
         Ok(match usual {
-            Self::Leading { .. } => Self::Leading {
-                offset: values.trim().parse().map_err(|_| wrong("a whole number, at least 0"))?,
-            },
+            Self::Leading { .. } => {
+                Self::Leading { offset: values.trim().parse().map_err(|_| wrong("an integer ≥ 0"))? }
+            }
             Self::Karras { .. } => Self::Karras { rho: one()? },
             Self::Polyexponential { .. } => Self::Polyexponential { rho: one()? },
             Self::Shifted { .. } => Self::Shifted { shift: one()? },
             Self::Beta { .. } => {
                 let pair = values.split_once(',').and_then(|(a, b)| Some((positive(a)?, positive(b)?)));
-                let (a, b) = pair.ok_or_else(|| wrong("two finite numbers > 0, as in 0.5,0.5"))?;
+                let (a, b) = pair.ok_or_else(|| wrong("two finite numbers > 0, for example 0.5,0.5"))?;
                 Self::Beta { a, b }
             }
-            _ => return Err(wrong("the name alone: this spacing has no parameters")),
+            _ => return Err(wrong("no parameters")),
         })
     }
 }
 
 impl std::fmt::Display for Spacing {
-    /// What [`str::parse`] reads as this spacing.
+    /// Writes the form that [`str::parse`] reads.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some((name, _)) = SPACINGS.iter().find(|(_, known)| known == self) {
             return f.write_str(name);
@@ -144,7 +144,7 @@ impl std::fmt::Display for Spacing {
             Self::Polyexponential { rho } => write!(f, "polyexponential={rho}"),
             Self::Beta { a, b } => write!(f, "beta={a},{b}"),
             Self::Shifted { shift } => write!(f, "shifted={shift}"),
-            // The others have no parameters but those that are named.
+            // The others have fixed parameters.
             _ => write!(f, "{self:?}"),
         }
     }
@@ -153,78 +153,80 @@ impl std::fmt::Display for Spacing {
 /// Why times cannot be chosen.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpacingError {
-    /// A name that is none of [`SPACINGS`].
-    #[error("there is no spacing `{name}`; there are {}", SPACINGS.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", "))]
+    /// A name that is not in [`SPACINGS`].
+    #[error("unknown spacing `{name}`; expected one of {}", SPACINGS.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", "))]
     Unknown {
-        /// The name.
+        /// The name given.
         name: String,
     },
-    /// Parameters that a spacing does not have.
+    /// Invalid parameters of a spacing.
     #[error("spacing `{name}` = {value}: expected {expected}")]
     Value {
-        /// The spacing.
+        /// Name of the spacing.
         name: String,
-        /// What was given.
+        /// The parameters given.
         value: String,
-        /// What it takes.
+        /// The expected parameters.
         expected: &'static str,
     },
-    /// No steps.
+    /// Zero steps.
     #[error("steps = 0: expected at least 1")]
     NoSteps,
-    /// More steps than times.
-    #[error("steps = {steps}: expected at most {most}, as many as the schedule's table allows")]
+    /// More steps than timesteps in the table.
+    #[error("steps = {steps}: expected at most {most} for this schedule")]
     TooMany {
-        /// Steps asked for.
+        /// Number of steps requested.
         steps: usize,
-        /// The most.
+        /// The largest allowed number.
         most: usize,
     },
-    /// An offset that leaves the table.
-    #[error("offset {offset} with {steps} steps asks for time {time}, but the table ends at {last}")]
+    /// An offset beyond the end of the table.
+    #[error(
+        "offset = {offset} with {steps} steps needs timestep {time}, but the schedule's last timestep is {last}"
+    )]
     Offset {
-        /// The offset.
+        /// The offset given.
         offset: usize,
-        /// Steps asked for.
+        /// Number of steps requested.
         steps: usize,
-        /// The time that is missing.
+        /// The timestep beyond the end.
         time: usize,
-        /// The noisiest time of the table.
+        /// The last timestep of the table.
         last: usize,
     },
-    /// A range of noise that cannot be spaced this way.
+    /// A range of noise levels that does not suit this spacing.
     #[error(
-        "noise from {min} to {max}: expected 0 < min < max < ∞ (a schedule that ends in pure noise has no finite maximum)"
+        "noise levels from {min} to {max}: expected 0 < min < max < ∞ (a schedule that ends in pure noise has no finite maximum)"
     )]
     Range {
-        /// The cleanest.
+        /// Smallest noise level.
         min: f64,
-        /// The noisiest.
+        /// Largest noise level.
         max: f64,
     },
     /// A parameter outside its range.
     #[error("{name} = {value}: expected a finite number > 0")]
     Parameter {
-        /// Which.
+        /// Name of the parameter.
         name: &'static str,
         /// Its value.
         value: f64,
     },
 }
 
-/// Schedules over an interval that begins with a clean sample are spaced down to this fraction of it.
+/// Schedules over an interval that starts with a clean sample are spaced down to this fraction of it.
 const CLEANEST: f64 = 1e-3;
 
 impl Spacing {
-    /// The levels to visit in `steps` steps, without the clean level that follows the last.
+    /// The levels to visit in `steps` steps, without the final clean level.
     ///
     /// Karras, exponential and beta spacing work on the coordinate of the schedule's [`Axis`](crate::schedule::Axis):
     /// `sigma/alpha`, or `sigma/(alpha+sigma)` for flows. `min` and `max`, in the same coordinate,
     /// replace the schedule's own ends there.
     ///
     /// # Errors
-    /// Zero steps, more steps than a table has (leading, trailing, linspace), an offset or a parameter
-    /// out of range, or a schedule without a finite noisiest level where one is needed.
+    /// For zero steps, more steps than a table allows (leading, trailing, linspace), an offset or a parameter out of
+    /// range, or a schedule without a finite noisiest level if the spacing needs one.
     pub fn levels_between(
         &self,
         schedule: &dyn NoiseSchedule,
@@ -263,7 +265,7 @@ impl Spacing {
         Ok(noise.into_iter().map(|u| schedule.at_nsr(axis.nsr(u))).collect())
     }
 
-    /// [`Spacing::levels_between`] the schedule's own ends.
+    /// [`Spacing::levels_between`] with the schedule's own ends.
     pub fn levels(&self, schedule: &dyn NoiseSchedule, steps: usize) -> Result<Vec<Level>, SpacingError> {
         self.levels_between(schedule, steps, None, None)
     }
@@ -312,7 +314,7 @@ pub fn leading(table: usize, n: usize, offset: usize) -> Result<Vec<f64>, Spacin
     Ok((0..n).rev().map(|i| (i * ratio + offset) as f64).collect())
 }
 
-/// [`leading`] for `n + 1` times, without the cleanest: as diffusers' multistep solvers have it.
+/// [`leading`] for `n + 1` times, without the cleanest, as in diffusers' multistep solvers.
 pub fn leading_without_cleanest(table: usize, n: usize, offset: usize) -> Result<Vec<f64>, SpacingError> {
     at_most(n, table.saturating_sub(1))?;
     let ratio = table / (n + 1);
@@ -323,24 +325,23 @@ pub fn leading_without_cleanest(table: usize, n: usize, offset: usize) -> Result
     Ok((1..=n).rev().map(|i| (i * ratio + offset) as f64).collect())
 }
 
-/// `table·(n−i)/n − 1` for `i = 0..n`, rounded half to even: diffusers' `trailing`. Starts from the
-/// noisiest time.
+/// `table·(n−i)/n − 1` for `i = 0..n`, rounded half to even: diffusers' `trailing`. Starts at the noisiest time.
 pub fn trailing(table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
     at_most(n, table)?;
-    // In the floating-point steps of numpy's arange, since what is rounded may lie near a half.
+    // Uses the same floating-point steps as numpy's arange, because values near a half round differently otherwise.
     let whole = table as f64;
     let step = (whole - whole / n as f64) - whole;
     Ok((0..n).map(|i| (whole + i as f64 * step).round_ties_even() - 1.0).collect())
 }
 
 /// Evenly spaced from `table − 1` to 0, rounded half to even: diffusers' `linspace` for DDPM and DDIM.
-/// One step asks for time 0 alone.
+/// A single step is at time 0.
 pub fn linspace(table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
     at_most(n, table)?;
     Ok(ascending(table, n).into_iter().rev().map(f64::round_ties_even).collect())
 }
 
-/// [`linspace`] for `n + 1` times, without the cleanest: as diffusers' multistep solvers have it.
+/// [`linspace`] for `n + 1` times, without the cleanest, as in diffusers' multistep solvers.
 pub fn linspace_without_cleanest(table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
     at_most(n, table.saturating_sub(1))?;
     Ok(ascending(table, n + 1).into_iter().skip(1).rev().map(f64::round_ties_even).collect())
@@ -367,7 +368,7 @@ pub fn exponential(min: f64, max: f64, n: usize) -> Result<Vec<f64>, SpacingErro
     Ok(ramp(n).map(|r| (max.ln() + r * (min.ln() - max.ln())).exp()).collect())
 }
 
-/// `n` noise levels from `max` down to `min`, `ln(noise/min)` falling as the `rho`-th power of even steps.
+/// `n` noise levels from `max` down to `min`, with `ln(noise/min)` decreasing as the `rho`-th power of even steps:
 /// k-diffusion's polyexponential. `0 < min < max < ∞`.
 pub fn polyexponential(min: f64, max: f64, rho: f64, n: usize) -> Result<Vec<f64>, SpacingError> {
     positive("rho", rho)?;
@@ -386,8 +387,8 @@ pub fn kl_optimal(min: f64, max: f64, n: usize) -> Result<Vec<f64>, SpacingError
     Ok(ramp(n).map(nsr).collect())
 }
 
-/// `n` values of `sigma/alpha` from `max` down, as published for a model in ten steps; the last of them would
-/// end at `min`. `0 < min < max < ∞`.
+/// `n` values of `sigma/alpha` from `max` down, as published for a model with ten steps; the last step would end at
+/// `min`. `0 < min < max < ∞`.
 pub fn align_your_steps(min: f64, max: f64, model: AlignedFor, n: usize) -> Result<Vec<f64>, SpacingError> {
     check_range(min, max, n)?;
     Ok(model.stretched(min, max, n))
@@ -407,8 +408,8 @@ pub fn shift(t: f64, s: f64) -> f64 {
     s * t / (1.0 + (s - 1.0) * t)
 }
 
-/// The shift for an image of `tokens` patches, its logarithm in proportion between `(tokens, log shift)` of two
-/// sizes: `(256, 0.5)` and `(4096, 1.15)` for Flux, whose rule this is.
+/// The shift for an image of `tokens` patches. Its logarithm is interpolated linearly between `(tokens, log shift)`
+/// of two sizes: `(256, 0.5)` and `(4096, 1.15)` for Flux, where this rule comes from.
 pub fn dynamic_shift(tokens: f64, small: (f64, f64), large: (f64, f64)) -> f64 {
     let slope = (large.1 - small.1) / (large.0 - small.0);
     (small.1 + slope * (tokens - small.0)).exp()

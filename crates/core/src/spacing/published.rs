@@ -1,9 +1,9 @@
-//! Align Your Steps: noise levels found for one model each, in ten steps. Sabour et al. 2024,
-//! arXiv:2404.14507. Other numbers of steps lie between them in `log(sigma/alpha)`.
+//! Align Your Steps: noise levels optimized for single models, in ten steps. Sabour et al. 2024, arXiv:2404.14507.
+//! Other numbers of steps are interpolated in `log(sigma/alpha)`.
 
 use serde::{Deserialize, Serialize};
 
-/// The model whose levels were published.
+/// The model that the levels were optimized for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AlignedFor {
@@ -31,8 +31,8 @@ impl AlignedFor {
         }
     }
 
-    /// `n` values of `sigma/alpha` from `max` down, without `min`, at which the last of `n` steps would end:
-    /// the table in `log(sigma/alpha)`, stretched to these ends.
+    /// `n` values of `sigma/alpha` from `max` down, without `min`, where the last step would end: the table
+    /// interpolated in `log(sigma/alpha)` and stretched to these ends.
     pub(super) fn stretched(self, min: f64, max: f64, n: usize) -> Vec<f64> {
         let logs = self.noise().map(f64::ln);
         let (first, last) = (logs[0], logs[10]);

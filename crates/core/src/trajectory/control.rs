@@ -1,30 +1,30 @@
-//! Step sizes chosen by an error estimate. DPM-Solver-12 and -23: Lu et al. 2022, arXiv:2206.00927; the
-//! controller is the PID of Söderlind 2003, as in Katherine Crowson's `dpm_adaptive`.
+//! Adaptive step sizes. DPM-Solver-12 and -23: Lu et al. 2022, arXiv:2206.00927. The controller is the PID controller of
+//! Söderlind 2003, as in Katherine Crowson's `dpm_adaptive`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{level::Level, lin, predict::Halt, schedule::NoiseSchedule, vector::Vector};
 
-/// How large the error of a step may be, and how the controller reacts to it.
+/// The error allowed in a step, and how the controller reacts to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
-    /// The error allowed for a step, as a share of the sample's root mean square.
+    /// The error allowed in a step, relative to the sample's root mean square.
     pub relative: f64,
-    /// The error always allowed.
+    /// The error that is always allowed.
     pub absolute: f64,
-    /// The controller's gains for the error now, summed up, and changing.
+    /// Proportional, integral and derivative gains of the controller.
     pub pid: [f64; 3],
     /// The length of the first step, in `lambda`.
     pub first: f64,
 }
 
 impl Tolerance {
-    /// k-diffusion's.
+    /// The tolerance of k-diffusion.
     pub const K_DIFFUSION: Self =
         Self { relative: 0.05, absolute: 0.0078, pid: [0.0, 1.0, 0.0], first: 0.25 };
 }
 
-/// Chooses the next step's length from the errors of the last three.
+/// Chooses the length of the next step from the last three errors.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct PidController {
     /// The length of the next step.
@@ -34,17 +34,17 @@ struct PidController {
 }
 
 impl PidController {
-    /// A step shrunk below this share of itself is taken again.
+    /// A step that would shrink below this fraction is repeated.
     const ACCEPT: f64 = 0.81;
 
-    /// `order` is that of the error.
+    /// `order` is the order of the error.
     fn new(h: f64, [p, i, d]: [f64; 3], order: usize) -> Self {
         let order = order as f64;
         let exponents = [(p + i + d) / order, -(p + 2.0 * d) / order, d / order];
         Self { h, exponents, inverse_errors: None }
     }
 
-    /// Takes note of an error, in units of the tolerance; whether the step is good enough.
+    /// Records an error, in units of the tolerance, and returns whether the step is accepted.
     fn accepts(&mut self, error: f64) -> bool {
         let inverse = (error + 1e-8).recip();
         let mut errors = self.inverse_errors.unwrap_or([inverse; 3]);
@@ -58,14 +58,14 @@ impl PidController {
     }
 }
 
-/// More attempts than this between two levels of the plan have lost their way.
+/// Maximum number of attempts between two levels of the plan.
 const MOST_ATTEMPTS: usize = 100_000;
 
-/// The way from one level of the plan to the next in steps of its own.
+/// The steps from one level of the plan to the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Substeps {
     controller: PidController,
-    /// Root mean square of the last step's result of lower order.
+    /// Root mean square of the last step's lower-order result.
     rms: f64,
     attempts: usize,
 }
@@ -76,7 +76,7 @@ impl Substeps {
         Self { controller: PidController::new(first, tolerance.pid, order), rms: x.rms(), attempts: 0 }
     }
 
-    /// Where the next step from `from` ends, on the way to `end`.
+    /// The end of the next step from `from`, at most `end`.
     pub fn next(&self, schedule: &dyn NoiseSchedule, from: Level, end: Level) -> Level {
         let left = end.lambda() - from.lambda();
         if self.controller.h >= left.abs() {
@@ -85,10 +85,10 @@ impl Substeps {
         schedule.at_lambda(from.lambda() + self.controller.h.copysign(left))
     }
 
-    /// Whether the step with this result, and this one of lower order, is accurate enough.
+    /// Whether the step with the results `high` and `low`, of the next lower order, is accurate enough.
     ///
     /// # Errors
-    /// If the error is not finite, or the steps do not come to an end.
+    /// If the error is not finite, or there are too many steps.
     pub fn accept<V: Vector>(&mut self, tolerance: &Tolerance, low: &V, high: &V) -> Result<bool, Halt> {
         let rms = low.rms();
         let size = rms.max(self.rms);
@@ -98,7 +98,8 @@ impl Substeps {
         }
         self.attempts += 1;
         if self.attempts > MOST_ATTEMPTS {
-            let reason = format!("{MOST_ATTEMPTS} adaptive steps do not lead to the next level of the plan");
+            let reason =
+                format!("the next level of the plan was not reached after {MOST_ATTEMPTS} adaptive steps");
             return Err(Halt::Failed(reason));
         }
         let accepted = self.controller.accepts(error);

@@ -1,8 +1,8 @@
 //! The one sampling loop: plan × solver × denoiser.
 //!
-//! A trajectory holds no model. It says where it needs a prediction ([`Poll::Ask`]) and goes on once it has got
-//! one, so whoever drives it decides which of many trajectories share a network call, and may keep one across a
-//! restart. [`sample`] drives a single one with a single denoiser.
+//! A trajectory holds no model. It says where it needs a prediction ([`Poll::Ask`]) and continues once it has one. So the
+//! caller decides which trajectories share a network call, and can store one across a restart. [`sample`] runs a single
+//! trajectory with a single denoiser.
 
 mod control;
 mod state;
@@ -34,7 +34,7 @@ pub struct Moment<V> {
     pub level: Level,
     /// The sample.
     pub x: V,
-    /// The clean sample as last predicted, for previews; `None` after a move without evaluation.
+    /// The last predicted clean sample, for previews; `None` after a move without evaluation.
     pub x0: Option<V>,
     /// Network evaluations so far.
     pub evals: usize,
@@ -43,7 +43,7 @@ pub struct Moment<V> {
 /// What a trajectory needs or has done.
 #[derive(Clone, Debug)]
 pub enum Poll<V> {
-    /// It needs the prediction for `x` at the level `at`: give it to `answer`.
+    /// It needs the prediction for `x` at the level `at`: pass it to `answer`.
     Ask {
         /// The noisy sample.
         x: V,
@@ -52,12 +52,12 @@ pub enum Poll<V> {
     },
     /// It has made a move.
     Moved(Moment<V>),
-    /// It has made all of them. The result.
+    /// It has made all moves. Contains the result.
     Done(V),
 }
 
-/// A sampling run that owns its plan, solver and noise, and can be held, interleaved with others and resumed
-/// from its [`State`].
+/// A sampling run that owns its plan, solver and noise. It can be paused, interleaved with others and resumed from its
+/// [`State`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -94,10 +94,10 @@ impl<V: Vector> Trajectory<V> {
         Self { plan, solver, noise, state }
     }
 
-    /// Goes on from a state of the same plan and solver; `noise` is the same function of draws.
+    /// Resumes from a state of the same plan and solver; `noise` must be the same function of draws.
     ///
     /// # Errors
-    /// If the state is none of this plan.
+    /// If the state does not belong to this plan.
     pub fn resume(
         plan: Arc<Plan>,
         solver: Arc<dyn Solver<V>>,
@@ -108,20 +108,20 @@ impl<V: Vector> Trajectory<V> {
         Ok(Self { plan, solver, noise, state })
     }
 
-    /// Goes on until it needs a prediction, has made a move, or is done.
+    /// Runs until it needs a prediction, has made a move, or is done.
     ///
     /// # Errors
-    /// What the solver fails with.
+    /// Those of the solver.
     pub fn poll(&mut self) -> Result<Poll<V>, Halt> {
         self.state.poll(&self.plan, &*self.solver, &mut *self.noise)
     }
 
-    /// The prediction that was asked for. Without a question it is passed over.
+    /// Passes the requested prediction. Ignored if none was requested.
     pub fn answer(&mut self, prediction: Prediction<V>) {
         self.state.answer(prediction);
     }
 
-    /// Everything that it needs to go on, but the plan, the solver and the noise.
+    /// Everything that it needs to continue, except the plan, the solver and the noise.
     pub fn state(&self) -> &State<V> {
         &self.state
     }
@@ -142,8 +142,7 @@ pub struct Samples<'a, V> {
     ended: bool,
 }
 
-/// Starts at `x` (already scaled to `plan.start`) and yields a [`Moment`] after every move.
-/// The last moment holds the result.
+/// Starts at `x` (already scaled to `plan.start`) and yields a [`Moment`] after every move. The last one holds the result.
 pub fn sample<'a, V: Vector>(
     plan: &'a Plan,
     solver: &'a dyn Solver<V>,

@@ -1,4 +1,4 @@
-//! What a trajectory is between two predictions: values alone, so it can be stored.
+//! The state of a trajectory between two predictions: only values, so it can be stored.
 
 use std::collections::VecDeque;
 
@@ -19,37 +19,39 @@ use crate::{
     vector::Vector,
 };
 
-/// A state that does not belong to a plan.
+/// Why a state does not belong to a plan.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum StateError {
-    /// It has made more moves than there are.
+    /// It has made more moves than the plan has.
     #[error("the state has made {made} moves, but its plan has {of}")]
     Moves {
-        /// Moves made.
+        /// Moves made by the state.
         made: usize,
-        /// Moves of the plan.
+        /// Moves in the plan.
         of: usize,
     },
-    /// Its sample is at a level where the plan never is after as many moves.
-    #[error("after {made} moves the state is at noise {found}, but its plan at {expected} (sigma/alpha)")]
+    /// Its sample is at another level than the plan after as many moves.
+    #[error(
+        "after {made} moves the state has the noise level {found}, but the plan has {expected} (sigma/alpha)"
+    )]
     Level {
-        /// Moves made.
+        /// Moves made by the state.
         made: usize,
         /// The state's noise-to-signal ratio.
         found: f64,
-        /// The plan's.
+        /// The plan's noise-to-signal ratio.
         expected: f64,
     },
 }
 
-/// Everything that a trajectory needs to go on, but the plan, the solver and the noise. With serde it goes to
-/// another process and there ends in the same bits.
+/// Everything that a trajectory needs to continue, except the plan, the solver and the noise. It can be stored with serde;
+/// a restored trajectory ends with the same bits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State<V> {
     /// The sample, at `level`.
     x: V,
     level: Level,
-    /// Nodes that the solver may look back to, newest first.
+    /// Past nodes for the solver, newest first.
     history: VecDeque<Node<V>>,
     /// Moves made.
     index: usize,
@@ -58,13 +60,13 @@ pub struct State<V> {
     evals: usize,
     /// Noise drawn so far.
     draws: u64,
-    /// The prediction at `x`, if it has come.
+    /// The prediction at `x`, if it is available.
     here: Option<Prediction<V>>,
-    /// The other predictions of the present step that have come.
+    /// The other predictions of the current step so far.
     stages: Vec<Prediction<V>>,
-    /// Within a move in steps of its own size.
+    /// Set within a move with its own step sizes.
     substeps: Option<Substeps>,
-    /// What was asked for and has not come. A restored state asks anew.
+    /// The requested prediction. A restored state requests it again.
     #[serde(skip, default = "Option::default")]
     pending: Option<Pending>,
 }
@@ -147,7 +149,7 @@ impl<V: Vector> State<V> {
                 self.draws += 1;
                 self.x = renoised(&self.x, &n, self.level, to, scale);
                 self.level = to;
-                // What was learnt on the way down belongs to another path now.
+                // Past predictions belong to another path after fresh noise.
                 self.history.clear();
                 None
             }
@@ -167,7 +169,7 @@ impl<V: Vector> State<V> {
         }))
     }
 
-    /// Solves up to `end`, in one step or in as many as the solver's tolerance asks for.
+    /// Solves up to `end`, in one step or in as many as the solver's tolerance needs.
     fn solve(
         &mut self,
         plan: &Plan,
@@ -235,7 +237,7 @@ impl<V: Vector> State<V> {
     }
 }
 
-/// How far a solver came.
+/// The result of a solver's step.
 enum Solved<V> {
     Asks(Question<V>),
     There(Option<V>),

@@ -1,4 +1,4 @@
-//! What a solver is lent for one step.
+//! The input of a solver for one step.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use crate::{
     vector::Vector,
 };
 
-/// A level that the trajectory has come through, with the prediction made there.
+/// A level that the trajectory has passed, with its prediction.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Node<V> {
     /// The noise level.
@@ -23,39 +23,39 @@ pub struct Node<V> {
     pub prediction: Prediction<V>,
 }
 
-/// Where a prediction is needed.
+/// A point where a prediction is needed.
 #[derive(Clone, Debug)]
 pub(super) struct Question<V> {
     pub x: V,
     pub at: Level,
-    /// Whether it is the prediction at the start of the step, which history keeps.
+    /// Whether it is the prediction at the start of the step, which is stored in the history.
     pub here: bool,
 }
 
-/// What a solver is lent for one step.
+/// The input of a solver for one step.
 ///
-/// A step runs several times: it ends early with [`Halt::Pending`] wherever it needs a prediction that is not
-/// there yet, and is run again from its beginning once the prediction has come. So a solver must do the same
-/// each time: it keeps no state of its own, and noise is numbered.
+/// A step may run several times: it ends early with [`Halt::Pending`] when it needs a prediction that is not available
+/// yet, and runs again from its beginning once it is. So a solver must do the same each time: it must not have state of
+/// its own, and noise is numbered.
 pub struct Step<'s, V> {
     /// The sample at `from`. A predictor-corrector may improve it.
     pub x: V,
-    /// The present level.
+    /// The current level.
     pub from: Level,
     /// The level to reach.
     pub to: Level,
-    /// How many solver steps of the plan came before this one.
+    /// Number of solver steps of the plan before this one.
     pub index: usize,
-    /// How many solver steps of the plan come after this one.
+    /// Number of solver steps of the plan after this one.
     pub remaining: usize,
     pub(super) schedule: &'s dyn NoiseSchedule,
     pub(super) noise: &'s mut dyn Noise<V>,
     pub(super) history: &'s VecDeque<Node<V>>,
-    /// The prediction at the start, if it has come.
+    /// The prediction at the start, if it is available.
     pub(super) here: Option<Prediction<V>>,
-    /// The predictions elsewhere that have come, in the order in which they were asked for.
+    /// The available predictions elsewhere, in the order of requests.
     pub(super) stages: &'s [Prediction<V>],
-    /// How many of them this run has read.
+    /// Number of these that this run has read.
     pub(super) read: usize,
     pub(super) question: Option<Question<V>>,
     pub(super) draws: u64,
@@ -72,7 +72,7 @@ impl<'s, V: Vector> Step<'s, V> {
         }
     }
 
-    /// The prediction anywhere else. One evaluation.
+    /// The prediction at any other point. Costs one evaluation.
     pub fn predict_at(&mut self, x: &V, at: Level) -> Result<Prediction<V>, Halt> {
         match self.stages.get(self.read) {
             Some(p) => {
@@ -88,31 +88,31 @@ impl<'s, V: Vector> Step<'s, V> {
         Halt::Pending
     }
 
-    /// The `k`-th last node before `from` (`k ≥ 1`), if the trajectory has come through it in the
-    /// direction of this step, without fresh noise since.
+    /// The `k`-th last node before `from` (`k ≥ 1`), if the trajectory passed it in the direction of this step and no fresh
+    /// noise was added since.
     pub fn past(&self, k: usize) -> Option<&'s Node<V>> {
         let node = self.history.get(k.checked_sub(1)?)?;
         let before = self.from.lambda() - node.level.lambda();
         (before * (self.to.lambda() - self.from.lambda()) > 0.0).then_some(node)
     }
 
-    /// The last nodes before `from`, newest first: at most `most`, and none beyond a level of pure noise or
-    /// without any, where `lambda` is infinite.
+    /// The last nodes before `from`, newest first: at most `most`, and none at or before a level of pure noise or without
+    /// noise, where `lambda` is infinite.
     pub fn pasts(&self, most: usize) -> impl Iterator<Item = &'s Node<V>> {
         (1..=most).map_while(|k| self.past(k)).take_while(|node| node.level.lambda().is_finite())
     }
 
-    /// Whether both ends are finite in `lambda`: neither pure noise nor clean.
+    /// Whether both ends have finite `lambda`: neither pure noise nor clean.
     pub fn is_finite(&self) -> bool {
         self.from.lambda().is_finite() && self.to.lambda().is_finite()
     }
 
-    /// The process to which the levels belong.
+    /// The process that the levels belong to.
     pub fn schedule(&self) -> &dyn NoiseSchedule {
         self.schedule
     }
 
-    /// Where to integrate: the schedule's axis, or a flow's where this step meets pure noise.
+    /// The coordinates to integrate in: the schedule's axis, or a flow's if this step starts at pure noise.
     pub fn axis(&self) -> Axis {
         if self.from.alpha == 0.0 || self.to.alpha == 0.0 { Axis::Flow } else { self.schedule.axis() }
     }
@@ -129,8 +129,8 @@ impl<'s, V: Vector> Step<'s, V> {
         self.noise.normal(&self.x, self.draws - 1)
     }
 
-    /// Tells the result of the next lower order, whose distance from the step's own result estimates the step's
-    /// error. `low` is computed only where step sizes are chosen by it.
+    /// Reports the result of the next lower order, whose distance from the step's own result estimates the step's error.
+    /// `low` is only computed if step sizes depend on it.
     pub fn lower_order(&mut self, low: impl FnOnce(&Self) -> V) {
         if self.wants_low {
             self.low = Some(low(self));

@@ -1,37 +1,39 @@
-//! Levels and weights of a [`Bespoke`] solver, from what the converged solutions pass through.
+//! Fits levels and weights of a [`Bespoke`] solver to converged solutions.
 //!
-//! Between two levels the sample is a sum of the start and of the answers so far. What it should be is known, for
-//! the converged solution of the same start passes the next level, too: the weights of one step are those of a
-//! linear regression over all starts, after which the step's own samples are what the network is asked at next. So
-//! weights cost as many evaluations as sampling does, and no derivatives. They are as in Shaul et al. 2024,
-//! arXiv:2403.01329; there, and in Frankel et al. 2025 (S4S, arXiv:2502.17423), by gradient descent on the end.
+//! Between two levels the sample is a weighted sum of the initial noise and of the predictions so far. Its target
+//! is known, because the converged solution from the same starting point passes through the next level. So the
+//! weights of one step are a linear regression over all starting points, and the step's own samples are the inputs
+//! of the next evaluation. Weights therefore cost as many evaluations as sampling, and no derivatives. The form is
+//! that of Shaul et al. 2024, arXiv:2403.01329; there, and in Frankel et al. 2025 (S4S, arXiv:2502.17423), weights
+//! are found by gradient descent on the end.
 //!
-//! Levels are searched one by one, among those at which the converged solution is known. There are few at first, and
-//! one more at a time, where it helps most: many at once, spread evenly, stay where they fell. The first is one of them: at
-//! little signal a sample is all but noise, so that a multiple of the noise is as good a sample of a cleaner level,
-//! and no evaluation is spent above it. A change of a level keeps the answers before it.
+//! Levels are searched one by one among those of the converged solution. The search starts with few and adds one at
+//! a time where it helps most; many levels that are spread evenly at once stay near where they started. The first
+//! level moves, too: at low signal a sample is almost pure noise, so a multiple of the noise is as good a sample of
+//! a cleaner level, and no evaluation is spent above it. Changing a level keeps the predictions before it.
 
 use std::ops::ControlFlow;
 
 use super::{Case, Progress};
 use crate::{level::Level, lin, phi::solve, predict::Halt, solver::Bespoke, vector::Vector};
 
-/// What is added to the diagonal of the normal equations, each number in units of its own size: answers of
-/// neighbouring levels resemble each other.
+/// Added to the diagonal of the normal equations, relative to each value's own size, because predictions at
+/// neighbouring levels are similar.
 const RIDGE: f64 = 1e-5;
-/// The share of the error that a move must save.
+/// The fraction of the error that a move must save.
 const WORTH: f64 = 1e-3;
-/// Levels to begin with.
+/// Initial number of levels.
 const BEGIN: usize = 3;
-/// Sweeps before one more level.
+/// Sweeps before a level is added.
 const GROWING: usize = 2;
 
-/// Finds a solver of `evaluations` on `cases`, all of one size, whose [`Case::path`] is at `levels`, falling. Gives
-/// it with its [`error`](super::error()). It grows from a few levels; then each of at most `sweeps` moves every level back
-/// and forth while that pays. `on` hears of the progress and may end the work, as a model that halts with
-/// [`Halt::Cancelled`] does; what was reached by then is kept, if all levels are there.
+/// Finds a solver with `evaluations` for `cases` of one size, whose [`Case::path`] is given at the decreasing
+/// `levels`. Returns it with its [`error`](super::error()). It grows from a few levels; then each of at most
+/// `sweeps` moves every level back and forth while that pays. `on` receives the progress and may stop the search,
+/// as may a model that halts with [`Halt::Cancelled`]; the best solver so far is returned if all levels exist.
 ///
 /// # Errors
+/// If a model halts before the first solver is found, or if there are fewer levels than evaluations.
 /// If a model halts before the first solver is found, or there are fewer levels than evaluations.
 pub fn search<V: Vector>(
     levels: &[Level],
@@ -42,13 +44,14 @@ pub fn search<V: Vector>(
 ) -> Result<(Bespoke, f64), Halt> {
     let count = levels.len();
     if evaluations == 0 || count < evaluations || cases.iter().any(|case| case.path.len() != count) {
-        let reason = format!("a solution at {count} levels for {evaluations} evaluations");
+        let reason =
+            format!("the reference solution has {count} levels, fewer than {evaluations} evaluations need");
         return Err(Halt::Failed(reason));
     }
     let begin = evaluations.min(BEGIN);
     let evenly = (0..begin).map(|k| k * count / begin).collect();
     let mut fit = Fit::new(levels, evenly, cases, None)?;
-    // All of this counts as the first sweep.
+    // Growing counts as the first sweep.
     while fit.at.len() < evaluations {
         let grown = (fit.at.len() - begin) as f64;
         let mut tell = |sweeps: f64, error| {
@@ -69,21 +72,21 @@ pub fn search<V: Vector>(
     Ok((fit.solver(levels), error))
 }
 
-/// The best weights for some levels, and what the models answered there.
+/// The best weights for some levels, and the models' predictions there.
 struct Fit<V> {
-    /// The index of each evaluation's level.
+    /// Index of the level of each evaluation.
     at: Vec<usize>,
     start_std: f64,
     weights: Vec<Vec<f64>>,
-    /// By case and evaluation.
+    /// Predictions by case and evaluation.
     answers: Vec<Vec<V>>,
-    /// Products of start and answers with each other, summed over the cases.
+    /// Inner products of initial noise and predictions, summed over the cases.
     products: Vec<Vec<f64>>,
     error: f64,
 }
 
 impl<V: Vector> Fit<V> {
-    /// What was found for other levels holds up to the evaluation `known.1`, the first that changed.
+    /// Reuses what was found for other levels up to the evaluation `known.1`, the first that changed.
     fn new(
         levels: &[Level],
         at: Vec<usize>,
@@ -125,8 +128,8 @@ impl<V: Vector> Fit<V> {
         Ok(Self { at, start_std, weights, answers, products, error })
     }
 
-    /// Its levels moved back and forth, in at most `sweeps` over all of them, while that pays. What was reached when
-    /// `on` or a model ends the work is kept.
+    /// Moves its levels back and forth, in at most `sweeps` over all of them, while that pays. If `on` or a model stops
+    /// the search, the result so far is kept.
     fn settled(
         mut self,
         levels: &[Level],
@@ -157,7 +160,7 @@ impl<V: Vector> Fit<V> {
         Ok(self)
     }
 
-    /// With one more level, in the middle of the gap where it helps most.
+    /// Adds a level in the middle of the gap where it helps most.
     fn grown(&self, levels: &[Level], cases: &[Case<'_, V>]) -> Result<Self, Halt> {
         let mut best: Option<Self> = None;
         for place in 0..=self.at.len() {
@@ -173,10 +176,10 @@ impl<V: Vector> Fit<V> {
                 best = Some(grown);
             }
         }
-        best.ok_or_else(|| Halt::Failed("no gap between levels is left".into()))
+        best.ok_or_else(|| Halt::Failed("no level can be added between the existing ones".into()))
     }
 
-    /// The level `which` moved by `stride` to either side, on and on while that lowers the error.
+    /// Moves the level `which` by `stride` to either side, repeatedly, while that lowers the error.
     fn moved(
         &self,
         levels: &[Level],
@@ -222,7 +225,7 @@ fn scale<V: Vector>(cases: &[Case<'_, V>], level: usize) -> f64 {
     along / own
 }
 
-/// Adds the products with the newest answers.
+/// Adds the inner products with the newest predictions.
 fn extend<V: Vector>(products: &mut Vec<Vec<f64>>, starts: &[V], answers: &[Vec<V>]) {
     let mut row = vec![0.0; products.len() + 1];
     for (start, answers) in starts.iter().zip(answers) {
@@ -237,7 +240,7 @@ fn extend<V: Vector>(products: &mut Vec<Vec<f64>>, starts: &[V], answers: &[Vec<
     products.push(row);
 }
 
-/// The weights of start and answers that come closest to what is `wanted`.
+/// The weights of initial noise and predictions that come closest to `wanted`.
 fn regression<'c, V: Vector>(
     products: &[Vec<f64>],
     cases: &'c [Case<'_, V>],

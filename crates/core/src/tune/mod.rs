@@ -1,8 +1,8 @@
-//! Learning a [`Bespoke`] solver for a model, such that in few evaluations it ends where the model's own
-//! probability-flow ODE does.
+//! Learns a [`Bespoke`] solver for a model that reaches the end of the model's probability-flow ODE in few
+//! evaluations.
 //!
-//! [`search`] finds levels and weights: given levels, each step's weights follow by least squares, so that only the
-//! levels are to be searched. [`refine`] then changes all numbers at once.
+//! [`search`] finds levels and weights: given the levels, the weights of each step follow by least squares, so only
+//! the levels are searched. [`refine`] then optimizes all values together.
 
 mod fit;
 mod refine;
@@ -17,28 +17,28 @@ use crate::{
     vector::Vector,
 };
 
-/// A start (or a batch of them), its denoiser, and its converged solution.
+/// A starting point (or a batch), its denoiser, and its converged solution.
 pub struct Case<'a, V> {
-    /// Standard normal noise; times the solver's `start_std` it is the sample at the first level.
+    /// Standard normal noise; multiplied by the solver's `start_std` it is the sample at the first level.
     pub noise: V,
     /// The model.
     pub model: &'a dyn Denoiser<V>,
-    /// The converged solution on its way, at levels that all cases share. For [`search`] alone.
+    /// The converged solution at levels that all cases share. Only [`search`] needs it.
     pub path: Vec<V>,
-    /// Where the converged solution ends.
+    /// The end of the converged solution.
     pub target: V,
 }
 
-/// How far learning is.
+/// Progress of the search or refinement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
-    /// Iterations done, and the share of the present one.
+    /// Finished iterations, including the fraction of the current one.
     pub iterations: f64,
     /// The root mean square distance to the targets so far.
     pub error: f64,
 }
 
-/// The root mean square distance of the solver's ends from the targets of `cases`, all of one size.
+/// The root mean square distance of the solver's results from the targets of `cases`, all of one size.
 ///
 /// # Errors
 /// If a model halts.
@@ -51,7 +51,7 @@ pub fn error<V: Vector>(solver: &Bespoke, cases: &[Case<'_, V>]) -> Result<f64, 
     Ok((squares / cases.len().max(1) as f64).sqrt())
 }
 
-/// Runs on from the answers there are, and adds those that come.
+/// Continues after the given predictions, and appends the new ones.
 fn run<V: Vector>(solver: &Bespoke, case: &Case<'_, V>, answers: &mut Vec<V>) -> Result<V, Halt> {
     let start = lin![solver.start_std => &case.noise];
     for k in answers.len()..solver.evaluations() {

@@ -1,11 +1,10 @@
-//! All numbers of a [`Bespoke`] solver at once: levels, the times told to the network, and weights.
+//! Optimizes all values of a [`Bespoke`] solver together: levels, times passed to the network, and weights.
 //!
-//! The distance to the converged solutions of a number of starts is a sum of squares, which the
-//! Levenberg-Marquardt method makes small: its derivatives are differences, each of which runs the network again
-//! from the evaluation on that the number changes. Weights are taken relative to the level they lead to, so
-//! that a level moves with its sample. The objective is that of Shaul et al. 2024, arXiv:2403.01329, there by
-//! gradient descent; levels, and apart from them the times told, are learned as in Tong et al. 2024,
-//! arXiv:2405.15506.
+//! The distance to the converged solutions of a number of starting points is a sum of squares, minimized by the
+//! Levenberg-Marquardt method. Its derivatives are finite differences; each runs the network again from the first
+//! evaluation that the value affects. Weights are relative to the level they lead to, so that a sample moves with
+//! its level. The objective is that of Shaul et al. 2024, arXiv:2403.01329, who use gradient descent; levels, and
+//! separately the times passed to the network, are learned as in Tong et al. 2024, arXiv:2405.15506.
 
 use std::ops::ControlFlow;
 
@@ -17,9 +16,9 @@ use crate::{
 /// When to stop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Steps of the method at most.
+    /// Maximum number of iterations.
     pub iterations: usize,
-    /// It ends when two steps in a row lower the error by less than this share.
+    /// Stops when two iterations in a row lower the error by less than this fraction.
     pub tolerance: f64,
 }
 
@@ -29,9 +28,9 @@ impl Default for Options {
     }
 }
 
-/// Improves `first` on `cases`, all of one size: the result, never worse there than `first`, and its
-/// [`error`]. `on` hears of the progress and may end the work, as a model that halts with [`Halt::Cancelled`]
-/// does; what was reached by then is kept.
+/// Improves `first` on `cases`, all of one size. Returns the result, never worse there than `first`, and its
+/// [`error`]. `on` receives the progress and may stop it, as may a model that halts with [`Halt::Cancelled`]; the
+/// best solver so far is returned.
 ///
 /// # Errors
 /// If a model halts before the first iteration.
@@ -79,19 +78,19 @@ pub fn refine<V: Vector>(
     Ok((best.solver(schedule), least))
 }
 
-/// A solver's numbers, each to be changed by itself.
+/// A solver's values, each of which can be changed separately.
 #[derive(Clone)]
 struct Parameters {
-    /// Of each level.
+    /// `lambda` of each level.
     lambda: Vec<f64>,
-    /// By how much the time told is off, in `lambda`.
+    /// Offset of the time passed to the network, in `lambda`.
     shift: Vec<f64>,
-    /// Weights over `sigma` (of the start) and `alpha` (of the answers) of the level they lead to.
+    /// Weights relative to `sigma` (initial noise) and `alpha` (predictions) of the level they lead to.
     rows: Vec<Vec<f64>>,
     start_std: f64,
 }
 
-/// One number of [`Parameters`].
+/// One value of [`Parameters`].
 #[derive(Clone, Copy)]
 enum Knob {
     Lambda(usize),
@@ -100,7 +99,7 @@ enum Knob {
 }
 
 impl Knob {
-    /// The first evaluation that it changes.
+    /// The first evaluation that it affects.
     fn from(self) -> usize {
         match self {
             Self::Lambda(k) | Self::Shift(k) => k,
@@ -109,11 +108,11 @@ impl Knob {
     }
 }
 
-/// The change by which derivatives are taken.
+/// Step of the finite differences.
 const DELTA: f64 = 0.01;
-/// The least curvature that damping takes a number to have, as a share of the largest.
+/// Lower limit of a value's curvature in the damping, relative to the largest.
 const FLAT: f64 = 0.03;
-/// The most that a step changes a level or a weight.
+/// The largest change of a level or a weight in one step.
 const FURTHEST: f64 = 0.7;
 
 impl Parameters {
@@ -148,7 +147,7 @@ impl Parameters {
         Bespoke { levels, weights, start_std: self.start_std }
     }
 
-    /// All that may be changed: not a level of pure noise.
+    /// All values that may change; excludes levels of pure noise.
     fn knobs(&self) -> Vec<Knob> {
         let mut knobs = Vec::new();
         for (k, lambda) in self.lambda.iter().enumerate() {
@@ -170,7 +169,7 @@ impl Parameters {
         }
     }
 
-    /// All knobs turned, levels kept within the schedule's.
+    /// All values changed by `by`, with levels clamped to the schedule.
     fn moved(&self, by: &[f64], schedule: &dyn NoiseSchedule) -> Self {
         let mut moved = self.clone();
         let most = by.iter().fold(0.0f64, |most, v| most.max(v.abs()));
@@ -185,7 +184,7 @@ impl Parameters {
     }
 }
 
-/// What weights toward a level are relative to; toward none, the clean one.
+/// What weights towards a level are relative to; without a level, the clean one.
 fn scales(to: Option<Level>) -> (f64, f64) {
     to.map_or((1.0, 1.0), |level| (level.sigma, if level.alpha > 0.0 { level.alpha } else { 1.0 }))
 }
@@ -197,7 +196,7 @@ struct Normal {
 }
 
 impl Normal {
-    /// `None` if `on` ends the work.
+    /// `None` if `on` stops it.
     fn of<V: Vector>(
         at: &Parameters,
         schedule: &dyn NoiseSchedule,
@@ -246,8 +245,8 @@ impl Normal {
         Ok(Some(Self { matrix, gradient }))
     }
 
-    /// The step of Marquardt's damping, relative to each number's own curvature; that of the flattest counts as
-    /// a share of the largest, lest they run away.
+    /// A step with Marquardt's damping, relative to each value's own curvature, or to a fraction of the largest for
+    /// flat ones, so that they do not run away.
     fn step(&self, damping: f64) -> Vec<f64> {
         let largest = (0..self.gradient.len()).fold(0.0f64, |most, i| most.max(self.matrix[i][i]));
         let mut damped = self.matrix.clone();
