@@ -1,5 +1,5 @@
-//! GFLOP/s of `bf16` convolutions and products beside `f32`, counted as direct convolutions; `bf16` errors
-//! relative to `f32`; speeds of normalization and attention.
+//! GFLOP/s of `bf16` convolutions and matrix products compared with `f32`, counted as direct convolutions; `bf16`
+//! errors relative to `f32`; speeds of normalization and attention.
 //!
 //! `cargo run --release -p tweedie-kernels --example bf16 [conv|linear|norm|attention]`
 #![allow(clippy::print_stdout)]
@@ -90,7 +90,7 @@ fn convs(isa: Isa) {
             groups: 1,
         };
         let [xs, ws, ys] = c.lens();
-        // Activations as SiLU leaves them; weights that keep their variance.
+        // Activations as after SiLU; weights that preserve the variance.
         let x: Vec<f32> = numbers(xs, 3.0).iter().map(|v| v / (1.0 + (-v).exp())).collect();
         let w = numbers(ws, (3.0 / (9 * in_channels) as f32).sqrt());
         let gflop = 2.0 * (9 * ys * in_channels) as f64 * 1e-9;
@@ -145,7 +145,7 @@ fn linears(isa: Isa) {
 }
 
 fn norms(isa: Isa) {
-    println!("{:>20} {:>9} {:>9}  Gnumbers/s: group norm + SiLU", "batch,pixels,channels", "f32", "bf16");
+    println!("{:>20} {:>9} {:>9}  Gvalues/s: group norm + SiLU", "batch,pixels,channels", "f32", "bf16");
     for (batch, pixels, channels) in [(8, 1024, 128), (8, 256, 256), (1, 1024, 128), (1, 64, 256)] {
         let n = GroupNorm { batch, pixels, channels, groups: 32, eps: 1e-5, silu: true };
         let len = batch * pixels * channels;

@@ -1,4 +1,4 @@
-//! GFLOP/s of matrix products, in `f32` and in integers of eight bits.
+//! GFLOP/s of matrix products, in `f32` and with 8-bit integers.
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;

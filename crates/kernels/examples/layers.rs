@@ -24,7 +24,7 @@ fn best(mut f: impl FnMut()) -> f64 {
 
 fn normalization(isa: Isa) {
     println!(
-        "{:>22} {:>9} {:>9}  GB/s: group norm + SiLU, reading x and writing y once; its gradient",
+        "{:>22} {:>9} {:>9}  GB/s: group norm + SiLU, counting one read of x and one write of y; its gradient",
         "", "forward", "backward"
     );
     for (batch, pixels, channels) in [(8, 1024, 128), (8, 256, 256), (1, 1024, 128), (1, 64, 256)] {
@@ -64,10 +64,10 @@ fn normalization(isa: Isa) {
 
 fn attentions(isa: Isa) {
     println!(
-        "{:>22} {:>9} {:>9}  GFLOP/s: attention (4 and 10 per score and number of a head)",
+        "{:>22} {:>9} {:>9}  GFLOP/s: attention (4 forward and 10 backward per score and head dimension)",
         "batch,heads,T,S,d", "forward", "backward"
     );
-    // One or few heads each, short enough to be timed on a machine that others use too.
+    // One or few heads each, short enough to be timed on a shared machine.
     for (batch, heads, queries, keys, width) in [
         (1, 4, 16, 16, 64),
         (1, 4, 64, 64, 64),

@@ -8,7 +8,7 @@ use crate::{
     split::{self, load, store},
 };
 
-/// Coefficients of one step, derived from the learning rate, the decays and the step's number.
+/// Coefficients of one step, derived from the learning rate, the decay rates and the step number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Coefficients {
     /// `1 - lr·weight_decay`.
@@ -59,10 +59,13 @@ fn run(
     h: &Coefficients,
 ) {
     let len = param.len();
-    assert!(grad.len() == len && m.len() == len && v.len() == len, "lengths of an AdamW step");
-    assert!(average.as_ref().is_none_or(|(a, _)| a.len() == len), "length of the parameters' average");
+    assert!(grad.len() == len && m.len() == len && v.len() == len, "AdamW: lengths differ");
+    assert!(
+        average.as_ref().is_none_or(|(a, _)| a.len() == len),
+        "AdamW: the average has another length than the parameters"
+    );
     let averaged = average.is_some();
-    // Without an average, its place is never read.
+    // Without an average this pointer is never read.
     let (average, weight) = average.map_or((Ptr::new(&mut []), 0.0), |(a, w)| (Ptr::new(a), w));
     let (param, grad, m, v) = (Ptr::new(param), Ptr::from_const(grad.as_ptr()), Ptr::new(m), Ptr::new(v));
     split::flat(len, |start, n| {

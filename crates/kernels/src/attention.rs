@@ -1,8 +1,8 @@
 //! Scaled dot-product attention `softmax(q·kᵀ·scale)·v` and its gradients.
 //!
-//! Forward, a block of queries meets the keys block by block, with a running largest score and sum
-//! (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135): a tile of scores is all
-//! that ever exists of the `queries × keys` matrix. For the gradients, a block of queries meets all keys.
+//! Forward, a block of queries is combined with the keys block by block, with a running maximum and sum
+//! (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135), so only a tile of the
+//! `queries × keys` matrix of scores exists at a time. Backward, a block of queries is combined with all keys.
 
 use crate::{
     Isa,
@@ -13,41 +13,41 @@ use crate::{
     split::{self, first},
 };
 
-/// Queries of a block.
+/// Queries in a block.
 const QUERIES: usize = 48;
-/// Keys of a block, forward: a row's sums join block by block.
+/// Keys in a block, forward: the sums of a row are combined block by block.
 const KEYS: usize = 256;
 
-/// Shape of an attention.
+/// Shape of an attention operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
-    /// Samples.
+    /// Batch size.
     pub batch: usize,
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
-    /// Query positions.
+    /// Number of query positions.
     pub queries: usize,
-    /// Key and value positions.
+    /// Number of key and value positions.
     pub keys: usize,
-    /// Numbers per head.
+    /// Dimension of a head.
     pub width: usize,
-    /// Factor of the scores.
+    /// Factor of the scores, applied before the softmax.
     pub scale: f32,
 }
 
 impl Attention {
-    /// Multiplications, in units of as many as take the time of touching a number.
+    /// Multiplications, in units that take as long as touching one value.
     fn work(&self) -> usize {
         self.batch * self.heads * self.queries * self.keys * self.width / 64
     }
 }
 
-/// Vectors `[batch, heads, positions, width]` in a buffer, through strides; the last dimension is contiguous.
+/// Strided view of `[batch, heads, positions, width]` in a buffer; the last dimension is contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
     /// The buffer.
     pub data: &'a [f32],
-    /// Strides of batch, head and position.
+    /// Strides of batch, head and position, in elements.
     pub strides: [usize; 3],
 }
 
@@ -56,7 +56,7 @@ impl Heads<'_> {
         let last = [a.batch, a.heads, positions].into_iter().zip(self.strides);
         let last: usize = last.map(|(n, s)| n.saturating_sub(1) * s).sum();
         let empty = a.batch * a.heads * positions * a.width == 0;
-        assert!(empty || last + a.width <= self.data.len(), "strides inside the buffer of {a:?}");
+        assert!(empty || last + a.width <= self.data.len(), "strides reach beyond the buffer of {a:?}");
     }
 
     fn pointer(&self, b: usize, h: usize) -> Ptr<f32> {
@@ -64,7 +64,7 @@ impl Heads<'_> {
     }
 }
 
-/// One head's matrix: rows of stride `row`.
+/// The matrix of one head, with rows at distance `row`.
 #[derive(Clone, Copy)]
 struct Rows {
     start: Ptr<f32>,
@@ -81,18 +81,18 @@ impl Rows {
     }
 }
 
-/// Columns of a panel: as many as waste the fewest multiplications.
+/// Columns of a panel, chosen to waste the fewest multiplications.
 fn width(isa: Isa, n: usize) -> usize {
     let wide = panel_width(isa, n);
     if n < 4 * wide && n.next_multiple_of(LANES) < n.next_multiple_of(wide) { LANES } else { wide }
 }
 
-/// Numbers in the panels of a factor `[k, n]`.
+/// Length of the panels of a factor `[k, n]`.
 fn panels_len(isa: Isa, k: usize, n: usize) -> usize {
     n.next_multiple_of(width(isa, n)) * k
 }
 
-/// Panels `[panels][k][width]` of the factor `[k, n]` whose rows are `x`, zeros beyond `n`.
+/// Packs the factor `[k, n]` whose rows are `x` into panels `[panels][k][width]`, zero beyond `n`.
 unsafe fn panels(isa: Isa, x: Rows, k: usize, n: usize, to: *mut f32) {
     let width = width(isa, n);
     for (panel, column) in (0..n).step_by(width).enumerate() {
@@ -105,7 +105,7 @@ unsafe fn panels(isa: Isa, x: Rows, k: usize, n: usize, to: *mut f32) {
     }
 }
 
-/// Panels of the factor `[k, n]` whose columns are the rows of `x`.
+/// Packs the factor `[k, n]` whose columns are the rows of `x`.
 unsafe fn turned_panels(isa: Isa, x: Rows, k: usize, n: usize, to: *mut f32) {
     let width = width(isa, n);
     dispatch!(isa, turn(x: Rows, k: usize, n: usize, width: usize, to: *mut f32))
@@ -159,7 +159,7 @@ unsafe fn multiply(
     rows(isa, &job);
 }
 
-/// A row's largest score so far, the sum of `exp(score - largest)`, and by what earlier sums shrink.
+/// The largest score of a row so far, the sum of `exp(score - largest)`, and the factor that rescales earlier sums.
 #[derive(Clone, Copy)]
 struct Running {
     largest: f32,
@@ -169,12 +169,12 @@ struct Running {
 
 const NONE: Running = Running { largest: f32::NEG_INFINITY, sum: 0.0, shrink: 0.0 };
 
-/// Attention of all heads; `out: [batch, queries, heads, width]`, contiguous.
+/// Attention of all heads. `out: [batch, queries, heads, width]`, contiguous.
 pub fn forward(isa: Isa, a: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>, out: &mut [f32]) {
     q.check(a, a.queries);
     k.check(a, a.keys);
     v.check(a, a.keys);
-    assert_eq!(out.len(), a.batch * a.heads * a.queries * a.width, "length of an attention");
+    assert_eq!(out.len(), a.batch * a.heads * a.queries * a.width, "attention: length of the output");
     if out.is_empty() || a.keys == 0 {
         out.fill(0.0);
         return;
@@ -238,7 +238,7 @@ unsafe fn query_block(
     shrink(out, d, |r| 1.0 / running[r].sum);
 }
 
-/// Multiplies rows of `d` numbers by a number each.
+/// Multiplies each row of `d` values by its own factor.
 unsafe fn shrink(rows: &[Ptr<f32>], d: usize, factor: impl Fn(usize) -> f32) {
     for (r, row) in rows.iter().enumerate() {
         let factor = factor(r);
@@ -246,8 +246,8 @@ unsafe fn shrink(rows: &[Ptr<f32>], d: usize, factor: impl Fn(usize) -> f32) {
     }
 }
 
-/// Replaces rows of scores `s` by `exp(s·scale - largest)`, where `largest` and the sums are over these and
-/// earlier scores. Rows have room for whole vectors.
+/// Replaces rows of scores `s` by `exp(s·scale - largest)`, where `largest` and the sums cover these and earlier
+/// scores. Rows are padded to whole vectors.
 #[inline(always)]
 unsafe fn softmax<S: Simd>(s: *mut f32, rows: usize, ld: usize, n: usize, scale: f32, running: *mut Running) {
     let factor = S::splat(scale);
@@ -276,16 +276,16 @@ unsafe fn softmax<S: Simd>(s: *mut f32, rows: usize, ld: usize, n: usize, scale:
     }
 }
 
-/// Gradients of queries, keys and values, each `[batch, positions, heads, width]`, contiguous.
+/// Gradients of queries, keys and values, each contiguous `[batch, positions, heads, width]`.
 pub fn backward(isa: Isa, a: &Attention, [q, k, v, dy]: [Heads<'_>; 4], [dq, dk, dv]: [&mut [f32]; 3]) {
     for (x, positions) in [(q, a.queries), (k, a.keys), (v, a.keys), (dy, a.queries)] {
         x.check(a, positions);
     }
     let vectors = a.batch * a.heads * a.width;
-    assert_eq!(dq.len(), vectors * a.queries, "length of the queries' gradient");
+    assert_eq!(dq.len(), vectors * a.queries, "attention: length of the queries' gradient");
     assert!(
         dk.len() == vectors * a.keys && dv.len() == dk.len(),
-        "lengths of the keys' and values' gradients"
+        "attention: lengths of the keys' and values' gradients"
     );
     if dq.is_empty() || dk.is_empty() {
         [dq, dk, dv].into_iter().for_each(|d| d.fill(0.0));
@@ -294,7 +294,7 @@ pub fn backward(isa: Isa, a: &Attention, [q, k, v, dy]: [Heads<'_>; 4], [dq, dk,
     let (dq, dk, dv) = (Ptr::new(dq), Ptr::new(dk), Ptr::new(dv));
     let ld = a.keys.next_multiple_of(LANES);
     let row = a.heads * a.width;
-    // Two rows of scores per query stay in the second cache. Of the shape alone: blocks' sums join in order.
+    // Two rows of scores per query fit the L2 cache. The block only depends on the shape, since it defines the order of sums.
     let queries = if a.keys > 2048 { QUERIES / 2 } else { QUERIES };
     split::for_each(a.batch * a.heads, a.work(), |i| {
         let (b, h) = (i / a.heads, i % a.heads);
@@ -351,7 +351,7 @@ pub fn backward(isa: Isa, a: &Attention, [q, k, v, dy]: [Heads<'_>; 4], [dq, dk,
     });
 }
 
-/// Turns scores `p` into probabilities, and the probabilities' gradient `ds` into that of the products `q·k`.
+/// Converts scores `p` to probabilities, and the probabilities' gradient `ds` to that of the products `q·k`.
 #[inline(always)]
 unsafe fn score_gradient<S: Simd>(p: *mut f32, ds: *mut f32, rows: usize, ld: usize, n: usize, scale: f32) {
     let mut running = [NONE; QUERIES];

@@ -1,4 +1,4 @@
-//! Elementwise operations, and those with one number per sample and channel.
+//! Elementwise operations, also with one value per sample and channel.
 
 use crate::{
     Isa,
@@ -8,9 +8,9 @@ use crate::{
     split::{self, Blocks, load, store, strips},
 };
 
-/// `pointwise!(f(a, ...; h, ...) = |S| expression)` defines the loop over a piece: `f(a, ..., h, ..., out, n)`
-/// sets `out[i]` to the expression of the vectors `a[i], ...` and the numbers `h, ...`. A macro, since closures
-/// do not take on their caller's instruction set.
+/// `pointwise!(f(a, ...; h, ...) = |S| expression)` defines the loop over a piece: `f(a, ..., h, ..., out, n)` sets
+/// `out[i]` to the expression of the vectors `a[i], ...` and the scalars `h, ...`. This is a macro because closures
+/// do not inherit their caller's instruction set.
 macro_rules! pointwise {
     ($name:ident($($arg:ident),+; $($h:ident),*) = |$s:ident| $value:expr) => {
         #[inline(always)]
@@ -30,7 +30,7 @@ macro_rules! pointwise {
     };
 }
 
-/// Runs a `pointwise!` function over `len` numbers; inputs may be the output itself.
+/// Runs a `pointwise!` function over `len` values; inputs may alias the output.
 macro_rules! run {
     ($isa:expr, $len:expr, $f:ident($($arg:ident),+; $($h:ident),*) -> $out:ident) => {
         split::flat($len, |start, n| {
@@ -170,8 +170,8 @@ unsafe fn lower_tail<S: Simd>(y: S::V) -> (S::V, S::V) {
     (S::mul(S::mul(p, t), bell), bell)
 }
 
-/// `x·scale + shift` with one number per sample and channel: `x: [batch, pixels, channels]`,
-/// `scale, shift: [batch, channels]`; no scale means one.
+/// `x·scale + shift` with one value per sample and channel: `x: [batch, pixels, channels]`,
+/// `scale, shift: [batch, channels]`. The default scale is 1.
 pub fn affine_channels(
     isa: Isa,
     x: &[f32],
@@ -183,7 +183,7 @@ pub fn affine_channels(
     assert!(x.len() == batch * pixels * channels && out.len() == x.len(), "lengths of x and out");
     assert!(
         [scale, shift].iter().flatten().all(|v| v.len() == batch * channels),
-        "one number per sample and channel"
+        "expected one value per sample and channel"
     );
     let pointer = |v: Option<&[f32]>| Ptr::from_const(v.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let (x, scale, shift, out) = (Ptr::from_const(x.as_ptr()), pointer(scale), pointer(shift), Ptr::new(out));
@@ -253,7 +253,7 @@ pub fn sum_pixels(
 ) {
     let len = batch * pixels * channels;
     assert!(x.len() == len && y.is_none_or(|y| y.len() == len), "lengths of a sum over pixels");
-    assert_eq!(out.len(), batch * channels, "one sum per sample and channel");
+    assert_eq!(out.len(), batch * channels, "expected one sum per sample and channel");
     let blocks = Blocks::new(batch, pixels, channels);
     let parts = Scratch::take(blocks.partials(1));
     let (x, y) = (Ptr::from_const(x.as_ptr()), Ptr::from_const(y.map_or(std::ptr::null(), <[f32]>::as_ptr)));

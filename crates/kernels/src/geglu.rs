@@ -1,4 +1,4 @@
-//! GEGLU (Shazeer 2020, arXiv:2002.05202): rows `[h, g]` of twice `width` numbers become `h·gelu(g)`.
+//! GEGLU (Shazeer 2020, arXiv:2002.05202): rows `[h, g]` of `2·width` values become `h·gelu(g)`.
 
 use crate::{
     elementwise::{gelu_of, gelu_slope},
@@ -29,7 +29,7 @@ pub fn geglu(isa: Isa, width: usize, x: &[f32], out: &mut [f32]) {
     });
 }
 
-/// The gradient of [`geglu`] by `x`, given `dy`, that of its result.
+/// The gradient of [`geglu`] with respect to `x`, given `dy`, that of its result.
 pub fn geglu_gradient(isa: Isa, width: usize, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     let rows = dy.len() / width.max(1);
     assert!(

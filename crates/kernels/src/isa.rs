@@ -1,15 +1,15 @@
-//! Choosing the instruction set, once, at run time.
+//! Selects the instruction set once, at run time.
 
 use std::{ffi::OsString, fmt, sync::OnceLock};
 
-/// The environment variable that asks for an instruction set.
+/// The environment variable that selects an instruction set.
 pub const VARIABLE: &str = "TWEEDIE_ISA";
 
-/// An instruction set that kernels are compiled for and that this machine has.
+/// An instruction set that kernels are compiled for and that this machine supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(pub(crate) Kind, Extensions);
 
-/// Instructions that a machine may have beyond those of its set.
+/// Optional instructions beyond those of the set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Extensions {
     bf16: bool,
@@ -24,7 +24,7 @@ pub(crate) enum Kind {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// NEON of 64-bit ARM.
+    /// 64-bit ARM with NEON.
     #[cfg(target_arch = "aarch64")]
     Neon,
     /// Plain Rust.
@@ -32,18 +32,18 @@ pub(crate) enum Kind {
 }
 
 impl Isa {
-    /// The one that [`Isa::wanted`] finds; where that is an error, the best one of this machine. A program that
-    /// would rather stop asks [`Isa::wanted`] at its start.
+    /// The result of [`Isa::wanted`], or the best instruction set of this machine if that is an error. Programs that
+    /// should stop instead call [`Isa::wanted`] at their start.
     pub fn active() -> Self {
         static ACTIVE: OnceLock<Isa> = OnceLock::new();
         *ACTIVE.get_or_init(|| Self::wanted().unwrap_or_else(|_| Self::available()[0]))
     }
 
-    /// The best one of this machine, or the one that the environment variable `TWEEDIE_ISA` names (`avx512`,
-    /// `avx2`, `neon`, `scalar`), if it is set and not empty.
+    /// The instruction set named by the environment variable `TWEEDIE_ISA` (`avx512`, `avx2`, `neon`, `scalar`), or the
+    /// best one of this machine if the variable is unset or empty.
     ///
     /// # Errors
-    /// If this machine has no instruction set of that name.
+    /// If this machine does not support it, or the name is unknown.
     pub fn wanted() -> Result<Self, IsaError> {
         let available = Self::available();
         let name = std::env::var_os(VARIABLE).unwrap_or_default();
@@ -54,7 +54,7 @@ impl Isa {
         named.ok_or(IsaError { found: name, available: available.iter().map(|isa| isa.name()).collect() })
     }
 
-    /// Those this machine can run, best first. Never empty.
+    /// The instruction sets that this machine supports, best first. Never empty.
     pub fn available() -> Vec<Self> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -81,22 +81,22 @@ impl Isa {
         all
     }
 
-    /// Whether it has instructions for products of `bf16`; without them, `f32` arithmetic does the same.
+    /// Whether it has instructions for `bf16` products; otherwise `f32` arithmetic computes the same.
     pub fn has_bf16(self) -> bool {
         self.1.bf16
     }
 
-    /// Whether it has instructions for sums of four products of bytes.
+    /// Whether it has instructions for sums of four 8-bit products (VNNI).
     pub fn has_vnni(self) -> bool {
         self.1.vnni
     }
 
-    /// The same without its instructions for `bf16` and for products of bytes.
+    /// The same instruction set without its `bf16` and 8-bit extensions.
     pub fn without_extensions(self) -> Self {
         Self(self.0, Extensions::default())
     }
 
-    /// The name that `TWEEDIE_ISA` takes.
+    /// The name for `TWEEDIE_ISA`.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -110,12 +110,12 @@ impl Isa {
     }
 }
 
-/// An instruction set that this machine does not have, or that nobody has.
+/// An instruction set that is unknown or not supported by this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IsaError {
-    /// What the environment variable says.
+    /// The value of the environment variable.
     pub found: OsString,
-    /// The names that this machine accepts.
+    /// The names that this machine supports.
     pub available: Vec<&'static str>,
 }
 
@@ -123,10 +123,14 @@ impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (found, names) = (self.found.to_string_lossy(), self.available.join(", "));
         let known = ["avx512", "avx2", "neon", "scalar"].contains(&&*found);
-        let reason = if known { "which this machine does not have" } else { "which is no instruction set" };
+        let reason = if known {
+            "which this machine does not support"
+        } else {
+            "which is not a known instruction set"
+        };
         write!(
             f,
-            "{VARIABLE} is `{found}`, {reason}; expected one of: {names}; or unset, for the best of them"
+            "{VARIABLE} is `{found}`, {reason}; supported here: {names} (unset {VARIABLE} to use the best)"
         )
     }
 }

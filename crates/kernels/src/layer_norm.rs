@@ -1,6 +1,6 @@
 //! Layer normalization (Ba et al. 2016, arXiv:1607.06450) of rows.
 //!
-//! With `x̂ = (x - mean)·rstd` over a row of `n` numbers, `y = x̂·weight + bias` and
+//! With `x̂ = (x - mean)·rstd` over a row of `n` values, `y = x̂·weight + bias` and
 //! `dx = rstd·(weight·dy - (Σ weight·dy + x̂·Σ weight·dy·x̂) / n)`.
 
 use crate::{
@@ -10,15 +10,15 @@ use crate::{
     split::{first, for_each, total},
 };
 
-/// Rows of a task, and of a partial sum.
+/// Rows of a task and of a partial sum.
 const ROWS: usize = 32;
 
 /// Shape and settings of a layer normalization of `[rows, channels]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNorm {
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Numbers per row.
+    /// Values per row.
     pub channels: usize,
     /// Added to the variance.
     pub eps: f64,
@@ -40,8 +40,8 @@ impl LayerNorm {
     }
 }
 
-/// `out = layer_norm(x)`. `x, out: [rows, channels]`; `weight` and `bias`, `[channels]`, default to ones and
-/// zeros. Writes what the gradient needs to `mean, rstd: [rows]`.
+/// `out = layer_norm(x)`. `x, out: [rows, channels]`; `weight` and `bias`, `[channels]`, default to ones and zeros.
+/// Writes `mean, rstd: [rows]` for the gradient.
 pub fn layer_norm(
     isa: Isa,
     n: &LayerNorm,
@@ -74,7 +74,7 @@ pub fn layer_norm(
 }
 
 /// The gradients of [`layer_norm`], given `dy`, that of its result. `dx: [rows, channels]`,
-/// `dweight, dbias: [channels]`; `mean, rstd` as [`layer_norm`] wrote them.
+/// `dweight, dbias: [channels]`; `mean, rstd` as written by [`layer_norm`].
 pub fn layer_norm_backward(
     isa: Isa,
     n: &LayerNorm,
@@ -120,7 +120,7 @@ pub fn layer_norm_backward(
     }
 }
 
-/// Offsets of a row's vectors and their valid lanes.
+/// Offsets of a row's vectors, and their valid lanes.
 macro_rules! vectors {
     ($c:ident, |$at:ident, $valid:ident| $body:block) => {
         let mut $at = 0;
@@ -150,7 +150,7 @@ unsafe fn row_forward<S: Simd>(
     if c == 0 {
         return;
     }
-    // Differences from the first number: a large mean costs no precision.
+    // Uses differences from the first value, so that a large mean costs no precision.
     let shift = S::splat(*x);
     let mut sum = S::zero();
     vectors!(c, |at, valid| {

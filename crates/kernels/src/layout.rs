@@ -1,4 +1,4 @@
-//! Between channels-first and channels-last: transposed copies through registers, sixteen rows at a time.
+//! Conversion between channels-first and channels-last: transposed copies through registers, sixteen rows at a time.
 
 use crate::{
     Isa,
@@ -11,7 +11,7 @@ use crate::{
 /// Columns of a task: a few cache lines of every source row.
 const BAND: usize = 4 * LANES;
 
-/// `[batch, rows, columns]` to `[batch, columns, rows]`.
+/// Transposes `[batch, rows, columns]` to `[batch, columns, rows]`.
 pub fn transpose(isa: Isa, x: &[f32], [batch, rows, columns]: [usize; 3], out: &mut [f32]) {
     let len = batch * rows * columns;
     assert!(x.len() == len && out.len() == len, "lengths of a transposition of {batch}x{rows}x{columns}");

@@ -1,9 +1,9 @@
-//! Kernels of diffusion networks on plain slices, for the CPU.
+//! CPU kernels for diffusion networks on plain slices.
 //!
-//! Images are channels-last: `[batch, height, width, channels]`, contiguous. Every kernel is written
-//! once over sixteen-lane vectors and compiled per instruction set ([`Isa`]); tests compare each with
-//! plain `f64` loops. For one instruction set, the bits of a result depend neither on the number of
-//! threads nor, row by row, on the rest of the batch.
+//! Images are channels-last: `[batch, height, width, channels]`, contiguous. Every kernel is written once over
+//! sixteen-lane vectors and compiled for each instruction set ([`Isa`]); tests compare each with plain `f64` loops.
+//! For one instruction set, the bits of a result depend neither on the number of threads nor, for each sample, on the
+//! rest of the batch.
 #![allow(unsafe_code, unsafe_op_in_unsafe_fn)]
 #![allow(clippy::too_many_arguments, clippy::needless_range_loop)]
 

@@ -1,4 +1,4 @@
-//! Linear combinations of many arrays in one pass: what a solver's step is.
+//! Linear combinations of many arrays in one pass, as in a solver's step.
 
 use crate::{
     Isa,
@@ -8,9 +8,9 @@ use crate::{
     split::{self, load, store},
 };
 
-/// `out = Σ coefficient·term`. No terms give zeros.
+/// `out = Σ coefficient·term`. Without terms the result is zero.
 pub fn linear_combination(isa: Isa, terms: &[(f32, &[f32])], out: &mut [f32]) {
-    assert!(terms.iter().all(|t| t.1.len() == out.len()), "terms as long as the result");
+    assert!(terms.iter().all(|t| t.1.len() == out.len()), "terms must have the length of the result");
     let terms: Vec<(f32, Ptr<f32>)> = terms.iter().map(|(c, t)| (*c, Ptr::from_const(t.as_ptr()))).collect();
     let (terms, len, out) = (&terms[..], out.len(), Ptr::new(out));
     split::flat(len, |start, n| {

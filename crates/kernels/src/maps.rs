@@ -1,36 +1,35 @@
-//! Images that kernels read, or gradients that they write, where they are: one batch of maps, or two whose channels
-//! follow one another, which then need not be joined.
+//! Maps that kernels read or write in place: one batch of maps, or two that are concatenated by channels without a copy.
 
 use crate::par::Ptr;
 
-/// One batch of maps `[batch, pixels, channels]`, or two of the same size, read as one with the channels of the
-/// second after those of the first.
+/// One batch of maps `[batch, pixels, channels]`, or two of the same size, read as one with the channels of the second
+/// after those of the first.
 #[derive(Clone, Copy, Debug)]
 pub struct Maps<'a> {
     parts: [&'a [f32]; 2],
-    /// Channels of the second.
+    /// Channels of the second map.
     second: usize,
 }
 
 impl<'a> Maps<'a> {
-    /// `first`, then the `channels` of `second`.
+    /// The maps `first` and `second`; `channels` are those of `second`.
     pub fn two(first: &'a [f32], second: &'a [f32], channels: usize) -> Self {
         Self { parts: [first, second], second: channels }
     }
 
-    /// The parts, of so many `pixels` in all and `channels` together.
+    /// The parts, given the total `pixels` and `channels`.
     pub(crate) fn parts(&self, pixels: usize, channels: usize) -> Parts {
         let [first, second] = self.parts;
         check([first.len(), second.len()], self.second, pixels, channels);
         Parts::new(first.as_ptr(), second.as_ptr(), [channels - self.second, self.second])
     }
 
-    /// The part alone that is not joined with another.
+    /// The only map, if there is no second.
     pub(crate) fn single(&self) -> Option<&'a [f32]> {
         (self.second == 0).then_some(self.parts[0])
     }
 
-    /// The numbers of each part, and its channels of so many together.
+    /// The data of each map, and its number of channels out of `channels`.
     pub(crate) fn slices(&self, channels: usize) -> [(&'a [f32], usize); 2] {
         [(self.parts[0], channels - self.second), (self.parts[1], self.second)]
     }
@@ -48,7 +47,7 @@ impl<'a> From<&'a Vec<f32>> for Maps<'a> {
     }
 }
 
-/// As [`Maps`], to be written.
+/// Like [`Maps`], for writing.
 #[derive(Debug)]
 pub struct MapsMut<'a> {
     parts: [&'a mut [f32]; 2],
@@ -56,7 +55,7 @@ pub struct MapsMut<'a> {
 }
 
 impl<'a> MapsMut<'a> {
-    /// `first`, then the `channels` of `second`.
+    /// The maps `first` and `second`; `channels` are those of `second`.
     pub fn two(first: &'a mut [f32], second: &'a mut [f32], channels: usize) -> Self {
         Self { parts: [first, second], second: channels }
     }
@@ -85,14 +84,14 @@ fn check(lens: [usize; 2], second: usize, pixels: usize, channels: usize) {
     assert!(fits, "lengths {lens:?} of {pixels} pixels with {channels} channels, {second} of the second map");
 }
 
-/// Where the parts of maps are. A second part without channels is none.
+/// Pointers to the parts of maps. A second part with zero channels is absent.
 #[derive(Clone, Copy)]
 pub(crate) struct Parts {
     starts: [Ptr<f32>; 2],
     channels: [usize; 2],
 }
 
-/// A part: its channels start at `first` among those of all.
+/// One part; its channels start at `first` among all channels.
 #[derive(Clone, Copy)]
 pub(crate) struct Part {
     pub start: Ptr<f32>,

@@ -7,7 +7,7 @@ use std::{
 
 use crate::pool;
 
-/// A pointer that tasks may share: each writes its own part.
+/// A pointer that tasks share, each writing its own part.
 #[repr(transparent)]
 pub(crate) struct Ptr<T>(*mut T);
 
@@ -40,7 +40,7 @@ impl<T> Ptr<T> {
     }
 }
 
-/// Threads that a loop may use.
+/// Number of threads that a loop may use.
 pub(crate) fn threads() -> usize {
     rayon::current_num_threads()
 }
@@ -61,26 +61,26 @@ pub(crate) fn for_each_piece(n: usize, piece: usize, f: impl Fn(usize, usize) + 
 }
 
 const ALIGN: usize = 64;
-/// Alignment of large buffers: that of huge pages, which spare most misses of the address cache when a
-/// transform writes to 36 places at once.
+/// Alignment of large buffers, that of huge pages. They avoid most TLB misses when a transform writes to 36 places at
+/// once.
 const HUGE: usize = 2 << 20;
 /// Buffers kept for reuse.
 const KEPT: usize = 32;
 static POOL: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
 
-/// An aligned buffer whose contents are whatever was there before.
+/// An aligned buffer with arbitrary contents.
 pub(crate) struct Scratch {
     start: *mut f32,
     capacity: usize,
 }
 
-// SAFETY: the buffer is owned, and read or written through `Ptr` alone.
+// SAFETY: the buffer is owned, and only accessed through `Ptr`.
 unsafe impl Send for Scratch {}
 // SAFETY: as above.
 unsafe impl Sync for Scratch {}
 
 impl Scratch {
-    /// A buffer of at least `len` numbers, reused where one fits.
+    /// A buffer of at least `len` values, reused if one fits.
     pub(crate) fn take(len: usize) -> Lease {
         let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());
         let fits = pool.iter().enumerate().filter(|(_, s)| s.capacity >= len && s.capacity / 4 <= len);
@@ -94,7 +94,7 @@ impl Scratch {
         let align = if capacity * size_of::<f32>() >= 2 * HUGE { HUGE } else { ALIGN };
         Layout::array::<f32>(capacity)
             .and_then(|l| l.align_to(align))
-            .expect("scratch fits the address space")
+            .expect("scratch memory exceeds the address space")
     }
 
     /// A buffer outside the pool.
@@ -108,7 +108,7 @@ impl Scratch {
         }
         #[cfg(target_os = "linux")]
         if layout.align() == HUGE {
-            // SAFETY: advice about whole pages inside the buffer just allocated.
+            // SAFETY: advises about whole pages inside the buffer just allocated.
             unsafe { libc::madvise(start.cast(), layout.size() / HUGE * HUGE, libc::MADV_HUGEPAGE) };
         }
         Self { start, capacity }

@@ -1,4 +1,4 @@
-//! What this machine's arithmetic can do at most: multiply-adds on registers alone.
+//! The peak arithmetic speed of this machine: multiply-adds on registers.
 
 use std::{hint::black_box, time::Instant};
 
@@ -8,24 +8,24 @@ use crate::{
     simd::{LANES, Simd},
 };
 
-/// Multiply-adds of a chain. At 24 chains, about half a millisecond: less than a turn of the scheduler.
+/// Multiply-adds in a chain. 24 chains take about half a millisecond, less than a scheduler time slice.
 const LENGTH: usize = 1 << 16;
-/// Repetitions on each thread, of which the fastest counts.
+/// Repetitions on each thread; the fastest counts.
 const REPETITIONS: usize = 200;
 
-/// The most `f32` operations per second that all threads reach together, in 10⁹; a multiply-add counts as
-/// two. Takes about a tenth of a second.
+/// The peak of `f32` operations per second on all threads together, in 10⁹; a multiply-add counts as two. Takes about
+/// a tenth of a second.
 pub fn gflops(isa: Isa) -> f64 {
     let pass = || {
         let start = Instant::now();
-        // SAFETY: `isa` is one that this machine has.
+        // SAFETY: `isa` is supported by this machine.
         let operations = unsafe { dispatch!(isa, chains() -> usize) };
         operations as f64 * 1e-9 / start.elapsed().as_secs_f64()
     };
     rayon::broadcast(|_| (0..REPETITIONS).map(|_| pass()).fold(0.0, f64::max)).into_iter().sum()
 }
 
-/// Independent chains, as many as fill the registers and hide the latency. Returns the operations made.
+/// Runs enough independent chains to fill the registers and hide the latency. Returns the number of operations.
 #[inline(always)]
 unsafe fn chains<S: Simd>() -> usize {
     if S::MR * S::NV >= 24 { run::<S, 24>() } else { run::<S, 6>() }

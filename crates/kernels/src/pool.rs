@@ -1,9 +1,9 @@
-//! The threads that loops share.
+//! The thread pool for parallel loops.
 //!
-//! A loop is announced once, and its tasks are claimed one by one by whoever is awake: first those of the thread's
-//! own share, so that a thread meets again what it left in its cache, then those of others. Nobody waits for a
-//! thread that has not yet joined, so a busy machine delays a loop by one task at most. Threads look for the next loop for a
-//! moment before they sleep: between the layers of a network, waking one up takes longer than a small layer.
+//! A loop is announced once, and awake threads claim its tasks one by one: first those of their own share, so that a
+//! thread finds its data in its cache, then those of others. No one waits for a thread that has not joined yet, so a
+//! busy machine delays a loop by one task at most. Threads spin for a moment before they sleep, because waking a
+//! thread takes longer than a small layer.
 
 use std::{
     any::Any,
@@ -17,17 +17,17 @@ use std::{
     thread::{self, Thread},
 };
 
-/// Turns of a waiting loop before its thread sleeps: some 50 µs.
+/// Iterations of spinning before a thread sleeps: about 50 µs.
 const TURNS: usize = 2000;
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// What is being run.
+/// The current loop.
 #[derive(Clone, Copy)]
 struct Loop {
     task: Task<'static>,
     count: usize,
-    /// Threads that have a share of the tasks.
+    /// Number of threads that have a share of the tasks.
     shares: usize,
 }
 
@@ -36,22 +36,22 @@ struct Worker {
     asleep: AtomicBool,
 }
 
-/// The first task of a share that nobody has claimed, on a cache line of its own.
+/// The first unclaimed task of a share, on its own cache line.
 #[repr(align(128))]
 #[derive(Default)]
 struct Next(AtomicUsize);
 
 impl Loop {
-    /// The first task of a share; the shares follow each other.
+    /// The first task of a share. Shares are consecutive.
     fn first(&self, share: usize) -> usize {
         share * self.count / self.shares
     }
 }
 
-/// `state` is, from the highest bits down: the loop's number (32), whether it may be joined (1), how many
-/// workers may (15), how many are inside (16).
+/// `state` is, from the highest bits down: the loop's number (32), whether it may be joined (1), how many workers may
+/// join (15), how many are inside (16).
 struct Pool {
-    /// Held by the loop that runs.
+    /// Held by the running loop.
     busy: AtomicBool,
     state: AtomicU64,
     current: UnsafeCell<Loop>,
@@ -59,12 +59,12 @@ struct Pool {
     next: Vec<Next>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     workers: Vec<Worker>,
-    /// Whether the loop's owner sleeps until the last worker has left.
+    /// Whether the loop's owner sleeps until the last worker leaves.
     owner_waits: AtomicBool,
     left: (Mutex<()>, Condvar),
 }
 
-// SAFETY: `current` is written only while no worker is inside and none may join, and read only inside.
+// SAFETY: `current` is only written while no worker is inside or may join, and only read inside.
 unsafe impl Sync for Pool {}
 
 const OPEN: u64 = 1 << 31;
@@ -103,15 +103,15 @@ fn pool() -> &'static Pool {
     });
     STARTED.get_or_init(|| {
         for index in 0..pool.workers.len() {
-            // Without the thread, others do its work.
+            // If the thread cannot be started, the others do its work.
             let _ = thread::Builder::new().name(format!("kernels-{index}")).spawn(move || pool.work(index));
         }
     });
     pool
 }
 
-/// Runs `task(0)` to `task(count - 1)`, in any order, on this thread and up to `helpers` others. Where another
-/// loop runs already, this thread runs all of it.
+/// Runs `task(0)` to `task(count - 1)` in any order, on this thread and up to `helpers` others. If another loop is
+/// already running, this thread runs all of them.
 pub(crate) fn run(count: usize, helpers: usize, task: Task<'_>) {
     let pool = pool();
     let helpers = helpers.min(count.saturating_sub(1)).min(pool.workers.len());
@@ -137,7 +137,7 @@ pub(crate) fn run(count: usize, helpers: usize, task: Task<'_>) {
 
 impl Pool {
     fn start(&self, new: Loop, helpers: usize) {
-        // SAFETY: `busy` is ours, nobody is inside, and the state is closed.
+        // SAFETY: we hold `busy`, no worker is inside, and the state is closed.
         unsafe { *self.current.get() = new };
         for (share, next) in self.next[..new.shares].iter().enumerate() {
             next.0.store(new.first(share), SeqCst);
@@ -153,7 +153,7 @@ impl Pool {
         }
     }
 
-    /// Runs the tasks of share `own`, then those left of the others.
+    /// Runs the tasks of share `own`, then the remaining tasks of others.
     fn claim(&self, tasks: &Loop, own: usize) {
         for share in (own..tasks.shares).chain(0..own) {
             let end = tasks.first(share + 1);
@@ -167,12 +167,12 @@ impl Pool {
         }
     }
 
-    /// Leaves no task to claim, after a panic.
+    /// Drops all unclaimed tasks after a panic.
     fn abandon(&self) {
         self.next.iter().for_each(|next| next.0.store(usize::MAX / 2, SeqCst));
     }
 
-    /// Lets nobody join any more and waits for those inside.
+    /// Stops workers from joining and waits for those inside.
     fn finish(&self) {
         let mut state = self.state.fetch_and(!OPEN, SeqCst);
         for _ in 0..TURNS {
@@ -190,7 +190,7 @@ impl Pool {
         self.owner_waits.store(false, SeqCst);
     }
 
-    /// A worker's life.
+    /// The main loop of a worker.
     fn work(&self, index: usize) {
         let me = &self.workers[index];
         me.thread.get_or_init(thread::current);

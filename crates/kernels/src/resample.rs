@@ -1,4 +1,4 @@
-//! Copies between maps: layouts, concatenation, nearest-neighbour resizing, average pooling.
+//! Copies between maps: layouts, concatenation, nearest-neighbour resizing; average pooling.
 
 use crate::{
     Isa, layout,
@@ -8,17 +8,17 @@ use crate::{
 /// Pixels per task.
 const ROWS: usize = 256;
 
-/// `[batch, channels, pixels]` to `[batch, pixels, channels]`.
+/// Transposes `[batch, channels, pixels]` to `[batch, pixels, channels]`.
 pub fn to_channels_last(x: &[f32], [batch, channels, pixels]: [usize; 3], out: &mut [f32]) {
     transpose(x, [batch, channels, pixels], out);
 }
 
-/// `[batch, rows, columns]` to `[batch, columns, rows]`.
+/// Transposes `[batch, rows, columns]` to `[batch, columns, rows]`.
 pub fn transpose(x: &[f32], dims: [usize; 3], out: &mut [f32]) {
     layout::transpose(Isa::active(), x, dims, out);
 }
 
-/// Joins `[rows, a]` and `[rows, b]` to `[rows, a + b]`.
+/// Concatenates `[rows, a]` and `[rows, b]` to `[rows, a + b]`.
 pub fn concatenate(x: &[f32], a: usize, y: &[f32], b: usize, out: &mut [f32]) {
     let rows = out.len() / (a + b).max(1);
     assert!(
@@ -36,10 +36,10 @@ pub fn concatenate(x: &[f32], a: usize, y: &[f32], b: usize, out: &mut [f32]) {
     });
 }
 
-/// Columns `first..first + width` of `[rows, columns]`.
+/// Copies columns `first..first + width` of `[rows, columns]`.
 pub fn columns(x: &[f32], columns: usize, first: usize, width: usize, out: &mut [f32]) {
     let rows = x.len() / columns.max(1);
-    assert!(first + width <= columns && out.len() == rows * width, "lengths of a choice of columns");
+    assert!(first + width <= columns && out.len() == rows * width, "lengths of a selection of columns");
     let to = Ptr::new(out);
     par::for_each_piece(rows, ROWS, |from, end| {
         for r in from..end {
@@ -76,7 +76,7 @@ pub fn upsample(x: &[f32], batch: usize, from: [usize; 2], to: [usize; 2], chann
     });
 }
 
-/// The gradient of [`upsample`]: sums over the targets of each source pixel.
+/// The gradient of [`upsample`]: for each source pixel, the sum over its targets.
 pub fn upsample_gradient(
     dy: &[f32],
     batch: usize,

@@ -1,17 +1,16 @@
-//! Fixed pieces of work: which numbers are added up together depends on the shape of one image alone,
-//! never on threads or on the batch.
+//! Fixed pieces of work: the order of sums only depends on the shape of one image, not on threads or on the batch.
 
 use crate::{
     par,
     simd::{LANES, Simd},
 };
 
-/// Numbers below which a loop stays on its thread.
+/// Values below which a loop stays on its thread.
 const SMALL: usize = 1 << 14;
-/// Numbers of a piece of a flat slice.
+/// Values in a piece of a flat slice.
 const PIECE: usize = 1 << 14;
 
-/// Runs `f(0)` to `f(tasks - 1)`, on several threads if they touch many `numbers` in all.
+/// Runs `f(0)` to `f(tasks - 1)`, on several threads if they touch many values in all.
 pub(crate) fn for_each(tasks: usize, numbers: usize, f: impl Fn(usize) + Sync + Send) {
     if numbers < SMALL { (0..tasks).for_each(f) } else { par::for_each(tasks, f) }
 }
@@ -21,7 +20,7 @@ pub(crate) fn flat(len: usize, f: impl Fn(usize, usize) + Sync + Send) {
     for_each(len.div_ceil(PIECE), len, |i| f(i * PIECE, PIECE.min(len - i * PIECE)));
 }
 
-/// Images `[batch, pixels, channels]` cut into blocks of pixels.
+/// Images `[batch, pixels, channels]`, split into blocks of pixels.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks {
     pub batch: usize,
@@ -39,7 +38,7 @@ impl Blocks {
         Self { batch, pixels, channels, block, per_image: pixels.div_ceil(block) }
     }
 
-    /// Numbers of all images.
+    /// Number of values in all images.
     pub(crate) fn len(&self) -> usize {
         self.batch * self.pixels * self.channels
     }
@@ -56,12 +55,12 @@ impl Blocks {
         (b * self.pixels + start, self.block.min(self.pixels - start))
     }
 
-    /// Numbers in `[batch][blocks][sums][channels]`.
+    /// Number of values in `[batch][blocks][sums][channels]`.
     pub(crate) fn partials(&self, sums: usize) -> usize {
         self.partial(self.batch, 0, sums)
     }
 
-    /// Offset of block `i` of image `b` therein.
+    /// Offset of block `i` of image `b` in that array.
     pub(crate) fn partial(&self, b: usize, i: usize, sums: usize) -> usize {
         (b * self.per_image + i) * sums * self.channels
     }
@@ -80,8 +79,8 @@ impl Blocks {
         self.each_thrice(first, last, |_, _| ());
     }
 
-    /// For every image: `first` over its blocks, then `between`, then `last` over its blocks. Whole images
-    /// are tasks where there are enough of them, so that an image stays in cache.
+    /// For every image: `first` over its blocks, then `between`, then `last` over its blocks. If there are enough images,
+    /// each is a task, so that it stays in cache.
     pub(crate) fn each_thrice(
         &self,
         first: impl Fn(usize, usize) + Sync + Send,
@@ -102,7 +101,7 @@ impl Blocks {
     }
 }
 
-/// Adds up `[blocks][sums][channels]` over blocks, in `f64`, into `[sums][channels]`.
+/// Sums `[blocks][sums][channels]` over blocks, in `f64`, into `[sums][channels]`.
 #[inline(always)]
 pub(crate) unsafe fn total(partial: *const f32, blocks: usize, out: &mut [f64]) {
     out.fill(0.0);
@@ -114,19 +113,19 @@ pub(crate) unsafe fn total(partial: *const f32, blocks: usize, out: &mut [f64]) 
     }
 }
 
-/// The first `n` lanes if `TAIL`, all of them if not.
+/// Loads the first `n` lanes if `TAIL`, otherwise all.
 #[inline(always)]
 pub(crate) unsafe fn load<S: Simd, const TAIL: bool>(p: *const f32, n: usize) -> S::V {
     if TAIL { S::load_n(p, n) } else { S::load(p) }
 }
 
-/// As [`load`].
+/// Like [`load`], for storing.
 #[inline(always)]
 pub(crate) unsafe fn store<S: Simd, const TAIL: bool>(p: *mut f32, v: S::V, n: usize) {
     if TAIL { S::store_n(p, v, n) } else { S::store(p, v) }
 }
 
-/// Zeros beyond the first `n` lanes.
+/// Sets the lanes after the first `n` to zero.
 #[inline(always)]
 pub(crate) unsafe fn first<S: Simd>(v: S::V, n: usize) -> S::V {
     if n >= LANES {
@@ -138,7 +137,7 @@ pub(crate) unsafe fn first<S: Simd>(v: S::V, n: usize) -> S::V {
 }
 
 /// `strips!(channels, W, f::<S>(args))` covers the channels with calls `f::<S, NV, TAIL>(channel, valid,
-/// args)`: strips of `W` vectors, then of one, then a part of one with `valid` lanes.
+/// args)`: strips of `W` vectors, then single vectors, then a partial vector with `valid` lanes.
 macro_rules! strips {
     ($channels:expr, $wide:literal, $f:ident::<$s:ident>($($arg:expr),* $(,)?)) => {{
         let mut c = 0;

@@ -1,4 +1,4 @@
-//! AdamW and the parameters' average over several steps, against PyTorch's formulas in `f64`.
+//! AdamW and the parameters' average over several steps, compared with PyTorch's formulas in `f64`.
 
 mod common;
 

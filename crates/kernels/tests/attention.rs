@@ -1,4 +1,4 @@
-//! Attention and its gradients against `f64`, over odd shapes and several blocks of keys and queries.
+//! Attention and its gradients compared with `f64`, over odd shapes and several blocks of keys and queries.
 
 mod common;
 
@@ -8,7 +8,7 @@ use tweedie_kernels::{
     attention::{Attention, Heads, backward, forward},
 };
 
-/// `[batch, positions, heads, width]`, or heads before positions.
+/// A view with positions before heads, or heads before positions.
 fn view<'a>(a: &Attention, data: &'a [f32], positions: usize, heads_first: bool) -> Heads<'a> {
     let strides = if heads_first {
         [a.heads * positions * a.width, positions * a.width, a.width]
@@ -90,9 +90,9 @@ fn attention_matches() {
             every_isa(|isa| {
                 let got = run(isa, &a, [&q, &k, &v, &dy]);
                 for (i, name) in ["output", "dq", "dk", "dv"].iter().enumerate() {
-                    // One key, or one that outweighs the others, leaves little gradient but rounding.
+                    // With one key, or one that outweighs the others, the gradient is mostly rounding errors.
                     if (keys > 1 && size == 1.0) || i == 0 || i == 3 {
-                        // Differences of sums over the width lose digits.
+                        // Differences of sums over the width lose precision.
                         let tolerance = if i == 0 || i == 3 { tolerance } else { 1e-4 };
                         close(&got[i], &want[i], tolerance, &format!("{name} of {a:?}, {}", isa.name()));
                     }
@@ -116,7 +116,7 @@ fn rows_ignore_batch_neighbours_and_threads() {
             for i in 0..4 {
                 assert!(bits(&one[i]) == bits(&part(&all[i], lens[i])), "result {i} of sample {b}");
             }
-            // The last queries alone: another place in their block.
+            // The last queries alone, at another position in their block.
             let last = q[q.len() - 7 * a.heads * a.width..].to_vec();
             let few = Attention { batch: 1, queries: 7, ..a };
             let mut y = vec![f32::NAN; last.len()];

@@ -1,4 +1,4 @@
-//! `bf16` convolutions and linear layers against their definition in `f64`.
+//! `bf16` convolutions and linear layers compared with their definition in `f64`.
 
 mod common;
 
@@ -48,7 +48,7 @@ fn same3x3(batch: usize, size: [usize; 2], in_channels: usize, out_channels: usi
     }
 }
 
-/// The result in `f64` and, for each number of it, the sum of its terms' sizes.
+/// The result in `f64` and, for each value, the sum of its terms' magnitudes.
 fn reference(c: &Conv, x: &[f32], w: &[f32]) -> (Vec<f64>, Vec<f64>) {
     let [oh, ow] = c.out_size();
     let (k, n) = (c.in_channels / c.groups, c.out_channels / c.groups);
@@ -78,7 +78,7 @@ fn reference(c: &Conv, x: &[f32], w: &[f32]) -> (Vec<f64>, Vec<f64>) {
     (y, sizes)
 }
 
-/// As [`reference`] with F(2×2, 3×3), whose transformed inputs and weights are rounded: all else is exact.
+/// Like [`reference`] with F(2×2, 3×3), with rounded transformed inputs and weights; everything else is exact.
 fn winograd(c: &Conv, x: &[f32], w: &[f32]) -> (Vec<f64>, Vec<f64>) {
     let input = |d: [f32; 4]| [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]];
     let kernel = |g: [f32; 3]| {
@@ -133,7 +133,7 @@ fn winograd(c: &Conv, x: &[f32], w: &[f32]) -> (Vec<f64>, Vec<f64>) {
     (y, sizes)
 }
 
-/// Asserts that every number is within its own bound.
+/// Asserts that every value is within its own bound.
 #[track_caller]
 fn within(got: &[f32], want: &[f64], bound: impl Fn(usize) -> f64, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}: length");
@@ -166,7 +166,7 @@ fn check(c: Conv) {
             *y += f64::from(bias[sample * c.out_channels + i % c.out_channels]);
             *y += f64::from(residual[i].to_f32());
         }
-        // Products are exact. Each of the additions, in f32, errs by at most 2⁻²⁴ of the terms' sizes so far.
+        // Products are exact. Each addition in f32 has an error of at most 2⁻²⁴ of the sum of magnitudes so far.
         let additions = (c.in_channels / c.groups * c.kernel[0] * c.kernel[1] + 16) as f64;
         let bound = |i: usize| additions * 2f64.powi(-24) * (sizes[i] + 2.0);
         let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual) };
@@ -174,7 +174,7 @@ fn check(c: Conv) {
         for isa in instruction_sets() {
             let what = format!("{algorithm:?}, {}, {}, {c:?}", isa.name(), isa.has_bf16());
             let prepared = Prepared::with(isa, &c, &w, algorithm);
-            // Buffers start dirty: every element must be written.
+            // Buffers start dirty, to check that every element is written.
             let mut out = vec![f32::NAN; ys];
             prepared.forward(&c, &x, epilogue, &mut out);
             within(&out, &y, bound, &what);
@@ -224,7 +224,7 @@ fn any_shape() {
     check(Conv { kernel: [5, 5], pad_before: [2; 2], pad_after: [2; 2], in_channels: 3, ..base });
 }
 
-/// The errors that choosing Winograd's algorithm costs, on numbers as networks have them.
+/// The error of choosing Winograd's algorithm, on typical values of a network.
 #[test]
 fn rounding_of_transforms_is_small() {
     let c = same3x3(1, [16, 16], 64, 48);
@@ -238,13 +238,13 @@ fn rounding_of_transforms_is_small() {
         let wrong: f64 = out.iter().zip(&y).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
         (wrong / y.iter().map(|v| v * v).sum::<f64>()).sqrt()
     };
-    // Weights alone are rounded: 2⁻⁸/√12 of each, if the errors are uniform; half again for their spread.
+    // Only weights are rounded: 2⁻⁸/√12 of each for uniform errors, plus half for their spread.
     let (direct, winograd) = (error(Algorithm::Direct), error(Algorithm::Winograd));
     assert!(direct < 2.5e-3, "direct: {direct:e}");
     assert!(winograd < 5e-3, "Winograd: {winograd:e}");
 }
 
-/// Weights prepared for gradients are those of the turned layer, to the bit.
+/// Weights prepared for gradients equal those of the turned layer bit for bit.
 #[test]
 fn turned_weights() {
     let wide = Conv {

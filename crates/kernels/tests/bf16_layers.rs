@@ -1,4 +1,4 @@
-//! `bf16` conversions, norms, attention and elementwise operations against `f64`.
+//! `bf16` conversions, norms, attention and elementwise operations compared with `f64`.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn f64s(x: &[Bf16]) -> Vec<f64> {
     x.iter().map(|v| v.to_f64()).collect()
 }
 
-/// Asserts that `got` is `want` rounded, where `got` may have been wrong by `slack` and 2⁻¹² of itself before.
+/// Asserts that `got` is `want` rounded, after an allowed error of `slack` plus a relative 2⁻¹².
 #[track_caller]
 fn rounded(got: &[Bf16], want: &[f64], slack: f64, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}: length");
@@ -282,7 +282,7 @@ fn attend(a: Attention) {
             out.iter().map(|v| v.to_f32()).collect::<Vec<_>>()
         };
         for (i, (g, w)) in run().iter().zip(&want).enumerate() {
-            // Weights are rounded, then the result; exponentials and their sum err by 2⁻¹³ each.
+            // Weights and the result are rounded; exponentials and their sum have errors of 2⁻¹³ each.
             let bound = sizes[i] * (2f64.powi(-8) + 2f64.powi(-11)) + w.abs() * 2f64.powi(-8) + 1e-6;
             let error = (f64::from(*g) - w).abs();
             assert!(error <= bound, "{a:?} on {}: element {i}: {g} for {w}", isa.name());

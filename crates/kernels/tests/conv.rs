@@ -1,4 +1,4 @@
-//! Convolutions against the definition in `f64`.
+//! Convolutions compared with the definition in `f64`.
 
 mod common;
 
@@ -60,7 +60,7 @@ fn check(c: Conv) {
     });
     every_isa(|isa| {
         let what = |name: &str| format!("{name}, {}, {c:?}", isa.name());
-        // Buffers start dirty: every element must be written.
+        // Buffers start dirty, to check that every element is written.
         let mut out = vec![f32::NAN; ys];
         conv::forward(isa, &c, &x, &w, Some(&bias), &mut out);
         close(&out, &y, 2e-5, &what("forward"));

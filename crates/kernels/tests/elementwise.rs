@@ -1,4 +1,4 @@
-//! GELU against its definition by the error function.
+//! GELU compared with its definition by the error function.
 
 mod common;
 

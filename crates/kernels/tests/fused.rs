@@ -1,5 +1,5 @@
-//! Convolutions of maps that are neither joined nor enlarged first, and of what joins their sums: the bits of the
-//! operations one after the other, each of which is tested against `f64`.
+//! Convolutions of maps that are not concatenated or upsampled first, and their epilogues. They must give the bits of the
+//! separate operations, each of which is tested against `f64`.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn conv(batch: usize, size: [usize; 2], inputs: usize, outputs: usize, kernel: u
     }
 }
 
-/// 3×3 by either algorithm, 1×1, and one with stride.
+/// 3×3 with either algorithm, 1×1, and one with a stride.
 fn layers() -> Vec<Conv> {
     vec![
         conv(2, [8, 6], 32, 33, 3),

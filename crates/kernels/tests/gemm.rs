@@ -1,4 +1,4 @@
-//! Matrix products against `f64`.
+//! Matrix products compared with `f64`.
 
 mod common;
 

@@ -83,7 +83,7 @@ fn linear_maps_are_close_to_those_in_f32() {
     let mut out = vec![0.0; m * n];
     Linear::new(Isa::active(), &w, n, k).forward(&x, Epilogue::default(), &mut out);
     let error = rms(&mut out.iter().zip(&want).map(|(a, b)| f64::from(*a) - b));
-    // Uniform errors of half a step, relative to uniform numbers: 1/127 and 1/63 over √3·√12/2.
+    // Uniform errors of half a step, relative to uniform values: 1/127 and 1/63 over √3·√12/2.
     assert!(error < 0.012 * rms(&mut want.iter().copied()), "error {error}");
 }
 

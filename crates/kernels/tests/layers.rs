@@ -1,4 +1,4 @@
-//! Normalization, attention, elementwise and resampling kernels against `f64`.
+//! Normalization, attention, elementwise and resampling kernels compared with `f64`.
 
 mod common;
 

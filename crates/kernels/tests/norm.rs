@@ -1,4 +1,4 @@
-//! Normalizations against `f64`.
+//! Normalizations compared with `f64`.
 
 mod common;
 
@@ -87,7 +87,7 @@ fn group_norm_matches() {
             let dy = numbers(x.len(), 2);
             let (w, b) = affine(channels);
             let want = group_reference(&n, &x, &w, &b, &dy);
-            // One number per group has no variance: nothing but eps is left, and rounding is magnified.
+            // A group of one value has no variance: only eps is left, which magnifies rounding errors.
             let tiny = pixels * channels / groups < 4;
             let tolerance = if offset > 0.0 { 2e-4 } else { 1e-5 } * if tiny { 100.0 } else { 1.0 };
             every_isa(|isa| {
@@ -122,7 +122,7 @@ fn group_norm_ignores_batch_and_threads() {
     });
 }
 
-/// As [`group_run`] with a scale and shift per sample, whose gradients follow.
+/// Like [`group_run`] with a scale and shift per sample, whose gradients follow.
 fn scaled_run(
     isa: Isa,
     n: &GroupNorm,

@@ -1,4 +1,4 @@
-//! Resizing and pooling over more channels and sizes than `layers.rs`, against plain loops.
+//! Resizing and pooling over more channels and sizes than `layers.rs`, compared with plain loops.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Convolutions over one and three dimensions, and transposed ones, against the definition in `f64`.
+//! Convolutions in one and three dimensions, and transposed ones, compared with the definition in `f64`.
 
 mod common;
 
@@ -48,7 +48,7 @@ fn check(v: Volume) {
     every_isa(|isa| {
         let what = |name: &str| format!("{name}, {}, {v:?}", isa.name());
         let run = |v: &Volume, x: &[f32], dy: &[f32]| {
-            // Buffers start dirty: every element must be written.
+            // Buffers start dirty, to check that every element is written.
             let (mut y, mut dx) = (vec![f32::NAN; dy.len()], vec![f32::NAN; x.len()]);
             volume::forward(isa, v, x, &w, Some(&out_bias), &mut y);
             volume::data_gradient(isa, v, dy, &w, Some(&in_bias), &mut dx);
@@ -112,7 +112,7 @@ fn three_dimensions() {
         ..cube(3, [2, 6, 4], 14, 17)
     });
     check(Volume { groups: 3, ..cube(2, [3, 5, 4], 6, 9) });
-    // Causal in time: zeros before alone.
+    // Causal in time: zero padding before only.
     check(Volume { pad_before: [2, 1, 1], pad_after: [0, 1, 1], ..cube(1, [5, 4, 4], 16, 16) });
     check(Volume { kernel: [1; 3], pad_before: [0; 3], pad_after: [0; 3], ..cube(2, [2, 3, 5], 40, 24) });
 }

@@ -1,8 +1,8 @@
-//! Scaled dot-product attention `softmax(q·kᵀ·scale)·v` of `bf16` heads.
+//! Scaled dot-product attention `softmax(q·kᵀ·scale)·v` in `bf16`.
 //!
-//! A block of queries meets all keys: its scores are sums in `f32`, their exponentials are rounded to
-//! `bf16` to weigh the values, and the result is divided by the sum of the exponentials, in `f32`, before
-//! it is rounded. A strip of scores is all that ever exists of the `queries × keys` matrix.
+//! A block of queries is combined with all keys. Scores are summed in `f32`, their exponentials are rounded to
+//! `bf16` to weight the values, and the result is divided by the sum of the exponentials in `f32` before it is
+//! rounded. Only a strip of the `queries × keys` matrix of scores exists at a time.
 
 use super::{
     Bf16,
@@ -17,12 +17,12 @@ use crate::{
     split,
 };
 
-/// Vectors `[batch, heads, positions, width]` in a buffer, through strides; the last dimension is contiguous.
+/// Strided view of `[batch, heads, positions, width]` in a buffer; the last dimension is contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
     /// The buffer.
     pub data: &'a [Bf16],
-    /// Strides of batch, head and position.
+    /// Strides of batch, head and position, in elements.
     pub strides: [usize; 3],
 }
 
@@ -31,7 +31,7 @@ impl Heads<'_> {
         let ends = [a.batch, a.heads, positions].into_iter().zip(self.strides);
         let last: usize = ends.map(|(n, s)| n.saturating_sub(1) * s).sum();
         let empty = a.batch * a.heads * positions * a.width == 0;
-        assert!(empty || last + a.width <= self.data.len(), "strides inside the buffer of {a:?}");
+        assert!(empty || last + a.width <= self.data.len(), "strides reach beyond the buffer of {a:?}");
     }
 
     /// The vectors of one head.
@@ -41,7 +41,7 @@ impl Heads<'_> {
     }
 }
 
-/// One head's matrix: rows of stride `row`.
+/// The matrix of one head, with rows at distance `row`.
 #[derive(Clone, Copy)]
 struct Rows {
     start: Ptr<Bf16>,
@@ -54,19 +54,19 @@ impl Rows {
     }
 }
 
-/// Columns of panels for `n` columns; the last panel may be one vector wide.
+/// Columns rounded up to panels; the last panel may be one vector wide.
 fn padded(n: usize, width: usize) -> usize {
     if n % width <= LANES { n.next_multiple_of(LANES) } else { n.next_multiple_of(width) }
 }
 
-/// Where column strip `first..first + 16` of a factor of `pairs` starts in its panels, and how far its next
-/// pair is.
+/// Offset of the column strip `first..first + 16` of a factor with `pairs` in its panels, and the distance to its
+/// next pair.
 fn strip(first: usize, [columns, width, pairs]: [usize; 3]) -> (usize, usize) {
     let panel = first / width * width;
     (2 * (panel * pairs + first - panel), 2 * width.min(columns - panel))
 }
 
-/// Queries that meet the keys together: their scores stay in the second cache.
+/// Queries in a block, such that their scores fit the L2 cache.
 fn block_of(keys: usize) -> usize {
     match keys {
         0..=1024 => 48,
@@ -75,12 +75,12 @@ fn block_of(keys: usize) -> usize {
     }
 }
 
-/// Attention of all heads; `out: [batch, queries, heads, width]`, contiguous.
+/// Attention of all heads. `out: [batch, queries, heads, width]`, contiguous.
 pub fn forward(isa: Isa, a: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>, out: &mut [Bf16]) {
     q.check(a, a.queries);
     k.check(a, a.keys);
     v.check(a, a.keys);
-    assert_eq!(out.len(), a.batch * a.heads * a.queries * a.width, "length of an attention");
+    assert_eq!(out.len(), a.batch * a.heads * a.queries * a.width, "attention: length of the output");
     if out.is_empty() || a.keys == 0 {
         out.fill(Bf16::ZERO);
         return;
@@ -90,12 +90,12 @@ pub fn forward(isa: Isa, a: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>
     let (packed, out) = (packed.ptr(), Ptr::new(out));
     let head = |i: usize| Ptr::from_const(packed.get().cast::<Bf16>().wrapping_add(i * shape.head()));
     let of = |i: usize| (i / a.heads, i % a.heads);
-    // Multiplications, in units of as many as take the time of touching a number.
+    // Multiplications, in units that take as long as touching one value.
     let work = a.batch * a.heads * a.queries * a.keys * a.width / 64;
     split::for_each(a.batch * a.heads, work, |i| {
         let (b, h) = of(i);
         let (keys, values, to) = (k.rows(b, h), v.rows(b, h), head(i).get());
-        // SAFETY: strides are checked above; each task has its own part of the buffer. So below.
+        // SAFETY: strides are checked above; each task has its own part of the buffer. The same holds below.
         unsafe { dispatch16!(isa, pack[](shape: Shape, keys: Rows, values: Rows, to: *mut Bf16)) }
     });
     let block = block_of(a.keys);
@@ -119,7 +119,7 @@ pub fn forward(isa: Isa, a: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>
 struct Shape {
     keys: usize,
     width: usize,
-    /// Of a panel.
+    /// Width of a panel.
     panel: usize,
 }
 
@@ -128,37 +128,37 @@ impl Shape {
         Self { keys: a.keys, width: a.width, panel: panel_width(isa) }
     }
 
-    /// Columns, width of panels, and pairs of the keys as a factor.
+    /// Columns, panel width and pairs of the keys as a factor.
     fn key_panels(&self) -> [usize; 3] {
         [padded(self.keys, self.panel), self.panel, self.width.div_ceil(2)]
     }
 
-    /// The same of the values.
+    /// Columns, panel width and pairs of the values as a factor.
     fn value_panels(&self) -> [usize; 3] {
         [padded(self.width, self.panel), self.panel, self.keys.div_ceil(2)]
     }
 
-    /// Numbers in the keys' panels.
+    /// Length of the keys' panels.
     fn values_at(&self) -> usize {
         let [columns, _, pairs] = self.key_panels();
         2 * columns * pairs
     }
 
-    /// Numbers in all panels of a head.
+    /// Length of all panels of a head.
     fn head(&self) -> usize {
         let [columns, _, pairs] = self.value_panels();
         self.values_at() + 2 * columns * pairs
     }
 }
 
-/// Keys, then values, of one head into panels.
+/// Packs the keys, then the values, of one head into panels.
 #[inline(always)]
 unsafe fn pack<D: Dot>(shape: Shape, keys: Rows, values: Rows, to: *mut Bf16) {
     let panels @ [columns, _, pairs] = shape.key_panels();
     for first in (0..columns).step_by(LANES) {
         let (at, step) = strip(first, panels);
         for pair in (0..pairs).step_by(LANES) {
-            // Pairs are moved as numbers of twice the size.
+            // Pairs are moved as values of twice the size.
             let mut square = [[0.0f32; LANES]; LANES];
             let count = (shape.width - 2 * pair).min(2 * LANES);
             for lane in 0..LANES.min(shape.keys.saturating_sub(first)) {
@@ -208,7 +208,7 @@ unsafe fn pack<D: Dot>(shape: Shape, keys: Rows, values: Rows, to: *mut Bf16) {
     }
 }
 
-/// `count` queries and all keys.
+/// Attention of `count` queries over all keys.
 #[inline(always)]
 unsafe fn meet<D: Dot>(
     shape: Shape,
@@ -219,7 +219,7 @@ unsafe fn meet<D: Dot>(
     result: Rows,
 ) {
     let (even_width, keys_row) = (shape.width.next_multiple_of(2), shape.keys.next_multiple_of(LANES));
-    // A line beyond the keys, so that rows do not share cache sets.
+    // Rows are padded by a cache line so that they do not share cache sets.
     let (score_row, weight_row) = (keys_row + LANES, keys_row + 2 * LANES);
     let sum_row = shape.width.next_multiple_of(LANES);
     let scratch = Scratch::take(count * (score_row + weight_row / 2 + sum_row + even_width / 2));
@@ -281,8 +281,8 @@ unsafe fn meet<D: Dot>(
     }
 }
 
-/// `2^(c·(score - largest))`, rounded, of `n` scores, with `2^c = e^scale`; returns their sum. Scores and
-/// results fill whole vectors: beyond `n`, scores are like others and results zero.
+/// `2^(c·(score - largest))`, rounded, of `n` scores, with `2^c = e^scale`; returns their sum. Scores and results
+/// are padded to whole vectors: scores beyond `n` are ignored, results are zero.
 #[inline(always)]
 unsafe fn exponentials<D: Dot>(scores: *const f32, scale: f32, n: usize, to: *mut Bf16) -> f32 {
     let c = D::S::splat(scale * std::f32::consts::LOG2_E);

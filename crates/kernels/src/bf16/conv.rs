@@ -1,4 +1,4 @@
-//! 2-D convolutions of `bf16` maps `[batch, height, width, channels]`, forward.
+//! Forward 2-D convolutions of `bf16` maps `[batch, height, width, channels]`.
 
 use super::{
     Bf16, Element, Epilogue,
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{Isa, conv::Conv, par::Ptr};
 
-/// The convolution that takes the gradient of `c`'s output to that of its input, if `c` keeps the size of maps: of
-/// odd kernels with stride and groups of 1.
+/// The convolution that maps the gradient of `c`'s output to that of its input, if `c` preserves the size of maps with
+/// odd kernels, stride 1 and one group.
 pub fn turned(c: &Conv) -> Option<Conv> {
     let keeps = (0..2).all(|i| {
         let middle = c.kernel[i] / 2 * c.dilation[i];
@@ -19,43 +19,43 @@ pub fn turned(c: &Conv) -> Option<Conv> {
     (keeps && c.stride == [1; 2] && c.groups == 1).then_some(layer)
 }
 
-/// Where the kernel of output channel `n` and input channel `k` starts: at `n·n_stride + k·k_stride`, in kernels.
+/// The kernel of output channel `n` and input channel `k` starts at `n·n_stride + k·k_stride`, counted in kernels.
 #[derive(Clone, Copy)]
 pub(super) struct Order {
     pub n: usize,
     pub k: usize,
-    /// By 180°.
+    /// Whether kernels are rotated by 180°.
     pub turned: bool,
 }
 
 impl Order {
-    /// As weights lie in memory.
+    /// The order of weights in memory.
     fn of(c: &Conv) -> Self {
         Self { n: c.in_channels / c.groups, k: 1, turned: false }
     }
 
-    /// Of the first tap.
+    /// Offset of the first tap.
     pub(super) fn at(self, n: usize, k: usize, taps: usize) -> usize {
         (n * self.n + k * self.k) * taps
     }
 
-    /// Where a tap is in its kernel.
+    /// Offset of a tap in its kernel.
     pub(super) fn tap(self, tap: usize, taps: usize) -> usize {
         if self.turned { taps - 1 - tap } else { tap }
     }
 }
 
-/// How a convolution is computed.
+/// The algorithm of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// By its definition.
+    /// Directly by the definition.
     Direct,
-    /// 3×3 kernels by minimal filtering, F(2×2, 3×3): 16 products where the definition takes 36.
+    /// Winograd's F(2×2, 3×3) for 3×3 kernels: 16 products instead of 36.
     Winograd,
 }
 
 impl Algorithm {
-    /// The one that a layer uses on a map: a rule of both alone, whatever the batch.
+    /// The algorithm for a layer and its map size. Does not depend on the batch.
     pub fn of(c: &Conv) -> Self {
         let tiles: usize = c.size.iter().map(|s| s.div_ceil(winograd::TILE)).product();
         let products = [winograd::POINTS * tiles, 9 * c.size[0] * c.size[1]];
@@ -63,7 +63,7 @@ impl Algorithm {
         if is_same3x3(c) && c.in_channels >= 16 && fewer { Self::Winograd } else { Self::Direct }
     }
 
-    /// Prepared weights per weight, as a fraction.
+    /// Size of the prepared weights relative to the original ones, as a fraction.
     pub fn growth(self) -> (usize, usize) {
         match self {
             Self::Direct => (1, 1),
@@ -76,28 +76,28 @@ fn is_same3x3(c: &Conv) -> bool {
     c.kernel == [3; 2] && [c.stride, c.dilation, c.pad_before, c.pad_after] == [[1; 2]; 4] && c.groups == 1
 }
 
-/// The weights of a layer, transformed, rounded and packed once.
+/// The transformed, rounded and packed weights of a layer.
 pub struct Prepared {
-    /// One per group.
+    /// One entry per group.
     groups: Vec<Packed>,
     isa: Isa,
     algorithm: Algorithm,
-    /// Of the layer; its batch and size do not count.
+    /// The layer; its batch and map size are ignored.
     layer: Conv,
 }
 
 impl Prepared {
-    /// Weights `w: [out channels, in channels / groups, kernel height, kernel width]` for maps of `c`'s size.
+    /// Prepares weights `w: [out channels, in channels / groups, kernel height, kernel width]` for maps of `c`'s size.
     pub fn new(isa: Isa, c: &Conv, w: &[f32]) -> Self {
         Self::with(isa, c, w, Algorithm::of(c))
     }
 
-    /// The weights of `c` turned by 180° and transposed: with them, [`Prepared::forward`] takes the gradient of the
-    /// output to that of the input, as the layer [`turned`] says. `None` where that is no convolution of the same
-    /// kind.
+    /// Prepares the weights of `c` rotated by 180° and transposed. With them, [`Prepared::forward`] for the layer
+    /// returned by [`turned`] computes the gradient of the input from that of the output. `None` if that is not a
+    /// convolution of the same kind.
     pub fn turned(isa: Isa, c: &Conv, w: &[f32]) -> Option<Self> {
         let layer = turned(c)?;
-        assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
+        assert_eq!(w.len(), c.lens()[1], "length of the weights of {c:?}");
         let order = Order { n: 1, k: c.in_channels, turned: true };
         let algorithm = Algorithm::of(&layer);
         let packed = match algorithm {
@@ -107,14 +107,14 @@ impl Prepared {
         Some(Self { groups: vec![packed], isa, algorithm, layer })
     }
 
-    /// As [`Prepared::new`] for an algorithm of the caller's choice; Winograd's serves 3×3 kernels of stride,
-    /// dilation and padding 1 without groups.
+    /// Like [`Prepared::new`] with a given algorithm. Winograd's requires 3×3 kernels with stride, dilation and padding
+    /// 1 and no groups.
     pub fn with(isa: Isa, c: &Conv, w: &[f32], algorithm: Algorithm) -> Self {
         check(c);
-        assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
+        assert_eq!(w.len(), c.lens()[1], "length of the weights of {c:?}");
         let groups = match algorithm {
             Algorithm::Winograd => {
-                assert!(is_same3x3(c), "Winograd's algorithm does not serve {c:?}");
+                assert!(is_same3x3(c), "Winograd's algorithm does not support {c:?}");
                 vec![winograd::pack(isa, c, w, Order::of(c))]
             }
             Algorithm::Direct => (0..c.groups).map(|g| pack(isa, c, g, w, Order::of(c))).collect(),
@@ -127,15 +127,15 @@ impl Prepared {
         self.algorithm
     }
 
-    /// Bytes that the prepared weights take.
+    /// Size of the prepared weights in bytes.
     pub fn bytes(&self) -> usize {
         self.groups.iter().map(Packed::bytes).sum()
     }
 
-    /// `out = x ⋆ w`, joined by the epilogue, for any batch and map size of the layer.
+    /// `out = x ⋆ w` with the epilogue applied, for any batch and map size of the layer.
     pub fn forward<O: Element>(&self, c: &Conv, x: &[Bf16], epilogue: Epilogue<'_>, out: &mut [O]) {
         let layer = Conv { batch: c.batch, size: c.size, ..self.layer };
-        assert_eq!(*c, layer, "the layer that the weights were prepared for");
+        assert_eq!(*c, layer, "the weights were prepared for another layer");
         let [xs, _, ys] = c.lens();
         assert_eq!([x.len(), out.len()], [xs, ys], "lengths of input and output of {c:?}");
         let [oh, ow] = c.out_size();
@@ -147,7 +147,7 @@ impl Prepared {
             return;
         }
         match self.algorithm {
-            // SAFETY: lengths are checked above; so below.
+            // SAFETY: lengths are checked above. The same holds below.
             Algorithm::Winograd => unsafe {
                 winograd::forward(self.isa, c, x, &self.groups[0], &epilogue, rows_per_bias, out);
             },
@@ -169,19 +169,19 @@ impl Prepared {
     }
 }
 
-/// As [`Prepared::forward`] with weights that are used once.
+/// Like [`Prepared::forward`], with weights that are used once.
 pub fn forward<O: Element>(isa: Isa, c: &Conv, x: &[Bf16], w: &[f32], epilogue: Epilogue<'_>, out: &mut [O]) {
     Prepared::new(isa, c, w).forward(c, x, epilogue, out);
 }
 
 fn check(c: &Conv) {
     let positive = [c.stride, c.dilation].iter().flatten().all(|&v| v > 0);
-    assert!(positive && c.groups > 0, "stride, dilation and groups are positive: {c:?}");
+    assert!(positive && c.groups > 0, "stride, dilation and groups must be positive: {c:?}");
     let divides = c.in_channels.is_multiple_of(c.groups) && c.out_channels.is_multiple_of(c.groups);
-    assert!(divides, "groups divide the channels: {c:?}");
+    assert!(divides, "groups must divide the channels: {c:?}");
 }
 
-/// Index of the input pixel that output pixel `(b, y, x)` meets under a tap; `None` in the padding.
+/// Index of the input pixel of output pixel `(b, y, x)` at a tap; `None` in the padding.
 fn input_pixel(c: &Conv, [b, y, x]: [usize; 3], tap: [usize; 2]) -> Option<usize> {
     let y = (y * c.stride[0] + tap[0] * c.dilation[0]).checked_sub(c.pad_before[0])?;
     let x = (x * c.stride[1] + tap[1] * c.dilation[1]).checked_sub(c.pad_before[1])?;

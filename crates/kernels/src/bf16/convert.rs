@@ -1,4 +1,4 @@
-//! Between `f32` and `bf16`.
+//! Conversion between `f32` and `bf16`.
 
 use super::{
     Bf16, Element,
@@ -6,18 +6,18 @@ use super::{
 };
 use crate::{Isa, par::Ptr, simd::LANES, split};
 
-/// `x` rounded to nearest even; subnormal numbers become zeros of their sign and NaN a quiet NaN, as the
-/// machine's own conversion does it.
+/// Rounds to nearest even. Subnormal numbers become zeros of the same sign and NaN becomes a quiet NaN, as in the
+/// hardware's conversion.
 pub fn round(x: f32) -> Bf16 {
     simd::round(x)
 }
 
-/// [`round`] of every number.
+/// Rounds every value with [`round`].
 pub fn from_f32(isa: Isa, x: &[f32], out: &mut [Bf16]) {
     convert(isa, x, out);
 }
 
-/// The same numbers.
+/// Converts every value exactly.
 pub fn to_f32(isa: Isa, x: &[Bf16], out: &mut [f32]) {
     convert(isa, x, out);
 }
@@ -32,7 +32,7 @@ fn convert<I: Element, O: Element>(isa: Isa, x: &[I], out: &mut [O]) {
     });
 }
 
-/// Converts `n` numbers on this thread.
+/// Converts `n` values on this thread.
 pub(super) unsafe fn piece<I: Element, O: Element>(isa: Isa, x: *const I, out: *mut O, n: usize) {
     dispatch16!(isa, cast[I, O](x: *const I, out: *mut O, n: usize))
 }

@@ -1,4 +1,4 @@
-//! Products over tables of row pointers: linear layers, and convolutions of any shape.
+//! Matrix products over tables of row pointers: linear layers, and convolutions of any shape.
 
 use super::{
     Bf16, Element, Epilogue,
@@ -12,45 +12,45 @@ use crate::{
 
 /// Rows of a task.
 const ROWS: usize = 96;
-/// Terms per tap below which patches are copied, so that a sum has no many short parts.
+/// Terms per tap below which patches are copied, to avoid sums of many short parts.
 const FEW: usize = 16;
 
-/// How the terms of a row lie in memory.
+/// The layout of a row's terms in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     pub taps: usize,
-    /// Per tap.
+    /// Terms per tap.
     pub k: usize,
 }
 
 impl Terms {
-    /// Whether rows are copied: products read whole pairs from memory.
+    /// Whether rows are copied, because products read whole pairs from memory.
     pub(super) fn copied(&self) -> bool {
         !self.k.is_multiple_of(2) || (self.k < FEW && self.taps > 1)
     }
 
-    /// Taps and terms per tap as they are packed.
+    /// Taps and terms per tap after packing.
     pub(super) fn packed(&self) -> [usize; 2] {
         if self.copied() { [1, self.taps * self.k] } else { [self.taps, self.k] }
     }
 }
 
-/// Where a product's rows go.
+/// Destination of a product's rows.
 #[derive(Clone, Copy)]
 pub(super) struct Target<O> {
     pub out: Ptr<O>,
-    /// Rows.
+    /// Number of rows.
     pub m: usize,
-    /// From a row to the next.
+    /// Distance between rows.
     pub ld: usize,
-    /// The first column.
+    /// First column.
     pub column: usize,
 }
 
-/// `out[i] = Σ_tap Σ_k row(i, tap)[k]·w[tap][k]`, joined by the epilogue. A `row` of `None` is zero.
+/// `out[i] = Σ_tap Σ_k row(i, tap)[k]·w[tap][k]` with the epilogue applied. A `row` of `None` is zero.
 ///
 /// # Safety
-/// Rows point to `k` numbers; `target` holds `m` rows; the epilogue has been checked.
+/// Rows must point to `k` values, `target` must hold `m` rows, and the epilogue must have been checked.
 pub(super) unsafe fn rows<O: Element>(
     isa: Isa,
     w: &Packed,

@@ -1,4 +1,4 @@
-//! Elementwise operations: in `f32`, rounded once.
+//! Elementwise operations, computed in `f32` and rounded once.
 
 use super::{
     Bf16, convert,
@@ -11,9 +11,9 @@ use crate::{
     split::{self, Blocks},
 };
 
-/// `pointwise!(f(a, ...; h, ...) = expression)` defines the loop over a piece: `f::<D>(a, ..., h, ..., out, n)`
-/// sets `out[i]` to the expression of the vectors `a[i], ...` and the numbers `h, ...`. A macro, since closures
-/// do not take on their caller's instruction set.
+/// `pointwise!(f(a, ...; h, ...) = expression)` defines the loop over a piece: `f::<D>(a, ..., h, ..., out, n)` sets
+/// `out[i]` to the expression of the vectors `a[i], ...` and the scalars `h, ...`. This is a macro because closures
+/// do not inherit their caller's instruction set.
 macro_rules! pointwise {
     ($name:ident($($arg:ident),+; $($h:ident),*) = $value:expr) => {
         #[inline(always)]
@@ -33,7 +33,7 @@ macro_rules! pointwise {
     };
 }
 
-/// Runs a `pointwise!` function over `len` numbers; inputs may be the output itself.
+/// Runs a `pointwise!` function over `len` values; inputs may alias the output.
 macro_rules! run {
     ($isa:expr, $len:expr, $f:ident($($arg:ident),+; $($h:ident),*) -> $out:ident) => {
         split::flat($len, |start, n| {
@@ -95,10 +95,10 @@ pub fn blend(isa: Isa, x: &[Bf16], a: f32, y: &[Bf16], b: f32, out: &mut [Bf16])
     run!(isa, len, blend_piece(x, y; a, b) -> out);
 }
 
-/// Numbers that are brought to `f32` at a time.
+/// Values converted to `f32` at a time.
 const CHUNK: usize = 2048;
 
-/// `x·Φ(x)`, as [`elementwise::gelu`].
+/// `x·Φ(x)`, like [`elementwise::gelu`].
 pub fn gelu(isa: Isa, x: &[Bf16], out: &mut [Bf16]) {
     assert_eq!(x.len(), out.len(), "lengths of gelu");
     let (len, x, out) = (x.len(), Ptr::from_const(x.as_ptr()), Ptr::new(out));
@@ -116,7 +116,7 @@ pub fn gelu(isa: Isa, x: &[Bf16], out: &mut [Bf16]) {
     });
 }
 
-/// `h·gelu(g)` of rows `[h, g]`, as [`crate::geglu::geglu`]: `x: [rows, 2·width]`, `out: [rows, width]`.
+/// `h·gelu(g)` of rows `[h, g]`, like [`crate::geglu::geglu`]: `x: [rows, 2·width]`, `out: [rows, width]`.
 pub fn geglu(isa: Isa, width: usize, x: &[Bf16], out: &mut [Bf16]) {
     let rows = out.len() / width.max(1);
     assert!(out.len() == rows * width && x.len() == 2 * out.len(), "lengths of GEGLU");
@@ -137,8 +137,8 @@ pub fn geglu(isa: Isa, width: usize, x: &[Bf16], out: &mut [Bf16]) {
     });
 }
 
-/// `x·scale + shift` with one number per sample and channel: `x: [batch, pixels, channels]`,
-/// `scale, shift: [batch, channels]`; no scale means one.
+/// `x·scale + shift` with one value per sample and channel: `x: [batch, pixels, channels]`,
+/// `scale, shift: [batch, channels]`. The default scale is 1.
 pub fn affine_channels(
     isa: Isa,
     x: &[Bf16],
@@ -149,7 +149,7 @@ pub fn affine_channels(
 ) {
     assert!(x.len() == batch * pixels * channels && out.len() == x.len(), "lengths of x and out");
     let per_channel = [scale, shift].iter().flatten().all(|v| v.len() == batch * channels);
-    assert!(per_channel, "one number per sample and channel");
+    assert!(per_channel, "expected one value per sample and channel");
     let pointer = |v: Option<&[f32]>| Ptr::from_const(v.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let (x, scale, shift, out) = (Ptr::from_const(x.as_ptr()), pointer(scale), pointer(shift), Ptr::new(out));
     let blocks = Blocks::new(batch, pixels, channels);

@@ -1,8 +1,8 @@
-//! Group normalization (Wu & He 2018, arXiv:1803.08494) with what may follow: a scale and shift per sample,
-//! and SiLU.
+//! Group normalization (Wu & He 2018, arXiv:1803.08494), optionally followed by a scale and shift per sample, and
+//! SiLU.
 //!
 //! With `x̂ = (x - mean)·rstd` the result is `z = (x̂·weight + bias)·(1 + scale) + shift`, or `z·sigmoid(z)`.
-//! Sums are of differences from each block's first pixel, in `f32` over a block and in `f64` over blocks.
+//! Sums are taken over differences from each block's first pixel, in `f32` within a block and in `f64` across blocks.
 
 use super::{
     Element,
@@ -19,7 +19,7 @@ use crate::{
 /// Normalizes `x: [batch, pixels, channels]` into `out`, of the same shape.
 pub fn forward<I: Element, O: Element>(isa: Isa, n: &GroupNorm, x: &[I], affine: Affine<'_>, out: &mut [O]) {
     let (c, len) = (n.channels, n.batch * n.pixels * n.channels);
-    assert!(n.groups > 0 && c.is_multiple_of(n.groups), "groups divide the channels: {n:?}");
+    assert!(n.groups > 0 && c.is_multiple_of(n.groups), "groups must divide the channels: {n:?}");
     assert!([x.len(), out.len()] == [len; 2], "lengths {} and {} of images of {n:?}", x.len(), out.len());
     affine.check(n);
     let blocks = Blocks::new(n.batch, n.pixels, c);
@@ -28,7 +28,7 @@ pub fn forward<I: Element, O: Element>(isa: Isa, n: &GroupNorm, x: &[I], affine:
     let (x, out, silu) = (Ptr::from_const(x.as_ptr()), Ptr::new(out), n.silu);
     let (sums, factors) = (sums.ptr(), factors.ptr());
     blocks.each_thrice(
-        // SAFETY: lengths are checked above; tasks write disjoint parts. So below.
+        // SAFETY: lengths are checked above; tasks write disjoint parts. The same holds below.
         |b, i| unsafe {
             let (at, pixels) = blocks.get(b, i);
             let (x, sums) = (x.get().add(at).cast_const(), sums.get().add(blocks.partial(b, i, 2)));

@@ -1,4 +1,4 @@
-//! Layer normalization (Ba et al. 2016, arXiv:1607.06450) of rows, in `f32`, with two passes over a row.
+//! Layer normalization (Ba et al. 2016, arXiv:1607.06450), in `f32` with two passes over each row.
 
 use super::{
     Element,
@@ -15,7 +15,7 @@ use crate::{
 /// Rows of a task.
 const ROWS: usize = 32;
 
-/// `(x - mean)·rstd·weight + bias` of each row; `weight` and `bias`, `[channels]`, default to ones and zeros.
+/// `(x - mean)·rstd·weight + bias` of each row. `weight` and `bias`, `[channels]`, default to ones and zeros.
 pub fn forward<I: Element, O: Element>(
     isa: Isa,
     n: &LayerNorm,
@@ -33,7 +33,7 @@ pub fn forward<I: Element, O: Element>(
     );
     let (ones, zeros) = (vec![1.0; c], vec![0.0; c]);
     let (weight, bias) = (weight.unwrap_or(&ones), bias.unwrap_or(&zeros));
-    assert!(weight.len() == c && bias.len() == c, "factors per channel of {n:?}");
+    assert!(weight.len() == c && bias.len() == c, "expected one weight and bias per channel of {n:?}");
     let (x, out) = (Ptr::from_const(x.as_ptr()), Ptr::new(out));
     split::for_each(n.rows.div_ceil(ROWS), x_len(n), |block| {
         for r in block * ROWS..n.rows.min((block + 1) * ROWS) {

@@ -1,4 +1,4 @@
-//! Linear layers, and convolutions with 1×1 kernels, which are the same on channels-last maps.
+//! Linear layers, and 1×1 convolutions, which are the same on channels-last maps.
 
 use super::{
     Bf16, Element, Epilogue,
@@ -15,10 +15,14 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// From the transpose of PyTorch's layout, `weight: [inputs, outputs]`: takes gradients of the outputs to those
-    /// of the inputs.
+    /// Packs the transpose of PyTorch's layout, `weight: [inputs, outputs]`, to compute gradients of inputs from those of
+    /// outputs.
     pub fn transposed(isa: Isa, weight: &[f32], outputs: usize, inputs: usize) -> Self {
-        assert_eq!(weight.len(), outputs * inputs, "a weight of {outputs} outputs and {inputs} inputs");
+        assert_eq!(
+            weight.len(),
+            outputs * inputs,
+            "length of a weight with {outputs} outputs and {inputs} inputs"
+        );
         let packed = Packed::new(isa, [1, inputs, outputs], |first, columns, pair, to| {
             for (i, to) in to[0].iter_mut().enumerate().filter(|(i, _)| 2 * pair + i < inputs) {
                 to[..columns].copy_from_slice(&weight[(2 * pair + i) * outputs + first..][..columns]);
@@ -27,9 +31,13 @@ impl Linear {
         Self { weight: packed, isa, inputs }
     }
 
-    /// From PyTorch's layout, `weight: [outputs, inputs]`.
+    /// Packs PyTorch's layout, `weight: [outputs, inputs]`.
     pub fn new(isa: Isa, weight: &[f32], outputs: usize, inputs: usize) -> Self {
-        assert_eq!(weight.len(), outputs * inputs, "a weight of {outputs} outputs and {inputs} inputs");
+        assert_eq!(
+            weight.len(),
+            outputs * inputs,
+            "length of a weight with {outputs} outputs and {inputs} inputs"
+        );
         let packed = Packed::new(isa, [1, inputs, outputs], |first, columns, pair, to| {
             for lane in 0..columns {
                 let terms = &weight[(first + lane) * inputs..][..inputs][2 * pair..];
@@ -39,22 +47,22 @@ impl Linear {
         Self { weight: packed, isa, inputs }
     }
 
-    /// Numbers per row in.
+    /// Input features.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Numbers per row out.
+    /// Output features.
     pub fn outputs(&self) -> usize {
         self.weight.n
     }
 
-    /// Bytes that the packed weight takes.
+    /// Size of the packed weight in bytes.
     pub fn bytes(&self) -> usize {
         self.weight.bytes()
     }
 
-    /// `out = x·weightᵀ`, joined by the epilogue: `x: [rows, inputs]`, `out: [rows, outputs]`.
+    /// `out = x·weightᵀ` with the epilogue applied: `x: [rows, inputs]`, `out: [rows, outputs]`.
     pub fn forward<O: Element>(&self, x: &[Bf16], epilogue: Epilogue<'_>, out: &mut [O]) {
         let (k, n) = (self.inputs, self.weight.n);
         let m = out.len() / n.max(1);

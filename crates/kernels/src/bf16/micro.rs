@@ -1,7 +1,7 @@
-//! The register-tiled inner loop of all products.
+//! The register-tiled inner loop of all matrix products.
 //!
-//! Every output element is one chain of pair products in the order of taps and pairs, so its bits depend
-//! on the length of the sum alone, not on the tile or the place in it.
+//! Every output element is one chain of pair products in the order of taps and pairs, so its bits only depend on the
+//! length of the sum, not on the tile or the position in it.
 
 use super::{
     Bf16, Element,
@@ -18,20 +18,20 @@ use crate::{
 pub(super) struct Job<O> {
     /// `[taps][m]` pointers to `pairs` pairs each.
     pub rows: *const *const Bf16,
-    /// Added to each of them.
+    /// Offset added to each of these pointers.
     pub offset: usize,
     pub m: usize,
     pub taps: usize,
     pub pairs: usize,
     /// Panels `[taps][pairs][width][2]` from column `first` on.
     pub b: *const Bf16,
-    /// The first column, where a panel starts.
+    /// First column; starts a panel.
     pub first: usize,
-    /// The end of the columns: that of a panel, or of all columns.
+    /// End of the columns: the end of a panel, or of all columns.
     pub end: usize,
     /// Row 0, column 0.
     pub out: *mut O,
-    /// From a row of `out` and of `residual` to the next.
+    /// Distance between rows of `out` and of `residual`.
     pub ld: usize,
     /// `[m]` pointers to the biases from column 0 on, or null.
     pub bias: *const *const f32,
@@ -40,7 +40,7 @@ pub(super) struct Job<O> {
 }
 
 /// # Safety
-/// The pointers hold what [`Job`] says.
+/// The pointers must be as documented in [`Job`].
 pub(super) unsafe fn product<O: Element>(isa: Isa, job: &Job<O>) {
     dispatch16!(isa, rows[O](job: &Job<O>))
 }
@@ -105,7 +105,7 @@ unsafe fn tile<D: Dot, O: Element, const MR: usize, const NV: usize>(
             }
         }
     }
-    // Only constant indices into `acc`: anything else would move it from registers to the stack.
+    // `acc` may only be indexed by constants; other indices would move it from registers to the stack.
     let whole = column + NV * LANES <= job.end;
     if !O::HALF && whole && job.bias.is_null() && job.residual.is_null() {
         for r in 0..MR {
@@ -134,7 +134,7 @@ unsafe fn tile<D: Dot, O: Element, const MR: usize, const NV: usize>(
     MR
 }
 
-/// Joins `sums: [rows][NV]` with bias and residual, and stores them.
+/// Adds bias and residual to `sums: [rows][NV]` and stores them.
 #[inline(always)]
 unsafe fn finish<D: Dot, O: Element, const NV: usize, const TAIL: bool>(
     job: &Job<O>,

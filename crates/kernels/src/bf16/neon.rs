@@ -1,4 +1,4 @@
-//! Pairs of `bf16` and conversions on NEON.
+//! `bf16` pairs and conversions on NEON.
 
 use std::arch::aarch64::*;
 
@@ -11,12 +11,12 @@ use crate::simd::{
     neon::{Neon, Quad},
 };
 
-/// The upper halves of the lanes.
+/// Mask of the upper half of each lane.
 const UPPER: u32 = 0xFFFF_0000;
 
 impl Dot for Neon {
     type S = Neon;
-    /// Numbers at odd places, then those at even ones.
+    /// Values at odd positions, then those at even positions.
     type Pairs = [Quad; 2];
     const MR: usize = 4;
     const NV: usize = 1;
@@ -58,7 +58,7 @@ impl Dot for Neon {
     }
 }
 
-/// As `simd::round`.
+/// Like `simd::round`.
 #[inline(always)]
 unsafe fn rounded(v: float32x4_t) -> uint16x4_t {
     let bits = vreinterpretq_u32_f32(v);

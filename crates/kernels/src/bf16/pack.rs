@@ -1,4 +1,4 @@
-//! Weights in the order in which products read them.
+//! Packs weights in the order in which products read them.
 
 use super::{
     Bf16,
@@ -11,29 +11,28 @@ use crate::{
     simd::{LANES, Simd},
 };
 
-/// Panels `[panels][taps][pairs][width][2]`, zeros beyond the last column and the last term. All panels have
-/// the microkernel's width, but the last may be one vector wide.
+/// Panels `[panels][taps][pairs][width][2]`, zero beyond the last column and term. All panels have the microkernel's
+/// width, except that the last may be one vector wide.
 pub(super) struct Packed {
     data: Scratch,
     len: usize,
     pub taps: usize,
     pub pairs: usize,
-    /// Columns.
+    /// Number of columns.
     pub n: usize,
-    /// Columns of a panel.
+    /// Columns per panel.
     pub width: usize,
 }
 
 /// Two terms of sixteen columns.
 pub(super) type Pair = [[f32; LANES]; 2];
 
-/// Pairs that are brought together before they are written: a vector read too soon after the numbers in it
-/// were written would wait for them.
+/// Pairs gathered before they are written: a vector read right after its values were written would stall.
 const GATHERED: usize = 8;
 
 impl Packed {
-    /// Packs `k` terms of `n` columns per tap: `fill(first column, columns, pair, to)` writes the pair of all
-    /// `taps` to `to[tap]`, cleared before.
+    /// Packs `k` terms of `n` columns per tap: `fill(first column, columns, pair, to)` writes the pair for all `taps` to
+    /// `to[tap]`, which is zeroed before.
     pub(super) fn new(
         isa: Isa,
         [taps, k, n]: [usize; 3],
@@ -42,7 +41,7 @@ impl Packed {
         Self::transformed(isa, [taps, taps, k, n], fill)
     }
 
-    /// As [`Packed::new`], where `fill` writes `given` taps: those of 3×3 kernels, if they are not all `taps`.
+    /// Like [`Packed::new`], where `fill` writes only `given` taps, those of 3×3 kernels before the transform.
     pub(super) fn transformed(
         isa: Isa,
         [given, taps, k, n]: [usize; 4],
@@ -53,7 +52,7 @@ impl Packed {
         let len = 2 * columns * taps * pairs;
         let packed = Self { data: Scratch::allocate(len.div_ceil(2)), len, taps, pairs, n, width };
         let start = packed.data.ptr();
-        // Sixteen columns of a panel are a task.
+        // A task packs sixteen columns of a panel.
         par::for_each(n.div_ceil(LANES), |strip| {
             let first = strip * LANES;
             let panel = first / width * width;
@@ -67,7 +66,7 @@ impl Packed {
                     fill(first, LANES.min(n - first), pair + i, values);
                 }
                 let at = 2 * panel * taps * pairs + pair * pair_step + 2 * (first - panel);
-                // SAFETY: within the `len` numbers allocated; each task owns its columns.
+                // SAFETY: within the `len` values allocated; each task owns its columns.
                 unsafe {
                     let to = start.get().cast::<Bf16>().add(at);
                     let (values, tiles) = (&values[..count * given], given != taps);
@@ -78,7 +77,7 @@ impl Packed {
         packed
     }
 
-    /// The panels from column `first` on, where a panel starts.
+    /// The panels from column `first` on, which must start a panel.
     pub(super) fn panels(&self, first: usize) -> Ptr<Bf16> {
         let start = self.data.ptr().get().cast::<Bf16>();
         Ptr::from_const(start.wrapping_add(2 * first * self.taps * self.pairs))
@@ -89,8 +88,8 @@ impl Packed {
     }
 }
 
-/// Rounds and writes pairs of `given` taps each, or of the points of their transforms where they are `tiles`;
-/// `steps` from a pair to the next, and from a tap to the next.
+/// Rounds and writes pairs of `given` taps each, or of their transforms if `tiles`; `steps` are the distances
+/// between pairs and between taps.
 #[inline(always)]
 unsafe fn write<D: Dot>(values: &[Pair], given: usize, tiles: bool, to: *mut Bf16, steps: [usize; 2]) {
     for (i, values) in values.chunks_exact(given.max(1)).enumerate() {

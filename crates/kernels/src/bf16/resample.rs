@@ -1,4 +1,4 @@
-//! Copies between maps: concatenation, choice of columns, nearest-neighbour resizing; average pooling.
+//! Copies between maps: concatenation, selection of columns, nearest-neighbour resizing; average pooling.
 
 use super::{
     Bf16,
@@ -13,7 +13,7 @@ use crate::{
 /// Pixels per task.
 const ROWS: usize = 256;
 
-/// Joins `[rows, a]` and `[rows, b]` to `[rows, a + b]`.
+/// Concatenates `[rows, a]` and `[rows, b]` to `[rows, a + b]`.
 pub fn concatenate(x: &[Bf16], a: usize, y: &[Bf16], b: usize, out: &mut [Bf16]) {
     let rows = out.len() / (a + b).max(1);
     let lens = [x.len(), y.len(), out.len()];
@@ -29,10 +29,10 @@ pub fn concatenate(x: &[Bf16], a: usize, y: &[Bf16], b: usize, out: &mut [Bf16])
     });
 }
 
-/// Columns `first..first + width` of `[rows, columns]`.
+/// Copies columns `first..first + width` of `[rows, columns]`.
 pub fn columns(x: &[Bf16], columns: usize, first: usize, width: usize, out: &mut [Bf16]) {
     let rows = x.len() / columns.max(1);
-    assert!(first + width <= columns && out.len() == rows * width, "lengths of a choice of columns");
+    assert!(first + width <= columns && out.len() == rows * width, "lengths of a selection of columns");
     let to = Ptr::new(out);
     par::for_each_piece(rows, ROWS, |from, end| {
         for r in from..end {

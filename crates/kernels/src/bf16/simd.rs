@@ -1,12 +1,12 @@
-//! Vectors of `bf16`: sixteen pairs of factors, and the way between sixteen `bf16` and sixteen `f32`.
+//! `bf16` vectors: products of sixteen pairs, and conversion between sixteen `bf16` and sixteen `f32`.
 
 use super::{Bf16, Element};
 use crate::simd::{LANES, Simd, scalar::Scalar};
 
-/// The lanes of the arithmetic that a [`Dot`] is used with.
+/// The `f32` vector type used with a [`Dot`].
 pub(super) type V<D> = <<D as Dot>::S as Simd>::V;
 
-/// Products of pairs, and conversions. All methods need the instruction set of the implementor.
+/// Pair products and conversions. All methods require the instruction set of the implementor.
 pub(super) trait Dot: Copy + 'static {
     /// `f32` arithmetic.
     type S: Simd;
@@ -17,19 +17,19 @@ pub(super) trait Dot: Copy + 'static {
     /// Vectors per row of the microkernel.
     const NV: usize;
 
-    /// Thirty-two numbers.
+    /// Loads thirty-two values.
     unsafe fn pairs(p: *const Bf16) -> Self::Pairs;
-    /// One pair, sixteen times.
+    /// Broadcasts one pair sixteen times.
     unsafe fn broadcast(p: *const Bf16) -> Self::Pairs;
     /// `(acc + a₁·b₁) + a₀·b₀`.
     unsafe fn dot(acc: V<Self>, a: Self::Pairs, b: Self::Pairs) -> V<Self>;
-    /// Sixteen numbers.
+    /// Loads sixteen values.
     unsafe fn widen(p: *const Bf16) -> V<Self>;
-    /// Of thirty-two numbers, those at even places.
+    /// Loads the even positions of thirty-two values.
     unsafe fn even(p: *const Bf16) -> V<Self>;
-    /// Of thirty-two numbers, those at odd places.
+    /// Loads the odd positions of thirty-two values.
     unsafe fn odd(p: *const Bf16) -> V<Self>;
-    /// Rounds and stores sixteen numbers.
+    /// Rounds and stores sixteen values.
     unsafe fn narrow(p: *mut Bf16, v: V<Self>);
 
     /// Rounds and stores sixteen pairs `(a, b)`.
@@ -43,7 +43,7 @@ pub(super) trait Dot: Copy + 'static {
             *p.add(2 * i + 1) = terms[1][i];
         }
     }
-    /// `1/v` within 2⁻¹⁴ of itself.
+    /// `1/v` with relative error below 2⁻¹⁴.
     #[inline(always)]
     unsafe fn reciprocal(v: V<Self>) -> V<Self> {
         Self::S::div(Self::S::splat(1.0), v)
@@ -54,14 +54,14 @@ pub(super) trait Dot: Copy + 'static {
         Self::S::mul(v, Self::S::exp2_integral(n))
     }
 
-    /// The first `n` of sixteen numbers, the others zero.
+    /// Loads the first `n` of sixteen values; the others are zero.
     #[inline(always)]
     unsafe fn widen_n(p: *const Bf16, n: usize) -> V<Self> {
         let mut part = [Bf16::ZERO; LANES];
         std::ptr::copy_nonoverlapping(p, part.as_mut_ptr(), n.min(LANES));
         Self::widen(part.as_ptr())
     }
-    /// Rounds sixteen numbers, stores the first `n`.
+    /// Rounds sixteen values and stores the first `n`.
     #[inline(always)]
     unsafe fn narrow_n(p: *mut Bf16, v: V<Self>, n: usize) {
         let mut part = [Bf16::ZERO; LANES];
@@ -80,7 +80,7 @@ pub(super) unsafe fn store<D: Dot, T: Element>(p: *mut T, v: V<D>) {
     if T::HALF { D::narrow(p.cast(), v) } else { D::S::store(p.cast(), v) }
 }
 
-/// The first `n` lanes if `TAIL`, all of them if not.
+/// Loads the first `n` lanes if `TAIL`, otherwise all.
 #[inline(always)]
 pub(super) unsafe fn load_part<D: Dot, T: Element, const TAIL: bool>(p: *const T, n: usize) -> V<D> {
     match (TAIL, T::HALF) {
@@ -90,7 +90,7 @@ pub(super) unsafe fn load_part<D: Dot, T: Element, const TAIL: bool>(p: *const T
     }
 }
 
-/// As [`load_part`].
+/// Like [`load_part`], for storing.
 #[inline(always)]
 pub(super) unsafe fn store_part<D: Dot, T: Element, const TAIL: bool>(p: *mut T, v: V<D>, n: usize) {
     match (TAIL, T::HALF) {
@@ -100,7 +100,7 @@ pub(super) unsafe fn store_part<D: Dot, T: Element, const TAIL: bool>(p: *mut T,
     }
 }
 
-/// `x·sigmoid(x)` as precise as `T` shows: within 2⁻¹² of itself before it is rounded to `bf16`.
+/// `x·sigmoid(x)` to the precision of `T`: relative error below 2⁻¹² before rounding to `bf16`.
 #[inline(always)]
 pub(super) unsafe fn silu<D: Dot, T: Element>(x: V<D>) -> V<D> {
     if !T::HALF {
@@ -110,13 +110,13 @@ pub(super) unsafe fn silu<D: Dot, T: Element>(x: V<D>) -> V<D> {
     D::S::mul(x, D::reciprocal(D::S::add(D::S::splat(1.0), exp2::<D>(power))))
 }
 
-/// `2^power` within 2⁻¹³ of itself; powers outside -126..=126 count as the nearer of these.
+/// `2^power` with relative error below 2⁻¹³; powers are clamped to -126..=126.
 #[inline(always)]
 pub(super) unsafe fn exp2<D: Dot>(power: V<D>) -> V<D> {
     let power = D::S::min(D::S::splat(126.0), D::S::max(D::S::splat(-126.0), power));
     let n = D::S::round(power);
     let f = D::S::sub(power, n);
-    // 2^f on -1/2..1/2, the cubic of the smallest relative error, 7.5e-5.
+    // 2^f on -1/2..1/2: the cubic polynomial with the smallest relative error, 7.5e-5.
     let mut p = D::S::splat(0.055_171_65);
     for c in [0.242_611_12, 0.693_261, 0.999_928_06] {
         p = D::S::fma(p, f, D::S::splat(c));
@@ -124,8 +124,7 @@ pub(super) unsafe fn exp2<D: Dot>(power: V<D>) -> V<D> {
     D::scale(p, n)
 }
 
-/// The definition of rounding to `bf16`: to nearest even, subnormal numbers to zero, NaN to a quiet NaN.
-/// That of `vcvtneps2bf16`.
+/// Rounding to `bf16`: to nearest even, subnormal numbers to zero, NaN to a quiet NaN, like `vcvtneps2bf16`.
 #[inline(always)]
 pub(super) fn round(x: f32) -> Bf16 {
     let bits = x.to_bits();
@@ -145,7 +144,7 @@ fn widened(x: Bf16) -> f32 {
 
 impl Dot for Scalar {
     type S = Scalar;
-    /// Numbers at odd places, then those at even ones.
+    /// Values at odd positions, then those at even positions.
     type Pairs = [[f32; LANES]; 2];
     const MR: usize = 2;
     const NV: usize = 1;
@@ -183,7 +182,7 @@ impl Dot for Scalar {
 #[cfg(target_arch = "x86_64")]
 pub(super) use super::x86::Avx512Bf16;
 
-/// As `isa::dispatch`, with `f` over `D: Dot`; its own type parameters follow in brackets.
+/// Like `isa::dispatch`, with `f` generic over `D: Dot`; further type parameters follow in brackets.
 macro_rules! dispatch16 {
     ($isa:expr, $f:ident[$($t:ident),*]($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
         #[inline(always)]
@@ -231,7 +230,7 @@ macro_rules! dispatch16 {
 }
 pub(super) use dispatch16;
 
-/// Columns per packed panel: all but the last panel have this width, the last may be half of it.
+/// Columns per packed panel. The last panel may have half this width.
 pub(super) fn panel_width(isa: crate::Isa) -> usize {
     // SAFETY: an `Isa` exists only where the machine has it.
     LANES * unsafe { dispatch16!(isa, vectors[]() -> usize) }
@@ -243,7 +242,7 @@ unsafe fn vectors<D: Dot>() -> usize {
 }
 
 /// `strips16!(channels, W, f::<D, T>(args))` covers the channels with calls `f::<D, T, NV, TAIL>(channel, valid,
-/// args)`: strips of `W` vectors, then of one, then a part of one with `valid` lanes.
+/// args)`: strips of `W` vectors, then single vectors, then a partial vector with `valid` lanes.
 macro_rules! strips16 {
     ($channels:expr, $wide:literal, $f:ident::<$($t:ident),+>($($arg:expr),* $(,)?)) => {{
         let mut c = 0;

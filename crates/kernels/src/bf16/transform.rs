@@ -1,4 +1,4 @@
-//! The transforms of F(2×2, 3×3): points 0, 1, -1, ∞ (Lavin & Gray 2016, arXiv:1509.09308), in `f32`.
+//! The transforms of F(2×2, 3×3) with points 0, 1, -1, ∞ (Lavin & Gray 2016, arXiv:1509.09308), in `f32`.
 
 use super::{
     Bf16, Element,
@@ -28,7 +28,7 @@ unsafe fn kernel<D: Dot>(g: [V<D>; 3]) -> [V<D>; 4] {
     [g[0], D::S::add(ends, middle), D::S::sub(ends, middle), g[2]]
 }
 
-/// `G·g·Gᵀ` of the 3×3 kernels of sixteen columns; of each pair, those of one `term`.
+/// `G·g·Gᵀ` of the 3×3 kernels of sixteen columns, for one `term` of each pair.
 #[inline(always)]
 pub(super) unsafe fn kernel_taps<D: Dot>(g: &[Pair], term: usize) -> [V<D>; 16] {
     let mut half = [[D::S::zero(); 3]; 4];
@@ -49,9 +49,9 @@ pub(super) unsafe fn kernel_taps<D: Dot>(g: &[Pair], term: usize) -> [V<D>; 16] 
     u
 }
 
-/// Channels are transformed in groups of thirty-two, whose even ones precede its odd ones (that is how
-/// they come out of a register of pairs); a last group of at most sixteen keeps its order. The channel
-/// at a place of the transformed row of `k` channels; places beyond the channels give `k` or more.
+/// Channels are transformed in groups of thirty-two, even channels before odd ones, which is the order in which they
+/// come out of a register of pairs; a last group of at most sixteen keeps its order. Returns the channel at a
+/// position in the transformed row of `k` channels, or `k` or more in the padding.
 pub(super) fn channel_at(place: usize, k: usize) -> usize {
     let group = place / (2 * LANES) * 2 * LANES;
     if k - group.min(k) <= LANES {
@@ -61,15 +61,15 @@ pub(super) fn channel_at(place: usize, k: usize) -> usize {
     group + if place < LANES { 2 * place } else { 2 * (place - LANES) + 1 }
 }
 
-/// Places in a transformed row of `k` channels.
+/// Length of a transformed row of `k` channels.
 pub(super) fn row_len(k: usize) -> usize {
     k.next_multiple_of(LANES)
 }
 
-/// What lies outside a map.
+/// Values outside a map.
 static ZEROS: [Bf16; 2 * LANES] = [Bf16::ZERO; 2 * LANES];
 
-/// Where transformed tiles lie: point `ξ` of tile `t` at `start + ξ·plane + t·row`.
+/// Layout of transformed tiles: point `ξ` of tile `t` is at `start + ξ·plane + t·row`.
 #[derive(Clone, Copy)]
 pub(super) struct Planes<T> {
     pub start: *mut T,
@@ -77,7 +77,7 @@ pub(super) struct Planes<T> {
     pub row: usize,
 }
 
-/// Which of the numbers that lie together in memory are wanted.
+/// Which of the adjacent values in memory to use.
 const ALL: u8 = 0;
 const EVEN: u8 = 1;
 const ODD: u8 = 2;
@@ -95,7 +95,7 @@ pub(super) unsafe fn input_tiles<D: Dot>(
     for t in from..to {
         let (b, y0, x0) = tiles.place(t);
         let image = x.add(b * h * w * k);
-        // Pixels of the patch, and their distance where a channel is added: none outside the map.
+        // Pixels of the patch, and the channel increment of each: 0 outside the map.
         let mut pixels = [ZEROS.as_ptr(); 16];
         let mut steps = [0usize; 16];
         for i in 0..4 {
@@ -116,7 +116,7 @@ pub(super) unsafe fn input_tiles<D: Dot>(
                 patch::<D, EVEN>(&pixels, &steps, c, to, v.plane);
                 patch::<D, ODD>(&pixels, &steps, c, to.add(LANES), v.plane);
             } else {
-                // A copy of what is left, zeros beyond: the same steps on it.
+                // Copies the remaining channels, padded with zeros, and runs the same steps on the copy.
                 let mut part = [[Bf16::ZERO; 2 * LANES]; 16];
                 let mut parts = [ZEROS.as_ptr(); 16];
                 for i in 0..16 {
@@ -168,24 +168,24 @@ unsafe fn patch<D: Dot, const WHICH: u8>(
     }
 }
 
-/// What the outputs of a strip of channels need.
+/// Parameters for the outputs of a strip of channels.
 #[derive(Clone, Copy)]
 pub(super) struct Finish<O> {
-    /// Of the map, at the first of the channels.
+    /// The map, at the strip's first channel.
     pub out: *mut O,
-    /// All channels of a pixel.
+    /// Channels of a pixel.
     pub n: usize,
     /// Channels of the strip.
     pub columns: usize,
-    /// At the first of the channels, or null.
+    /// The bias at the strip's first channel, or null.
     pub bias: *const f32,
-    /// From a sample's biases to the next's.
+    /// Distance between the biases of consecutive samples.
     pub bias_step: usize,
-    /// As `out`, or null.
+    /// Like `out`, or null.
     pub residual: *const Bf16,
 }
 
-/// `y = Aᵀ·m·A`, joined by the epilogue, into the outputs of tiles `from..to`; `m` starts at tile `from`.
+/// `y = Aᵀ·m·A` with the epilogue applied, for tiles `from..to`; `m` starts at tile `from`.
 #[inline(always)]
 pub(super) unsafe fn output_tiles<D: Dot, O: Element>(
     tiles: &Tiles,

@@ -1,7 +1,7 @@
-//! 3×3 convolutions of stride 1 and padding 1 by minimal filtering, F(2×2, 3×3).
+//! 3×3 convolutions of stride 1 and padding 1 by Winograd's algorithm F(2×2, 3×3).
 //!
-//! Inputs are transformed in `f32` and rounded, the sixteen matrix products are sums in `f32`, and their
-//! results are transformed back before anything else is rounded.
+//! Inputs are transformed in `f32` and rounded; the sixteen matrix products are summed in `f32`, and their results are
+//! transformed back before they are rounded.
 
 use super::{
     Bf16, Element, Epilogue,
@@ -18,17 +18,17 @@ use crate::{
     simd::LANES,
 };
 
-/// Outputs of a tile, per dimension.
+/// Outputs of a tile in each dimension.
 pub(super) const TILE: usize = 2;
 /// Points per tile.
 pub(super) const POINTS: usize = 16;
-/// Bytes that the transformed input of a thread's block may take: part of its second cache.
+/// Bytes for the transformed input of a thread's block: part of the L2 cache.
 const BLOCK_BYTES: usize = 400 << 10;
 /// Rows of the widest microkernel: blocks are multiples of it.
 const UNIT: usize = 12;
 /// Tiles of a block that threads share.
 const SHARED: usize = 132;
-/// Bytes of weights from which threads share blocks, each reading its own columns of the weights.
+/// Bytes of weights from which on threads share blocks, each with its own columns of the weights.
 const LARGE: usize = 4 << 20;
 
 /// The tiles of a batch of maps, numbered image by image, row by row.
@@ -45,14 +45,14 @@ impl Tiles {
         Self { size: c.size, per, count: c.batch * per[0] * per[1] }
     }
 
-    /// Image, and the tile's first row and column.
+    /// Image index, and the tile's first row and column.
     pub(super) fn place(&self, t: usize) -> (usize, usize, usize) {
         let (rest, x) = (t / self.per[1], t % self.per[1]);
         (rest / self.per[0], rest % self.per[0] * TILE, x * TILE)
     }
 }
 
-/// The transformed weights: the points are the taps of a product.
+/// Packs the transformed weights, with the points as the taps of a product.
 pub(super) fn pack(isa: Isa, c: &Conv, w: &[f32], order: Order) -> Packed {
     let (k, n) = (c.in_channels, c.out_channels);
     Packed::transformed(isa, [9, POINTS, row_len(k), n], |first, columns, pair, to| {
@@ -83,7 +83,7 @@ struct Layer<'a> {
 }
 
 /// # Safety
-/// Lengths and shape have been checked, and are not empty.
+/// Lengths and shape must have been checked and must not be zero.
 pub(super) unsafe fn forward<O: Element>(
     isa: Isa,
     c: &Conv,
@@ -95,7 +95,7 @@ pub(super) unsafe fn forward<O: Element>(
 ) {
     let tiles = Tiles::new(c);
     let layer = Layer { tiles: &tiles, k: c.in_channels, w };
-    // A line beyond the channels, so that rows do not share cache sets.
+    // Rows are padded by a cache line so that they do not share cache sets.
     let row = row_len(c.in_channels) + 2 * LANES;
     let pixels = c.size[0] * c.size[1];
     let bias_step = if rows_per_bias == pixels { c.out_channels } else { 0 };
@@ -103,7 +103,7 @@ pub(super) unsafe fn forward<O: Element>(
     let x = Ptr::from_const(x.as_ptr());
     let bias = Ptr::from_const(epilogue.bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let residual = Ptr::from_const(epilogue.residual.map_or(std::ptr::null(), <[Bf16]>::as_ptr));
-    // Columns `first..end` of the outputs of some tiles, whose transformed inputs are in `v`.
+    // Computes columns `first..end` of the outputs of some tiles, whose transformed inputs are in `v`.
     let outputs = |range: [usize; 2], v: Planes<Bf16>, first: usize, end: usize| {
         let null = |p: *const f32| if p.is_null() { p } else { p.add(first) };
         let residual = residual.get().cast_const();
@@ -124,7 +124,7 @@ pub(super) unsafe fn forward<O: Element>(
     let threads = par::threads();
     let most = (BLOCK_BYTES / (POINTS * row * size_of::<Bf16>()) / UNIT).clamp(4, 8) * UNIT;
     let alone = threads == 1 || (w.bytes() < LARGE && tiles.count >= 2 * UNIT * threads);
-    // As many blocks as fill the threads evenly.
+    // A number of blocks that divides evenly among the threads.
     let most = if alone { most } else { SHARED };
     let parts = if alone { threads } else { 1 };
     let blocks = tiles.count.div_ceil(most).next_multiple_of(parts);
@@ -170,7 +170,7 @@ unsafe fn panels<D: Dot, O: Element>(
     let w = layer.w;
     let count = to - from;
     let row = w.width;
-    // A line beyond the tiles, as for rows.
+    // Planes are padded by a cache line, like rows.
     let plane = count * row + 2 * LANES;
     let scratch = Scratch::take(POINTS * plane);
     let m = Planes { start: scratch.ptr().get(), plane, row };

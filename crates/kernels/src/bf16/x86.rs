@@ -1,4 +1,4 @@
-//! Pairs of `bf16` and conversions on AVX-512, with and without its `bf16` instructions, and on AVX2.
+//! `bf16` pairs and conversions on AVX-512, with and without its `bf16` instructions, and on AVX2.
 
 use std::{arch::x86_64::*, mem::transmute};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::simd::{LANES, Simd, avx2::Avx2, avx512::Avx512};
 
-/// The upper halves of the lanes.
+/// Mask of the upper half of each lane.
 const UPPER: i32 = 0xFFFF_0000_u32 as i32;
 
 /// AVX-512 with its `bf16` instructions.
@@ -99,7 +99,7 @@ impl Dot for Avx512Bf16 {
 
 impl Dot for Avx512 {
     type S = Avx512;
-    /// Numbers at odd places, then those at even ones.
+    /// Values at odd positions, then those at even positions.
     type Pairs = [__m512; 2];
     const MR: usize = 12;
     const NV: usize = 2;
@@ -152,7 +152,7 @@ impl Dot for Avx512 {
     }
 }
 
-/// As `simd::round`.
+/// Like `simd::round`.
 #[inline(always)]
 unsafe fn rounded512(v: __m512) -> __m256i {
     let bits = _mm512_castps_si512(v);
@@ -168,7 +168,7 @@ unsafe fn rounded512(v: __m512) -> __m256i {
 
 impl Dot for Avx2 {
     type S = Avx2;
-    /// Numbers at odd places, then those at even ones.
+    /// Values at odd positions, then those at even positions.
     type Pairs = [V<Avx2>; 2];
     const MR: usize = 4;
     const NV: usize = 1;
@@ -215,7 +215,7 @@ impl Dot for Avx2 {
     }
 }
 
-/// The compiler keeps the way through memory in registers.
+/// Goes through memory in the source; the compiler keeps it in registers.
 #[inline(always)]
 unsafe fn joined(low: __m256i, high: __m256i) -> V<Avx2> {
     let mut lanes = [0.0f32; LANES];
@@ -224,7 +224,7 @@ unsafe fn joined(low: __m256i, high: __m256i) -> V<Avx2> {
     Avx2::load(lanes.as_ptr())
 }
 
-/// As `simd::round`, in the lower halves of the lanes.
+/// Like `simd::round`, in the lower halves of the lanes.
 #[inline(always)]
 unsafe fn rounded256(v: __m256) -> __m256i {
     let bits = _mm256_castps_si256(v);

@@ -1,30 +1,30 @@
-//! How a convolution in `f32` is computed.
+//! Algorithms for `f32` convolutions.
 
 use super::Conv;
 use crate::winograd::{self, Edge};
 
-/// How a convolution is computed.
+/// The algorithm of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
-    /// By its definition.
+    /// Directly by the definition.
     Direct,
-    /// 3×3 kernels by minimal filtering in tiles of 2×2 outputs: 16 products where the definition takes 36.
+    /// Winograd's F(2×2, 3×3): 16 products instead of 36 per tile of 2×2 outputs.
     Tiles2,
-    /// The same in tiles of 4×4: 36 where it takes 144.
+    /// Winograd's F(4×4, 3×3): 36 products instead of 144 per tile of 4×4 outputs.
     Tiles4,
 }
 
-/// Pixels of the largest map in tiles of 2×2.
+/// Pixels of the largest map for which F(2×2) is used.
 const SMALL: usize = 16;
 
 impl Algorithm {
-    /// The one that a layer takes: a rule of the layer and its map alone, so that a row's bits do not depend on its
-    /// batch.
+    /// The algorithm for a layer. It only depends on the layer and its map size, so that the bits of an image do not
+    /// depend on its batch.
     pub fn of(c: &Conv) -> Self {
         Self::summing(c, c.in_channels)
     }
 
-    /// The same for a sum over `depth` channels: those of a gradient.
+    /// The algorithm for a sum over `depth` channels, as in a gradient.
     pub(super) fn summing(c: &Conv, depth: usize) -> Self {
         if !c.is_same3x3() || depth < 12 || c.size.iter().any(|&s| s < 3) {
             Self::Direct
@@ -35,7 +35,7 @@ impl Algorithm {
         }
     }
 
-    /// All that compute a layer.
+    /// All algorithms that support a layer.
     pub fn all(c: &Conv) -> &'static [Self] {
         if c.is_same3x3() { &[Self::Tiles4, Self::Tiles2, Self::Direct] } else { &[Self::Direct] }
     }
@@ -48,7 +48,7 @@ impl Algorithm {
         }
     }
 
-    /// Multiply-adds of `c`.
+    /// Number of multiply-adds for `c`.
     pub fn products(self, c: &Conv) -> usize {
         let per_point = c.in_channels / c.groups * c.out_channels;
         match self.edge() {

@@ -1,4 +1,4 @@
-//! Convolutions of any shape as matrix products over tables of pixel pointers: no unfolded input.
+//! Convolutions of any shape as matrix products over tables of pixel pointers, without unfolding the input.
 
 use super::{Epilogue, Input, volume::Volume};
 use crate::{
@@ -20,7 +20,7 @@ pub(super) fn taps_of(v: &Volume) -> Vec<[usize; 3]> {
     (0..v.taps()).map(|t| split(t, v.kernel).1).collect()
 }
 
-/// Where a convolution's input is.
+/// Resolves positions of a convolution's input.
 pub(super) struct Reader<'a> {
     v: &'a Volume,
     pub parts: Parts,
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
         (0..3).fold(b, |at, i| at * (self.v.size[i] >> self.shift[i]) + (place[i] >> self.shift[i]))
     }
 
-    /// Index of the pixel that the output at `at` meets under `tap`; `None` in the padding.
+    /// Index of the input pixel of the output at `at` for `tap`; `None` in the padding.
     pub(super) fn met(&self, b: usize, at: [usize; 3], tap: [usize; 3]) -> Option<usize> {
         let v = self.v;
         let mut place = [0; 3];
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Index of the output for which the input at `at` is taken under `tap`, if there is one.
+/// Index of the output that uses the input at `at` for `tap`, if there is one.
 pub(super) fn output_pixel(
     v: &Volume,
     out: [usize; 3],
@@ -83,7 +83,7 @@ pub(super) struct Prepared(Scratch);
 
 pub(super) fn prepare(isa: Isa, v: &Volume, w: &[f32]) -> Prepared {
     let packed = Scratch::allocate(packed_len(isa, v.taps(), v.in_channels, v.out_channels));
-    // SAFETY: the caller has matched the weight's length and shape.
+    // SAFETY: the caller has checked length and shape of the weights.
     unsafe { pack(isa, factor(v, w, 0), packed.ptr()) };
     Prepared(packed)
 }
@@ -112,7 +112,7 @@ pub(super) fn forward(
     let (k, n) = (v.in_channels / v.groups, v.out_channels / v.groups);
     let packed = Scratch::take(packed_len(isa, v.taps(), k, n));
     for g in 0..v.groups {
-        // SAFETY: the caller has matched lengths and shape.
+        // SAFETY: the caller has checked lengths and shape.
         unsafe {
             pack(isa, factor(v, w, g), packed.ptr());
             group(isa, g, &Reader::new(v, x), packed.ptr(), epilogue, out);
@@ -145,7 +145,7 @@ unsafe fn group(
     let (k, n) = (v.in_channels / v.groups, v.out_channels / v.groups);
     let zeros = vec![0.0f32; k];
     let zeros = Ptr::from_const(zeros.as_ptr());
-    // Where the numbers of a pixel start in each part, and how many of them there are.
+    // Offset of a pixel in each part, and its number of channels there.
     let (parts, ks): (Vec<_>, [usize; 2]) = match x.parts.channels() {
         [_, 0] => (
             x.parts.each().map(|p| (Ptr::from_const(p.start.get().add(g * k)), p.channels)).collect(),
@@ -159,7 +159,7 @@ unsafe fn group(
     let residual = epilogue.residual.map(|r| Ptr::from_const(r.as_ptr()));
     let width = panel_width(isa, n);
     let (m, row) = (v.batch * size.iter().product::<usize>(), epilogue.bias_row(v.out_channels));
-    // Samples with biases of their own come one after the other.
+    // Samples with their own biases are processed one after the other.
     let samples = if row > 0 { v.batch } else { 1 };
     for sample in 0..samples {
         let before = sample * (m / samples);
@@ -223,7 +223,7 @@ pub(super) fn data_gradient(
     let (dy, dx) = (Ptr::from_const(dy.as_ptr()), Ptr::new(dx));
     let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let width = panel_width(isa, n);
-    // With a stride, input pixels fall into phases, each met by its own taps.
+    // With a stride, input pixels fall into phases, each with its own taps.
     for (g, phase) in (0..v.groups).flat_map(|g| (0..v.stride.iter().product()).map(move |p| (g, p))) {
         let offset = split(phase, v.stride).1;
         let part: [usize; 3] =
@@ -274,7 +274,7 @@ pub(super) fn data_gradient(
     }
 }
 
-/// Packs some taps of the transposed weights of one group: sums run over output channels.
+/// Packs some taps of the transposed weights of one group; sums run over output channels.
 unsafe fn pack_taps(isa: Isa, v: &Volume, g: usize, w: &[f32], taps: &[usize], out: Ptr<f32>) {
     let all = v.taps();
     let (k, n) = (v.out_channels / v.groups, v.in_channels / v.groups);

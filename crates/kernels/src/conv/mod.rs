@@ -1,8 +1,7 @@
 //! 2-D convolutions and their gradients.
 //!
 //! Images are `[batch, height, width, channels]`; weights are PyTorch's
-//! `[out channels, in channels / groups, kernel height, kernel width]`. [`volume`] has those over one and three
-//! dimensions.
+//! `[out channels, in channels / groups, kernel height, kernel width]`. [`volume`] handles one and three dimensions.
 
 mod algorithm;
 mod direct;
@@ -19,30 +18,30 @@ use volume::Volume;
 /// Shape of a 2-D convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv {
-    /// Images.
+    /// Batch size.
     pub batch: usize,
     /// Input height and width.
     pub size: [usize; 2],
-    /// Channels in.
+    /// Input channels.
     pub in_channels: usize,
-    /// Channels out.
+    /// Output channels.
     pub out_channels: usize,
     /// Kernel height and width.
     pub kernel: [usize; 2],
-    /// Step between output pixels.
+    /// Distance between output pixels, vertical and horizontal.
     pub stride: [usize; 2],
-    /// Zeros before (top, left).
+    /// Zero padding before (top, left).
     pub pad_before: [usize; 2],
-    /// Zeros after (bottom, right).
+    /// Zero padding after (bottom, right).
     pub pad_after: [usize; 2],
     /// Distance between taps.
     pub dilation: [usize; 2],
-    /// Channel groups.
+    /// Number of channel groups.
     pub groups: usize,
 }
 
 impl Conv {
-    /// Output height and width; zero where the padded input is smaller than the kernel.
+    /// Output height and width; zero if the padded input is smaller than the kernel.
     pub fn out_size(&self) -> [usize; 2] {
         std::array::from_fn(|i| {
             let padded = self.size[i] + self.pad_before[i] + self.pad_after[i];
@@ -51,7 +50,7 @@ impl Conv {
         })
     }
 
-    /// Numbers in the input, the weight and the output.
+    /// Lengths of the input, the weights and the output.
     pub fn lens(&self) -> [usize; 3] {
         let [oh, ow] = self.out_size();
         [
@@ -81,13 +80,13 @@ pub fn forward(isa: Isa, c: &Conv, x: &[f32], w: &[f32], bias: Option<&[f32]>, o
     forward_with(isa, c, Input::from(x), w, Epilogue { bias, residual: None }, out);
 }
 
-/// As [`forward`], of an input that need not exist as one map, with whatever `epilogue` adds: the same bits as from
-/// joined and enlarged maps.
+/// Like [`forward`], for an input that need not exist as one map, and with `epilogue`. Gives the same bits as
+/// concatenated and upsampled maps.
 pub fn forward_with(isa: Isa, c: &Conv, x: Input<'_>, w: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) {
     forward_by(Algorithm::of(c), isa, c, x, w, epilogue, out);
 }
 
-/// As [`forward_with`], by one of [`Algorithm::all`].
+/// Like [`forward_with`], with one of [`Algorithm::all`].
 pub fn forward_by(
     algorithm: Algorithm,
     isa: Isa,
@@ -109,11 +108,11 @@ pub fn forward_by(
     }
 }
 
-/// Weights as an algorithm reads them, for a layer that runs again and again.
+/// Packed weights, for a layer that runs many times.
 pub struct Prepared {
     kernels: Kernels,
     isa: Isa,
-    /// A layer that they are of.
+    /// A layer with these weights.
     layer: Conv,
 }
 
@@ -123,14 +122,14 @@ enum Kernels {
 }
 
 impl Prepared {
-    /// The weights of `c` for the algorithm that it takes; `None` where they are used as they are.
+    /// Packs the weights of `c` for the algorithm chosen for it; `None` if it uses them unpacked.
     pub fn new(isa: Isa, c: &Conv, w: &[f32]) -> Option<Self> {
         Self::by(Algorithm::of(c), isa, c, w)
     }
 
-    /// The same for one of [`Algorithm::all`].
+    /// Packs the weights of `c` for one of [`Algorithm::all`].
     pub fn by(algorithm: Algorithm, isa: Isa, c: &Conv, w: &[f32]) -> Option<Self> {
-        assert_eq!(w.len(), c.lens()[1], "length of the weight of {c:?}");
+        assert_eq!(w.len(), c.lens()[1], "length of the weights of {c:?}");
         let kernels = match (algorithm.edge(), c.groups) {
             (Some(edge), _) => {
                 assert!(c.is_same3x3(), "{algorithm:?} for {c:?}");
@@ -142,12 +141,12 @@ impl Prepared {
         Some(Self { kernels, isa, layer: *c })
     }
 
-    /// Whether a call is faster with prepared weights: not where each kernel, transformed anew, meets many tiles.
+    /// Whether packed weights make a call faster. They do not if many tiles share the cost of transforming a kernel.
     pub fn pays(algorithm: Algorithm, c: &Conv) -> bool {
         algorithm.edge().is_none_or(|edge| !winograd::has_many_tiles(c, edge))
     }
 
-    /// Bytes held for a layer: those of the weights, four times as many for tiles of 4×4 and 1.8 times for 2×2.
+    /// Size of the packed weights in bytes: those of the weights, times 4 for F(4×4) and 1.8 for F(2×2).
     pub fn bytes(algorithm: Algorithm, c: &Conv) -> usize {
         let numbers = c.lens()[1];
         let numbers = match (algorithm.edge(), c.groups) {
@@ -158,20 +157,19 @@ impl Prepared {
         numbers * size_of::<f32>()
     }
 
-    /// As [`forward_by`] of these weights and their algorithm, bit for bit, for any batch and any map of the layer.
+    /// Like [`forward_by`] with these weights and their algorithm, bit for bit, for any batch and map size of the layer.
     pub fn forward(&self, c: &Conv, x: Input<'_>, epilogue: Epilogue<'_>, out: &mut [f32]) {
         let of = |c: &Conv| (c.in_channels, c.out_channels, c.kernel, c.groups);
-        assert_eq!(
-            of(c),
-            of(&self.layer),
-            "a layer's channels and kernel, and those of its prepared weights"
-        );
+        assert_eq!(of(c), of(&self.layer), "the weights were prepared for another layer");
         c.check(c.lens()[1], out.len());
         x.check(c);
         epilogue.check(c.batch, c.out_channels, out.len());
         match &self.kernels {
             Kernels::Fast(w) => {
-                assert!(c.is_same3x3(), "weights prepared for the fast algorithm, not for {c:?}");
+                assert!(
+                    c.is_same3x3(),
+                    "the weights were prepared for Winograd's algorithm, which does not support {c:?}"
+                );
                 winograd::forward_prepared(self.isa, c, &x, w, epilogue, out);
             }
             Kernels::Direct(w) => direct::forward_prepared(self.isa, &c.into(), &x, w, epilogue, out),
@@ -182,7 +180,7 @@ impl Prepared {
 /// The gradient of the input, given that of the output.
 pub fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     c.check(w.len(), dy.len());
-    assert_eq!(dx.len(), c.lens()[0], "length of the input's gradient of {c:?}");
+    assert_eq!(dx.len(), c.lens()[0], "length of the input gradient of {c:?}");
     match Algorithm::summing(c, c.out_channels).edge() {
         Some(edge) => winograd::data_gradient(isa, c, edge, dy, w, dx, false),
         None => direct::data_gradient(isa, &c.into(), dy, w, None, dx),
@@ -193,8 +191,8 @@ pub fn data_gradient(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) 
 pub fn data_gradient_doubled(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     c.check(w.len(), dy.len());
     let ([x, ..], half) = (c.lens(), c.size.map(|s| s / 2));
-    assert!(c.size.iter().all(|s| s.is_multiple_of(2)), "doubled maps have even sizes: {c:?}");
-    assert_eq!(dx.len(), x / 4, "length of the gradient of half-size maps of {c:?}");
+    assert!(c.size.iter().all(|s| s.is_multiple_of(2)), "doubled maps must have even sizes: {c:?}");
+    assert_eq!(dx.len(), x / 4, "length of the half-size input gradient of {c:?}");
     if let Some(edge) = Algorithm::summing(c, c.out_channels).edge() {
         winograd::data_gradient(isa, c, edge, dy, w, dx, true);
     } else {
@@ -204,12 +202,12 @@ pub fn data_gradient_doubled(isa: Isa, c: &Conv, dy: &[f32], w: &[f32], dx: &mut
     }
 }
 
-/// The gradient of the weight, given that of the output.
+/// The gradient of the weights, given that of the output.
 pub fn weight_gradient(isa: Isa, c: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     weight_gradient_with(isa, c, Input::from(x), dy, dw);
 }
 
-/// As [`weight_gradient`], of an input that need not exist as one map.
+/// Like [`weight_gradient`], for an input that need not exist as one map.
 pub fn weight_gradient_with(isa: Isa, c: &Conv, x: Input<'_>, dy: &[f32], dw: &mut [f32]) {
     c.check(dw.len(), dy.len());
     x.check(c);

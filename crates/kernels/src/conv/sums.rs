@@ -1,4 +1,4 @@
-//! The weight gradient: sums over positions of what each tap meets.
+//! The weight gradient: for each tap, sums over positions.
 
 use super::{
     Input,
@@ -15,7 +15,7 @@ use crate::{
 /// Channels below which patches are copied, so that their rows fill the microkernel.
 const FEW_CHANNELS: usize = 12;
 
-/// `x` is one map, perhaps doubled.
+/// `x` is one map, optionally doubled.
 pub(super) fn weight_gradient(isa: Isa, v: &Volume, x: &Input<'_>, dy: &[f32], dw: &mut [f32]) {
     let (reader, out, taps) = (Reader::new(v, x), v.out_size(), taps_of(v));
     let pixels = v.batch * out.iter().product::<usize>();
@@ -33,13 +33,13 @@ pub(super) fn weight_gradient(isa: Isa, v: &Volume, x: &Input<'_>, dy: &[f32], d
         let dy_at = |pixel: usize| Ptr::from_const(dy.get().wrapping_add(pixel * v.out_channels + g * n));
         let dy_row = |i: usize| dy_at(i).get().cast_const();
         let taken = |b, at, tap| reader.met(b, at, tap).map_or(zeros, x_at);
-        // SAFETY: rows are pixels of `m` and `n` numbers; `sums` holds as many as the weight.
+        // SAFETY: rows are pixels of `m` and `n` values; `sums` has the length of the weights.
         unsafe {
             if plain {
                 let x_row = |i: usize| x_at(i).get().cast_const();
                 reduce_rows(isa, pixels, x_row, dy_row, [m, n], sums.ptr());
             } else if turned {
-                // `[taps][n][m]`: pixels of the input with the outputs that they are taken for.
+                // `[taps][n][m]`: pairs of input pixels and outputs.
                 let inputs = v.batch * v.size.iter().product::<usize>();
                 let met = |b, at, tap| output_pixel(v, out, b, at, tap).map_or(zeros, dy_at);
                 let (patches, row) = (patches(v.batch, v.size, &taps, n, met), taps.len() * n);
@@ -84,7 +84,7 @@ pub(super) fn weight_gradient(isa: Isa, v: &Volume, x: &Input<'_>, dy: &[f32], d
     }
 }
 
-/// `[batch, size.., taps, channels]`, copied from where `pixel` of sample, place and tap points, so that rows fill
+/// `[batch, size.., taps, channels]`, copied from where `pixel` points for sample, position and tap, so that rows fill
 /// the microkernel.
 unsafe fn patches(
     batch: usize,
@@ -102,7 +102,7 @@ unsafe fn patches(
             let (b, at) = split(i, size);
             for &tap in taps {
                 let from = pixel(b, at, tap).get();
-                // Few numbers: a call to copy them would take longer.
+                // For few values a call to copy them would take longer.
                 for channel in 0..channels {
                     to.add(channel).write(from.add(channel).read());
                 }

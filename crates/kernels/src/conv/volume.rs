@@ -1,34 +1,34 @@
-//! Convolutions over one to three dimensions, of any shape, and their gradients. The data gradient, with a bias, is the
+//! Convolutions of any shape in one to three dimensions, and their gradients. The data gradient with a bias is the
 //! transposed convolution.
 //!
-//! Maps are `[batch, depth, height, width, channels]`, weights PyTorch's `[out channels, in channels / groups, kernel
-//! depth, height, width]`. Sequences have a depth and height of 1.
+//! Maps are `[batch, depth, height, width, channels]`, weights are PyTorch's `[out channels, in channels / groups,
+//! kernel depth, height, width]`. Sequences have a depth and height of 1.
 
 use super::{Conv, Epilogue, Input, direct, sums};
 use crate::Isa;
 
-/// Shape of a convolution over depth, height and width.
+/// Shape of a convolution in depth, height and width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Volume {
-    /// Samples.
+    /// Batch size.
     pub batch: usize,
     /// Input depth, height and width.
     pub size: [usize; 3],
-    /// Channels in.
+    /// Input channels.
     pub in_channels: usize,
-    /// Channels out.
+    /// Output channels.
     pub out_channels: usize,
     /// Kernel depth, height and width.
     pub kernel: [usize; 3],
-    /// Steps between output points.
+    /// Distances between output positions.
     pub stride: [usize; 3],
-    /// Zeros before (front, top, left).
+    /// Zero padding before (front, top, left).
     pub pad_before: [usize; 3],
-    /// Zeros after (back, bottom, right).
+    /// Zero padding after (back, bottom, right).
     pub pad_after: [usize; 3],
     /// Distances between taps.
     pub dilation: [usize; 3],
-    /// Channel groups.
+    /// Number of channel groups.
     pub groups: usize,
 }
 
@@ -51,7 +51,7 @@ impl From<&Conv> for Volume {
 }
 
 impl Volume {
-    /// Output depth, height and width; zero where the padded input is smaller than the kernel.
+    /// Output depth, height and width; zero if the padded input is smaller than the kernel.
     pub fn out_size(&self) -> [usize; 3] {
         std::array::from_fn(|i| {
             let padded = self.size[i] + self.pad_before[i] + self.pad_after[i];
@@ -60,7 +60,7 @@ impl Volume {
         })
     }
 
-    /// Numbers in the input, the weight and the output.
+    /// Lengths of the input, the weights and the output.
     pub fn lens(&self) -> [usize; 3] {
         let points = |size: [usize; 3]| self.batch * size.iter().product::<usize>();
         [
@@ -76,11 +76,11 @@ impl Volume {
 
     pub(super) fn check(&self, x: usize, w: usize, y: usize) {
         let positive = [self.stride, self.dilation].iter().flatten().all(|&v| v > 0);
-        assert!(positive && self.groups > 0, "stride, dilation and groups are positive: {self:?}");
+        assert!(positive && self.groups > 0, "stride, dilation and groups must be positive: {self:?}");
         let divides =
             self.in_channels.is_multiple_of(self.groups) && self.out_channels.is_multiple_of(self.groups);
-        assert!(divides, "groups divide the channels: {self:?}");
-        assert_eq!([x, w, y], self.lens(), "lengths of input, weight and output of {self:?}");
+        assert!(divides, "groups must divide the channels: {self:?}");
+        assert_eq!([x, w, y], self.lens(), "lengths of input, weights and output of {self:?}");
     }
 }
 
@@ -92,14 +92,14 @@ pub fn forward(isa: Isa, v: &Volume, x: &[f32], w: &[f32], bias: Option<&[f32]>,
     direct::forward(isa, v, &Input::from(x), w, epilogue, out);
 }
 
-/// The gradient of the input, given that of the output; and a bias per input channel, as a transposed convolution has.
+/// The gradient of the input, given that of the output, plus a bias per input channel for transposed convolutions.
 pub fn data_gradient(isa: Isa, v: &Volume, dy: &[f32], w: &[f32], bias: Option<&[f32]>, dx: &mut [f32]) {
     v.check(dx.len(), w.len(), dy.len());
-    assert!(bias.is_none_or(|b| b.len() == v.in_channels), "one bias per input channel of {v:?}");
+    assert!(bias.is_none_or(|b| b.len() == v.in_channels), "expected one bias per input channel of {v:?}");
     direct::data_gradient(isa, v, dy, w, bias, dx);
 }
 
-/// The gradient of the weight, given that of the output.
+/// The gradient of the weights, given that of the output.
 pub fn weight_gradient(isa: Isa, v: &Volume, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     v.check(x.len(), dw.len(), dy.len());
     sums::weight_gradient(isa, v, &Input::from(x), dy, dw);

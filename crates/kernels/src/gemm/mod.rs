@@ -13,26 +13,26 @@ use crate::{
 
 /// Rows of a task.
 const ROWS: usize = 96;
-/// Terms of a sum that are added up before they join the rest.
+/// Terms of a sum that are added up before they are added to the rest.
 const DEPTH: usize = 256;
 
-/// A matrix in a buffer: element `(i, j)` is at `start + i·row + j·column`.
+/// A matrix in a buffer, row-major or transposed.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     /// The buffer.
     pub data: &'a [f32],
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Columns.
+    /// Number of columns.
     pub columns: usize,
-    /// Whether columns, not rows, are contiguous.
+    /// Whether columns are contiguous instead of rows.
     pub transposed: bool,
 }
 
 impl<'a> Matrix<'a> {
-    /// Row-major `[rows, columns]`.
+    /// A row-major matrix `[rows, columns]`.
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(data.len(), rows * columns, "a {rows}x{columns} matrix");
+        assert_eq!(data.len(), rows * columns, "length of a {rows}x{columns} matrix");
         Self { data, rows, columns, transposed: false }
     }
 
@@ -42,12 +42,12 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What joins the sums of a product before they are stored.
+/// What is added to a product before it is stored.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Added<'a> {
-    /// One number per column.
+    /// One value per column.
     pub bias: Option<&'a [f32]>,
-    /// Of the product's shape.
+    /// A matrix of the product's shape.
     pub residual: Option<&'a [f32]>,
 }
 
@@ -56,15 +56,15 @@ pub fn product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, out
     product_with(isa, a, b, Added { bias, residual: None }, out);
 }
 
-/// As [`product`], with `added` to it.
+/// Like [`product`], with `added`.
 pub fn product_with(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, added: Added<'_>, out: &mut [f32]) {
     let packed = Scratch::take(packed_len(isa, 1, b.rows, b.columns));
-    // SAFETY: the factor's strides are the matrix's.
+    // SAFETY: the factor's strides are those of the matrix.
     unsafe { pack(isa, factor(b), packed.ptr()) };
     multiply(isa, a, packed.ptr(), [b.rows, b.columns], added, out);
 }
 
-/// A right-hand factor as products read it: for weights that are multiplied again and again.
+/// A packed right-hand factor, for weights that are multiplied many times.
 pub struct Packed {
     isa: Isa,
     panels: Scratch,
@@ -80,7 +80,7 @@ impl Packed {
         Self { isa, panels, shape: [b.rows, b.columns] }
     }
 
-    /// As [`product_with`] with the packed matrix, bit for bit.
+    /// Like [`product_with`] with the packed matrix, bit for bit.
     pub fn product(&self, a: Matrix<'_>, added: Added<'_>, out: &mut [f32]) {
         multiply(self.isa, a, self.panels.ptr(), self.shape, added, out);
     }
@@ -101,9 +101,9 @@ fn multiply(
     out: &mut [f32],
 ) {
     let m = a.rows;
-    assert!(!a.transposed && a.columns == k && out.len() == m * n, "shapes of a product");
-    assert!(bias.is_none_or(|b| b.len() == n), "one bias per column");
-    assert!(residual.is_none_or(|r| r.len() == m * n), "a residual of the product's shape");
+    assert!(!a.transposed && a.columns == k && out.len() == m * n, "shapes of a matrix product");
+    assert!(bias.is_none_or(|b| b.len() == n), "expected one bias per column");
+    assert!(residual.is_none_or(|r| r.len() == m * n), "the residual must have the product's shape");
     let (a, out) = (Ptr::from_const(a.data.as_ptr()), Ptr::new(out));
     let bias = Ptr::from_const(bias.map_or(std::ptr::null(), <[f32]>::as_ptr));
     let residual = residual.map(|r| Ptr::from_const(r.as_ptr()));
@@ -140,18 +140,21 @@ fn multiply(
 /// `out = aᵀ·b`, with row-major `a: [k, m]`, `b: [k, n]`, `out: [m, n]`.
 pub fn transposed_product(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     let (k, m, n) = (a.rows, a.columns, b.columns);
-    assert!(!a.transposed && !b.transposed && b.rows == k && out.len() == m * n, "shapes of a product");
+    assert!(
+        !a.transposed && !b.transposed && b.rows == k && out.len() == m * n,
+        "shapes of a transposed matrix product"
+    );
     let (a, b) = (Ptr::from_const(a.data.as_ptr()), Ptr::from_const(b.data.as_ptr()));
     let a_row = |r: usize| a.get().wrapping_add(r * m).cast_const();
     let b_row = |r: usize| b.get().wrapping_add(r * n).cast_const();
-    // SAFETY: the matrices hold `k` rows of `m` and `n` numbers.
+    // SAFETY: the matrices hold `k` rows of `m` and `n` values.
     unsafe { reduce_rows(isa, k, a_row, b_row, [m, n], Ptr::new(out)) }
 }
 
 /// `out[i][j] = Σ_k a(k)[i]·b(k)[j]` over `count` rows, in blocks of [`DEPTH`] terms; `out: [m, n]`.
 ///
 /// # Safety
-/// Rows hold `m` and `n` numbers.
+/// Rows must hold `m` and `n` values.
 pub(crate) unsafe fn reduce_rows(
     isa: Isa,
     count: usize,
@@ -164,7 +167,7 @@ pub(crate) unsafe fn reduce_rows(
         out.get().write_bytes(0, m * n);
         return;
     }
-    // Split the longer side, in multiples of the microkernel, into about as many parts as threads.
+    // Splits the longer side, in multiples of the microkernel, into about as many parts as threads.
     let parts = if count * m * n < 1 << 16 { 1 } else { par::threads() };
     let split_m = m >= n;
     let unit = if split_m { 12 } else { 32 };
@@ -196,7 +199,7 @@ pub(crate) unsafe fn reduce_rows(
     });
 }
 
-/// Runs `f(first row, rows, columns)` over blocks of an `m×n` output; column ranges start at panels.
+/// Runs `f(first row, rows, columns)` for blocks of an `m×n` output; column ranges start at panels.
 pub(crate) fn blocks(
     isa: Isa,
     m: usize,

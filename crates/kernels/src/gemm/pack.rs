@@ -1,11 +1,11 @@
-//! Bringing the right-hand factor of a product into panels.
+//! Packs the right-hand factor of a product into panels.
 
 use crate::{
     isa::Isa,
     par::{self, Ptr},
 };
 
-/// A right-hand factor `b[tap][k][n]` read through strides.
+/// A strided right-hand factor `b[tap][k][n]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Factor {
     pub start: *const f32,
@@ -17,16 +17,16 @@ pub(crate) struct Factor {
     pub n_stride: isize,
 }
 
-/// Numbers that [`pack`] writes.
+/// Number of values that [`pack`] writes.
 pub(crate) fn packed_len(isa: Isa, taps: usize, k: usize, n: usize) -> usize {
     let width = super::panel_width(isa, n);
     n.div_ceil(width) * width * taps * k
 }
 
-/// Panels `[panels][taps][k][width]`, zeros beyond `n`.
+/// Writes panels `[panels][taps][k][width]`, zero beyond `n`.
 ///
 /// # Safety
-/// `out` holds [`packed_len`] numbers, and the factor's strides stay inside its buffer.
+/// `out` must hold [`packed_len`] values, and the factor's strides must stay inside its buffer.
 pub(crate) unsafe fn pack(isa: Isa, factor: Factor, out: Ptr<f32>) {
     let width = super::panel_width(isa, factor.n);
     let source = Ptr::from_const(factor.start);

@@ -1,4 +1,4 @@
-//! The gradient.
+//! The gradient of group normalization.
 
 use super::{Affine, GroupNorm, Strip, strip_factors};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Gradients of the input (into `dx`), of weight and bias (`[channels]`), and of scale and shift (`[batch, channels]`)
-/// where there are such.
+/// if there are any.
 pub fn backward<'a>(
     isa: Isa,
     n: &GroupNorm,
@@ -28,9 +28,9 @@ pub fn backward<'a>(
     let (blocks, c, silu) = (n.blocks(), n.channels, n.silu);
     let (affine, mut dx) = (affine.into(), dx.into());
     affine.check(n);
-    assert!(dweight.len() == c && dbias.len() == c, "one gradient per channel of {n:?}");
+    assert!(dweight.len() == c && dbias.len() == c, "expected one gradient per channel of {n:?}");
     let (x, dx) = (x.into().parts(n.batch * n.pixels, c), dx.parts(n.batch * n.pixels, c));
-    assert_eq!(x.channels(), dx.channels(), "maps and their gradients have the same channels");
+    assert_eq!(x.channels(), dx.channels(), "maps and their gradients must have the same channels");
     let mut factors = n.factors(|b, g, c| {
         let [weight, bias] = affine.of(b, c);
         [mean[g], rstd[g], weight, bias]
@@ -48,7 +48,7 @@ pub fn backward<'a>(
         silu,
     };
     blocks.each_thrice(
-        // SAFETY: lengths are checked above; tasks write disjoint parts. So below.
+        // SAFETY: lengths are checked above; tasks write disjoint parts. The same holds below.
         |b, i| unsafe {
             let (at, pixels) = blocks.pixels(b, i);
             let dy = dy.get().add(at * c);
@@ -71,7 +71,7 @@ pub fn backward<'a>(
             for (part, to) in x.each().zip(dx.each()) {
                 let (job, own) = (job(b, pixels, &part), at * part.channels);
                 let (x, dx) = (part.start.get().add(own), to.start.get().add(own));
-                // With SiLU, `dz` was left in `dx`.
+                // With SiLU, `dx` holds `dz`.
                 let (dz, row) = if silu {
                     (dx.cast_const(), part.channels)
                 } else {
@@ -120,7 +120,7 @@ fn gradient_factors(n: &GroupNorm, mean: &[f32], rstd: &[f32], totals: &[f64], f
     }
 }
 
-/// `sums: [2][channels]`: sums over a block's pixels of `dz` and of `dz·x̂`; with SiLU, `dz` goes to `dx`.
+/// `sums: [2][channels]`: sums over a block's pixels of `dz` and of `dz·x̂`; with SiLU, writes `dz` to `dx`.
 /// `factors: [4][channels]`: mean, rstd, weight, bias.
 #[inline(always)]
 unsafe fn reduce<S: Simd>(x: *const f32, dy: *const f32, job: Strip, dx: *mut f32, sums: *mut f32) {
@@ -161,7 +161,7 @@ unsafe fn reduce_strip<S: Simd, const NV: usize, const TAIL: bool>(
     }
 }
 
-/// `row`: numbers from one pixel of `dz` to the next.
+/// `row`: distance between pixels of `dz`.
 #[inline(always)]
 unsafe fn input_gradient<S: Simd>(x: *const f32, dz: *const f32, row: usize, job: Strip, dx: *mut f32) {
     strips!(job.part, 2, input_gradient_strip::<S>(x, dz, row, job, dx))

@@ -1,13 +1,13 @@
-//! Group normalization (Wu & He 2018, arXiv:1803.08494) with what may follow, a scale and shift per sample and SiLU,
+//! Group normalization (Wu & He 2018, arXiv:1803.08494), optionally followed by a scale and shift per sample and SiLU,
 //! and its gradient.
 //!
 //! `x: [batch, pixels, channels]`; a group is `channels / groups` neighbouring channels over all pixels.
 //! With `x̂ = (x - mean)·rstd`, `w = weight·(1 + scale)` and `z = x̂·w + bias·(1 + scale) + shift` the result is `z`
-//! or `z·sigmoid(z)`. For `dz`, the gradient of `z`, and a group of `n` numbers,
+//! or `z·sigmoid(z)`. With the gradient `dz` of `z`, and a group of `n` values,
 //! `dx = rstd·(w·dz - (Σ w·dz + x̂·Σ w·dz·x̂) / n)`.
 //!
-//! Sums are of differences from each block's first pixel, in `f32` over a block and in `f64` over blocks, so a
-//! large mean costs no digits.
+//! Sums are taken over differences from each block's first pixel, in `f32` within a block and in `f64` across blocks,
+//! so a large mean costs no precision.
 
 mod gradient;
 
@@ -25,13 +25,13 @@ pub use gradient::backward;
 /// Shape and settings of a group normalization.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
-    /// Samples.
+    /// Batch size.
     pub batch: usize,
-    /// Positions per sample.
+    /// Pixels per sample.
     pub pixels: usize,
-    /// Channels.
+    /// Number of channels.
     pub channels: usize,
-    /// Groups of channels.
+    /// Number of channel groups.
     pub groups: usize,
     /// Added to the variance.
     pub eps: f32,
@@ -46,7 +46,7 @@ pub struct Affine<'a> {
     pub weight: &'a [f32],
     /// `[channels]`.
     pub bias: &'a [f32],
-    /// `[batch, channels]` each: scale and shift of the normalized numbers, from an embedding.
+    /// Scale and shift of the normalized values from an embedding, `[batch, channels]` each.
     pub scale_shift: Option<[&'a [f32]; 2]>,
 }
 
@@ -65,9 +65,9 @@ impl<'a> From<[&'a Vec<f32>; 2]> for Affine<'a> {
 impl Affine<'_> {
     pub(crate) fn check(&self, n: &GroupNorm) {
         let fits = [self.weight.len(), self.bias.len()] == [n.channels; 2];
-        assert!(fits, "one weight and one bias per channel of {n:?}");
+        assert!(fits, "expected one weight and one bias per channel of {n:?}");
         let per_sample = self.scale_shift.iter().flatten().all(|v| v.len() == n.batch * n.channels);
-        assert!(per_sample, "scale and shift per sample and channel of {n:?}");
+        assert!(per_sample, "expected a scale and shift per sample and channel of {n:?}");
     }
 
     /// `weight·(1 + scale)` and `bias·(1 + scale) + shift` of channel `c` of sample `b`.
@@ -87,7 +87,7 @@ impl Affine<'_> {
 impl GroupNorm {
     fn check(&self, images: &[usize], groups: &[usize]) {
         let divides = self.groups > 0 && self.channels.is_multiple_of(self.groups);
-        assert!(divides, "groups divide the channels: {self:?}");
+        assert!(divides, "groups must divide the channels: {self:?}");
         let len = self.batch * self.pixels * self.channels;
         assert!(images.iter().all(|&l| l == len), "lengths {images:?} of images of {self:?}");
         assert!(
@@ -100,7 +100,7 @@ impl GroupNorm {
         Blocks::new(self.batch, self.pixels, self.channels)
     }
 
-    /// `[rows][channels]` numbers per sample, from the values of a sample, its group (counted over all samples) and
+    /// `[rows][channels]` values per sample, from the values for a sample, its group (counted over all samples) and
     /// channel.
     fn factors<const N: usize>(&self, value: impl Fn(usize, usize, usize) -> [f32; N]) -> Vec<f32> {
         let (c, size) = (self.channels, self.channels / self.groups);
@@ -116,15 +116,15 @@ impl GroupNorm {
     }
 }
 
-/// What the loops over a block's pixels share: some channels, in a part of the images where these are in two.
+/// Parameters of the loops over a block's pixels: a range of channels in one of up to two maps.
 #[derive(Clone, Copy)]
 struct Strip {
     pixels: usize,
-    /// Channels of the part.
+    /// Channels of the map.
     part: usize,
-    /// The first of them among all.
+    /// The first of them among all channels.
     first: usize,
-    /// All channels.
+    /// Number of all channels.
     channels: usize,
     /// `[rows][channels]`.
     factors: *const f32,
@@ -140,7 +140,7 @@ pub fn statistics<'a>(isa: Isa, n: &GroupNorm, x: impl Into<Maps<'a>>, mean: &mu
     let sums = sums.ptr();
     let (mean, rstd) = (Ptr::new(mean), Ptr::new(rstd));
     blocks.each_then(
-        // SAFETY: lengths are checked above; tasks write disjoint parts. So below.
+        // SAFETY: lengths are checked above; tasks write disjoint parts. The same holds below.
         |b, i| unsafe {
             let (at, pixels) = blocks.pixels(b, i);
             for part in x.each() {
@@ -163,7 +163,7 @@ pub fn statistics<'a>(isa: Isa, n: &GroupNorm, x: impl Into<Maps<'a>>, mean: &mu
     );
 }
 
-/// The normalized `x`, scaled and shifted, then SiLU where asked.
+/// Normalizes, scales and shifts `x`, then applies SiLU if requested.
 pub fn forward<'a>(
     isa: Isa,
     n: &GroupNorm,
@@ -275,7 +275,7 @@ unsafe fn moments(
     }
 }
 
-/// A strip of `factors: [N][channels]`, at channel `c` of the part.
+/// A strip of `factors: [N][channels]`, at channel `c` of the map.
 #[inline(always)]
 unsafe fn strip_factors<S: Simd, const N: usize, const NV: usize, const TAIL: bool>(
     c: usize,

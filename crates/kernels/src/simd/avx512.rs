@@ -82,7 +82,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
-        // Within 128-bit lanes, 4×4 blocks are transposed; then the lanes themselves.
+        // Transposes 4×4 blocks within 128-bit lanes, then the lanes themselves.
         let mut quads = rows;
         for i in (0..16).step_by(4) {
             let (a, b) = (_mm512_unpacklo_ps(rows[i], rows[i + 1]), _mm512_unpackhi_ps(rows[i], rows[i + 1]));

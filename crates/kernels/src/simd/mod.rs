@@ -1,6 +1,6 @@
 //! Sixteen-lane `f32` vectors, one implementation per instruction set.
 //!
-//! Every kernel is written once against [`Simd`]; `dispatch!` compiles it per instruction set.
+//! Every kernel is written once against [`Simd`]; `dispatch!` compiles it for each instruction set.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -10,14 +10,14 @@ pub(crate) mod avx512;
 pub(crate) mod neon;
 pub(crate) mod scalar;
 
-/// Lanes of a vector, whatever the registers' width.
+/// Lanes of a vector, for any register width.
 pub(crate) const LANES: usize = 16;
 
-/// Sixteen `f32` lanes. All methods need the instruction set that the implementor is named for.
+/// Sixteen `f32` lanes. All methods require the implementor's instruction set.
 pub(crate) trait Simd: Copy + 'static {
     /// The vector.
     type V: Copy;
-    /// Rows of the matrix microkernel: as many as the registers hold.
+    /// Rows of the matrix microkernel, as many as fit the registers.
     const MR: usize;
     /// Vectors per row of the matrix microkernel.
     const NV: usize;
@@ -25,7 +25,7 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
-    /// The first `n` lanes, the others zero.
+    /// Loads the first `n` lanes; the others are zero.
     unsafe fn load_n(p: *const f32, n: usize) -> Self::V;
     /// Stores the first `n` lanes.
     unsafe fn store_n(p: *mut f32, v: Self::V, n: usize);
@@ -35,16 +35,16 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger; `b` where either is NaN.
+    /// The larger value; `b` if either is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; `b` where either is NaN.
+    /// The smaller value; `b` if either is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
     unsafe fn round(a: Self::V) -> Self::V;
     /// `2^a` for integral `a` in `-126..=127`.
     unsafe fn exp2_integral(a: Self::V) -> Self::V;
 
-    /// Brings what will be read at `p` nearer, where the machine can be asked to; `p` may be any address.
+    /// Prefetches memory at `p`, which may be any address, if the machine supports it.
     #[inline(always)]
     unsafe fn prefetch(_: *const f32) {}
 
@@ -59,7 +59,7 @@ pub(crate) trait Simd: Copy + 'static {
         Self::fma(Self::sub(Self::zero(), a), b, c)
     }
 
-    /// The lanes' sum, in a fixed tree.
+    /// The sum of the lanes, in a fixed tree order.
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
         let mut lanes = [0.0f32; LANES];
@@ -74,7 +74,7 @@ pub(crate) trait Simd: Copy + 'static {
         lanes[0]
     }
 
-    /// The transpose of sixteen rows.
+    /// Transposes sixteen rows.
     #[inline(always)]
     unsafe fn transpose(rows: [Self::V; LANES]) -> [Self::V; LANES] {
         let mut lanes = [[0.0f32; LANES]; LANES];
@@ -100,8 +100,8 @@ pub(crate) trait Simd: Copy + 'static {
         lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
     }
 
-    /// `e^x`, relative error below 2e-7; results below the normal range become the smallest normal number.
-    /// The polynomial is the Cephes library's.
+    /// `e^x` with relative error below 2e-7; results below the normal range become the smallest normal number. The
+    /// polynomial is that of the Cephes library.
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {
         let x = Self::min(Self::splat(88.0), Self::max(Self::splat(-87.33), x));

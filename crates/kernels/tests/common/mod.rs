@@ -1,9 +1,9 @@
-//! Inputs and comparisons that the tests share.
+//! Inputs and comparisons that tests share.
 #![allow(dead_code)]
 
 use tweedie_kernels::Isa;
 
-/// Numbers in `-1..1`, a function of `seed`.
+/// Pseudo-random values in `-1..1`, determined by `seed`.
 pub fn numbers(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x1234_5678_9ABC_DEF1);
     (0..len)
