@@ -1,4 +1,4 @@
-//! A batch of samples as the solvers of `tweedie-core` see it.
+//! A batch of samples as a vector for the solvers of `tweedie-core`.
 
 use burn::tensor::{DType, Tensor, TensorData};
 use tweedie_core::{
@@ -8,7 +8,7 @@ use tweedie_core::{
 
 use crate::{engine, to_host};
 
-/// A batch of samples, one row each.
+/// A batch of samples, one per entry of the first dimension.
 #[derive(Clone, Debug)]
 pub struct Batch<const D: usize>(pub Tensor<D>);
 
@@ -47,13 +47,12 @@ impl<const D: usize> Vector for Batch<D> {
     }
 }
 
-/// Noise with one seed per row, drawn on the CPU, so that a row is the same in every batch and on
-/// every device.
+/// Noise with one seed per row, drawn on the CPU, so that a row is the same in every batch and on every device.
 #[derive(Clone, Debug)]
 pub struct RowNoise(pub Vec<u64>);
 
 impl RowNoise {
-    /// Draw number `draw`, one row per seed, of shape `shape` (whose first dimension is the number of seeds).
+    /// Noise of draw number `draw`, one row per seed. The first dimension of `shape` is the number of seeds.
     pub fn tensor<const D: usize>(
         &self,
         shape: [usize; D],

@@ -1,4 +1,4 @@
-//! 2-D convolutions, and what need not be made before or after them.
+//! 2-D convolutions, fused with operations before and after them.
 
 use burn::{
     backend::Dispatch,
@@ -12,23 +12,23 @@ use crate::{
     reference,
 };
 
-/// Stride, padding and dilation of a convolution over `N` dimensions.
+/// Stride, padding and dilation of a convolution in `N` dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvOptions<const N: usize = 2> {
-    /// Steps between output points, for height and width in two dimensions.
+    /// Distances between output positions (height and width in two dimensions).
     pub stride: [usize; N],
-    /// Zeros added before (top, left).
+    /// Zero padding before (top, left).
     pub pad_before: [usize; N],
-    /// Zeros added after (bottom, right).
+    /// Zero padding after (bottom, right).
     pub pad_after: [usize; N],
     /// Distances between kernel taps.
     pub dilation: [usize; N],
-    /// Channel groups.
+    /// Number of channel groups.
     pub groups: usize,
 }
 
 impl<const N: usize> ConvOptions<N> {
-    /// Stride 1, `padding` on all sides.
+    /// Stride 1 and the same `padding` on all sides.
     pub fn same(padding: usize) -> Self {
         Self::strided(1, padding)
     }
@@ -46,12 +46,12 @@ impl<const N: usize> ConvOptions<N> {
 }
 
 /// A map `[B, C, H, W]`, or two of the same size that are read as one: the channels of `skip` follow those of `x`,
-/// and are never joined with them in memory.
+/// without a copy in memory.
 #[derive(Clone, Debug)]
 pub struct Maps {
-    /// The map.
+    /// The first map.
     pub x: Tensor<4>,
-    /// The other one.
+    /// The second map.
     pub skip: Option<Tensor<4>>,
 }
 
@@ -62,13 +62,13 @@ impl From<Tensor<4>> for Maps {
 }
 
 impl Maps {
-    /// Samples, channels of both, height and width.
+    /// Batch size, channels of both, height and width.
     pub fn dims(&self) -> [usize; 4] {
         let [b, c, h, w] = self.x.dims();
         [b, c + self.skip.as_ref().map_or(0, |s| s.dims()[1]), h, w]
     }
 
-    /// One map in memory.
+    /// Concatenates the maps.
     pub fn joined(self) -> Tensor<4> {
         match self.skip {
             Some(skip) => crate::cat_channels(self.x, skip),
@@ -86,28 +86,28 @@ impl Maps {
     }
 }
 
-/// What a convolution learns, and how it strides.
+/// Parameters and options of a convolution.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// `[Cout, Cin/groups, kh, kw]`.
     pub weight: Tensor<4>,
-    /// `[Cout]`.
+    /// `[Cout]`; no bias if `None`.
     pub bias: Option<Tensor<1>>,
-    /// Stride, padding, dilation, groups.
+    /// Stride, padding, dilation and groups.
     pub options: ConvOptions,
 }
 
-/// What is added to a convolution's result as it is made.
+/// What is added to the result of a convolution in the same pass.
 #[derive(Clone, Debug, Default)]
 pub struct Added {
-    /// One number per sample and channel, `[B, Cout]`: an embedding.
+    /// One value per sample and channel, `[B, Cout]`: an embedding.
     pub shift: Option<Tensor<2>>,
-    /// Of the result's shape: the other branch of a residual layer.
+    /// The other branch of a residual layer, of the result's shape.
     pub residual: Option<Tensor<4>>,
 }
 
 impl Added {
-    /// Another branch alone.
+    /// Only a residual.
     pub fn residual(x: Tensor<4>) -> Self {
         Self { shift: None, residual: Some(x) }
     }
@@ -145,7 +145,7 @@ pub fn conv2d(
     conv2d_with(x, Kernel { weight, bias, options }, Added::default())
 }
 
-/// 2-D convolution, with what is `added` to it in the same pass over memory: `[B, Cin, H, W]` to `[B, Cout, H', W']`.
+/// 2-D convolution plus `added` in the same pass over memory: `[B, Cin, H, W]` to `[B, Cout, H', W']`.
 pub fn conv2d_with(x: impl Into<Maps>, kernel: Kernel, added: Added) -> Tensor<4> {
     let x = x.into();
     if !is_served(&x, &kernel, &added) {
@@ -158,8 +158,8 @@ pub fn conv2d_with(x: impl Into<Maps>, kernel: Kernel, added: Added) -> Tensor<4
     run(x, kernel, added, false)
 }
 
-/// Nearest-neighbour resizing to `size = [H, W]`, as PyTorch's `nearest`, then [`conv2d_with`]. Where that is a
-/// doubling, the large map is never in memory.
+/// Nearest-neighbour resizing to `size = [H, W]` like PyTorch's `nearest`, then [`conv2d_with`]. If `size` is twice the
+/// input's, the resized map is never stored.
 pub fn upsample_conv2d(x: Tensor<4>, size: [usize; 2], kernel: Kernel, added: Added) -> Tensor<4> {
     let [_, _, h, w] = x.dims();
     let x = Maps::from(x);
@@ -181,8 +181,8 @@ fn run(x: Maps, kernel: Kernel, added: Added, doubled: bool) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::engine_conv2d(x, y, weight, bias, shift, residual, options, doubled))
 }
 
-/// [`normalize`], then [`conv2d_with`]: the layers that residual blocks are made of. Their gradient reads the
-/// normalized map, which [`crate::recomputing`] has made again and not kept.
+/// [`normalize`], then [`conv2d_with`]: the building block of residual layers. The gradient needs the normalized map,
+/// which [`crate::recomputing`] recomputes instead of storing it.
 pub fn norm_conv2d(x: impl Into<Maps>, norm: Norm, kernel: Kernel, added: Added) -> Tensor<4> {
     let x = x.into();
     let served = engine::serves(&kernel.weight) && added.is_served(&x, &kernel) && x.is_taken();

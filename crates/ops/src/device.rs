@@ -1,17 +1,17 @@
-//! Choosing where tensors live, at run time.
+//! Devices, selected at run time.
 
 use burn::tensor::Device;
 
-/// A device name that this build cannot serve.
+/// A device that this build does not support.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DeviceError {
-    /// The name asked for.
+    /// The requested name.
     pub name: String,
 }
 
 impl std::fmt::Display for DeviceError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "device `{}` is not available; this build has: {}", self.name, devices().join(", "))
+        write!(f, "unknown device `{}`; this build supports: {}", self.name, devices().join(", "))
     }
 }
 
@@ -28,7 +28,7 @@ pub fn devices() -> Vec<&'static str> {
     ]
 }
 
-/// The device called `name`: `cpu`, or what the build's features add.
+/// The device called `name`: `cpu`, or one of those that the build's features add.
 pub fn device(name: &str) -> Result<Device, DeviceError> {
     match name {
         "cpu" => Ok(Device::flex()),
@@ -40,23 +40,23 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
-/// Whether layers on this device run the CPU's kernels: they alone take `bf16` activations with `f32` weights, and
-/// compute in eight bits ([`crate::in_int8`]).
+/// Whether layers on this device use the CPU kernels. Only those support `bf16` activations with `f32` weights and
+/// 8-bit weights ([`crate::in_int8`]).
 pub fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 
-/// The instruction set that the CPU's kernels use: `avx512`, `avx2` or `scalar`. The environment variable
-/// `TWEEDIE_ISA` asks for another one than the best: see [`check_instruction_set`].
+/// The instruction set of the CPU kernels: `avx512`, `avx2`, `neon` or `scalar`. The environment variable `TWEEDIE_ISA`
+/// selects another one than the best; see [`check_instruction_set`].
 pub fn instruction_set() -> &'static str {
     tweedie_kernels::Isa::active().name()
 }
 
-/// Whether this machine has the instruction set that `TWEEDIE_ISA` asks for, if it asks. Where it has not, kernels
-/// use the best one: a program that would rather stop calls this at its start.
+/// Checks that this machine supports the instruction set in `TWEEDIE_ISA`, if that is set. If it does not, kernels use
+/// the best one, so programs that should stop instead call this at their start.
 ///
 /// # Errors
-/// Names the variable, its value, and what it may be here.
+/// Names the variable, its value and the supported values.
 pub fn check_instruction_set() -> Result<(), tweedie_kernels::IsaError> {
     tweedie_kernels::Isa::wanted().map(|_| ())
 }

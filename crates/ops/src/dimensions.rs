@@ -1,7 +1,7 @@
-//! Convolutions over one and three dimensions, as of sound and video, and transposed ones.
+//! Convolutions in one and three dimensions, as for audio and video, and transposed ones.
 //!
-//! Memory is channels-last inside: `[B, T, C]` and `[B, D, H, W, C]` under `[B, C, T]` and `[B, C, D, H, W]`. No input
-//! is unfolded.
+//! Memory is channels-last: tensors `[B, C, T]` and `[B, C, D, H, W]` are stored as `[B, T, C]` and `[B, D, H, W, C]`.
+//! Inputs are not unfolded.
 
 use burn::{backend::Dispatch, tensor::Tensor};
 
@@ -11,7 +11,7 @@ use crate::{
     reference,
 };
 
-/// The same over three dimensions, the first ones of size 1.
+/// The same options in three dimensions, with size 1 in the first ones.
 fn lifted<const N: usize>(o: ConvOptions<N>) -> ConvOptions<3> {
     let lift = |from: [usize; N], first: usize| {
         std::array::from_fn(|i| if i + N >= 3 { from[i + N - 3] } else { first })
@@ -30,7 +30,7 @@ macro_rules! convolution {
         #[doc = $about]
         ///
         /// # Panics
-        /// If shapes and options do not fit each other.
+        /// If shapes and options do not match.
         pub fn $name(
             x: Tensor<$rank>,
             weight: Tensor<$rank>,
@@ -51,15 +51,15 @@ convolution!(
     conv1d,
     3,
     1,
-    "Convolution of sequences. `x: [B, Cin, T]`, `weight: [Cout, Cin/groups, k]`, `bias: [Cout]`; `[B, Cout, T']` with \
+    "1-D convolution. `x: [B, Cin, T]`, `weight: [Cout, Cin/groups, k]`, `bias: [Cout]`; `[B, Cout, T']` with \
      `T' = (T + pad_before + pad_after - dilation·(k - 1) - 1) / stride + 1`, rounded down."
 );
 convolution!(
     conv3d,
     5,
     3,
-    "Convolution over three dimensions. `x: [B, Cin, D, H, W]`, `weight: [Cout, Cin/groups, kd, kh, kw]`, `bias: \
-     [Cout]`; sizes as of [`conv1d`] in each. Zeros before but not after a dimension of time make it causal."
+    "3-D convolution. `x: [B, Cin, D, H, W]`, `weight: [Cout, Cin/groups, kd, kh, kw]`, `bias: \
+     [Cout]`; sizes follow [`conv1d`] in each dimension. Padding before but not after the time dimension makes it causal."
 );
 
 macro_rules! transposed {
@@ -67,7 +67,7 @@ macro_rules! transposed {
         #[doc = $about]
         ///
         /// # Panics
-        /// If shapes and options do not fit each other, or more is cut off than there is.
+        /// If shapes and options do not match, or the padding exceeds the result.
         pub fn $name(
             x: Tensor<$rank>,
             weight: Tensor<$rank>,
@@ -82,12 +82,12 @@ macro_rules! transposed {
                 let cut = options.pad_before[i] + options.pad_after[i];
                 assert!(
                     whole > cut,
-                    "a transposed convolution of {from:?} by {kernel:?} cuts {cut} of {whole}"
+                    "a transposed convolution of {from:?} by {kernel:?} has padding {cut} for a size of {whole}"
                 );
                 whole - cut
             });
             let fits = (0..$n).all(|i| out_padding[i] < options.stride[i]);
-            assert!(fits, "padding of the output, {out_padding:?}, below the stride {:?}", options.stride);
+            assert!(fits, "out_padding {out_padding:?} must be less than the stride {:?}", options.stride);
             if !engine::serves(&x) || !engine::serves(&weight) {
                 return reference::$name(x, weight, bias, options, size);
             }
@@ -103,21 +103,21 @@ transposed!(
     conv_transpose1d,
     3,
     1,
-    "Transposed convolution of sequences: the gradient of a convolution's input, as a layer. `x: [B, Cin, T]`, \
+    "Transposed 1-D convolution: the input gradient of a convolution, as a layer. `x: [B, Cin, T]`, \
      `weight: [Cin, Cout/groups, k]`, `bias: [Cout]`; `[B, Cout, T']` with `T' = (T - 1)·stride + dilation·(k - 1) + 1 + \
-     out_padding - pad_before - pad_after`. `out_padding` is less than the stride."
+     out_padding - pad_before - pad_after`. `out_padding` must be less than the stride."
 );
 transposed!(
     conv_transpose2d,
     4,
     2,
-    "Transposed convolution of images, `[B, Cin, H, W]` with `weight: [Cin, Cout/groups, kh, kw]`; see \
+    "Transposed 2-D convolution, `[B, Cin, H, W]` with `weight: [Cin, Cout/groups, kh, kw]`; see \
      [`conv_transpose1d`]."
 );
 transposed!(
     conv_transpose3d,
     5,
     3,
-    "Transposed convolution over three dimensions, `[B, Cin, D, H, W]` with `weight: [Cin, Cout/groups, kd, kh, kw]`; \
+    "Transposed 3-D convolution, `[B, Cin, D, H, W]` with `weight: [Cin, Cout/groups, kd, kh, kw]`; \
      see [`conv_transpose1d`]."
 );

@@ -1,4 +1,4 @@
-//! Files in memory, and tensors that read them where they are.
+//! Memory-mapped files, and tensors that read from them without a copy.
 
 use std::{
     fs::File,
@@ -11,26 +11,26 @@ use std::{
 use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
 use memmap2::Mmap;
 
-/// A file mapped for reading. It must not be changed in place while it is in use; one that is replaced by
-/// renaming keeps its old content under the map.
+/// A file mapped for reading. It must not be changed in place while it is in use. A file that is replaced by renaming
+/// keeps its old content in the map.
 #[derive(Clone, Debug)]
 pub struct FileMap(Arc<Mmap>);
 
-/// All maps whose pages may be given back.
+/// All maps whose pages may be released.
 fn maps() -> MutexGuard<'static, Vec<Weak<Mmap>>> {
     static MAPS: Mutex<Vec<Weak<Mmap>>> = Mutex::new(Vec::new());
     MAPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl FileMap {
-    /// Maps the file at `path`, which is not empty.
+    /// Maps the file at `path`, which must not be empty.
     ///
     /// # Errors
-    /// As the system has them.
+    /// Those of the operating system.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        // SAFETY: the map is read-only and private to this process. Nothing in this project modifies a weight
-        // file in place: files are written aside and renamed, which leaves mapped ones intact.
+        // SAFETY: the map is read-only and private to this process. Nothing in this project modifies a weight file in place:
+        // files are written under a temporary name and renamed, which leaves mapped ones intact.
         let map = Arc::new(unsafe { Mmap::map(&file) }?);
         let mut all = maps();
         all.retain(|m| m.strong_count() > 0);
@@ -38,8 +38,7 @@ impl FileMap {
         Ok(Self(map))
     }
 
-    /// The little-endian 32-bit floats in `range` as a tensor's data, not copied; `None` where they do not lie as
-    /// tensors need them.
+    /// The little-endian 32-bit floats in `range` as tensor data without a copy; `None` if they are not aligned for that.
     pub fn floats(&self, range: Range<usize>, shape: Vec<usize>) -> Option<TensorData> {
         let bytes = self.0.get(range.clone())?;
         let fits = bytes.len() == size_of::<f32>() * shape.iter().product::<usize>();
@@ -67,7 +66,7 @@ impl AsRef<[u8]> for FileMap {
     }
 }
 
-/// The map that holds all of these addresses.
+/// The map that contains this range of addresses.
 fn map_of(start: usize, len: usize) -> Option<Arc<Mmap>> {
     maps().iter().filter_map(Weak::upgrade).find(|map| {
         let first = map.as_ptr() as usize;
@@ -75,23 +74,23 @@ fn map_of(start: usize, len: usize) -> Option<Arc<Mmap>> {
     })
 }
 
-/// Whether numbers lie in a mapped file, so that [`give_back`] frees their memory.
+/// Whether the values lie in a mapped file, so that [`give_back`] frees their memory.
 pub(crate) fn is_mapped(values: &[f32]) -> bool {
     map_of(values.as_ptr() as usize, size_of_val(values)).is_some()
 }
 
-/// Numbers that will hardly be read again: if they lie in a mapped file, the system may take their memory back,
-/// and reads them again should it be wrong.
+/// Releases the memory of values that will probably not be read again, if they lie in a mapped file. They remain valid:
+/// the system reads them again when needed.
 pub(crate) fn give_back(values: &[f32]) {
     give_back_range(values.as_ptr() as usize, size_of_val(values));
 }
 
-/// As [`give_back`], for the addresses of numbers that may be gone: nothing is read there.
+/// Like [`give_back`], for an address range whose values may be gone; the range is not accessed.
 pub(crate) fn give_back_range(start: usize, len: usize) {
     if let Some(map) = map_of(start, len) {
         let offset = start - map.as_ptr() as usize;
         #[cfg(unix)]
-        // SAFETY: pages of a file mapped for reading come back with the same content.
+        // SAFETY: pages of a file mapped for reading are restored with the same content.
         let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
         #[cfg(not(unix))]
         let _ = (map, offset);

@@ -1,11 +1,11 @@
-//! Tensors from and to memory.
+//! Conversion between tensors and host memory.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// A tensor of `values` in row-major order, as 32-bit floats on `device`.
 ///
 /// # Panics
-/// If `shape` does not hold as many values.
+/// If the number of values does not match `shape`.
 pub fn from_host<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }

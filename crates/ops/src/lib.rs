@@ -1,7 +1,7 @@
 //! Tensor operations of diffusion networks, one function each.
 //!
-//! Models call these functions and know no more: which kernel runs, and in which memory layout,
-//! is decided here. Images are `[B, C, H, W]` by shape, whatever their strides.
+//! Models only call these functions; which kernel runs in which memory layout is decided here. Images have the shape
+//! `[B, C, H, W]`, with any strides.
 
 #![allow(unsafe_code)]
 
@@ -37,18 +37,18 @@ pub use norm::{Norm, group_norm, group_norm_silu, normalize};
 pub use scope::{in_int8, measuring, of_primitives, once, recomputing};
 pub use update::{AdamW, adamw, adamw_averaged, lerp};
 
-/// The same numbers rounded to `bf16`. From here on layers read and write `bf16` activations, with `f32` weights
-/// (rounded as they are read), sums and norms. The CPU alone does so: see [`is_cpu`].
+/// Rounds to `bf16`. The following layers then read and write `bf16` activations, with `f32` weights (rounded when they
+/// are packed), sums and norms. Only the CPU supports this: see [`is_cpu`].
 pub fn to_bf16<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cast(x, FloatDType::BF16)
 }
 
-/// The same numbers in `f32`.
+/// Converts to `f32`.
 pub fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cast(x, FloatDType::F32)
 }
 
-/// `x` in the type of `like`, one of these two.
+/// Converts `x` to the type of `like`, `f32` or `bf16`.
 pub fn cast_like<const D: usize, const E: usize>(x: Tensor<D>, like: &Tensor<E>) -> Tensor<D> {
     cast(x, FloatDType::from(like.dtype()))
 }
@@ -60,12 +60,12 @@ fn cast<const D: usize>(x: Tensor<D>, to: FloatDType) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::engine_cast(x.into_dispatch(), to))
 }
 
-/// Zeros where a layer has no bias: one kernel serves both.
+/// Zeros if a layer has no bias, so that one kernel handles both.
 fn bias_or_zeros<const D: usize>(bias: Option<Tensor<1>>, like: &Tensor<D>, len: usize) -> Tensor<1> {
     bias.unwrap_or_else(|| Tensor::zeros([len], (&like.device().inner(), DType::F32)))
 }
 
-/// Stands for an argument that is not given.
+/// Represents an absent argument.
 fn absent(device: &Device) -> Tensor<1> {
     Tensor::empty([0], (&device.clone().inner(), DType::F32))
 }
@@ -136,7 +136,7 @@ pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::engine_add(x.into_dispatch(), y.into_dispatch()))
 }
 
-/// Adds one number per sample and channel. `x: [B, C, H, W]`, `shift: [B, C]`.
+/// Adds one value per sample and channel. `x: [B, C, H, W]`, `shift: [B, C]`.
 pub fn add_channels(x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
     if !engine::takes(&x) || !engine::serves(&shift) || x.dims()[..2] != shift.dims() {
         return reference::add_channels(x, shift);
@@ -162,7 +162,7 @@ pub fn cat_channels(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::engine_cat(x.into_dispatch(), y.into_dispatch()))
 }
 
-/// Nearest-neighbour resizing to `size = [H, W]`, as PyTorch's `nearest`.
+/// Nearest-neighbour resizing to `size = [H, W]`, like PyTorch's `nearest`.
 pub fn upsample_nearest2d(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     if !engine::takes(&x) {
         return reference::upsample_nearest2d(x, size);
@@ -178,8 +178,8 @@ pub fn avg_pool2d(x: Tensor<4>, k: usize) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::engine_avg_pool(x.into_dispatch(), k))
 }
 
-/// Scaled dot-product attention without mask. `q: [B, heads, T, d]`, `k, v: [B, heads, S, d]`,
-/// result `[B, heads, T, d]`. Scores are multiplied by `scale`. No `T×S` matrix is kept.
+/// Scaled dot-product attention without mask. `q: [B, heads, T, d]`, `k, v: [B, heads, S, d]`, result
+/// `[B, heads, T, d]`. Scores are multiplied by `scale`. The `T×S` matrix of scores is never stored.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
     let served = engine::takes(&q) && engine::takes(&k) && engine::takes(&v);
     let fits = q.dims()[3] == v.dims()[3] && k.dims() == v.dims();

@@ -1,4 +1,4 @@
-//! Group normalization and what may follow it.
+//! Group normalization, optionally with scale, shift and SiLU.
 
 use burn::{backend::Dispatch, tensor::Tensor};
 
@@ -8,19 +8,19 @@ use crate::{
     reference, scope,
 };
 
-/// A group normalization (Wu & He 2018, arXiv:1803.08494): `z = x̂·weight + bias` for numbers `x̂` of mean 0 and
-/// variance 1 over the pixels and channels of each group; then `z·(1 + scale) + shift`; then `z·sigmoid(z)`.
+/// A group normalization (Wu & He 2018, arXiv:1803.08494): `z = x̂·weight + bias`, where `x̂` has mean 0 and variance 1
+/// over the pixels and channels of each group; then `z·(1 + scale) + shift`; then `z·sigmoid(z)`.
 #[derive(Clone, Debug)]
 pub struct Norm {
-    /// Groups, which divide the channels.
+    /// Number of groups, which must divide the channels.
     pub groups: usize,
-    /// `[C]`.
+    /// Scale of each channel, `[C]`.
     pub weight: Tensor<1>,
-    /// `[C]`.
+    /// Shift of each channel, `[C]`.
     pub bias: Tensor<1>,
     /// Added to the variance.
     pub eps: f64,
-    /// `[B, C]` each, from an embedding.
+    /// Scale and shift from an embedding, `[B, C]` each.
     pub scale_shift: Option<[Tensor<2>; 2]>,
     /// Whether SiLU follows.
     pub silu: bool,
@@ -45,7 +45,7 @@ impl Norm {
     }
 }
 
-/// The normalized `[B, C, H, W]`, same out.
+/// Normalizes `[B, C, H, W]`; the result has the same shape.
 pub fn normalize(x: impl Into<Maps>, norm: Norm) -> Tensor<4> {
     let x = x.into();
     if !norm.is_served(&x) {

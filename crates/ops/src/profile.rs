@@ -1,17 +1,17 @@
-//! What layers run on the CPU, one by one, and how long each takes.
+//! Profiling: the layers that run on the CPU, and the time of each.
 
 use std::{cell::RefCell, fmt, time::Instant};
 
 use tweedie_kernels::conv::Conv;
 
-/// What a layer does.
+/// Kind of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// A convolution with kernels of 3×3 and stride 1.
+    /// A 3×3 convolution with stride 1.
     Convolution3x3,
     /// Any other convolution.
     Convolution,
-    /// A linear map of rows.
+    /// A linear layer.
     Linear,
     /// Attention.
     Attention,
@@ -19,7 +19,7 @@ pub enum Kind {
     Norm,
     /// Activations, additions, scales.
     Elementwise,
-    /// Maps of another size, and joined ones.
+    /// Resizing and concatenation.
     Resampling,
 }
 
@@ -28,29 +28,29 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Convolution3x3 => "convolutions 3x3",
             Self::Convolution => "other convolutions",
-            Self::Linear => "linear maps",
+            Self::Linear => "linear layers",
             Self::Attention => "attention",
             Self::Norm => "normalization",
             Self::Elementwise => "activations, additions",
-            Self::Resampling => "resampling, joining",
+            Self::Resampling => "resampling, concatenation",
         })
     }
 }
 
-/// A layer of a pass.
+/// One layer of a pass.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// What it does.
+    /// Kind of the layer.
     pub kind: Kind,
-    /// To what.
+    /// Shape of the operation.
     pub shape: String,
-    /// How, where there are several ways.
+    /// Algorithm, if there are several.
     pub algorithm: &'static str,
-    /// Multiplications and additions by its definition; 0 where they are few beside its reads and writes.
+    /// Multiplications and additions by the layer's definition; 0 if reads and writes dominate.
     pub operations: f64,
-    /// Those that the algorithm takes.
+    /// Multiplications and additions that the algorithm executes.
     pub taken: f64,
-    /// How long it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
@@ -60,13 +60,13 @@ impl Layer {
         Self { kind, shape, algorithm: "", operations: 0.0, taken: 0.0, seconds: 0.0 }
     }
 
-    /// Of multiply-adds.
+    /// A layer of `products` multiply-adds.
     pub(crate) fn of_products(kind: Kind, shape: String, algorithm: &'static str, products: usize) -> Self {
         let operations = 2.0 * products as f64;
         Self { kind, shape, algorithm, operations, taken: operations, seconds: 0.0 }
     }
 
-    /// A convolution that takes so many multiply-adds.
+    /// A convolution that executes `products` multiply-adds.
     pub(crate) fn of_conv(c: &Conv, algorithm: &'static str, products: usize) -> Self {
         let [kh, kw] = c.kernel;
         let [oh, ow] = c.out_size();
@@ -86,7 +86,7 @@ thread_local! {
     static LAYERS: RefCell<Option<Vec<Layer>>> = const { RefCell::new(None) };
 }
 
-/// Runs `f`, and gives all layers that this thread ran on the CPU's kernels, in their order.
+/// Runs `f`, and returns all layers that this thread ran on the CPU kernels, in order.
 pub fn profile<T>(f: impl FnOnce() -> T) -> (T, Vec<Layer>) {
     let before = LAYERS.replace(Some(Vec::new()));
     let result = f();
@@ -94,7 +94,7 @@ pub fn profile<T>(f: impl FnOnce() -> T) -> (T, Vec<Layer>) {
     (result, layers)
 }
 
-/// Notes a layer when it is dropped, if anyone asked.
+/// Records a layer when it is dropped, if profiling is on.
 pub(crate) struct Timer(Option<(Layer, Instant)>);
 
 pub(crate) fn layer(what: impl FnOnce() -> Layer) -> Timer {

@@ -1,5 +1,5 @@
-//! The same operations composed of Burn's primitives: what other devices than the CPU run, and what
-//! the kernels are tested against.
+//! The same operations composed of Burn's primitives. Other devices than the CPU run these, and the kernels are tested
+//! against them.
 
 use burn::tensor::{
     Tensor, activation, module,
@@ -20,7 +20,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, o: ConvO
     module::conv2d(x, weight, bias, options)
 }
 
-/// Zeros before and after along each dimension beyond channels.
+/// Zero padding before and after in each dimension after the channels.
 fn padded<const D: usize, const N: usize>(
     mut x: Tensor<D>,
     before: [usize; N],

@@ -1,4 +1,4 @@
-//! What holds for all operations that a thread runs within a scope.
+//! Settings for all operations that a thread runs within a scope.
 
 use std::cell::Cell;
 
@@ -10,7 +10,7 @@ thread_local! {
     static MEASURING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Sets a flag until it is dropped.
+/// Sets a flag until dropped.
 struct Set(&'static std::thread::LocalKey<Cell<bool>>, bool);
 
 impl Set {
@@ -25,24 +25,24 @@ impl Drop for Set {
     }
 }
 
-/// Runs `f` with all operations of this thread composed of Burn's primitives ([`crate::reference`]), as on other
-/// devices than the CPU: what the CPU's kernels are held against.
+/// Runs `f` with all operations of this thread composed of Burn's primitives ([`crate::reference`]), as on other devices
+/// than the CPU. The CPU kernels are compared with this.
 pub fn of_primitives<T>(f: impl FnOnce() -> T) -> T {
     let _set = Set::new(&PRIMITIVES, true);
     f()
 }
 
-/// Runs `f`; if `on`, gradients of what it computes make normalized maps again instead of keeping them: of a
-/// normalization and the convolution that follows ([`crate::norm_conv2d`]), the input alone stays in memory (Chen et
-/// al. 2016, arXiv:1604.06174). The numbers are the same, bit for bit.
+/// Runs `f`. If `on`, gradients recompute normalized maps instead of storing them: only the input of a normalization and
+/// its following convolution ([`crate::norm_conv2d`]) stays in memory (Chen et al. 2016, arXiv:1604.06174). Results are
+/// the same bit for bit.
 pub fn recomputing<T>(on: bool, f: impl FnOnce() -> T) -> T {
     let _set = Set::new(&RECOMPUTING, on);
     f()
 }
 
-/// Runs `f`; if `on`, the layers that it computes on the CPU have weights of eight bits, and linear maps also rows of
-/// eight bits: all but those of few channels, and linear maps of vectors (`[B, C]`: times, classes). Weights keep this
-/// form while they live. Not where gradients are wanted: they would be those of other weights.
+/// Runs `f`. If `on`, layers on the CPU use 8-bit weights, and linear layers also quantize their input rows to 8 bits.
+/// Narrow layers and linear layers on vectors (`[B, C]`: times, classes) are excluded. Weights keep this form while they
+/// exist. Not for training: gradients would belong to other weights.
 pub fn in_int8<T>(on: bool, f: impl FnOnce() -> T) -> T {
     let _set = Set::new(&INT8, on);
     f()
@@ -52,8 +52,8 @@ pub(crate) fn is_in_int8() -> bool {
     INT8.get()
 }
 
-/// Runs `f`, whose layers run once where others run many times, as a text encoder's: their weights are not kept in the
-/// kernels' order, and the memory of those in mapped files is given back when they have been read.
+/// Runs `f`, whose layers run once, like those of a text encoder, while others run many times: their weights are not kept
+/// in packed form, and the pages of those in mapped files are released after they are read.
 pub fn once<T>(f: impl FnOnce() -> T) -> T {
     let _set = Set::new(&ONCE, true);
     f()
@@ -63,9 +63,9 @@ pub(crate) fn is_once() -> bool {
     ONCE.get()
 }
 
-/// Runs `f`; if `on`, convolutions in `f32` on the CPU take the algorithm that is the fastest for the layer, the map and
-/// the batch, which is measured where they are first met. By default it follows from the layer and the map: then a
-/// row's bits depend neither on its batch nor on what else the machine did.
+/// Runs `f`. If `on`, `f32` convolutions on the CPU use the fastest algorithm for the layer, the map and the batch, which
+/// is measured at the first use. By default the algorithm follows from the layer and the map, so that the bits of an
+/// image depend neither on its batch nor on the load of the machine.
 pub fn measuring<T>(on: bool, f: impl FnOnce() -> T) -> T {
     let _set = Set::new(&MEASURING, on);
     f()

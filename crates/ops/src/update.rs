@@ -1,24 +1,24 @@
-//! What a training step does to each parameter.
+//! Parameter updates of a training step.
 
 use burn::tensor::Tensor;
 
 use crate::{engine, reference};
 
-/// Settings of one AdamW step. Decay is decoupled: `param` shrinks by `lr·weight_decay`, whatever its
+/// Settings of one AdamW step. Weight decay is decoupled: `param` shrinks by `lr·weight_decay` independently of its
 /// gradient (Loshchilov & Hutter 2019, arXiv:1711.05101; the formulas are PyTorch's).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the mean of gradients, in `0..1`.
+    /// Decay rate of the mean of gradients, in `0..1`.
     pub beta1: f64,
-    /// Decay of the mean of squared gradients, in `0..1`.
+    /// Decay rate of the mean of squared gradients, in `0..1`.
     pub beta2: f64,
     /// Added to the denominator.
     pub eps: f64,
     /// Weight decay, multiplied by `lr`.
     pub weight_decay: f64,
-    /// Number of this step, counted from 1; it sets the bias corrections.
+    /// Number of this step, counted from 1, for the bias corrections.
     pub step: u64,
 }
 
@@ -30,8 +30,8 @@ impl AdamW {
     }
 }
 
-/// One AdamW step. `m` and `v` are the running means of the gradient and of its square, zeros before
-/// the first step. Returns the new `(param, m, v)`. The tensors are outside autodiff.
+/// One AdamW step. `m` and `v` are the running means of the gradient and its square, zero before the first step. Returns
+/// the new `(param, m, v)`. The tensors must not be tracked by autodiff.
 pub fn adamw(
     param: Tensor<1>,
     grad: Tensor<1>,
@@ -48,7 +48,7 @@ pub fn adamw(
 }
 
 /// [`adamw`], and in the same pass over memory [`lerp`] of the parameter's moving average towards the new parameter.
-/// Returns `[param, m, v, average]`, the bits of both one after the other.
+/// Returns `[param, m, v, average]`, bit for bit as from separate calls.
 pub fn adamw_averaged(
     [param, m, v, average]: [Tensor<1>; 4],
     grad: Tensor<1>,
@@ -64,7 +64,7 @@ pub fn adamw_averaged(
     engine::adamw_averaged([param, m, v, average].map(plain), plain(grad), h, weight).map(engine::wrap)
 }
 
-/// `from + weight·(to - from)`: an exponential moving average moves by `1 - decay`.
+/// `from + weight·(to - from)`; an exponential moving average uses the weight `1 - decay`.
 pub fn lerp<const D: usize>(from: Tensor<D>, to: Tensor<D>, weight: f64) -> Tensor<D> {
     if !engine::is_plain(&from) || !engine::is_plain(&to) {
         return reference::lerp(from, to, weight);

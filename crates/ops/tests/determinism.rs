@@ -1,4 +1,4 @@
-//! The engine's bits: the same in every batch and on any number of threads.
+//! The engine's bits must not depend on the batch or the number of threads.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use tweedie_ops::{self as ops, ConvOptions};
@@ -27,7 +27,7 @@ enum With {
     Int8,
 }
 
-/// Layers of a small network, wide enough that their kernels take their various ways.
+/// Layers of a small network, wide enough to exercise all kernels.
 struct Layers {
     with: With,
     input: Tensor<4>,
@@ -100,7 +100,7 @@ fn a_row_is_the_same_in_every_batch() {
     let row = |y: &Tensor<4>, i: usize| bits(y.clone().narrow(0, i, 1));
     for with in [With::F32, With::Bf16, With::Int8] {
         let layers = Layers::new(&device, with);
-        // From the second run on, weights are prepared: that changes no bit either.
+        // From the second run on, weights are packed, which must not change any bit.
         for run in 0..3 {
             let all = layers.forward(x.clone(), shift.clone());
             for i in 0..SIZE[0] {
@@ -165,7 +165,7 @@ fn norm(x: Tensor<1>) -> f64 {
     f64::from((x.clone() * x).sum().into_scalar::<f32>()).sqrt()
 }
 
-/// Rounding to eight bits in every layer, on the way there and back.
+/// Every layer rounds to eight bits of precision, forward and backward.
 #[test]
 fn bf16_is_close_to_f32() {
     for (i, (half, full)) in step(With::Bf16).into_iter().zip(step(With::F32)).enumerate() {

@@ -1,4 +1,4 @@
-//! Convolutions over one and three dimensions, and transposed ones, against Burn's, forward and backward.
+//! Convolutions in one and three dimensions, and transposed ones, compared with Burn's, forward and backward.
 
 mod common;
 
@@ -10,7 +10,7 @@ fn options<const N: usize>(stride: [usize; N], before: [usize; N], after: [usize
     ConvOptions { stride, pad_before: before, pad_after: after, ..ConvOptions::same(0) }
 }
 
-/// The first number of every output channel.
+/// The first value of every output channel.
 fn bias<const D: usize>(b: Tensor<D>) -> Option<Tensor<1>> {
     let n = b.dims()[1];
     Some(b.reshape([n]))
@@ -55,7 +55,7 @@ fn volumes() {
 
 #[test]
 fn transposed() {
-    // As `conv_transpose` of PyTorch: sizes of the result.
+    // Sizes of the result, from PyTorch's `conv_transpose`.
     for (x, w, o, more, to) in [
         ([2, 16, 9], [16, 12, 4], options([2], [1], [1]), [0], 18),
         ([2, 7, 11], [7, 5, 3], options([3], [1], [0]), [2], 34),

@@ -1,4 +1,4 @@
-//! The CPU engine against the composition of primitives, forward and backward.
+//! The CPU engine compared with the composition of primitives, forward and backward.
 
 mod common;
 
@@ -149,7 +149,7 @@ fn attentions() {
         |[q, k, v]| ops::attention(q, k, v, 0.4),
         |[q, k, v]| reference::attention(q, k, v, 0.4),
     );
-    // Heads as views of `[B, T, heads·d]`, and the result seen so again.
+    // Heads as views of `[B, T, heads·d]`, and the result viewed in the same way.
     let split = |x: Tensor<3>| -> Tensor<4> {
         let [b, t, _] = x.dims();
         x.reshape([b, t, 2, 4]).swap_dims(1, 2)
@@ -230,12 +230,12 @@ fn prepared_weights_follow_the_weights() {
     let mut w = random([16, 16, 3, 3], 2, &device);
     for round in 0..3 {
         let want = values(&reference::conv2d(x.clone(), w.clone(), None, ConvOptions::same(1)));
-        // The first run computes anew, the second prepares, the third reuses: the same bits.
+        // The first run packs weights for one use, the second keeps them, the third reuses them: all give the same bits.
         let runs: Vec<_> =
             (0..3).map(|_| values(&ops::conv2d(x.clone(), w.clone(), None, ConvOptions::same(1)))).collect();
         close(&runs[0], &want, 3e-5, &format!("round {round}"));
         assert!(runs[1] == runs[0] && runs[2] == runs[0], "round {round}");
-        // Nobody else holds the buffer now, so this update is in place where that is allowed.
+        // The buffer is no longer shared, so this update is in place if that is allowed.
         let flat: Tensor<1> = w.reshape([16 * 16 * 9]);
         let h = AdamW { lr: 0.1, beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.0, step: 1 };
         let gradient = random([16 * 16 * 9], 3 + round, &device);
@@ -265,7 +265,7 @@ fn norms_and_gates_of_tokens() {
     compare("silu of tokens", [[2, 5, 33]], |[x]| ops::silu(x), |[x]| reference::silu(x));
 }
 
-/// Whatever algorithm was the fastest.
+/// Must hold for whichever algorithm was the fastest.
 #[test]
 fn measured_convolutions() {
     for size in [4, 9, 16] {

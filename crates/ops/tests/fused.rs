@@ -1,4 +1,4 @@
-//! Operations that need not make what lies between others: against those one after the other, forward and backward.
+//! Fused operations that avoid intermediate results, compared with the separate operations, forward and backward.
 
 mod common;
 
@@ -95,7 +95,7 @@ fn normalizations_scaled_and_shifted() {
     }
 }
 
-/// All that a normalization and a convolution take.
+/// Shapes of all arguments of a normalization and a convolution.
 const LAYER: [[usize; 4]; 10] = [
     [2, 14, 6, 5],
     [2, 10, 6, 5],

@@ -1,4 +1,4 @@
-//! Operations on `bf16` activations: those in `f32` but for eight bits of rounding, forward and backward.
+//! Operations on `bf16` activations compared with those in `f32`, forward and backward.
 
 mod common;
 
@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use common::{random, values};
 use tweedie_ops::{self as ops, Added, ConvOptions, Kernel, Maps, Norm};
 
-/// Largest root mean square of a difference, of that of what it is held against.
+/// Largest RMS of the difference, relative to the RMS of the expected result.
 const TOLERANCE: f32 = 2e-2;
 
 #[track_caller]
@@ -17,7 +17,7 @@ fn close(got: &[f32], want: &[f32], what: &str) {
     assert!(off < TOLERANCE, "{what}: off by {off} of the root mean square");
 }
 
-/// `f` hears the inputs, the first `rounded` of which are `bf16` if asked; results and gradients are compared.
+/// `f` gets the inputs, the first `rounded` of which are optionally `bf16`; results and gradients are compared.
 fn compare<const D: usize, const N: usize>(
     what: &str,
     shapes: [[usize; D]; N],

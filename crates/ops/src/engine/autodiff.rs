@@ -1,4 +1,4 @@
-//! The operations within autodiff: run, and recorded with what their gradients read.
+//! The operations with autodiff: run, and recorded with what their gradients need.
 
 use burn::backend::{
     Autodiff, TensorMetadata,
@@ -12,7 +12,7 @@ use burn::tensor::FloatDType;
 use super::{Engine, NormOptions, steps::*};
 use crate::ConvOptions;
 
-/// Runs the operation and, where a parent is tracked, records the step.
+/// Runs the operation and, if a parent is tracked, records the step.
 macro_rules! record {
     ($step:ident, [$($x:ident),+], $state:expr, $run:expr) => {{
         let nodes = [$($x.node()),+];
@@ -341,7 +341,7 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
     }
 }
 
-/// A constant. Gradients are first-order: nothing passes through what a backward step computes.
+/// A constant. Gradients are first-order: backward steps are not differentiated.
 fn untracked<B: Engine, C: CheckpointStrategy>(x: F<B>) -> F<Autodiff<B, C>> {
     <Autodiff<B, C> as burn::backend::AutodiffBackend>::from_inner(x)
 }

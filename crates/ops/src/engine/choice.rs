@@ -1,4 +1,4 @@
-//! Which algorithm a convolution takes.
+//! Selects the algorithm of a convolution.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use tweedie_kernels::conv::{self, Algorithm, Conv, Epilogue, Input, Prepared};
 use super::isa;
 use crate::scope;
 
-/// Runs of each algorithm, of which the fastest counts.
+/// Runs of each algorithm; the fastest counts.
 const RUNS: usize = 4;
 
 fn measured() -> MutexGuard<'static, HashMap<Conv, Algorithm>> {
@@ -19,17 +19,17 @@ fn measured() -> MutexGuard<'static, HashMap<Conv, Algorithm>> {
     MEASURED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// By the rule; where [`crate::measuring`] is on, the fastest.
+/// The algorithm for a layer by the fixed rule, or the fastest if [`crate::measuring`] is on.
 pub(super) fn of(c: &Conv) -> Algorithm {
     let all = Algorithm::all(c);
     if !scope::is_measuring() || all.len() == 1 {
         return Algorithm::of(c);
     }
-    // The lock is held: two threads that measure at once would disturb each other.
+    // Holds the lock, because two threads that measure at once would disturb each other.
     *measured().entry(*c).or_insert_with(|| fastest(c, all))
 }
 
-/// What it is called.
+/// The algorithm's name in profiles.
 pub(super) fn name(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Direct => "direct",

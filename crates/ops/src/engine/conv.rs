@@ -37,12 +37,12 @@ pub(super) fn conv_of(batch: usize, size: [usize; 2], weight: [usize; 4], o: Con
     }
 }
 
-/// A bias to which each sample's `shift: [B, C]` is added, if there is one.
+/// A bias plus each sample's `shift: [B, C]`, if any.
 pub(super) fn sample_bias(bias: FlexTensor, shift: FlexTensor, batch: usize) -> FlexTensor {
     let bias = dense(bias);
     let Some(shift) = present(shift).map(dense) else { return bias };
     let channels = values::<f32>(&bias).len();
-    assert_eq!(dims(&shift), [batch, channels], "one number per sample and output channel");
+    assert_eq!(dims(&shift), [batch, channels], "expected one value per sample and output channel");
     let rows = values::<f32>(&shift).chunks_exact(channels);
     let sums = rows.flat_map(|row| row.iter().zip(values::<f32>(&bias)).map(|(s, b)| b + s)).collect();
     tensor(sums, vec![batch, channels])
@@ -54,7 +54,7 @@ fn size_of(x: &Image, doubled: bool) -> [usize; 2] {
 
 fn input<'a>(x: &'a Image, y: Option<&'a Image>, doubled: bool) -> Input<'a> {
     if let Some(y) = y {
-        assert!(x.batch() == y.batch() && x.size() == y.size(), "maps of the same size");
+        assert!(x.batch() == y.batch() && x.size() == y.size(), "maps must have the same batch and size");
     }
     let maps = Maps::two(x.values(), y.map_or(&[], Image::values), y.map_or(0, Image::channels));
     if doubled { Input::doubled(maps) } else { maps.into() }
@@ -117,7 +117,7 @@ pub(super) fn conv2d_input(
     Image::from_values(out, c.batch, &size, c.in_channels).into_tensor()
 }
 
-/// The kernels of input channels `first..first + count`, of a dense weight.
+/// The kernels of input channels `first..first + count` of a dense weight.
 pub(super) fn some_inputs(weight: FlexTensor, [first, count]: [usize; 2], groups: usize) -> FlexTensor {
     let [outputs, inputs, kh, kw] = dims(&weight);
     if groups > 1 || count == inputs {
@@ -146,7 +146,7 @@ pub(super) fn conv2d_weight(
     tensor(out, shape.to_vec())
 }
 
-/// One to three numbers, ones before them.
+/// Pads one to three sizes with ones in front.
 fn three(size: &[usize]) -> [usize; 3] {
     let mut all = [1; 3];
     all[3 - size.len()..].copy_from_slice(size);
@@ -168,7 +168,7 @@ fn volume_of(batch: usize, size: [usize; 3], weight: &[usize], o: ConvOptions<3>
     }
 }
 
-/// Convolution over as many dimensions as the weight has.
+/// Convolution in as many dimensions as the weight has.
 pub(super) fn convolution(
     x: FlexTensor,
     weight: FlexTensor,
@@ -194,7 +194,7 @@ pub(super) fn convolution(
     Image::from_values(out, v.batch, size, v.out_channels).into_tensor()
 }
 
-/// Its input's gradient; with a bias, the transposed convolution.
+/// The input gradient; with a bias, the transposed convolution.
 pub(super) fn convolution_input(
     dy: FlexTensor,
     weight: FlexTensor,
@@ -211,7 +211,7 @@ pub(super) fn convolution_input(
     Image::from_values(out, v.batch, &size[5 - shape.len()..], v.in_channels).into_tensor()
 }
 
-/// Its weight's gradient, over as many dimensions as the input has.
+/// The weight gradient, in as many dimensions as the input has.
 pub(super) fn convolution_weight(
     x: FlexTensor,
     dy: FlexTensor,

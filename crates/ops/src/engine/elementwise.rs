@@ -1,4 +1,4 @@
-//! Elementwise operations, sums, and those with one number per sample and channel.
+//! Elementwise operations, sums, and operations with one value per sample and channel.
 
 use burn::backend::flex::FlexTensor;
 use tweedie_kernels::elementwise::{self as kernels, affine_channels, sum_pixels};
@@ -9,15 +9,15 @@ use super::{
     layout::{Image, Number, dense, flat, like, stretch, stretch_mut, tensor, uninitialized, values},
 };
 
-/// `[B, C]` as numbers.
+/// A dense copy of `[B, C]`.
 pub(super) fn per_channel(x: FlexTensor, image: &Image) -> FlexTensor {
-    assert_eq!(dims(&x), [image.batch(), image.channels()], "one number per sample and channel");
+    assert_eq!(dims(&x), [image.batch(), image.channels()], "expected one value per sample and channel");
     dense(x)
 }
 
-/// Both in the same memory order, whatever it is.
+/// Brings both to the same memory order.
 pub(super) fn aligned(x: FlexTensor, y: FlexTensor) -> (FlexTensor, FlexTensor) {
-    assert_eq!(x.layout().shape(), y.layout().shape(), "tensors of the same shape");
+    assert_eq!(x.layout().shape(), y.layout().shape(), "tensors must have the same shape");
     let flat = |t: &FlexTensor| t.layout().contiguous_offsets().is_some();
     if flat(&x) && flat(&y) || x.layout().num_dims() < 3 {
         (dense(x), dense(y))
@@ -26,18 +26,18 @@ pub(super) fn aligned(x: FlexTensor, y: FlexTensor) -> (FlexTensor, FlexTensor) 
     }
 }
 
-/// Applies `f` to the numbers of `x` in memory order: in place where nobody else holds them.
+/// Applies `f` to the values of `x` in memory order, in place if they are not shared.
 pub(super) fn mapped<T: Number>(
     x: FlexTensor,
     f: impl FnOnce(&[T], Option<&mut [T]>) -> Option<Vec<T>>,
 ) -> FlexTensor {
-    // Tokens stay as they are; images become channels-last, as the next layer wants them.
+    // Token tensors keep their layout; images become channels-last, as the next layer needs them.
     let mut x = if x.layout().num_dims() < 4 { flat(x) } else { Image::new(x).into_tensor() };
     if let Some(own) = stretch_mut(&mut x) {
         f(&[], Some(own));
         return x;
     }
-    let out = f(stretch(&x), None).expect("a result of its own");
+    let out = f(stretch(&x), None).expect("a separate result");
     like(&x, out)
 }
 
@@ -107,7 +107,7 @@ pub(super) fn add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
         return half::add(x, y);
     }
     let (mut x, mut y) = aligned(x, y);
-    // The sum is the same in either order, bit for bit.
+    // The sum has the same bits in either order.
     if !x.is_unique() && y.is_unique() {
         std::mem::swap(&mut x, &mut y);
     }

@@ -1,4 +1,4 @@
-//! The operations on CPU tensors: layouts in, kernels, layouts out.
+//! The operations on CPU tensors: resolves layouts and calls the kernels.
 
 use burn::{
     backend::{Flex, flex::FlexTensor},
@@ -21,40 +21,40 @@ use crate::{
     scope,
 };
 
-/// Stands for an argument that is not given.
+/// Represents an absent argument.
 pub(super) fn absent() -> FlexTensor {
     tensor(Vec::<f32>::new(), vec![0])
 }
 
-/// Whether `x` stands for an argument that is not given.
+/// Whether `x` represents an absent argument.
 pub(super) fn is_absent(x: &FlexTensor) -> bool {
     x.layout().num_elements() == 0
 }
 
-/// `x`, if it is given.
+/// `x`, unless it is absent.
 pub(super) fn present(x: FlexTensor) -> Option<FlexTensor> {
     (!is_absent(&x)).then_some(x)
 }
 
 pub(super) fn dims<const N: usize>(x: &FlexTensor) -> [usize; N] {
     let shape = x.layout().shape();
-    assert_eq!(shape.num_dims(), N, "a tensor of {N} dimensions, not of shape {shape:?}");
+    assert_eq!(shape.num_dims(), N, "expected a tensor with {N} dimensions, got shape {shape:?}");
     std::array::from_fn(|i| shape[i])
 }
 
-/// Rows and the length of the last dimension.
+/// Number of rows, and size of the last dimension.
 pub(super) fn rows(x: &FlexTensor) -> [usize; 2] {
     let shape = x.layout().shape();
     let last = shape[shape.num_dims() - 1];
     [shape.num_elements() / last.max(1), last]
 }
 
-/// A linear map of `m` rows from `k` to `n` numbers.
+/// A linear layer for `m` rows, from `k` to `n` features.
 pub(super) fn rows_layer([m, k, n]: [usize; 3], algorithm: &'static str) -> Layer {
     Layer::of_products(Kind::Linear, format!("{m}x{k} to {n}"), algorithm, m * k * n)
 }
 
-/// A layer whose time goes into reads and writes of tensors like `x`.
+/// A layer that is dominated by reads and writes of tensors like `x`.
 fn mapped_layer(kind: Kind, x: &FlexTensor) -> Timer {
     layer(|| Layer::new(kind, x.layout().shape().to_vec()))
 }
@@ -378,7 +378,7 @@ impl Engine for Flex {
     }
 }
 
-/// `values` in the shape of `x` but for the last dimension.
+/// `values` in the shape of `x` with another last dimension.
 pub(super) fn with_last<T: Number>(x: &FlexTensor, last: usize, values: Vec<T>) -> FlexTensor {
     let mut shape = x.layout().shape().to_vec();
     if let Some(n) = shape.last_mut() {

@@ -1,6 +1,6 @@
-//! The operations on `bf16` activations: `bf16` in and out, with weights, biases and everything per channel in
-//! `f32`. Backward passes take gradients through convolutions and linear maps as forward passes do; all others
-//! bring what they read to `f32` and round what they give.
+//! The operations on `bf16` activations, with weights, biases and per-channel values in `f32`. Backward passes of
+//! convolutions and linear layers compute like forward passes; all others convert their inputs to `f32` and round the
+//! results.
 
 use burn::{
     backend::flex::FlexTensor,
@@ -32,12 +32,12 @@ use crate::{
     profile::{Layer, layer},
 };
 
-/// Whether `x` holds `bf16` numbers.
+/// Whether `x` has type `bf16`.
 pub(super) fn is(x: &FlexTensor) -> bool {
     x.dtype() == DType::BF16
 }
 
-/// In `f32`, in the same memory order.
+/// Converts to `f32`, in the same memory order.
 pub(super) fn wide(x: FlexTensor) -> FlexTensor {
     if !is(&x) {
         return x;
@@ -48,7 +48,7 @@ pub(super) fn wide(x: FlexTensor) -> FlexTensor {
     like(&x, out)
 }
 
-/// Rounded to `bf16`, in the same memory order.
+/// Rounds to `bf16`, in the same memory order.
 pub(super) fn narrow(x: FlexTensor) -> FlexTensor {
     if is(&x) {
         return x;
@@ -59,7 +59,7 @@ pub(super) fn narrow(x: FlexTensor) -> FlexTensor {
     like(&x, out)
 }
 
-/// A stretch of memory: channels-last where `x` is, else in the order of its shape.
+/// A contiguous tensor: channels-last if `x` is, otherwise in the order of its shape.
 fn in_order(x: FlexTensor) -> FlexTensor {
     let rank = x.layout().num_dims();
     let channels_last = rank >= 3 && {
@@ -69,7 +69,7 @@ fn in_order(x: FlexTensor) -> FlexTensor {
     if channels_last { x } else { dense(x) }
 }
 
-/// As the engine's type asks for it.
+/// Converts to the type `to`.
 pub(super) fn cast(x: FlexTensor, to: FloatDType) -> FlexTensor {
     match to {
         FloatDType::BF16 => narrow(x),
@@ -77,17 +77,17 @@ pub(super) fn cast(x: FlexTensor, to: FloatDType) -> FlexTensor {
     }
 }
 
-/// As [`wide`], of what may be absent.
+/// Like [`wide`], for optional arguments.
 pub(super) fn wide_or_absent(x: FlexTensor) -> FlexTensor {
     if is_absent(&x) { x } else { wide(x) }
 }
 
-/// As [`narrow`], of what may be absent.
+/// Like [`narrow`], for optional arguments.
 pub(super) fn narrow_or_absent(x: FlexTensor) -> FlexTensor {
     if is_absent(&x) { x } else { narrow(x) }
 }
 
-/// The channels of both, the second of which may be absent.
+/// Concatenates channels; the second tensor may be absent.
 pub(super) fn joined([x, y]: [FlexTensor; 2]) -> FlexTensor {
     match present(y) {
         Some(y) => cat(x, y),
@@ -126,7 +126,7 @@ pub(super) fn conv2d(
     Image::from_values(out, c.batch, &c.out_size(), c.out_channels).into_tensor()
 }
 
-/// The gradient of some input channels, where a convolution gives it.
+/// The gradient of some input channels, if a convolution computes it.
 pub(super) fn conv2d_input(
     dy: &FlexTensor,
     weight: &FlexTensor,
@@ -243,7 +243,7 @@ pub(super) fn affine_channels(x: FlexTensor, scale: Option<&[f32]>, shift: Optio
 
 pub(super) fn cat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
     let (x, y) = (Image::new(x), Image::new(y));
-    assert!(x.batch() == y.batch() && x.size() == y.size(), "maps of the same size");
+    assert!(x.batch() == y.batch() && x.size() == y.size(), "maps must have the same batch and size");
     let (a, b) = (x.channels(), y.channels());
     let mut out = uninitialized::<Bf16>(x.values::<Bf16>().len() + y.values::<Bf16>().len());
     resample::concatenate(x.values(), a, y.values(), b, &mut out);

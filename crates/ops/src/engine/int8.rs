@@ -1,4 +1,4 @@
-//! Layers in eight bits ([`crate::in_int8`]), forward.
+//! 8-bit layers ([`crate::in_int8`]), forward only.
 
 use burn::backend::flex::FlexTensor;
 use tweedie_kernels::conv::{Algorithm, Conv, Epilogue, Input};
@@ -15,8 +15,8 @@ use crate::{
     scope,
 };
 
-/// Channels of the narrowest layer that is held in eight bits. The first and the last layers of a network, whose
-/// errors are those of its answer, have fewer.
+/// The narrowest layer with 8-bit weights, in channels. The first and last layers of a network are narrower; their
+/// errors would appear directly in the output.
 const NARROWEST: usize = 32;
 
 fn is_wide(inputs: usize, outputs: usize) -> bool {
@@ -27,7 +27,7 @@ pub(super) fn takes(c: &Conv) -> bool {
     scope::is_in_int8() && c.groups == 1 && is_wide(c.in_channels, c.out_channels)
 }
 
-/// Rows of tokens: vectors of times and classes are few, and steer all that follows.
+/// Excludes vectors of times and classes: there are few, and they affect everything after them.
 pub(super) fn takes_rows(x: &FlexTensor, weight: &FlexTensor) -> bool {
     let [n, k] = dims(weight);
     scope::is_in_int8() && x.layout().num_dims() > 2 && is_wide(k, n)
@@ -48,7 +48,7 @@ pub(super) fn conv2d(c: &Conv, x: Input<'_>, weight: &FlexTensor, epilogue: Epil
     }
 }
 
-/// Rows `x` of `k` numbers to rows of `n`.
+/// A linear layer for rows of `k` features, giving `n`.
 pub(super) fn linear(
     [k, n]: [usize; 2],
     x: &FlexTensor,

@@ -1,7 +1,7 @@
-//! Channels-last memory under `[B, C, ...]` shapes.
+//! Channels-last memory for `[B, C, ...]` shapes.
 //!
-//! The kernels' images are `[B, ..., C]` in memory; to Burn they are views with permuted strides. Between
-//! operations of the engine nothing is copied; anything else is brought into this order once.
+//! The kernels' images are `[B, ..., C]` in memory; Burn sees them as views with permuted strides. Nothing is copied
+//! between operations of the engine; other tensors are converted to this order once.
 
 use burn::{
     backend::flex::{FlexTensor, Layout},
@@ -15,13 +15,13 @@ use tweedie_kernels::{
 
 use super::half::{narrow, wide};
 
-/// What tensors of the engine hold.
+/// Element types of the engine's tensors.
 pub(super) trait Number: Copy {
     const DTYPE: DType;
 
-    /// All that is in a tensor's memory.
+    /// The whole storage of a tensor.
     fn storage(x: &FlexTensor) -> &[Self];
-    /// The same, if nobody else holds it.
+    /// The whole storage, unless it is shared.
     fn storage_mut(x: &mut FlexTensor) -> Option<&mut [Self]>;
     fn bytes(values: Vec<Self>) -> Bytes;
 }
@@ -70,7 +70,7 @@ fn permuted(x: FlexTensor, axes: &[usize]) -> FlexTensor {
 }
 
 impl Image {
-    /// `x: [B, C, ...]` with any strides.
+    /// Converts `x: [B, C, ...]` with any strides.
     pub(super) fn new(x: FlexTensor) -> Self {
         let shape = x.layout().shape().to_vec();
         let axes = last(shape.len());
@@ -89,13 +89,13 @@ impl Image {
         Self { tensor: tensor(out, target) }
     }
 
-    /// From channels-last numbers of `[b, size.., c]`.
+    /// Creates an image from channels-last values of `[b, size.., c]`.
     pub(super) fn from_values<T: Number>(values: Vec<T>, b: usize, size: &[usize], c: usize) -> Self {
         let shape = [b].into_iter().chain(size.iter().copied()).chain([c]).collect();
         Self { tensor: tensor(values, shape) }
     }
 
-    /// As `[B, C, ...]`.
+    /// The view with shape `[B, C, ...]`.
     pub(super) fn into_tensor(self) -> FlexTensor {
         let rank = self.tensor.layout().num_dims();
         permuted(self.tensor, &first(rank))
@@ -113,7 +113,7 @@ impl Image {
         self.tensor.layout().shape()[self.tensor.layout().num_dims() - 1]
     }
 
-    /// Sizes between batch and channels.
+    /// Sizes of the dimensions between batch and channels.
     pub(super) fn size(&self) -> Vec<usize> {
         let shape = self.tensor.layout().shape().to_vec();
         shape[1..shape.len() - 1].to_vec()
@@ -125,7 +125,7 @@ impl Image {
         [size[0], size[1]]
     }
 
-    /// Samples, positions, channels.
+    /// Batch size, positions, channels.
     pub(super) fn dims(&self) -> [usize; 3] {
         [self.batch(), self.size().iter().product(), self.channels()]
     }
@@ -136,18 +136,18 @@ impl Image {
     }
 }
 
-/// In memory order of its shape.
+/// Makes `x` contiguous in the order of its shape.
 pub(super) fn dense(x: FlexTensor) -> FlexTensor {
     if x.layout().contiguous_offsets().is_some() { x } else { x.to_contiguous() }
 }
 
-/// The numbers of a dense tensor.
+/// The values of a dense tensor.
 pub(super) fn values<T: Number>(x: &FlexTensor) -> &[T] {
     let (start, end) = x.layout().contiguous_offsets().expect("a dense tensor");
     &T::storage(x)[start..end]
 }
 
-/// The numbers of a dense tensor that nobody else holds.
+/// The values of a dense tensor, unless they are shared.
 pub(super) fn values_mut(x: &mut FlexTensor) -> Option<&mut [f32]> {
     let (start, end) = x.layout().contiguous_offsets()?;
     x.try_storage_mut::<f32>().map(|s| &mut s[start..end])
@@ -157,22 +157,22 @@ pub(super) fn tensor<T: Number>(values: Vec<T>, shape: Vec<usize>) -> FlexTensor
     FlexTensor::new(T::bytes(values), Layout::contiguous(Shape::from(shape)), T::DTYPE)
 }
 
-/// Memory that a kernel is about to fill entirely.
+/// Memory that a kernel is about to fill completely.
 #[allow(clippy::uninit_vec)]
 pub(super) fn uninitialized<T: Number>(len: usize) -> Vec<T> {
     let mut v = Vec::with_capacity(len);
-    // SAFETY: every bit pattern is a number, and kernels write all of their output before it is read.
+    // SAFETY: every bit pattern is valid, and kernels write all of their output before it is read.
     unsafe { v.set_len(len) };
     v
 }
 
-/// The numbers of a tensor that fills a stretch of memory, in memory order.
+/// The values of a contiguous tensor, in memory order.
 pub(super) fn stretch<T: Number>(x: &FlexTensor) -> &[T] {
     let start = x.layout().start_offset();
     &T::storage(x)[start..start + x.layout().num_elements()]
 }
 
-/// As [`stretch`], if nobody else holds them.
+/// Like [`stretch`], unless they are shared.
 pub(super) fn stretch_mut<T: Number>(x: &mut FlexTensor) -> Option<&mut [T]> {
     let (start, len) = (x.layout().start_offset(), x.layout().num_elements());
     T::storage_mut(x).map(|all| &mut all[start..start + len])
@@ -184,7 +184,7 @@ pub(super) fn like<T: Number>(x: &FlexTensor, values: Vec<T>) -> FlexTensor {
     tensor(values, vec![layout.num_elements()]).with_layout(layout)
 }
 
-/// Filling a stretch of memory: dense as it is, or channels-last.
+/// Makes `x` contiguous: in the order of its shape, or channels-last.
 pub(super) fn flat(x: FlexTensor) -> FlexTensor {
     if x.layout().num_dims() < 3 || x.layout().contiguous_offsets().is_some() {
         dense(x)
@@ -193,7 +193,7 @@ pub(super) fn flat(x: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The heads of `[B, heads, positions, width]`: a view where the last dimension is contiguous.
+/// The heads of `[B, heads, positions, width]`: a view if the last dimension is contiguous.
 pub(super) fn heads_of(x: FlexTensor) -> FlexTensor {
     let strides = x.layout().strides();
     if strides[3] == 1 && strides.iter().all(|&s| s >= 0) { x } else { x.to_contiguous() }

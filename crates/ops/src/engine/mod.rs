@@ -1,4 +1,4 @@
-//! The CPU engine: the operations that have kernels and backward passes of their own.
+//! The CPU engine: operations with their own kernels and backward passes.
 
 mod autodiff;
 mod choice;
@@ -28,31 +28,31 @@ pub(crate) use update::{adamw, adamw_averaged, lerp, linear_combination};
 
 use crate::{ConvOptions, scope};
 
-/// Settings of a group normalization, and of what is kept of it.
+/// Settings of a group normalization.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormOptions {
-    /// Groups of channels.
+    /// Number of channel groups.
     pub groups: usize,
     /// Added to the variance.
     pub eps: f64,
     /// Whether SiLU follows.
     pub silu: bool,
-    /// Whether a gradient makes the result again instead of keeping it.
+    /// Whether the gradient recomputes the result instead of storing it.
     pub recompute: bool,
 }
 
-/// Operations on tensors of the CPU, and their gradients. Images are `[B, C, H, W]` by shape. Activations are
-/// `f32` or `bf16`, and results are what their first argument is; weights, biases, what is added or multiplied
-/// per channel, and the gradients of all these are `f32`. A tensor without elements stands for an absent argument.
+/// CPU operations and their gradients. Images have the shape `[B, C, H, W]`. Activations are `f32` or `bf16`, and
+/// results have the type of the first argument; weights, biases, per-channel values and the gradients of all these are
+/// `f32`. A tensor without elements represents an absent argument.
 #[backend_extension(Flex, Autodiff)]
 pub trait Engine: Backend {
-    /// What stands for an absent argument beside `like`.
+    /// An absent argument on the device of `like`.
     fn engine_absent(like: FloatTensor<Self>) -> FloatTensor<Self>;
     /// To `f32` or to `bf16`.
     fn engine_cast(x: FloatTensor<Self>, to: FloatDType) -> FloatTensor<Self>;
 
-    /// See [`crate::conv2d_with`]. `y` holds channels that follow those of `x`; with `doubled`, every pixel of both
-    /// is taken four times. `y`, `shift` and `residual` may be absent.
+    /// See [`crate::conv2d_with`]. `y` holds channels that follow those of `x`; with `doubled`, both are upsampled by 2.
+    /// `y`, `shift` and `residual` may be absent.
     #[allow(clippy::too_many_arguments)]
     fn engine_conv2d(
         x: FloatTensor<Self>,
@@ -64,8 +64,8 @@ pub trait Engine: Backend {
         options: ConvOptions,
         doubled: bool,
     ) -> FloatTensor<Self>;
-    /// The gradient of some input channels, `channels = [first, count]`; `size` is that of the convolution's input,
-    /// twice the result's where that is `doubled`.
+    /// The gradient of some input channels, `channels = [first, count]`. `size` is the size of the convolution's input,
+    /// twice the result's if that is `doubled`.
     fn engine_conv2d_input(
         dy: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -83,7 +83,7 @@ pub trait Engine: Backend {
         options: ConvOptions,
         doubled: bool,
     ) -> FloatTensor<Self>;
-    /// See [`crate::norm_conv2d`]. All but `x`, `weight`, `bias` and the factors of the norm may be absent.
+    /// See [`crate::norm_conv2d`]. All but `x`, `weight`, `bias` and the parameters of the norm may be absent.
     #[allow(clippy::too_many_arguments)]
     fn engine_norm_conv2d(
         x: FloatTensor<Self>,
@@ -106,7 +106,8 @@ pub trait Engine: Backend {
         bias: FloatTensor<Self>,
         options: ConvOptions<3>,
     ) -> FloatTensor<Self>;
-    /// The above's input gradient, of `size`, with a bias that may be absent: the transposed convolution.
+    /// The input gradient of [`Engine::engine_conv`] with input size `size`, and a bias that may be absent: the transposed
+    /// convolution.
     fn engine_conv_input(
         dy: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -114,7 +115,7 @@ pub trait Engine: Backend {
         size: [usize; 3],
         options: ConvOptions<3>,
     ) -> FloatTensor<Self>;
-    /// The above's weight gradient; `kernel` is the weight's size.
+    /// The weight gradient of [`Engine::engine_conv`]; `kernel` is the weight's size.
     fn engine_conv_weight(
         x: FloatTensor<Self>,
         dy: FloatTensor<Self>,
@@ -125,7 +126,7 @@ pub trait Engine: Backend {
     fn engine_channel_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Sums per sample and channel, over positions: `[B, C, ...]` to `[B, C]`.
     fn engine_position_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// As [`Engine::engine_position_sums`], of `x·y`.
+    /// Like [`Engine::engine_position_sums`], for `x·y`.
     fn engine_position_dots(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`crate::linear_add`]; `residual` may be absent.
@@ -135,16 +136,16 @@ pub trait Engine: Backend {
         bias: FloatTensor<Self>,
         residual: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// The linear map's input gradient.
+    /// The input gradient of [`Engine::engine_linear`].
     fn engine_linear_input(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// The linear map's weight gradient.
+    /// The weight gradient of [`Engine::engine_linear`].
     fn engine_linear_weight(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Sums over all but the last dimension.
     fn engine_row_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`crate::group_norm`] and [`crate::group_norm_silu`]; `y` (channels that follow those of `x`), `scale` and
-    /// `shift` may be absent. Returns the result and the mean and reciprocal standard deviation of each group,
-    /// `[B, groups]`; nothing of these for `bf16`.
+    /// `shift` may be absent. Returns the result, and the mean and reciprocal standard deviation of each group,
+    /// `[B, groups]`, which are absent for `bf16`.
     fn engine_group_norm(
         x: FloatTensor<Self>,
         y: FloatTensor<Self>,
@@ -154,7 +155,7 @@ pub trait Engine: Backend {
         shift: FloatTensor<Self>,
         norm: NormOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// Gradients of both inputs, weight, bias, scale and shift, where those are not absent.
+    /// Gradients of both inputs, weight, bias, scale and shift, as far as they are present.
     #[allow(clippy::too_many_arguments, clippy::type_complexity)]
     fn engine_group_norm_backward(
         x: FloatTensor<Self>,
@@ -176,8 +177,8 @@ pub trait Engine: Backend {
         FloatTensor<Self>,
     );
 
-    /// See [`crate::layer_norm`]. Returns the result and the mean and reciprocal standard deviation of each row;
-    /// nothing of these for `bf16`.
+    /// See [`crate::layer_norm`]. Returns the result, and the mean and reciprocal standard deviation of each row, which are
+    /// absent for `bf16`.
     fn engine_layer_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -196,12 +197,12 @@ pub trait Engine: Backend {
 
     /// See [`crate::geglu`].
     fn engine_geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// The gradient of the above.
+    /// The gradient of [`Engine::engine_geglu`].
     fn engine_geglu_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`crate::silu`].
     fn engine_silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// SiLU's gradient.
+    /// The gradient of [`Engine::engine_silu`].
     fn engine_silu_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`crate::add`].
     fn engine_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -213,7 +214,7 @@ pub trait Engine: Backend {
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// `x·(1 + scale)`: the input gradient of the above.
+    /// `x·(1 + scale)`: the input gradient of [`Engine::engine_scale_shift`].
     fn engine_scale(x: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`crate::cat_channels`].
@@ -222,11 +223,11 @@ pub trait Engine: Backend {
     fn engine_channels(x: FloatTensor<Self>, first: usize, count: usize) -> FloatTensor<Self>;
     /// See [`crate::upsample_nearest2d`].
     fn engine_upsample(x: FloatTensor<Self>, size: [usize; 2]) -> FloatTensor<Self>;
-    /// The gradient of the above; `size` is the input's.
+    /// The gradient of [`Engine::engine_upsample`]; `size` is the input's.
     fn engine_upsample_backward(dy: FloatTensor<Self>, size: [usize; 2]) -> FloatTensor<Self>;
     /// See [`crate::avg_pool2d`].
     fn engine_avg_pool(x: FloatTensor<Self>, k: usize) -> FloatTensor<Self>;
-    /// The gradient of the above; `size` is the input's.
+    /// The gradient of [`Engine::engine_avg_pool`]; `size` is the input's.
     fn engine_avg_pool_backward(dy: FloatTensor<Self>, k: usize, size: [usize; 2]) -> FloatTensor<Self>;
 
     /// See [`crate::attention`].
@@ -246,12 +247,12 @@ pub trait Engine: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// Whether the engine computes with this tensor in `f32`.
+/// Whether the engine supports this tensor, in `f32`.
 pub(crate) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_here(x)
 }
 
-/// Whether the engine computes on these activations.
+/// Whether the engine supports these activations.
 pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
     matches!(x.dtype(), DType::F32 | DType::BF16) && is_here(x)
 }
@@ -261,7 +262,7 @@ fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
         && matches!(x.device().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 
-/// The CPU tensor inside, for operations that no gradient passes through.
+/// The CPU tensor, for operations without gradients.
 pub(crate) fn plain<const D: usize>(x: Tensor<D>) -> Option<FlexTensor> {
     match x.into_dispatch().kind {
         DispatchTensorKind::Flex(BackendTensor::Float(t)) => Some(t),
@@ -270,12 +271,12 @@ pub(crate) fn plain<const D: usize>(x: Tensor<D>) -> Option<FlexTensor> {
     }
 }
 
-/// Whether [`plain`] finds a tensor.
+/// Whether [`plain`] returns a tensor.
 pub(crate) fn is_plain<const D: usize>(x: &Tensor<D>) -> bool {
     serves(x) && !x.device().is_autodiff()
 }
 
-/// The opposite of [`plain`].
+/// The inverse of [`plain`].
 pub(crate) fn wrap<const D: usize>(x: FlexTensor) -> Tensor<D> {
     Tensor::from_dispatch(DispatchTensor {
         kind: DispatchTensorKind::Flex(BackendTensor::Float(x)),

@@ -1,4 +1,4 @@
-//! Group normalization of one map or two.
+//! Group normalization of one or two maps.
 
 use burn::backend::flex::FlexTensor;
 use tweedie_kernels::{
@@ -13,7 +13,7 @@ use super::{
     layout::{Image, dense, tensor, uninitialized, values},
 };
 
-/// What is normalized, as the kernels want it.
+/// The arguments of a normalization as the kernels need them.
 struct Given {
     x: Image,
     y: Option<Image>,
@@ -27,7 +27,7 @@ impl Given {
         let x = Image::new(x);
         let y = present(y).map(Image::new);
         if let Some(y) = &y {
-            assert!(x.batch() == y.batch() && x.size() == y.size(), "maps of the same size");
+            assert!(x.batch() == y.batch() && x.size() == y.size(), "maps must have the same batch and size");
         }
         let scale_shift = (!is_absent(&scale)).then(|| [scale, shift].map(dense));
         Self { x, y, weight: dense(weight), bias: dense(bias), scale_shift }
@@ -70,7 +70,7 @@ pub(super) fn forward(
     n: NormOptions,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     if half::is(&inputs[0]) {
-        // Statistics are made again where a gradient asks for them.
+        // The gradient recomputes the statistics.
         return (half::group_norm(half::joined(inputs), factors, n), absent(), absent());
     }
     let given = Given::new(inputs, factors);

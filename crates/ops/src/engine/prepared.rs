@@ -1,7 +1,7 @@
-//! Weights prepared for their kernels, of layers that run again and again with the same weights, as in sampling.
+//! Packed weights of layers that run many times with the same weights, as in sampling.
 //!
-//! An entry holds the weight's buffer weakly. While a weak reference exists, `Arc` lets nobody write to the
-//! buffer in place: whoever wants to gets another one. So the same buffer means the same numbers.
+//! An entry holds the weight's buffer weakly. While a weak reference exists, `Arc` does not allow writing to the buffer
+//! in place, so a changed weight gets another buffer. The same buffer therefore means the same values.
 
 use std::{
     any::{Any, TypeId},
@@ -20,17 +20,17 @@ use tweedie_kernels::{
 use super::{isa, layout::values};
 use crate::{file_map, scope};
 
-/// Bytes that all prepared weights may take beyond those of mapped files, which are given back.
+/// Limit for all packed weights in bytes, not counting those whose mapped file pages are released.
 const LIMIT: usize = 1 << 30;
 
 struct Entry {
     buffer: Weak<Bytes>,
     prepared: Option<Arc<dyn Any + Send + Sync>>,
-    /// That count towards the limit.
+    /// Bytes that count towards the limit.
     bytes: usize,
 }
 
-/// Address of the buffer, offset in it, what is made of it, and for which shape and algorithm.
+/// Address of the buffer, offset, type of the packed weights, and shape and algorithm.
 type Key = (usize, usize, TypeId, [usize; 5]);
 
 fn entries() -> MutexGuard<'static, HashMap<Key, Entry>> {
@@ -38,16 +38,16 @@ fn entries() -> MutexGuard<'static, HashMap<Key, Entry>> {
     ENTRIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The use from which on weights are prepared.
+/// The use from which on weights are packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// At once: they are smaller than what they are made of.
+    /// At the first use: the packed weights are smaller than the original ones.
     First,
-    /// At their second use, for in training every buffer is used once, and where [`LIMIT`] leaves room.
+    /// At the second use, because buffers are used once in training, and if [`LIMIT`] allows it.
     Second,
 }
 
-/// The weights of a convolution, from their second use on, if that pays. `weight` is dense.
+/// The packed weights of a convolution, from their second use on, if that pays. `weight` is dense.
 pub(super) fn kernels(algorithm: Algorithm, c: &Conv, weight: &FlexTensor) -> Option<Arc<conv::Prepared>> {
     if !conv::Prepared::pays(algorithm, c) {
         return None;
@@ -57,14 +57,14 @@ pub(super) fn kernels(algorithm: Algorithm, c: &Conv, weight: &FlexTensor) -> Op
     prepared(weight, shape, bytes, Use::Second, || conv::Prepared::by(algorithm, isa(), c, values(weight)))
 }
 
-/// The transpose of `weight: [n, k]`, from its second use on. `weight` is dense.
+/// The packed transpose of `weight: [n, k]`, from its second use on. `weight` is dense.
 pub(super) fn transposed([n, k]: [usize; 2], weight: &FlexTensor) -> Option<Arc<Packed>> {
     prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<f32>(), Use::Second, || {
         Some(Packed::new(isa(), Matrix::new(values(weight), n, k).t()))
     })
 }
 
-/// The weights of a convolution of `bf16` activations. `weight` is dense.
+/// The packed weights of a convolution with `bf16` activations. `weight` is dense.
 pub(super) fn half_kernels(c: &Conv, weight: &FlexTensor) -> Arc<bf16::conv::Prepared> {
     let algorithm = bf16::conv::Algorithm::of(c);
     let shape = [c.in_channels / c.groups, c.out_channels, c.kernel[0], c.kernel[1], algorithm as usize];
@@ -73,14 +73,14 @@ pub(super) fn half_kernels(c: &Conv, weight: &FlexTensor) -> Arc<bf16::conv::Pre
     prepared(weight, shape, bytes, Use::Second, || Some(make())).unwrap_or_else(|| Arc::new(make()))
 }
 
-/// A linear map's weight, `[n, k]` and dense, for `bf16` activations.
+/// The packed weight of a linear layer, `[n, k]` and dense, for `bf16` activations.
 pub(super) fn half_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<bf16::linear::Linear> {
     let make = || bf16::linear::Linear::new(isa(), values(weight), n, k);
     prepared(weight, [n, k, 0, 0, 0], n * k * size_of::<bf16::Bf16>(), Use::Second, || Some(make()))
         .unwrap_or_else(|| Arc::new(make()))
 }
 
-/// The weights of a convolution in eight bits. `weight` is dense.
+/// The 8-bit weights of a convolution. `weight` is dense.
 pub(super) fn int8_kernels(outputs: usize, weight: &FlexTensor) -> Arc<int8::Kernels> {
     let make = || int8::Kernels::new(isa(), values(weight), outputs);
     let bytes = values::<f32>(weight).len();
@@ -88,7 +88,7 @@ pub(super) fn int8_kernels(outputs: usize, weight: &FlexTensor) -> Arc<int8::Ker
         .unwrap_or_else(|| Arc::new(make()))
 }
 
-/// The weight of a linear map, or of a convolution with 1×1 kernels, `[n, k]` and dense, in eight bits.
+/// The 8-bit weight of a linear layer or a 1×1 convolution, `[n, k]` and dense.
 pub(super) fn int8_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<int8::Linear> {
     let make = || int8::Linear::new(isa(), values(weight), n, k);
     prepared(weight, [n, k, 0, 0, 0], n * k, Use::First, || Some(make())).unwrap_or_else(|| Arc::new(make()))
@@ -130,7 +130,7 @@ fn prepared<T: Send + Sync + 'static>(
     }
     drop(all);
     let prepared = Arc::new(make()?);
-    // `buffer` is alive, so the entry still stands for it.
+    // `buffer` is alive, so the entry is still valid for it.
     if let Some(e) = entries().get_mut(&key) {
         let shared: Arc<dyn Any + Send + Sync> = prepared.clone();
         (e.prepared, e.bytes) = (Some(shared), more);

@@ -1,4 +1,4 @@
-//! Other sizes, and other channels.
+//! Operations that change the size or the channels of maps.
 
 use burn::backend::flex::FlexTensor;
 use tweedie_kernels::resample as kernels;
@@ -13,7 +13,7 @@ pub(super) fn cat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
         return half::cat(x, y);
     }
     let (x, y) = (Image::new(x), Image::new(y));
-    assert!(x.batch() == y.batch() && x.size() == y.size(), "maps of the same size");
+    assert!(x.batch() == y.batch() && x.size() == y.size(), "maps must have the same batch and size");
     let (a, b) = (x.channels(), y.channels());
     let mut out = uninitialized(x.values::<f32>().len() + y.values::<f32>().len());
     kernels::concatenate(x.values(), a, y.values(), b, &mut out);

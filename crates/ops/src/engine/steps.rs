@@ -1,4 +1,4 @@
-//! What the engine's backward passes do with a gradient.
+//! The engine's backward steps.
 
 use std::{
     collections::HashSet,
@@ -19,8 +19,8 @@ use burn::tensor::FloatDType;
 use super::{Engine, NormOptions};
 use crate::ConvOptions;
 
-/// Nodes that hold a gradient from a step of the engine. A second one is then added in the engine's memory
-/// order: left to Burn, adding two channels-last gradients takes longer than a convolution.
+/// Nodes that hold a gradient from a step of the engine. A second gradient is then added in the engine's memory order;
+/// Burn would take longer to add two channels-last gradients than a convolution takes.
 static PENDING: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Default::default);
 
 fn pending() -> std::sync::MutexGuard<'static, HashSet<u64>> {
@@ -30,7 +30,7 @@ fn pending() -> std::sync::MutexGuard<'static, HashSet<u64>> {
 /// Remembers that node `id` holds a gradient; returns whether it already did.
 fn mark(id: u64) -> bool {
     let mut pending = pending();
-    // Nodes of other operations are never taken out. Forgetting costs time, not correctness.
+    // Nodes of other operations are never removed. Forgetting nodes costs time, not correctness.
     if pending.len() > 1 << 16 {
         pending.clear();
     }
@@ -45,7 +45,7 @@ macro_rules! taken {
     }};
 }
 
-/// Adds a gradient to a parent, if it wants one. `$value` is evaluated only then.
+/// Adds a gradient to a parent that needs one. `$value` is only evaluated then.
 macro_rules! give {
     ($grads:expr, $parent:expr, $value:expr) => {
         if let Some(node) = $parent {
@@ -63,7 +63,7 @@ macro_rules! give {
     };
 }
 
-/// Declares a backward step: its name, number of parents, state, and what it does with the output's gradient.
+/// Declares a backward step: its name, number of parents, state, and how it uses the output's gradient.
 macro_rules! step {
     ($name:ident, $parents:literal, $state:ty, |$dy:ident, $s:pat_param, $p:pat_param, $grads:ident| $body:block) => {
         #[derive(Debug)]
@@ -86,7 +86,7 @@ pub(super) fn map_size<T: TensorMetadata>(x: &T) -> [usize; 2] {
     [shape[2], shape[3]]
 }
 
-/// What a convolution's gradients read.
+/// What the gradients of a convolution need.
 #[derive(Clone, Debug)]
 pub(super) struct ConvState<T> {
     /// Both inputs; the second may be absent.
@@ -110,7 +110,7 @@ step!(ConvStep, 6, ConvState<F<B>>, |dy, s, [to_x, to_y, to_w, to_b, to_shift, t
     give!(grads, to_residual, dy);
 });
 
-/// What the gradients of a normalization and the convolution after it read.
+/// What the gradients of a normalization and the following convolution need.
 #[derive(Clone, Debug)]
 pub(super) struct NormConvState<T> {
     pub x: [T; 2],
@@ -120,7 +120,7 @@ pub(super) struct NormConvState<T> {
     pub norm: NormOptions,
     pub weight: T,
     pub options: ConvOptions,
-    /// The normalized map, or else nothing: it is then made again.
+    /// The normalized map, or `None` if it is recomputed.
     pub normalized: Option<T>,
 }
 
@@ -170,7 +170,7 @@ step!(ConvolutionStep, 3, (F<B>, F<B>, ConvOptions<3>), |dy, (x, w, o), [to_x, t
 step!(TransposedStep, 3, (F<B>, F<B>, ConvOptions<3>), |dy, (x, w, o), [to_x, to_w, to_b], grads| {
     let (kernel, none) = (three(&w), B::engine_absent(x.clone()));
     give!(grads, to_b, B::engine_channel_sums(dy.clone()));
-    // What the transposed convolution reads is the gradient of what the convolution gives.
+    // The input of the transposed convolution takes the place of the convolution's output gradient.
     give!(grads, to_w, B::engine_conv_weight(dy.clone(), x, kernel, o));
     give!(grads, to_x, B::engine_conv(dy, w, none, o));
 });
@@ -182,7 +182,7 @@ step!(LinearStep, 4, (F<B>, F<B>), |dy, (x, w), [to_x, to_w, to_b, to_residual],
     give!(grads, to_residual, dy);
 });
 
-/// What a normalization's gradients read.
+/// What the gradients of a normalization need.
 #[derive(Clone, Debug)]
 pub(super) struct NormState<T> {
     pub x: [T; 2],

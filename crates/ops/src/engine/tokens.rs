@@ -1,4 +1,4 @@
-//! The operations on rows of tokens, `[..., C]`.
+//! Operations on rows of tokens, `[..., C]`.
 
 use burn::backend::flex::FlexTensor;
 use tweedie_kernels::{
@@ -20,7 +20,7 @@ pub(super) fn layer_norm(
     eps: f64,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     if half::is(&x) {
-        // Statistics are made again where a gradient asks for them.
+        // The gradient recomputes the statistics.
         return (half::layer_norm(x, weight, bias, eps), absent(), absent());
     }
     let (x, w, bias) = (dense(x), dense(weight), dense(bias));

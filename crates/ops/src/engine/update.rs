@@ -1,5 +1,5 @@
-//! What a training step does to parameters, and a solver's step to samples, on CPU tensors: in place where nobody
-//! else holds the numbers.
+//! Updates of parameters in a training step, and of samples in a solver's step, on CPU tensors: in place if the values
+//! are not shared.
 
 use burn::backend::flex::FlexTensor;
 use tweedie_kernels::{adamw as adamw_kernel, elementwise};
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{AdamW, file_map};
 
-/// The numbers of a dense tensor, copied if others hold them too.
+/// The values of a dense tensor, copied if they are shared.
 fn owned(x: FlexTensor) -> FlexTensor {
     let mut x = dense(x);
     let place = |x: &FlexTensor| (values::<f32>(x).as_ptr() as usize, size_of_val(values::<f32>(x)));
@@ -20,7 +20,7 @@ fn owned(x: FlexTensor) -> FlexTensor {
         x.storage_mut::<f32>();
     }
     if place(&x).0 != start {
-        // What was read from a file's map until now is not read there again.
+        // The values are no longer read from the mapped file.
         file_map::give_back_range(start, len);
     }
     x
@@ -40,7 +40,7 @@ fn coefficients(h: AdamW) -> adamw_kernel::Coefficients {
     }
 }
 
-/// One step of AdamW, in place where nobody else holds the numbers.
+/// One step of AdamW, in place if the values are not shared.
 pub(crate) fn adamw(
     param: FlexTensor,
     grad: FlexTensor,
@@ -56,7 +56,7 @@ pub(crate) fn adamw(
     (param, m, v)
 }
 
-/// [`adamw`], and in the same pass `average += weight·(param - average)`: `param`, `m`, `v` and `average`.
+/// [`adamw`], and in the same pass `average += weight·(param - average)`. Returns `param`, `m`, `v` and `average`.
 pub(crate) fn adamw_averaged(
     [param, m, v, average]: [FlexTensor; 4],
     grad: FlexTensor,
@@ -72,7 +72,7 @@ pub(crate) fn adamw_averaged(
     all
 }
 
-/// `from + weight·(to - from)`, in place where nobody else holds the numbers.
+/// `from + weight·(to - from)`, in place if the values are not shared.
 pub(crate) fn lerp(from: FlexTensor, to: FlexTensor, weight: f64) -> FlexTensor {
     let to = dense(to);
     let mut from = owned(from);

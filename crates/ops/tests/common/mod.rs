@@ -1,4 +1,4 @@
-//! Inputs and comparisons that the tests share.
+//! Inputs and comparisons that tests share.
 #![allow(dead_code)]
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -20,7 +20,7 @@ pub fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> 
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
-/// The same numbers in channels-last memory.
+/// The same values in channels-last memory.
 pub fn channels_last(x: Tensor<4>) -> Tensor<4> {
     let [b, c, h, w] = x.dims();
     let flat: Tensor<1> = x.permute([0, 2, 3, 1]).reshape([b * h * w * c]);
