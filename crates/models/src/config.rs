@@ -1,25 +1,25 @@
-//! Reading the configurations of networks: strict about keys, precise about what is wrong.
+//! Reads the configurations of networks. Unknown keys and invalid values are errors that name them.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-/// A configuration that describes no network.
+/// A configuration that does not describe a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Not a JSON object.
+    /// The text is not a JSON object.
     #[error("expected a JSON object: {0}")]
     Json(String),
-    /// A key that nothing reads.
+    /// An unknown key.
     #[error("unknown key `{0}`")]
     UnknownKey(String),
-    /// A value of the wrong type, out of range, or in contradiction to others.
+    /// A value of the wrong type, out of range, or contradicting others.
     #[error("`{key}` is {value}: {reason}")]
     Value {
-        /// The key.
+        /// Name of the key.
         key: String,
-        /// Its value, as JSON.
+        /// The value, as JSON.
         value: String,
-        /// What was expected.
+        /// What is wrong and what was expected.
         reason: String,
     },
 }
@@ -31,18 +31,18 @@ impl ConfigError {
     }
 }
 
-/// What a configuration of one class may hold beside the keys that are read.
+/// What a configuration of one class may contain besides the keys that are read.
 pub(crate) struct Format<'a> {
-    /// diffusers' or transformers' name of the class.
+    /// Name of the class in diffusers or transformers.
     pub(crate) class: &'a str,
-    /// Keys that say nothing about the network.
+    /// Keys that do not affect the network.
     pub(crate) harmless: &'a [&'a str],
-    /// Keys with the only value that is supported, as JSON.
+    /// Keys with their only supported value, as JSON.
     pub(crate) fixed: &'a [(&'a str, &'a str)],
 }
 
-/// Reads the keys of `T`, which has `serde(default)`. Keys that begin with an underscore are notes of the
-/// program that wrote the file; of these only `_class_name` is looked at.
+/// Reads the keys of `T`, which must have `serde(default)`. Keys that start with an underscore are metadata of the
+/// program that wrote the file and are ignored, except `_class_name`.
 pub(crate) fn read<T>(text: &str, format: &Format<'_>) -> Result<T, ConfigError>
 where
     T: Default + Serialize + DeserializeOwned,
@@ -65,7 +65,7 @@ where
     if let Some(key) = entries.keys().find(|key| !known.contains_key(*key)) {
         return Err(ConfigError::UnknownKey(key.clone()));
     }
-    // serde's messages do not say which key they are about, so a bad one is looked for by itself.
+    // serde's messages do not name the key, so each key is tried separately to find the invalid one.
     for (key, value) in &entries {
         let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
         if let Err(e) = serde_json::from_value::<T>(alone) {
@@ -75,7 +75,7 @@ where
     serde_json::from_value(Value::Object(entries)).map_err(|e| ConfigError::Json(e.to_string()))
 }
 
-/// Whether each of `values` lies within its range.
+/// Checks that each of `values` lies within its range.
 pub(crate) fn in_range(values: &[(&str, usize, usize, usize)]) -> Result<(), ConfigError> {
     match values.iter().find(|(_, value, least, most)| value < least || value > most) {
         Some((key, value, least, most)) => {
@@ -85,7 +85,7 @@ pub(crate) fn in_range(values: &[(&str, usize, usize, usize)]) -> Result<(), Con
     }
 }
 
-/// The keys that a configuration writes.
+/// The keys and values of a configuration.
 pub(crate) fn entries_of<T: Serialize>(config: &T) -> Map<String, Value> {
     match serde_json::to_value(config) {
         Ok(Value::Object(entries)) => entries,
@@ -93,7 +93,7 @@ pub(crate) fn entries_of<T: Serialize>(config: &T) -> Map<String, Value> {
     }
 }
 
-/// `config.json` as diffusers reads it.
+/// The `config.json` for diffusers.
 pub(crate) fn write<T: Serialize>(config: &T, class: &str) -> String {
     let mut entries = Map::from_iter([
         ("_class_name".into(), Value::from(class)),

@@ -6,32 +6,32 @@ use tweedie_ops::Batch;
 
 use crate::network::{Condition, Mode, Network};
 
-/// Answers "what is clean here?" with a network: `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`, all rows at
-/// the same level. Where the network answers with twice the channels of `x`, the second half describes a
-/// learned variance (Nichol & Dhariwal 2021): [`Prediction::variance`].
+/// Predicts the clean sample with a network: `x0 = c_skip·x + c_out·F(c_in·x; c_noise)`, for a batch at one noise level.
+/// If the network has twice the channels of `x` as output, the second half is a learned variance (Nichol & Dhariwal
+/// 2021): [`Prediction::variance`].
 ///
-/// Whether an answer is finite is for the caller to check: reading it back would stall a device.
+/// The caller must check that predictions are finite, because reading them back here would stall a device.
 #[derive(Clone, Debug)]
 pub struct NetworkDenoiser<'a, N: ?Sized> {
     /// The network.
     pub network: &'a N,
-    /// What it answers.
+    /// What the network predicts.
     pub parameterization: Parameterization,
-    /// What it is told besides sample and time; one entry per row.
+    /// The network's condition, with one entry per row.
     pub condition: Condition,
 }
 
 impl<'a, N: Network + ?Sized> NetworkDenoiser<'a, N> {
-    /// A denoiser for batches of as many rows as `condition` describes.
+    /// Creates a denoiser for batches with as many rows as `condition`.
     pub fn new(network: &'a N, parameterization: Parameterization, condition: Condition) -> Self {
         Self { network, parameterization, condition }
     }
 
-    /// The network's raw output for `x: [B, C, H, W]` at `at`, of the shape of `x`, and as much again where it
-    /// answers a variance too. One evaluation.
+    /// The network's raw output for `x: [B, C, H, W]` at `at`, of the shape of `x`, and the raw variance of the same shape
+    /// if the network predicts one. Costs one evaluation.
     ///
     /// # Errors
-    /// [`Halt::Failed`] for inputs that the network does not take.
+    /// [`Halt::Failed`] for inputs that the network does not support.
     pub fn raw(&self, x: &Tensor<4>, at: Level) -> Result<(Tensor<4>, Option<Tensor<4>>), Halt> {
         let scalings = self.parameterization.scalings(at);
         let shape = x.dims();
@@ -51,7 +51,7 @@ impl<'a, N: Network + ?Sized> NetworkDenoiser<'a, N> {
                 Ok((raw.clone().narrow(1, 0, c), Some(raw.narrow(1, c, c))))
             }
             found => Err(failed(&format!(
-                "the network answers {shape:?} with {found:?}, expected as many channels or twice as many"
+                "the network's output for an input of shape {shape:?} has shape {found:?}; expected as many channels as the input or twice as many"
             ))),
         }
     }

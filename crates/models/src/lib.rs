@@ -1,8 +1,7 @@
 //! Denoising networks.
 //!
-//! A network maps a noisy sample and a time to a raw output; [`NetworkDenoiser`] reads that output through
-//! a parameterization and so answers what solvers ask. Parameters are named as in published checkpoints
-//! (see [`params`]).
+//! A network maps a noisy sample and a time to a raw output, which [`NetworkDenoiser`] converts to a prediction for
+//! solvers. Parameters are named as in published checkpoints (see [`params`]).
 //!
 //! ```
 //! use burn::tensor::Device;

@@ -1,24 +1,24 @@
-//! What every denoising network has in common.
+//! The common interface of denoising networks.
 
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// What a network computes with.
+/// The arithmetic of a network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32 bits.
+    /// 32-bit floats.
     #[default]
     F32,
-    /// `bfloat16`, with sums and norms in 32 bits; parameters and their gradients keep 32 bits. On the CPU.
+    /// `bfloat16` activations with sums and norms in 32 bits; parameters and their gradients stay in 32 bits. CPU only.
     Bf16,
-    /// 32 bits, but the weights of all wide layers in eight, and in linear maps what they are multiplied with, too: see
-    /// [`tweedie_ops::in_int8`]. For sampling, on the CPU.
+    /// 8-bit weights in all wide layers, also with 8-bit inputs in linear layers; everything else in 32 bits. See
+    /// [`tweedie_ops::in_int8`]. For sampling on the CPU only.
     Int8,
 }
 
 impl Precision {
-    /// Activations as layers are to read them.
+    /// Converts activations to the type that layers use.
     pub(crate) fn lower<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::F32 | Self::Int8 => x,
@@ -26,7 +26,7 @@ impl Precision {
         }
     }
 
-    /// Their 32-bit form.
+    /// Converts activations back to 32 bits.
     pub(crate) fn raise<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::F32 | Self::Int8 => x,
@@ -34,12 +34,12 @@ impl Precision {
         }
     }
 
-    /// Runs what computes with it.
+    /// Runs `f` with this precision.
     pub(crate) fn run<T>(self, f: impl FnOnce() -> T) -> T {
         tweedie_ops::in_int8(self == Self::Int8, f)
     }
 
-    /// Whether networks on this device compute with it: all but `f32` is the CPU's.
+    /// Checks that networks on this device support it. All but `f32` need the CPU.
     ///
     /// # Errors
     /// Says what was expected.
@@ -47,7 +47,7 @@ impl Precision {
         if self == Self::F32 || tweedie_ops::is_cpu(device) {
             return Ok(());
         }
-        Err(format!("{self}: only the CPU computes with it, expected f32"))
+        Err(format!("precision `{self}` is only supported on the CPU; use `f32` on this device"))
     }
 }
 
@@ -69,70 +69,70 @@ impl std::str::FromStr for Precision {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
             "int8" => Ok(Self::Int8),
-            _ => Err(format!("`{text}`: expected `f32`, `bf16` or `int8`")),
+            _ => Err(format!("unknown precision `{text}`; expected `f32`, `bf16` or `int8`")),
         }
     }
 }
 
-/// Whether a network is being trained.
+/// Whether a network is used for training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Inference: no dropout.
     Eval,
-    /// Training: dropout masks depend on the seed, the layer and the row of the batch alone.
+    /// Training: dropout masks depend on the seed, the layer and the row of the batch.
     Train {
-        /// A different number for every training step.
+        /// A seed that differs for every training step.
         dropout_seed: u64,
     },
 }
 
-/// What a network is told besides the noisy sample and the time.
+/// A network's inputs besides the noisy sample and the time.
 #[derive(Clone, Debug, Default)]
 pub struct Condition {
     /// One class per row.
     pub classes: Option<Vec<usize>>,
-    /// Added to the time embedding, `[B, time embedding width]`.
+    /// A vector added to the time embedding, `[B, time embedding width]`.
     pub embedding: Option<Tensor<2>>,
-    /// Features of a text, `[B, tokens, width]`.
+    /// Text features, `[B, tokens, width]`.
     pub text: Option<Tensor<3>>,
-    /// Pooled features of the text, and sizes.
+    /// SDXL's additional conditions: pooled text features, and sizes.
     pub added: Option<Added>,
 }
 
-/// What SDXL is told besides the text.
+/// SDXL's conditions besides the text features.
 #[derive(Clone, Debug)]
 pub struct Added {
-    /// Pooled features of the text, `[B, width]`.
+    /// Pooled text features, `[B, width]`.
     pub text_embeds: Tensor<2>,
-    /// For each row: height and width of the original, top and left of the crop, height and width of the
-    /// target; or, for its refiner, the first four and an aesthetic score.
+    /// For each row: height and width of the original image, top and left of the crop, height and width of the target. For
+    /// the refiner: the first four and an aesthetic score.
     pub time_ids: Vec<Vec<f32>>,
 }
 
 impl Condition {
-    /// One class per row, nothing else.
+    /// A condition of one class per row.
     pub fn classes(classes: Vec<usize>) -> Self {
         Self { classes: Some(classes), ..Self::default() }
     }
 }
 
-/// An input that a network cannot take.
+/// An input that a network does not support.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct InputError(pub String);
 
-/// A network that looks at a noisy sample.
+/// A network with a noisy sample as input.
 pub trait Network {
-    /// Whether [`Network::forward`] takes inputs like these: `shape` is that of `x`.
+    /// Checks inputs for [`Network::forward`]; `shape` is that of `x`.
     ///
     /// # Errors
     /// Says which input is wrong and what was expected.
     fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError>;
 
-    /// The raw output for `x: [B, C, H, W]` at `times`, one per row. Output `[B, C', H, W]`.
+    /// The raw output `[B, C', H, W]` for `x: [B, C, H, W]` at `times`, one per row.
     ///
     /// # Panics
-    /// On inputs that [`Network::check`] refuses.
+    /// For inputs that [`Network::check`] rejects.
     fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4>;
 }
 

@@ -1,8 +1,8 @@
-//! A module's parameters by name.
+//! Access to a module's parameters by name.
 //!
-//! The name of a parameter is its path: field names and list indices joined by dots, as in
-//! `down_blocks.0.resnets.1.conv1.weight`. Modules of this crate name their fields after PyTorch's
-//! modules, so these names are the tensor names of published checkpoints.
+//! The name of a parameter is its path: field names and list indices joined by dots, for example
+//! `down_blocks.0.resnets.1.conv1.weight`. Modules of this crate name their fields after PyTorch's modules, so these are
+//! the tensor names of published checkpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,21 +14,21 @@ use burn::{
 /// A tensor in main memory, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
-    /// Size of each dimension; empty for a single number.
+    /// Size of each dimension; empty for a scalar.
     pub shape: Vec<usize>,
     /// The elements, the last dimension fastest.
     pub values: Vec<f32>,
 }
 
 impl HostTensor {
-    /// As a tensor's data.
+    /// Converts to tensor data.
     ///
     /// # Errors
-    /// If the elements do not fill the shape.
+    /// If the number of elements does not match the shape.
     pub fn into_data(self) -> Result<TensorData, String> {
         let Self { shape, values } = self;
         if values.len() != shape.iter().product::<usize>() {
-            return Err(format!("{} elements do not fill shape {shape:?}", values.len()));
+            return Err(format!("has {} elements, which do not match shape {shape:?}", values.len()));
         }
         Ok(TensorData::new(values, shape))
     }
@@ -45,7 +45,7 @@ pub trait TensorSource {
     /// Reads one tensor, converted to `f32`. The error says what is wrong with it.
     fn read(&self, name: &str) -> Result<HostTensor, String>;
 
-    /// As [`Self::read`], for a tensor: not copied where it need not be.
+    /// Like [`Self::read`], as tensor data; without a copy if possible.
     fn data(&self, name: &str) -> Result<TensorData, String> {
         self.read(name)?.into_data()
     }
@@ -65,53 +65,53 @@ impl TensorSource for BTreeMap<String, HostTensor> {
     }
 }
 
-/// Why tensors could not become a module's parameters.
+/// Why tensors cannot be used as a module's parameters.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParamError {
-    /// The module needs a tensor that the source lacks.
+    /// A required tensor is missing.
     #[error("tensor `{name}` is missing (shape {shape:?}){}", and_more(*.others))]
     Missing {
         /// The first missing tensor.
         name: String,
         /// Its expected shape.
         shape: Vec<usize>,
-        /// How many others are missing too.
+        /// Number of further missing tensors.
         others: usize,
     },
-    /// The source holds a tensor that the module has no place for.
-    #[error("tensor `{name}` belongs to no part of this network{}", and_more(*.others))]
+    /// A tensor does not belong to the module.
+    #[error("unexpected tensor `{name}`, which is not part of this network{}", and_more(*.others))]
     Unused {
         /// The first such tensor.
         name: String,
-        /// How many others there are.
+        /// Number of further ones.
         others: usize,
     },
     /// A tensor has another shape than the parameter.
     #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
     Shape {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// The parameter's shape.
+        /// Shape of the parameter.
         expected: Vec<usize>,
-        /// The tensor's shape.
+        /// Shape of the tensor.
         found: Vec<usize>,
     },
     /// A tensor could not be read.
     #[error("tensor `{name}`: {reason}")]
     Read {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// What the source said.
+        /// The reason given by the source.
         reason: String,
     },
 }
 
 fn and_more(others: usize) -> String {
-    if others == 0 { String::new() } else { format!(", and {others} more like it") }
+    if others == 0 { String::new() } else { format!(", and {others} more") }
 }
 
-/// The identifier of the parameter called `path`: the same in every run, so that an optimizer's state
-/// finds its parameter again.
+/// The identifier of the parameter called `path`. It is the same in every run, so that an optimizer's state matches its
+/// parameter again.
 pub fn param_id(path: &str) -> ParamId {
     ParamId::from(hash(path))
 }
@@ -121,8 +121,8 @@ pub(crate) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Gives every parameter the identifier of its path and computes its initial value now rather than at
-/// first use. Modules of this crate come settled.
+/// Sets every parameter's identifier from its path, and computes its initial value now instead of at first use. Modules
+/// of this crate are returned settled.
 pub fn settle<M: Module>(module: M) -> M {
     module.map(&mut Settle(Path::default()))
 }
@@ -146,11 +146,11 @@ pub fn export<M: Module>(module: &M) -> BTreeMap<String, HostTensor> {
     visitor.found
 }
 
-/// Replaces all parameters by the source's tensors of the same names.
+/// Replaces all parameters by the source's tensors with the same names.
 ///
 /// # Errors
-/// A missing, superfluous, wrongly shaped or unreadable tensor is an error naming it. Names and shapes
-/// are all compared before the first tensor is read.
+/// Names the tensor that is missing, unexpected, has the wrong shape or cannot be read. All names and shapes are
+/// compared before the first tensor is read.
 pub fn import<M: Module>(module: M, source: &dyn TensorSource) -> Result<M, ParamError> {
     let expected = shapes(&module);
     let names: BTreeSet<String> = source.names().into_iter().collect();
@@ -179,7 +179,7 @@ pub fn import<M: Module>(module: M, source: &dyn TensorSource) -> Result<M, Para
     }
 }
 
-/// Where a traversal is.
+/// The current position of a traversal.
 #[derive(Default)]
 struct Path(Vec<String>);
 
@@ -273,8 +273,7 @@ impl ModuleMapper for Import<'_> {
         match self.source.data(&name) {
             Err(reason) => self.error = Some(ParamError::Read { name, reason }),
             Ok(data) if data.shape().as_slice() != shape => {
-                let reason =
-                    format!("its values have shape {:?}, expected {shape:?}", data.shape().as_slice());
+                let reason = format!("has values of shape {:?}, expected {shape:?}", data.shape().as_slice());
                 self.error = Some(ParamError::Read { name, reason });
             }
             Ok(data) => {
@@ -320,7 +319,7 @@ mod tests {
         let mut bad = good.clone();
         bad.insert("gain".into(), HostTensor { shape: vec![], values: vec![1.0] });
         let e = import(linear(1), &bad).unwrap_err();
-        assert_eq!(e.to_string(), "tensor `gain` belongs to no part of this network");
+        assert_eq!(e.to_string(), "unexpected tensor `gain`, which is not part of this network");
 
         let mut bad = good.clone();
         bad.get_mut("weight").unwrap().shape = vec![3, 2];
@@ -330,6 +329,6 @@ mod tests {
         let mut bad = good;
         bad.get_mut("weight").unwrap().values.pop();
         let e = import(linear(1), &bad).unwrap_err();
-        assert_eq!(e.to_string(), "tensor `weight`: 5 elements do not fill shape [2, 3]");
+        assert_eq!(e.to_string(), "tensor `weight`: has 5 elements, which do not match shape [2, 3]");
     }
 }

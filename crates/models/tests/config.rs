@@ -1,4 +1,4 @@
-//! Configurations: what is read, written and refused.
+//! Configurations: what is read, written and rejected.
 
 #![allow(clippy::unwrap_used)]
 
@@ -66,13 +66,13 @@ fn errors_name_key_and_value() {
         (json!({"_class_name": "UNet2DConditionModel"}), "`_class_name` is \"UNet2DConditionModel\""),
         (json!({"in_channels": "three"}), "`in_channels` is \"three\": invalid type"),
         (json!({"in_channels": -3}), "`in_channels` is -3: invalid value"),
-        (json!({"act_fn": "tanh"}), "`act_fn` is \"tanh\": `tanh` is not one of"),
+        (json!({"act_fn": "tanh"}), "`act_fn` is \"tanh\": unknown activation `tanh`"),
         (json!({"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}), "`down_block_types` is ["),
         (json!({"up_block_types": ["UpBlock2D"]}), "`up_block_types` is [\"UpBlock2D\"]: expected 2 blocks"),
         (json!({"block_out_channels": []}), "`block_out_channels` is []"),
         (json!({"block_out_channels": [0, 8]}), "`block_out_channels` is [0,8]"),
         (json!({"block_out_channels": [16, 1u64 << 60]}), "`block_out_channels` is ["),
-        (json!({"block_out_channels": [1 << 20, 1 << 20]}), "parameters are more than"),
+        (json!({"block_out_channels": [1 << 20, 1 << 20]}), "parameters, more than the limit"),
         (json!({"norm_num_groups": 5}), "`norm_num_groups` is 5: the 16 channels of down_blocks.0.resnets.0"),
         (json!({"norm_num_groups": 0}), "`norm_num_groups` is 0"),
         (json!({"norm_num_groups": null}), "`norm_num_groups` is null"),
@@ -125,19 +125,25 @@ fn inputs_that_do_not_fit_are_refused() {
     let learned = config(json!({"time_embedding_type": "learned", "num_train_timesteps": 10}));
     let given = config(json!({"class_embed_type": "identity"}));
     let refused = [
-        (&plain, [1, 1, 8, 8], vec![0.0], none.clone(), "images of 1 channels, expected 3"),
-        (&plain, [1, 3, 8, 7], vec![0.0], none.clone(), "images of 8×7 pixels, expected multiples of 2"),
-        (&plain, [1, 3, 0, 8], vec![0.0], none.clone(), "images of 0×8 pixels"),
+        (&plain, [1, 1, 8, 8], vec![0.0], none.clone(), "the images have 1 channels, expected 3"),
+        (
+            &plain,
+            [1, 3, 8, 7],
+            vec![0.0],
+            none.clone(),
+            "the images have 8×7 pixels, expected multiples of 2",
+        ),
+        (&plain, [1, 3, 0, 8], vec![0.0], none.clone(), "the images have 0×8 pixels"),
         (&plain, [2, 3, 8, 8], vec![0.0], none.clone(), "1 times for 2 images"),
-        (&plain, [1, 3, 8, 8], vec![0.0], classes(&[0]), "classes for a network that knows none"),
-        (&labelled, [1, 3, 8, 8], vec![0.0], none.clone(), "no classes"),
-        (&labelled, [1, 3, 8, 8], vec![0.0], classes(&[4]), "class 4, expected one below 4"),
+        (&plain, [1, 3, 8, 8], vec![0.0], classes(&[0]), "this network has no classes"),
+        (&labelled, [1, 3, 8, 8], vec![0.0], none.clone(), "this network needs classes"),
+        (&labelled, [1, 3, 8, 8], vec![0.0], classes(&[4]), "class 4 is out of range, expected 0..4"),
         (&labelled, [1, 3, 8, 8], vec![0.0], classes(&[1, 2]), "2 classes for 1 images"),
-        (&learned, [1, 3, 8, 8], vec![10.0], none.clone(), "time 10, expected a whole number below 10"),
+        (&learned, [1, 3, 8, 8], vec![10.0], none.clone(), "time 10, expected an integer in 0..10"),
         (&learned, [1, 3, 8, 8], vec![0.5], none.clone(), "time 0.5"),
         (&learned, [1, 3, 8, 8], vec![-1.0], none.clone(), "time -1"),
         (&learned, [1, 3, 8, 8], vec![f32::NAN], none.clone(), "time NaN"),
-        (&given, [1, 3, 8, 8], vec![0.0], none.clone(), "no embedding"),
+        (&given, [1, 3, 8, 8], vec![0.0], none.clone(), "needs a class embedding"),
     ];
     for (config, shape, times, condition, expected) in refused {
         let error = config.check_input(shape, &times, &condition).unwrap_err().to_string();
@@ -148,7 +154,7 @@ fn inputs_that_do_not_fit_are_refused() {
     assert!(learned.check_input([1, 3, 8, 8], &[9.0], &none).is_ok());
 }
 
-/// What a configuration promises holds: accepted ones run, all others are errors and no panics.
+/// Accepted configurations run; all others give errors and never panic.
 #[test]
 fn accepted_configurations_run() {
     use rand_distr::{Distribution, StandardUniform};
@@ -163,7 +169,7 @@ fn accepted_configurations_run() {
     let (mut accepted, mut refused) = (0, 0);
     while accepted < 60 {
         let n = 1 + below(3);
-        // Mostly from one family, as others seldom fit together.
+        // Mostly from one family, because blocks of different families seldom match.
         let (from, of) = [(0, 3), (3, 2), (5, 1), (0, 6)][below(4)];
         let mut pick = |names: &[&str]| -> Vec<String> {
             (0..n).map(|_| format!("{}Block2D", names[from + below(of)])).collect()

@@ -1,4 +1,4 @@
-//! The U-Net against diffusers. The files were made by `golden/make.py`, which tells the format.
+//! The U-Net compared with diffusers. The files were made by `golden/make.py`, which documents the format.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -18,7 +18,7 @@ use common::{hash, sample, weight};
 use safetensors::SafeTensors;
 use tweedie_models::{Condition, HostTensor, Mode, Precision, UNet2DConfig, UNet2DModel, params};
 
-/// Of the output's root mean square.
+/// Relative to the output's root mean square.
 const TOLERANCE: f64 = 1e-4;
 
 fn folder() -> PathBuf {
@@ -52,7 +52,7 @@ impl Golden {
         Some(data.chunks_exact(N).map(|c| c.try_into().unwrap()).collect())
     }
 
-    /// Places in the output, and what diffusers has there.
+    /// Positions in the output, and diffusers' values there.
     fn expected(&self) -> Vec<(usize, f32)> {
         if let Some(all) = self.tensor("output") {
             return all.into_iter().map(f32::from_le_bytes).enumerate().collect();
@@ -142,8 +142,8 @@ fn outputs_are_diffusers() {
     }
 }
 
-/// Every layer rounds to eight bits: relative errors add up over the layers. Of networks whose layers are all narrow,
-/// `int8` leaves none.
+/// Every layer rounds to eight bits of precision, and relative errors add up over the layers. `int8` does not affect
+/// networks with narrow layers only.
 #[test]
 fn outputs_in_fewer_bits_are_close() {
     let device = Device::flex();
@@ -208,7 +208,7 @@ fn gradients_are_pytorchs() {
         for ((parameter, found), want) in visitor.found.iter().zip(expected.chunks(2)) {
             let squares: f64 = found.iter().map(|v| f64::from(*v).powi(2)).sum();
             let rms = (squares / found.len() as f64).sqrt() as f32;
-            // Gradients of key biases are zero but for rounding.
+            // Gradients of key biases are zero except for rounding.
             let scale = want[0] + 1e-4 * largest;
             let off = ((rms - want[0]).abs() / scale).max((found[found.len() - 1] - want[1]).abs() / scale);
             assert!(off < 1e-3, "{name}: {parameter} is {rms} instead of {}, off by {off:.1e}", want[0]);

@@ -1,5 +1,5 @@
-//! Autoencoders, text encoders, the U-Net that reads a text and the diffusion transformer against diffusers
-//! and transformers. The files were made by `golden/latent/make_latent.py`, which tells the format.
+//! Autoencoders, text encoders, the text-conditional U-Net and the diffusion transformer compared with diffusers and
+//! transformers. The files were made by `golden/latent/make_latent.py`, which documents the format.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -21,7 +21,7 @@ use tweedie_models::{
 };
 use tweedie_ops::to_host;
 
-/// Of the output's root mean square.
+/// Relative to the output's root mean square.
 const TOLERANCE: f64 = 1e-4;
 
 struct Golden {
@@ -58,7 +58,7 @@ impl Golden {
         self.given.get(name).map(|v| serde_json::from_value(v.clone()).unwrap())
     }
 
-    /// Names and shapes of the parameters are the peer's; the weights by the formula.
+    /// Checks that names and shapes of the parameters are the peer's; the weights follow from the formula.
     fn weights<M: Module>(&self, model: &M) -> BTreeMap<String, HostTensor> {
         let shapes = params::shapes(model);
         let listing: String = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}\n")).collect();
@@ -83,7 +83,7 @@ impl Golden {
         SafeTensors::deserialize(&self.bytes).unwrap().tensor(output).is_ok()
     }
 
-    /// The same for all but the places in two dimensions where `left_out` says so.
+    /// The same except for positions where `left_out` returns true.
     fn expect_but(&self, output: &str, found: Tensor<4>, left_out: impl Fn(usize, usize) -> bool) {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();
         let values = |bytes: &[u8]| -> Vec<f64> {
@@ -153,8 +153,8 @@ fn variational_autoencoders() {
         }
         if golden.name == "vae_tiled_2d" {
             let vae = Autoencoder::Kl(Box::new(vae));
-            // Of tiles of 8 pixels of the latents 2 are shared. Where four tiles meet, diffusers fades the upper
-            // right one with the square of the weight.
+            // Tiles of 8 latent pixels overlap by 2. Where four tiles meet, diffusers applies the weight of the upper right one
+            // twice.
             let corner = |pixels: usize| {
                 let fades = move |at: usize| at >= 6 * pixels && (at % (6 * pixels)) < 2 * pixels;
                 move |y: usize, x: usize| fades(y) && fades(x)
@@ -202,11 +202,11 @@ fn text_encoders() {
         let config = ClipTextConfig::from_json(&golden.config).unwrap();
         let mut weights = golden.weights(&ClipTextModel::new(&config, 1, &device).unwrap());
         if golden.name == "text_clip_l" {
-            // As transformers 4.30 wrote files.
+            // As in files written by transformers 4.30.
             let ids = HostTensor { shape: vec![1, 12], values: (0..12u8).map(f32::from).collect() };
             weights.insert("text_model.embeddings.position_ids".into(), ids);
         } else if golden.name == "text_openclip_h" {
-            // As transformers 5 does.
+            // As in files written by transformers 5.
             let bare = |(name, t): (String, _)| (name.trim_start_matches("text_model.").to_owned(), t);
             weights = weights.into_iter().map(bare).collect();
         }
@@ -231,7 +231,7 @@ fn text_conditioned_unets() {
     }
 }
 
-/// Every layer rounds to eight bits. Of networks whose layers are all narrow, `int8` leaves none.
+/// Every layer rounds to eight bits of precision. `int8` does not affect networks with narrow layers only.
 #[test]
 fn outputs_in_fewer_bits_are_close() {
     let device = Device::flex();
@@ -279,7 +279,7 @@ fn outputs_in_fewer_bits_are_close() {
     }
 }
 
-/// The golden ones are too narrow for `int8` to change.
+/// The golden networks are too narrow for `int8`.
 #[test]
 fn a_wide_transformer_in_eight_bits_is_close() {
     let device = Device::flex();
@@ -361,7 +361,7 @@ fn configurations_that_describe_no_network_are_refused() {
         (tiny(r#"{"num_encoder_blocks": [1]}"#), ["num_encoder_blocks", "4 numbers"]),
         (unet(r#"{"encoder_hid_dim": 4096}"#), ["encoder_hid_dim", "null"]),
         (unet(r#"{"attention_head_dim": 7}"#), ["attention_head_dim", "320"]),
-        (unet(r#"{"attention_head_dim": [8, 8]}"#), ["attention_head_dim", "without an entry"]),
+        (unet(r#"{"attention_head_dim": [8, 8]}"#), ["attention_head_dim", "without an entry in the list"]),
         (unet(r#"{"layers_per_block": 0}"#), ["layers_per_block", "1 to 256"]),
         (unet(r#"{"addition_embed_type": "text_time"}"#), ["addition_time_embed_dim", "width"]),
         (unet(r#"{"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}"#), ["mid_block_type", "CrossAttn"]),
@@ -373,7 +373,7 @@ fn configurations_that_describe_no_network_are_refused() {
         let error = error.expect(words[0]);
         assert!(words.iter().all(|w| error.contains(w)), "{words:?}: {error}");
     }
-    // The published ones.
+    // The published values.
     assert_eq!(unet(r#"{"cross_attention_dim": 768, "attention_head_dim": 8}"#), None);
     assert_eq!(dit("{}"), None);
     assert_eq!(clip("{}"), None);

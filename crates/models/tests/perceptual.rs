@@ -1,4 +1,4 @@
-//! The perceptual distance against the package lpips, whose answers `golden/make_lpips.py` wrote.
+//! The perceptual distance compared with the package lpips, whose outputs `golden/make_lpips.py` wrote.
 
 #![allow(clippy::unwrap_used)]
 
@@ -47,7 +47,7 @@ fn tensors(torchvision: bool) -> BTreeMap<String, HostTensor> {
     all
 }
 
-/// The golden's pictures: one row of each.
+/// The golden's images: one row of each.
 fn pictures() -> [Tensor<4>; 2] {
     let of = |name| sample(name, [2, 3, 32, 32], &Device::flex());
     let mixed = of("a").mul_scalar(0.6f32) + of("b").mul_scalar(0.4f32);

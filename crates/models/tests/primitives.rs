@@ -1,4 +1,4 @@
-//! Whole networks on the CPU's kernels against the same networks of Burn's primitives: outputs, and the gradients of
+//! Whole networks on the CPU kernels compared with the same networks of Burn's primitives: outputs, and the gradients of
 //! every parameter. Configurations and weights are those of the golden files.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
@@ -19,10 +19,10 @@ use tweedie_models::{
 };
 use tweedie_ops::{of_primitives, recomputing, to_host};
 
-/// Largest difference of an output, of the output's root mean square.
+/// Largest difference of an output, relative to the output's root mean square.
 const OUTPUT: f64 = 2e-5;
-/// Largest difference of a parameter's gradient, of that gradient's root mean square and a thousandth of the largest
-/// such of all parameters: some gradients are zero but for rounding.
+/// Largest difference of a parameter's gradient, relative to that gradient's root mean square plus a thousandth of the
+/// largest of all parameters: some gradients are zero except for rounding.
 const GRADIENT: f64 = 3e-4;
 
 /// The configuration of a golden file.
@@ -32,7 +32,7 @@ fn config(file: &str) -> String {
     SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap()["config"].clone()
 }
 
-/// Weights that keep the variance of what they read.
+/// Weights that preserve the variance of their inputs.
 fn weights<M: Module>(model: &M) -> BTreeMap<String, HostTensor> {
     params::shapes(model).iter().map(|(name, shape)| (name.clone(), weight(name, shape))).collect()
 }
@@ -59,7 +59,7 @@ impl ModuleVisitor for Gradients<'_> {
     }
 }
 
-/// The output, and the gradients of its product with fixed numbers.
+/// The output, and the gradients of its product with fixed values.
 fn run<M: Module>(model: &M, f: impl Fn(&M) -> Tensor<4>) -> (Vec<f32>, BTreeMap<String, Vec<f32>>) {
     let y = f(model);
     let by = sample("by", y.dims(), &Device::flex());
@@ -97,10 +97,10 @@ fn compare<M: Module>(name: &str, model: &M, f: impl Fn(&M) -> Tensor<4>) {
     assert!(off < OUTPUT, "{name}: the output is off by {off:.1e} of its rms");
     assert!(worst.0 < GRADIENT, "{name}: the gradient of {} is off by {:.1e}", worst.1, worst.0);
 
-    // What is made again is what was there.
+    // Recomputed activations have the same bits.
     let (again, of_again) = recomputing(true, || run(model, &f));
     assert!(again == y && of_again == gradients, "{name}: recomputing changes bits");
-    // Outside autodiff, the same bits.
+    // The same bits without autodiff.
     assert!(to_host(f(&model.valid())) == y, "{name}: outside autodiff");
 }
 

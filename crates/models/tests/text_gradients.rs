@@ -1,4 +1,4 @@
-//! The gradients that train a U-Net and the text encoder that it reads, against finite differences.
+//! The gradients of jointly training a U-Net and its text encoder, compared with finite differences.
 
 #![allow(clippy::unwrap_used)]
 
@@ -94,11 +94,11 @@ fn gradients_are_finite_differences() {
         let mut wrong = Vec::new();
         for (name, gradient) in &visitor.found {
             assert_eq!(gradient.len(), plain[name].values.len(), "{name} has no gradient");
-            // A shift common to all keys changes no attention.
+            // A common shift of all keys does not change attention.
             if name.ends_with("k_proj.bias") {
                 continue;
             }
-            // Along the gradient the loss rises by its length.
+            // Along the gradient the loss increases by its length.
             let length = norm(gradient);
             let step = (0.1 / length).min(0.02 * norm(&plain[name].values) + 2e-3);
             let at = |sign: f64| {
@@ -111,7 +111,7 @@ fn gradients_are_finite_differences() {
                 f64::from(loss(&model, &device).into_scalar::<f32>())
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
-            // Sums of a thousand numbers in single precision are uncertain by about 1e-5.
+            // Sums of a thousand values in single precision have errors of about 1e-5.
             if (slope - length).abs() > 0.01 * length + 2e-5 / step {
                 wrong.push(format!("{name}: {slope} for {length}, step {step}"));
             }

@@ -38,7 +38,7 @@ fn noise(rows: &[u64], device: &Device) -> Tensor<4> {
     RowNoise(rows.to_vec()).tensor([rows.len(), 3, 8, 8], 0, device)
 }
 
-/// Names, identifiers and which parameters are trained.
+/// Names, identifiers, and which parameters are trained.
 #[derive(Default)]
 struct Seen {
     path: Vec<String>,
@@ -61,7 +61,7 @@ impl ModuleVisitor for Seen {
     }
 }
 
-/// One configuration with every kind of layer.
+/// Configurations that cover every kind of layer.
 fn varied() -> Vec<UNet2DConfig> {
     vec![
         config(json!({"num_class_embeds": 3, "downsample_type": "resnet"})),
@@ -189,7 +189,7 @@ fn every_trained_parameter_gets_a_gradient() {
             for (name, largest) in visitor.found {
                 let frozen = name == "time_proj.weight" && config.num_train_timesteps.is_none();
                 assert_eq!(largest.is_none(), frozen, "{name}: {largest:?}");
-                // A shift common to all keys changes no attention; all else matters.
+                // A common shift of all keys does not change attention; everything else matters.
                 if let Some(g) = largest.filter(|_| !name.ends_with("to_k.bias")) {
                     assert!(g.is_finite() && g > 0.0, "{name}: {g}");
                 }
@@ -242,7 +242,7 @@ fn rows_do_not_depend_on_the_batch() {
     }
 }
 
-/// A network that answers with twice what it sees, and as much again for a variance.
+/// A network whose output is twice its input, optionally followed by a variance.
 struct Twice {
     learned_variance: bool,
 }
@@ -301,7 +301,7 @@ fn an_embedding_joins_the_time() {
         let condition = Condition { classes: Some(classes), embedding, ..Condition::default() };
         values(model.forward(noise(&[4], &device), &[10.0], &condition, Mode::Eval))
     };
-    // Moving from class 0 to class 2 by hand.
+    // The change from class 0 to class 2, computed by hand.
     let step: Vec<f32> = (0..width).map(|i| table.values[2 * width + i] - table.values[i]).collect();
     let step = Tensor::<2>::from_data(TensorData::new(step, [1, width]), (&device, DType::F32));
     for (a, b) in run(vec![2], None).iter().zip(run(vec![0], Some(step))) {

@@ -1,4 +1,4 @@
-//! The configuration of a [`DitTransformer`](super::DitTransformer), as diffusers' `config.json` has it.
+//! The configuration of a [`DitTransformer`](super::DitTransformer) in the format of diffusers' `config.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,37 +10,37 @@ use crate::{
 /// Keys whose other values belong to networks that are not supported.
 const FIXED: [(&str, &str); 2] = [("norm_type", "\"ada_norm_zero\""), ("norm_elementwise_affine", "false")];
 
-/// The keys of `config.json`. Keys that are left out have diffusers' defaults; unknown ones are errors.
+/// The keys of `config.json`. Missing keys have diffusers' defaults; unknown ones are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DitConfig {
-    /// Heads of the attention.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Channels of a head; times the heads, the width of a token.
+    /// Channels per head; the width of a token is this times the heads.
     pub attention_head_dim: usize,
     /// Channels of the input.
     pub in_channels: usize,
-    /// Channels of the output, those of the input if not given: twice as many where a variance is learned.
+    /// Channels of the output, by default those of the input; twice as many for a learned variance.
     pub out_channels: Option<usize>,
-    /// Layers.
+    /// Number of layers.
     pub num_layers: usize,
-    /// Probability of dropout while training; nothing here is trained with it yet.
+    /// Dropout probability in training. Training DiT is not supported yet.
     pub dropout: f64,
-    /// Not read.
+    /// Unused.
     pub norm_num_groups: usize,
     /// Whether queries, keys and values have a bias.
     pub attention_bias: bool,
-    /// Side of the samples: the network takes no others.
+    /// Height and width of the samples. Other sizes are not supported.
     pub sample_size: usize,
-    /// Side of the squares that become tokens.
+    /// Height and width of the patches that become tokens.
     pub patch_size: usize,
-    /// Activation between the linear maps of a layer.
+    /// Activation of the feed-forward layers.
     pub activation_fn: Activation,
-    /// Classes. One more stands for none.
+    /// Number of classes, without the additional one for no class.
     pub num_embeds_ada_norm: usize,
-    /// Whether half precision overflows in attention.
+    /// Unused; for half precision.
     pub upcast_attention: bool,
-    /// Added to variances before the linear maps.
+    /// Added to variances before the feed-forward layers.
     pub norm_eps: f64,
 }
 
@@ -66,14 +66,13 @@ impl Default for DitConfig {
 }
 
 impl DitConfig {
-    /// diffusers' name of the class.
+    /// Name of the class in diffusers.
     pub const CLASS: &'static str = "DiTTransformer2DModel";
 
-    /// Reads `config.json` and [validates](Self::validate) it.
+    /// Parses `config.json` and [validates](Self::validate) it.
     ///
     /// # Errors
-    /// Names the key that is unknown, malformed, in contradiction to others, or of a kind of network that
-    /// is not supported.
+    /// Names the key that is unknown, malformed, contradicts others, or belongs to a network that is not supported.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let format = Format { class: Self::CLASS, harmless: &[], fixed: &FIXED };
         let config: Self = config::read(text, &format)?;
@@ -81,11 +80,11 @@ impl DitConfig {
         Ok(config)
     }
 
-    /// `config.json`, as diffusers reads it.
+    /// The `config.json` for diffusers.
     pub fn to_json(&self) -> String {
         let mut entries = config::entries_of(self);
         if self.activation_fn == Activation::GeluTanh {
-            // The only name of it that diffusers' transformers know.
+            // The only name for it in diffusers' transformers.
             entries.insert("activation_fn".into(), "gelu-approximate".into());
         }
         config::write(&entries, Self::CLASS)
@@ -101,10 +100,10 @@ impl DitConfig {
         self.out_channels.unwrap_or(self.in_channels)
     }
 
-    /// Whether a network can be built from this.
+    /// Checks that a network can be built from this.
     ///
     /// # Errors
-    /// Names the key and its value, and says what was expected.
+    /// Names the key, its value and what was expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
         const MAX: usize = 1 << 16;
         in_range(&[
@@ -118,12 +117,12 @@ impl DitConfig {
             ("num_embeds_ada_norm", self.num_embeds_ada_norm, 1, 1 << 32),
         ])?;
         if !self.sample_size.is_multiple_of(self.patch_size) {
-            let reason = format!("samples of side {} do not divide into such squares", self.sample_size);
+            let reason = format!("expected a divisor of `sample_size` ({})", self.sample_size);
             return Err(ConfigError::value("patch_size", self.patch_size, reason));
         }
-        // Sines and cosines of two coordinates.
+        // Positions use sines and cosines of two coordinates.
         if !self.width().is_multiple_of(4) {
-            let reason = "times the heads, expected a multiple of 4";
+            let reason = "expected a value that gives a multiple of 4 when multiplied by the heads";
             return Err(ConfigError::value("attention_head_dim", self.attention_head_dim, reason));
         }
         Ok(())

@@ -1,6 +1,5 @@
-//! The diffusion transformer with classes (Peebles & Xie 2023, arXiv:2212.09748), as diffusers'
-//! `DiTTransformer2DModel` has it: squares of the latents are tokens, and time and class scale, shift and
-//! gate every layer.
+//! The class-conditional diffusion transformer (Peebles & Xie 2023, arXiv:2212.09748), diffusers'
+//! `DiTTransformer2DModel`: patches of the latents are tokens, and time and class scale, shift and gate every layer.
 
 mod config;
 
@@ -24,24 +23,24 @@ use crate::{
     },
 };
 
-/// Sines and cosines of a time.
+/// Width of the sinusoidal time embedding.
 const TIME_WIDTH: usize = 256;
-/// Added to variances where time and class scale and shift.
+/// Added to variances in adaptive normalizations.
 const EPS: f64 = 1e-6;
 
-/// Squares to tokens.
+/// Converts patches to tokens.
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
     proj: Conv2d,
 }
 
-/// The table of classes.
+/// The class embedding table.
 #[derive(Module, Debug)]
 pub struct ClassEmbedder {
     embedding_table: Embedding,
 }
 
-/// Time and class as one vector.
+/// Embeds time and class in one vector.
 #[derive(Module, Debug)]
 pub struct TimeClass {
     timestep_embedder: TimestepEmbedding,
@@ -56,14 +55,14 @@ impl TimeClass {
     }
 }
 
-/// What scales, shifts and gates a layer.
+/// Computes scales, shifts and gates of a layer.
 #[derive(Module, Debug)]
 pub struct AdaNormZero {
     emb: TimeClass,
     linear: Linear,
 }
 
-/// Attention and two linear maps.
+/// A transformer layer: attention and feed-forward.
 #[derive(Module, Debug)]
 pub struct DitLayer {
     norm1: AdaNormZero,
@@ -98,10 +97,10 @@ impl DitLayer {
         }
     }
 
-    /// What is added to tokens stays in `f32`.
+    /// The residual stream stays in `f32`.
     fn forward(&self, x: Tensor<3>, times: &[f32], classes: &[usize], precision: Precision) -> Tensor<3> {
-        let told = self.norm1.linear.forward(tweedie_ops::silu(self.norm1.emb.forward(times, classes)));
-        let [shift_a, scale_a, gate_a, shift_f, scale_f, gate_f] = parts(told);
+        let modulation = self.norm1.linear.forward(tweedie_ops::silu(self.norm1.emb.forward(times, classes)));
+        let [shift_a, scale_a, gate_a, shift_f, scale_f, gate_f] = parts(modulation);
         let h = precision.lower(scale_shift(normalize(x.clone(), EPS), scale_a, shift_a));
         let x = x + gate_a * precision.raise(self.attn1.forward(h.clone(), h));
         let h = precision.lower(scale_shift(normalize(x.clone(), self.eps), scale_f, shift_f));
@@ -109,7 +108,7 @@ impl DitLayer {
     }
 }
 
-/// The diffusion transformer. Parameter names are those of diffusers' `DiTTransformer2DModel`.
+/// The diffusion transformer. Parameters are named as in diffusers' `DiTTransformer2DModel`.
 #[derive(Module, Debug)]
 pub struct DitTransformer {
     pos_embed: PatchEmbed,
@@ -123,29 +122,29 @@ pub struct DitTransformer {
 }
 
 impl DitTransformer {
-    /// A network with initial weights drawn from PyTorch's default distributions.
+    /// Creates a network with initial weights drawn from PyTorch's default distributions.
     ///
     /// # Errors
-    /// As [`DitConfig::validate`].
+    /// Those of [`DitConfig::validate`].
     pub fn new(config: &DitConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
         Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
     }
 
-    /// A network with the weights of `source`.
+    /// Creates a network with the weights of `source`.
     ///
     /// # Errors
-    /// As [`DitConfig::validate`] and [`params::import`].
+    /// Those of [`DitConfig::validate`] and [`params::import`].
     pub fn load(config: &DitConfig, source: &dyn TensorSource, device: &Device) -> Result<Self, LoadError> {
         Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
     }
 
-    /// What the network was built from.
+    /// The network's configuration.
     pub fn config(&self) -> &DitConfig {
         &self.config
     }
 
-    /// The same network, attention and feed-forward layers computing with `precision`; what tokens add up to, and all
-    /// that times and classes make, stay in `f32`. Parameters are shared.
+    /// The same network with attention and feed-forward layers in `precision`; the residual stream and the embeddings stay
+    /// in `f32`. Parameters are shared.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
@@ -178,8 +177,8 @@ impl DitTransformer {
         for layer in &self.transformer_blocks {
             x = layer.forward(x, times, classes, self.precision);
         }
-        let told = tweedie_ops::silu(self.transformer_blocks[0].norm1.emb.forward(times, classes));
-        let [shift, scale] = parts(self.proj_out_1.forward(told));
+        let modulation = tweedie_ops::silu(self.transformer_blocks[0].norm1.emb.forward(times, classes));
+        let [shift, scale] = parts(self.proj_out_1.forward(modulation));
         let y = self.proj_out_2.forward(scale_shift(normalize(x, EPS), scale, shift));
         let channels = c.outputs();
         let y: Tensor<6> = y.reshape([b, side, side, p, p, channels]).permute([0, 5, 1, 3, 2, 4]);
@@ -193,15 +192,15 @@ impl Network for DitTransformer {
         let side = c.sample_size;
         ensure(channels == c.in_channels && h == side && w == side, || {
             format!(
-                "a sample of {channels} channels and {h}×{w} pixels, expected {} and {side}×{side}",
+                "the sample has {channels} channels and {h}×{w} pixels, expected {} channels and {side}×{side} pixels",
                 c.in_channels
             )
         })?;
         ensure(times.len() == b, || format!("{} times for {b} samples", times.len()))?;
         let known = condition.embedding.is_none() && condition.text.is_none() && condition.added.is_none();
-        ensure(known, || "conditions other than classes, which this network does not take".into())?;
+        ensure(known, || "this network only supports classes as a condition".into())?;
         let Some(classes) = &condition.classes else {
-            return Err(InputError("no classes for a network that expects them".into()));
+            return Err(InputError("this network needs classes".into()));
         };
         ensure(classes.len() == b, || format!("{} classes for {b} samples", classes.len()))?;
         match classes.iter().find(|class| **class > c.num_embeds_ada_norm) {
@@ -221,7 +220,7 @@ impl Network for DitTransformer {
     }
 }
 
-/// Mean 0 and variance 1 over the last dimension.
+/// Normalizes to mean 0 and variance 1 over the last dimension.
 fn normalize(x: Tensor<3>, eps: f64) -> Tensor<3> {
     let options = (&x.device(), DType::F32);
     let width = [x.dims()[2]];
@@ -232,7 +231,7 @@ fn scale_shift(x: Tensor<3>, scale: Tensor<3>, shift: Tensor<3>) -> Tensor<3> {
     x * scale.add_scalar(1.0f32) + shift
 }
 
-/// `[B, N·width]` as `N` times `[B, 1, width]`.
+/// Splits `[B, N·width]` into `N` tensors `[B, 1, width]`.
 fn parts<const N: usize>(x: Tensor<2>) -> [Tensor<3>; N] {
     let [b, all] = x.dims();
     let width = all / N;

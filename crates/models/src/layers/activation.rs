@@ -1,9 +1,9 @@
-//! Activation functions by the names that configurations use.
+//! Activation functions by their names in configurations.
 
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-/// An elementwise activation. In configurations names are read in any case, and `swish` means `silu`.
+/// An elementwise activation. Names in configurations are case-insensitive; `swish` means `silu`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Activation {
@@ -12,7 +12,7 @@ pub enum Activation {
     Silu,
     /// `x·Φ(x)`, exact.
     Gelu,
-    /// `x·Φ(x)` by a hyperbolic tangent.
+    /// GELU with the tanh approximation.
     GeluTanh,
     /// `x·sigmoid(1.702·x)`.
     QuickGelu,
@@ -23,7 +23,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Applies it to every element.
+    /// Applies the activation to every element.
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Silu => tweedie_ops::silu(x),
@@ -48,8 +48,8 @@ impl TryFrom<String> for Activation {
             "relu" => Ok(Self::Relu),
             "mish" => Ok(Self::Mish),
             _ => Err(format!(
-                "`{name}` is not one of `silu`, `swish`, `gelu`, \
-                            `gelu_pytorch_tanh`, `quick_gelu`, `relu`, `mish`"
+                "unknown activation `{name}`; expected `silu`, `swish`, `gelu`, \
+                            `gelu_pytorch_tanh`, `quick_gelu`, `relu` or `mish`"
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! Convolution, linear map, group normalization, embedding.
+//! Convolution, linear layer, group normalization, embedding.
 
 use burn::{
     module::{Module, Param},
@@ -19,7 +19,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// Weights and bias uniform within `1/√(in·k²)`.
+    /// Creates it with weights and bias uniform within `1/√(in·k²)`.
     pub fn new(init: &Init, inputs: usize, outputs: usize, k: usize, bias: bool) -> Self {
         let bound = 1.0 / ((inputs * k * k) as f64).sqrt();
         Self {
@@ -33,13 +33,13 @@ impl Conv2d {
         self.forward_with(x, options, Added::default())
     }
 
-    /// The same, and what is `added` to it.
+    /// The same plus `added`.
     pub fn forward_with(&self, x: impl Into<Maps>, options: ConvOptions, added: Added) -> Tensor<4> {
         ops::conv2d_with(x, self.kernel(options), added)
     }
 
-    /// The pixels of `[B, in, H, W]` repeated to `size`, convolved with stride 1 to `[B, out, size]`, and what is
-    /// `added`. The kernel is 3×3.
+    /// Resizes `[B, in, H, W]` to `size` by repeating pixels, then convolves with stride 1 to `[B, out, size]`, plus `added`.
+    /// The kernel must be 3×3.
     pub fn forward_resized(&self, x: Tensor<4>, size: [usize; 2], added: Added) -> Tensor<4> {
         ops::upsample_conv2d(x, size, self.kernel(ConvOptions::same(1)), added)
     }
@@ -59,7 +59,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Weights and bias uniform within `1/√in`.
+    /// Creates it with weights and bias uniform within `1/√in`.
     pub fn new(init: &Init, inputs: usize, outputs: usize, bias: bool) -> Self {
         let bound = 1.0 / (inputs as f64).sqrt();
         Self {
@@ -68,7 +68,7 @@ impl Linear {
         }
     }
 
-    /// Normal weights of standard deviation `std`, bias 0.
+    /// Creates it with normal weights of standard deviation `std` and a zero bias.
     pub fn normal(init: &Init, inputs: usize, outputs: usize, std: f64) -> Self {
         Self {
             weight: init.normal("weight", [outputs, inputs], std as f32),
@@ -81,26 +81,26 @@ impl Linear {
         ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
     }
 
-    /// The same, and `residual: [..., out]` added to it.
+    /// The same plus `residual: [..., out]`.
     pub fn forward_onto<const D: usize>(&self, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
         ops::linear_add(x, self.weight.val(), self.bias.as_ref().map(Param::val), residual)
     }
 }
 
-/// Normalization to mean 0 and variance 1 over the pixels of each group of channels, then a scale and a
-/// shift per channel.
+/// Normalization to mean 0 and variance 1 over the pixels of each group of channels, then a scale and a shift per
+/// channel.
 #[derive(Module, Debug)]
 pub struct GroupNorm {
-    /// `[C]`.
+    /// Scale, `[C]`.
     pub weight: Param<Tensor<1>>,
-    /// `[C]`.
+    /// Shift, `[C]`.
     pub bias: Param<Tensor<1>>,
     groups: usize,
     eps: f64,
 }
 
 impl GroupNorm {
-    /// Scale 1, shift 0. `groups` divides `channels`.
+    /// Creates it with scale 1 and shift 0. `groups` must divide `channels`.
     pub fn new(init: &Init, groups: usize, channels: usize, eps: f64) -> Self {
         Self {
             weight: init.constant("weight", [channels], 1.0),
@@ -110,17 +110,17 @@ impl GroupNorm {
         }
     }
 
-    /// `[B, C, H, W]`, same out.
+    /// Normalizes `[B, C, H, W]`; the result has the same shape.
     pub fn forward(&self, x: impl Into<Maps>) -> Tensor<4> {
         ops::normalize(x, self.norm(None, false))
     }
 
-    /// The activation of the normalized `[B, C, H, W]`.
+    /// Normalizes `[B, C, H, W]`, then applies the activation.
     pub fn then(&self, activation: Activation, x: impl Into<Maps>) -> Tensor<4> {
         self.scaled(activation, x, None)
     }
 
-    /// The activation of `z·(1 + scale) + shift` for the normalized `z: [B, C, H, W]` and `[B, C]` each.
+    /// Applies the activation to `z·(1 + scale) + shift`, with the normalized `z: [B, C, H, W]` and `scale`, `shift: [B, C]`.
     pub fn scaled(
         &self,
         activation: Activation,
@@ -133,7 +133,7 @@ impl GroupNorm {
         }
     }
 
-    /// [`Self::scaled`], then a 3×3 convolution with stride 1, and what is `added` to it.
+    /// [`Self::scaled`], then a 3×3 convolution with stride 1, plus `added`.
     pub fn then_conv(
         &self,
         activation: Activation,
@@ -151,8 +151,7 @@ impl GroupNorm {
         }
     }
 
-    /// The end of a network: its activations, held in `precision`, come out of the convolution in `f32`, which
-    /// computes with them in `f32`.
+    /// The end of a network: normalization and activation in `precision`, then a convolution in `f32` with `f32` output.
     pub fn then_last_conv(
         &self,
         activation: Activation,
@@ -186,17 +185,17 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Standard normal entries.
+    /// Creates it with standard normal entries.
     pub fn new(init: &Init, entries: usize, width: usize) -> Self {
         Self::normal(init, entries, width, 1.0)
     }
 
-    /// Normal entries of standard deviation `std`.
+    /// Creates it with normal entries of standard deviation `std`.
     pub fn normal(init: &Init, entries: usize, width: usize, std: f64) -> Self {
         Self { weight: init.normal("weight", [entries, width], std as f32) }
     }
 
-    /// The vectors of `indices`, each less than `entries`: `[B, width]`.
+    /// The vectors of `indices`, each below `entries`: `[B, width]`.
     pub fn forward(&self, indices: &[usize]) -> Tensor<2> {
         let weight = self.weight.val();
         let indices: Vec<i64> = indices.iter().map(|&i| i as i64).collect();

@@ -1,4 +1,4 @@
-//! Dropout with masks that can be drawn again.
+//! Dropout with reproducible masks.
 
 use burn::{
     module::Module,
@@ -10,10 +10,10 @@ use tweedie_core::noise::generator;
 use super::{Init, channels_last};
 use crate::{network::Mode, params::hash};
 
-/// Sets elements to zero with probability `p` while training, and divides the others by `1 − p`.
+/// Sets elements to zero with probability `p` in training, and divides the others by `1 − p`.
 ///
-/// The mask is a function of the step's seed, the layer and the row: not of the rest of the batch, nor of
-/// the order in which layers run.
+/// The mask is a function of the step's seed, the layer and the row. It does not depend on the rest of the batch or the
+/// order in which layers run.
 #[derive(Module, Debug)]
 pub struct Dropout {
     p: f64,
@@ -21,17 +21,17 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// `p` is in `0..=1`.
+    /// Creates it; `p` must be in `0..=1`.
     pub fn new(init: &Init, p: f64) -> Self {
         Self { p, layer: hash(init.path()) }
     }
 
-    /// Whether it does anything.
+    /// Whether it changes its input.
     pub fn is_active(&self, mode: Mode) -> bool {
         self.p > 0.0 && mode != Mode::Eval
     }
 
-    /// `[B, C, H, W]`, same out.
+    /// Applies dropout to `[B, C, H, W]`.
     pub fn forward(&self, x: Tensor<4>, mode: Mode) -> Tensor<4> {
         match mode {
             Mode::Train { dropout_seed } if self.p > 0.0 => self.mask(x, dropout_seed),

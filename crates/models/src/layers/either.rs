@@ -1,16 +1,16 @@
-//! A choice of modules that parameter names do not show.
+//! A choice of modules that does not appear in parameter names.
 
 use burn::{
     module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor},
     tensor::Device,
 };
 
-/// One module or another in the same place. Its parameters are named as if it were that module.
+/// One of two modules in the same position. Parameters are named as if it were that module.
 #[derive(Clone, Debug)]
 pub enum Either<A, B> {
-    /// The first.
+    /// The first module.
     A(A),
-    /// The second.
+    /// The second module.
     B(B),
 }
 

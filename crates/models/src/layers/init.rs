@@ -1,4 +1,4 @@
-//! Initial values that depend on a seed and the parameter's name alone.
+//! Initial values that only depend on a seed and the parameter's name.
 
 use burn::{
     module::Param,
@@ -9,9 +9,9 @@ use tweedie_core::noise::{fill_normal, generator};
 
 use crate::params::{hash, param_id};
 
-/// Where a module is built: its path, the seed, the device.
+/// The context in which a module is built: its path, the seed, the device.
 ///
-/// Parameters are drawn at first use, so a module whose weights are imported never draws them.
+/// Parameters are drawn at their first use, so they are never drawn for modules whose weights are imported.
 #[derive(Clone, Debug)]
 pub struct Init {
     seed: u64,
@@ -20,23 +20,23 @@ pub struct Init {
 }
 
 impl Init {
-    /// At the root of a network.
+    /// Creates the context for the root of a network.
     pub fn new(seed: u64, device: &Device) -> Self {
         Self { seed, device: device.clone(), path: String::new() }
     }
 
-    /// Inside the field or list entry `name`.
+    /// The context for the field or list entry `name`.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
         let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
         Self { path, ..self.clone() }
     }
 
-    /// The path so far, as in `down_blocks.0.resnets.1`.
+    /// The path so far, for example `down_blocks.0.resnets.1`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Uniform between `-bound` and `bound`.
+    /// A parameter uniform between `-bound` and `bound`.
     pub fn uniform<const D: usize>(&self, name: &str, shape: [usize; D], bound: f64) -> Param<Tensor<D>> {
         self.param(name, shape, move |seed, values| {
             let mut rng = generator(seed, 0);
@@ -47,7 +47,7 @@ impl Init {
         })
     }
 
-    /// Normal with mean 0 and standard deviation `std`.
+    /// A normal parameter with mean 0 and standard deviation `std`.
     pub fn normal<const D: usize>(&self, name: &str, shape: [usize; D], std: f32) -> Param<Tensor<D>> {
         self.param(name, shape, move |seed, values| {
             fill_normal(seed, 0, values);
@@ -55,7 +55,7 @@ impl Init {
         })
     }
 
-    /// The same number everywhere.
+    /// A constant parameter.
     pub fn constant<const D: usize>(&self, name: &str, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
         self.param(name, shape, move |_, values| values.fill(value))
     }

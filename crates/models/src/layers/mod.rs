@@ -1,6 +1,6 @@
-//! Layers in PyTorch's layout and with PyTorch's initial distributions.
+//! Layers with PyTorch's layouts and initial distributions.
 //!
-//! Tensor work is done by `tweedie_ops`; these structs hold parameters and call it.
+//! `tweedie_ops` does the computations; these structs hold parameters and call it.
 
 mod activation;
 mod basic;
@@ -20,8 +20,8 @@ pub use transformer::{FeedForward, FeedForwardActivation, TokenAttention, Widen}
 
 use burn::tensor::Tensor;
 
-/// Applies an elementwise function to `[B, C, H, W]` as `[B, H, W, C]`, which is how the CPU's kernels lay
-/// activations out: there it is dense.
+/// Applies an elementwise function to `[B, C, H, W]` as `[B, H, W, C]`, the layout of the CPU kernels, in which the
+/// memory is dense.
 pub fn channels_last(x: Tensor<4>, f: impl FnOnce(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
     f(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
 }

@@ -8,19 +8,18 @@ use tweedie_ops as ops;
 
 use super::Init;
 
-/// Normalization to mean 0 and variance 1 over the last dimension, then a scale and a shift for each of its
-/// entries.
+/// Normalization to mean 0 and variance 1 over the last dimension, then a scale and a shift per channel.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
-    /// `[C]`.
+    /// Scale, `[C]`.
     pub weight: Param<Tensor<1>>,
-    /// `[C]`.
+    /// Shift, `[C]`.
     pub bias: Param<Tensor<1>>,
     eps: f64,
 }
 
 impl LayerNorm {
-    /// Scale 1, shift 0.
+    /// Creates it with scale 1 and shift 0.
     pub fn new(init: &Init, channels: usize, eps: f64) -> Self {
         Self {
             weight: init.constant("weight", [channels], 1.0),
@@ -29,7 +28,7 @@ impl LayerNorm {
         }
     }
 
-    /// `[..., C]`, same out.
+    /// Normalizes `[..., C]`; the result has the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
     }

@@ -1,11 +1,11 @@
-//! Attention between tokens, and the layer that follows it.
+//! Attention between tokens, and the feed-forward layer.
 
 use burn::{module::Module, tensor::Tensor};
 use tweedie_ops as ops;
 
 use super::{Activation, Either, Init, Linear};
 
-/// Attention of tokens to tokens, their own or others.
+/// Multi-head attention of tokens to themselves or to other tokens.
 #[derive(Module, Debug)]
 pub struct TokenAttention {
     to_q: Linear,
@@ -16,7 +16,7 @@ pub struct TokenAttention {
 }
 
 impl TokenAttention {
-    /// Queries come from tokens of `width`, keys and values from tokens of `context`. `heads` divides
+    /// Creates it with queries from tokens of `width`, and keys and values from tokens of `context`. `heads` must divide
     /// `width`; `bias` is that of queries, keys and values.
     pub fn new(init: &Init, width: usize, context: usize, heads: usize, bias: bool) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl TokenAttention {
         self.to_out.iter().fold(y, |y, linear| linear.forward(y))
     }
 
-    /// The same, added to `residual: [B, T, width]`.
+    /// The same plus `residual: [B, T, width]`.
     pub fn forward_onto(&self, x: Tensor<3>, context: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
         let y = self.heads(x, context);
         match self.to_out.split_last() {
@@ -45,7 +45,7 @@ impl TokenAttention {
         }
     }
 
-    /// What all heads find.
+    /// The outputs of all heads, concatenated.
     fn heads(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let [b, t, width] = x.dims();
         let head = width / self.heads;
@@ -61,32 +61,32 @@ impl TokenAttention {
     }
 }
 
-/// A linear map and an activation, gated or not.
+/// A linear layer and an activation, gated or not.
 #[derive(Module, Debug)]
 pub struct Widen {
     proj: Linear,
 }
 
-/// Two linear maps, four times as wide between.
+/// Two linear layers with four times the width in between.
 #[derive(Module, Debug)]
 pub struct FeedForward {
-    /// The second place is dropout's.
+    /// The second entry is the position of dropout.
     net: Vec<Option<Either<Widen, Linear>>>,
     #[module(skip)]
     activation: FeedForwardActivation,
 }
 
-/// What is between the two linear maps.
+/// The activation between the two linear layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedForwardActivation {
-    /// `h·gelu(g)`, the first map giving `h` and `g` (Shazeer 2020, arXiv:2002.05202).
+    /// `h·gelu(g)`, where the first layer gives `h` and `g` (Shazeer 2020, arXiv:2002.05202).
     Geglu,
     /// An elementwise function.
     Plain(Activation),
 }
 
 impl FeedForward {
-    /// On tokens of `width`.
+    /// Creates it for tokens of `width`.
     pub fn new(init: &Init, width: usize, activation: FeedForwardActivation) -> Self {
         let inner = 4 * width;
         let outputs = if activation == FeedForwardActivation::Geglu { 2 * inner } else { inner };
@@ -95,12 +95,12 @@ impl FeedForward {
         Self { net: vec![Some(Either::A(first)), None, Some(Either::B(second))], activation }
     }
 
-    /// `[B, T, width]`, same out.
+    /// Maps `[B, T, width]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.run(x, None)
     }
 
-    /// The same, added to `residual`.
+    /// The same plus `residual`.
     pub fn forward_onto(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
         self.run(x, Some(residual))
     }

@@ -1,4 +1,4 @@
-//! The project's own small encoder of pictures.
+//! The project's small image encoder.
 
 use burn::{
     module::Module,
@@ -11,10 +11,10 @@ use crate::{
     params::{ParamError, TensorSource, import, settle},
 };
 
-/// Channels at the size of the picture, and at a half, a quarter and an eighth of it.
+/// Channels at the size of the image, and at a half, a quarter and an eighth of it.
 const CHANNELS: [usize; 4] = [32, 64, 96, 128];
 
-/// Residual stages, each of half the size of the one before, and the mean over what is left.
+/// Residual stages, each at half the size of the previous one, and a global mean.
 #[derive(Module, Debug)]
 pub struct EncoderNet {
     stem: Conv2d,
@@ -51,12 +51,12 @@ impl Stage {
 }
 
 impl EncoderNet {
-    /// Numbers that describe a picture.
+    /// Number of features of an image.
     pub const FEATURES: usize = 64;
-    /// Side of the pictures that it is trained on.
+    /// Height and width of its training images.
     pub const SIDE: usize = 32;
 
-    /// With initial weights of `seed`, for `classes` classes.
+    /// Creates it with initial weights from `seed`, for `classes` classes.
     pub fn new(classes: usize, seed: u64, device: &Device) -> Self {
         let init = Init::new(seed, device);
         let stage = |i: usize| Stage::new(&init.at("stages").at(i), CHANNELS[i], CHANNELS[i + 1]);
@@ -69,16 +69,16 @@ impl EncoderNet {
         })
     }
 
-    /// With the weights of `source`, which has as many classes as it has.
+    /// Creates it with the weights of `source`, which determines the number of classes.
     ///
     /// # Errors
-    /// A missing, superfluous or unreadable tensor, or one of another shape.
+    /// If a tensor is missing, unexpected, has the wrong shape or cannot be read.
     pub fn load(source: &dyn TensorSource, device: &Device) -> Result<Self, ParamError> {
         let classes = source.shape("classes.bias").and_then(|shape| shape.first().copied());
         import(Self::new(classes.unwrap_or(1), 0, device), source)
     }
 
-    /// Features `[B, 64]` and logits of the classes `[B, classes]` of planes `[B, 3, 32, 32]` in `-1..=1`.
+    /// Features `[B, 64]` and class logits `[B, classes]` of images `[B, 3, 32, 32]` in `-1..=1`.
     pub fn forward(&self, planes: Tensor<4>) -> (Tensor<2>, Tensor<2>) {
         let mut x = self.enter(planes);
         for stage in &self.stages {
@@ -90,8 +90,8 @@ impl EncoderNet {
         (features, logits)
     }
 
-    /// What the layers say of planes `[B, 3, H, W]` in `-1..=1`: `[B, C, H, W]` of 32, 64, 96 and 128 channels,
-    /// each of half the size of the one before.
+    /// Activations of all stages for images `[B, 3, H, W]` in `-1..=1`: `[B, C, H, W]` with 32, 64, 96 and 128 channels,
+    /// each at half the size of the previous one.
     pub fn layers(&self, planes: Tensor<4>) -> Vec<Tensor<4>> {
         let mut layers = vec![self.enter(planes)];
         for stage in &self.stages {

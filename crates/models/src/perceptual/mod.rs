@@ -1,8 +1,8 @@
-//! How alike two pictures look: the distance of what the layers of a network say of them (LPIPS, Zhang et al. 2018,
+//! The perceptual distance of images: the distance of a network's activations (LPIPS, Zhang et al. 2018,
 //! arXiv:1801.03924).
 //!
-//! In each layer the features of every pixel are scaled to length 1. The squared differences of two pictures are
-//! summed over channels, each with its weight, and averaged over pixels; layers are summed.
+//! In each layer, the features of every pixel are scaled to length 1. The squared differences between two images are
+//! summed over channels with weights, averaged over pixels, and summed over layers.
 
 mod encoder;
 mod vgg;
@@ -12,24 +12,24 @@ use burn::tensor::Tensor;
 pub use encoder::EncoderNet;
 pub use vgg::Vgg;
 
-/// Added to squared lengths, so that they have a slope at 0.
+/// Added to squared lengths, so that the gradient at 0 is finite.
 const EPS: f32 = 1e-20;
 
-/// A network that compares.
+/// A network for perceptual distances.
 #[derive(Clone, Debug)]
 pub enum Perceptual {
-    /// The project's encoder, all channels with the weight 1.
+    /// The project's encoder, with all channel weights 1.
     Encoder(Box<EncoderNet>),
-    /// VGG-16 with the weights of LPIPS, or 1 where the file has none.
+    /// VGG-16 with the weights of LPIPS, or 1 if the file has none.
     Vgg(Box<Vgg>),
 }
 
-/// What a network says of pictures: for each layer one row a pixel, `[B·H·W, C]`, of length 1.
+/// A network's activations for images: for each layer one row per pixel, `[B·H·W, C]`, of length 1.
 #[derive(Clone, Debug)]
 pub struct Impression(Vec<Tensor<2>>);
 
 impl Perceptual {
-    /// Side of the smallest pictures that it takes.
+    /// Height and width of the smallest supported images.
     pub fn least(&self) -> usize {
         match self {
             Self::Encoder(_) => 8,
@@ -37,7 +37,7 @@ impl Perceptual {
         }
     }
 
-    /// What it says of planes `[B, 3, H, W]` in `-1..=1`.
+    /// The activations for images `[B, 3, H, W]` in `-1..=1`.
     pub fn see(&self, planes: Tensor<4>) -> Impression {
         let layers = match self {
             Self::Encoder(net) => net.layers(planes),
@@ -46,8 +46,7 @@ impl Perceptual {
         Impression(layers.into_iter().map(normalized).collect())
     }
 
-    /// The mean distance of two lists of pictures of the same size, 0 for equal ones. It has gradients where the
-    /// impressions have them.
+    /// The mean distance between two batches of images of the same size, 0 for equal ones. Differentiable.
     pub fn distance(&self, a: &Impression, b: &Impression) -> Tensor<1> {
         let weights = match self {
             Self::Vgg(net) => net.linear(),

@@ -12,14 +12,14 @@ use crate::{
     params::{ParamError, TensorSource},
 };
 
-/// Channels, and where among `features` each slice's convolutions stand. Between slices sizes are halved.
+/// Channels of each slice, and the indices of its convolutions in `features`. The size is halved between slices.
 const SLICES: [(usize, &[usize]); 5] =
     [(64, &[0, 2]), (128, &[5, 7]), (256, &[10, 12, 14]), (512, &[17, 19, 21]), (512, &[24, 26, 28])];
-/// LPIPS' mean and deviation of planes in `-1..=1`.
+/// LPIPS' mean and standard deviation of images in `-1..=1`.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 
-/// The convolutions of VGG-16, and how much LPIPS makes of each channel.
+/// The convolutions of VGG-16, and LPIPS' weights of their channels.
 #[derive(Clone, Debug)]
 pub struct Vgg {
     /// Weights `[out, in, 3, 3]` and biases `[out]`.
@@ -31,15 +31,15 @@ pub struct Vgg {
 }
 
 impl Vgg {
-    /// Side of the smallest pictures that it takes.
+    /// Height and width of the smallest supported images.
     pub const LEAST: usize = 16;
 
-    /// With the weights of `source`, named as torchvision's `vgg16` (`features.0.weight`, its classifier is not
-    /// read) or as the `LPIPS` module of the package lpips (`net.slice1.0.weight`, `lin0.model.1.weight`). The
-    /// former may have the latter's `lin…` beside them.
+    /// Creates it with the weights of `source`, named as in torchvision's `vgg16` (`features.0.weight`; the classifier is
+    /// not read) or as in the `LPIPS` module of the package lpips (`net.slice1.0.weight`, `lin0.model.1.weight`). The
+    /// former may be combined with the latter's `lin…`.
     ///
     /// # Errors
-    /// A missing, superfluous or unreadable tensor, or one of another shape.
+    /// If a tensor is missing, unexpected, has the wrong shape or cannot be read.
     pub fn load(source: &dyn TensorSource, device: &Device) -> Result<Self, ParamError> {
         let mut load = Load { source, device, used: BTreeSet::new() };
         let mut slices = Vec::new();
@@ -72,13 +72,13 @@ impl Vgg {
         Ok(Self { slices, linear, shift: constant(SHIFT), scale: constant(SCALE) })
     }
 
-    /// The weight of each channel in LPIPS, `[1, C]` for each of [`Self::layers`], where the file has them.
+    /// LPIPS' weight of each channel, `[1, C]` for each of [`Self::layers`], if the file has them.
     pub fn linear(&self) -> Option<&[Tensor<2>]> {
         self.linear.as_deref()
     }
 
-    /// What the last ReLU of each slice says of planes `[B, 3, H, W]` in `-1..=1`, of at least 16×16 pixels:
-    /// `[B, C, H, W]` of 64, 128, 256, 512 and 512 channels, each of half the size of the one before.
+    /// Activations after the last ReLU of each slice for images `[B, 3, H, W]` in `-1..=1`, of at least 16×16 pixels:
+    /// `[B, C, H, W]` with 64, 128, 256, 512 and 512 channels, each at half the size of the previous one.
     pub fn layers(&self, planes: Tensor<4>) -> Vec<Tensor<4>> {
         let autodiff = planes.is_autodiff();
         let like = |t: &Tensor<4>| if autodiff { t.clone().autodiff() } else { t.clone() };
@@ -98,7 +98,7 @@ impl Vgg {
     }
 }
 
-/// Takes tensors out of a source.
+/// Reads tensors of a source and records which were used.
 struct Load<'a> {
     source: &'a dyn TensorSource,
     device: &'a Device,
@@ -122,8 +122,8 @@ impl Load<'_> {
         Ok(Tensor::from_data(data, (self.device, DType::F32)))
     }
 
-    /// Nothing else may be there but for what the two packages store besides: a classifier, the constants of the
-    /// input, and the weights of channels once more, as a list.
+    /// Checks that nothing else is there, except what the two packages store besides: a classifier, the input constants,
+    /// and the channel weights once more as a list.
     fn all_used(&self) -> Result<(), ParamError> {
         const BESIDE: [&str; 3] = ["classifier.", "scaling_layer.", "lins."];
         let beside = |name: &String| BESIDE.iter().any(|start| name.starts_with(start));

@@ -1,4 +1,4 @@
-//! The configuration of a text encoder, as transformers' `config.json` has it.
+//! The configuration of a text encoder in the format of transformers' `config.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::{
     layers::Activation,
 };
 
-/// Keys of transformers that say nothing about the network's output.
+/// Keys of transformers that do not affect the output.
 const HARMLESS: [&str; 14] = [
     "attention_dropout",
     "bos_token_id",
@@ -25,33 +25,33 @@ const HARMLESS: [&str; 14] = [
     "transformers_version",
 ];
 
-/// The keys of `config.json`. Keys that are left out have transformers' defaults; unknown ones are errors.
+/// The keys of `config.json`. Missing keys have transformers' defaults; unknown ones are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClipTextConfig {
-    /// transformers' class: `CLIPTextModel`, or `CLIPTextModelWithProjection`, whose pooled output is mapped
-    /// to `projection_dim` numbers.
+    /// Class in transformers: `CLIPTextModel`, or `CLIPTextModelWithProjection`, whose pooled output is projected to
+    /// `projection_dim` values.
     pub architectures: Vec<String>,
-    /// Entries of the vocabulary.
+    /// Size of the vocabulary.
     pub vocab_size: usize,
     /// Width of a token.
     pub hidden_size: usize,
-    /// Width between the two linear maps of a layer.
+    /// Width of the feed-forward layers.
     pub intermediate_size: usize,
     /// Width of the projected output.
     pub projection_dim: usize,
-    /// Layers.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of the attention.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// The most tokens of a text.
+    /// Maximum number of tokens in a text.
     pub max_position_embeddings: usize,
-    /// Activation between the two linear maps of a layer.
+    /// Activation of the feed-forward layers.
     pub hidden_act: Activation,
     /// Added to variances.
     pub layer_norm_eps: f64,
-    /// The token whose features stand for the text: its first occurrence, or, if this is 2, the first of
-    /// the token with the largest number.
+    /// The token whose features represent the text: its first occurrence, or, if this is 2, the first occurrence of the
+    /// largest token id.
     pub eos_token_id: u32,
 }
 
@@ -74,10 +74,10 @@ impl Default for ClipTextConfig {
 }
 
 impl ClipTextConfig {
-    /// Reads `config.json` and [validates](Self::validate) it.
+    /// Parses `config.json` and [validates](Self::validate) it.
     ///
     /// # Errors
-    /// Names the key that is unknown, malformed, or in contradiction to others.
+    /// Names the key that is unknown, malformed or contradicts others.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let format = Format { class: "CLIPTextModel", harmless: &HARMLESS, fixed: &[] };
         let config: Self = config::read(text, &format)?;
@@ -85,8 +85,8 @@ impl ClipTextConfig {
         Ok(config)
     }
 
-    /// `config.json`, as transformers reads it, for a tokenizer that begins texts with the token `begin` and
-    /// fills them up with `pad`.
+    /// The `config.json` for transformers, for a tokenizer that starts texts with the token `begin` and pads them with
+    /// `pad`.
     pub fn to_json(&self, begin: u32, pad: u32) -> String {
         let mut entries = config::entries_of(self);
         entries.insert("bos_token_id".into(), begin.into());
@@ -98,10 +98,10 @@ impl ClipTextConfig {
         text
     }
 
-    /// Whether an encoder can be built from this.
+    /// Checks that an encoder can be built from this.
     ///
     /// # Errors
-    /// Names the key and its value, and says what was expected.
+    /// Names the key, its value and what was expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
         match self.architectures.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["CLIPTextModel"] | ["CLIPTextModelWithProjection"] => {}
@@ -121,7 +121,7 @@ impl ClipTextConfig {
             ("max_position_embeddings", self.max_position_embeddings, 1, MAX),
         ])?;
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let reason = format!("the width {} does not divide into so many heads", self.hidden_size);
+            let reason = format!("expected a divisor of the width {}", self.hidden_size);
             return Err(ConfigError::value("num_attention_heads", self.num_attention_heads, reason));
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! CLIP's text encoder (Radford et al. 2021, arXiv:2103.00020): a transformer whose tokens see only those
-//! before them. Tensor names are those of transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`.
+//! CLIP's text encoder (Radford et al. 2021, arXiv:2103.00020), a transformer with causal attention. Tensors are named
+//! as in transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`.
 
 mod config;
 mod names;
@@ -19,7 +19,7 @@ use crate::{
     unet::LoadError,
 };
 
-/// Attention to the tokens before.
+/// Causal self-attention.
 #[derive(Module, Debug)]
 pub struct SelfAttention {
     k_proj: Linear,
@@ -54,7 +54,7 @@ impl SelfAttention {
     }
 }
 
-/// Two linear maps with an activation between.
+/// Feed-forward: two linear layers with an activation in between.
 #[derive(Module, Debug)]
 pub struct Mlp {
     fc1: Linear,
@@ -63,7 +63,7 @@ pub struct Mlp {
     activation: Activation,
 }
 
-/// Attention and two linear maps, each after a normalization and added.
+/// Attention and feed-forward, each with a preceding normalization and a residual connection.
 #[derive(Module, Debug)]
 pub struct Layer {
     self_attn: SelfAttention,
@@ -76,7 +76,7 @@ impl Layer {
     fn new(init: &Init, config: &ClipTextConfig) -> Self {
         let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let at = init.at("mlp");
-        // As Radford et al. 2021 draw them: residual branches weigh less where there are more of them.
+        // Initialization of Radford et al. 2021: residual branches have smaller weights in deeper networks.
         let (fan, layers) = (width as f64, config.num_hidden_layers as f64);
         let std = (2.0 * fan * layers).powf(-0.5);
         Self {
@@ -98,7 +98,7 @@ impl Layer {
     }
 }
 
-/// Vectors of tokens and of their places.
+/// Embeddings of tokens and positions.
 #[derive(Module, Debug)]
 pub struct Embeddings {
     token_embedding: Embedding,
@@ -111,7 +111,7 @@ pub struct Encoder {
     layers: Vec<Layer>,
 }
 
-/// All but the projection.
+/// Everything except the projection.
 #[derive(Module, Debug)]
 pub struct TextModel {
     embeddings: Embeddings,
@@ -128,31 +128,31 @@ pub struct ClipTextModel {
     config: ClipTextConfig,
 }
 
-/// What an encoder makes of texts of `T` tokens.
+/// A text encoder's outputs for texts of `T` tokens.
 #[derive(Clone, Debug)]
 pub struct TextFeatures {
-    /// After the asked for layer, not normalized: `[B, T, width]`.
+    /// Output of the requested layer, not normalized: `[B, T, width]`.
     pub hidden: Tensor<3>,
-    /// After the last layer, normalized: `[B, T, width]`.
+    /// Output of the last layer, normalized: `[B, T, width]`.
     pub last: Tensor<3>,
-    /// The features of the token that ends the text, `[B, width]`, or projected `[B, projection_dim]`.
+    /// Features of the end token, `[B, width]`, or projected, `[B, projection_dim]`.
     pub pooled: Tensor<2>,
 }
 
 impl ClipTextModel {
-    /// With initial weights drawn as CLIP's are.
+    /// Creates it with initial weights drawn from CLIP's distributions.
     ///
     /// # Errors
-    /// As [`ClipTextConfig::validate`].
+    /// Those of [`ClipTextConfig::validate`].
     pub fn new(config: &ClipTextConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
         Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
     }
 
-    /// With the weights of `source`, which may lack the prefix `text_model.`, and hold the numbers of places
-    /// that transformers once stored.
+    /// Creates it with the weights of `source`, whose names may lack the prefix `text_model.`, and which may contain the
+    /// position ids that older versions of transformers stored.
     ///
     /// # Errors
-    /// As [`ClipTextConfig::validate`] and [`params::import`].
+    /// Those of [`ClipTextConfig::validate`] and [`params::import`].
     pub fn load(
         config: &ClipTextConfig,
         source: &dyn TensorSource,
@@ -187,17 +187,17 @@ impl ClipTextModel {
         })
     }
 
-    /// What it was built from.
+    /// The encoder's configuration.
     pub fn config(&self) -> &ClipTextConfig {
         &self.config
     }
 
-    /// The features of equally long texts. `skip` layers follow the one whose output is
-    /// [`TextFeatures::hidden`]: 0 asks for the last, 1 for the one before it.
+    /// The features of texts of equal length. [`TextFeatures::hidden`] is the output of the layer `skip` layers before the
+    /// last: 0 for the last, 1 for the one before it.
     ///
     /// # Errors
-    /// For texts that are empty, too long, or of unequal length, tokens outside the vocabulary, or more
-    /// layers skipped than there are.
+    /// For texts that are empty, too long or of different lengths, token ids outside the vocabulary, or a `skip` that is
+    /// not below the number of layers.
     pub fn encode(&self, texts: &[Vec<u32>], skip: usize) -> Result<TextFeatures, InputError> {
         self.check(texts, skip)?;
         let (b, t) = (texts.len(), texts[0].len());
@@ -228,12 +228,12 @@ impl ClipTextModel {
         Ok(TextFeatures { hidden, last, pooled })
     }
 
-    /// `hidden` as the last layer's output is before it is used.
+    /// Applies the final normalization to `hidden`.
     pub fn normalize(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.text_model.final_layer_norm.forward(hidden)
     }
 
-    /// The place of the token that ends the text.
+    /// The position of the end token.
     fn end_of(&self, ids: &[u32]) -> usize {
         let end = match self.config.eos_token_id {
             2 => ids.iter().copied().max().unwrap_or(0),
@@ -245,26 +245,31 @@ impl ClipTextModel {
     fn check(&self, texts: &[Vec<u32>], skip: usize) -> Result<(), InputError> {
         let (layers, most) = (self.config.num_hidden_layers, self.config.max_position_embeddings);
         if skip > layers {
-            return Err(InputError(format!("{skip} layers to skip of an encoder of {layers}")));
+            return Err(InputError(format!("cannot skip {skip} layers of a text encoder with {layers}")));
         }
         let length = texts.first().map_or(0, Vec::len);
         if length == 0 || length > most {
-            return Err(InputError(format!("a text of {length} tokens, expected 1 to {most}")));
+            return Err(InputError(format!("the text has {length} tokens, expected 1 to {most}")));
         }
         if let Some(other) = texts.iter().find(|ids| ids.len() != length) {
-            return Err(InputError(format!("texts of {length} and {} tokens in one batch", other.len())));
+            return Err(InputError(format!(
+                "the texts in a batch have different lengths, {length} and {} tokens",
+                other.len()
+            )));
         }
         match texts.iter().flatten().find(|id| **id as usize >= self.config.vocab_size) {
             Some(id) => {
                 let known = self.config.vocab_size;
-                Err(InputError(format!("token {id}, but the text encoder knows tokens below {known}")))
+                Err(InputError(format!(
+                    "token id {id} is outside the text encoder's vocabulary of {known} tokens"
+                )))
             }
             None => Ok(()),
         }
     }
 }
 
-/// 0 for what came before, −∞ for what follows: `[1, 1, T, T]`.
+/// The causal mask: 0 for earlier tokens, −∞ for later ones, `[1, 1, T, T]`.
 fn causal(t: usize, device: &Device) -> Tensor<4> {
     let values: Vec<f32> = (0..t * t).map(|i| if i % t <= i / t { 0.0 } else { f32::NEG_INFINITY }).collect();
     Tensor::from_data(TensorData::new(values, [1, 1, t, t]), (device, DType::F32))

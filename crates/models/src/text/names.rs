@@ -1,15 +1,15 @@
-//! Tensor names of text encoders through the versions of transformers.
+//! Tensor names of text encoders in different versions of transformers.
 
 use burn::tensor::TensorData;
 
 use crate::params::{HostTensor, TensorSource};
 
 const PREFIX: &str = "text_model.";
-/// `0, 1, 2, …`, which versions before 4.31 stored.
+/// The position ids `0, 1, 2, …`, which versions before 4.31 stored.
 const PLACES: &str = "embeddings.position_ids";
 const PROJECTION: &str = "text_projection.weight";
 
-/// A source with `text_model.` before all names but the projection's, and without the numbers of places.
+/// A source with `text_model.` before all names except the projection's, and without the position ids.
 pub(super) struct Prefixed<'a>(pub(super) &'a dyn TensorSource);
 
 impl Prefixed<'_> {

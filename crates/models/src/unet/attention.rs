@@ -9,7 +9,7 @@ use super::{
 };
 use crate::layers::{GroupNorm, Init, Linear};
 
-/// Normalize, attend, project, add.
+/// Normalization, attention, projection, residual connection.
 #[derive(Module, Debug)]
 pub struct Attention {
     group_norm: Option<GroupNorm>,
@@ -23,8 +23,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `groups` divides `channels`; without it there is no normalization. The sum with the input is divided
-    /// by `scale`.
+    /// `groups` must divide `channels`; without it there is no normalization. The sum with the input is divided by `scale`.
     pub(crate) fn new(
         init: &Init,
         config: &UNet2DConfig,
@@ -34,14 +33,17 @@ impl Attention {
     ) -> Result<Self, ConfigError> {
         let head_dim = config.attention_head_dim.unwrap_or(channels);
         if head_dim == 0 || head_dim > channels {
-            let reason = format!("{} has {channels} channels, expected a head of 1 to as many", init.path());
+            let reason = format!(
+                "{} has {channels} channels; expected 1 to {channels} channels per head",
+                init.path()
+            );
             return Err(ConfigError::value("attention_head_dim", head_dim, reason));
         }
         let norm = groups.map(|n| (n, config.norm_eps));
         Ok(Self { scale, ..Self::of_heads(init, channels, head_dim, norm) })
     }
 
-    /// Heads of `head_dim` channels, after a normalization of so many groups with this epsilon.
+    /// Attention with heads of `head_dim` channels, after a normalization with the given groups and epsilon.
     pub(crate) fn of_heads(
         init: &Init,
         channels: usize,
@@ -63,7 +65,7 @@ impl Attention {
         }
     }
 
-    /// `[B, C, H, W]`, same out.
+    /// Maps `[B, C, H, W]` to the same shape.
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [b, c, h, w] = x.dims();
         let y = match &self.group_norm {

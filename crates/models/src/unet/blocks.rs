@@ -1,4 +1,4 @@
-//! The blocks on the ways down and up, and the one between.
+//! The blocks of the down path and the up path, and the middle block.
 
 use std::f64::consts::SQRT_2;
 
@@ -16,13 +16,13 @@ use crate::{
     network::Mode,
 };
 
-/// Channels of the image that skip blocks pass along, fixed by the published networks.
+/// Image channels of skip blocks, fixed in the published networks.
 pub(super) const SKIP_CHANNELS: usize = 3;
 
 /// Groups of the normalization before the attention of skip blocks.
 const SKIP_ATTENTION_GROUPS: usize = 32;
 
-/// A block on the way down.
+/// A block of the down path.
 #[derive(Module, Debug)]
 pub struct DownBlock {
     resnets: Vec<ResnetBlock>,
@@ -94,7 +94,7 @@ impl DownBlock {
             T::AttnDownBlock2D | T::DownBlock2D => {
                 let padding = config.downsample_padding;
                 if padding > 1 {
-                    let reason = "expected 0 or 1: more than half the resolution would be left";
+                    let reason = "expected 0 or 1";
                     return Err(ConfigError::value("downsample_padding", padding, reason));
                 }
                 block.downsamplers.push(Either::A(ConvDown::new(&at, outputs, padding)));
@@ -103,8 +103,8 @@ impl DownBlock {
         Ok(block)
     }
 
-    /// `x: [B, in, H, W]` to `[B, out, H/2, W/2]`. Leaves on `skips` what the way up will read; halves
-    /// `image`, if this block reads it.
+    /// Maps `x: [B, in, H, W]` to `[B, out, H/2, W/2]`. Pushes the inputs of the up path to `skips`; halves `image` if this
+    /// block reads it.
     pub(super) fn forward(
         &self,
         mut x: Tensor<4>,
@@ -143,7 +143,7 @@ impl DownBlock {
     }
 }
 
-/// A block on the way up.
+/// A block of the up path.
 #[derive(Module, Debug)]
 pub struct UpBlock {
     attentions: Vec<Attention>,
@@ -157,19 +157,19 @@ pub struct UpBlock {
     doubles: bool,
 }
 
-/// The channels that a block on the way up joins.
+/// The channels that meet in a block of the up path.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UpChannels {
-    /// Of the block before it on the way up.
+    /// Channels of the previous block of the up path.
     pub(super) previous: usize,
-    /// Of this resolution.
+    /// Channels at this resolution.
     pub(super) outputs: usize,
-    /// Of the next higher resolution.
+    /// Channels at the next higher resolution.
     pub(super) next: usize,
 }
 
 impl UpBlock {
-    /// How many layers of a block read something from the way down.
+    /// Number of layers in a block that read a skip connection.
     pub(super) fn reads(kind: UpBlockType, config: &UNet2DConfig) -> usize {
         match kind {
             UpBlockType::KUpBlock2D => config.layers_per_block,
@@ -265,8 +265,8 @@ impl UpBlock {
         Ok(block)
     }
 
-    /// `x: [B, previous, H, W]` to `[B, C, 2H, 2W]`. Takes its share of `skips`; a skip block adds to
-    /// `image` at its resolution.
+    /// Maps `x: [B, previous, H, W]` to `[B, C, 2H, 2W]`. Pops its inputs from `skips`; a skip block adds to `image` at its
+    /// resolution.
     pub(super) fn forward(
         &self,
         mut x: Tensor<4>,
@@ -279,7 +279,7 @@ impl UpBlock {
         let conditioned = self.kind == UpBlockType::KUpBlock2D;
         let skip = matches!(self.kind, UpBlockType::SkipUpBlock2D | UpBlockType::AttnSkipUpBlock2D);
         for (i, resnet) in self.resnets.iter().enumerate() {
-            // A block of conditioned layers joins once, and leaves the other skips unread.
+            // A block of conditioned layers reads one skip connection and ignores the others.
             let joined = taken.pop().filter(|_| !conditioned || i == 0);
             x = resnet.forward(Maps { x, skip: joined }, time, mode);
             if let Some(attention) = self.attentions.get(i).filter(|_| !skip) {
@@ -317,7 +317,7 @@ impl UpBlock {
     }
 }
 
-/// The block between the ways down and up.
+/// The middle block.
 #[derive(Module, Debug)]
 pub struct MidBlock {
     attentions: Vec<Attention>,
@@ -364,7 +364,7 @@ impl MidBlock {
         }
     }
 
-    /// `[B, C, H, W]`, same out.
+    /// Maps `[B, C, H, W]` to the same shape.
     pub(super) fn forward(&self, mut x: Tensor<4>, time: &Time, mode: Mode) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             if let Some(attention) = i.checked_sub(1).and_then(|i| self.attentions.get(i)) {

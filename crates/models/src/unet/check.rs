@@ -1,7 +1,7 @@
-//! Whether a configuration describes a network, and whether an input fits it.
+//! Checks whether a configuration describes a network, and whether an input suits it.
 //!
-//! Layers check their own channels. Here channels and resolutions are followed through the network, since
-//! not every way up can join what every way down left.
+//! Layers check their own channels. This module follows channels and resolutions through the network, because not every
+//! up path matches every down path.
 
 use burn::tensor::Device;
 
@@ -17,10 +17,10 @@ use crate::{
     network::{Condition, InputError},
 };
 
-/// More are taken for a mistake.
+/// Larger networks are considered a mistake.
 pub(super) const MAX_PARAMETERS: usize = 1 << 33;
 
-/// Channels of one layer, entries of a table and the like: more are taken for a mistake.
+/// Limit for channels, table entries and similar; larger values are considered a mistake.
 const MAX_WIDTH: usize = 1 << 20;
 
 const MAX_BLOCKS: usize = 16;
@@ -28,22 +28,21 @@ const MAX_BLOCKS: usize = 16;
 const MAX_LAYERS: usize = 64;
 
 impl UNet2DConfig {
-    /// Whether a network can be built from this.
+    /// Checks that a network can be built from this.
     ///
     /// # Errors
-    /// Names the key and its value, and says what was expected: lists that differ in length, channels that
-    /// do not divide into groups, blocks that do not fit together, values out of range.
+    /// Names the key, its value and what was expected: for lists of different lengths, channels that are not divisible by
+    /// groups, blocks that do not match, and values out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         UNet2DModel::build(self, &Init::new(0, &Device::flex())).map(drop)
     }
 
-    /// How many pixels one pixel of the lowest resolution stands for, in each direction: heights and widths
-    /// are multiples of it.
+    /// The size in pixels that corresponds to one pixel at the lowest resolution. Heights and widths must be multiples of it.
     pub fn stride(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
 
-    /// Whether the network takes images of `shape` (`[B, C, H, W]`) at `times` under `condition`.
+    /// Checks that the network supports images of `shape` (`[B, C, H, W]`) at `times` with `condition`.
     ///
     /// # Errors
     /// Says which input is wrong and what was expected.
@@ -54,16 +53,18 @@ impl UNet2DConfig {
         condition: &Condition,
     ) -> Result<(), InputError> {
         let [b, c, h, w] = shape;
-        ensure(c == self.in_channels, || format!("images of {c} channels, expected {}", self.in_channels))?;
+        ensure(c == self.in_channels, || {
+            format!("the images have {c} channels, expected {}", self.in_channels)
+        })?;
         let stride = self.stride();
         ensure(h > 0 && w > 0 && h.is_multiple_of(stride) && w.is_multiple_of(stride), || {
-            format!("images of {h}×{w} pixels, expected multiples of {stride}")
+            format!("the images have {h}×{w} pixels, expected multiples of {stride}")
         })?;
         let mirrored = self.up_block_types.iter().position(|t| *t == UpBlockType::KUpBlock2D);
         if let Some(i) = mirrored.filter(|i| i + 1 < self.up_block_types.len()) {
             let least = 2 * (stride >> i);
             ensure(h >= least && w >= least, || {
-                format!("images of {h}×{w} pixels, expected at least {least}")
+                format!("the images have {h}×{w} pixels, expected at least {least}")
             })?;
         }
         ensure(times.len() == b, || format!("{} times for {b} images", times.len()))?;
@@ -71,16 +72,16 @@ impl UNet2DConfig {
             let n = self.num_train_timesteps.unwrap_or(0);
             for t in times {
                 let known = t.fract() == 0.0 && *t >= 0.0 && (*t as usize) < n;
-                ensure(known, || format!("time {t}, expected a whole number below {n}"))?;
+                ensure(known, || format!("time {t}, expected an integer in 0..{n}"))?;
             }
         }
         self.check_classes(b, condition)?;
         match condition.embedding.as_ref().map(|e| e.dims()) {
             Some(found) => ensure(found == [b, self.time_width()], || {
-                format!("an embedding of shape {found:?}, expected {:?}", [b, self.time_width()])
+                format!("the class embedding has shape {found:?}, expected {:?}", [b, self.time_width()])
             }),
             None => ensure(self.class_embed_type != Some(ClassEmbedType::Identity), || {
-                "no embedding of the class, which this network expects".into()
+                "this network needs a class embedding".into()
             }),
         }
     }
@@ -96,12 +97,12 @@ impl UNet2DConfig {
         };
         match (least_unknown, &condition.classes) {
             (None, None) => Ok(()),
-            (None, Some(_)) => Err(InputError("classes for a network that knows none".into())),
-            (Some(_), None) => Err(InputError("no classes for a network that expects them".into())),
+            (None, Some(_)) => Err(InputError("this network has no classes".into())),
+            (Some(_), None) => Err(InputError("this network needs classes".into())),
             (Some(n), Some(classes)) => {
                 ensure(classes.len() == b, || format!("{} classes for {b} images", classes.len()))?;
                 match classes.iter().find(|c| **c >= n) {
-                    Some(c) => Err(InputError(format!("class {c}, expected one below {n}"))),
+                    Some(c) => Err(InputError(format!("class {c} is out of range, expected 0..{n}"))),
                     None => Ok(()),
                 }
             }
@@ -113,12 +114,12 @@ fn ensure(ok: bool, message: impl FnOnce() -> String) -> Result<(), InputError> 
     if ok { Ok(()) } else { Err(InputError(message())) }
 }
 
-/// Checks each value by itself.
+/// Checks each value separately.
 pub(super) fn check_values(config: &UNet2DConfig) -> Result<(), ConfigError> {
     let c = config;
     let blocks = c.block_out_channels.len();
     if blocks == 0 || blocks > MAX_BLOCKS {
-        let reason = format!("expected 1 to {MAX_BLOCKS} numbers of channels");
+        let reason = format!("expected 1 to {MAX_BLOCKS} entries");
         return Err(ConfigError::value("block_out_channels", &c.block_out_channels, reason));
     }
     let lists = [
@@ -127,7 +128,7 @@ pub(super) fn check_values(config: &UNet2DConfig) -> Result<(), ConfigError> {
     ];
     for (key, found, value) in lists {
         if found != blocks {
-            let reason = format!("expected {blocks} blocks, as many as `block_out_channels` has entries");
+            let reason = format!("expected {blocks} blocks, one for each entry of `block_out_channels`");
             return Err(ConfigError::value(key, value.unwrap_or_default(), reason));
         }
     }
@@ -150,13 +151,13 @@ pub(super) fn check_values(config: &UNet2DConfig) -> Result<(), ConfigError> {
     }
     let floats = [
         ("dropout", c.dropout, (0.0..=1.0).contains(&c.dropout), "expected a probability between 0 and 1"),
-        ("norm_eps", c.norm_eps, c.norm_eps.is_finite() && c.norm_eps >= 0.0, "expected a small number ≥ 0"),
-        ("freq_shift", c.freq_shift, c.freq_shift.is_finite(), "expected a number"),
+        ("norm_eps", c.norm_eps, c.norm_eps.is_finite() && c.norm_eps >= 0.0, "expected a finite value ≥ 0"),
+        ("freq_shift", c.freq_shift, c.freq_shift.is_finite(), "expected a finite value"),
         (
             "mid_block_scale_factor",
             c.mid_block_scale_factor,
             c.mid_block_scale_factor.is_finite() && c.mid_block_scale_factor != 0.0,
-            "expected a number other than 0",
+            "expected a value other than 0",
         ),
     ];
     for (key, value, ok, reason) in floats {
@@ -172,18 +173,18 @@ pub(super) fn check_values(config: &UNet2DConfig) -> Result<(), ConfigError> {
     }
 }
 
-/// Channels, and how often the resolution has been halved.
+/// Channels, and the number of halvings of the resolution.
 type Place = (usize, usize);
 
-/// Follows the activations through a network while it is built.
+/// The state of activations while a network is built.
 pub(super) struct Flow {
     /// Channels after the blocks so far.
     pub(super) channels: usize,
     level: usize,
     skips: Vec<Place>,
-    /// Where the image of the skip blocks is on the way down.
+    /// Resolution of the skip blocks' image on the down path.
     image_down: usize,
-    /// And on the way up, once there is one.
+    /// Resolution of the skip blocks' image on the up path, once it exists.
     image_up: Option<usize>,
 }
 
@@ -193,7 +194,7 @@ impl Flow {
         Self { channels, level: 0, skips: vec![(channels, 0)], image_down: 0, image_up: None }
     }
 
-    /// Through a block on the way down.
+    /// After a block of the down path.
     pub(super) fn down(
         &mut self,
         config: &UNet2DConfig,
@@ -209,12 +210,12 @@ impl Flow {
         }
         if matches!(kind, T::SkipDownBlock2D | T::AttnSkipDownBlock2D) {
             if self.image_down != self.level {
-                let reason = "the image of a skip block has a higher resolution than the block, since the \
-                              blocks before are not all skip blocks";
+                let reason = "a skip block needs its image at its own resolution, so all \
+                              blocks before it must be skip blocks";
                 return Err(ConfigError::value("down_block_types", &config.down_block_types, reason));
             }
             if config.in_channels != SKIP_CHANNELS {
-                let reason = format!("expected {SKIP_CHANNELS}, which the skip blocks read");
+                let reason = format!("expected {SKIP_CHANNELS} for skip blocks");
                 return Err(ConfigError::value("in_channels", config.in_channels, reason));
             }
             self.image_down += 1;
@@ -226,7 +227,7 @@ impl Flow {
         Ok(())
     }
 
-    /// Through the block on the way up at `level`.
+    /// After the block of the up path at `level`.
     pub(super) fn up(
         &mut self,
         config: &UNet2DConfig,
@@ -244,11 +245,11 @@ impl Flow {
 
         let entering = if conditioned { outputs } else { previous };
         if self.channels != entering {
-            return wrong(format!("is entered by {} channels, expected {entering}", self.channels));
+            return wrong(format!("has {} input channels, expected {entering}", self.channels));
         }
         let reads = UpBlock::reads(kind, config);
         if reads > self.skips.len() {
-            return wrong("finds nothing left to join from the way down".into());
+            return wrong("has no skip connection left from the down path".into());
         }
         let mut taken = self.skips.split_off(self.skips.len() - reads);
         if conditioned {
@@ -260,7 +261,7 @@ impl Flow {
             if *found != expected {
                 let (c, l) = expected;
                 return wrong(format!(
-                    "joins {} channels of level {} from the way down, expected {c} channels of level {l}",
+                    "has a skip connection with {} channels from level {}, expected {c} channels from level {l}",
                     found.0, found.1
                 ));
             }
@@ -269,7 +270,9 @@ impl Flow {
 
         if matches!(kind, T::SkipUpBlock2D | T::AttnSkipUpBlock2D) {
             if self.image_up.is_some_and(|at| at != level + 1) {
-                return wrong("is a skip block, but the one before, which follows another, is not".into());
+                return wrong(
+                    "is a skip block after a block that is not; skip blocks must be consecutive".into(),
+                );
             }
             if self.image_up.is_some() || level > 0 {
                 self.image_up = Some(level);
@@ -279,21 +282,21 @@ impl Flow {
         Ok(())
     }
 
-    /// Into the last convolution, which has `first` channels.
+    /// Before the last convolution, which has `first` channels.
     pub(super) fn end(&self, config: &UNet2DConfig, first: usize) -> Result<(), ConfigError> {
         if self.channels != first {
-            let reason = format!("{} channels come out, expected {first}", self.channels);
+            let reason = format!("the up path ends with {} channels, expected {first}", self.channels);
             return Err(ConfigError::value("up_block_types", &config.up_block_types, reason));
         }
         match self.image_up {
             None => Ok(()),
             Some(0) if config.out_channels == SKIP_CHANNELS => Ok(()),
             Some(0) => {
-                let reason = format!("expected {SKIP_CHANNELS}, which the skip blocks make");
+                let reason = format!("expected {SKIP_CHANNELS} for skip blocks");
                 Err(ConfigError::value("out_channels", config.out_channels, reason))
             }
             Some(_) => {
-                let reason = "after a skip block only skip blocks can bring its image to full resolution";
+                let reason = "all blocks after a skip block must be skip blocks";
                 Err(ConfigError::value("up_block_types", &config.up_block_types, reason))
             }
         }

@@ -1,4 +1,4 @@
-//! The configuration of a [`UNet2DModel`](super::UNet2DModel), as diffusers' `config.json` has it.
+//! The configuration of a [`UNet2DModel`](super::UNet2DModel) in the format of diffusers' `config.json`.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -10,10 +10,10 @@ use crate::{
 
 const CLASS: &str = "UNet2DModel";
 
-/// The release of diffusers whose `config.json` and behaviour are followed.
+/// The diffusers release whose `config.json` and behaviour are reproduced.
 pub const DIFFUSERS_VERSION: &str = "0.42.1";
 
-/// What diffusers' training scripts leave beside the keys of a network; they say nothing about it.
+/// Keys that diffusers' training scripts add; they do not affect the network.
 const HARMLESS: [&str; 7] =
     ["decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"];
 
@@ -21,7 +21,7 @@ const HARMLESS: [&str; 7] =
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum SampleSize {
-    /// The same for both.
+    /// The same height and width.
     Square(usize),
     /// `[height, width]`.
     Rectangle([usize; 2]),
@@ -37,20 +37,20 @@ impl SampleSize {
     }
 }
 
-/// How the time becomes a vector.
+/// How the time is embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeEmbeddingType {
     /// Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017).
     Positional,
-    /// Sines and cosines of the time's logarithm at random frequencies (Song et al. 2021); the output is
-    /// divided by the time.
+    /// Sines and cosines of the time's logarithm at random frequencies (Song et al. 2021); the output is divided by the
+    /// time.
     Fourier,
     /// One learned vector for each of `num_train_timesteps`.
     Learned,
 }
 
-/// A block on the way down. Each but the last halves the resolution.
+/// A block of the down path. Each but the last halves the resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::enum_variant_names)]
 pub enum DownBlockType {
@@ -60,10 +60,10 @@ pub enum DownBlockType {
     /// Residual layers, each followed by attention.
     #[serde(alias = "UNetResAttnDownBlock2D")]
     AttnDownBlock2D,
-    /// Residual layers, one more of which halves the resolution.
+    /// Residual layers, plus one that halves the resolution.
     #[serde(alias = "UNetResResnetDownsampleBlock2D")]
     ResnetDownsampleBlock2D,
-    /// As NCSN++ (Song et al. 2021): the filtered input image joins in at every resolution.
+    /// As in NCSN++ (Song et al. 2021): the filtered input image is added at every resolution.
     #[serde(alias = "UNetResSkipDownBlock2D")]
     SkipDownBlock2D,
     /// The same with attention.
@@ -74,14 +74,14 @@ pub enum DownBlockType {
     KDownBlock2D,
 }
 
-/// The block between the ways down and up.
+/// The middle block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MidBlockType {
     /// A residual layer, attention, a residual layer.
     UNetMidBlock2D,
 }
 
-/// A block on the way up. Each but the last doubles the resolution.
+/// A block of the up path. Each but the last doubles the resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::enum_variant_names)]
 pub enum UpBlockType {
@@ -91,10 +91,10 @@ pub enum UpBlockType {
     /// Residual layers, each followed by attention.
     #[serde(alias = "UNetResAttnUpBlock2D")]
     AttnUpBlock2D,
-    /// Residual layers, one more of which doubles the resolution.
+    /// Residual layers, plus one that doubles the resolution.
     #[serde(alias = "UNetResResnetUpsampleBlock2D")]
     ResnetUpsampleBlock2D,
-    /// As NCSN++: every resolution adds to the output image.
+    /// As in NCSN++: every resolution adds to the output image.
     #[serde(alias = "UNetResSkipUpBlock2D")]
     SkipUpBlock2D,
     /// The same with attention.
@@ -105,7 +105,7 @@ pub enum UpBlockType {
     KUpBlock2D,
 }
 
-/// What halves or doubles the resolution in blocks with attention.
+/// How blocks with attention change the resolution.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResampleType {
@@ -116,7 +116,7 @@ pub enum ResampleType {
     Resnet,
 }
 
-/// How the time enters a residual layer.
+/// How the time embedding is applied in a residual layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeScaleShift {
@@ -126,21 +126,21 @@ pub enum TimeScaleShift {
     ScaleShift,
 }
 
-/// How the class becomes a vector, if not by a learned table of `num_class_embeds` entries.
+/// How the class is embedded, unless by a learned table with `num_class_embeds` entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassEmbedType {
-    /// Like a time.
+    /// Like the time.
     Timestep,
-    /// It is one already: [`Condition::embedding`](crate::network::Condition::embedding).
+    /// The class is already an embedding: [`Condition::embedding`](crate::network::Condition::embedding).
     Identity,
 }
 
-/// The keys of `config.json`. Keys that are left out have diffusers' defaults; unknown ones are errors.
+/// The keys of `config.json`. Missing keys have diffusers' defaults; unknown ones are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNet2DConfig {
-    /// Size of the images that the network was made for; it takes others too.
+    /// Size of the training images; other sizes are supported too.
     pub sample_size: Option<SampleSize>,
     /// Channels of the input.
     pub in_channels: usize,
@@ -148,56 +148,56 @@ pub struct UNet2DConfig {
     pub out_channels: usize,
     /// Whether to map the input from `0..1` to `-1..1` first.
     pub center_input_sample: bool,
-    /// How the time becomes a vector.
+    /// How the time is embedded.
     pub time_embedding_type: TimeEmbeddingType,
-    /// Width of the time embedding; four times the first of `block_out_channels` if not given.
+    /// Width of the time embedding; by default four times the first of `block_out_channels`.
     pub time_embedding_dim: Option<usize>,
-    /// Positional embedding: how many frequencies are added beyond the lowest, in its spacing.
+    /// Positional embedding: offset of the frequencies' exponent.
     pub freq_shift: f64,
     /// Positional embedding: whether cosines come first.
     pub flip_sin_to_cos: bool,
-    /// The blocks on the way down.
+    /// The blocks of the down path.
     pub down_block_types: Vec<DownBlockType>,
-    /// The block between, if any.
+    /// The middle block, if any.
     pub mid_block_type: Option<MidBlockType>,
-    /// The blocks on the way up, from the lowest resolution.
+    /// The blocks of the up path, from the lowest resolution.
     pub up_block_types: Vec<UpBlockType>,
     /// Channels at each resolution, from the highest.
     pub block_out_channels: Vec<usize>,
-    /// Residual layers in each block on the way down; one more on the way up.
+    /// Residual layers in each block of the down path; the up path has one more.
     pub layers_per_block: usize,
-    /// Divides the outputs of the middle block's layers.
+    /// Divisor of the outputs of the middle block's layers.
     pub mid_block_scale_factor: f64,
-    /// Zeros around the image before a convolution halves it; 0 puts one row and column behind it.
+    /// Zero padding of convolutions that halve the resolution; 0 means one row and column at the bottom and right.
     pub downsample_padding: usize,
-    /// What halves the resolution in `AttnDownBlock2D`.
+    /// How `AttnDownBlock2D` halves the resolution.
     #[serde(deserialize_with = "null_is_default")]
     pub downsample_type: ResampleType,
-    /// What doubles the resolution in `AttnUpBlock2D`.
+    /// How `AttnUpBlock2D` doubles the resolution.
     #[serde(deserialize_with = "null_is_default")]
     pub upsample_type: ResampleType,
-    /// Probability of dropout within residual layers, while training.
+    /// Dropout probability of residual layers in training.
     pub dropout: f64,
     /// Activation of the residual layers.
     pub act_fn: Activation,
-    /// Channels of an attention head; a single head if null.
+    /// Channels per attention head; null means a single head.
     pub attention_head_dim: Option<usize>,
-    /// Groups of the group normalizations. May be null if no block asks for it.
+    /// Groups of the group normalizations. May be null if no block needs it.
     pub norm_num_groups: Option<usize>,
     /// Groups of the normalization before the middle block's attention. If null, `norm_num_groups` with
-    /// `resnet_time_scale_shift = "default"` and no normalization otherwise.
+    /// `resnet_time_scale_shift = "default"`, otherwise no normalization.
     pub attn_norm_num_groups: Option<usize>,
     /// Added to the variance in normalizations.
     pub norm_eps: f64,
-    /// How the time enters a residual layer.
+    /// How the time embedding is applied in a residual layer.
     pub resnet_time_scale_shift: TimeScaleShift,
     /// Whether the middle block has attention.
     pub add_attention: bool,
-    /// How the class becomes a vector, if not by a table.
+    /// How the class is embedded, unless by a table.
     pub class_embed_type: Option<ClassEmbedType>,
-    /// Entries of the table of classes, if there is one.
+    /// Entries of the class embedding table, if there is one.
     pub num_class_embeds: Option<usize>,
-    /// Entries of the table of times, if `time_embedding_type` is `learned`.
+    /// Entries of the time embedding table, if `time_embedding_type` is `learned`.
     pub num_train_timesteps: Option<usize>,
 }
 
@@ -243,11 +243,11 @@ impl Default for UNet2DConfig {
 }
 
 impl UNet2DConfig {
-    /// Reads `config.json` and [validates](Self::validate) it.
+    /// Parses `config.json` and [validates](Self::validate) it. Keys that start with an underscore are metadata of the
+    /// program that wrote the file and are ignored, except `_class_name`.
     ///
     /// # Errors
-    /// Names the key that is unknown, malformed, or in contradiction to others. Keys that begin with an
-    /// underscore are notes of the program that wrote the file; of these only `_class_name` is looked at.
+    /// Names the key that is unknown, malformed or contradicts others.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let format = Format { class: CLASS, harmless: &HARMLESS, fixed: &[] };
         let config: Self = config::read(text, &format)?;
@@ -255,7 +255,7 @@ impl UNet2DConfig {
         Ok(config)
     }
 
-    /// `config.json`, as diffusers reads it.
+    /// The `config.json` for diffusers.
     pub fn to_json(&self) -> String {
         config::write(self, CLASS)
     }

@@ -1,7 +1,7 @@
-//! Times and classes as vectors.
+//! Embeddings of times and classes.
 //!
-//! A time `t` becomes sines and cosines. Frequencies and phases are rounded to `f32` where PyTorch rounds
-//! them: at `t = 1000` a phase in `f32` is good to 3e-5 only, and networks have learned with that.
+//! A time `t` becomes sines and cosines. Frequencies and phases are rounded to `f32` exactly as in PyTorch: at `t = 1000`
+//! a phase in `f32` is accurate to 3e-5 only, and networks have learned with that.
 
 use burn::{
     module::{Module, Param},
@@ -10,9 +10,9 @@ use burn::{
 
 use crate::layers::{Activation, Init, Linear};
 
-/// `sin(t·fᵢ)` and `cos(t·fᵢ)` for `fᵢ = 10000^(−i/(n − shift))`, `i < n = width/2`: one row per time, of
-/// shape `[B, width]`. Sines come first unless `cosines_first`; an odd width ends with a zero.
-/// Vaswani et al. 2017 (arXiv:1706.03762, section 3.5), frequencies as in Ho et al. 2020 for `shift = 1`.
+/// `sin(t·fᵢ)` and `cos(t·fᵢ)` with `fᵢ = 10000^(−i/(n − shift))`, `i < n = width/2`: one row per time, of shape
+/// `[B, width]`. Sines come first unless `cosines_first`; an odd width ends with a zero. Vaswani et al. 2017
+/// (arXiv:1706.03762, section 3.5), with the frequencies of Ho et al. 2020 for `shift = 1`.
 pub fn positional(times: &[f32], width: usize, shift: f64, cosines_first: bool) -> Vec<f32> {
     let half = width / 2;
     let rate = -(10000f64.ln()) as f32;
@@ -37,12 +37,12 @@ pub fn positional(times: &[f32], width: usize, shift: f64, cosines_first: bool) 
 /// `sin(2π·wᵢ·ln t)` and `cos(2π·wᵢ·ln t)` for fixed random `wᵢ` (Tancik et al. 2020; Song et al. 2021).
 #[derive(Module, Debug)]
 pub struct FourierProjection {
-    /// `[width]`, never trained.
+    /// `[width]`, not trained.
     weight: Param<Tensor<1>>,
 }
 
 impl FourierProjection {
-    /// Frequencies are normal with standard deviation 16.
+    /// Creates normal frequencies with standard deviation 16.
     pub(crate) fn new(init: &Init, width: usize) -> Self {
         Self { weight: init.normal("weight", [width], 16.0).set_require_grad(false) }
     }
@@ -57,7 +57,7 @@ impl FourierProjection {
     }
 }
 
-/// Two linear maps with SiLU between.
+/// Two linear layers with SiLU in between.
 #[derive(Module, Debug)]
 pub struct TimestepEmbedding {
     linear_1: Linear,
@@ -65,7 +65,7 @@ pub struct TimestepEmbedding {
 }
 
 impl TimestepEmbedding {
-    /// From `inputs` to `width` numbers.
+    /// Creates layers from `inputs` to `width` features.
     pub(crate) fn new(init: &Init, inputs: usize, width: usize) -> Self {
         Self {
             linear_1: Linear::new(&init.at("linear_1"), inputs, width, true),
@@ -78,18 +78,18 @@ impl TimestepEmbedding {
         self.forward_with(Activation::Silu, x)
     }
 
-    /// The same with another activation between.
+    /// The same with another activation.
     pub(crate) fn forward_with(&self, activation: Activation, x: Tensor<2>) -> Tensor<2> {
         self.linear_2.forward(activation.apply(self.linear_1.forward(x)))
     }
 
-    /// Where the parameters are.
+    /// The device of the parameters.
     pub(crate) fn device(&self) -> Device {
         self.linear_1.weight.lazy_device()
     }
 }
 
-/// `values` as `rows` equally long rows.
+/// `values` as `rows` rows of equal length.
 pub(crate) fn rows(values: Vec<f32>, rows: usize, device: &Device) -> Tensor<2> {
     let shape = [rows, values.len() / rows.max(1)];
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))

@@ -10,15 +10,15 @@ use crate::params::{HostTensor, TensorSource};
 const RENAMED: [(&str, &str); 4] =
     [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
-/// A source by the names that diffusers uses now.
+/// A source under the names that diffusers uses now.
 pub struct CurrentNames<'a> {
     source: &'a dyn TensorSource,
-    /// Present name to name in the source.
+    /// Current name to name in the source.
     names: BTreeMap<String, String>,
 }
 
 impl<'a> CurrentNames<'a> {
-    /// Looks at the names in `source`.
+    /// Detects old names in `source`.
     pub fn new(source: &'a dyn TensorSource) -> Self {
         let names = source.names().into_iter().map(|name| (current(&name), name)).collect();
         Self { source, names }

@@ -1,5 +1,5 @@
-//! `UNet2DModel`: the convolutional U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239), ADM (Dhariwal &
-//! Nichol 2021, arXiv:2105.05233) and NCSN++ (Song et al. 2021, arXiv:2011.13456), as diffusers has it.
+//! `UNet2DModel`: the convolutional U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239), ADM (Dhariwal & Nichol 2021,
+//! arXiv:2105.05233) and NCSN++ (Song et al. 2021, arXiv:2011.13456), as in diffusers.
 
 pub(crate) mod attention;
 mod blocks;
@@ -33,7 +33,7 @@ use check::{Flow, MAX_PARAMETERS, check_values};
 use embed::{FourierProjection, TimestepEmbedding};
 use resnet::{Time, check_groups};
 
-/// The U-Net. Parameter names are those of diffusers' `UNet2DModel`.
+/// The U-Net. Parameters are named as in diffusers' `UNet2DModel`.
 #[derive(Module, Debug)]
 pub struct UNet2DModel {
     conv_in: Conv2d,
@@ -52,20 +52,19 @@ pub struct UNet2DModel {
 }
 
 impl UNet2DModel {
-    /// A network with initial weights drawn from PyTorch's default distributions. Each parameter is a
-    /// function of `seed` and its name.
+    /// Creates a network with initial weights drawn from PyTorch's default distributions. Each parameter only depends on
+    /// `seed` and its name.
     ///
     /// # Errors
-    /// As [`UNet2DConfig::validate`].
+    /// Those of [`UNet2DConfig::validate`].
     pub fn new(config: &UNet2DConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
         Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
     }
 
-    /// A network with the weights of `source`. The attention layers may be named as diffusers did before
-    /// version 0.15.
+    /// Creates a network with the weights of `source`. The attention layers may have the names of diffusers before 0.15.
     ///
     /// # Errors
-    /// As [`UNet2DConfig::validate`] and [`params::import`].
+    /// Those of [`UNet2DConfig::validate`] and [`params::import`].
     pub fn load(
         config: &UNet2DConfig,
         source: &dyn TensorSource,
@@ -75,26 +74,25 @@ impl UNet2DModel {
         Ok(params::import(model, &CurrentNames::new(source))?)
     }
 
-    /// What the network was built from.
+    /// The network's configuration.
     pub fn config(&self) -> &UNet2DConfig {
         &self.config
     }
 
-    /// The same network, computing with `precision`: all but the first convolution, the last one, and the time
-    /// embedding, which stay in `f32`. Parameters are shared.
+    /// The same network in `precision`, except that the first and the last convolution and the time embedding stay in `f32`.
+    /// Parameters are shared.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// What the network computes with.
+    /// The precision of the network.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Builds the network without computing its parameters, and follows channels and resolutions through
-    /// it.
+    /// Builds the network without computing its parameters, and checks channels and resolutions.
     fn build(config: &UNet2DConfig, init: &Init) -> Result<Self, ConfigError> {
         check_values(config)?;
         let widths = &config.block_out_channels;
@@ -108,7 +106,7 @@ impl UNet2DModel {
             TimeEmbeddingType::Learned => match config.num_train_timesteps {
                 Some(n) if n > 0 => (Some(Either::B(Embedding::new(&at, n, first))), first),
                 n => {
-                    let reason = "expected a number of times, since `time_embedding_type` is \"learned\"";
+                    let reason = "expected a value, because `time_embedding_type` is \"learned\"";
                     return Err(ConfigError::value("num_train_timesteps", n, reason));
                 }
             },
@@ -170,13 +168,14 @@ impl UNet2DModel {
         };
         let count = params::count(&model);
         if count > MAX_PARAMETERS {
-            let reason = format!("{count} parameters are more than {MAX_PARAMETERS}");
+            let reason =
+                format!("the network has {count} parameters, more than the limit of {MAX_PARAMETERS}");
             return Err(ConfigError::value("block_out_channels", widths, reason));
         }
         Ok(model)
     }
 
-    /// Times as vectors, before the learned maps.
+    /// Embeds times, before the learned layers.
     fn project(&self, times: &[f32]) -> Tensor<2> {
         match &self.time_proj {
             Some(Either::A(fourier)) => fourier.forward(times),
@@ -190,7 +189,7 @@ impl UNet2DModel {
         }
     }
 
-    /// Time and condition as one vector per row, `[B, time width]`.
+    /// Embeds time and condition in one vector per row, `[B, time width]`.
     fn embed(&self, times: &[f32], condition: &Condition) -> Tensor<2> {
         let mut sum = self.time_embedding.forward(self.project(times));
         if let (Some(embedding), Some(classes)) = (&self.class_embedding, &condition.classes) {
@@ -250,13 +249,13 @@ impl UNet2DModel {
     }
 }
 
-/// Why a network could not be loaded.
+/// Why a network cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The configuration describes no network.
+    /// The configuration does not describe a network.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The tensors are not the network's.
+    /// The tensors do not match the network.
     #[error(transparent)]
     Params(#[from] ParamError),
 }

@@ -13,15 +13,15 @@ use crate::layers::{Conv2d, Init};
 pub(crate) enum Resample {
     /// The mean of 2×2 pixels.
     MeanDown,
-    /// Each pixel four times.
+    /// Each pixel repeated to 2×2.
     NearestUp,
-    /// Filtered with `[1, 3, 3, 1]/8` (Karras et al. 2020), zeros outside.
+    /// Filtered with `[1, 3, 3, 1]/8` (Karras et al. 2020) with zero padding.
     FirDown,
-    /// Zeros put between, then filtered with `[1, 3, 3, 1]/4`, zeros outside.
+    /// Zeros inserted, then filtered with `[1, 3, 3, 1]/4` with zero padding.
     FirUp,
-    /// As `FirDown`, the image mirrored outside.
+    /// Like `FirDown` with mirror padding.
     MirrorDown,
-    /// As `FirUp`, the image mirrored outside.
+    /// Like `FirUp` with mirror padding.
     MirrorUp,
 }
 
@@ -44,7 +44,7 @@ impl Resample {
     }
 }
 
-/// Doubled pixels filtered with this are zeros put between, filtered with `[1, 3, 3, 1]/4`.
+/// Filtering repeated pixels with this equals inserting zeros and filtering with `[1, 3, 3, 1]/4`.
 const BINOMIAL: [f32; 3] = [0.25, 0.5, 0.25];
 
 /// Convolves every channel with `taps ⊗ taps`.
@@ -87,7 +87,7 @@ impl ConvDown {
     }
 }
 
-/// Each pixel four times, then a convolution.
+/// Nearest-neighbour upsampling by 2, then a convolution.
 #[derive(Module, Debug)]
 pub struct ConvUp {
     conv: Conv2d,

@@ -1,4 +1,4 @@
-//! The residual layer: normalize, activate, convolve, twice, with the time between.
+//! The residual layer: normalize, activate, convolve, twice, with the time embedding in between.
 
 use burn::{
     module::Module,
@@ -15,7 +15,7 @@ use crate::{
     network::Mode,
 };
 
-/// The time as residual layers read it, both `[B, width]`.
+/// The time embedding for residual layers, both `[B, width]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Time {
     /// The embedding.
@@ -24,7 +24,7 @@ pub(crate) struct Time {
     pub(crate) active: Tensor<2>,
 }
 
-/// Group normalization whose scale and shift are linear in the time.
+/// Group normalization whose scale and shift are linear in the time embedding.
 #[derive(Module, Debug)]
 pub struct TimeGroupNorm {
     linear: Linear,
@@ -47,7 +47,7 @@ impl TimeGroupNorm {
     }
 }
 
-/// `[B, 2C]` as scale and shift.
+/// Splits `[B, 2C]` into scale and shift.
 fn halves(by: Tensor<2>) -> [Tensor<2>; 2] {
     let channels = by.dims()[1] / 2;
     [by.clone().narrow(1, 0, channels), by.narrow(1, channels, channels)]
@@ -55,30 +55,30 @@ fn halves(by: Tensor<2>) -> [Tensor<2>; 2] {
 
 type Norm = Either<GroupNorm, TimeGroupNorm>;
 
-/// How one residual layer differs from others of its network.
+/// The parameters of a residual layer.
 pub(crate) struct ResnetSpec {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
     pub(crate) groups: Groups,
-    /// What the sum of both paths is divided by.
+    /// Divisor of the sum of both paths.
     pub(crate) scale: f64,
     pub(crate) resample: Option<Resample>,
 }
 
-/// Where a layer's number of groups comes from.
+/// How the number of groups is determined.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Groups {
     /// `norm_num_groups`.
     Configured,
-    /// A quarter of the channels, at most 32, or of what is given for the first normalization.
+    /// A quarter of the channels, at most 32, or as given for the first normalization.
     Quarter {
         /// Groups of the first normalization.
         first: Option<usize>,
     },
-    /// One for 32 channels, and normalization is conditioned on time.
+    /// One group per 32 channels, with normalization conditioned on time.
     Of32 {
-        /// The channels that the second normalization's groups are counted by. The last layer of a block
-        /// on the way up has others, and is normalized in the block's number of groups nonetheless.
+        /// The channels from which the second normalization's groups are computed. The last layer of a block of the up path has
+        /// another number, but uses the block's number of groups.
         second: usize,
     },
 }
@@ -209,7 +209,7 @@ pub(crate) fn rescale(x: Tensor<4>, by: f64) -> Tensor<4> {
     if by == 1.0 { x } else { channels_last(x, |x| x.div_scalar(by as f32)) }
 }
 
-/// `norm_num_groups`, if the `channels` at `init` can be normalized in so many.
+/// `norm_num_groups`, if it divides the `channels` at `init`.
 pub(crate) fn configured_groups(
     init: &Init,
     config: &UNet2DConfig,
@@ -217,13 +217,17 @@ pub(crate) fn configured_groups(
 ) -> Result<usize, ConfigError> {
     let key = "norm_num_groups";
     let Some(groups) = config.norm_num_groups else {
-        return Err(ConfigError::value(key, (), format!("{} needs a number of groups", init.path())));
+        return Err(ConfigError::value(
+            key,
+            (),
+            format!("{} needs a number of groups, expected an integer", init.path()),
+        ));
     };
     check_groups(init, key, groups, groups, channels)?;
     Ok(groups)
 }
 
-/// Whether `channels` can be normalized in `groups` at `init`; else an error about `key`.
+/// Checks that `groups` divides the `channels` at `init`; the error names `key`.
 pub(crate) fn check_groups(
     init: &Init,
     key: &str,
@@ -234,6 +238,6 @@ pub(crate) fn check_groups(
     if groups > 0 && channels.is_multiple_of(groups) {
         return Ok(());
     }
-    let reason = format!("the {channels} channels of {} do not divide into {groups} groups", init.path());
+    let reason = format!("the {channels} channels of {} are not divisible by {groups} groups", init.path());
     Err(ConfigError::value(key, value, reason))
 }

@@ -1,4 +1,4 @@
-//! The blocks on the ways down and up, and the one between.
+//! The blocks of the down path and the up path, and the middle block.
 
 use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::Maps;
@@ -17,14 +17,14 @@ use crate::{
     },
 };
 
-/// What blocks read besides the image.
-pub(super) struct Told<'a> {
+/// Inputs of blocks besides the image.
+pub(super) struct Inputs<'a> {
     pub(super) time: &'a Time,
     pub(super) text: &'a Tensor<3>,
     pub(super) mode: Mode,
 }
 
-/// Builds layers of one block.
+/// Builds the layers of one block.
 struct Builder<'a> {
     config: &'a UNet2DConditionConfig,
     scale: f64,
@@ -37,7 +37,7 @@ impl Builder<'_> {
         ResnetBlock::new(init, &self.config.resnets(), spec)
     }
 
-    /// A transformer of block `level`, with so many layers.
+    /// A transformer with the given number of layers for block `level`.
     fn transformer(
         &self,
         init: &Init,
@@ -48,11 +48,16 @@ impl Builder<'_> {
     ) -> Result<Transformer, ConfigError> {
         let config = self.config;
         let list = |key: &str, value: Option<usize>| {
-            value.ok_or_else(|| ConfigError::value(key, level, "is the number of a block without an entry"))
+            value.ok_or_else(|| {
+                ConfigError::value(key, level, "is the index of a block without an entry in the list")
+            })
         };
         let heads = list("attention_head_dim", config.attention_head_dim.get(level))?;
         if heads == 0 || !channels.is_multiple_of(heads) {
-            let reason = format!("{channels} channels of {} do not divide into so many heads", init.path());
+            let reason = format!(
+                "the {channels} channels of {} are not divisible by this number of heads",
+                init.path()
+            );
             return Err(ConfigError::value("attention_head_dim", heads, reason));
         }
         let text = list("cross_attention_dim", config.cross_attention_dim.get(level))?;
@@ -62,7 +67,7 @@ impl Builder<'_> {
     }
 }
 
-/// A block on the way down.
+/// A block of the down path.
 #[derive(Module, Debug)]
 pub struct DownBlock {
     attentions: Vec<Transformer>,
@@ -97,12 +102,17 @@ impl DownBlock {
         Ok(block)
     }
 
-    /// Leaves on `skips` what the way up will read.
-    pub(super) fn forward(&self, mut x: Tensor<4>, skips: &mut Vec<Tensor<4>>, told: &Told<'_>) -> Tensor<4> {
+    /// Pushes the inputs of the up path to `skips`.
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        skips: &mut Vec<Tensor<4>>,
+        inputs: &Inputs<'_>,
+    ) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, told.time, told.mode);
+            x = resnet.forward(x, inputs.time, inputs.mode);
             if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, told.text);
+                x = attention.forward(x, inputs.text);
             }
             skips.push(x.clone());
         }
@@ -135,18 +145,18 @@ impl MidBlock {
         })
     }
 
-    pub(super) fn forward(&self, mut x: Tensor<4>, told: &Told<'_>) -> Tensor<4> {
+    pub(super) fn forward(&self, mut x: Tensor<4>, inputs: &Inputs<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             if let Some(attention) = i.checked_sub(1).and_then(|i| self.attentions.get(i)) {
-                x = attention.forward(x, told.text);
+                x = attention.forward(x, inputs.text);
             }
-            x = resnet.forward(x, told.time, told.mode);
+            x = resnet.forward(x, inputs.time, inputs.mode);
         }
         x
     }
 }
 
-/// A block on the way up.
+/// A block of the up path.
 #[derive(Module, Debug)]
 pub struct UpBlock {
     attentions: Vec<Transformer>,
@@ -181,12 +191,17 @@ impl UpBlock {
         Ok(block)
     }
 
-    /// Takes its share of `skips`; the resolution becomes that of the next one.
-    pub(super) fn forward(&self, mut x: Tensor<4>, skips: &mut Vec<Tensor<4>>, told: &Told<'_>) -> Tensor<4> {
+    /// Pops its inputs from `skips` and changes to the resolution of the next one.
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        skips: &mut Vec<Tensor<4>>,
+        inputs: &Inputs<'_>,
+    ) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(Maps { x, skip: skips.pop() }, told.time, told.mode);
+            x = resnet.forward(Maps { x, skip: skips.pop() }, inputs.time, inputs.mode);
             if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, told.text);
+                x = attention.forward(x, inputs.text);
             }
         }
         for up in &self.upsamplers {

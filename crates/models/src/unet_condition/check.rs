@@ -1,4 +1,4 @@
-//! Whether a configuration describes a network, and whether an input fits it.
+//! Checks whether a configuration describes a network, and whether an input suits it.
 
 use burn::tensor::Device;
 
@@ -14,28 +14,28 @@ const MAX_WIDTH: usize = 1 << 20;
 const MAX_BLOCKS: usize = 16;
 
 impl UNet2DConditionConfig {
-    /// Whether a network can be built from this.
+    /// Checks that a network can be built from this.
     ///
     /// # Errors
-    /// Names the key and its value, and says what was expected.
+    /// Names the key, its value and what was expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
         UNet2DConditionModel::build(self, &Init::new(0, &Device::flex())).map(drop)
     }
 
-    /// Checks each value by itself.
+    /// Checks each value separately.
     pub(super) fn check_values(&self) -> Result<(), ConfigError> {
         let widths = &self.block_out_channels;
         let blocks = widths.len();
         let fits = (1..=MAX_BLOCKS).contains(&blocks) && widths.iter().all(|w| (1..=MAX_WIDTH).contains(w));
         if !fits {
-            let reason = format!("expected 1 to {MAX_BLOCKS} numbers of channels, at most {MAX_WIDTH}");
+            let reason = format!("expected 1 to {MAX_BLOCKS} entries between 1 and {MAX_WIDTH}");
             return Err(ConfigError::value("block_out_channels", widths, reason));
         }
         for (key, found) in
             [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
         {
             if found != blocks {
-                let reason = format!("expected {blocks} blocks, as many as `block_out_channels` has entries");
+                let reason = format!("expected {blocks} blocks, one for each entry of `block_out_channels`");
                 return Err(ConfigError::value(key, found, reason));
             }
         }
@@ -75,17 +75,17 @@ impl UNet2DConditionConfig {
         }
     }
 
-    /// Residual layers of block `level`.
+    /// Number of residual layers in block `level`.
     pub(super) fn layers(&self, level: usize) -> Result<usize, ConfigError> {
         listed("layers_per_block", self.layers_per_block.get(level), level)
     }
 
-    /// Transformer layers of block `level` on the way down.
+    /// Number of transformer layers in block `level` of the down path.
     pub(super) fn transformer_layers(&self, level: usize) -> Result<usize, ConfigError> {
         listed("transformer_layers_per_block", self.transformer_layers_per_block.get(level), level)
     }
 
-    /// Transformer layers of block `i` on the way up, which is at `level`.
+    /// Number of transformer layers in block `i` of the up path, which is at `level`.
     pub(super) fn transformer_layers_up(&self, i: usize, level: usize) -> Result<usize, ConfigError> {
         match &self.reverse_transformer_layers_per_block {
             Some(list) => listed("reverse_transformer_layers_per_block", list.get(i).copied(), i),
@@ -94,11 +94,17 @@ impl UNet2DConditionConfig {
     }
 
     pub(super) fn only_cross(&self, level: usize) -> Result<bool, ConfigError> {
-        let missing = || ConfigError::value("only_cross_attention", level, "is a block without an entry");
+        let missing = || {
+            ConfigError::value(
+                "only_cross_attention",
+                level,
+                "is the index of a block without an entry in the list",
+            )
+        };
         self.only_cross_attention.get(level).ok_or_else(missing)
     }
 
-    /// Whether the network takes latents of `shape` (`[B, C, H, W]`) at `times` under `condition`.
+    /// Checks that the network supports latents of `shape` (`[B, C, H, W]`) at `times` with `condition`.
     ///
     /// # Errors
     /// Says which input is wrong and what was expected.
@@ -109,19 +115,21 @@ impl UNet2DConditionConfig {
         condition: &Condition,
     ) -> Result<(), InputError> {
         let [b, c, h, w] = shape;
-        ensure(c == self.in_channels, || format!("a sample of {c} channels, expected {}", self.in_channels))?;
-        ensure(h > 0 && w > 0, || format!("a sample of {h}×{w} pixels"))?;
+        ensure(c == self.in_channels, || {
+            format!("the sample has {c} channels, expected {}", self.in_channels)
+        })?;
+        ensure(h > 0 && w > 0, || format!("the sample has {h}×{w} pixels, expected at least 1×1"))?;
         ensure(times.len() == b, || format!("{} times for {b} samples", times.len()))?;
-        ensure(condition.embedding.is_none(), || "an embedding that this network does not take".into())?;
+        ensure(condition.embedding.is_none(), || "this network does not support class embeddings".into())?;
 
         let Some(text) = &condition.text else {
-            return Err(InputError("no features of a text, which this network expects".into()));
+            return Err(InputError("this network needs text features".into()));
         };
         let [rows, tokens, width] = text.dims();
         let expected = self.text_width().unwrap_or(0);
         ensure(rows == b && tokens > 0 && width == expected, || {
             let found = text.dims();
-            format!("features of a text of shape {found:?}, expected [{b}, tokens, {expected}]")
+            format!("the text features have shape {found:?}, expected [{b}, tokens, {expected}]")
         })?;
 
         let least_unknown = match (self.class_embed_type, self.num_class_embeds) {
@@ -130,12 +138,12 @@ impl UNet2DConditionConfig {
         };
         match (least_unknown, &condition.classes) {
             (None, None) => {}
-            (None, Some(_)) => return Err(InputError("classes for a network that knows none".into())),
-            (Some(_), None) => return Err(InputError("no classes for a network that expects them".into())),
+            (None, Some(_)) => return Err(InputError("this network has no classes".into())),
+            (Some(_), None) => return Err(InputError("this network needs classes".into())),
             (Some(n), Some(classes)) => {
                 ensure(classes.len() == b, || format!("{} classes for {b} samples", classes.len()))?;
                 if let Some(c) = classes.iter().find(|c| **c >= n) {
-                    return Err(InputError(format!("class {c}, expected one below {n}")));
+                    return Err(InputError(format!("class {c} is out of range, expected 0..{n}")));
                 }
             }
         }
@@ -145,15 +153,17 @@ impl UNet2DConditionConfig {
     fn check_added(&self, b: usize, condition: &Condition) -> Result<(), InputError> {
         match (self.addition_embed_type, &condition.added) {
             (None, None) => Ok(()),
-            (None, Some(_)) => Err(InputError("added conditions for a network that takes none".into())),
+            (None, Some(_)) => {
+                Err(InputError("this network does not support pooled text features and time ids".into()))
+            }
             (Some(AdditionEmbedType::TextTime), None) => {
-                Err(InputError("no pooled text and time ids, which this network expects".into()))
+                Err(InputError("this network needs pooled text features and time ids".into()))
             }
             (Some(AdditionEmbedType::TextTime), Some(added)) => {
                 let [rows, pooled] = added.text_embeds.dims();
-                ensure(rows == b, || format!("pooled texts of {rows} rows for {b} samples"))?;
+                ensure(rows == b, || format!("pooled text features for {rows} samples, expected {b}"))?;
                 ensure(added.time_ids.len() == b, || {
-                    format!("time ids of {} rows for {b} samples", added.time_ids.len())
+                    format!("time ids for {} samples, expected {b}", added.time_ids.len())
                 })?;
                 let expected = self.added_numbers(pooled);
                 let found = added.time_ids.iter().map(Vec::len).find(|n| Some(*n) != expected);
@@ -162,7 +172,7 @@ impl UNet2DConditionConfig {
                     let each = self.addition_time_embed_dim.unwrap_or(0);
                     let n = found.unwrap_or(0);
                     format!(
-                        "a pooled text of {pooled} and {n} time ids of {each} numbers, expected {all} in all"
+                        "pooled text features of width {pooled} and {n} time ids of width {each}, expected a total width of {all}"
                     )
                 })
             }
@@ -174,7 +184,7 @@ fn listed(key: &str, value: Option<usize>, block: usize) -> Result<usize, Config
     match value {
         Some(n) if (1..=256).contains(&n) => Ok(n),
         Some(n) => Err(ConfigError::value(key, n, "expected 1 to 256")),
-        None => Err(ConfigError::value(key, block, "is the number of a block without an entry")),
+        None => Err(ConfigError::value(key, block, "is the index of a block without an entry in the list")),
     }
 }
 

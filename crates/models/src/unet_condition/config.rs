@@ -1,5 +1,5 @@
-//! The configuration of a [`UNet2DConditionModel`](super::UNet2DConditionModel), as diffusers'
-//! `config.json` has it.
+//! The configuration of a [`UNet2DConditionModel`](super::UNet2DConditionModel) in the format of diffusers'
+//! `config.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,9 +34,9 @@ const FIXED: [(&str, &str); 17] = [
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PerBlock<T> {
-    /// The same for all.
+    /// The same value for all.
     All(T),
-    /// One for each, from the highest resolution.
+    /// One value for each, from the highest resolution.
     Each(Vec<T>),
 }
 
@@ -50,52 +50,52 @@ impl<T: Copy> PerBlock<T> {
     }
 }
 
-/// A block on the way down. Each but the last halves the resolution.
+/// A block of the down path. Each but the last halves the resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CrossDownBlockType {
     /// Residual layers.
     DownBlock2D,
-    /// Residual layers, each followed by a transformer that reads the text.
+    /// Residual layers, each followed by a transformer with attention to the text.
     CrossAttnDownBlock2D,
 }
 
-/// The block between the ways down and up.
+/// The middle block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CrossMidBlockType {
     /// A residual layer, a transformer, a residual layer.
     UNetMidBlock2DCrossAttn,
 }
 
-/// A block on the way up. Each but the last doubles the resolution.
+/// A block of the up path. Each but the last doubles the resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CrossUpBlockType {
     /// Residual layers.
     UpBlock2D,
-    /// Residual layers, each followed by a transformer that reads the text.
+    /// Residual layers, each followed by a transformer with attention to the text.
     CrossAttnUpBlock2D,
 }
 
-/// How a number that comes with the sample enters.
+/// How a numeric condition is embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NumberEmbedType {
-    /// Like a time.
+    /// Like the time.
     Timestep,
 }
 
-/// What else is added to the time embedding.
+/// Additional embeddings that are added to the time embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdditionEmbedType {
-    /// Pooled features of the text, and numbers such as sizes, each embedded like a time (SDXL).
+    /// Pooled text features, and values such as sizes, each embedded like the time (SDXL).
     TextTime,
 }
 
-/// The keys of `config.json`. Keys that are left out have diffusers' defaults; unknown ones are errors.
+/// The keys of `config.json`. Missing keys have diffusers' defaults; unknown ones are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNet2DConditionConfig {
-    /// Size of the latents that the network was made for; it takes others too.
+    /// Size of the training latents; other sizes are supported too.
     pub sample_size: Option<SampleSize>,
     /// Channels of the input.
     pub in_channels: usize,
@@ -105,25 +105,25 @@ pub struct UNet2DConditionConfig {
     pub center_input_sample: bool,
     /// Whether cosines of the time come first.
     pub flip_sin_to_cos: bool,
-    /// How many frequencies of the time are added beyond the lowest, in its spacing.
+    /// Offset of the exponent of the time's frequencies.
     pub freq_shift: f64,
-    /// The blocks on the way down.
+    /// The blocks of the down path.
     pub down_block_types: Vec<CrossDownBlockType>,
-    /// The block between, if any.
+    /// The middle block, if any.
     pub mid_block_type: Option<CrossMidBlockType>,
-    /// The blocks on the way up, from the lowest resolution.
+    /// The blocks of the up path, from the lowest resolution.
     pub up_block_types: Vec<CrossUpBlockType>,
-    /// Whether the first attention of each transformer layer reads the text too, and not the image.
+    /// Whether the first attention of each transformer layer attends to the text instead of the image.
     pub only_cross_attention: PerBlock<bool>,
     /// Channels at each resolution, from the highest.
     pub block_out_channels: Vec<usize>,
-    /// Residual layers in each block on the way down; one more on the way up.
+    /// Residual layers in each block of the down path; the up path has one more.
     pub layers_per_block: PerBlock<usize>,
-    /// Zeros around the image before a convolution halves it; 0 puts one row and column behind it.
+    /// Zero padding of convolutions that halve the resolution; 0 means one row and column at the bottom and right.
     pub downsample_padding: usize,
-    /// Divides the outputs of the middle block's residual layers.
+    /// Divisor of the outputs of the middle block's residual layers.
     pub mid_block_scale_factor: f64,
-    /// Probability of dropout within residual layers, while training.
+    /// Dropout probability of residual layers in training.
     pub dropout: f64,
     /// Activation of the residual layers.
     pub act_fn: Activation,
@@ -131,31 +131,31 @@ pub struct UNet2DConditionConfig {
     pub norm_num_groups: usize,
     /// Added to the variance in group normalizations.
     pub norm_eps: f64,
-    /// Width of the text's features.
+    /// Width of the text features.
     pub cross_attention_dim: PerBlock<usize>,
-    /// Layers of each transformer on the way down, and in the middle those of the last.
+    /// Layers of each transformer in the down path; the middle block uses the last entry.
     pub transformer_layers_per_block: PerBlock<usize>,
-    /// The same on the way up, from the lowest resolution; by default the reverse.
+    /// Layers of each transformer in the up path, from the lowest resolution; by default the reverse of the down path.
     pub reverse_transformer_layers_per_block: Option<Vec<usize>>,
-    /// Heads of the attention: the key's name is a mistake that all published files share.
+    /// Number of attention heads. The misleading name is that of the published files.
     pub attention_head_dim: PerBlock<usize>,
-    /// Whether linear maps, instead of 1×1 convolutions, enclose transformers.
+    /// Whether transformers use linear layers instead of 1×1 convolutions for projections.
     pub use_linear_projection: bool,
-    /// How the class becomes a vector, if not by a table.
+    /// How the class is embedded, unless by a table.
     pub class_embed_type: Option<NumberEmbedType>,
-    /// What else is added to the time embedding.
+    /// Additional embeddings that are added to the time embedding.
     pub addition_embed_type: Option<AdditionEmbedType>,
-    /// Width of the embedding of each added number.
+    /// Width of the embedding of each additional number.
     pub addition_time_embed_dim: Option<usize>,
-    /// Entries of the table of classes, if there is one.
+    /// Entries of the class embedding table, if there is one.
     pub num_class_embeds: Option<usize>,
-    /// Whether half precision overflows in attention. Here all is computed in single precision.
+    /// Unused; for half precision.
     pub upcast_attention: Option<bool>,
-    /// How the time enters a residual layer.
+    /// How the time embedding is applied in a residual layer.
     pub resnet_time_scale_shift: TimeScaleShift,
-    /// Width of the time embedding; four times the first of `block_out_channels` if not given.
+    /// Width of the time embedding; by default four times the first of `block_out_channels`.
     pub time_embedding_dim: Option<usize>,
-    /// Width of what `addition_embed_type` joins: the text's pooled features and all embedded numbers.
+    /// Width of the concatenation of pooled text features and embedded values for `addition_embed_type`.
     pub projection_class_embeddings_input_dim: Option<usize>,
 }
 
@@ -209,14 +209,13 @@ impl Default for UNet2DConditionConfig {
 }
 
 impl UNet2DConditionConfig {
-    /// diffusers' name of the class.
+    /// Name of the class in diffusers.
     pub const CLASS: &'static str = "UNet2DConditionModel";
 
-    /// Reads `config.json` and [validates](Self::validate) it.
+    /// Parses `config.json` and [validates](Self::validate) it.
     ///
     /// # Errors
-    /// Names the key that is unknown, malformed, in contradiction to others, or of a kind of network that
-    /// is not supported.
+    /// Names the key that is unknown, malformed, contradicts others, or belongs to a network that is not supported.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let format = Format { class: Self::CLASS, harmless: &[], fixed: &FIXED };
         let config: Self = config::read(text, &format)?;
@@ -224,7 +223,7 @@ impl UNet2DConditionConfig {
         Ok(config)
     }
 
-    /// `config.json`, as diffusers reads it.
+    /// The `config.json` for diffusers.
     pub fn to_json(&self) -> String {
         config::write(self, Self::CLASS)
     }
@@ -234,19 +233,19 @@ impl UNet2DConditionConfig {
         self.resnets().time_width()
     }
 
-    /// Width of the text's features in the first block that reads them.
+    /// Width of the text features in the first block with attention to the text.
     pub fn text_width(&self) -> Option<usize> {
         self.cross_attention_dim.get(0)
     }
 
-    /// How many numbers `addition_embed_type` expects beside pooled features of `pooled` numbers.
+    /// The number of numeric conditions that `addition_embed_type` needs besides pooled features of width `pooled`.
     pub fn added_numbers(&self, pooled: usize) -> Option<usize> {
         let (width, each) = (self.projection_class_embeddings_input_dim?, self.addition_time_embed_dim?);
         let rest = width.checked_sub(pooled)?;
         (each > 0 && rest.is_multiple_of(each)).then(|| rest / each)
     }
 
-    /// What the residual layers read, in the terms of the U-Net that they are shared with.
+    /// The equivalent configuration for residual layers, which are shared with `UNet2DModel`.
     pub(super) fn resnets(&self) -> UNet2DConfig {
         UNet2DConfig {
             block_out_channels: self.block_out_channels.clone(),

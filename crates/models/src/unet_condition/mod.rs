@@ -1,5 +1,5 @@
-//! `UNet2DConditionModel`: the U-Net of latent diffusion that reads a text (Rombach et al. 2022,
-//! arXiv:2112.10752; Podell et al. 2023, arXiv:2307.01952), as diffusers has it.
+//! `UNet2DConditionModel`: the text-conditional U-Net of latent diffusion (Rombach et al. 2022, arXiv:2112.10752; Podell
+//! et al. 2023, arXiv:2307.01952), as in diffusers.
 
 mod blocks;
 mod check;
@@ -29,9 +29,9 @@ use crate::{
         resnet::{Time, check_groups},
     },
 };
-use blocks::{DownBlock, MidBlock, Told, UpBlock};
+use blocks::{DownBlock, Inputs, MidBlock, UpBlock};
 
-/// The U-Net that reads a text. Parameter names are those of diffusers' `UNet2DConditionModel`.
+/// The text-conditional U-Net. Parameters are named as in diffusers' `UNet2DConditionModel`.
 #[derive(Module, Debug)]
 pub struct UNet2DConditionModel {
     conv_in: Conv2d,
@@ -50,18 +50,18 @@ pub struct UNet2DConditionModel {
 }
 
 impl UNet2DConditionModel {
-    /// A network with initial weights drawn from PyTorch's default distributions.
+    /// Creates a network with initial weights drawn from PyTorch's default distributions.
     ///
     /// # Errors
-    /// As [`UNet2DConditionConfig::validate`].
+    /// Those of [`UNet2DConditionConfig::validate`].
     pub fn new(config: &UNet2DConditionConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
         Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
     }
 
-    /// A network with the weights of `source`.
+    /// Creates a network with the weights of `source`.
     ///
     /// # Errors
-    /// As [`UNet2DConditionConfig::validate`] and [`params::import`].
+    /// Those of [`UNet2DConditionConfig::validate`] and [`params::import`].
     pub fn load(
         config: &UNet2DConditionConfig,
         source: &dyn TensorSource,
@@ -70,7 +70,7 @@ impl UNet2DConditionModel {
         Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
     }
 
-    /// What the network was built from.
+    /// The network's configuration.
     pub fn config(&self) -> &UNet2DConditionConfig {
         &self.config
     }
@@ -91,7 +91,7 @@ impl UNet2DConditionModel {
             None => None,
             Some(AdditionEmbedType::TextTime) => {
                 let missing = |key: &str| {
-                    ConfigError::value(key, (), "expected a width, since `addition_embed_type` is set")
+                    ConfigError::value(key, (), "expected a width, because `addition_embed_type` is set")
                 };
                 config.addition_time_embed_dim.ok_or_else(|| missing("addition_time_embed_dim"))?;
                 let inputs = config
@@ -124,21 +124,21 @@ impl UNet2DConditionModel {
         })
     }
 
-    /// The same network, computing with `precision`: all but the first convolution, the last one, and the time
-    /// embedding, which stay in `f32`. Parameters are shared.
+    /// The same network in `precision`, except that the first and the last convolution and the time embedding stay in `f32`.
+    /// Parameters are shared.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Numbers as sines and cosines, `width` for each.
+    /// Values as sines and cosines, `width` for each.
     fn project(&self, numbers: &[f32], width: usize) -> Tensor<2> {
         let values = positional(numbers, width, self.config.freq_shift, self.config.flip_sin_to_cos);
         embed::rows(values, numbers.len(), &self.time_embedding.device())
     }
 
-    /// Time, class and added conditions as one vector per row, `[B, time width]`.
+    /// Embeds time, class and additional conditions in one vector per row, `[B, time width]`.
     fn embed(&self, times: &[f32], condition: &Condition) -> Tensor<2> {
         let (first, act) = (self.config.block_out_channels[0], self.config.act_fn);
         let mut sum = self.time_embedding.forward_with(act, self.project(times, first));
@@ -190,18 +190,18 @@ impl UNet2DConditionModel {
         let raw = self.embed(times, condition);
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
         let text = self.precision.lower(text.clone());
-        let told = Told { time: &time, text: &text, mode };
+        let inputs = Inputs { time: &time, text: &text, mode };
 
         let mut x = self.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
-            x = block.forward(x, &mut skips, &told);
+            x = block.forward(x, &mut skips, &inputs);
         }
         if let Some(block) = &self.mid_block {
-            x = block.forward(x, &told);
+            x = block.forward(x, &inputs);
         }
         for block in &self.up_blocks {
-            x = block.forward(x, &mut skips, &told);
+            x = block.forward(x, &mut skips, &inputs);
         }
         self.conv_norm_out.then_last_conv(self.config.act_fn, x, &self.conv_out, self.precision)
     }

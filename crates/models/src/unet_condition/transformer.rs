@@ -1,4 +1,4 @@
-//! Pixels as tokens that look at each other and at the text (Rombach et al. 2022, arXiv:2112.10752).
+//! Transformers on pixels with attention to the image and to the text (Rombach et al. 2022, arXiv:2112.10752).
 
 use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{self as ops, Added, ConvOptions};
@@ -7,25 +7,26 @@ use crate::layers::{
     Conv2d, Either, FeedForward, FeedForwardActivation, GroupNorm, Init, LayerNorm, Linear, TokenAttention,
 };
 
-/// Added to variances, fixed by the published networks: over tokens and over groups of channels.
+/// Added to variances, fixed in the published networks: over tokens and over groups of channels.
 const TOKEN_EPS: f64 = 1e-5;
 const GROUP_EPS: f64 = 1e-6;
 
-/// What distinguishes the transformers of a block.
+/// The parameters of a block's transformers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TransformerSpec {
     pub(super) channels: usize,
     pub(super) heads: usize,
     pub(super) layers: usize,
-    /// Width of the text's features.
+    /// Width of the text features.
     pub(super) text: usize,
     pub(super) groups: usize,
     pub(super) linear: bool,
-    /// Whether the first attention reads the text too.
+    /// Whether the first attention attends to the text, too.
     pub(super) only_cross: bool,
 }
 
-/// Attention to the image, attention to the text, two linear maps: each after a normalization and added.
+/// Attention to the image, attention to the text, feed-forward, each with a preceding normalization and a residual
+/// connection.
 #[derive(Module, Debug)]
 pub struct TransformerLayer {
     norm1: LayerNorm,
@@ -63,7 +64,7 @@ impl TransformerLayer {
     }
 }
 
-/// Normalize, project, transform, project, add.
+/// Normalization, projection, transformer layers, projection, residual connection.
 #[derive(Module, Debug)]
 pub struct Transformer {
     norm: GroupNorm,
@@ -73,7 +74,7 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// `groups` and `heads` divide `channels`.
+    /// `groups` and `heads` must divide `channels`.
     pub(super) fn new(init: &Init, spec: TransformerSpec) -> Self {
         let n = spec.channels;
         let project = |name: &str| match spec.linear {

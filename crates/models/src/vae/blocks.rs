@@ -1,4 +1,4 @@
-//! Encoder and decoder: residual layers without a time.
+//! Encoder and decoder: residual layers without time embedding.
 
 use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{Added, ConvOptions};
@@ -13,14 +13,14 @@ use crate::{
     },
 };
 
-/// Added to variances, fixed by the published networks.
+/// Added to variances, fixed in the published networks.
 const EPS: f64 = 1e-6;
 
 fn norm(init: &Init, config: &AutoencoderKlConfig, channels: usize) -> GroupNorm {
     GroupNorm::new(init, config.norm_num_groups, channels, EPS)
 }
 
-/// Normalize, activate, convolve, twice, and add.
+/// Normalize, activate, convolve, twice, with a residual connection.
 #[derive(Module, Debug)]
 pub struct Resnet {
     norm1: GroupNorm,
@@ -56,7 +56,7 @@ impl Resnet {
     }
 }
 
-/// Residual layers of one resolution, then another resolution.
+/// Residual layers of one resolution, then a change of resolution.
 #[derive(Module, Debug)]
 pub struct Block {
     resnets: Vec<Resnet>,
@@ -119,7 +119,7 @@ impl MidBlock {
     }
 }
 
-/// Images to features.
+/// Maps images to features.
 #[derive(Module, Debug)]
 pub struct Encoder {
     conv_in: Conv2d,
@@ -161,7 +161,7 @@ impl Encoder {
     }
 }
 
-/// Features to images.
+/// Maps features to images.
 #[derive(Module, Debug)]
 pub struct Decoder {
     conv_in: Conv2d,
@@ -193,7 +193,7 @@ impl Decoder {
         }
     }
 
-    /// All but the last convolution; `f32` whatever the precision of what lies before.
+    /// Everything before the last convolution; the result is `f32` for any precision.
     pub(super) fn features(&self, x: Tensor<4>, precision: Precision) -> Tensor<4> {
         let x = precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         let mut x = self.mid_block.forward(x);

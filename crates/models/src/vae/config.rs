@@ -1,4 +1,4 @@
-//! Configurations of autoencoders, as diffusers' `config.json` has them.
+//! Configurations of autoencoders in the format of diffusers' `config.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,22 +11,21 @@ use crate::{
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_BLOCKS: usize = 12;
 
-/// A block on the way to the latents. Each but the last halves the resolution.
+/// A block of the encoder. Each but the last halves the resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EncoderBlockType {
     /// Residual layers.
     DownEncoderBlock2D,
 }
 
-/// A block on the way from the latents. Each but the last doubles the resolution.
+/// A block of the decoder. Each but the last doubles the resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DecoderBlockType {
     /// Residual layers.
     UpDecoderBlock2D,
 }
 
-/// The keys of an `AutoencoderKL`'s `config.json`. Keys that are left out have diffusers' defaults; unknown
-/// ones are errors.
+/// The keys of an `AutoencoderKL`'s `config.json`. Missing keys have diffusers' defaults; unknown ones are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoencoderKlConfig {
@@ -48,19 +47,17 @@ pub struct AutoencoderKlConfig {
     pub latent_channels: usize,
     /// Groups of the group normalizations.
     pub norm_num_groups: usize,
-    /// Size of the images that it was made for; it takes others too. Larger ones are cut into tiles of
-    /// this size where tiles are asked for.
+    /// Size of the training images; other sizes are supported too. Tiled processing uses tiles of this size.
     pub sample_size: SampleSize,
-    /// Diffusion sees `(latents − shift_factor)·scaling_factor`.
+    /// Diffusion uses `(latents − shift_factor)·scaling_factor`.
     pub scaling_factor: f64,
     /// See `scaling_factor`.
     pub shift_factor: Option<f64>,
-    /// Mean of each channel of the latents; where given together with `latents_std`, diffusion sees
-    /// `(latents − mean)·scaling_factor/std`.
+    /// Mean of each channel of the latents. With `latents_std`, diffusion uses `(latents − mean)·scaling_factor/std`.
     pub latents_mean: Option<Vec<f64>>,
     /// See `latents_mean`.
     pub latents_std: Option<Vec<f64>>,
-    /// Whether half precision overflows. Here all is computed in single precision.
+    /// Unused; for half precision.
     pub force_upcast: bool,
     /// Whether a 1×1 convolution follows the encoder.
     pub use_quant_conv: bool,
@@ -96,13 +93,13 @@ impl Default for AutoencoderKlConfig {
 }
 
 impl AutoencoderKlConfig {
-    /// diffusers' name of the class.
+    /// Name of the class in diffusers.
     pub const CLASS: &'static str = "AutoencoderKL";
 
-    /// Reads `config.json` and [validates](Self::validate) it.
+    /// Parses `config.json` and [validates](Self::validate) it.
     ///
     /// # Errors
-    /// Names the key that is unknown, malformed, or in contradiction to others.
+    /// Names the key that is unknown, malformed or contradicts others.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let format = Format { class: Self::CLASS, harmless: &[], fixed: &[] };
         let config: Self = config::read(text, &format)?;
@@ -110,15 +107,15 @@ impl AutoencoderKlConfig {
         Ok(config)
     }
 
-    /// `config.json`, as diffusers reads it.
+    /// The `config.json` for diffusers.
     pub fn to_json(&self) -> String {
         config::write(self, Self::CLASS)
     }
 
-    /// Whether an autoencoder can be built from this.
+    /// Checks that an autoencoder can be built from this.
     ///
     /// # Errors
-    /// Names the key and its value, and says what was expected.
+    /// Names the key, its value and what was expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let blocks = self.block_out_channels.len();
         check_widths("block_out_channels", &self.block_out_channels)?;
@@ -126,7 +123,7 @@ impl AutoencoderKlConfig {
             [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
         {
             if found != blocks {
-                let reason = format!("expected {blocks} blocks, as many as `block_out_channels` has entries");
+                let reason = format!("expected {blocks} blocks, one for each entry of `block_out_channels`");
                 return Err(ConfigError::value(key, found, reason));
             }
         }
@@ -138,23 +135,23 @@ impl AutoencoderKlConfig {
             ("norm_num_groups", self.norm_num_groups, 1, MAX_WIDTH),
         ])?;
         if let Some(width) = self.block_out_channels.iter().find(|w| **w % self.norm_num_groups != 0) {
-            let reason = format!("{width} channels do not divide into as many groups");
+            let reason = format!("expected a divisor of {width} channels");
             return Err(ConfigError::value("norm_num_groups", self.norm_num_groups, reason));
         }
         check_scale("scaling_factor", self.scaling_factor)?;
         if let Some(shift) = self.shift_factor.filter(|s| !s.is_finite()) {
-            return Err(ConfigError::value("shift_factor", shift, "expected a number"));
+            return Err(ConfigError::value("shift_factor", shift, "expected a finite value"));
         }
         for (key, list) in [("latents_mean", &self.latents_mean), ("latents_std", &self.latents_std)] {
             if let Some(list) = list.as_ref().filter(|list| list.len() != self.latent_channels) {
-                let reason = format!("expected {} numbers, one per channel", self.latent_channels);
+                let reason = format!("expected {} values, one per channel", self.latent_channels);
                 return Err(ConfigError::value(key, list, reason));
             }
         }
         Ok(())
     }
 
-    /// How many pixels one pixel of the latents stands for, in each direction.
+    /// The size in image pixels that corresponds to one pixel of the latents.
     pub fn stride(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
@@ -172,23 +169,23 @@ pub struct AutoencoderTinyConfig {
     pub encoder_block_out_channels: Vec<usize>,
     /// Channels of each stage of the decoder.
     pub decoder_block_out_channels: Vec<usize>,
-    /// Activation within blocks.
+    /// Activation of the blocks.
     pub act_fn: Activation,
     /// Channels of the latents.
     pub latent_channels: usize,
-    /// How much each stage of the decoder enlarges.
+    /// Upsampling factor of each stage of the decoder.
     pub upsampling_scaling_factor: usize,
     /// Blocks in each stage of the encoder.
     pub num_encoder_blocks: Vec<usize>,
     /// Blocks in each stage of the decoder.
     pub num_decoder_blocks: Vec<usize>,
-    /// Of the latents when they are stored as bytes.
+    /// Unused; range of latents stored as bytes.
     pub latent_magnitude: f64,
-    /// Of the latents when they are stored as bytes.
+    /// Unused; offset of latents stored as bytes.
     pub latent_shift: f64,
-    /// Whether half precision overflows.
+    /// Unused; for half precision.
     pub force_upcast: bool,
-    /// Diffusion sees `(latents − shift_factor)·scaling_factor`.
+    /// Diffusion uses `(latents − shift_factor)·scaling_factor`.
     pub scaling_factor: f64,
     /// See `scaling_factor`.
     pub shift_factor: f64,
@@ -216,13 +213,13 @@ impl Default for AutoencoderTinyConfig {
 }
 
 impl AutoencoderTinyConfig {
-    /// diffusers' name of the class.
+    /// Name of the class in diffusers.
     pub const CLASS: &'static str = "AutoencoderTiny";
 
-    /// Reads `config.json` and [validates](Self::validate) it.
+    /// Parses `config.json` and [validates](Self::validate) it.
     ///
     /// # Errors
-    /// Names the key that is unknown, malformed, or in contradiction to others.
+    /// Names the key that is unknown, malformed or contradicts others.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let format = Format {
             class: Self::CLASS,
@@ -234,15 +231,15 @@ impl AutoencoderTinyConfig {
         Ok(config)
     }
 
-    /// `config.json`, as diffusers reads it.
+    /// The `config.json` for diffusers.
     pub fn to_json(&self) -> String {
         config::write(self, Self::CLASS)
     }
 
-    /// Whether an autoencoder can be built from this.
+    /// Checks that an autoencoder can be built from this.
     ///
     /// # Errors
-    /// Names the key and its value, and says what was expected.
+    /// Names the key, its value and what was expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (key, widths, counts_key, counts) in [
             (
@@ -260,16 +257,17 @@ impl AutoencoderTinyConfig {
         ] {
             check_widths(key, widths)?;
             if let Some(pair) = widths.windows(2).find(|w| w[0] != w[1]) {
-                let reason = format!("a stage of {} channels cannot follow one of {}", pair[1], pair[0]);
+                let reason =
+                    format!("expected the same channels in all stages, got {} after {}", pair[1], pair[0]);
                 return Err(ConfigError::value(key, widths, reason));
             }
             if counts.len() != widths.len() || counts.iter().any(|n| *n > 64) {
-                let reason = format!("expected {} numbers up to 64, one per stage", widths.len());
+                let reason = format!("expected {} values up to 64, one per stage", widths.len());
                 return Err(ConfigError::value(counts_key, counts, reason));
             }
         }
         if self.encoder_block_out_channels.len() != self.decoder_block_out_channels.len() {
-            let reason = "expected as many stages as the encoder has";
+            let reason = "expected as many stages as in the encoder";
             return Err(ConfigError::value(
                 "decoder_block_out_channels",
                 &self.decoder_block_out_channels,
@@ -285,7 +283,7 @@ impl AutoencoderTinyConfig {
         check_scale("scaling_factor", self.scaling_factor)
     }
 
-    /// How many pixels one pixel of the latents stands for, in each direction.
+    /// The size in image pixels that corresponds to one pixel of the latents.
     pub fn stride(&self) -> usize {
         1 << self.encoder_block_out_channels.len().saturating_sub(1)
     }
@@ -293,11 +291,11 @@ impl AutoencoderTinyConfig {
 
 fn check_widths(key: &str, widths: &[usize]) -> Result<(), ConfigError> {
     let fits = (1..=MAX_BLOCKS).contains(&widths.len()) && widths.iter().all(|w| (1..=MAX_WIDTH).contains(w));
-    let reason = format!("expected 1 to {MAX_BLOCKS} numbers of channels, at most {MAX_WIDTH}");
+    let reason = format!("expected 1 to {MAX_BLOCKS} entries between 1 and {MAX_WIDTH}");
     if fits { Ok(()) } else { Err(ConfigError::value(key, widths, reason)) }
 }
 
 fn check_scale(key: &str, value: f64) -> Result<(), ConfigError> {
-    let reason = "expected a number other than 0";
+    let reason = "expected a finite value other than 0";
     if value.is_finite() && value != 0.0 { Ok(()) } else { Err(ConfigError::value(key, value, reason)) }
 }

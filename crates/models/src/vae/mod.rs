@@ -1,8 +1,8 @@
 //! Autoencoders between images and latents: [`AutoencoderKl`] (Kingma & Welling 2014, arXiv:1312.6114; as in
 //! Rombach et al. 2022, arXiv:2112.10752) and the small [`AutoencoderTiny`].
 //!
-//! Diffusion in latent space sees scaled latents: [`Autoencoder::scaled`] and [`Autoencoder::unscaled`]
-//! change between them and what the networks encode and decode.
+//! Diffusion uses scaled latents: [`Autoencoder::scaled`] and [`Autoencoder::unscaled`] convert between those and the
+//! latents of the networks.
 
 mod blocks;
 mod config;
@@ -28,7 +28,7 @@ use crate::{
 };
 use blocks::{Decoder, Encoder};
 
-/// The latents of images: independent normals.
+/// The distribution of an image's latents: independent normals.
 #[derive(Clone, Debug)]
 pub struct Posterior {
     /// `[B, latent channels, H/stride, W/stride]`.
@@ -44,7 +44,7 @@ impl Posterior {
     }
 }
 
-/// The variational autoencoder. Parameter names are those of diffusers' `AutoencoderKL`.
+/// The variational autoencoder. Parameters are named as in diffusers' `AutoencoderKL`.
 #[derive(Module, Debug)]
 pub struct AutoencoderKl {
     encoder: Encoder,
@@ -58,18 +58,18 @@ pub struct AutoencoderKl {
 }
 
 impl AutoencoderKl {
-    /// With initial weights.
+    /// Creates it with initial weights.
     ///
     /// # Errors
-    /// As [`AutoencoderKlConfig::validate`].
+    /// Those of [`AutoencoderKlConfig::validate`].
     pub fn new(config: &AutoencoderKlConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
         Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
     }
 
-    /// With the weights of `source`. The attention layers may have the names of diffusers before 0.15.
+    /// Creates it with the weights of `source`. The attention layers may have the names of diffusers before 0.15.
     ///
     /// # Errors
-    /// As [`AutoencoderKlConfig::validate`] and [`params::import`].
+    /// Those of [`AutoencoderKlConfig::validate`] and [`params::import`].
     pub fn load(
         config: &AutoencoderKlConfig,
         source: &dyn TensorSource,
@@ -93,12 +93,12 @@ impl AutoencoderKl {
         })
     }
 
-    /// What it was built from.
+    /// The network's configuration.
     pub fn config(&self) -> &AutoencoderKlConfig {
         &self.config
     }
 
-    /// The latents of images `[B, in_channels, H, W]` in −1..1; H and W are multiples of the stride.
+    /// The latents of images `[B, in_channels, H, W]` in −1..1. H and W must be multiples of the stride.
     ///
     /// # Errors
     /// Says which dimension is wrong and what was expected.
@@ -116,16 +116,15 @@ impl AutoencoderKl {
     /// The images of latents `[B, latent_channels, h, w]`, unscaled: `[B, out_channels, h·stride, w·stride]`.
     ///
     /// # Errors
-    /// If the latents have other channels.
+    /// If the number of channels is wrong.
     pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
         Ok(self.finish(self.decode_features(z)?))
     }
 
-    /// What the decoder's last layer reads, `[B, first of block_out_channels, H, W]`: [`Self::finish`] makes
-    /// images of it.
+    /// The input of the decoder's last layer, `[B, first of block_out_channels, H, W]`, for [`Self::finish`].
     ///
     /// # Errors
-    /// As [`Self::decode`].
+    /// Those of [`Self::decode`].
     pub fn decode_features(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
         check_latents(z.dims(), self.config.latent_channels)?;
         let z = match &self.post_quant_conv {
@@ -135,7 +134,7 @@ impl AutoencoderKl {
         Ok(self.decoder.features(z, self.precision))
     }
 
-    /// The decoder's last layer.
+    /// Applies the decoder's last layer.
     pub fn finish(&self, features: Tensor<4>) -> Tensor<4> {
         self.decoder.conv_out.forward(features, ConvOptions::same(1))
     }
@@ -145,15 +144,15 @@ impl AutoencoderKl {
         self.decoder.conv_out.weight.val()
     }
 
-    /// The same network, its activations held in `precision`: all but those of first and last convolutions, which
-    /// stay in `f32`, as all do for [`Precision::Int8`]. Parameters are shared.
+    /// The same network with activations in `precision`, except those of the first and last convolutions, which stay in
+    /// `f32`. With [`Precision::Int8`] everything stays in `f32`. Parameters are shared.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// The same network, whose latents are scaled by `factor` for diffusion.
+    /// The same network with another scaling factor of the latents.
     pub fn with_scaling_factor(mut self, factor: f64) -> Self {
         self.config.scaling_factor = factor;
         self
@@ -163,14 +162,14 @@ impl AutoencoderKl {
 /// An autoencoder of either kind.
 #[derive(Clone, Debug)]
 pub enum Autoencoder {
-    /// The variational one.
+    /// The variational autoencoder.
     Kl(Box<AutoencoderKl>),
-    /// The small one, whose latents are certain.
+    /// The small autoencoder, which is deterministic.
     Tiny(Box<AutoencoderTiny>),
 }
 
 impl Autoencoder {
-    /// How many pixels one pixel of the latents stands for, in each direction.
+    /// The size in image pixels that corresponds to one pixel of the latents.
     pub fn stride(&self) -> usize {
         match self {
             Self::Kl(vae) => vae.config.stride(),
@@ -178,7 +177,7 @@ impl Autoencoder {
         }
     }
 
-    /// The same autoencoder, its activations held in `precision`; the small one's stay in `f32`.
+    /// The same autoencoder with activations in `precision`; the small one stays in `f32`.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
         match self {
@@ -195,10 +194,10 @@ impl Autoencoder {
         }
     }
 
-    /// The mean of the latents of images, and where they are uncertain the logarithm of their variance.
+    /// The mean of the latents of images, and the logarithm of their variance for a variational autoencoder.
     ///
     /// # Errors
-    /// As [`AutoencoderKl::encode`].
+    /// Those of [`AutoencoderKl::encode`].
     pub fn encode(&self, x: Tensor<4>) -> Result<(Tensor<4>, Option<Tensor<4>>), InputError> {
         match self {
             Self::Kl(vae) => vae.encode(x).map(|p| (p.mean, Some(p.logvar))),
@@ -209,7 +208,7 @@ impl Autoencoder {
     /// The images of unscaled latents.
     ///
     /// # Errors
-    /// As [`AutoencoderKl::decode`].
+    /// Those of [`AutoencoderKl::decode`].
     pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
         match self {
             Self::Kl(vae) => vae.decode(z),
@@ -217,20 +216,20 @@ impl Autoencoder {
         }
     }
 
-    /// As [`Self::decode`], cut into tiles that overlap and are blended: memory grows with the tile, not the
-    /// image. Each tile is normalized by itself, so the result differs a little from that of the whole.
+    /// Like [`Self::decode`], in overlapping tiles that are blended. Memory depends on the tile, not the image. Each tile is
+    /// normalized separately, so the result differs slightly.
     ///
     /// # Errors
-    /// As [`Self::decode`].
+    /// Those of [`Self::decode`].
     pub fn decode_tiled(&self, z: Tensor<4>, tiles: Tiles) -> Result<Tensor<4>, InputError> {
         check_latents(z.dims(), self.latent_channels())?;
         tiles.map(z, (self.stride(), 1), &mut |tile| self.decode(tile))
     }
 
-    /// As [`Self::encode`], in tiles.
+    /// Like [`Self::encode`], in tiles.
     ///
     /// # Errors
-    /// As [`Self::encode`].
+    /// Those of [`Self::encode`].
     pub fn encode_tiled(
         &self,
         x: Tensor<4>,
@@ -250,13 +249,13 @@ impl Autoencoder {
         Ok((moments.narrow(1, 0, n), logvar))
     }
 
-    /// Latents as diffusion sees them.
+    /// Converts latents to the scale of diffusion.
     pub fn scaled(&self, z: Tensor<4>) -> Tensor<4> {
         let (scale, shift) = self.scaling(&z);
         (z - shift) * scale
     }
 
-    /// The opposite of [`Self::scaled`].
+    /// The inverse of [`Self::scaled`].
     pub fn unscaled(&self, z: Tensor<4>) -> Tensor<4> {
         let (scale, shift) = self.scaling(&z);
         z / scale + shift
@@ -285,17 +284,17 @@ impl Autoencoder {
 
 fn check_image([_, c, h, w]: [usize; 4], channels: usize, stride: usize) -> Result<(), InputError> {
     if c != channels {
-        return Err(InputError(format!("images of {c} channels, expected {channels}")));
+        return Err(InputError(format!("the images have {c} channels, expected {channels}")));
     }
     if h == 0 || w == 0 || !h.is_multiple_of(stride) || !w.is_multiple_of(stride) {
-        return Err(InputError(format!("images of {h}×{w} pixels, expected multiples of {stride}")));
+        return Err(InputError(format!("the images have {h}×{w} pixels, expected multiples of {stride}")));
     }
     Ok(())
 }
 
 fn check_latents([_, c, h, w]: [usize; 4], channels: usize) -> Result<(), InputError> {
     if c != channels || h == 0 || w == 0 {
-        let found = format!("latents of {c} channels and {h}×{w} pixels");
+        let found = format!("the latents have {c} channels and {h}×{w} pixels");
         return Err(InputError(format!("{found}, expected {channels} channels and at least one pixel")));
     }
     Ok(())

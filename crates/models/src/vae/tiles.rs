@@ -1,27 +1,27 @@
-//! Cutting an image into tiles that overlap, and blending what becomes of them.
+//! Processes an image in overlapping tiles and blends the results.
 
 use burn::tensor::Tensor;
 use tweedie_ops::{from_host, to_host};
 
 use crate::network::InputError;
 
-/// How to cut. Neighbours are blended linearly over their overlap.
+/// How to cut tiles. Neighbours are blended linearly over their overlap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tiles {
-    /// Side of a tile in pixels of the latents.
+    /// Height and width of a tile in pixels of the latents.
     pub latents: usize,
-    /// The part of a tile that it shares with the next, in 0..1.
+    /// The fraction of a tile that it shares with the next, in 0..1.
     pub overlap: f64,
 }
 
 impl Tiles {
-    /// Tiles of `latents` pixels of the latents that overlap by a quarter.
+    /// Tiles of `latents` pixels that overlap by a quarter.
     pub fn new(latents: usize) -> Self {
         Self { latents: latents.max(1), overlap: 0.25 }
     }
 
-    /// Applies `f` to the tiles of `x: [B, C, H, W]`. A pixel of `x` becomes `out_of.0 / out_of.1` pixels in
-    /// each direction: one of the two is 1.
+    /// Applies `f` to the tiles of `x: [B, C, H, W]`. The size of the result is `out_of.0 / out_of.1` times that of `x`; one
+    /// of the two is 1.
     pub(super) fn map(
         self,
         x: Tensor<4>,
@@ -34,7 +34,7 @@ impl Tiles {
             return f(x);
         }
         let overlap = self.overlap.clamp(0.0, 0.5);
-        // Whole pixels of both sides of the map.
+        // An integer number of pixels in both input and output.
         let step = ((self.latents as f64 * (1.0 - overlap)) as usize).max(1) * down;
         let blend = (tile - step) * up / down;
         let device = x.device();
@@ -56,12 +56,12 @@ impl Tiles {
         }
         match out {
             Some(Canvas { values, shape }) => Ok(from_host(values, shape, &device)),
-            None => Err(InputError("an empty image".into())),
+            None => Err(InputError("the image is empty".into())),
         }
     }
 }
 
-/// Where tiles begin: the last one reaches the end.
+/// Where tiles start; the last one reaches the end.
 fn starts(length: usize, tile: usize, step: usize) -> impl Iterator<Item = usize> {
     (0..length).step_by(step).take_while(move |start| *start == 0 || start + tile < length + step)
 }
@@ -76,7 +76,7 @@ impl Canvas {
         Self { values: vec![0.0; shape.iter().product()], shape }
     }
 
-    /// Paints a tile over what is there; its first `blend` rows and columns fade in, but not at the edge.
+    /// Blends a tile over the existing pixels; its first `blend` rows and columns fade in, except at the edge.
     fn paint(&mut self, tile: &[f32], [b, c, h, w]: [usize; 4], [top, left]: [usize; 2], blend: usize) {
         let [_, _, height, width] = self.shape;
         let fade = |at: usize, start: usize| match start {
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// A map that does not mix pixels is the same in tiles as in one piece: every pixel's weights add up to 1.
+    /// A function that does not mix pixels gives the same result with and without tiles, as weights sum to 1.
     #[test]
     fn weights_add_up() {
         let values: Vec<f32> = (0..2 * 19 * 26).map(|i| (i as f32 * 0.37).sin()).collect();

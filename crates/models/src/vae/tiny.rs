@@ -15,10 +15,10 @@ use crate::{
     unet::{LoadError, resample::Resample},
 };
 
-/// Three convolutions, added to the input.
+/// Three convolutions with a residual connection.
 #[derive(Module, Debug)]
 pub struct TinyBlock {
-    /// Activations take the places between.
+    /// Activations take the positions in between.
     conv: Vec<Option<Conv2d>>,
     #[module(skip)]
     activation: Activation,
@@ -45,7 +45,7 @@ impl TinyBlock {
     }
 }
 
-/// A place in a sequence of layers; empty ones have no parameters.
+/// A position in a sequence of layers; empty ones have no parameters.
 type Layer = Option<Either<Conv2d, TinyBlock>>;
 
 /// A sequence of layers.
@@ -54,7 +54,7 @@ pub struct Layers {
     layers: Vec<Layer>,
 }
 
-/// The small autoencoder. Parameter names are those of diffusers' `AutoencoderTiny`.
+/// The small autoencoder. Parameters are named as in diffusers' `AutoencoderTiny`.
 #[derive(Module, Debug)]
 pub struct AutoencoderTiny {
     encoder: Layers,
@@ -64,18 +64,18 @@ pub struct AutoencoderTiny {
 }
 
 impl AutoencoderTiny {
-    /// With initial weights.
+    /// Creates it with initial weights.
     ///
     /// # Errors
-    /// As [`AutoencoderTinyConfig::validate`].
+    /// Those of [`AutoencoderTinyConfig::validate`].
     pub fn new(config: &AutoencoderTinyConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
         Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
     }
 
-    /// With the weights of `source`.
+    /// Creates it with the weights of `source`.
     ///
     /// # Errors
-    /// As [`AutoencoderTinyConfig::validate`] and [`params::import`].
+    /// Those of [`AutoencoderTinyConfig::validate`] and [`params::import`].
     pub fn load(
         config: &AutoencoderTinyConfig,
         source: &dyn TensorSource,
@@ -124,7 +124,7 @@ impl AutoencoderTiny {
         })
     }
 
-    /// What it was built from.
+    /// The network's configuration.
     pub fn config(&self) -> &AutoencoderTinyConfig {
         &self.config
     }
@@ -132,7 +132,7 @@ impl AutoencoderTiny {
     /// The latents of images `[B, in_channels, H, W]` in −1..1.
     ///
     /// # Errors
-    /// As [`super::AutoencoderKl::encode`].
+    /// Those of [`super::AutoencoderKl::encode`].
     pub fn encode(&self, x: Tensor<4>) -> Result<Tensor<4>, InputError> {
         check_image(x.dims(), self.config.in_channels, self.config.stride())?;
         let mut x = x.add_scalar(1.0f32).div_scalar(2.0f32);
@@ -152,7 +152,7 @@ impl AutoencoderTiny {
     /// The images of latents `[B, latent_channels, h, w]`.
     ///
     /// # Errors
-    /// As [`super::AutoencoderKl::decode`].
+    /// Those of [`super::AutoencoderKl::decode`].
     pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
         check_latents(z.dims(), self.config.latent_channels)?;
         let mut x = z.div_scalar(3.0f32).tanh().mul_scalar(3.0f32);

@@ -9,7 +9,7 @@ pub fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Numbers in `-1..1`, a function of the name: SplitMix64.
+/// Values in `-1..1`, a function of the name: SplitMix64.
 pub fn noise(name: &str, count: usize) -> impl Iterator<Item = f64> {
     let start = hash(name);
     (1..=count as u64).map(move |i| {
