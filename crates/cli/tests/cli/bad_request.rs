@@ -105,7 +105,10 @@ fn instruction_sets_that_there_are_not() {
         command.env("TWEEDIE_ISA", value);
         command
     };
-    scratch.fails_as(with("avx999"), &["TWEEDIE_ISA", "`avx999`", "no instruction set", "scalar", "unset"]);
+    scratch.fails_as(
+        with("avx999"),
+        &["TWEEDIE_ISA", "`avx999`", "not a known instruction set", "scalar", "unset"],
+    );
     scratch.fails_as(with("AVX2"), &["TWEEDIE_ISA", "`AVX2`", "scalar"]);
     assert!(finish(with("scalar")).ok().stdout.contains("kernels for scalar"));
     finish(with("")).ok();

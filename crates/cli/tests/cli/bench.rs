@@ -61,7 +61,7 @@ fn a_pass_is_the_sum_of_its_layers() {
     let eight = rows(&["layers", "--network", "built-in", "--batch", "1", "--precision", "int8"]);
     assert!(eight[0]["layers"].as_array().unwrap().iter().any(|layer| layer["algorithm"] == "int8"));
     let text = Scratch::new().ok(&["bench", "layers", "--network", "built-in", "--runs", "1"]).stdout;
-    assert!(text.contains("linear maps") && text.contains("of peak"), "{text}");
+    assert!(text.contains("linear layers") && text.contains("of peak"), "{text}");
 }
 
 #[test]
