@@ -1,6 +1,6 @@
 //! The one in-memory image: 8-bit RGB.
 
-use std::{fs, io::Write, path::Path};
+use std::path::Path;
 
 use image::ImageEncoder as _;
 
@@ -70,22 +70,15 @@ impl Image {
         Ok(bytes)
     }
 
-    /// Writes a PNG: aside first, then renamed, so that `path` holds a whole image or what it held before.
+    /// Writes a PNG, whole or not at all: `path` then holds what it held before.
     ///
     /// # Errors
     /// [`DataError::Io`] naming the path.
     pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), DataError> {
         let path = path.as_ref();
         let bytes = self.to_png(path)?;
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(format!(".{}.tmp", std::process::id()));
-        let written = fs::File::create(&aside)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&aside, path));
-        written.map_err(|source| {
-            let _ = fs::remove_file(&aside);
-            DataError::Io { path: path.into(), source }
-        })
+        tweedie_system::files::write(path, &bytes)
+            .map_err(|source| DataError::Io { path: path.into(), source })
     }
 }
 

@@ -1,18 +1,17 @@
-//! Files that appear whole or not at all.
-//!
-//! What is written goes to a hidden file beside its destination, is flushed to the disk, and is then
-//! renamed: readers see the old file or the new one, and a failure leaves no partial file behind.
+//! The files of models: JSON, text, and whole folders. See `tweedie-system` for how they are written.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    fs,
+    io::{self, Write},
+    path::Path,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::HubError;
+
+/// The longest file of text or JSON that is read: one of a large vocabulary has some tens of megabytes.
+const LONGEST_TEXT: u64 = 1 << 28;
 
 /// Replaces the file at `path` by `bytes`. Its folder must exist.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
@@ -25,7 +24,7 @@ pub fn write_atomic_with(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), HubError> {
-    replace(path, fill).map_err(|e| HubError::write(path, e))
+    tweedie_system::files::write_with(path, fill).map_err(|e| HubError::write(path, e))
 }
 
 /// Writes `value` as indented JSON with a final newline.
@@ -42,9 +41,9 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, HubError> {
     serde_json::from_str(&text).map_err(|e| HubError::format(path, format!("not the JSON expected: {e}")))
 }
 
-/// Reads a file of UTF-8 text.
+/// Reads a regular file of UTF-8 text, at most 256 MiB.
 pub fn read_text(path: &Path) -> Result<String, HubError> {
-    fs::read_to_string(path).map_err(|e| HubError::read(path, e))
+    tweedie_system::files::read_text(path, LONGEST_TEXT).map_err(|e| HubError::read(path, e))
 }
 
 /// Creates a folder and its parents, if it is not there yet.
@@ -60,118 +59,26 @@ pub fn write_dir_with(
     marker: &str,
     fill: impl FnOnce(&Path) -> Result<(), HubError>,
 ) -> Result<(), HubError> {
-    let wrap = |e| HubError::write(path, e);
-    replaceable(path, marker).map_err(wrap)?;
-    let aside = Aside(beside(path).map_err(wrap)?);
-    fs::create_dir(&aside.0).map_err(wrap)?;
-    fill(&aside.0).map_err(|e| e.moved(&aside.0, path))?;
-    sync_dir(&aside.0).map_err(wrap)?;
-    let old = match fs::symlink_metadata(path) {
-        Ok(_) => {
-            let old = Aside(beside(path).map_err(wrap)?);
-            fs::rename(path, &old.0).map_err(wrap)?;
-            Some(old)
-        }
-        Err(_) => None,
-    };
-    if let Err(e) = fs::rename(&aside.0, path) {
-        if let Some(old) = &old {
-            // Put back what was there; if even that fails, the first error is the one to report.
-            let _ = fs::rename(&old.0, path);
-        }
-        return Err(wrap(e));
-    }
-    sync_parent(path).map_err(wrap)
+    let fill = |aside: &Path| fill(aside).map_err(|e| e.moved(aside, path));
+    tweedie_system::files::write_folder(path, marker, |e| HubError::write(path, e), fill)
 }
 
-/// Whether [`write_dir_with`] would replace what is at `path`, before the work is done.
+/// Whether [`write_dir_with`] could replace what is at `path`, tried before the work is done.
 ///
 /// # Errors
-/// If `path` is a folder of something else, or the folder that it lies in is not there.
+/// If `path` is a folder of something else, the folder that it lies in is not there, or nothing can be written there.
 pub fn check_dir(path: &Path, marker: &str) -> Result<(), HubError> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !parent.is_dir() {
-        return Err(HubError::write(path, io::Error::new(io::ErrorKind::NotFound, "it lies in no folder")));
-    }
-    replaceable(path, marker).map_err(|e| HubError::write(path, e))
-}
-
-fn replaceable(path: &Path, marker: &str) -> io::Result<()> {
-    let foreign = match fs::metadata(path) {
-        Err(_) => false,
-        Ok(m) if m.is_dir() => !path.join(marker).exists() && fs::read_dir(path)?.next().is_some(),
-        Ok(_) => true,
-    };
-    let reason = || format!("it exists and is not a folder with a `{marker}`; it is left as it is");
-    if foreign { Err(io::Error::new(io::ErrorKind::AlreadyExists, reason())) } else { Ok(()) }
-}
-
-fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let path = match fs::metadata(path) {
-        Ok(m) if m.is_dir() => return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")),
-        Ok(m) if !m.is_file() => {
-            let mut out = BufWriter::new(OpenOptions::new().write(true).open(path)?);
-            fill(&mut out)?;
-            return out.flush();
+    let check = || {
+        if !parent.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it lies in no folder"));
         }
-        Ok(_) => fs::canonicalize(path)?,
-        Err(_) => path.to_path_buf(),
+        tweedie_system::files::check_replaceable(path, marker)?;
+        // Beside it, where the new one is made.
+        tweedie_system::files::check_folder(path)?;
+        tweedie_system::files::check_file(&parent.join("probe"))
     };
-    let aside = Aside(beside(&path)?);
-    let file = OpenOptions::new().write(true).create_new(true).open(&aside.0)?;
-    write_synced(file, fill)?;
-    fs::rename(&aside.0, &path)?;
-    sync_parent(&path)
-}
-
-fn write_synced(file: File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    fill(&mut out)?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-}
-
-/// A name beside `path` that no other thread or process uses.
-fn beside(path: &Path) -> io::Result<PathBuf> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a name"))?;
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}-{count}.tmp", std::process::id()));
-    Ok(path.with_file_name(hidden))
-}
-
-/// Renames live in the folder: without this a power cut may undo them.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(dir) if dir.as_os_str().is_empty() => sync_dir(Path::new(".")),
-        Some(dir) => sync_dir(dir),
-        None => Ok(()),
-    }
-}
-
-#[cfg(unix)]
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_dir(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-/// Removes its path when dropped, if it is still there.
-struct Aside(PathBuf);
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        if fs::remove_file(&self.0).is_err() {
-            // Not a file: a folder, or renamed to its destination already.
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+    check().map_err(|e| HubError::write(path, e))
 }
 
 #[cfg(test)]

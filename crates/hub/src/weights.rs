@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use tweedie_models::params::{HostTensor, TensorSource};
 
 use tweedie_ops::FileMap;
+use tweedie_system::files::open;
 
 use crate::{error::HubError, files};
 
@@ -194,6 +195,7 @@ impl Shard {
         if size.is_dir() {
             return Err(HubError::format(path, "a folder, where a safetensors file was expected"));
         }
+        let size = open(path).and_then(|file| file.metadata()).map_err(|e| HubError::read(path, e))?;
         // An empty file cannot be mapped everywhere.
         let bytes = match size.len() {
             0 => Bytes::Static(&[]),

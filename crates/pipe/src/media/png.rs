@@ -1,7 +1,6 @@
 //! PNG, with the request that made the picture in a text chunk.
 
 use std::{
-    fs::File,
     io::{BufReader, Cursor},
     path::Path,
 };
@@ -9,6 +8,7 @@ use std::{
 use png::{BitDepth, ColorType, Decoder, Encoder, text_metadata::ITXtChunk};
 use tweedie_data::Image;
 use tweedie_hub::HubError;
+use tweedie_system::files;
 
 use super::{media, size, store};
 use crate::{PipelineError, Request};
@@ -61,7 +61,7 @@ pub fn read_request(path: &Path) -> Result<Option<Request>, PipelineError> {
 /// # Errors
 /// If the file is not a PNG.
 pub fn read_text(path: &Path) -> Result<Option<String>, PipelineError> {
-    let file = File::open(path).map_err(|source| HubError::Read { path: path.into(), source })?;
+    let file = files::open(path).map_err(|source| HubError::Read { path: path.into(), source })?;
     let mut reader = Decoder::new(BufReader::new(file)).read_info().map_err(|e| media(path, e))?;
     // Text may also follow the pixels.
     if !reader.info().utf8_text.iter().any(|t| t.keyword == KEYWORD) {
@@ -99,6 +99,8 @@ pub(super) fn encode_animation(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn picture() -> Image {
