@@ -1,9 +1,13 @@
 //! Memory allocator settings.
 
-/// Tells the allocator to keep freed memory. A network allocates and frees the same large tensors at every step; if they
-/// were returned to the system, each would be mapped, zeroed and faulted in again. Programs call this once at their
-/// start. It only has an effect with glibc.
+/// Prepares the process; programs call this once at their start.
+///
+/// - Tells the allocator to keep freed memory (glibc only). A network allocates and frees the same large tensors at
+///   every step; if they were returned to the system, each would be mapped, zeroed and faulted in again.
+/// - If a [mapped file](crate::FileMap) is truncated by another program, the process ends with a message.
 pub fn init() {
+    #[cfg(unix)]
+    crate::file_map::report_truncation();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         /// Blocks up to this size come from the heap, larger ones from the system.
