@@ -8,11 +8,14 @@ use std::{
 };
 
 use tweedie_data::Image;
-use tweedie_hub::{HubError, Precision, SafetensorsFile, files::create_dir, weights::write};
-use tweedie_models::{HostTensor, TensorSource};
+use tweedie_hub::{HubError, cache, files::create_dir};
+use tweedie_models::HostTensor;
 
 use super::{ExtractError, Extracted, Extractor, Progress};
 use crate::metrics::Features;
+
+/// What the files hold; their names say of what.
+const KIND: &str = "features";
 
 /// FNV-1a of 64 bits.
 pub(super) struct Fnv(u64);
@@ -87,7 +90,7 @@ pub fn stored(
         ("features".to_owned(), tensor(&extracted.features)),
         ("probabilities".to_owned(), tensor(&extracted.probabilities)),
     ]);
-    let kept = create_dir(folder).and_then(|()| write(&path, &tensors, Precision::F32, &BTreeMap::new()));
+    let kept = create_dir(folder).and_then(|()| cache::write(&path, KIND, &tensors));
     Ok(Stored { extracted, found: false, not_kept: kept.err() })
 }
 
@@ -100,9 +103,9 @@ fn path(extractor: &dyn Extractor, images: &[Image], folder: &Path) -> PathBuf {
 }
 
 fn read(path: &Path, rows: usize, dim: usize) -> Option<Extracted> {
-    let file = SafetensorsFile::open(path).ok()?;
-    let features = |name: &str| {
-        let tensor = file.read(name).ok()?;
+    let mut tensors = cache::read(path, KIND)?;
+    let mut features = |name: &str| {
+        let tensor = tensors.remove(name)?;
         let [found, dim] = tensor.shape[..] else { return None };
         let features = Features::new(dim, tensor.values).ok()?;
         (found == rows && features.len() == rows).then_some(features)

@@ -132,6 +132,16 @@ impl ClipTokenizer {
         Self { vocabulary: known, merges, bytes, begin, end, pad: end }
     }
 
+    /// A number that differs where the tokens of texts do.
+    pub fn fingerprint(&self) -> String {
+        let mut entries: Vec<_> = self.vocabulary.iter().collect();
+        entries.sort_unstable();
+        let mut merges: Vec<_> = self.merges.iter().collect();
+        merges.sort_unstable();
+        let special = [self.begin, self.end, self.pad];
+        format!("{:08x}", crc32c::crc32c(format!("{entries:?} {merges:?} {special:?}").as_bytes()))
+    }
+
     /// Writes `vocab.json`, `merges.txt` and the files beside them into the folder `dir`, for texts of at most
     /// `length` tokens. transformers opens it as `CLIPTokenizer`.
     ///
