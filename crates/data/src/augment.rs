@@ -38,18 +38,18 @@ impl AugmentConfig {
     pub fn validate(&self) -> Result<(), DataError> {
         let edm = &self.edm;
         let shares = [
-            ("flip", self.flip, 1.0),
-            ("shift", self.shift, 0.5),
-            ("jitter.brightness", self.jitter.brightness, 1.0),
-            ("jitter.contrast", self.jitter.contrast, 1.0),
-            ("jitter.saturation", self.jitter.saturation, 1.0),
-            ("jitter.hue", self.jitter.hue, 0.5),
-            ("edm.p", edm.p, 1.0),
-            ("edm.rotate", edm.rotate, 1.0),
-            ("edm.aniso_rotate", edm.aniso_rotate, 1.0),
-            ("edm.scale", edm.scale, 1.0),
-            ("edm.aniso", edm.aniso, 1.0),
-            ("edm.translate", edm.translate, 1.0),
+            ("augment.flip", self.flip, 1.0),
+            ("augment.shift", self.shift, 0.5),
+            ("augment.jitter.brightness", self.jitter.brightness, 1.0),
+            ("augment.jitter.contrast", self.jitter.contrast, 1.0),
+            ("augment.jitter.saturation", self.jitter.saturation, 1.0),
+            ("augment.jitter.hue", self.jitter.hue, 0.5),
+            ("augment.edm.p", edm.p, 1.0),
+            ("augment.edm.rotate", edm.rotate, 1.0),
+            ("augment.edm.aniso_rotate", edm.aniso_rotate, 1.0),
+            ("augment.edm.scale", edm.scale, 1.0),
+            ("augment.edm.aniso", edm.aniso, 1.0),
+            ("augment.edm.translate", edm.translate, 1.0),
         ];
         for (key, value, most) in shares {
             if !(0.0..=most).contains(&value) {

@@ -17,6 +17,13 @@ pub struct Words {
     pub kinds: Vec<String>,
 }
 
+impl Words {
+    /// Whether there is neither a caption nor a keyword.
+    pub fn is_silent(&self) -> bool {
+        self.caption.is_none() && self.keywords.is_empty()
+    }
+}
+
 /// How captions are composed of [`Words`]: relative frequencies of their forms, and what varies in each. A form
 /// that needs words which an image lacks is not drawn for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +44,23 @@ pub struct CaptionConfig {
     /// One of these comes first, each as often as it is listed, as in `["", "", "a ", "a picture of "]`; none
     /// when the list is empty.
     pub prefixes: Vec<String>,
+    /// What happens to an image that has neither a caption nor keywords.
+    pub missing: NoCaption,
+}
+
+/// What a text-to-image model learns of an image that has neither a caption nor keywords.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoCaption {
+    /// Nothing: that there is such an image is an error.
+    #[default]
+    Fail,
+    /// Nothing: it is left out.
+    Skip,
+    /// The narrowest kind of things that it belongs to, such as the name of its folder, is its caption.
+    Class,
+    /// Its caption is empty.
+    Empty,
 }
 
 impl Default for CaptionConfig {
@@ -49,6 +73,7 @@ impl Default for CaptionConfig {
             most_keywords: 4,
             shuffle: 0.0,
             prefixes: Vec::new(),
+            missing: NoCaption::Fail,
         }
     }
 }
@@ -69,27 +94,26 @@ impl CaptionConfig {
     pub fn validate(&self) -> Result<(), DataError> {
         let wrong = |key, value: String, expected| Err(DataError::Config { key, value, expected });
         for (key, value) in [
-            ("captions.caption", self.caption),
-            ("captions.keywords", self.keywords),
-            ("captions.caption_and_keywords", self.caption_and_keywords),
-            ("captions.caption_and_kind", self.caption_and_kind),
+            ("text.captions.caption", self.caption),
+            ("text.captions.keywords", self.keywords),
+            ("text.captions.caption_and_keywords", self.caption_and_keywords),
+            ("text.captions.caption_and_kind", self.caption_and_kind),
         ] {
             if !(value >= 0.0 && value.is_finite()) {
                 return wrong(key, value.to_string(), "a frequency, 0 or more");
             }
         }
         if !(0.0..=1.0).contains(&self.shuffle) {
-            return wrong("captions.shuffle", self.shuffle.to_string(), "a probability, 0 to 1");
+            return wrong("text.captions.shuffle", self.shuffle.to_string(), "a probability, 0 to 1");
         }
         if self.most_keywords == 0 {
-            return wrong("captions.most_keywords", "0".into(), "at least 1");
+            return wrong("text.captions.most_keywords", "0".into(), "at least 1");
         }
         Ok(())
     }
 
     /// The text that goes with the `counter`-th sample of the run with this seed. A pure function. Where no form
-    /// of positive frequency suits the words, it is the caption, or else the keywords, or else the narrowest
-    /// kind; empty if nothing is known.
+    /// of positive frequency suits the words, it is the caption, or else the keywords, or else what `missing` says.
     pub fn compose(&self, words: &Words, seed: u64, counter: u64) -> String {
         // A seed of its own keeps these draws apart from others of the same seed and counter.
         let mut rng = tweedie_core::noise::generator(mix(seed ^ 0x6361_7074_696f_6e21), counter);
@@ -133,7 +157,7 @@ impl CaptionConfig {
         if let Form::CaptionAndKind = form {
             parts.extend(words.kinds.get(rng.random_range(0..words.kinds.len().max(1))).map(String::as_str));
         }
-        if parts.is_empty() {
+        if parts.is_empty() && self.missing == NoCaption::Class {
             parts.extend(words.kinds.last().map(String::as_str));
         }
         let text = parts.join(", ");
@@ -204,7 +228,9 @@ mod tests {
         let bare = Words { caption: Some("cat".into()), ..Words::default() };
         assert_eq!(config.compose(&bare, 0, 0), "cat");
         let kind = Words { kinds: vec!["animals".into(), "birds".into()], ..Words::default() };
-        assert_eq!(config.compose(&kind, 0, 0), "birds");
+        assert_eq!(config.compose(&kind, 0, 0), "");
+        let of_class = CaptionConfig { missing: NoCaption::Class, ..config.clone() };
+        assert_eq!(of_class.compose(&kind, 0, 0), "birds");
         let prefixes = CaptionConfig { prefixes: vec!["a ".into()], ..config };
         assert_eq!(prefixes.compose(&bare, 0, 9), "a cat");
         assert_eq!(prefixes.compose(&Words::default(), 0, 9), "");
@@ -222,9 +248,9 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         let config = CaptionConfig { shuffle: 2.0, ..CaptionConfig::default() };
-        assert!(config.validate().unwrap_err().to_string().contains("captions.shuffle = 2"));
+        assert!(config.validate().unwrap_err().to_string().contains("text.captions.shuffle = 2"));
         let config = CaptionConfig { keywords: f64::NAN, ..CaptionConfig::default() };
-        assert!(config.validate().unwrap_err().to_string().contains("captions.keywords = NaN"));
+        assert!(config.validate().unwrap_err().to_string().contains("text.captions.keywords = NaN"));
         assert!(toml::from_str::<CaptionConfig>("prefix = 1").unwrap_err().to_string().contains("prefix"));
     }
 }

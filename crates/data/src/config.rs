@@ -71,13 +71,21 @@ impl DataConfig {
     pub fn validate(&self) -> Result<(), DataError> {
         let wrong = |key, value: String, expected| Err(DataError::Config { key, value, expected });
         if !(1..=4096).contains(&self.size) {
-            return wrong("size", self.size.to_string(), "1 to 4096 pixels");
+            return wrong("data.size", self.size.to_string(), "1 to 4096 pixels");
         }
         if !(0.0..0.5).contains(&self.margin) {
-            return wrong("margin", self.margin.to_string(), "a fraction from 0 up to, not including, 0.5");
+            return wrong(
+                "data.margin",
+                self.margin.to_string(),
+                "a fraction from 0 up to, not including, 0.5",
+            );
         }
         if !(0.0..1.0).contains(&self.holdout) {
-            return wrong("holdout", self.holdout.to_string(), "a fraction from 0 up to, not including, 1");
+            return wrong(
+                "data.holdout",
+                self.holdout.to_string(),
+                "a fraction from 0 up to, not including, 1",
+            );
         }
         Ok(())
     }
@@ -249,6 +257,6 @@ mod tests {
         assert!(error("background = \"white\"").contains("`white` is not a colour"));
         assert!(error("source = { folders = \"x\" }").contains("folders"));
         let config = DataConfig { holdout: f64::NAN, ..DataConfig::default() };
-        assert!(config.validate().unwrap_err().to_string().starts_with("holdout = NaN"));
+        assert!(config.validate().unwrap_err().to_string().starts_with("data.holdout = NaN"));
     }
 }

@@ -1,8 +1,12 @@
 //! Items by index, whatever they come from.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::{
@@ -41,6 +45,8 @@ struct Shared {
     /// Every image in the collection's order; `None` for a corrupt one. Absent when they would not fit.
     cache: Option<Vec<Option<Arc<Image>>>>,
     skipped: Mutex<Vec<Skipped>>,
+    /// Which images were found to be corrupt: neither decoded nor listed again.
+    corrupt: Vec<AtomicBool>,
 }
 
 impl Dataset {
@@ -57,7 +63,7 @@ impl Dataset {
         let mut collection = match &config.source {
             Source::Emoji => emoji::open(&config.emoji)?,
             Source::Folder(path) => folder::open(path, &config.folder, config.on_error)?,
-            Source::Parquet(path) => parquet::open(path, &config.parquet)?,
+            Source::Parquet(path) => parquet::open(path, &config.parquet, config.on_error)?,
         };
         let frame = Frame::of(config);
         let bytes = collection.entries.len().saturating_mul(3 * config.size * config.size + 64);
@@ -67,6 +73,7 @@ impl Dataset {
             holdout: config.holdout,
             cache: None,
             skipped: Mutex::new(std::mem::take(&mut collection.skipped)),
+            corrupt: collection.entries.iter().map(|_| AtomicBool::new(false)).collect(),
             collection,
         };
         let mut indices: Vec<usize> = (0..shared.collection.entries.len()).collect();
@@ -130,6 +137,25 @@ impl Dataset {
         self.shared.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Those from number `first` on of the images left out so far.
+    pub fn skipped_from(&self, first: usize) -> Vec<Skipped> {
+        let all = self.shared.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(first..).unwrap_or_default().to_vec()
+    }
+
+    /// How many files of the source were passed over because they are neither images nor texts about them, by the
+    /// ending of their names, such as `.svg`.
+    pub fn passed_over(&self) -> &BTreeMap<String, usize> {
+        &self.shared.collection.passed_over
+    }
+
+    /// The items that have a caption or keywords.
+    #[must_use]
+    pub fn captioned(&self) -> Self {
+        let has = |i: &usize| !self.shared.collection.entries[*i].words.is_silent();
+        Self { shared: self.shared.clone(), indices: self.indices.iter().copied().filter(has).collect() }
+    }
+
     /// The part to train on and the held-out part: `config.holdout` of the items on average, and emoji
     /// that are held out by name. Which part an item is in depends on its name alone, so it stays there when others come and go.
     pub fn split(&self) -> (Self, Self) {
@@ -149,9 +175,11 @@ impl Dataset {
         if index >= len {
             return Err(DataError::Index { index, len });
         }
-        let mut first = None;
         for step in 0..len {
             let at = self.indices[(index + step) % len];
+            if self.shared.on_error == OnError::Skip && self.shared.corrupt[at].load(Ordering::Relaxed) {
+                continue;
+            }
             match self.shared.image(at) {
                 Ok(image) => {
                     let Entry { name, class, words, .. } = &self.shared.collection.entries[at];
@@ -159,10 +187,10 @@ impl Dataset {
                     return Ok(Item { image, class: *class, words, name });
                 }
                 Err(error) if self.shared.on_error == OnError::Fail => return Err(error),
-                Err(error) => first = first.or(Some(error)),
+                Err(_) => {}
             }
         }
-        Err(first.unwrap_or_else(|| self.shared.all_corrupt()))
+        Err(self.shared.all_corrupt())
     }
 }
 
@@ -173,10 +201,9 @@ impl Shared {
         }
         self.collection.decode(at, &self.frame).map(Arc::new).map_err(|reason| {
             let path = self.collection.path(at);
-            let skipped = Skipped { path: path.clone(), reason: reason.clone() };
-            let mut list = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-            if !list.contains(&skipped) {
-                list.push(skipped);
+            if !self.corrupt[at].swap(true, Ordering::Relaxed) {
+                let skipped = Skipped { path: path.clone(), reason: reason.clone() };
+                self.skipped.lock().unwrap_or_else(PoisonError::into_inner).push(skipped);
             }
             DataError::Corrupt { path, reason }
         })
@@ -220,6 +247,15 @@ impl Shared {
         let first = skipped.first().map(|s| format!("; first {}: {}", s.path.display(), s.reason));
         self.empty(format!(", and all {} found are corrupt{}", skipped.len(), first.unwrap_or_default()))
     }
+}
+
+/// What [`Dataset::passed_over`] counts, in words: `3 .tga, 1 without ending`.
+pub fn counted_endings(counts: &BTreeMap<String, usize>) -> String {
+    let one = |(ending, count): (&String, &usize)| match ending.as_str() {
+        "" => format!("{count} without ending"),
+        ending => format!("{count} {ending}"),
+    };
+    counts.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Decodes the image file at `path`, brought to the size, background and fit of `config`.

@@ -1,10 +1,18 @@
 //! Encoded bytes to a raster, with limits against files that claim or unfold to more than they should.
 
-use std::{io::Cursor, path::Path};
+use std::{
+    io::{Cursor, Read},
+    path::Path,
+};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use tweedie_system::files;
 
-use crate::{guard::guarded, resize::Raster};
+use crate::{
+    budget::{DECODED, ENCODED},
+    guard::guarded,
+    resize::Raster,
+};
 
 /// File name endings that are taken for images.
 pub(crate) const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff"];
@@ -16,11 +24,19 @@ const MAX_BYTES: u64 = 512 << 20;
 
 /// Decodes a file. The format is read from its first bytes, not from its name.
 pub(crate) fn file(path: &Path) -> Result<Raster, String> {
-    let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
+    let length = files::open(path).and_then(|file| file.metadata()).map_err(|e| e.to_string())?.len();
     if length > MAX_BYTES {
         return Err(format!("{length} bytes are more than the {} MiB allowed", MAX_BYTES >> 20));
     }
-    bytes(&std::fs::read(path).map_err(|e| e.to_string())?)
+    let _lent = ENCODED.take(length);
+    bytes(&files::read(path, MAX_BYTES).map_err(|e| e.to_string())?)
+}
+
+/// Whether the first bytes of a file are those of an image that can be decoded, whatever its name says.
+pub(crate) fn is_image(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = files::open(path).and_then(|file| file.take(32).read_to_end(&mut start));
+    read.is_ok() && image::guess_format(&start).is_ok_and(|format| format.reading_enabled())
 }
 
 /// Decodes an encoded image held in memory.
@@ -50,12 +66,15 @@ fn read(bytes: &[u8]) -> Result<Raster, String> {
     if u64::from(width) * u64::from(height) * 4 > MAX_BYTES || decoder.total_bytes() > MAX_BYTES {
         return Err(format!("{width}x{height} pixels are more than the {} MiB allowed", MAX_BYTES >> 20));
     }
+    // The image as its file has it, and as it is given back.
+    let lent = DECODED.take(decoder.total_bytes() + u64::from(width) * u64::from(height) * 4);
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
     finite(&decoded)?;
     decoded.apply_orientation(orientation);
     let rgba = decoded.into_rgba8();
-    Ok(Raster { width: rgba.width() as usize, height: rgba.height() as usize, rgba: rgba.into_raw() })
+    let (width, height) = (rgba.width() as usize, rgba.height() as usize);
+    Ok(Raster { width, height, rgba: rgba.into_raw(), _lent: Some(lent) })
 }
 
 /// Whether an end marker follows the first scan: the decoder fills up what is missing with grey and says

@@ -8,11 +8,12 @@ use std::{
 };
 
 use serde_json::Value;
+use tweedie_system::files;
 
 use crate::{
     DataError, FolderConfig, OnError, Skipped, Words,
-    decode::EXTENSIONS,
-    source::{Collection, Entry, Place},
+    decode::{self, EXTENSIONS},
+    source::{Collection, Entry, Place, ending},
 };
 
 /// Names under which a captions file is found unasked, as Hugging Face's `imagefolder` has it and ours.
@@ -27,7 +28,7 @@ pub(crate) fn open(root: &Path, config: &FolderConfig, on_error: OnError) -> Res
     }
     let mut found = Found::default();
     walk(root, "", &mut found, &mut HashSet::new())?;
-    let (captions, skipped) = captions(root, config, on_error, &found)?;
+    let (captions, skipped) = captions(root, config, on_error, &mut found)?;
     let class_of = |name: &str| name.split_once('/').map(|(first, _)| first.to_owned());
     let mut class_names: Vec<String> = match config.classes {
         true => found.images.keys().filter_map(|name| class_of(name)).collect(),
@@ -54,6 +55,7 @@ pub(crate) fn open(root: &Path, config: &FolderConfig, on_error: OnError) -> Res
         place: root.display().to_string(),
         looked_for: format!("{} files in it and in its subfolders", EXTENSIONS.join(", ")),
         skipped,
+        passed_over: found.others,
         ..Collection::default()
     })
 }
@@ -64,9 +66,11 @@ struct Found {
     images: BTreeMap<String, PathBuf>,
     texts: BTreeMap<String, PathBuf>,
     captions: BTreeMap<String, PathBuf>,
+    /// How many there are of all others, by their ending.
+    others: BTreeMap<String, usize>,
 }
 
-/// Hidden files are passed over; links are followed, each folder once.
+/// Hidden files are no part of it; links are followed, each folder once.
 fn walk(
     folder: &Path,
     prefix: &str,
@@ -85,17 +89,21 @@ fn walk(
     for path in children {
         let Some(file_name) = path.file_name().map(|n| n.to_string_lossy().into_owned()) else { continue };
         let name = format!("{prefix}{file_name}");
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let ending = ending(&path);
         if file_name.starts_with('.') {
             continue;
         } else if path.is_dir() {
             walk(&path, &format!("{name}/"), found, seen)?;
-        } else if EXTENSIONS.contains(&extension.as_str()) {
+        } else if EXTENSIONS.contains(&ending.trim_start_matches('.')) {
             found.images.insert(name, path);
-        } else if extension == "txt" {
+        } else if ending == ".txt" {
             found.texts.insert(stem(&name).into(), path);
         } else if CAPTION_FILES.contains(&file_name.as_str()) {
             found.captions.insert(prefix.into(), path);
+        } else if decode::is_image(&path) {
+            found.images.insert(name, path);
+        } else {
+            *found.others.entry(ending).or_default() += 1;
         }
     }
     Ok(())
@@ -106,57 +114,117 @@ fn stem(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
+/// The longest text beside an image, and the longest file of captions.
+const LONGEST_TEXT: u64 = 1 << 20;
+const LONGEST_TABLE: u64 = 1 << 30;
+
 type Captions = (BTreeMap<String, String>, Vec<Skipped>);
 
-/// Captions by image name, and the images that a captions file names but the folder lacks.
+/// Captions by image name; and the images that a captions file names but the folder lacks, and those whose caption
+/// cannot be read, which are taken out of `found`.
 fn captions(
     root: &Path,
     config: &FolderConfig,
     on_error: OnError,
-    found: &Found,
+    found: &mut Found,
 ) -> Result<Captions, DataError> {
-    let read =
-        |path: &Path| fs::read_to_string(path).map_err(|source| DataError::Io { path: path.into(), source });
-    let mut captions = BTreeMap::new();
-    for name in found.images.keys() {
-        if let Some(path) = found.texts.get(stem(name)) {
-            captions.insert(name.clone(), read(path)?.trim().to_owned());
+    let (mut captions, mut skipped) = (BTreeMap::new(), Vec::new());
+    let mut unreadable = Vec::new();
+    for (name, image) in &found.images {
+        let Some(path) = found.texts.get(stem(name)) else { continue };
+        match files::read_text(path, LONGEST_TEXT) {
+            Ok(text) => {
+                captions.insert(name.clone(), unmarked(&text).trim().to_owned());
+            }
+            Err(source) if on_error == OnError::Fail => {
+                return Err(DataError::Io { path: path.clone(), source });
+            }
+            Err(error) => {
+                let reason = format!("its caption {}: {error}", path.display());
+                skipped.push(Skipped { path: image.clone(), reason });
+                unreadable.push(name.clone());
+            }
         }
     }
-    let files = match &config.captions {
-        Some(path) if !root.join(path).is_file() => {
+    let listed = match &config.captions {
+        Some(path) if !root.join(path).exists() => {
             return Err(DataError::Missing { what: "the captions file", path: root.join(path) });
         }
         Some(path) => BTreeMap::from([(String::new(), root.join(path))]),
         None => found.captions.clone(),
     };
-    let mut missing = Vec::new();
-    for (prefix, path) in files {
-        let text = read(&path)?;
+    for (prefix, path) in listed {
+        let bytes = files::read(&path, LONGEST_TABLE)
+            .map_err(|source| DataError::Io { path: path.clone(), source })?;
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
         let is_table = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-        for (line, row) in if is_table { table(&text) } else { lines(&text) } {
+        let rows = if is_table { table(bytes) } else { lines(bytes) };
+        let (count, mut absent) = (rows.len(), Vec::new());
+        for (line, row) in rows {
             let wrong = |reason: String| DataError::Captions { path: path.clone(), line, reason };
             let (file_name, caption) = row.map_err(wrong)?;
             let name = format!("{prefix}{}", file_name.replace('\\', "/").trim_start_matches("./"));
-            if found.images.contains_key(&name) {
-                captions.extend(caption.map(|caption| (name, caption)));
-            } else if on_error == OnError::Fail {
-                return Err(wrong(format!("the folder holds no image {name}")));
-            } else {
-                let reason = format!("named in {}, line {line}, but not found", path.display());
-                missing.push(Skipped { path: root.join(name), reason });
+            let Some(image) = found.images.get(&name) else {
+                absent.push((line, name));
+                continue;
+            };
+            match caption {
+                Ok(caption) => captions.extend(caption.map(|caption| (name, caption))),
+                Err(reason) if on_error == OnError::Fail => return Err(wrong(format!("{name}: {reason}"))),
+                Err(reason) => {
+                    let reason = format!("its caption in {}, line {line}: {reason}", path.display());
+                    skipped.push(Skipped { path: image.clone(), reason });
+                    unreadable.push(name);
+                }
             }
         }
+        match absent.first() {
+            Some((line, name)) if absent.len() == count || on_error == OnError::Fail => {
+                let reason = none_of(name, count, absent.len(), found);
+                return Err(DataError::Captions { path, line: *line, reason });
+            }
+            _ => {}
+        }
+        skipped.extend(absent.into_iter().map(|(line, name)| {
+            let reason = format!("named in {}, line {line}, but not found", path.display());
+            Skipped { path: root.join(name), reason }
+        }));
     }
-    Ok((captions, missing))
+    for name in unreadable {
+        found.images.remove(&name);
+    }
+    Ok((captions, skipped))
 }
 
-/// The file's name and, if there is one, its text; or what is wrong.
-type Row = Result<(String, Option<String>), String>;
+/// What to say of a captions file of `count` rows, `absent` of which name no image of the folder, the first `name`.
+fn none_of(name: &str, count: usize, absent: usize, found: &Found) -> String {
+    let mut text = format!("the folder holds no image {name}");
+    if count > 1 && absent == count {
+        text.push_str(&format!(", nor any other of the {count} images that are named here"));
+    }
+    text.push_str("; names are paths relative to the folder of this file");
+    match name.split_once('/') {
+        Some((first, rest)) if found.images.contains_key(rest) => {
+            text.push_str(&format!(": without `{first}/` it would be found"));
+        }
+        _ => {}
+    }
+    text
+}
+
+/// What some editors begin a text with.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+fn unmarked(text: &str) -> &str {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
+/// The file's name and, if there is one, its text, or why that cannot be read; or what is wrong with the row.
+type Row = Result<(String, Result<Option<String>, String>), String>;
 
 /// The rows of a table with a header, and their lines.
-fn table(text: &str) -> Vec<(usize, Row)> {
-    let mut reader = csv::Reader::from_reader(text.as_bytes());
+fn table(text: &[u8]) -> Vec<(usize, Row)> {
+    let mut reader = csv::Reader::from_reader(text);
     let header = match reader.headers() {
         Ok(header) => header.clone(),
         Err(error) => return vec![(1, Err(error.to_string()))],
@@ -167,32 +235,43 @@ fn table(text: &str) -> Vec<(usize, Row)> {
     };
     let caption = column("text").or_else(|| column("caption"));
     let line_of = |position: Option<&csv::Position>| position.map_or(1, |at| at.line() as usize);
-    let row = |record: csv::Result<csv::StringRecord>| match record {
+    let row = |record: csv::Result<csv::ByteRecord>| match record {
         Ok(record) => {
-            let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
-            let caption = caption.map(field).filter(|caption| !caption.is_empty());
-            (line_of(record.position()), Ok((field(name), caption)))
+            let field = |at: usize| utf8(record.get(at).unwrap_or_default());
+            let caption = caption.map(field).transpose();
+            let caption = caption.map(|caption| caption.filter(|caption| !caption.is_empty()));
+            let name = field(name).map_err(|reason| format!("the file's name: {reason}"));
+            (line_of(record.position()), name.map(|name| (name, caption)))
         }
         Err(error) => (line_of(error.position()), Err(error.to_string())),
     };
-    reader.records().map(row).collect()
+    reader.byte_records().map(row).collect()
+}
+
+fn utf8(bytes: &[u8]) -> Result<String, String> {
+    let text = std::str::from_utf8(bytes);
+    text.map(str::to_owned).map_err(|e| format!("not UTF-8 text: byte {} is wrong", e.valid_up_to()))
 }
 
 /// The rows of a file with an object in each line.
-fn lines(text: &str) -> Vec<(usize, Row)> {
-    let filled = text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty());
-    filled.map(|(index, text)| (index + 1, caption_line(text))).collect()
+fn lines(text: &[u8]) -> Vec<(usize, Row)> {
+    let filled = text.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
+    filled.map(|(index, line)| (index + 1, caption_line(line))).collect()
 }
 
 /// One line of such a file.
-fn caption_line(text: &str) -> Row {
-    let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
+fn caption_line(line: &[u8]) -> Row {
+    let (text, encoding) = (String::from_utf8_lossy(line), utf8(line).err());
+    let value: Value = serde_json::from_str(&text).map_err(|e| format!("not JSON: {e}"))?;
     let Some(Value::String(name)) = value.get("file_name") else {
         return Err("expected an object with a string \"file_name\"".into());
     };
+    if let Some(reason) = encoding {
+        return Ok((name.clone(), Err(reason)));
+    }
     match value.get("text").or(value.get("caption")) {
-        Some(Value::String(caption)) => Ok((name.clone(), Some(caption.clone()))),
-        None | Some(Value::Null) => Ok((name.clone(), None)),
+        Some(Value::String(caption)) => Ok((name.clone(), Ok(Some(caption.clone())))),
+        None | Some(Value::Null) => Ok((name.clone(), Ok(None))),
         Some(other) => Err(format!("the text is {other}, expected a string")),
     }
 }

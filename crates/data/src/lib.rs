@@ -21,6 +21,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod augment;
+mod budget;
 mod caption;
 mod color;
 mod config;
@@ -43,10 +44,10 @@ mod warp;
 
 pub use crate::{
     augment::{AugmentConfig, augment},
-    caption::{CaptionConfig, Words},
+    caption::{CaptionConfig, NoCaption, Words},
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
-    dataset::{Dataset, ImageFacts, Item, image_facts, open_image, open_sized},
+    dataset::{Dataset, ImageFacts, Item, counted_endings, image_facts, open_image, open_sized},
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},

@@ -2,7 +2,7 @@
 //! `bytes`, an integer label whose names are in the footer, a text.
 
 use std::{
-    fs::File,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,12 +20,13 @@ use parquet::{
 };
 use rayon::prelude::*;
 use serde_json::Value;
+use tweedie_system::files;
 
 use crate::{
-    DataError, Image, ParquetConfig, Words, decode,
+    DataError, Image, OnError, ParquetConfig, Skipped, Words, decode,
     guard::guarded,
     resize::{Frame, Raster, fit},
-    source::{Collection, Entry, Place},
+    source::{Collection, Entry, Place, ending},
 };
 
 /// The reader checks most of what a hostile file may say; where it asserts instead, the file is at fault.
@@ -53,21 +54,21 @@ pub(crate) struct Row {
     number: usize,
 }
 
-pub(crate) fn open(root: &Path, config: &ParquetConfig) -> Result<Collection, DataError> {
+pub(crate) fn open(root: &Path, config: &ParquetConfig, on_error: OnError) -> Result<Collection, DataError> {
     if !root.exists() {
         return Err(DataError::Missing { what: "the Parquet file or folder", path: root.into() });
     }
-    let mut files = Vec::new();
+    let (mut paths, mut passed_over) = (Vec::new(), BTreeMap::new());
     if root.is_dir() {
-        list(root, &mut files)?
+        list(root, &mut paths, &mut passed_over)?
     } else {
-        files.push(root.to_path_buf())
+        paths.push(root.to_path_buf())
     }
     let mut tables = Vec::new();
     let mut entries = Vec::new();
-    let mut class_names = Vec::new();
+    let (mut class_names, mut skipped) = (Vec::new(), Vec::new());
     let mut most = None;
-    for (file, path) in files.into_iter().enumerate() {
+    for (file, path) in paths.into_iter().enumerate() {
         let wrong = |reason| DataError::Parquet { path: path.clone(), reason };
         let content = guarded(INVALID, || read_table(&path, config)).map_err(wrong)?;
         if class_names.is_empty() {
@@ -80,6 +81,17 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig) -> Result<Collection, Da
         let shown = shown.to_string_lossy().replace('\\', "/");
         for (number, (group, row, class, caption)) in content.rows.into_iter().enumerate() {
             most = most.max(class);
+            let caption = match caption {
+                Ok(caption) => caption,
+                Err(reason) if on_error == OnError::Fail => {
+                    return Err(wrong(format!("row {number}: {reason}")));
+                }
+                Err(reason) => {
+                    let path = format!("{}#{number}", path.display()).into();
+                    skipped.push(Skipped { path, reason });
+                    continue;
+                }
+            };
             let place = Place::Row(Row { file, group, row, number });
             let words = Arc::new(Words { caption, ..Words::default() });
             let name = format!("{shown}#{number}");
@@ -104,11 +116,18 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig) -> Result<Collection, Da
         place: root.display().to_string(),
         looked_for: "rows of .parquet files in it and in its subfolders".into(),
         tables: Some(Tables(tables)),
+        skipped,
+        passed_over,
         ..Collection::default()
     })
 }
 
-fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+/// Finds the tables, and counts other files by their ending.
+fn list(
+    folder: &Path,
+    paths: &mut Vec<PathBuf>,
+    passed_over: &mut BTreeMap<String, usize>,
+) -> Result<(), DataError> {
     let io = |source| DataError::Io { path: folder.into(), source };
     let mut children = Vec::new();
     for child in std::fs::read_dir(folder).map_err(io)? {
@@ -120,9 +139,11 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
         if child.file_name().to_string_lossy().starts_with('.') {
             continue;
         } else if child.file_type().map_err(io)?.is_dir() {
-            list(&path, files)?;
+            list(&path, paths, passed_over)?;
         } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
-            files.push(path);
+            paths.push(path);
+        } else {
+            *passed_over.entry(ending(&path)).or_default() += 1;
         }
     }
     Ok(())
@@ -132,12 +153,13 @@ struct Content {
     metadata: Arc<ParquetMetaData>,
     image: usize,
     class_names: Vec<String>,
-    rows: Vec<(usize, usize, Option<usize>, Option<String>)>,
+    /// Row group, row in it, class and caption; or why the caption cannot be read.
+    rows: Vec<(usize, usize, Option<usize>, Result<Option<String>, String>)>,
 }
 
 /// Everything but the images.
 fn read_table(path: &Path, config: &ParquetConfig) -> Result<Content, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
+    let file = files::open(path).map_err(|e| e.to_string())?;
     let bytes = file.metadata().map_err(|e| e.to_string())?.len();
     let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
     let metadata = Arc::new(reader.metadata().clone());
@@ -169,7 +191,8 @@ fn read_table(path: &Path, config: &ParquetConfig) -> Result<Content, String> {
             None => vec![None; count],
         };
         for (row, (label, text)) in labels.into_iter().zip(texts).enumerate() {
-            let caption = text.map(|t| String::from_utf8_lossy(t.data()).into_owned());
+            let text = text.map(|t| String::from_utf8(t.data().to_vec()));
+            let caption = text.transpose().map_err(|e| format!("its caption is not UTF-8 text: {e}"));
             rows.push((group, row, class(label, row)?, caption));
         }
     }
@@ -356,7 +379,7 @@ impl Tables {
 impl Table {
     /// The column of images from a file handle of its own: handles share their position when cloned.
     fn images(&self, group: usize) -> Result<(ColumnReaderImpl<ByteArrayType>, i16), String> {
-        let file = Arc::new(File::open(&self.path).map_err(|e| e.to_string())?);
+        let file = Arc::new(files::open(&self.path).map_err(|e| e.to_string())?);
         let metadata = self.metadata.row_group(group);
         let pages = self.metadata.page_index_for_row_group(group);
         let properties = Arc::new(ReaderProperties::builder().build());

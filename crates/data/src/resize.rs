@@ -6,13 +6,15 @@
 
 use std::sync::LazyLock;
 
-use crate::{DataConfig, Fit, Image, Rgb};
+use crate::{DataConfig, Fit, Image, Rgb, budget::Lent};
 
 /// Straight-alpha sRGB, four bytes a pixel.
 pub(crate) struct Raster {
     pub width: usize,
     pub height: usize,
     pub rgba: Vec<u8>,
+    /// Its share of the memory for decoding.
+    pub _lent: Option<Lent>,
 }
 
 /// The square that a dataset shows.
@@ -175,7 +177,7 @@ mod tests {
 
     fn raster(width: usize, height: usize, pixel: impl Fn(usize, usize) -> [u8; 4]) -> Raster {
         let rgba = (0..width * height).flat_map(|i| pixel(i % width, i / width)).collect();
-        Raster { width, height, rgba }
+        Raster { width, height, rgba, _lent: None }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What every collection of images is to a dataset: a list of entries that can be decoded.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rayon::prelude::*;
 
@@ -39,8 +43,15 @@ pub(crate) struct Collection {
     pub looked_for: String,
     /// Images known to be missing before any is decoded.
     pub skipped: Vec<Skipped>,
+    /// Files that are neither images nor texts about them, by their ending.
+    pub passed_over: BTreeMap<String, usize>,
     /// What a [`Place::Row`] is a row of.
     pub tables: Option<Tables>,
+}
+
+/// The ending of a file's name in lower case, with its dot; empty if it has none.
+pub(crate) fn ending(path: &Path) -> String {
+    path.extension().map(|e| format!(".{}", e.to_string_lossy().to_lowercase())).unwrap_or_default()
 }
 
 impl Collection {

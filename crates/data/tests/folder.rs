@@ -228,3 +228,27 @@ fn a_camera_held_upright() {
     assert!(image.pixel(3, 2)[0] < 10 && image.pixel(12, 2)[0] < 10, "the left half comes to the top");
     assert!(image.pixel(3, 13)[0] > 245 && image.pixel(12, 13)[0] > 245);
 }
+
+/// Each is decoded once: a search from every item over all corrupt ones would take minutes.
+#[test]
+fn thousands_of_corrupt_images_take_no_longer_than_they_are_many() {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..4000 {
+        fs::write(dir.path().join(format!("{i:04}.png")), "no image").unwrap();
+    }
+    let lazy = || Dataset::open(&DataConfig { cache_mb: 0, holdout: 0.0, ..config(dir.path()) }).unwrap();
+    let begun = std::time::Instant::now();
+    let none = lazy();
+    assert!((0..none.len()).all(|i| none.get(i).is_err()));
+    assert_eq!(none.skipped().len(), 4000);
+    let error = none.get(0).err().unwrap().to_string();
+    assert!(error.contains("all 4000 found are corrupt"), "{error}");
+    write(dir.path().join("good.png"), [9, 9, 9], ImageFormat::Png);
+    let one = lazy();
+    assert!((0..one.len()).all(|i| one.get(i).unwrap().name == "good.png"));
+    assert_eq!(
+        (one.skipped().len(), one.skipped_from(3999).len(), one.skipped_from(9999).len()),
+        (4000, 1, 0)
+    );
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+}
