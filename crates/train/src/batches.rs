@@ -326,7 +326,7 @@ mod tests {
         let ahead = maker.clone();
         let mut prefetch = Prefetch::new("batches", move |step| ahead.step(step));
         for step in 3..8 {
-            assert_eq!(prefetch.at(step).unwrap(), maker.step(step).unwrap());
+            assert_eq!(prefetch.at(step, &Default::default()).unwrap(), maker.step(step).unwrap());
         }
     }
 

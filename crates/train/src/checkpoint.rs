@@ -2,19 +2,21 @@
 //! and a step. Order, noise, times, dropout and augmentation follow from the seed and the step.
 //!
 //! A checkpoint is a folder `step-000123`, written aside as a whole, flushed to the disk, and renamed; its
-//! `state.json` names its files with their sizes and CRC-32C sums, so that a damaged one is recognized.
+//! `state.json` names its files with their sizes and CRC-32C sums, and holds one of itself, so that a damaged one is
+//! recognized.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs,
     io::Read,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tweedie_hub::{
     HubError,
-    files::{read_json, write_dir_with, write_json},
+    files::{read_text, write_dir_with, write_json},
     weights::{self, Precision, SafetensorsFile},
 };
 use tweedie_models::params::HostTensor;
@@ -23,6 +25,9 @@ use crate::{config::RunConfig, error::TrainError};
 
 /// The version of the layout.
 const FORMAT: u32 = 1;
+const STATE: &str = "state.json";
+/// The key of its checksum.
+const SUM: &str = "crc32c";
 
 /// The small part of a checkpoint, `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +51,9 @@ pub struct State {
     pub logs: BTreeMap<String, u64>,
     /// The files beside this one.
     pub files: BTreeMap<String, Fingerprint>,
+    /// What else the run depends on, by which it is recognized when the run is resumed.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
     /// The run.
     pub config: RunConfig,
 }
@@ -60,8 +68,8 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    fn of(path: &Path) -> std::io::Result<Self> {
-        let mut file = File::open(path)?;
+    pub(crate) fn of(path: &Path) -> std::io::Result<Self> {
+        let mut file = tweedie_system::files::open(path)?;
         let mut buffer = vec![0; 1 << 20];
         let mut found = Self { size: 0, crc32c: 0 };
         loop {
@@ -86,9 +94,78 @@ impl State {
             class_names: Vec::new(),
             logs: BTreeMap::new(),
             files: BTreeMap::new(),
+            inputs: BTreeMap::new(),
             config: config.clone(),
         }
     }
+
+    /// Writes it to `state.json` in the folder `path`.
+    fn write(&self, path: &Path) -> Result<(), HubError> {
+        let path = path.join(STATE);
+        let wrong = |e: serde_json::Error| HubError::Format { path: path.clone(), reason: e.to_string() };
+        let mut value = serde_json::to_value(self).map_err(wrong)?;
+        // Of what will be read.
+        value[SUM] = sum(&serde_json::from_str(&value.to_string()).map_err(wrong)?).into();
+        write_json(&path, &value)
+    }
+
+    /// Reads `state.json` in the folder `path`.
+    fn read(path: &Path) -> Result<Self, TrainError> {
+        #[derive(Deserialize)]
+        struct Layout {
+            format: u64,
+        }
+        let wrong = |reason: String| TrainError::checkpoint(path, format!("{STATE}: {reason}"));
+        let text = read_text(&path.join(STATE))?;
+        // Another version may have other keys, so this one is read first.
+        let Layout { format } = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        if format != u64::from(FORMAT) {
+            return Err(TrainError::Layout { path: path.into(), found: format, expected: FORMAT });
+        }
+        let state: Self = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        state.check().map_err(wrong)?;
+        let value: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        match value.get(SUM).map(|expected| (expected, sum(&value))) {
+            Some((expected, found)) if *expected != found => {
+                Err(wrong(format!("it is damaged: its checksum is {found}, expected {expected}")))
+            }
+            _ => Ok(state),
+        }
+    }
+
+    /// Whether every number is one that a run can have.
+    fn check(&self) -> Result<(), String> {
+        /// A thousand years.
+        const LONGEST: f64 = 3.2e10;
+        /// Keeps sums of steps and images far from overflow.
+        const MOST: u64 = 1 << 53;
+        let Self { step, images, elapsed_s, pending: (sum, count), .. } = self;
+        for (key, value) in [("step", step), ("images", images), ("pending[1]", count)] {
+            if *value > MOST {
+                return Err(format!("{key} = {value}: expected at most {MOST}"));
+            }
+        }
+        if !(0.0..=LONGEST).contains(elapsed_s) {
+            return Err(format!("elapsed_s = {elapsed_s}: expected seconds from 0 to {LONGEST}"));
+        }
+        if !sum.is_finite() {
+            return Err(format!("pending[0] = {sum}: expected a finite number"));
+        }
+        // Names come from a file: they must not lead elsewhere.
+        match self.files.keys().find(|name| name.contains(['/', '\\']) || name.starts_with('.')) {
+            Some(name) => Err(format!("files: `{name}`: expected the name of a file in the same folder")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// CRC-32C of everything in a `state.json` but this sum itself.
+fn sum(state: &Value) -> u32 {
+    let mut state = state.clone();
+    if let Some(keys) = state.as_object_mut() {
+        keys.shift_remove(SUM);
+    }
+    crc32c::crc32c(state.to_string().as_bytes())
 }
 
 /// A checkpoint on disk that has been found whole.
@@ -104,20 +181,16 @@ impl Checkpoint {
     /// Opens the checkpoint in `path` and checks that its files are whole.
     ///
     /// # Errors
-    /// [`TrainError::Checkpoint`] saying which file is missing or damaged, or [`TrainError::Hub`].
+    /// [`TrainError::Checkpoint`] saying which file is missing or damaged; [`TrainError::Layout`] for another version;
+    /// otherwise, the system does not let it be read.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        let state: State = read_json(&path.join("state.json"))?;
-        if state.format != FORMAT {
-            let reason = format!("state.json: format {}, expected {FORMAT}", state.format);
-            return Err(TrainError::checkpoint(path, reason));
-        }
+        let state = State::read(path)?;
         for (name, expected) in &state.files {
-            // Names come from a file: they must not lead elsewhere.
-            if name.contains(['/', '\\']) || name.starts_with('.') {
-                return Err(TrainError::checkpoint(path, format!("state.json: file name `{name}`")));
-            }
-            let found = Fingerprint::of(&path.join(name))
-                .map_err(|e| TrainError::checkpoint(path, format!("{name}: {e}")))?;
+            let file = path.join(name);
+            let found = Fingerprint::of(&file).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => TrainError::checkpoint(path, format!("{name} is missing")),
+                _ => TrainError::io(&file, e),
+            })?;
             if found != *expected {
                 let reason = format!("{name} is damaged: {found:?}, expected {expected:?}");
                 return Err(TrainError::checkpoint(path, reason));
@@ -146,11 +219,11 @@ impl Checkpoint {
         fs::create_dir_all(folder).map_err(|e| TrainError::io(folder, e))?;
         let path = folder.join(name(state.step));
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        if path.exists() && !path.join("state.json").exists() {
+        if path.exists() && !path.join(STATE).exists() {
             // What a crash or a disk has left of this step's checkpoint: no longer one.
             fs::remove_dir_all(&path).map_err(|e| TrainError::io(&path, e))?;
         }
-        write_dir_with(&path, "state.json", |aside| {
+        write_dir_with(&path, STATE, |aside| {
             state.files.clear();
             for (name, tensors) in tensors {
                 let file = format!("{name}.safetensors");
@@ -159,7 +232,7 @@ impl Checkpoint {
                     .map_err(|source| HubError::Read { path: aside.join(&file), source })?;
                 state.files.insert(file, print);
             }
-            write_json(&aside.join("state.json"), &state)
+            state.write(aside)
         })?;
         Ok(Self { path, state })
     }
@@ -181,45 +254,93 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
         other => other.map_err(|e| TrainError::io(folder, e))?,
     };
     for entry in entries {
-        let entry = entry.map_err(|e| TrainError::io(folder, e))?;
-        let step = entry.file_name().to_str().and_then(|n| n.strip_prefix("step-")?.parse().ok());
-        found.extend(step.map(|step| (step, entry.path())));
+        let path = entry.map_err(|e| TrainError::io(folder, e))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some(step) = name.and_then(|n| n.strip_prefix("step-")?.parse().ok()) {
+            if !path.is_dir() {
+                return Err(TrainError::checkpoint(&path, "a file, expected a folder; move it away"));
+            }
+            found.push((step, path));
+        }
     }
     found.sort();
     Ok(found)
 }
 
-/// The latest whole checkpoint in `folder`, and what was wrong with later ones.
-///
-/// # Errors
-/// When the folder exists and cannot be read.
-pub fn latest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<TrainError>), TrainError> {
-    let mut wrong = Vec::new();
-    for (_, path) in list(folder)?.into_iter().rev() {
-        match Checkpoint::open(&path) {
-            Ok(checkpoint) => return Ok((Some(checkpoint), wrong)),
-            Err(e) => wrong.push(e),
-        }
-    }
-    Ok((None, wrong))
+/// What there is to go on from.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The latest whole checkpoint; `None` if there is no checkpoint at all.
+    pub checkpoint: Option<Checkpoint>,
+    /// Damaged ones of later steps, and what is wrong with them.
+    pub damaged: Vec<(PathBuf, TrainError)>,
 }
 
-/// Removes all but the `keep` latest checkpoints, what lies later than `newest`, and what an interrupted
-/// write left aside.
+/// The latest whole checkpoint in `folder`, and damaged ones after it.
+///
+/// # Errors
+/// When the folder exists and cannot be read; when there are checkpoints and all of them are damaged; and for a later
+/// one of another version or that the system does not let be read: it may be whole, and to go on from an earlier one
+/// would lose it.
+pub fn latest(folder: &Path) -> Result<Found, TrainError> {
+    let mut damaged = Vec::new();
+    for (_, path) in list(folder)?.into_iter().rev() {
+        match Checkpoint::open(&path) {
+            Ok(checkpoint) => return Ok(Found { checkpoint: Some(checkpoint), damaged }),
+            Err(e) if is_damage(&e) => damaged.push((path, e)),
+            Err(e) => return Err(e),
+        }
+    }
+    match damaged.len() {
+        0 => Ok(Found::default()),
+        _ => Err(TrainError::AllDamaged {
+            path: folder.into(),
+            reasons: damaged.into_iter().map(|(_, e)| e.to_string()).collect(),
+        }),
+    }
+}
+
+/// Whether a checkpoint is of no use to any version or user.
+fn is_damage(error: &TrainError) -> bool {
+    match error {
+        TrainError::Checkpoint { .. } | TrainError::Hub(HubError::Format { .. }) => true,
+        TrainError::Hub(HubError::Read { source, .. }) => {
+            matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData)
+        }
+        _ => false,
+    }
+}
+
+/// Gives a damaged checkpoint a name by which it is none, so that the run that goes on does not replace it; returns
+/// that.
+///
+/// # Errors
+/// When it cannot be renamed.
+pub fn set_aside(path: &Path) -> Result<PathBuf, TrainError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let names = (1..).map(|n| {
+        path.with_file_name(match n {
+            1 => format!("damaged-{name}"),
+            n => format!("damaged-{name}-{n}"),
+        })
+    });
+    for new in names {
+        if fs::symlink_metadata(&new).is_err() {
+            fs::rename(path, &new).map_err(|e| TrainError::io(path, e))?;
+            return Ok(new);
+        }
+    }
+    Ok(path.into())
+}
+
+/// Removes all but the `keep` latest checkpoints. What cannot be read as one stays.
 ///
 /// # Errors
 /// When something cannot be removed.
-pub fn prune(folder: &Path, keep: usize, newest: u64) -> Result<(), TrainError> {
-    let remove = |path: &Path| fs::remove_dir_all(path).map_err(|e| TrainError::io(path, e));
-    let found = list(folder)?;
-    let (kept, later): (Vec<_>, Vec<_>) = found.into_iter().partition(|(step, _)| *step <= newest);
-    for (_, path) in later.iter().chain(kept.iter().rev().skip(keep.max(1))) {
-        remove(path)?;
-    }
-    for entry in fs::read_dir(folder).map_err(|e| TrainError::io(folder, e))?.flatten() {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|n| n.starts_with(".step-") && n.ends_with(".tmp")) {
-            remove(&entry.path())?;
+pub fn prune(folder: &Path, keep: usize) -> Result<(), TrainError> {
+    for (_, path) in list(folder)?.iter().rev().skip(keep.max(1)) {
+        if State::read(path).is_ok() {
+            fs::remove_dir_all(path).map_err(|e| TrainError::io(path, e))?;
         }
     }
     Ok(())

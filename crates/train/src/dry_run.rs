@@ -5,6 +5,8 @@ use tweedie_models::{
     AutoencoderKlConfig, UNet2DConditionConfig, unet::UNet2DConfig, unet_condition::CrossDownBlockType,
 };
 
+use tweedie_system::memory;
+
 use crate::{config::RunConfig, error::TrainError, task};
 
 /// A run's size.
@@ -83,7 +85,33 @@ impl DryRun {
 pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let config = config.resolved()?;
     let device = config.run.device()?;
-    task::plan(&config, &Dataset::open(&config.data)?, &device)
+    let (data, _) = task::prepare(&config, Dataset::open(&config.data)?)?;
+    task::plan(&config, &data, &device)
+}
+
+/// Whether the machine has the memory for a network of these channels and passes that keep so many bytes for their way
+/// back, found out before anything is allocated.
+///
+/// # Errors
+/// [`TrainError::Memory`] naming the keys that lower it.
+pub(crate) fn fits(config: &RunConfig, channels: &[usize], activations: u64) -> Result<(), TrainError> {
+    let run = &config.run;
+    let (batch, size) = (run.batch, config.data.size);
+    // At least four convolutions of each level's channels, with gradients and two means.
+    let square = |c: &usize| (*c as u64).saturating_mul(*c as u64).saturating_mul(4 * 9 * 16);
+    let weights = channels.iter().map(square).fold(0, u64::saturating_add);
+    memory::check(weights).map_err(|source| TrainError::Memory {
+        what: format!("a network of {channels:?} channels"),
+        source,
+    })?;
+    // Images, noise, target and input of a step that is prepared while another one is made.
+    let pixels = (2 * 4 * 3 * 4 * size * size) as u64;
+    let rows = pixels.saturating_mul(run.images_per_step() as u64);
+    memory::check(activations.saturating_add(rows).saturating_add(weights)).map_err(|source| {
+        let also = if run.recompute { "" } else { ", or set run.recompute = true" };
+        let what = format!("run.batch = {batch}, data.size = {size}");
+        TrainError::Memory { what: format!("{what}; lower one of them{also}"), source }
+    })
 }
 
 /// Bytes that one image's pass through an autoencoder keeps, roughly: about eight tensors in each residual layer, two

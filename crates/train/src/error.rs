@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tweedie_data::DataError;
 use tweedie_hub::HubError;
+use tweedie_system::memory::TooLittle;
 
 /// Errors of this crate. Every message names the file, key, tensor or step it is about.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,52 @@ pub enum TrainError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A checkpoint in the layout of another version.
+    #[error(
+        "checkpoint {}: state.json has format {found}, expected {expected}: it was written by another version of \
+         tweedie, which can go on from it",
+        path.display()
+    )]
+    Layout {
+        /// Its folder.
+        path: PathBuf,
+        /// The format found.
+        found: u64,
+        /// The one that this version reads.
+        expected: u32,
+    },
+    /// No checkpoint of a run is whole.
+    #[error(
+        "no checkpoint in {} can be read, and nothing was changed; to begin again from step 0, move that folder away: \
+         {}",
+        path.display(),
+        reasons.join("; ")
+    )]
+    AllDamaged {
+        /// The folder of checkpoints.
+        path: PathBuf,
+        /// What is wrong with each.
+        reasons: Vec<String>,
+    },
+    /// A new run in a folder with parts of another.
+    #[error("{} holds {what} of a run but no config.toml: choose another run.out, or move it away", path.display())]
+    Leftover {
+        /// The folder.
+        path: PathBuf,
+        /// Which parts.
+        what: &'static str,
+    },
+    /// A stop was requested while a step was waiting for its images.
+    #[error("stopped")]
+    Stopped,
+    /// More memory than is available.
+    #[error("{source}: {what}")]
+    Memory {
+        /// What takes it, and which keys lower that.
+        what: String,
+        /// How much.
+        source: TooLittle,
     },
     /// Resuming with another configuration.
     #[error("cannot resume {}: the configuration differs in {}", path.display(), keys.join(", "))]

@@ -1,29 +1,79 @@
 //! One run, one process: the folder is locked while a [`TrainLoop`](crate::TrainLoop) lives.
 
 use std::{
-    fs::{File, TryLockError},
-    path::Path,
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
 };
+
+use tweedie_system::files::Made;
 
 use crate::error::TrainError;
 
 /// The operating system lets go when this is dropped, however the process ends.
 pub(crate) struct FolderLock {
+    /// The folder, if this made it: it goes again, before the lock does, unless [`FolderLock::begun`].
+    made: Option<Made>,
     _file: File,
 }
 
 impl FolderLock {
     /// Makes the folder if it is missing.
     pub(crate) fn take(folder: &Path) -> Result<Self, TrainError> {
-        std::fs::create_dir_all(folder).map_err(|e| TrainError::io(folder, e))?;
         let path = folder.join(".lock");
-        let file = File::create(&path).map_err(|e| TrainError::io(&path, e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(TrainError::Busy { path: folder.into() }),
-            Err(TryLockError::Error(e)) => Err(TrainError::io(&path, e)),
+        loop {
+            let made = make(folder).map_err(|e| TrainError::io(folder, e))?;
+            let file = match File::create(&path) {
+                Ok(file) => file,
+                // Whoever made the folder has just removed it again.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(TrainError::io(&path, e)),
+            };
+            match file.try_lock() {
+                Ok(()) if is_at(&file, &path) => {
+                    return Ok(Self { _file: file, made: made.map(|path| Made::new(&path)) });
+                }
+                // Another process had made the file, and has removed it since.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(TrainError::Busy { path: folder.into() }),
+                Err(TryLockError::Error(e)) => return Err(TrainError::io(&path, e)),
+            }
         }
     }
+
+    /// There is a run in the folder: it stays.
+    pub(crate) fn begun(&mut self) {
+        if let Some(made) = self.made.take() {
+            made.keep();
+        }
+    }
+}
+
+/// Makes `folder` with its parents; says whether it did.
+fn make(folder: &Path) -> io::Result<Option<PathBuf>> {
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::create_dir(folder) {
+        Ok(()) => Ok(Some(folder.into())),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether `path` still leads to `file`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 #[cfg(test)]
@@ -38,5 +88,19 @@ mod tests {
         assert!(second.to_string().contains("another process"), "{second}");
         drop(first);
         FolderLock::take(folder.path()).unwrap();
+    }
+    #[test]
+    fn only_what_it_made_goes_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (new, old) = (folder.path().join("deep/new"), folder.path().join("old"));
+        fs::create_dir(&old).unwrap();
+        drop((FolderLock::take(&new).unwrap(), FolderLock::take(&old).unwrap()));
+        assert!(!new.exists() && old.exists());
+        // One that waits while the first fails finds a folder of its own.
+        let first = FolderLock::take(&new).unwrap();
+        assert!(FolderLock::take(&new).is_err() && new.exists());
+        drop(first);
+        FolderLock::take(&new).unwrap().begun();
+        assert!(new.exists());
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     tensorboard::{self, Summary},
 };
 
-const LINES: &str = "log.jsonl";
+pub(crate) const LINES: &str = "log.jsonl";
 const EVENTS: &str = "tensorboard/events.out.tfevents.tweedie";
 
 /// Points of the curves so far.

@@ -134,6 +134,144 @@ fn a_damaged_checkpoint_is_skipped_for_the_one_before() {
     assert!(warnings[1].contains("step-000004/state.json"), "{warnings:?}");
     assert_eq!(steps(&events).len(), 4);
     assert!(tensors(&out, 6) == whole);
+    // What was damaged is still there, by another name.
+    let kept = out.join("checkpoints/damaged-step-000006/optimizer.safetensors");
+    assert_eq!(fs::metadata(kept).unwrap().len(), length - 10);
+}
+
+/// Everything in a folder by relative path.
+fn everything(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![root.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(root).unwrap().display().to_string();
+                found.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// Rewrites a `state.json`.
+fn rewrite(out: &Path, step: u64, from: &str, to: &str) {
+    let path = out.join(format!("checkpoints/step-{step:06}/state.json"));
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn checkpoints_that_cannot_be_read_are_never_trained_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    run(TrainLoop::new(config(&out, &["run.checkpoint_every=3"])).unwrap()).unwrap();
+    let refused = |words: &[&str]| {
+        let before = everything(&out);
+        let error = TrainLoop::resume(&out).err().unwrap().to_string();
+        words.iter().for_each(|word| assert!(error.contains(word), "{error}"));
+        assert!(everything(&out) == before);
+    };
+    // The last is another version's: the one before it would lose three steps.
+    rewrite(&out, 6, "\"format\": 1", "\"format\": 2");
+    refused(&["step-000006", "format 2, expected 1"]);
+    rewrite(&out, 3, "\"format\": 1", "\"format\": 2");
+    refused(&["step-000006", "format 2, expected 1"]);
+    // All of them are damaged.
+    for step in [3, 6] {
+        rewrite(&out, step, "\"format\": 2", "\"format\": 1");
+        rewrite(&out, step, "\"images\": ", "\"images\": 1");
+    }
+    refused(&["no checkpoint", "nothing was changed", "step-000003", "step-000006", "checksum"]);
+    // Without its configuration it is no place for a new run either.
+    fs::remove_file(out.join("config.toml")).unwrap();
+    let error = TrainLoop::new(config(&out, &[])).err().unwrap().to_string();
+    assert!(error.contains("holds checkpoints of a run"), "{error}");
+    fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    let error = TrainLoop::new(config(&out, &[])).err().unwrap().to_string();
+    assert!(error.contains("holds the log of a run"), "{error}");
+}
+
+#[test]
+fn numbers_that_no_run_has_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    run(TrainLoop::new(config(&out, &["run.steps=1"])).unwrap()).unwrap();
+    let path = out.join("checkpoints/step-000001/state.json");
+    let whole = fs::read_to_string(&path).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    for (key, value) in [
+        ("elapsed_s", "-1"),
+        ("elapsed_s", "1e300"),
+        ("step", "18446744073709551615"),
+        ("images", "9223372036854775807"),
+        ("step", "-1"),
+        ("format", "1e99"),
+    ] {
+        let mut changed = state.clone();
+        changed[key] = serde_json::from_str(value).unwrap();
+        fs::write(&path, changed.to_string()).unwrap();
+        let error = TrainLoop::resume(&out).err().unwrap().to_string();
+        assert!(error.contains(key) || error.contains("line 1"), "{key}: {error}");
+        assert!(error.contains("state.json"), "{error}");
+    }
+    // One bit of any value.
+    fs::write(&path, whole.replace("\"beta2\": 0.99", "\"beta2\": 0.98")).unwrap();
+    assert!(TrainLoop::resume(&out).err().unwrap().to_string().contains("checksum"));
+    fs::write(&path, whole).unwrap();
+    TrainLoop::resume(&out).unwrap();
+}
+
+#[test]
+fn a_run_that_cannot_begin_removes_nothing_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let first = TrainLoop::new(config(&out, &["run.steps=2"])).unwrap();
+    // Both what finds the run at once and what fails after it has begun.
+    assert!(TrainLoop::new(config(&out, &[])).is_err());
+    assert!(TrainLoop::new(config(&out, &["data.source={ folder = \"none\" }"])).is_err());
+    run(first).unwrap();
+    assert!(out.join("model/model_index.json").exists());
+    // In a folder that was there before, only what it made itself.
+    let mine = dir.path().join("mine");
+    fs::create_dir(&mine).unwrap();
+    fs::write(mine.join("notes.txt"), "mine").unwrap();
+    assert!(TrainLoop::new(config(&mine, &["data.source={ folder = \"none\" }"])).is_err());
+    assert_eq!(fs::read(mine.join("notes.txt")).unwrap(), b"mine");
+}
+
+#[test]
+fn what_killed_processes_left_does_not_stop_a_run_and_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    run(TrainLoop::new(config(&out, &["run.steps=3"])).unwrap()).unwrap();
+    let pid = std::process::id();
+    for file in [format!(".config.toml.{pid}-0.tmp"), ".tweedie-1-abcdefghijkl.tmp".to_owned()] {
+        fs::write(out.join(file), "half").unwrap();
+    }
+    for folder in
+        [".model.77-3.tmp", "snapshots/.step-000006.8-0.tmp", "checkpoints/.tweedie-9-ABCDEFGHIJKL.tmp"]
+    {
+        fs::create_dir_all(out.join(folder).join("unet")).unwrap();
+    }
+    run(TrainLoop::resume_with(config(&out, &[])).unwrap()).unwrap();
+    let left: Vec<_> = everything(&out).into_keys().filter(|name| name.ends_with(".tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!out.join(".model.77-3.tmp").exists() && !out.join("snapshots/.step-000006.8-0.tmp").exists());
+}
+
+#[test]
+fn a_file_where_a_checkpoint_belongs_is_told_before_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    run(TrainLoop::new(config(&out, &["run.steps=3"])).unwrap()).unwrap();
+    fs::write(out.join("checkpoints/step-000100"), "").unwrap();
+    let error = TrainLoop::resume(&out).err().unwrap().to_string();
+    assert!(error.contains("step-000100: a file, expected a folder"), "{error}");
 }
 
 #[test]

@@ -165,3 +165,43 @@ fn what_does_not_fit_is_named() {
     let missing = open(&[&format!("text.vae={:?}", empty.to_str().unwrap())]);
     assert!(missing.contains("text.vae") && missing.contains("AutoencoderKL"), "{missing}");
 }
+
+/// Runs of different lengths are the same run only if their learning rates are.
+const DECAY: &[&str] = &["learning_rate.decay_steps=6"];
+
+#[test]
+fn damaged_caches_are_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let vae = vae(dir.path());
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    finish(TrainLoop::new(config(&vae, &whole, DECAY)).unwrap());
+    finish(TrainLoop::new(config(&vae, &parts, &["run.steps=3", "learning_rate.decay_steps=6"])).unwrap());
+    for cache in ["latents.safetensors", "latents-held-out.safetensors"] {
+        let path = parts.join(cache);
+        let good = fs::read(&path).unwrap();
+        let mut bytes = good.clone();
+        let last = bytes.len() - 3;
+        bytes[last] ^= 0x40;
+        fs::write(&path, bytes).unwrap();
+        drop(TrainLoop::resume_with(config(&vae, &parts, DECAY)).unwrap());
+        assert!(fs::read(&path).unwrap() == good, "{cache}");
+    }
+    finish(TrainLoop::resume_with(config(&vae, &parts, DECAY)).unwrap());
+    assert!(weights_of(&whole) == weights_of(&parts));
+}
+
+#[test]
+fn another_autoencoder_is_told_when_a_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let vae = vae(dir.path());
+    let out = dir.path().join("run");
+    finish(TrainLoop::new(config(&vae, &out, &["run.steps=3", "learning_rate.decay_steps=6"])).unwrap());
+    let file = vae.join("diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 0x20;
+    fs::write(&file, bytes).unwrap();
+    let mut run = TrainLoop::resume_with(config(&vae, &out, DECAY)).unwrap();
+    let told = |e: &Result<TrainEvent, _>| matches!(e, Ok(TrainEvent::Warning(w)) if w.contains("autoencoder changed"));
+    assert!(run.any(|e| told(&e)));
+}

@@ -5,6 +5,9 @@ use std::path::Path;
 use super::{RunConfig, preset};
 use crate::{error::TrainError, init};
 
+/// The longest file of a configuration that is read.
+const LONGEST: u64 = 1 << 24;
+
 /// Joins a preset, a file and single values into a configuration; later layers win.
 ///
 /// ```
@@ -36,7 +39,7 @@ impl ConfigBuilder {
     /// # Errors
     /// When it cannot be read, is not TOML, or names an unknown preset.
     pub fn file(path: &Path) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(|e| TrainError::io(path, e))?;
+        let text = tweedie_system::files::read_text(path, LONGEST).map_err(|e| TrainError::io(path, e))?;
         Self::text(&text, &path.display().to_string())
     }
 
@@ -46,7 +49,7 @@ impl ConfigBuilder {
     /// As [`ConfigBuilder::file`].
     pub fn text(text: &str, origin: &str) -> Result<Self, TrainError> {
         let mut table: toml::Table =
-            text.parse().map_err(|e| TrainError::Toml { origin: origin.into(), reason: format!("{e}") })?;
+            text.parse().map_err(|e| TrainError::Toml { origin: origin.into(), reason: reason(&e, text) })?;
         let base = table.remove("preset");
         // Unknown keys are reported while the file is still known by name and line.
         let mut own = text.to_owned();
@@ -55,7 +58,7 @@ impl ConfigBuilder {
                 .map_err(|e| TrainError::Toml { origin: origin.into(), reason: e.to_string() })?;
         }
         toml::from_str::<RunConfig>(&own)
-            .map_err(|e| TrainError::Toml { origin: origin.into(), reason: format!("{e}") })?;
+            .map_err(|e| TrainError::Toml { origin: origin.into(), reason: reason(&e, &own) })?;
         let layer = Self { table, origin: origin.into() };
         match base {
             None => Ok(layer),
@@ -112,6 +115,13 @@ impl ConfigBuilder {
             .split_once('=')
             .ok_or_else(|| TrainError::config("--set", assignment, "an assignment such as run.steps=1000"))?;
         let (key, value) = (key.trim(), value.trim());
+        if value.strip_prefix(['-', '+']).unwrap_or(value).bytes().all(|b| b.is_ascii_digit())
+            && !value.is_empty()
+            && value.parse::<i64>().is_err()
+        {
+            let expected = format!("a whole number from {} to {}", i64::MIN, i64::MAX);
+            return Err(TrainError::config(key, value, expected));
+        }
         let value = format!("v = {value}")
             .parse::<toml::Table>()
             .ok()
@@ -132,7 +142,7 @@ impl ConfigBuilder {
     fn parse(&self) -> Result<RunConfig, String> {
         // Through text, so that messages name the key.
         let text = toml::to_string(&self.table).map_err(|e| e.to_string())?;
-        toml::from_str(&text).map_err(|e| e.to_string())
+        toml::from_str(&text).map_err(|e| reason(&e, &text))
     }
 
     /// The configuration, with values that depend on others filled in, and checked.
@@ -144,6 +154,22 @@ impl ConfigBuilder {
             self.parse().map_err(|reason| TrainError::Toml { origin: self.origin.clone(), reason })?;
         config.resolved()
     }
+}
+
+/// What is wrong with `text`, and where; without its line if that is too long to be read.
+fn reason(error: &toml::de::Error, text: &str) -> String {
+    /// Characters of a line, and of a message.
+    const MOST: usize = 200;
+    let whole = error.to_string();
+    if whole.lines().all(|line| line.chars().count() <= MOST) {
+        return whole;
+    }
+    let line =
+        error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().matches('\n').count()) + 1;
+    let message = error.message();
+    let clipped: String = message.chars().take(MOST).collect();
+    let more = if clipped.len() < message.len() { "…" } else { "" };
+    format!("line {line}: {clipped}{more}")
 }
 
 /// `layer` over `base`. A table that chooses between alternatives replaces the one below.

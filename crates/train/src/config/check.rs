@@ -73,14 +73,27 @@ impl RunConfig {
                 return Err(TrainError::config(key, value, "at least 1"));
             }
         }
+        for (key, value, most) in [
+            ("run.preview_images", run.preview_images as u64, 1 << 16),
+            ("run.preview_steps", run.preview_steps as u64, 1 << 16),
+            ("run.validation_images", run.validation_images as u64, 1 << 24),
+            ("run.steps", run.steps.unwrap_or(0), 1 << 48),
+        ] {
+            if value > most {
+                return Err(TrainError::config(key, value, format!("at most {most}")));
+            }
+        }
         if run.batch.checked_mul(run.accumulation).is_none_or(|n| n > 1 << 24) {
             return Err(TrainError::config("run.batch", run.batch, "at most 16777216 images per step"));
         }
         if run.steps.is_none() && run.minutes.is_none() {
             return Err(TrainError::config("run.steps", "none", "run.steps or run.minutes, so that it ends"));
         }
-        if run.minutes.is_some_and(|m| !(m > 0.0 && m.is_finite())) {
-            return Err(TrainError::config("run.minutes", run.minutes.unwrap_or(0.0), "a positive number"));
+        /// A hundred years.
+        const LONGEST: f64 = 5.3e7;
+        if run.minutes.is_some_and(|m| !(m > 0.0 && m <= LONGEST)) {
+            let expected = format!("a positive number, at most {LONGEST}");
+            return Err(TrainError::config("run.minutes", run.minutes.unwrap_or(0.0), expected));
         }
         if run.preview_steps < 2 {
             return Err(TrainError::config("run.preview_steps", run.preview_steps, "at least 2"));

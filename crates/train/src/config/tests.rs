@@ -146,3 +146,105 @@ fn only_what_changes_the_bits_makes_a_difference() {
     );
     assert_eq!(other.diffusion.parameterization, Output::Eps);
 }
+
+/// The dotted keys of `table`, without those of lists.
+fn keys(prefix: &str, table: &toml::Table, found: &mut Vec<String>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => keys(&format!("{prefix}{key}."), inner, found),
+            _ => found.push(format!("{prefix}{key}")),
+        }
+    }
+}
+
+#[test]
+fn no_value_of_any_key_is_a_panic() {
+    let values = [
+        "0",
+        "-1",
+        "1",
+        "3",
+        "4097",
+        "1000000000",
+        "1000000000000000000",
+        "9223372036854775807",
+        "nan",
+        "-inf",
+        "1e300",
+        "-1e300",
+        "1e-300",
+        "0.5",
+        "true",
+        "\"\"",
+        "\"x\"",
+        "[]",
+        "[0]",
+        "[1000000000000]",
+        "[nan]",
+        "{}",
+    ];
+    let mut built = 0;
+    for p in PRESETS {
+        let base = ConfigBuilder::preset(p.name).unwrap();
+        let text = base.clone().build().unwrap().to_toml().unwrap();
+        let mut all = Vec::new();
+        keys("", &text.parse().unwrap(), &mut all);
+        for key in &all {
+            for value in values {
+                let assignment = format!("{key}={value}");
+                let made = std::panic::catch_unwind(|| base.clone().set(&assignment)?.build());
+                match made.unwrap_or_else(|_| panic!("{}: {assignment}", p.name)) {
+                    Ok(_) => built += 1,
+                    Err(e) => {
+                        let last = key.rsplit('.').next().unwrap();
+                        let table = key.split('.').next().unwrap();
+                        let said = e.to_string();
+                        assert!(said.contains(last) || said.contains(table), "{assignment}: {said}");
+                    }
+                }
+            }
+        }
+        assert!(all.len() > 50, "{}", all.len());
+    }
+    assert!(built > 500, "{built}");
+}
+
+#[test]
+fn numbers_that_toml_does_not_have_are_named() {
+    assert_eq!(
+        error(&["run.seed=9223372036854775808"]),
+        "run.seed = 9223372036854775808: expected a whole number from -9223372036854775808 to 9223372036854775807"
+    );
+    let long = format!("data.background=\"{}\"", "#".repeat(50_000));
+    let said = error(&[&long]);
+    let builder = ConfigBuilder::text(&format!("[run]\nseed = \"{}\"", "9".repeat(50_000)), "mine.toml");
+    let of_file = builder.unwrap_err().to_string();
+    assert!(of_file.len() < 400 && of_file.starts_with("mine.toml: line 2: "), "{of_file}");
+    assert!(said.len() < 60_000, "{}", said.len());
+}
+
+#[test]
+fn floats_survive_both_formats_bit_for_bit() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut peaks =
+        vec![0.00018973011986515774, 0.1 + 0.2, 5e-324, f64::MIN_POSITIVE, 1.0 - f64::EPSILON / 2.0];
+    for _ in 0..20_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Any sign-less number from 2⁻⁶⁰ to 2⁶⁰.
+        let exponent = 1023 - 60 + (state >> 52) % 120;
+        peaks.push(f64::from_bits(exponent << 52 | (state.rotate_left(23) & ((1 << 52) - 1))));
+    }
+    let mut config = ConfigBuilder::preset("tiny").unwrap().build().unwrap().learning_rate;
+    for peak in peaks {
+        config.peak = peak;
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<LearningRateConfig>(&json).unwrap().peak.to_bits(), peak.to_bits());
+        let value = serde_json::to_value(&config).unwrap();
+        assert_eq!(
+            serde_json::from_value::<LearningRateConfig>(value).unwrap().peak.to_bits(),
+            peak.to_bits()
+        );
+        let toml = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<LearningRateConfig>(&toml).unwrap().peak.to_bits(), peak.to_bits());
+    }
+}

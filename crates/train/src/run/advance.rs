@@ -36,8 +36,13 @@ impl TrainLoop {
             }
             return self.finish();
         }
-        self.train_step()?;
+        let made = self.train_step();
         self.tell_skipped();
+        match made {
+            // Over with the next turn.
+            Err(TrainError::Stopped) => return Ok(()),
+            other => other?,
+        }
         let step = self.state.step;
         if due(self.config.ema.snapshot_every, step) {
             self.snapshot()?;
@@ -54,16 +59,17 @@ impl TrainLoop {
     /// Warns of images that were found to be corrupt since the last time.
     pub(super) fn tell_skipped(&mut self) {
         const MOST: usize = 50;
-        let skipped = self.data.skipped();
-        for image in skipped.iter().skip(self.skipped).take(MOST.saturating_sub(self.skipped)) {
+        let skipped = self.data.skipped_from(self.skipped);
+        for image in skipped.iter().take(MOST.saturating_sub(self.skipped)) {
             let (path, reason) = (image.path.display(), &image.reason);
             self.events.push_back(TrainEvent::Warning(format!("left out {path}: {reason}")));
         }
-        if skipped.len() > MOST && self.skipped <= MOST {
+        let all = self.skipped + skipped.len();
+        if all > MOST && self.skipped <= MOST {
             let text = format!("more than {MOST} images left out; further ones are not listed");
             self.events.push_back(TrainEvent::Warning(text));
         }
-        self.skipped = skipped.len();
+        self.skipped = all;
     }
 
     /// Validation and previews that are due, or all that are wanted at all.
@@ -86,7 +92,8 @@ impl TrainLoop {
         let (done, rows) = (self.state.step, self.config.run.images_per_step());
         let images = self.state.images + rows as u64;
         let learning_rate = self.config.learning_rate.at(done);
-        let learned = self.task.step(&StepAt { done, images, rows, learning_rate })?;
+        let stop = self.stop.clone();
+        let learned = self.task.step(&StepAt { stop, done, images, rows, learning_rate })?;
         self.state.step += 1;
         self.state.images = images;
         let step = Step {

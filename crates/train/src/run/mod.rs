@@ -5,7 +5,7 @@ mod advance;
 mod save;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,12 +18,13 @@ use tweedie_data::Dataset;
 use tweedie_hub::files::write_atomic;
 
 use crate::{
-    checkpoint::{self, Checkpoint, State},
-    config::RunConfig,
+    checkpoint::{self, Found, State},
+    config::{ConfigBuilder, RunConfig},
     error::TrainError,
     event::TrainEvent,
     lock::FolderLock,
-    log::Log,
+    log::{self, Log},
+    post_hoc::SNAPSHOTS,
     task::{self, Size, Task},
 };
 
@@ -56,7 +57,7 @@ pub struct TrainLoop {
     session: Option<Instant>,
     recent: VecDeque<Instant>,
     phase: Phase,
-    _lock: FolderLock,
+    lock: FolderLock,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,17 +101,11 @@ impl TrainLoop {
     /// as the configuration says.
     pub fn new(config: RunConfig) -> Result<Self, TrainError> {
         let config = config.resolved()?;
-        let out = &config.run.out;
-        if out.join(CONFIG).exists() {
-            return Err(TrainError::Occupied { path: out.clone() });
-        }
-        let (out, ours) = (out.clone(), !out.exists());
-        Self::build(config, None, None, Vec::new()).inspect_err(|e| {
-            // Nothing half-written stays of a run that could not begin.
-            if ours && !matches!(e, TrainError::Busy { .. }) {
-                let _ = std::fs::remove_dir_all(out);
-            }
-        })
+        vacant(&config.run.out)?;
+        let lock = FolderLock::take(&config.run.out)?;
+        // Another process may have begun one meanwhile.
+        vacant(&config.run.out)?;
+        Self::build(config, lock, Found::default(), Vec::new())
     }
 
     /// Goes on with the run in the folder `out`, from its latest whole checkpoint, as it was configured.
@@ -119,9 +114,7 @@ impl TrainLoop {
     /// As [`TrainLoop::new`], and when there is no run.
     pub fn resume(out: &Path) -> Result<Self, TrainError> {
         let path = out.join(CONFIG);
-        let text = std::fs::read_to_string(&path).map_err(|e| TrainError::io(&path, e))?;
-        let mut config: RunConfig = toml::from_str(&text)
-            .map_err(|e| TrainError::Toml { origin: path.display().to_string(), reason: e.to_string() })?;
+        let mut config = ConfigBuilder::file(&path)?.build()?;
         config.run.out = out.into();
         Self::resume_with(config)
     }
@@ -139,10 +132,11 @@ impl TrainLoop {
             return Err(TrainError::Checkpoint { path: out, reason: reason.into() });
         }
         let lock = FolderLock::take(&out)?;
-        let (found, wrong) = checkpoint::latest(&out.join(CHECKPOINTS))?;
-        let mut warnings: Vec<_> = wrong.iter().map(|e| format!("skipped: {e}")).collect();
-        match &found {
-            None => warnings.push("no whole checkpoint: starting from step 0".into()),
+        let checkpoints = out.join(CHECKPOINTS);
+        let found = checkpoint::latest(&checkpoints)?;
+        let mut warnings = Vec::new();
+        match &found.checkpoint {
+            None => warnings.push("there is no checkpoint yet: starting from step 0".into()),
             Some(checkpoint) => {
                 let keys = checkpoint.state.config.differences(&config);
                 if !keys.is_empty() {
@@ -150,26 +144,45 @@ impl TrainLoop {
                 }
             }
         }
-        Self::build(config, Some(lock), found, warnings)
+        Self::build(config, lock, found, warnings)
     }
 
     fn build(
         config: RunConfig,
-        lock: Option<FolderLock>,
-        from: Option<Checkpoint>,
-        warnings: Vec<String>,
+        lock: FolderLock,
+        Found { checkpoint: from, damaged }: Found,
+        mut warnings: Vec<String>,
     ) -> Result<Self, TrainError> {
+        let out = config.run.out.clone();
+        // Found out before the work, and not after it.
+        tweedie_system::files::check_folder(&out).map_err(|e| TrainError::io(&out, e))?;
+        for folder in [&out, &out.join(CHECKPOINTS), &out.join(SNAPSHOTS)] {
+            tweedie_system::files::sweep_own(folder);
+        }
         let device = config.run.device()?;
-        let data = Dataset::open(&config.data)?;
+        let (data, notes) = task::prepare(&config, Dataset::open(&config.data)?)?;
+        warnings.extend(notes);
         let task = task::open(&config, &data, &device, from.as_ref())?;
         let mut state = match &from {
             Some(checkpoint) => State { config: config.clone(), ..checkpoint.state.clone() },
             None => State::new(&config),
         };
         state.class_names = data.class_names().to_vec();
-        let out = &config.run.out;
-        let lock = lock.map_or_else(|| FolderLock::take(out), Ok)?;
-        let log = Log::open(out, &state.logs)?;
+        let mut inputs = task.inputs()?;
+        inputs.extend(images_of(&data)?);
+        for (what, found) in &inputs {
+            if state.inputs.get(what).is_some_and(|before| before != found) {
+                warnings.push(format!(
+                    "{what} changed since the last checkpoint; the run goes on with the new ones"
+                ));
+            }
+        }
+        state.inputs = inputs;
+        for (path, reason) in damaged {
+            let kept = checkpoint::set_aside(&path)?;
+            warnings.push(format!("skipped: {reason}; it is now called {}", kept.display()));
+        }
+        let log = Log::open(&out, &state.logs)?;
         write_atomic(&out.join(CONFIG), config.to_toml()?.as_bytes())?;
         let mut events: VecDeque<_> = warnings.into_iter().map(TrainEvent::Warning).collect();
         let Size { parameters, images, held_out } = task.size();
@@ -193,10 +206,11 @@ impl TrainLoop {
             session: None,
             recent: VecDeque::new(),
             phase: Phase::Fresh,
-            _lock: lock,
+            lock,
             config,
         };
         run.tell_skipped();
+        run.lock.begun();
         Ok(run)
     }
 
@@ -225,6 +239,39 @@ impl TrainLoop {
             || run.steps.is_some_and(|n| self.state.step >= n)
             || run.minutes.is_some_and(|m| self.elapsed() >= 60.0 * m)
     }
+}
+
+/// Numbers that differ where the images, or their names and classes, do. The images themselves only where they are in
+/// memory: to decode all of them may take longer than the run.
+fn images_of(data: &Dataset) -> Result<BTreeMap<String, String>, TrainError> {
+    let mut sum = 0;
+    for (name, class) in data.names().zip(data.classes()) {
+        sum = crc32c::crc32c_append(sum, format!("{name} {class:?}\n").as_bytes());
+    }
+    let mut found = BTreeMap::from([("the names or classes of the images".to_owned(), format!("{sum:08x}"))]);
+    if data.is_cached() {
+        let mut sum = 0;
+        for index in 0..data.len() {
+            sum = crc32c::crc32c_append(sum, &data.get(index)?.image.pixels);
+        }
+        found.insert("the images".into(), format!("{sum:08x}"));
+    }
+    Ok(found)
+}
+
+/// Whether a new run can begin in the folder `out`.
+fn vacant(out: &Path) -> Result<(), TrainError> {
+    if out.join(CONFIG).exists() {
+        return Err(TrainError::Occupied { path: out.into() });
+    }
+    let what = if !checkpoint::list(&out.join(CHECKPOINTS))?.is_empty() {
+        "checkpoints"
+    } else if std::fs::metadata(out.join(log::LINES)).is_ok_and(|log| log.len() > 0) {
+        "the log"
+    } else {
+        return Ok(());
+    };
+    Err(TrainError::Leftover { path: out.into(), what })
 }
 
 impl Iterator for TrainLoop {

@@ -21,7 +21,7 @@ impl TrainLoop {
             let tensors = run.task.tensors();
             run.check(&tensors)?;
             let checkpoint = Checkpoint::write(&folder, state, &tensors)?;
-            checkpoint::prune(&folder, run.config.run.keep_last, run.state.step)?;
+            checkpoint::prune(&folder, run.config.run.keep_last)?;
             run.saved = Some(checkpoint.path.clone());
             let step = run.state.step;
             run.done.save = Some(step);

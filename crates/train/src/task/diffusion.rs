@@ -12,7 +12,7 @@ use crate::{
     batches::{BatchMaker, HostBatch},
     checkpoint::Checkpoint,
     config::RunConfig,
-    dry_run::{DryRun, Memory, unet_activations},
+    dry_run::{DryRun, Memory, fits, unet_activations},
     error::TrainError,
     event::Summary,
     export,
@@ -51,6 +51,8 @@ impl Diffusion {
     ) -> Result<Self, TrainError> {
         let maker = Arc::new(BatchMaker::new(config, data)?);
         let unet = config.unet(data.class_names().len())?;
+        let each = unet_activations(&unet, config.data.size, config.run.recompute);
+        fits(config, &unet.block_out_channels, each.saturating_mul(config.run.batch as u64))?;
         let labels = config.augment.has_labels();
         let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?
             .with_precision(config.run.precision);
@@ -90,7 +92,7 @@ impl Task for Diffusion {
 
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError> {
         let run = &self.config.run;
-        let mut batches = self.batches.at(at.done)?;
+        let mut batches = self.batches.at(at.done, &at.stop)?;
         if let Some(history) = &self.history {
             self.maker.draw_times(&mut batches, at.done, history);
         }

@@ -8,7 +8,7 @@ mod vae;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tweedie_data::{Dataset, Image};
+use tweedie_data::{Dataset, Image, counted_endings};
 use tweedie_models::params::HostTensor;
 use tweedie_ops::Device;
 
@@ -18,6 +18,8 @@ use crate::{
     dry_run::DryRun,
     error::TrainError,
     event::{Figure, Summary},
+    run::StopHandle,
+    text,
 };
 
 pub(crate) use learner::{Learner, ema_name};
@@ -72,8 +74,10 @@ pub(crate) struct Size {
 }
 
 /// A step that is to be made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StepAt {
+    /// By which the run may be ended meanwhile.
+    pub stop: StopHandle,
     /// Steps done before.
     pub done: u64,
     /// Images seen, with those of this step.
@@ -129,10 +133,19 @@ pub(crate) trait Task: Send {
     /// How large it is.
     fn size(&self) -> Size;
 
+    /// What it depends on besides configuration and checkpoint, and a number that differs where that does.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        Ok(BTreeMap::new())
+    }
+
     /// Makes an optimizer step.
     ///
     /// # Errors
-    /// When an image cannot be read, or [`StepAt::not_finite`]; the run is over then.
+    /// When an image cannot be read, or [`StepAt::not_finite`]; the run is over then. [`TrainError::Stopped`] if nothing
+    /// was done because the run is to end.
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError>;
 
     /// The losses on held-out images; `None` if there are none.
@@ -158,6 +171,22 @@ pub(crate) trait Task: Send {
     /// # Errors
     /// When it cannot be written.
     fn export(&mut self, summary: &Summary) -> Result<(), TrainError>;
+}
+
+/// What the task of `config` has a use for of `data`, and what its user should know of the rest.
+///
+/// # Errors
+/// When it has none.
+pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec<String>), TrainError> {
+    let mut notes = Vec::new();
+    if !data.passed_over().is_empty() {
+        let (place, found) = (&config.data.source, counted_endings(data.passed_over()));
+        notes.push(format!("{place}: passed over files that are no images: {found}"));
+    }
+    match config.task {
+        TaskKind::TextToImage => text::captioned(config, data, notes),
+        TaskKind::Diffusion | TaskKind::Vae => Ok((data, notes)),
+    }
 }
 
 /// The task of `config` on `data`, as new or as it was at a checkpoint.

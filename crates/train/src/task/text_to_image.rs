@@ -1,6 +1,6 @@
 //! A latent diffusion model that reads texts: see [`crate::text`].
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use burn::module::Module;
 use tweedie_data::Dataset;
@@ -13,7 +13,7 @@ use crate::{
     batches::HostBatch,
     checkpoint::Checkpoint,
     config::RunConfig,
-    dry_run::{DryRun, Memory, condition_unet_activations},
+    dry_run::{DryRun, Memory, condition_unet_activations, fits},
     error::TrainError,
     event::Summary,
     init,
@@ -42,10 +42,26 @@ impl TextToImage {
         from: Option<&Checkpoint>,
     ) -> Result<Self, TrainError> {
         let vae = Vae::load(&config.text.vae, device)?;
+        let shape = vae.shape(config.data.size)?;
+        let unet = config.text.unet(&config.model, shape)?;
+        let each = condition_unet_activations(&unet, shape[1], config.text.tokens, config.run.recompute);
+        fits(config, &unet.block_out_channels, each.saturating_mul(config.run.batch as u64))?;
         let tokenizer = match (&config.run.init, from) {
             (Some(_), Some(_)) => ClipTokenizer::open(&config.run.out.join(TOKENIZER))?,
             _ => text::tokenizer(&data.split().0, config)?,
         };
+        let print = tokenizer.fingerprint();
+        if let Some(checkpoint) = from
+            && checkpoint.state.inputs.get(TOKENIZER).is_some_and(|before| *before != print)
+        {
+            let reason = match &config.run.init {
+                Some(_) => {
+                    format!("the tokenizer in {} is damaged", config.run.out.join(TOKENIZER).display())
+                }
+                None => "the captions changed, and with them the tokenizer that is learned from them".into(),
+            };
+            return Err(TrainError::checkpoint(&checkpoint.path, reason));
+        }
         let maker = Arc::new(TextBatches::new(config, data, tokenizer, &vae, device)?);
         let mut model = TextModel::new(config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?;
         if let (Some(path), None) = (&config.run.init, from) {
@@ -77,8 +93,14 @@ impl Task for TextToImage {
         Size { parameters, images: self.maker.len(), held_out: self.maker.held_out() }
     }
 
+    fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        let mut inputs = self.maker.inputs();
+        inputs.insert(TOKENIZER.into(), self.maker.tokenizer().fingerprint());
+        Ok(inputs)
+    }
+
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError> {
-        let batches = self.batches.at(at.done)?;
+        let batches = self.batches.at(at.done, &at.stop)?;
         let run = &self.config.run;
         let (shape, device) = (self.maker.shape(), &self.device);
         self.learner.learn(&batches, at, |model, pass, batch| {

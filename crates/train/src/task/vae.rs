@@ -1,6 +1,6 @@
 //! An autoencoder: see [`crate::autoencoder`].
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use burn::{module::Module, tensor::Tensor};
 use serde_json::{Map, Value, json};
@@ -14,9 +14,9 @@ use crate::{
         self, Discriminator, Found, ImageBatch, ImageBatches, Measured, Objective, Parts, divergence, number,
         perceptual, psnr, ssim,
     },
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Fingerprint},
     config::RunConfig,
-    dry_run::{DryRun, Memory, vae_activations},
+    dry_run::{DryRun, Memory, fits, vae_activations},
     error::TrainError,
     event::{Figure, Summary},
     init,
@@ -58,6 +58,8 @@ impl Vae {
     ) -> Result<Self, TrainError> {
         let size = config.data.size;
         let network = config.vae.autoencoder(size);
+        let each = vae_activations(&network, size, config.run.recompute);
+        fits(config, &network.block_out_channels, each.saturating_mul(config.run.batch as u64))?;
         let maker = Arc::new(ImageBatches::new(config, data, latent(&network, size))?);
         let autodiff = device.clone().autodiff();
         let mut model = AutoencoderKl::new(&network, config.run.seed, &autodiff).map_err(wrong)?;
@@ -178,8 +180,17 @@ impl Task for Vae {
         Size { parameters, images: self.maker.train.len(), held_out: self.maker.held_out.len() }
     }
 
+    fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        let weights = &self.config.vae.perceptual_weights;
+        if self.config.vae.perceptual == 0.0 || weights.as_os_str().is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let found = Fingerprint::of(weights).map_err(|e| TrainError::io(weights, e))?;
+        Ok(BTreeMap::from([("vae.perceptual_weights".to_owned(), format!("{:08x}", found.crc32c))]))
+    }
+
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError> {
-        let batches = self.batches.at(at.done)?;
+        let batches = self.batches.at(at.done, &at.stop)?;
         let config = &self.config.vae;
         let playing = self.discriminator.as_mut().filter(|_| at.done >= config.adversarial.start);
         let opponent = match &playing {

@@ -1,9 +1,9 @@
 //! What one optimizer step sees: noisy latents and texts, a pure function of the configuration and the step.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tweedie_core::NoiseSchedule;
-use tweedie_data::{Dataset, Order, Words};
+use tweedie_data::{CaptionConfig, Dataset, Order, Words};
 use tweedie_hub::ClipTokenizer;
 use tweedie_ops::Device;
 
@@ -110,6 +110,13 @@ impl TextBatches {
         &self.tokenizer
     }
 
+    /// What batches depend on besides the configuration.
+    pub fn inputs(&self) -> BTreeMap<String, String> {
+        let held_out = self.held_out.iter().map(Latents::fingerprint);
+        let latents: Vec<_> = std::iter::once(self.latents.fingerprint()).chain(held_out).collect();
+        BTreeMap::from([("the images or the autoencoder".to_owned(), latents.join(" "))])
+    }
+
     /// Channels, height and width of the latents.
     pub fn shape(&self) -> [usize; 3] {
         self.latents.shape()
@@ -132,8 +139,13 @@ impl TextBatches {
             return self.config.prompts.clone();
         }
         let words = if self.held_words.is_empty() { &self.words } else { &self.held_words };
-        let plain = tweedie_data::CaptionConfig::default();
+        let plain = self.plain();
         words.iter().take(MOST).map(|words| plain.compose(words, 0, 0)).collect()
+    }
+
+    /// How the plain caption of an image is composed.
+    fn plain(&self) -> CaptionConfig {
+        CaptionConfig { missing: self.config.captions.missing, ..CaptionConfig::default() }
     }
 
     /// The tokens of a text.
@@ -173,7 +185,7 @@ impl TextBatches {
         let Some(latents) = &self.held_out else { return Vec::new() };
         let sampler = TimeSampler { low_discrepancy: true, ..self.sampler };
         let images = self.held_words.len();
-        let plain = tweedie_data::CaptionConfig::default();
+        let plain = self.plain();
         let mut batches = Vec::new();
         for start in (0..rows).step_by(self.batch) {
             let mut batch = TextBatch::default();

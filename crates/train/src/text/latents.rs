@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use burn::tensor::Device;
 use tweedie_data::{AugmentConfig, Dataset, augment};
-use tweedie_hub::weights::{self, Precision, SafetensorsFile};
-use tweedie_models::{HostTensor, TensorSource, params::export};
+use tweedie_hub::cache;
+use tweedie_models::{HostTensor, params::export};
 use tweedie_ops::from_host;
 
 use super::{LatentConfig, Vae};
@@ -28,6 +28,7 @@ pub(crate) struct Latents {
     /// `[images, variants, C, H, W]`.
     mean: Vec<f32>,
     std: Vec<f32>,
+    fingerprint: String,
 }
 
 impl Latents {
@@ -57,7 +58,7 @@ impl Latents {
         let fingerprint = fingerprint(data, vae, changes, config, seed)?;
         let (variants, sample) = (config.variants, config.sample);
         if let Some([mean, std]) = read(file, &fingerprint, count * each) {
-            return Ok(Self { shape, variants, sample, mean, std });
+            return Ok(Self { shape, variants, sample, mean, std, fingerprint });
         }
         let [mut mean, mut std] = [0; 2].map(|_| Vec::with_capacity(count * each));
         let size = data.size();
@@ -76,9 +77,14 @@ impl Latents {
             mean.extend(m);
             std.extend(s);
         }
-        let latents = Self { shape, variants, sample, mean, std };
-        latents.write(file, &fingerprint)?;
+        let latents = Self { shape, variants, sample, mean, std, fingerprint };
+        latents.write(file)?;
         Ok(latents)
+    }
+
+    /// A number that differs where the images, their changes or the autoencoder do.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Channels, height and width.
@@ -111,7 +117,7 @@ impl Latents {
         [&self.mean[at..at + each], &self.std[at..at + each]]
     }
 
-    fn write(&self, file: &Path, fingerprint: &str) -> Result<(), TrainError> {
+    fn write(&self, file: &Path) -> Result<(), TrainError> {
         let each: usize = self.shape.iter().product();
         let tensor = |values: &Vec<f32>| HostTensor {
             shape: vec![values.len() / each.max(1), self.shape[0], self.shape[1], self.shape[2]],
@@ -119,17 +125,15 @@ impl Latents {
         };
         let tensors =
             BTreeMap::from([(MEAN.to_owned(), tensor(&self.mean)), (STD.to_owned(), tensor(&self.std))]);
-        let metadata = BTreeMap::from([("fingerprint".to_owned(), fingerprint.to_owned())]);
-        Ok(weights::write(file, &tensors, Precision::F32, &metadata)?)
+        Ok(cache::write(file, &self.fingerprint, &tensors)?)
     }
 }
 
 /// Mean and standard deviation in `file`, if it holds what it should.
 fn read(file: &Path, fingerprint: &str, len: usize) -> Option<[Vec<f32>; 2]> {
-    let found = SafetensorsFile::open(file).ok()?;
-    (found.metadata().get("fingerprint").map(String::as_str) == Some(fingerprint)).then_some(())?;
-    let read = |name| found.read(name).ok().map(|t| t.values).filter(|values| values.len() == len);
-    Some([read(MEAN)?, read(STD)?])
+    let mut found = cache::read(file, fingerprint)?;
+    let mut take = |name| found.remove(name).map(|t| t.values).filter(|values| values.len() == len);
+    Some([take(MEAN)?, take(STD)?])
 }
 
 /// A number that differs where latents do: FNV-1a over autoencoder, images, changes and seed.

@@ -8,7 +8,10 @@ mod latents;
 mod preview;
 mod vae;
 
+use std::collections::HashSet;
+
 use burn::{module::Module, tensor::Tensor};
+use tweedie_data::{Dataset, NoCaption};
 use tweedie_hub::ClipTokenizer;
 use tweedie_models::{
     ClipTextModel, Condition, InputError, Mode, Network, UNet2DConditionModel, params::settle,
@@ -72,6 +75,47 @@ impl TextModel {
         self.unet.check(x.dims(), times, &condition).map_err(wrong)?;
         Ok(self.unet.forward(x, times, &condition, mode))
     }
+}
+
+/// The images of `data` that a run learns from, as `text.captions.missing` has it; what it does with others is added
+/// to `notes`.
+///
+/// # Errors
+/// When there are others and they must not be, or no image has a caption.
+pub(crate) fn captioned(
+    config: &RunConfig,
+    data: Dataset,
+    mut notes: Vec<String>,
+) -> Result<(Dataset, Vec<String>), TrainError> {
+    let with = data.captioned();
+    let missing = data.len() - with.len();
+    if missing == 0 {
+        return Ok((data, notes));
+    }
+    let known: HashSet<&str> = with.names().collect();
+    let without: Vec<&str> = data.names().filter(|name| !known.contains(name)).take(3).collect();
+    let found = format!("{missing} of {} images have no caption, such as {}", data.len(), without.join(", "));
+    let says = match config.text.captions.missing {
+        NoCaption::Fail => {
+            let expected = "a caption for each: in metadata.csv, metadata.jsonl or captions.jsonl, or in a .txt file \
+                            beside the image; or text.captions.missing = \"skip\", \"class\" or \"empty\"";
+            return Err(TrainError::config(
+                "data.source",
+                format!("{} ({found})", config.data.source),
+                expected,
+            ));
+        }
+        NoCaption::Skip if with.is_empty() => {
+            let found = format!("{} (no image has a caption)", config.data.source);
+            return Err(TrainError::config("data.source", found, "images with captions"));
+        }
+        NoCaption::Skip => "they are left out",
+        NoCaption::Class => "the name of their class is taken",
+        NoCaption::Empty => "an empty text is taken",
+    };
+    notes.push(format!("{found}: {says}"));
+    let skips = config.text.captions.missing == NoCaption::Skip;
+    Ok((if skips { with } else { data }, notes))
 }
 
 /// The tokens of a text as the encoder reads it: begun, cut to `length`, ended and filled up.
