@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use tweedie_hub::HubError;
+use tweedie_system::memory::TooLittle;
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,16 @@ pub enum PipelineError {
     Model {
         /// What went wrong.
         reason: String,
+    },
+    /// More memory than is available.
+    #[error("{what}: {source}; lower {lower}")]
+    Memory {
+        /// The fields that ask for it.
+        what: String,
+        /// How much.
+        source: TooLittle,
+        /// Which fields lower it.
+        lower: &'static str,
     },
     /// The caller asked to stop.
     #[error("cancelled")]

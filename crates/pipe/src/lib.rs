@@ -14,6 +14,7 @@ pub mod guidance;
 pub mod interpolate;
 pub mod latent;
 pub mod media;
+mod memory;
 mod pipeline;
 mod request;
 mod rows;

@@ -16,7 +16,12 @@ use tweedie_hub::{
 use tweedie_models::{Condition, HostTensor, Network, UNet2DModel};
 use tweedie_ops::{Batch, RowNoise};
 
-use crate::{PipelineError, Request, Resolved, denoiser::RowsDenoiser, rows::row_seed};
+use crate::{
+    PipelineError, Request, Resolved,
+    denoiser::RowsDenoiser,
+    memory::{Needed, unet_row},
+    rows::row_seed,
+};
 
 /// The draw of a row's initial noise; a trajectory's own draws count from 0.
 pub(crate) const INITIAL_DRAW: u64 = u64::MAX;
@@ -172,6 +177,12 @@ impl Pipeline {
         self.unet
             .check([1, c, h, w], &[time], &condition)
             .map_err(|e| PipelineError::request("size", e.to_string()))?;
+        let config = self.unet.config();
+        let layers = |_| config.layers_per_block;
+        let row = unet_row(&config.block_out_channels, layers, false, resolved.shape, resolved.precision);
+        let guided = if resolved.guidance == 1.0 { 1 } else { 2 };
+        let rows = resolved.chunk.min(resolved.count.saturating_mul(guided));
+        Needed { count: resolved.count, rows, size: [h, w], row, decoding: 0 }.check()?;
         Ok((resolved, recipe))
     }
 

@@ -2,12 +2,12 @@
 
 use burn::tensor::Tensor;
 use tweedie_data::Image;
-use tweedie_models::{Autoencoder, HostTensor, InputError, vae::Tiles};
+use tweedie_models::{Autoencoder, HostTensor, InputError, Precision, vae::Tiles};
 use tweedie_ops::from_host;
 
 use super::LatentPipeline;
 use crate::{
-    PipelineError, Request,
+    PipelineError, Request, memory,
     pipeline::{host, images},
 };
 
@@ -41,6 +41,20 @@ impl LatentPipeline {
         let large = height.saturating_mul(width) > WHOLE;
         let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
         Some(Tiles::new((pixels / self.model.autoencoder.stride()).max(8)))
+    }
+
+    /// Bytes that decoding one picture takes, about.
+    pub(super) fn decoding(&self, request: &Request, size: [usize; 2], precision: Precision) -> u64 {
+        let whole = size[0].saturating_mul(size[1]);
+        let tile = self
+            .tiles(request, size)
+            .map(|tiles| tiles.latents.saturating_mul(self.model.autoencoder.stride()));
+        let pixels = tile.map_or(whole, |side| whole.min(side.saturating_mul(side)));
+        let channels = match &self.model.autoencoder {
+            Autoencoder::Kl(vae) => vae.config().block_out_channels.first().copied(),
+            Autoencoder::Tiny(_) => Some(64),
+        };
+        memory::decoding(channels.unwrap_or(0), pixels, precision)
     }
 
     /// The pictures of latents as the network sees them, `[rows, C, h, w]`, decoded by `small` or the model's own

@@ -25,6 +25,7 @@ use tweedie_ops::{Batch, RowNoise, from_host};
 use crate::{
     Event, NoiseOfRows, Output, PipelineError, Request,
     denoiser::Watched,
+    memory::{self, Needed},
     pipeline::{INITIAL_DRAW, Progress, SeededRows, follow, images, learned_variance, shifted},
     request::CHUNK,
     rows::row_seed,
@@ -211,6 +212,10 @@ impl LatentPipeline {
             chunk if guided => (chunk / 2).max(1),
             chunk => chunk,
         };
+        let rows = chunk.min(request.count.get()) * if guided { 2 } else { 1 };
+        let row = memory::latent_row(&self.model.network, [c, h, w], precision);
+        let decoding = self.decoding(request, size, precision);
+        Needed { count: request.count.get(), rows, size, row, decoding }.check()?;
         Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told, precision })
     }
 
