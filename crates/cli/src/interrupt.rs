@@ -1,24 +1,54 @@
-//! Ctrl-C.
+//! Ctrl-C, and the system's request to end.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::{Context, Result};
 
+use crate::ui::Ui;
+
 /// The exit code of a run that was interrupted.
 pub const INTERRUPTED: u8 = 130;
 
-/// Set by the first Ctrl-C; the second ends the program.
-pub fn flag() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let handler = flag.clone();
-    ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
+type Answer = Box<dyn FnOnce() + Send>;
+
+/// What the next interrupt does, if it does not end the program.
+static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
+
+/// From now on an interrupt ends the program, and removes what is only half written.
+pub fn listen() -> Result<()> {
+    ctrlc::set_handler(|| match ANSWER.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(answer) => answer(),
+        None => tweedie_system::files::exit(i32::from(INTERRUPTED)),
     })
-    .context("cannot listen for Ctrl-C")?;
-    Ok(flag)
+    .context("cannot listen for Ctrl-C")
+}
+
+/// The next interrupt calls `stop` instead of ending the program; the one after that ends it. `then` says what
+/// happens until then.
+pub fn answer(ui: Ui, then: &'static str, stop: impl FnOnce() + Send + 'static) {
+    let answer = move || {
+        stop();
+        ui.note(format!("interrupted: {then}; Ctrl-C again ends at once"));
+    };
+    *ANSWER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(answer));
+}
+
+/// Set by the next interrupt.
+pub fn flag(ui: Ui) -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = flag.clone();
+    answer(ui, "ending", move || set.store(true, Ordering::Relaxed));
+    flag
+}
+
+/// Of a command that was interrupted before it wrote anything.
+pub fn nothing_written(ui: Ui) -> ExitCode {
+    ui.note("cancelled; nothing was written");
+    ExitCode::from(INTERRUPTED)
 }

@@ -4,6 +4,7 @@ mod builtin;
 mod commands;
 mod help;
 mod interrupt;
+mod memory;
 mod model;
 mod process;
 mod sheet;
@@ -19,6 +20,10 @@ use clap::{FromArgMatches, Parser, error::ErrorKind};
 use commands::Command;
 use ui::Ui;
 
+/// Says what could not be had instead of aborting.
+#[global_allocator]
+static ALLOCATOR: tweedie_system::memory::Allocator = tweedie_system::memory::Allocator;
+
 /// Diffusion models: train, sample and look inside, with no Python.
 #[derive(Parser, Debug)]
 #[command(name = "tweedie", version, about, max_term_width = 110)]
@@ -26,9 +31,15 @@ struct Cli {
     /// Where to compute (see `tweedie devices`) [default: cpu, or what a training run's file says].
     #[arg(long, global = true, value_name = "NAME", help_heading = "Everywhere")]
     device: Option<String>,
-    /// CPU threads [default: one per core].
-    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
-    threads: Option<std::num::NonZeroUsize>,
+    /// CPU threads, at most 1024 [default: one per core].
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+        help_heading = "Everywhere"
+    )]
+    threads: Option<u16>,
     /// Print results and errors only.
     #[arg(short, long, global = true, conflicts_with = "json", help_heading = "Everywhere")]
     quiet: bool,
@@ -61,6 +72,7 @@ fn main() -> ExitCode {
     };
     let json = cli.json;
     match run(cli) {
+        Ok(_) if ui::output_failed() => ExitCode::FAILURE,
         Ok(code) => code,
         Err(e) => {
             ui::error(&e, json);
@@ -70,10 +82,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    interrupt::listen()?;
     tweedie::ops::check_instruction_set()?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
+            .num_threads(threads.into())
             .build_global()
             .context("cannot start the threads")?;
     }

@@ -1,6 +1,10 @@
 //! What the user sees: progress bars for people, JSON lines for scripts, silence on request.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{ErrorKind, Write},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -57,14 +61,17 @@ impl Ui {
     pub fn result<T: Serialize>(self, value: &T, text: impl AsRef<str>) {
         match self.mode {
             Mode::Json => self.emit(value),
-            _ => out(text.as_ref()),
+            _ => out(&printable(text.as_ref())),
         }
     }
 
     /// One JSON line; silent in the other modes.
     pub fn event<T: Serialize>(self, value: &T) {
-        if self.is_json() {
+        if self.is_json() && !OUTPUT_ENDED.load(Ordering::Relaxed) {
             self.emit(value);
+            if OUTPUT_ENDED.load(Ordering::Relaxed) {
+                complain("warning: the standard output was closed; the work goes on without it");
+            }
         }
     }
 
@@ -108,26 +115,64 @@ pub fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{plural}")
 }
 
-/// Prints a line. A closed pipe (`tweedie plan | head`) is not an error; a full disk is.
+/// Nothing more is written to the standard output.
+static OUTPUT_ENDED: AtomicBool = AtomicBool::new(false);
+/// It was not its reader that ended it.
+static OUTPUT_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line. Where that fails, the work goes on and nothing more is printed: a closed pipe
+/// (`tweedie plan | head`) is not an error; a full disk is one, for [`output_failed`].
 pub fn out(text: &str) {
+    if OUTPUT_ENDED.load(Ordering::Relaxed) {
+        return;
+    }
     let mut stdout = std::io::stdout().lock();
     if let Err(e) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        if e.kind() == std::io::ErrorKind::BrokenPipe {
-            std::process::exit(0);
+        OUTPUT_ENDED.store(true, Ordering::Relaxed);
+        if e.kind() != ErrorKind::BrokenPipe {
+            OUTPUT_FAILED.store(true, Ordering::Relaxed);
+            complain(&format!("error: cannot write to the standard output: {e}"));
         }
-        complain(&format!("error: cannot write to the standard output: {e}"));
-        std::process::exit(1);
     }
+}
+
+/// Whether something could not be printed although somebody may want to read it.
+pub fn output_failed() -> bool {
+    OUTPUT_FAILED.load(Ordering::Relaxed)
 }
 
 /// Prints a line to stderr, where nobody may be listening.
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(&clipped(text)));
+}
+
+/// The text without what would steer the terminal: file names and files may hold anything.
+fn printable(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control() && c != '\n' && c != '\t'
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let escaped = |c: char| if steers(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    if text.contains(steers) { text.chars().map(escaped).collect() } else { text.into() }
+}
+
+/// The text with the middle of very long lines left out.
+fn clipped(text: &str) -> String {
+    const LONGEST: usize = 2000;
+    let clip = |line: &str| {
+        let length = line.chars().count();
+        if length <= LONGEST {
+            return line.to_owned();
+        }
+        let part = |from: usize, n: usize| line.chars().skip(from).take(n).collect::<String>();
+        format!("{} … {}", part(0, LONGEST / 2), part(length - LONGEST / 4, LONGEST / 4))
+    };
+    text.split('\n').map(clip).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints an error with its causes.
 pub fn error(error: &anyhow::Error, json: bool) {
-    let text = chain(error);
+    let text = clipped(&chain(error));
     if json {
         out(&serde_json::json!({ "error": text }).to_string());
     } else {
@@ -152,7 +197,22 @@ mod tests {
 
     use anyhow::anyhow;
 
-    use super::chain;
+    use super::{chain, clipped, printable};
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb.png\nc\td"), "a\\u{1b}[31mb.png\nc\td");
+        assert_eq!(printable("\u{9b}2J gnp.\u{202e}"), "\\u{9b}2J gnp.\\u{202e}");
+        assert_eq!(printable("日本 ü"), "日本 ü");
+    }
+
+    #[test]
+    fn long_lines_lose_their_middle() {
+        let text = format!("begin {} end\nnext", "ü".repeat(50_000));
+        let short = clipped(&text);
+        assert!(short.chars().count() < 2000, "{}", short.len());
+        assert!(short.starts_with("begin ü") && short.ends_with("ü end\nnext") && short.contains(" … "));
+    }
 
     #[test]
     fn causes_are_told_once() {

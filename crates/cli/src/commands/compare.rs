@@ -21,8 +21,7 @@ use tweedie::{
 
 use super::sample::check_place;
 use crate::{
-    interrupt::{self, INTERRUPTED},
-    model,
+    interrupt, model,
     sheet::{Cell, Sheet},
     ui::Ui,
 };
@@ -103,7 +102,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         untuned: true,
         ..Request::default()
     };
-    let cancelled = interrupt::flag()?;
+    let cancelled = interrupt::flag(ui);
     let study = Study::new(&pipeline, &request, &cancelled)?;
     let [_, height, width] = study.resolved().shape;
     let entries = args.entries(&pipeline, &study)?;
@@ -118,8 +117,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     bar.finish_and_clear();
     let (converged, outcomes) = match outcomes {
         Err(PipelineError::Cancelled) => {
-            ui.note("cancelled; nothing was written");
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Ok(interrupt::nothing_written(ui));
         }
         other => other?,
     };

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use serde_json::json;
-use tweedie::data::{DataConfig, Dataset, EMOJI_ATTRIBUTION, Image, Rgb, Source, grid};
+use tweedie::data::{DataConfig, Dataset, EMOJI_ATTRIBUTION, Image, Rgb, Source, counted_endings, grid};
 
-use crate::{source, ui::Ui};
+use super::sample::check_place;
+use crate::{
+    memory, source,
+    ui::{Ui, counted},
+};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -30,6 +34,9 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     let emoji = matches!(source, Source::Emoji);
     let config = DataConfig { source, size: args.size, ..DataConfig::default() };
     config.validate()?;
+    if let Some(path) = &args.output {
+        check_place(path)?;
+    }
     let set = Dataset::open(&config)?;
     let classes = set.classes();
     let mut text = format!("{} images, brought to {}×{}", set.len(), args.size, args.size);
@@ -39,6 +46,19 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         text.push_str(&format!("\n  {index:>3}  {name:<24} {count}"));
         counts.push(json!({ "class": name, "images": count }));
     }
+    let captioned = set.captioned().len();
+    if captioned > 0 || set.words().all(|words| words.kinds.is_empty()) {
+        text.push_str(&format!("\n{captioned} of {} with a caption", counted(set.len(), "image")));
+    }
+    if captioned > 0 && captioned < set.len() {
+        let missing =
+            set.words().zip(set.names()).filter(|(words, _)| words.is_silent()).map(|(_, name)| name);
+        text.push_str(&format!(", none for {}", listed(missing)));
+    }
+    if !set.passed_over().is_empty() {
+        let found = counted_endings(set.passed_over());
+        ui.warn(format!("{}: passed over files that are no images: {found}", args.source));
+    }
     for skipped in set.skipped() {
         ui.warn(format!("left out {}: {}", skipped.path.display(), skipped.reason));
     }
@@ -47,6 +67,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     }
     if let Some(path) = &args.output {
         let count = args.count.get().min(set.len());
+        memory::check_sheets(count, [args.size; 2], 1, 1, "--count or --size")?;
         let step = set.len() as f64 / count as f64;
         let picks = (0..count).map(|i| (i as f64 * step) as usize);
         let images: Vec<Image> =
@@ -57,6 +78,21 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
             .with_context(|| format!("cannot write {}", path.display()))?;
         text.push_str(&format!("\nsheet: {}", path.display()));
     }
-    ui.result(&json!({ "images": set.len(), "classes": counts, "sheet": args.output }), text);
+    ui.result(
+        &json!({ "images": set.len(), "captioned": captioned, "classes": counts,
+            "passed_over": set.passed_over(), "sheet": args.output }),
+        text,
+    );
     Ok(())
+}
+
+/// The first few of these names, and how many there are besides.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<&str> = names.collect();
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }

@@ -4,7 +4,7 @@ mod network;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 use serde_json::json;
 use tweedie::{
@@ -13,6 +13,7 @@ use tweedie::{
     models::{HostTensor, TensorSource},
 };
 
+use super::sample::check_place;
 use crate::{model, tensors, ui::Ui};
 
 #[derive(Subcommand, Debug)]
@@ -94,6 +95,7 @@ fn known(inputs: &SafetensorsFile, path: &Path, expected: &[&str]) -> Result<Vec
 }
 
 fn run_trajectory(args: TrajectoryArgs, ui: Ui) -> Result<()> {
+    check_place(&args.outputs)?;
     let mut scheduler = SchedulerConfig::load(&args.scheduler_config)?;
     model::tell_passed_over(&scheduler, ui);
     if let Some(mu) = args.mu {
@@ -120,7 +122,9 @@ fn run_trajectory(args: TrajectoryArgs, ui: Ui) -> Result<()> {
     let (times, rows) = trace(&recipe, &sample, noise.as_ref(), args.seed)?;
 
     let shape = [&[rows.len()], &sample.shape[..]].concat();
-    let values: Vec<f32> = rows.into_iter().flatten().map(|v| v as f32).collect();
+    let values: Vec<f32> = rows.iter().flatten().map(|&v| v as f32).collect();
+    // Steps may lie anywhere, so the first row that is not finite tells where to look.
+    let broken = values.iter().position(|v| !v.is_finite()).map(|at| at / sample.values.len().max(1));
     let timesteps = times.iter().map(|&t| t as f32).collect();
     let named = [
         ("timesteps".to_owned(), HostTensor { shape: vec![times.len()], values: timesteps }),
@@ -128,6 +132,12 @@ fn run_trajectory(args: TrajectoryArgs, ui: Ui) -> Result<()> {
     ]
     .into();
     weights::write(&args.outputs, &named, weights::Precision::F32, &Default::default())?;
+    if let Some(row) = broken {
+        bail!(
+            "row {row} of the trajectory holds values that are not finite; all rows are in {}",
+            args.outputs.display()
+        );
+    }
     ui.result(
         &json!({ "outputs": args.outputs, "scheduler": scheduler.class_name(), "timesteps": times,
             "trajectory": shape }),

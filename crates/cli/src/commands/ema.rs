@@ -19,9 +19,11 @@ use tweedie::{
     train::post_hoc::reconstruct,
 };
 
+use tweedie_system::files::Made;
+
 use super::{
     eval::scores::{Cache, generate, images, of_data, of_pictures},
-    sample::check_place,
+    sample::{check_folder, check_place},
 };
 use crate::{source, ui::Ui};
 
@@ -78,6 +80,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
 }
 
 fn one(args: &Args, std: f64, out: &Path, ui: Ui) -> Result<()> {
+    check_folder(out)?;
     let made = reconstruct(&args.run, std, args.step)?;
     if made.fit.error > POOR {
         ui.warn(format!(
@@ -110,6 +113,7 @@ fn sweep(args: &Args, stds: &[f64], ui: Ui, device: &str) -> Result<()> {
         stds.iter().map(|std| reconstruct(&args.run, *std, args.step)).collect::<Result<Vec<_>, _>>()?;
     let request = Request { count: args.count, seed: args.seed, steps: args.steps, ..Request::default() };
     let scratch = tempfile::tempdir().context("no temporary folder")?;
+    let _removed_when_interrupted = Made::new(scratch.path());
     let (mut points, mut data) = (Vec::new(), None);
     for (std, made) in stds.iter().zip(models) {
         let folder = scratch.path().join(format!("std-{std}"));

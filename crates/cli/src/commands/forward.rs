@@ -12,6 +12,7 @@ use tweedie::{
     pipe::{forward, media},
 };
 
+use super::sample::check_place;
 use crate::{process, sheet, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
@@ -38,6 +39,7 @@ pub struct Args {
 pub fn run(args: Args, ui: Ui) -> Result<()> {
     anyhow::ensure!((8..=2048).contains(&args.size), "--size {}: expected 8 to 2048", args.size);
     anyhow::ensure!(args.frames.get() <= 64, "--frames {}: expected at most 64", args.frames);
+    check_place(&args.output)?;
     let picture = open_image(&args.picture, &DataConfig { size: args.size, ..DataConfig::default() })?;
     let schedule = process::scheduler(&args.schedule)?.process().schedule.clone();
     let times = forward::even_times(&*schedule, args.frames.get());

@@ -21,11 +21,7 @@ use tweedie::{
 };
 
 use super::sample::{animation_format, check_place};
-use crate::{
-    interrupt::{self, INTERRUPTED},
-    model,
-    ui::Ui,
-};
+use crate::{interrupt, memory, model, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -74,13 +70,16 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     }
     let device = tweedie::ops::device(device)?;
     let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
+    if let Some(size) = pipeline.unet().config().sample_size {
+        let sheets = if animation.is_some() { 3 } else { 1 };
+        memory::check_sheets(args.frames.get() + 2, size.dims(), args.zoom, sheets, "--frames or --zoom")?;
+    }
     let bar = ui.spinner("encoding and decoding");
-    let made = args.make(&pipeline, &device);
+    let made = args.make(&pipeline, &device, ui);
     bar.finish_and_clear();
     let (frames, ends) = match made {
         Err(e) if matches!(e.downcast_ref(), Some(PipelineError::Cancelled)) => {
-            ui.note("cancelled; nothing was written");
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Ok(interrupt::nothing_written(ui));
         }
         other => other?,
     };
@@ -126,7 +125,7 @@ struct End {
 }
 
 impl Args {
-    fn make(&self, pipeline: &Pipeline, device: &Device) -> Result<(Vec<Image>, [End; 2])> {
+    fn make(&self, pipeline: &Pipeline, device: &Device, ui: Ui) -> Result<(Vec<Image>, [End; 2])> {
         let known = pipeline.unet().config().num_class_embeds.is_some();
         let null = pipeline.extras().null_class.map(ClassSelector::Index);
         let class = self.class.clone().or(null.filter(|_| known));
@@ -138,7 +137,7 @@ impl Args {
             untuned: true,
             ..Request::default()
         };
-        let cancelled = interrupt::flag()?;
+        let cancelled = interrupt::flag(ui);
         let study = Study::new(pipeline, &request(0, self.frames), &cancelled)?;
         let inversion = Inversion::new(&study, &self.solver, self.steps.get())?;
         let end = |text: &String| -> Result<End> {

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
@@ -29,12 +29,15 @@ use tweedie::{
 };
 
 use crate::{
-    interrupt::{self, INTERRUPTED},
-    model, tensors,
+    interrupt, memory, model, tensors,
     ui::{Ui, counted},
 };
 
 const PAPER: Rgb = Rgb([255, 255, 255]);
+/// Moments of a filmstrip, at most.
+const MOMENTS: usize = 10;
+/// Of an animation.
+const FRAMES: usize = 48;
 
 /// Height and width.
 #[derive(Clone, Copy, Debug)]
@@ -258,13 +261,15 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let device = tweedie::ops::device(device)?;
     let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
     let (resolved, recipe) = pipeline.resolve(&request)?;
+    let [_, height, width] = resolved.shape;
+    args.check_memory(resolved.count, [height, width], recipe.plan.solves())?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
 
-    let cancelled = interrupt::flag()?;
+    let cancelled = interrupt::flag(ui);
     let steps = recipe.plan.solves();
     let show = if args.noisy { Show::Noisy } else { Show::Clean };
-    let mut strip = Film::new(10, show);
-    let mut frames = Film::new(48, show);
+    let mut strip = Film::new(MOMENTS, show);
+    let mut frames = Film::new(FRAMES, show);
     let (wants_strip, wants_frames) = (args.filmstrip.is_some(), animation.is_some());
     let start = Instant::now();
     let bar = ui.bar(0, "steps");
@@ -291,8 +296,7 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     bar.finish_and_clear();
     let output = match run {
         Err(PipelineError::Cancelled) => {
-            ui.note("cancelled; nothing was written");
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Ok(interrupt::nothing_written(ui));
         }
         other => other?,
     };
@@ -358,6 +362,13 @@ impl Args {
         request.chunk = self.chunk.or(request.chunk);
         request.precision = self.precision.or(request.precision);
         Ok(request)
+    }
+
+    /// Checks that there is memory for grid, filmstrip and animation.
+    fn check_memory(&self, count: usize, size: [usize; 2], steps: usize) -> Result<()> {
+        let film = |wanted: bool, moments: usize| if wanted { moments.min(steps) } else { 0 };
+        let sheets = 1 + film(self.filmstrip.is_some(), MOMENTS) + film(self.animation.is_some(), FRAMES);
+        memory::check_sheets(count, size, self.zoom, sheets, "--count, --zoom or --size")
     }
 
     fn files(&self) -> impl Iterator<Item = &Path> {
@@ -431,25 +442,18 @@ pub fn animation_format(path: &Path) -> Result<AnimationFormat> {
     })
 }
 
-/// Whether a file can be made there, before the work is done.
+/// Whether a file can be written there, tried before the work is done.
 pub fn check_place(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if path.is_dir() {
-        bail!("{}: is a folder, expected the name of a file", path.display());
-    }
-    let meta = folder.metadata().with_context(|| format!("{}: no such folder", folder.display()))?;
-    ensure!(meta.is_dir(), "{}: is not a folder", folder.display());
-    ensure!(!meta.permissions().readonly(), "{}: cannot be written to", folder.display());
-    Ok(())
+    tweedie_system::files::check_file(path).with_context(|| cannot_write(path))
 }
 
-/// Whether a folder is there or can be made.
-fn check_folder(path: &Path) -> Result<()> {
-    let there = path.ancestors().find(|p| p.exists());
-    match there {
-        Some(file) if !file.is_dir() => bail!("{}: {} is not a folder", path.display(), file.display()),
-        _ => Ok(()),
-    }
+/// The same for files in a folder that is there or can be made.
+pub fn check_folder(path: &Path) -> Result<()> {
+    tweedie_system::files::check_folder(path).with_context(|| cannot_write(path))
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
 }
 
 #[cfg(test)]

@@ -8,15 +8,14 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar};
 use serde_json::json;
 use tweedie::{
     data::Source,
-    train::{
-        ConfigBuilder, PRESETS, RunConfig, StopHandle, TaskKind, TrainEvent, TrainLoop, dry_run, task_of,
-    },
+    train::{ConfigBuilder, PRESETS, RunConfig, TaskKind, TrainEvent, TrainLoop, dry_run, task_of},
 };
 
-use crate::{source, ui::Ui};
-
-/// Interrupted, as shells report Ctrl-C.
-const INTERRUPTED: u8 = 130;
+use crate::{
+    interrupt::{self, INTERRUPTED},
+    source,
+    ui::Ui,
+};
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = presets())]
@@ -49,8 +48,8 @@ pub struct Args {
     /// Images per step.
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Seed of weights, order, noise and augmentation.
-    #[arg(long, value_name = "N")]
+    /// Seed of weights, order, noise and augmentation, up to 9223372036854775807.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Set any key, as in `--set optimizer.beta2=0.99`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -74,7 +73,8 @@ pub fn run(args: Args, ui: Ui, device: Option<&str>) -> Result<ExitCode> {
     }
     let config = args.resolve(device)?;
     let mut run = if args.resume { TrainLoop::resume_with(config)? } else { TrainLoop::new(config)? };
-    stop_on_signal(run.stop_handle())?;
+    let stop = run.stop_handle();
+    interrupt::answer(ui, "saving and ending after this step", move || stop.request());
     let bar = progress(ui, run.config());
     let minutes = run.config().run.minutes;
     let mut stopped = false;
@@ -177,17 +177,6 @@ impl Args {
 /// A TOML string.
 fn quoted(text: &str) -> String {
     toml::Value::String(text.into()).to_string()
-}
-
-/// The first Ctrl-C saves and ends; a second one ends at once.
-fn stop_on_signal(stop: StopHandle) -> Result<()> {
-    ctrlc::set_handler(move || {
-        if stop.is_requested() {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        stop.request();
-    })
-    .context("cannot listen for Ctrl-C")
 }
 
 fn progress(ui: Ui, config: &RunConfig) -> ProgressBar {

@@ -14,6 +14,7 @@ use tweedie::{
     },
 };
 
+use super::sample::check_place;
 use crate::{
     interrupt::{self, INTERRUPTED},
     model,
@@ -72,6 +73,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     );
     let device = tweedie::ops::device(device)?;
     let mut extras = ModelDir::open(&args.model)?.extras;
+    if !args.dry_run {
+        check_place(&args.model.join("tweedie.json"))?;
+    }
     let pipeline = model::pipeline(Some(&args.model), &device, ui)?;
     let request = Request {
         seed: args.seed,
@@ -89,7 +93,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         sweeps: args.sweeps,
         iterations: args.iterations,
     };
-    let stop = interrupt::flag()?;
+    let stop = interrupt::flag(ui);
     let start = Instant::now();
     let bar = ui.bar(0, "");
     let learned = tune(&pipeline, &request, &options, &stop, &mut |event| {

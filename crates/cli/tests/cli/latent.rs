@@ -17,7 +17,7 @@ fn golden() -> &'static Path {
 }
 
 /// The folder `sd1` with weights: the program says which tensors it misses.
-fn model(scratch: &Scratch) {
+pub fn model(scratch: &Scratch) {
     scratch.copy(&golden().join("sd1"), "sd");
     scratch.copy(&golden().join("tokenizer"), "sd/tokenizer");
     for (component, file) in

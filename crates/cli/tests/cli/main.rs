@@ -14,6 +14,7 @@ mod look;
 mod parity;
 mod quality;
 mod resume;
+mod robust;
 mod sample;
 mod solvers;
 mod tensors;

@@ -11,7 +11,7 @@ use tweedie::{
 };
 
 use super::{RunArgs, known};
-use crate::{tensors, ui::Ui};
+use crate::{commands::sample::check_place, tensors, ui::Ui};
 
 const DENOISES: [&str; 6] = [
     "sample",
@@ -23,6 +23,7 @@ const DENOISES: [&str; 6] = [
 ];
 
 pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
+    check_place(&args.outputs)?;
     let device = ops::device(device)?;
     let inputs = SafetensorsFile::open(&args.inputs)?;
     let allow = |names: &[&str]| known(&inputs, &args.inputs, names).map(drop);
@@ -74,6 +75,7 @@ fn given<const D: usize>(
     device: &Device,
 ) -> Result<Tensor<D>> {
     let HostTensor { shape, values } = tensors::read(inputs, name)?;
+    ensure!(!values.is_empty(), "{name}: has shape {shape:?}, which is empty");
     match <[usize; D]>::try_from(shape) {
         Ok(shape) => Ok(ops::from_host(values, shape, device)),
         Err(shape) => bail!("{name}: has shape {shape:?}, expected {expected}"),

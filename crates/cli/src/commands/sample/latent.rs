@@ -21,11 +21,9 @@ use tweedie::{
     },
 };
 
-use super::Args;
+use super::{Args, FRAMES, MOMENTS};
 use crate::{
-    builtin,
-    interrupt::{self, INTERRUPTED},
-    model, tensors,
+    builtin, interrupt, model, tensors,
     ui::{Ui, counted},
 };
 
@@ -46,11 +44,12 @@ pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str
         request.size = pipeline.size_like([height, width]);
     }
     let plan = pipeline.resolve(&request, args.image.is_some())?;
+    args.check_memory(request.count.get(), plan.size, plan.recipe.plan.solves())?;
     let image = args.image.as_deref().map(|path| picture(path, plan.size)).transpose()?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
     let mut films = Films::new(args, animation.is_some(), &pipeline, &device)?;
 
-    let cancelled = interrupt::flag()?;
+    let cancelled = interrupt::flag(ui);
     let steps = plan.recipe.plan.solves();
     let start = Instant::now();
     let bar = ui.bar(0, "steps");
@@ -76,8 +75,7 @@ pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str
     }
     let output = match run {
         Err(PipelineError::Cancelled) => {
-            ui.note("cancelled; nothing was written");
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Ok(interrupt::nothing_written(ui));
         }
         other => other?,
     };
@@ -116,7 +114,7 @@ impl<'a> Films<'a> {
             );
         }
         let show = if args.noisy { Show::Noisy } else { Show::Clean };
-        Ok(Self { pipeline, small, strip: Film::new(10, show), frames: Film::new(48, show), wants })
+        Ok(Self { pipeline, small, strip: Film::new(MOMENTS, show), frames: Film::new(FRAMES, show), wants })
     }
 
     fn see(&mut self, event: &Event<'_>, steps: usize) -> Result<(), PipelineError> {
