@@ -16,6 +16,8 @@ const JOBS: &[Job] = &[
     // Once more with narrower instruction sets than the machine's best, which the kernels' own tests run through.
     Job("test --release --workspace --test engine --test determinism", &[("TWEEDIE_ISA", "avx2")]),
     Job("test --release --workspace --test engine --test determinism", &[("TWEEDIE_ISA", "scalar")]),
+    // Changed seeds of every format, for a minute.
+    Job("test --release --workspace --test fuzz", &[("TWEEDIE_FUZZ_SECONDS", "60")]),
     Job("clippy --release --workspace --all-targets -- -D warnings", &[]),
     Job("doc --release --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")]),
     // The CUDA compiler bundle is not fetched; the types are still checked.

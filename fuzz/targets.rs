@@ -1,0 +1,138 @@
+//! What is read from files that others may have written, one function to a format: none may panic, hang, or take
+//! memory that its input does not account for. Run by `cargo fuzz` and, without it, by the test `fuzz` of the crate
+//! `tweedie`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tweedie::{
+    data::{DataConfig, Dataset, OnError, Source},
+    hub::{ClipTokenizer, Extras, Lora, SafetensorsFile, SchedulerConfig},
+    models::{
+        AutoencoderKlConfig, ClipTextConfig, DitConfig, TensorSource, UNet2DConditionConfig, UNet2DConfig,
+    },
+    pipe::{Request, media::read_request},
+    train::{Checkpoint, ConfigBuilder},
+};
+
+/// Reads an input; files are made in the folder.
+pub type Target = fn(&[u8], &Path);
+
+/// By name, which is also that of the folder of seeds.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("config", config),
+    ("state", state),
+    ("safetensors", safetensors),
+    ("scheduler", scheduler),
+    ("tokenizer", tokenizer),
+    ("network", network),
+    ("request", request),
+    ("captions", captions),
+    ("picture", picture),
+    ("parquet", parquet),
+];
+
+fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, bytes).expect("a temporary file");
+    path
+}
+
+/// A training run's TOML.
+fn config(bytes: &[u8], _: &Path) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(config) = ConfigBuilder::text(&text, "fuzz").and_then(ConfigBuilder::build) else { return };
+    let _ = (config.unet(3), config.to_toml());
+}
+
+/// A checkpoint's `state.json`.
+fn state(bytes: &[u8], folder: &Path) {
+    file(folder, "state.json", bytes);
+    if let Ok(checkpoint) = Checkpoint::open(folder) {
+        // Shown by the program.
+        let _ = std::time::Duration::from_secs_f64(checkpoint.state.elapsed_s);
+    }
+}
+
+/// Weights, also as low-rank changes.
+fn safetensors(bytes: &[u8], folder: &Path) {
+    let path = file(folder, "a.safetensors", bytes);
+    if let Ok(weights) = SafetensorsFile::open(&path) {
+        for name in weights.names() {
+            let _ = (weights.shape(&name), weights.read(&name));
+        }
+    }
+    let _ = Lora::open(&path, 1.0);
+}
+
+/// `scheduler_config.json`.
+fn scheduler(bytes: &[u8], _: &Path) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(config) = SchedulerConfig::from_json(&text, Path::new("fuzz")) else { return };
+    for steps in [1, 7] {
+        let _ = config.resolve(steps);
+    }
+    let _ = config.to_json();
+}
+
+/// `tokenizer.json`.
+fn tokenizer(bytes: &[u8], folder: &Path) {
+    file(folder, "tokenizer.json", bytes);
+    if let Ok(tokenizer) = ClipTokenizer::open(folder) {
+        let _ = tokenizer.encode("a photo of 2 cats' café <|endoftext|> 日本");
+    }
+}
+
+/// `config.json` of any network.
+fn network(bytes: &[u8], _: &Path) {
+    let text = String::from_utf8_lossy(bytes);
+    let _ = UNet2DConfig::from_json(&text).map(|config| config.to_json());
+    let _ = UNet2DConditionConfig::from_json(&text).map(|config| config.to_json());
+    let _ = AutoencoderKlConfig::from_json(&text).map(|config| config.to_json());
+    let _ = DitConfig::from_json(&text).map(|config| config.to_json());
+    let _ = ClipTextConfig::from_json(&text);
+}
+
+/// A request and a model's defaults, in JSON or within a PNG.
+fn request(bytes: &[u8], folder: &Path) {
+    if let (Ok(request), Ok(network)) =
+        (serde_json::from_slice::<Request>(bytes), UNet2DConfig::from_json("{\"sample_size\": 8}"))
+    {
+        let _ = request.resolve(&network, &Extras::default());
+    }
+    let _ = serde_json::from_slice::<Extras>(bytes);
+    let _ = read_request(&file(folder, "a.png", bytes));
+}
+
+fn open(source: Source, on_error: OnError) {
+    let config = DataConfig { source, on_error, size: 4, ..DataConfig::default() };
+    if let Ok(set) = Dataset::open(&config) {
+        let _ = (0..set.len().min(8)).map(|i| set.get(i).map(drop)).collect::<Vec<_>>();
+    }
+}
+
+/// Captions in lines, in a table and beside an image.
+fn captions(bytes: &[u8], folder: &Path) {
+    tweedie::data::Image::filled(2, 2, tweedie::data::Rgb([9; 3]))
+        .save_png(folder.join("a.png"))
+        .expect("a temporary file");
+    for name in ["metadata.jsonl", "metadata.csv", "a.txt"] {
+        let path = file(folder, name, bytes);
+        open(Source::Folder(folder.into()), OnError::Skip);
+        open(Source::Folder(folder.into()), OnError::Fail);
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// An image of any format.
+fn picture(bytes: &[u8], folder: &Path) {
+    let config = DataConfig { size: 4, ..DataConfig::default() };
+    let _ = tweedie::data::open_image(&file(folder, "a", bytes), &config);
+}
+
+/// A table of images.
+fn parquet(bytes: &[u8], folder: &Path) {
+    open(Source::Parquet(file(folder, "a.parquet", bytes)), OnError::Skip);
+}
