@@ -1,5 +1,4 @@
-//! What a program needs of the machine besides arithmetic: files that are never half written, and to know how much
-//! memory there is.
+//! Files that are written completely or not at all, and the amount of available memory.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(unsafe_code)]
