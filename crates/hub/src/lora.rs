@@ -1,6 +1,6 @@
-//! Low-rank changes of weights: `W + scale·(alpha/rank)·up·down` (Hu et al. 2021, arXiv:2106.09685), in files
-//! as diffusers, PEFT and kohya's scripts write them. They are merged while weights are read. kohya's scripts name
-//! the layers of SDXL's U-Net as its first code does; their names in full are in [`original`](crate::original).
+//! LoRA, low-rank changes of weights: `W + scale·(alpha/rank)·up·down` (Hu et al. 2021, arXiv:2106.09685), in the formats
+//! of diffusers, PEFT and kohya's scripts. They are merged while weights are loaded. kohya's scripts name the layers of
+//! SDXL's U-Net as in the original code; their full names are in [`original`](crate::original).
 
 use std::{
     cell::RefCell,
@@ -14,7 +14,7 @@ use tweedie_models::{HostTensor, TensorSource};
 
 use crate::{error::HubError, files, original::names::original_unet, weights::SafetensorsFile};
 
-/// What ends the names of a layer's two factors.
+/// Suffixes of the names of a layer's two factors.
 const FACTORS: [(&str, &str); 5] = [
     (".lora_A.weight", ".lora_B.weight"),
     (".lora_down.weight", ".lora_up.weight"),
@@ -24,10 +24,10 @@ const FACTORS: [(&str, &str); 5] = [
 ];
 const ALPHA: &str = ".alpha";
 
-/// What PEFT puts before a model's names.
+/// PEFT's prefix of tensor names.
 const PEFT: &str = "base_model.model.";
 
-/// What begins names, and the component they belong to. Names of the second kind have underscores for dots.
+/// Prefixes of names, and their components. Names of the second kind have underscores instead of dots.
 const DOTTED: [(&str, &str); 4] = [
     ("unet.", "unet"),
     ("transformer.", "transformer"),
@@ -41,7 +41,7 @@ const UNDERSCORED: [(&str, &str); 4] = [
     ("lora_te2_", "text_encoder_2"),
 ];
 
-/// What begins the names of a component's own layers, where PEFT was given the component alone.
+/// Prefixes of a component's own layers, for files that PEFT made for this component only.
 const LAYERS: [(&str, &str); 8] = [
     ("down_blocks.", "unet"),
     ("mid_block.", "unet"),
@@ -53,14 +53,14 @@ const LAYERS: [(&str, &str); 8] = [
     ("text_model.", "text_encoder"),
 ];
 
-/// Where diffusers keeps PEFT's configuration in a file's header, and PEFT beside its own file.
+/// Where diffusers stores PEFT's configuration in a file's header, and PEFT beside its own file.
 const HEADER: &str = "lora_adapter_metadata";
 const BESIDE: (&str, &str) = ("adapter_model.safetensors", "adapter_config.json");
 
-/// What PEFT's configuration tells of how much of a change is made.
-struct Told(Map<String, Value>);
+/// The entries of PEFT's configuration that determine the factor of a change.
+struct AdapterConfig(Map<String, Value>);
 
-impl Told {
+impl AdapterConfig {
     fn of(file: &SafetensorsFile) -> Result<Self, HubError> {
         let path = file.path();
         if let Some(text) = file.metadata().get(HEADER) {
@@ -75,12 +75,12 @@ impl Told {
         }
     }
 
-    /// An entry for `component`, or for all.
+    /// The entry for `component`, or for all components.
     fn get(&self, component: &str, key: &str) -> Option<&Value> {
         self.0.get(&format!("{component}.{key}")).or_else(|| self.0.get(key))
     }
 
-    /// The number that the change of `rank` columns is multiplied by, if there is one.
+    /// The factor for a change of rank `rank`, if the configuration has one.
     fn factor(&self, component: &str, layer: &str, rank: usize) -> Option<f64> {
         let is = |name: &str| layer == name || layer.ends_with(&format!(".{name}"));
         let patterns = self.get(component, "alpha_pattern").and_then(Value::as_object);
@@ -91,24 +91,24 @@ impl Told {
     }
 }
 
-/// One layer's change.
+/// The two factors of a layer's change.
 #[derive(Debug)]
 struct Factors {
     /// `[rank, inputs…]`.
     down: HostTensor,
     /// `[outputs, rank, …]`.
     up: HostTensor,
-    /// `alpha/rank`; `alpha/√rank` where PEFT's configuration says so (Kalajdzievski 2023, arXiv:2312.03732).
+    /// `alpha/rank`, or `alpha/√rank` if PEFT's configuration says so (Kalajdzievski 2023, arXiv:2312.03732).
     factor: f64,
 }
 
-/// A file of changes.
+/// A LoRA file.
 #[derive(Debug)]
 pub struct Lora {
     path: PathBuf,
-    /// How much of the change is made.
+    /// Factor of the whole change.
     pub scale: f64,
-    /// Component and layer to its change.
+    /// Component and layer, and its change.
     layers: BTreeMap<(&'static str, Layer), Factors>,
     used: RefCell<BTreeSet<(&'static str, Layer)>>,
 }
@@ -136,13 +136,13 @@ impl Lora {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// If it is damaged, or a tensor's name or shape is not understood: the message names it.
+    /// If it is damaged, or the name or shape of a tensor is invalid; names the tensor.
     pub fn open(path: &Path, scale: f64) -> Result<Self, HubError> {
         let file = SafetensorsFile::open(path)?;
         let unknown = |name: &str, reason: &str| HubError::tensor(path, name, reason);
         let read = |name: &str| file.read(name).map_err(|reason| HubError::tensor(path, name, reason));
         let names: BTreeSet<String> = file.names().into_iter().collect();
-        let told = Told::of(&file)?;
+        let config = AdapterConfig::of(&file)?;
         let mut layers = BTreeMap::new();
         let mut understood = BTreeSet::new();
         for name in &names {
@@ -150,27 +150,27 @@ impl Lora {
             let Some((stem, up_suffix)) = ends else { continue };
             let (up_name, alpha_name) = (format!("{stem}{up_suffix}"), format!("{stem}{ALPHA}"));
             if !names.contains(&up_name) {
-                return Err(unknown(name, &format!("`{up_name}`, which belongs to it, is missing")));
+                return Err(unknown(name, &format!("the matching tensor `{up_name}` is missing")));
             }
             let (down, up) = (read(name)?, read(&up_name)?);
             let rank = down.shape.first().copied().unwrap_or(0);
             let fits = rank > 0 && up.shape.get(1) == Some(&rank) && up.shape[2..].iter().all(|n| *n == 1);
             if !fits {
-                let reason = format!("has shape {:?}, which does not fit {:?}", down.shape, up.shape);
+                let reason = format!("has shape {:?}, which does not match {:?}", down.shape, up.shape);
                 return Err(unknown(name, &reason));
             }
-            let key = place(stem).ok_or_else(|| unknown(name, "belongs to no component that is known"))?;
+            let key = place(stem).ok_or_else(|| unknown(name, "does not belong to a known component"))?;
             let factor = match names.contains(&alpha_name) {
                 true => {
                     read(&alpha_name)?.values.first().map_or(1.0, |alpha| f64::from(*alpha) / rank as f64)
                 }
-                false => told.factor(key.0, key.1.text(), rank).unwrap_or(1.0),
+                false => config.factor(key.0, key.1.text(), rank).unwrap_or(1.0),
             };
             layers.insert(key, Factors { down, up, factor });
             understood.extend([name.clone(), up_name, alpha_name]);
         }
         if let Some(name) = names.iter().find(|name| !understood.contains(*name)) {
-            return Err(unknown(name, "is not part of a low-rank change that is known"));
+            return Err(unknown(name, "is not a known kind of LoRA tensor"));
         }
         Ok(Self { path: path.into(), scale, layers, used: RefCell::default() })
     }
@@ -184,7 +184,7 @@ impl Lora {
         let attends = |block: usize| has(&format!("up_blocks.{block}.attentions."));
         for name in &names {
             let Some(stem) = name.strip_suffix(".weight") else { continue };
-            // Text encoders are stored with and without this prefix.
+            // Names of text encoders occur with and without this prefix.
             let mut known: Vec<Layer> = [stem.to_owned(), format!("text_model.{stem}")]
                 .into_iter()
                 .flat_map(|stem| [Layer::underscored(&stem), Layer::Dotted(stem)])
@@ -203,10 +203,10 @@ impl Lora {
         Merged { source, changes, scale: self.scale }
     }
 
-    /// Whether each change found its layer.
+    /// Checks that each change was applied to a layer.
     ///
     /// # Errors
-    /// Names the first that did not.
+    /// Names the first that was not.
     pub fn check_used(&self) -> Result<(), HubError> {
         let used = self.used.borrow();
         match self.layers.keys().find(|key| !used.contains(*key)) {
@@ -219,7 +219,7 @@ impl Lora {
     }
 }
 
-/// The component and layer that a name without its ending means.
+/// The component and layer of a name without its suffix.
 fn place(stem: &str) -> Option<(&'static str, Layer)> {
     for (prefix, component) in UNDERSCORED {
         if let Some(rest) = stem.strip_prefix(prefix) {
@@ -231,7 +231,7 @@ fn place(stem: &str) -> Option<(&'static str, Layer)> {
     let own = || LAYERS.iter().find(|(start, _)| bare.starts_with(start)).map(|(_, c)| (bare, *c));
     let (rest, component) = named.or_else(|| own().filter(|_| bare.len() < stem.len()))?;
     let rest = rest.strip_prefix(PEFT).unwrap_or(rest);
-    // `attn1.processor.to_q` of diffusers before 0.22 is `attn1.to_q`, and in text encoders `self_attn.to_q` is
+    // `attn1.processor.to_q` in diffusers before 0.22 is `attn1.to_q`; in text encoders `self_attn.to_q` is
     // `self_attn.q_proj`.
     let layer = if let Some((attention, projection)) = rest.split_once(".processor.") {
         let index = if projection == "to_out" { ".0" } else { "" };
@@ -244,7 +244,7 @@ fn place(stem: &str) -> Option<(&'static str, Layer)> {
     Some((component, Layer::Dotted(layer)))
 }
 
-/// Tensors with a change.
+/// Tensors with a LoRA merged.
 pub struct Merged<'a> {
     source: &'a dyn TensorSource,
     changes: BTreeMap<String, Vec<&'a Factors>>,
@@ -274,7 +274,7 @@ impl TensorSource for Merged<'_> {
             let (outputs, inputs) = (up.shape[0], down.values.len() / rank);
             if tensor.shape.first() != Some(&outputs) || tensor.values.len() != outputs * inputs {
                 let (shape, by) = (&tensor.shape, (&up.shape, &down.shape));
-                return Err(format!("has shape {shape:?}, which a change of {by:?} does not fit"));
+                return Err(format!("has shape {shape:?}, but the LoRA has shape {by:?}"));
             }
             let scale = (self.scale * factor) as f32;
             for (row, up) in tensor.values.chunks_exact_mut(inputs).zip(up.values.chunks_exact(rank)) {

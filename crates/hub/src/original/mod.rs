@@ -1,8 +1,8 @@
-//! Stable Diffusion 1.x, 2.x and XL as their authors and most who train on publish them: one safetensors file
-//! with the tensors of all components, under the names of the original code, and no configuration.
+//! Single-file checkpoints of Stable Diffusion 1.x, 2.x and XL, as published by their authors and most fine-tuners: one
+//! safetensors file with the tensors of all components, under the names of the original code, without configuration.
 //!
-//! Names come to those of diffusers by one table each (`names`), configurations from shapes (`configs`);
-//! the tokenizer and how to sample are not in such a file.
+//! Tables in `names` map tensor names to those of diffusers; `configs` infers configurations from shapes. The tokenizer
+//! and the sampling settings are not in such a file.
 
 mod configs;
 pub(crate) mod names;
@@ -19,18 +19,18 @@ use crate::{
     component::ComponentDir, error::HubError, scheduler_config::SchedulerConfig, weights::SafetensorsFile,
 };
 
-/// Which model it is.
+/// The version of Stable Diffusion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// 1.x: one CLIP encoder.
     Sd1,
-    /// 2.x: one OpenCLIP encoder, of which the last layer is left out.
+    /// 2.x: one OpenCLIP encoder without its last layer.
     Sd2,
     /// XL: a CLIP and an OpenCLIP encoder.
     Sdxl,
 }
 
-/// What a model's U-Net answers, which its file does not say.
+/// What a model's U-Net predicts, which its file does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prediction {
     /// The noise.
@@ -39,21 +39,21 @@ pub enum Prediction {
     V,
 }
 
-/// A checkpoint, its header read.
+/// A checkpoint whose header has been read.
 pub struct OriginalCheckpoint {
     file: SafetensorsFile,
     family: Family,
     prediction: Prediction,
 }
 
-/// How a tensor comes from the original one.
+/// How a tensor is taken from the original one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Whole,
     /// One of three equal parts of the first axis.
     Third(usize),
     Transposed,
-    /// A 1×1 convolution as a linear map.
+    /// A 1×1 convolution as a linear layer.
     Linear,
 }
 
@@ -61,7 +61,7 @@ enum Cut {
 pub struct Part<'a> {
     file: &'a SafetensorsFile,
     prefix: &'static str,
-    /// diffusers' name to the original one (whole) and what to take of it.
+    /// diffusers' name, the original name with prefix, and how to take it.
     tensors: BTreeMap<String, (String, Cut)>,
 }
 
@@ -71,22 +71,22 @@ const SD1_TEXT: &str = "cond_stage_model.transformer.";
 const SD2_TEXT: &str = "cond_stage_model.model.";
 const SDXL_TEXTS: [&str; 2] = ["conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."];
 const REFINER_TEXT: &str = "conditioner.embedders.0.model.";
-/// Tensors that come with text encoders and are not weights, or are of training only.
+/// Tensors that are not weights, or are only used in training.
 const IDLE: [&str; 3] = ["position_ids", "logit_scale", "attn_mask"];
 
 impl OriginalCheckpoint {
-    /// Opens the file at `path`. `prediction` is what its U-Net answers; by default the noise, of 2.x the velocity,
-    /// as its models for 768×768 pixels do.
+    /// Opens the file at `path`. `prediction` is what its U-Net predicts; by default noise, and velocity for 2.x, like the
+    /// models for 768×768 pixels.
     ///
     /// # Errors
-    /// If it is damaged, or holds none of the models.
+    /// If it is damaged, or not one of these models.
     pub fn open(path: &Path, prediction: Option<Prediction>) -> Result<Self, HubError> {
         let file = SafetensorsFile::open(path)?;
         let names = file.names();
         let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
         if let Some(missing) = [UNET, AUTOENCODER].into_iter().find(|prefix| !has(prefix)) {
             let reason = format!(
-                "not a checkpoint of Stable Diffusion 1.x, 2.x or XL in one file: no tensor's name begins with \
+                "not a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL: no tensor name starts with \
                  `{missing}`"
             );
             return Err(HubError::format(path, reason));
@@ -96,13 +96,12 @@ impl OriginalCheckpoint {
             (_, true, _) => Family::Sd2,
             (_, _, true) => Family::Sdxl,
             _ if has(REFINER_TEXT) => {
-                let reason =
-                    "XL's refiner, which is supported as a network of a folder but not as a pipeline";
+                let reason = "SDXL refiners are only supported as networks, not as pipelines";
                 return Err(HubError::format(path, reason));
             }
             _ => {
                 let reason = format!(
-                    "no text encoder: no tensor's name begins with `{SD1_TEXT}`, `{SD2_TEXT}` or `{}`",
+                    "no text encoder: no tensor name starts with `{SD1_TEXT}`, `{SD2_TEXT}` or `{}`",
                     SDXL_TEXTS[0]
                 );
                 return Err(HubError::format(path, reason));
@@ -112,7 +111,7 @@ impl OriginalCheckpoint {
         Ok(Self { file, family, prediction: prediction.unwrap_or(by_default) })
     }
 
-    /// Which model it is.
+    /// The version of the model.
     pub fn family(&self) -> Family {
         self.family
     }
@@ -122,7 +121,7 @@ impl OriginalCheckpoint {
         self.file.path()
     }
 
-    /// diffusers' names of its components.
+    /// Names of its components in diffusers.
     pub fn components(&self) -> &'static [&'static str] {
         match self.family {
             Family::Sdxl => &["vae", "text_encoder", "text_encoder_2", "unet"],
@@ -130,11 +129,11 @@ impl OriginalCheckpoint {
         }
     }
 
-    /// The network of a component by diffusers' name, such as `unet`, and its tensors.
+    /// The network of a component by diffusers' name, for example `unet`, and its tensors.
     ///
     /// # Errors
-    /// If the model has no such component, a tensor of it has a name that is not known, or tensors are missing
-    /// whose shapes tell the configuration.
+    /// If the model has no such component, it has a tensor with an unknown name, or tensors are missing whose shapes
+    /// determine the configuration.
     pub fn component(&self, name: &str) -> Result<(ComponentDir, Part<'_>), HubError> {
         let found = match (name, self.family) {
             ("unet", _) => self.unet(),
@@ -187,7 +186,7 @@ impl OriginalCheckpoint {
 
     fn open_clip(&self, prefix: &'static str, projected: bool) -> Result<(Value, Part<'_>), String> {
         let mut part = self.part(prefix);
-        // Without projection, features are those before the last layer.
+        // Without projection, the features are those before the last layer.
         let layers = configs::open_clip_layers(&part).saturating_sub(usize::from(!projected));
         part.rename(|name| match names::open_clip_layer(name) {
             Some((layer, _)) if layer >= layers => Some(Vec::new()),
@@ -197,7 +196,7 @@ impl OriginalCheckpoint {
         Ok((configs::open_clip(&part, layers, projected)?, part))
     }
 
-    /// How the model is sampled: as diffusers' pipelines of it are set up.
+    /// The scheduler configuration that diffusers' pipelines use for this model.
     ///
     /// # Errors
     /// None that a file could cause.
@@ -228,20 +227,22 @@ impl OriginalCheckpoint {
 }
 
 impl Part<'_> {
-    /// The shape of a tensor under its original name, without what all of this component's begin with.
+    /// The shape of a tensor by its original name without the component's prefix.
     fn original_shape(&self, name: &str) -> Option<Vec<usize>> {
         self.file.shape(&format!("{}{name}", self.prefix))
     }
 
-    /// Takes in all tensors of the component, by what `rename` makes of their names: several equal parts, or
-    /// none if they are not needed.
+    /// Adds all tensors of the component under the names that `rename` returns: several for equal parts, or none if the
+    /// tensor is not needed.
     fn rename(&mut self, rename: impl Fn(&str) -> Option<Vec<String>>) -> Result<(), String> {
         for whole in self.file.names() {
             let Some(name) = whole.strip_prefix(self.prefix) else { continue };
             if IDLE.iter().any(|idle| name.ends_with(idle)) {
                 continue;
             }
-            let renamed = rename(name).ok_or_else(|| format!("the tensor `{whole}` belongs to no layer"))?;
+            let renamed = rename(name).ok_or_else(|| {
+                format!("unexpected tensor `{whole}`, which does not belong to a known layer")
+            })?;
             let rank = self.file.shape(&whole).map_or(0, |shape| shape.len());
             let parts = renamed.len();
             for (i, name) in renamed.into_iter().enumerate() {
@@ -282,8 +283,8 @@ impl TensorSource for Part<'_> {
     fn read(&self, name: &str) -> Result<HostTensor, String> {
         let (whole, cut) = self.tensors.get(name).ok_or("missing")?;
         let mut tensor = self.file.read(whole)?;
-        let told = tensor.shape.clone();
-        match (cut, told.as_slice()) {
+        let shape = tensor.shape.clone();
+        match (cut, shape.as_slice()) {
             (Cut::Whole, _) => {}
             (Cut::Third(i), [rows, ..]) if rows.is_multiple_of(3) => {
                 let third = tensor.values.len() / 3;
@@ -296,7 +297,7 @@ impl TensorSource for Part<'_> {
                 tensor.shape.reverse();
             }
             (Cut::Linear, [_, _, 1, 1]) => tensor.shape.truncate(2),
-            _ => return Err(format!("`{whole}` has shape {told:?}")),
+            _ => return Err(format!("tensor `{whole}` has an unexpected shape {shape:?}")),
         }
         Ok(tensor)
     }
@@ -309,7 +310,7 @@ impl TensorSource for Part<'_> {
     }
 }
 
-/// Where the tokenizer of a checkpoint lies: the folder given, or beside the file.
+/// The folder of a checkpoint's tokenizer: the given one, or that of the file.
 pub(crate) fn tokenizer_dir(checkpoint: &Path, given: Option<&Path>) -> Result<PathBuf, HubError> {
     if let Some(dir) = given {
         return Ok(dir.into());
@@ -318,7 +319,7 @@ pub(crate) fn tokenizer_dir(checkpoint: &Path, given: Option<&Path>) -> Result<P
     let holds = |dir: &Path| ["vocab.json", "tokenizer.json"].iter().any(|file| dir.join(file).exists());
     let dir = [beside.join("tokenizer"), beside.to_owned()].into_iter().find(|dir| holds(dir));
     dir.ok_or_else(|| {
-        let reason = "a checkpoint in one file has no tokenizer: name the folder of CLIP's (vocab.json and \
+        let reason = "a single-file checkpoint has no tokenizer; give the folder of CLIP's tokenizer (vocab.json and \
                       merges.txt, or tokenizer.json), or put it beside the file";
         HubError::format(checkpoint, reason)
     })

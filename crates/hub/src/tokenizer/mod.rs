@@ -1,5 +1,5 @@
-//! CLIP's tokenizer: byte-pair encoding of lower-case words (Sennrich et al. 2016, arXiv:1508.07909), read
-//! from `tokenizer.json` or from `vocab.json` and `merges.txt`, or learned from texts.
+//! CLIP's tokenizer: byte-pair encoding of lower-case words (Sennrich et al. 2016, arXiv:1508.07909), read from
+//! `tokenizer.json` or from `vocab.json` and `merges.txt`, or learned from texts.
 
 mod train;
 
@@ -18,7 +18,7 @@ pub use train::LEAST_ENTRIES;
 
 use crate::{error::HubError, files};
 
-/// Ends a word.
+/// Suffix of the last token of a word.
 const SUFFIX: &str = "</w>";
 static WORDS: LazyLock<Regex> = LazyLock::new(|| {
     const PATTERN: &str =
@@ -27,21 +27,21 @@ static WORDS: LazyLock<Regex> = LazyLock::new(|| {
 });
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
-/// Longer words are cut: what follows is no word of any language.
+/// Longer words are cut.
 const LONGEST_WORD: usize = 1024;
 
 /// The tokenizer of a text encoder.
 #[derive(Debug)]
 pub struct ClipTokenizer {
     vocabulary: HashMap<String, u32>,
-    /// Rank of a pair, and what it becomes.
+    /// Rank of a pair, and the token it becomes.
     merges: HashMap<(u32, u32), (u32, u32)>,
     bytes: [char; 256],
-    /// Begins a text.
+    /// Token at the start of a text.
     pub begin: u32,
-    /// Ends a text.
+    /// Token at the end of a text.
     pub end: u32,
-    /// Follows the end.
+    /// Padding token.
     pub pad: u32,
 }
 
@@ -78,7 +78,7 @@ impl ClipTokenizer {
     /// Reads the tokenizer in the folder `dir`.
     ///
     /// # Errors
-    /// If neither form is there, a file is not understood, or it is another kind of tokenizer.
+    /// If the files are missing or invalid, or belong to another kind of tokenizer.
     pub fn open(dir: &Path) -> Result<Self, HubError> {
         let (json, vocabulary) = (dir.join("tokenizer.json"), dir.join("vocab.json"));
         let (file, vocabulary, pairs) = if vocabulary.exists() {
@@ -89,7 +89,8 @@ impl ClipTokenizer {
             let read: TokenizerJson = files::read_json(&json)?;
             let suffix = read.model.end_of_word_suffix.as_deref();
             if read.model.kind.as_deref().is_some_and(|kind| kind != "BPE") || suffix != Some(SUFFIX) {
-                let reason = format!("expected CLIP's: a BPE model whose words end in `{SUFFIX}`");
+                let reason =
+                    format!("not CLIP's tokenizer; expected a BPE model whose words end in `{SUFFIX}`");
                 return Err(HubError::key(&json, "model", reason));
             }
             let mut vocabulary = read.model.vocab;
@@ -100,20 +101,23 @@ impl ClipTokenizer {
             };
             (json.clone(), vocabulary, read.model.merges.into_iter().map(pair).collect::<Result<_, _>>()?)
         } else {
-            return Err(HubError::format(dir, "holds neither tokenizer.json nor vocab.json and merges.txt"));
+            return Err(HubError::format(
+                dir,
+                "contains neither tokenizer.json nor vocab.json and merges.txt",
+            ));
         };
         Self::build(&file, vocabulary, pairs, pad_of(dir)?)
     }
 
-    /// The tokenizer of the texts of `vocab.json` and `merges.txt`, which messages call `name`. It pads with the
-    /// token that ends a text.
+    /// Creates the tokenizer from the contents of `vocab.json` and `merges.txt`; errors name `name`. It pads with the end
+    /// token.
     ///
     /// # Errors
-    /// If a text is not understood.
+    /// If a text is invalid.
     pub fn from_texts(name: &str, vocabulary: &str, merges: &str) -> Result<Self, HubError> {
         let path = Path::new(name);
         let vocabulary = serde_json::from_str(vocabulary)
-            .map_err(|e| HubError::format(path, format!("not the JSON expected: {e}")))?;
+            .map_err(|e| HubError::format(path, format!("invalid JSON: {e}")))?;
         Self::build(path, vocabulary, pairs_of(path, merges)?, None)
     }
 
@@ -124,7 +128,7 @@ impl ClipTokenizer {
         pad: Option<String>,
     ) -> Result<Self, HubError> {
         let id = |token: &str| {
-            let reason = || HubError::format(file, format!("the token `{token}` is not in the vocabulary"));
+            let reason = || HubError::format(file, format!("token `{token}` is not in the vocabulary"));
             vocabulary.get(token).copied().ok_or_else(reason)
         };
         let mut merges = HashMap::new();
@@ -139,17 +143,17 @@ impl ClipTokenizer {
         Ok(Self { vocabulary, merges, bytes: byte_letters(), begin, end, pad })
     }
 
-    /// Entries of the vocabulary: tokens are less than this.
+    /// Upper bound of token ids (exclusive).
     pub fn bound(&self) -> u32 {
         self.vocabulary.values().max().map_or(0, |last| last + 1)
     }
 
-    /// The number of a token.
+    /// The id of a token.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.vocabulary.get(token).copied()
     }
 
-    /// The tokens of a text, without those that begin and end it.
+    /// The tokens of a text, without those for its start and end.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut out = Vec::new();
         for word in words_of(text) {
@@ -175,7 +179,7 @@ impl ClipTokenizer {
         }
     }
 
-    /// Joins the pair of the lowest rank, everywhere, until none is left.
+    /// Merges the pair with the lowest rank everywhere, until none is left.
     fn join(&self, symbols: &mut Vec<u32>) {
         loop {
             let ranked = symbols.windows(2).filter_map(|w| self.merges.get(&(w[0], w[1])));
@@ -197,13 +201,13 @@ impl ClipTokenizer {
     }
 }
 
-/// The words of a text, composed and in lower case.
+/// The words of a text, in composed Unicode form and lower case.
 fn words_of(text: &str) -> Vec<String> {
     let composed: String = text.nfc().flat_map(char::to_lowercase).collect();
     WORDS.find_iter(&composed).map(|word| word.as_str().to_owned()).collect()
 }
 
-/// The merges in a text, one to a line.
+/// Parses merges, one per line.
 fn pairs_of(path: &Path, text: &str) -> Result<Vec<[String; 2]>, HubError> {
     let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
     lines.map(|line| pair_of(path, line)).collect()
@@ -212,11 +216,11 @@ fn pairs_of(path: &Path, text: &str) -> Result<Vec<[String; 2]>, HubError> {
 fn pair_of(path: &Path, line: &str) -> Result<[String; 2], HubError> {
     match line.split(' ').collect::<Vec<_>>()[..] {
         [a, b] => Ok([a.into(), b.into()]),
-        _ => Err(HubError::format(path, format!("the merge `{line}` is not a pair of tokens"))),
+        _ => Err(HubError::format(path, format!("invalid merge `{line}`; expected two tokens"))),
     }
 }
 
-/// The token that pads, from the files beside the vocabulary.
+/// The padding token, from the files beside the vocabulary.
 fn pad_of(dir: &Path) -> Result<Option<String>, HubError> {
     for name in ["special_tokens_map.json", "tokenizer_config.json"] {
         let path = dir.join(name);
@@ -232,7 +236,7 @@ fn pad_of(dir: &Path) -> Result<Option<String>, HubError> {
     Ok(None)
 }
 
-/// A visible letter for each byte: Latin-1's own where they are visible, others from U+0100 on.
+/// A visible letter for each byte: Latin-1 if visible, otherwise from U+0100 on.
 fn byte_letters() -> [char; 256] {
     let visible = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 0x100u32;
