@@ -97,6 +97,8 @@ pub struct Condition {
     pub text: Option<Tensor<3>>,
     /// SDXL's additional conditions: pooled text features, and sizes.
     pub added: Option<Added>,
+    /// The scale of guidance for each row, for networks that were distilled to need no second answer.
+    pub guidance: Option<Vec<f32>>,
 }
 
 /// SDXL's conditions besides the text features.

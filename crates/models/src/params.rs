@@ -146,6 +146,13 @@ pub fn export<M: Module>(module: &M) -> BTreeMap<String, HostTensor> {
     visitor.found
 }
 
+/// The name of the first parameter with a value that is not finite.
+pub fn non_finite<M: Module>(module: &M) -> Option<String> {
+    let mut visitor = NonFinite::default();
+    module.visit(&mut visitor);
+    visitor.found
+}
+
 /// Replaces all parameters by the source's tensors with the same names.
 ///
 /// # Errors
@@ -246,6 +253,28 @@ impl ModuleVisitor for Export {
         let shape = value.dims().to_vec();
         let values = value.into_data().convert::<f32>().try_into_vec().expect("just converted to f32");
         self.found.insert(self.path.name(), HostTensor { shape, values });
+    }
+}
+
+#[derive(Default)]
+struct NonFinite {
+    path: Path,
+    found: Option<String>,
+}
+
+impl ModuleVisitor for NonFinite {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.0.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.0.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
+        if self.found.is_none() && p.val().into_data().iter::<f32>().any(|v| !v.is_finite()) {
+            self.found = Some(self.path.name());
+        }
     }
 }
 

@@ -61,6 +61,8 @@ impl FourierProjection {
 #[derive(Module, Debug)]
 pub struct TimestepEmbedding {
     linear_1: Linear,
+    /// Of a further vector, which is added to the first map's input.
+    cond_proj: Option<Linear>,
     linear_2: Linear,
 }
 
@@ -69,7 +71,22 @@ impl TimestepEmbedding {
     pub(crate) fn new(init: &Init, inputs: usize, width: usize) -> Self {
         Self {
             linear_1: Linear::new(&init.at("linear_1"), inputs, width, true),
+            cond_proj: None,
             linear_2: Linear::new(&init.at("linear_2"), width, width, true),
+        }
+    }
+
+    /// The same with a further vector of `condition` numbers, which is mapped to `inputs` and added to them.
+    pub(crate) fn with_condition(self, init: &Init, condition: usize, inputs: usize) -> Self {
+        let cond_proj = Linear::new(&init.at("cond_proj"), condition, inputs, false);
+        Self { cond_proj: Some(cond_proj), ..self }
+    }
+
+    /// `x: [B, inputs]` and what comes of the further vector `condition: [B, n]`, where there is one.
+    pub(crate) fn joined(&self, x: Tensor<2>, condition: Tensor<2>) -> Tensor<2> {
+        match &self.cond_proj {
+            Some(map) => x + map.forward(condition),
+            None => x,
         }
     }
 

@@ -45,6 +45,7 @@ impl UNet2DConditionConfig {
             ("norm_num_groups", self.norm_num_groups, 1, MAX_WIDTH),
             ("downsample_padding", self.downsample_padding, 0, 1),
             ("time_embedding_dim", self.time_embedding_dim.unwrap_or(1), 1, MAX_WIDTH),
+            ("time_cond_proj_dim", self.time_cond_proj_dim.unwrap_or(4), 4, MAX_WIDTH),
             ("num_class_embeds", self.num_class_embeds.unwrap_or(1), 1, 1 << 32),
             (
                 "projection_class_embeddings_input_dim",
@@ -145,6 +146,18 @@ impl UNet2DConditionConfig {
                 if let Some(c) = classes.iter().find(|c| **c >= n) {
                     return Err(InputError(format!("class {c} is out of range, expected 0..{n}")));
                 }
+            }
+        }
+        match (self.time_cond_proj_dim, &condition.guidance) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                return Err(InputError("a scale of guidance that this network does not take".into()));
+            }
+            (Some(_), None) => {
+                return Err(InputError("no scale of guidance, which this network expects".into()));
+            }
+            (Some(_), Some(scales)) => {
+                ensure(scales.len() == b, || format!("{} scales of guidance for {b} samples", scales.len()))?;
             }
         }
         self.check_added(b, condition)

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Keys whose other values belong to networks that are not supported.
-const FIXED: [(&str, &str); 17] = [
+const FIXED: [(&str, &str); 16] = [
     ("addition_embed_type_num_heads", "64"),
     ("attention_type", "\"default\""),
     ("class_embeddings_concat", "false"),
@@ -24,7 +24,6 @@ const FIXED: [(&str, &str); 17] = [
     ("num_attention_heads", "null"),
     ("resnet_out_scale_factor", "1.0"),
     ("resnet_skip_time_act", "false"),
-    ("time_cond_proj_dim", "null"),
     ("time_embedding_act_fn", "null"),
     ("time_embedding_type", "\"positional\""),
     ("timestep_post_act", "null"),
@@ -155,6 +154,8 @@ pub struct UNet2DConditionConfig {
     pub resnet_time_scale_shift: TimeScaleShift,
     /// Width of the time embedding; by default four times the first of `block_out_channels`.
     pub time_embedding_dim: Option<usize>,
+    /// Width of the embedding of the guidance scale, in U-Nets that get it as an input (guidance distillation).
+    pub time_cond_proj_dim: Option<usize>,
     /// Width of the concatenation of pooled text features and embedded values for `addition_embed_type`.
     pub projection_class_embeddings_input_dim: Option<usize>,
 }
@@ -203,6 +204,7 @@ impl Default for UNet2DConditionConfig {
             upcast_attention: Some(false),
             resnet_time_scale_shift: TimeScaleShift::Default,
             time_embedding_dim: None,
+            time_cond_proj_dim: None,
             projection_class_embeddings_input_dim: None,
         }
     }

@@ -109,9 +109,14 @@ impl UNet2DConditionModel {
         let at = init.at("conv_norm_out");
         let groups = config.norm_num_groups;
         check_groups(&at, "norm_num_groups", groups, groups, first)?;
+        let at = init.at("time_embedding");
+        let time_embedding = TimestepEmbedding::new(&at, first, width);
         Ok(Self {
             conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, 3, true),
-            time_embedding: TimestepEmbedding::new(&init.at("time_embedding"), first, width),
+            time_embedding: match config.time_cond_proj_dim {
+                Some(condition) => time_embedding.with_condition(&at, condition, first),
+                None => time_embedding,
+            },
             class_embedding,
             add_embedding,
             down_blocks: (0..widths.len()).map(down).collect::<Result<_, _>>()?,
@@ -141,7 +146,15 @@ impl UNet2DConditionModel {
     /// Embeds time, class and additional conditions in one vector per row, `[B, time width]`.
     fn embed(&self, times: &[f32], condition: &Condition) -> Tensor<2> {
         let (first, act) = (self.config.block_out_channels[0], self.config.act_fn);
-        let mut sum = self.time_embedding.forward_with(act, self.project(times, first));
+        let mut numbers = self.project(times, first);
+        if let (Some(width), Some(scales)) = (self.config.time_cond_proj_dim, &condition.guidance) {
+            // Meng et al. 2023, arXiv:2210.03142, in the numbers of published networks.
+            let beyond: Vec<f32> = scales.iter().map(|scale| 1000.0 * (scale - 1.0)).collect();
+            let embedded =
+                embed::rows(positional(&beyond, width, 1.0, false), beyond.len(), &numbers.device());
+            numbers = self.time_embedding.joined(numbers, embedded);
+        }
+        let mut sum = self.time_embedding.forward_with(act, numbers);
         if let (Some(embedding), Some(classes)) = (&self.class_embedding, &condition.classes) {
             sum = sum
                 + match embedding {
