@@ -1,24 +1,21 @@
-//! CLIP's tokenizer: byte-pair encoding of lower-case words (Sennrich et al. 2016, arXiv:1508.07909), read from
-//! `tokenizer.json` or from `vocab.json` and `merges.txt`, or learned from texts.
+//! CLIP's tokenizer: byte-pair encoding of lower-case words (Sennrich et al. 2016, arXiv:1508.07909), read
+//! from `tokenizer.json` or from `vocab.json` and `merges.txt`, or learned from texts.
 
+mod added;
 mod train;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-    sync::LazyLock,
-};
+use std::{collections::HashMap, path::Path, sync::LazyLock};
 
 use regex::Regex;
 use serde::Deserialize;
-use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 
 pub use train::LEAST_ENTRIES;
 
+use self::added::{Added, Finder, Found, Piece};
 use crate::{error::HubError, files};
 
-/// Suffix of the last token of a word.
+/// Ends a word.
 const SUFFIX: &str = "</w>";
 static WORDS: LazyLock<Regex> = LazyLock::new(|| {
     const PATTERN: &str =
@@ -27,21 +24,22 @@ static WORDS: LazyLock<Regex> = LazyLock::new(|| {
 });
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
-/// Longer words are cut.
+/// Longer words are cut: what follows is no word of any language.
 const LONGEST_WORD: usize = 1024;
 
 /// The tokenizer of a text encoder.
 #[derive(Debug)]
 pub struct ClipTokenizer {
     vocabulary: HashMap<String, u32>,
-    /// Rank of a pair, and the token it becomes.
+    /// Rank of a pair, and what it becomes.
     merges: HashMap<(u32, u32), (u32, u32)>,
+    added: Finder,
     bytes: [char; 256],
-    /// Token at the start of a text.
+    /// Begins a text.
     pub begin: u32,
-    /// Token at the end of a text.
+    /// Ends a text.
     pub end: u32,
-    /// Padding token.
+    /// Follows the end.
     pub pad: u32,
 }
 
@@ -62,12 +60,6 @@ struct Model {
 }
 
 #[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
-}
-
-#[derive(Deserialize)]
 struct TokenizerJson {
     model: Model,
     #[serde(default)]
@@ -75,60 +67,66 @@ struct TokenizerJson {
 }
 
 impl ClipTokenizer {
-    /// Reads the tokenizer in the folder `dir`.
+    /// Reads the tokenizer in the folder `dir`, with the tokens that were added to it: those in `tokenizer.json`,
+    /// `added_tokens.json`, `tokenizer_config.json` and `special_tokens_map.json`. They are found in texts as they
+    /// stand, like the special ones, among which is the one that fills texts up.
     ///
     /// # Errors
-    /// If the files are missing or invalid, or belong to another kind of tokenizer.
+    /// If neither form is there, a file is not understood, or it is another kind of tokenizer.
     pub fn open(dir: &Path) -> Result<Self, HubError> {
         let (json, vocabulary) = (dir.join("tokenizer.json"), dir.join("vocab.json"));
+        let read: Option<TokenizerJson> = if json.exists() { Some(files::read_json(&json)?) } else { None };
+        if let Some(TokenizerJson { model, .. }) = &read {
+            let suffix = model.end_of_word_suffix.as_deref();
+            if model.kind.as_deref().is_some_and(|kind| kind != "BPE") || suffix != Some(SUFFIX) {
+                let reason = format!("expected CLIP's: a BPE model whose words end in `{SUFFIX}`");
+                return Err(HubError::key(&json, "model", reason));
+            }
+        }
+        let (model, listed) = read.map_or((None, Vec::new()), |read| (Some(read.model), read.added_tokens));
         let (file, vocabulary, pairs) = if vocabulary.exists() {
             let merges = dir.join("merges.txt");
             let pairs = pairs_of(&merges, &files::read_text(&merges)?)?;
             (merges, files::read_json(&vocabulary)?, pairs)
-        } else if json.exists() {
-            let read: TokenizerJson = files::read_json(&json)?;
-            let suffix = read.model.end_of_word_suffix.as_deref();
-            if read.model.kind.as_deref().is_some_and(|kind| kind != "BPE") || suffix != Some(SUFFIX) {
-                let reason =
-                    format!("not CLIP's tokenizer; expected a BPE model whose words end in `{SUFFIX}`");
-                return Err(HubError::key(&json, "model", reason));
-            }
-            let mut vocabulary = read.model.vocab;
-            vocabulary.extend(read.added_tokens.into_iter().map(|added| (added.content, added.id)));
+        } else if let Some(model) = model {
             let pair = |merge| match merge {
                 Merge::Pair(pair) => Ok(pair),
                 Merge::Line(line) => pair_of(&json, &line),
             };
-            (json.clone(), vocabulary, read.model.merges.into_iter().map(pair).collect::<Result<_, _>>()?)
+            let pairs = model.merges.into_iter().map(pair).collect::<Result<_, _>>()?;
+            (json.clone(), model.vocab, pairs)
         } else {
-            return Err(HubError::format(
-                dir,
-                "contains neither tokenizer.json nor vocab.json and merges.txt",
-            ));
+            return Err(HubError::format(dir, "holds neither tokenizer.json nor vocab.json and merges.txt"));
         };
-        Self::build(&file, vocabulary, pairs, pad_of(dir)?)
+        Self::build(&file, vocabulary, pairs, Found::read(dir, listed)?)
     }
 
-    /// Creates the tokenizer from the contents of `vocab.json` and `merges.txt`; errors name `name`. It pads with the end
-    /// token.
+    /// The tokenizer of the texts of `vocab.json` and `merges.txt`, which messages call `name`. It pads with the
+    /// token that ends a text.
     ///
     /// # Errors
-    /// If a text is invalid.
+    /// If a text is not understood.
     pub fn from_texts(name: &str, vocabulary: &str, merges: &str) -> Result<Self, HubError> {
         let path = Path::new(name);
         let vocabulary = serde_json::from_str(vocabulary)
-            .map_err(|e| HubError::format(path, format!("invalid JSON: {e}")))?;
-        Self::build(path, vocabulary, pairs_of(path, merges)?, None)
+            .map_err(|e| HubError::format(path, format!("not the JSON expected: {e}")))?;
+        Self::build(path, vocabulary, pairs_of(path, merges)?, Found::default())
     }
 
     fn build(
         file: &Path,
-        vocabulary: HashMap<String, u32>,
+        mut vocabulary: HashMap<String, u32>,
         pairs: Vec<[String; 2]>,
-        pad: Option<String>,
+        mut found: Found,
     ) -> Result<Self, HubError> {
+        // The two may be in the vocabulary or be added to it.
+        for token in [BEGIN, END] {
+            if let Some(number) = found.numbered(token) {
+                vocabulary.insert(token.into(), number);
+            }
+        }
         let id = |token: &str| {
-            let reason = || HubError::format(file, format!("token `{token}` is not in the vocabulary"));
+            let reason = || HubError::format(file, format!("the token `{token}` is not in the vocabulary"));
             vocabulary.get(token).copied().ok_or_else(reason)
         };
         let mut merges = HashMap::new();
@@ -136,31 +134,54 @@ impl ClipTokenizer {
             merges.entry((id(a)?, id(b)?)).or_insert((rank as u32, id(&format!("{a}{b}"))?));
         }
         let (begin, end) = (id(BEGIN)?, id(END)?);
-        let pad = match pad {
-            Some(token) => id(&token)?,
-            None => end,
-        };
-        Ok(Self { vocabulary, merges, bytes: byte_letters(), begin, end, pad })
+        let pad = found.pad.take();
+        let next = vocabulary.values().max().map_or(0, |last| last.saturating_add(1));
+        let added = Finder::new(found.settle(&|token| vocabulary.get(token).copied(), next)?);
+        let mut tokenizer = Self { vocabulary, merges, added, bytes: byte_letters(), begin, end, pad: end };
+        tokenizer.pad = pad.and_then(|token| tokenizer.id(&token)).unwrap_or(end);
+        Ok(tokenizer)
     }
 
-    /// Upper bound of token ids (exclusive).
+    /// The same with texts that are filled up with another token, which, as in transformers, is then no word of a text.
+    #[must_use]
+    pub fn padded_with(self, token: &str) -> Self {
+        let Some(pad) = self.id(token) else { return self };
+        let mut tokens = self.added.tokens().to_vec();
+        if !tokens.iter().any(|known| known.content == token) {
+            tokens.push(Added::special(token, Some(pad)));
+        }
+        Self { pad, added: Finder::new(tokens), ..self }
+    }
+
+    /// Entries of the vocabulary: tokens are less than this.
     pub fn bound(&self) -> u32 {
-        self.vocabulary.values().max().map_or(0, |last| last + 1)
+        let added = self.added.tokens().iter().filter_map(|token| token.id);
+        self.vocabulary.values().copied().chain(added).max().map_or(0, |last| last.saturating_add(1))
     }
 
-    /// The id of a token.
+    /// The number of a token.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.vocabulary.get(token).copied()
+        let added = self.added.tokens().iter().find(|known| known.content == token);
+        added.and_then(|known| known.id).or_else(|| self.vocabulary.get(token).copied())
     }
 
-    /// The tokens of a text, without those for its start and end.
+    /// The tokens of a text, without those that begin and end it.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut out = Vec::new();
-        for word in words_of(text) {
-            match word.as_str() {
-                BEGIN => out.push(self.begin),
-                END => out.push(self.end),
-                word => self.split(word, &mut out),
+        for piece in self.added.split(text) {
+            let text = match piece {
+                Piece::Token(id) => {
+                    out.push(id);
+                    continue;
+                }
+                Piece::Text(text) => text,
+            };
+            for word in WORDS.find_iter(&text) {
+                match word.as_str() {
+                    BEGIN => out.push(self.begin),
+                    END => out.push(self.end),
+                    word => self.split(word, &mut out),
+                }
             }
         }
         out
@@ -179,7 +200,7 @@ impl ClipTokenizer {
         }
     }
 
-    /// Merges the pair with the lowest rank everywhere, until none is left.
+    /// Joins the pair of the lowest rank, everywhere, until none is left.
     fn join(&self, symbols: &mut Vec<u32>) {
         loop {
             let ranked = symbols.windows(2).filter_map(|w| self.merges.get(&(w[0], w[1])));
@@ -201,13 +222,17 @@ impl ClipTokenizer {
     }
 }
 
-/// The words of a text, in composed Unicode form and lower case.
-fn words_of(text: &str) -> Vec<String> {
-    let composed: String = text.nfc().flat_map(char::to_lowercase).collect();
-    WORDS.find_iter(&composed).map(|word| word.as_str().to_owned()).collect()
+/// A text composed and in lower case.
+fn lowered(text: &str) -> String {
+    text.nfc().flat_map(char::to_lowercase).collect()
 }
 
-/// Parses merges, one per line.
+/// The words of a text, composed and in lower case.
+fn words_of(text: &str) -> Vec<String> {
+    WORDS.find_iter(&lowered(text)).map(|word| word.as_str().to_owned()).collect()
+}
+
+/// The merges in a text, one to a line.
 fn pairs_of(path: &Path, text: &str) -> Result<Vec<[String; 2]>, HubError> {
     let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
     lines.map(|line| pair_of(path, line)).collect()
@@ -216,27 +241,11 @@ fn pairs_of(path: &Path, text: &str) -> Result<Vec<[String; 2]>, HubError> {
 fn pair_of(path: &Path, line: &str) -> Result<[String; 2], HubError> {
     match line.split(' ').collect::<Vec<_>>()[..] {
         [a, b] => Ok([a.into(), b.into()]),
-        _ => Err(HubError::format(path, format!("invalid merge `{line}`; expected two tokens"))),
+        _ => Err(HubError::format(path, format!("the merge `{line}` is not a pair of tokens"))),
     }
 }
 
-/// The padding token, from the files beside the vocabulary.
-fn pad_of(dir: &Path) -> Result<Option<String>, HubError> {
-    for name in ["special_tokens_map.json", "tokenizer_config.json"] {
-        let path = dir.join(name);
-        if !path.exists() {
-            continue;
-        }
-        let entries: BTreeMap<String, Value> = files::read_json(&path)?;
-        let token = entries.get("pad_token");
-        if let Some(token) = token.and_then(|t| t.as_str().or_else(|| t.get("content")?.as_str())) {
-            return Ok(Some(token.into()));
-        }
-    }
-    Ok(None)
-}
-
-/// A visible letter for each byte: Latin-1 if visible, otherwise from U+0100 on.
+/// A visible letter for each byte: Latin-1's own where they are visible, others from U+0100 on.
 fn byte_letters() -> [char; 256] {
     let visible = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 0x100u32;

@@ -1,5 +1,5 @@
-//! Learns a tokenizer from texts: the most frequent pair of neighbouring symbols is repeatedly replaced by a new symbol
-//! (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1).
+//! Learning a tokenizer from texts: the most frequent pair of neighbouring symbols becomes one symbol, again
+//! and again (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1).
 
 use std::{
     cmp::Reverse,
@@ -9,22 +9,26 @@ use std::{
 
 use serde_json::json;
 
-use super::{BEGIN, ClipTokenizer, END, LONGEST_WORD, SUFFIX, byte_letters, words_of};
+use super::{
+    BEGIN, ClipTokenizer, END, LONGEST_WORD, SUFFIX,
+    added::{self, Finder},
+    byte_letters, words_of,
+};
 use crate::{error::HubError, files};
 
-/// All bytes, within a word and at its end, and the tokens for start and end of a text.
+/// Every byte, within a word and at its end, and the two tokens that begin and end a text.
 pub const LEAST_ENTRIES: usize = 2 * 256 + 2;
-/// Pairs that occur less often are not merged.
+/// What is seen once is no pattern.
 const LEAST_COUNT: u64 = 2;
 
 type Pair = (u32, u32);
 
-/// Words as symbols, and the counts of pairs in them.
+/// Words as symbols, and how often which pair of symbols occurs in them.
 struct Words {
     words: Vec<(Vec<u32>, u64)>,
     counts: HashMap<Pair, u64>,
     places: HashMap<Pair, BTreeSet<usize>>,
-    /// Pairs by current or earlier counts, smaller ids first among equals.
+    /// Pairs by counts that they have or had, the smaller numbers first among equals.
     queue: BinaryHeap<(u64, Reverse<Pair>)>,
 }
 
@@ -89,8 +93,8 @@ impl Words {
 }
 
 impl ClipTokenizer {
-    /// Learns a vocabulary of at most `entries` tokens, fewer if no more pairs occur twice, and at least [`LEAST_ENTRIES`].
-    /// The order of the texts does not matter.
+    /// Learns a vocabulary of at most `entries` tokens, fewer where the texts have no more pairs that occur
+    /// twice, and at least [`LEAST_ENTRIES`]. The same texts in any order give the same tokens.
     pub fn train<'a>(texts: impl IntoIterator<Item = &'a str>, entries: usize) -> Self {
         let bytes = byte_letters();
         let mut letters = bytes;
@@ -119,7 +123,7 @@ impl ClipTokenizer {
         while names.len() + 2 < entries {
             let Some(pair) = words.most_frequent() else { break };
             let name = format!("{}{}", names[pair.0 as usize], names[pair.1 as usize]);
-            // Two pairs may give the same symbol.
+            // Two pairs may spell the same symbol.
             let joined = *known.entry(name.clone()).or_insert_with(|| {
                 names.push(name);
                 names.len() as u32 - 1
@@ -129,7 +133,7 @@ impl ClipTokenizer {
         }
         let (begin, end) = (names.len() as u32, names.len() as u32 + 1);
         known.extend([(BEGIN.to_owned(), begin), (END.to_owned(), end)]);
-        Self { vocabulary: known, merges, bytes, begin, end, pad: end }
+        Self { vocabulary: known, merges, added: Finder::default(), bytes, begin, end, pad: end }
     }
 
     /// A number that differs where the tokens of texts do.
@@ -142,8 +146,8 @@ impl ClipTokenizer {
         format!("{:08x}", crc32c::crc32c(format!("{entries:?} {merges:?} {special:?}").as_bytes()))
     }
 
-    /// Writes `vocab.json`, `merges.txt` and the files beside them to the folder `dir`, for texts of at most `length` tokens.
-    /// transformers opens it as `CLIPTokenizer`.
+    /// Writes `vocab.json`, `merges.txt` and the files beside them into the folder `dir`, for texts of at most
+    /// `length` tokens. transformers opens it as `CLIPTokenizer`.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -161,10 +165,12 @@ impl ClipTokenizer {
         let line = |(_, (a, b)): &(u32, Pair)| format!("{} {}\n", names[*a as usize], names[*b as usize]);
         let lines: String = ranked.iter().map(line).collect();
         files::write_atomic(&dir.join("merges.txt"), format!("#version: 0.2\n{lines}").as_bytes())?;
-        let pad = names[self.pad as usize];
+        let tokens = self.added.tokens();
+        let pad = tokens.iter().find(|token| token.id == Some(self.pad));
+        let pad = pad.map_or(names[self.pad as usize], |token| &token.content);
         let special = json!({ "bos_token": BEGIN, "eos_token": END, "pad_token": pad, "unk_token": END });
         files::write_json(&dir.join("special_tokens_map.json"), &special)?;
-        let config = json!({
+        let mut config = json!({
             "add_prefix_space": false,
             "bos_token": BEGIN,
             "do_lower_case": true,
@@ -175,6 +181,7 @@ impl ClipTokenizer {
             "tokenizer_class": "CLIPTokenizer",
             "unk_token": END,
         });
+        added::save(tokens, &|token| self.vocabulary.contains_key(token), dir, &mut config)?;
         files::write_json(&dir.join("tokenizer_config.json"), &config)
     }
 }
