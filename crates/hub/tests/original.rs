@@ -1,4 +1,4 @@
-//! Single-file checkpoints compared with the results of diffusers' converters (`golden/original/make_original.py`).
+//! Checkpoints in one file against what diffusers' converters make of them (`golden/original/make_original.py`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -57,7 +57,7 @@ fn digest(part: &Part<'_>) -> String {
     })
 }
 
-/// A checkpoint in its own folder, with its tensors changed by `change`.
+/// A checkpoint in a folder of its own, with what `change` makes of its tensors.
 fn checkpoint(
     dir: &Path,
     family: &str,
@@ -109,7 +109,7 @@ fn components_are_what_diffusers_makes_of_them() {
 /// A tokenizer of letters.
 fn tokenizer(dir: &Path) {
     let letters = ('a'..='z').flat_map(|c| [c.to_string(), format!("{c}</w>")]);
-    // As many as the encoders of the golden files have.
+    // As many as the encoders of the golden files know.
     let more = (0..5).map(|i| format!("more{i}"));
     let names = std::iter::once("!".to_owned()).chain(letters).chain(more);
     let names = names.chain(["<|startoftext|>".to_owned(), "<|endoftext|>".to_owned()]);
@@ -145,7 +145,7 @@ fn whole_models_load() {
         let class = model.scheduler.class_name();
         assert_eq!(class, if xl { "EulerDiscreteScheduler" } else { "PNDMScheduler" });
 
-        // The same as a folder.
+        // As a folder it is the same.
         let folder = dir.path().join("folder");
         model.save(&folder, Precision::F32).unwrap();
         let again = LatentModel::load(&folder, &device).unwrap();
@@ -165,10 +165,10 @@ fn whole_models_load() {
         for (a, b) in again.texts.iter().zip(&model.texts) {
             assert_eq!(a.encoder.config(), b.encoder.config());
             assert!(export(&a.encoder) == export(&b.encoder), "{name}");
-            let tokens_of = |t: &ClipTokenizer| (t.begin, t.end, t.pad, t.encode("a cat!"));
-            assert_eq!(tokens_of(&a.tokenizer), tokens_of(&b.tokenizer));
+            let told = |t: &ClipTokenizer| (t.begin, t.end, t.pad, t.encode("a cat!"));
+            assert_eq!(told(&a.tokenizer), told(&b.tokenizer));
         }
-        // Nothing is written over other content.
+        // Nothing is written where something else is.
         let error = model.save(dir.path(), Precision::F32).unwrap_err().to_string();
         assert!(error.contains("model_index.json"), "{error}");
         assert!(path.exists());
@@ -186,8 +186,7 @@ fn another_encoders_tokenizer_is_refused() {
     let whole: BTreeMap<String, usize> =
         serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let opened = OriginalCheckpoint::open(&path, None).unwrap();
-    for (change, words) in [(-3i64, ["57 tokens", "vocabulary of 60"]), (1, ["up to 60", "vocabulary of 60"])]
-    {
+    for (change, words) in [(-3i64, ["57 tokens", "knows 60"]), (1, ["up to 60", "knows 60"])] {
         let moved = |(name, id): (&String, &usize)| {
             let by = if *id > 55 || change > 0 { change } else { 0 };
             (name.clone(), (*id as i64 + by) as usize)
@@ -200,17 +199,137 @@ fn another_encoders_tokenizer_is_refused() {
 }
 
 #[test]
-fn the_prediction_is_given_or_follows_from_the_family() {
+fn the_prediction_is_told_or_follows_from_the_family() {
     use tweedie_core::Parameterization;
     let dir = tempfile::tempdir().unwrap();
     let (_, path) = checkpoint(dir.path(), "sd2", |_| {});
-    for (given, expected) in [(None, Parameterization::V), (Some(Prediction::Eps), Parameterization::Eps)] {
-        let opened = OriginalCheckpoint::open(&path, given).unwrap();
+    for (told, expected) in [(None, Parameterization::V), (Some(Prediction::Eps), Parameterization::Eps)] {
+        let opened = OriginalCheckpoint::open(&path, told).unwrap();
         assert_eq!(opened.scheduler().unwrap().process().parameterization, expected);
     }
 }
 
-/// A change of a checkpoint's tensors.
+/// The checkpoint of a family with empty tensors of these names and this header.
+fn marked(dir: &Path, family: &str, marks: &[&str], metadata: &[(&str, &str)]) -> PathBuf {
+    let (golden, path) = checkpoint(dir, family, |_| {});
+    let mut tensors: BTreeMap<String, HostTensor> =
+        golden.tensors.iter().map(|(name, shape)| (name.clone(), values(name, shape))).collect();
+    let empty = |name: &&str| ((*name).to_owned(), HostTensor { shape: vec![0], values: Vec::new() });
+    tensors.extend(marks.iter().map(empty));
+    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    weights::write(&path, &tensors, Precision::F32, &metadata).unwrap();
+    path
+}
+
+#[test]
+fn a_file_says_what_its_network_predicts_and_from_where() {
+    let (v, eps) = ("v_prediction", "epsilon");
+    let key = "modelspec.prediction_type";
+    let none: &[(&str, &str)] = &[];
+    for (family, marks, metadata, told, expected) in [
+        ("sdxl", &[][..], none, None, (eps, "EulerDiscreteScheduler", false)),
+        ("sdxl", &["v_pred"], none, None, (v, "EulerDiscreteScheduler", false)),
+        ("sdxl", &["v_pred", "ztsnr"], none, None, (v, "EulerDiscreteScheduler", true)),
+        ("sdxl", &["v_pred", "ztsnr"], none, Some(Prediction::Eps), (eps, "EulerDiscreteScheduler", false)),
+        ("sdxl", &["ztsnr"], none, Some(Prediction::V), (v, "EulerDiscreteScheduler", true)),
+        ("sdxl", &["ztsnr"], &[(key, "v")], None, (v, "EulerDiscreteScheduler", true)),
+        ("sdxl", &[], &[(key, "epsilon")], None, (eps, "EulerDiscreteScheduler", false)),
+        ("sdxl", &["v_pred"], &[(key, "epsilon")], Some(Prediction::V), (v, "EulerDiscreteScheduler", false)),
+        ("sd1", &["v_pred", "ztsnr"], none, None, (v, "DDIMScheduler", true)),
+        ("sd1", &[], &[(key, "v")], None, (v, "PNDMScheduler", false)),
+        ("sd2", &[], &[(key, "epsilon")], None, (eps, "PNDMScheduler", false)),
+        (
+            "sd2",
+            &[],
+            &[("modelspec.architecture", "stable-diffusion-v2-512")],
+            None,
+            (eps, "PNDMScheduler", false),
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = OriginalCheckpoint::open(&marked(dir.path(), family, marks, metadata), told).unwrap();
+        let scheduler = opened.scheduler().unwrap();
+        let found: Value = serde_json::from_str(&scheduler.to_json()).unwrap();
+        let zero_snr = found["rescale_betas_zero_snr"] == true;
+        let context = format!("{family} {marks:?} {metadata:?} {told:?}");
+        assert_eq!(
+            (found["prediction_type"].as_str().unwrap(), scheduler.class_name(), zero_snr),
+            expected,
+            "{context}"
+        );
+        // Pure noise is where a plan begins, and only there.
+        let start = scheduler.resolve(7).unwrap().plan.start;
+        assert_eq!(start.alpha < 1e-3, zero_snr, "{context}: {start:?}");
+        let said = opened.remarks().join("\n");
+        let by_file = told.is_none() && !(marks.is_empty() && metadata.is_empty());
+        let usual = (family == "sd2") == (expected.0 == v);
+        assert_eq!(said.contains("says so"), zero_snr || by_file && !usual, "{context}: {said}");
+    }
+}
+
+#[test]
+fn what_a_file_says_and_nobody_can_follow_is_an_error() {
+    let key = "modelspec.prediction_type";
+    for (marks, metadata, words) in [
+        (&["v_pred"][..], &[(key, "epsilon")][..], [key, "--prediction"]),
+        (&[], &[(key, "flow")], [key, "flow"]),
+        (&["edm_vpred.sigma_max"], &[], ["edm_vpred.sigma_max", "EDM"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = marked(dir.path(), "sdxl", marks, metadata);
+        let error = OriginalCheckpoint::open(&path, None).err().unwrap().to_string();
+        assert!(words.iter().all(|w| error.contains(w)), "{error}");
+    }
+}
+
+#[test]
+fn a_file_says_for_which_size_it_was_trained() {
+    let key = "modelspec.resolution";
+    for (text, expected) in
+        [("768x512", "[64,96]"), ("1536x1536", "192"), ("large", "128"), ("7x7", "128"), ("1000x1001", "128")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let path = marked(dir.path(), "sdxl", &[], &[(key, text)]);
+        let opened = OriginalCheckpoint::open(&path, None).unwrap();
+        let config: Value = serde_json::from_str(opened.component("unet").unwrap().0.config()).unwrap();
+        assert_eq!(config["sample_size"].to_string(), expected, "{text}");
+    }
+}
+
+#[test]
+fn leftovers_are_passed_over_and_said() {
+    let device = tweedie_ops::device("cpu").unwrap();
+    for (family, leftovers) in [
+        ("sd1", &["cond_stage_model.transformer.text_projection.weight", "betas", "model_ema.decay"][..]),
+        ("sd2", &["first_stage_model.loss.logvar", "cond_stage_model.model.visual.conv1.weight"]),
+        (
+            "sdxl",
+            &["conditioner.embedders.0.transformer.text_projection.weight", "first_stage_model.loss.logvar"],
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (golden, path) = checkpoint(dir.path(), family, |tensors| {
+            tensors.extend(leftovers.iter().map(|name| ((*name).to_owned(), values(name, &[2, 2]))));
+        });
+        tokenizer(dir.path());
+        let opened = OriginalCheckpoint::open(&path, None).unwrap();
+        for (component, expected) in &golden.components {
+            assert_eq!(digest(&opened.component(component).unwrap().1), expected["digest"], "{component}");
+        }
+        LatentModel::load_original(&opened, None, &[], &device).unwrap();
+        let said = opened.remarks();
+        assert_eq!(said.len(), leftovers.len(), "{said:?}");
+        for name in leftovers {
+            let named = |remark: &String| {
+                let quoted = remark.split('`').nth(1).unwrap();
+                if quoted.ends_with('.') { name.starts_with(quoted) } else { *name == quoted }
+            };
+            assert!(said.iter().any(named), "{name}: {said:?}");
+        }
+    }
+}
+
+/// What a test does to the tensors of a checkpoint.
 type Change<'a> = &'a dyn Fn(&mut BTreeMap<String, HostTensor>);
 
 #[test]
@@ -238,7 +357,7 @@ fn what_is_wrong_is_named() {
         (
             "sd2",
             &|t| drop(t.insert("model.diffusion_model.control.weight".into(), values("x", &[2]))),
-            "unexpected tensor `model.diffusion_model.control.weight`",
+            "`model.diffusion_model.control.weight` belongs to no layer",
         ),
     ];
     for (family, change, expected) in cases {
@@ -247,7 +366,7 @@ fn what_is_wrong_is_named() {
     }
 }
 
-/// Expected values are from diffusers, by `golden/original/make_lora.py`.
+/// `golden/original/make_lora.py` asked diffusers.
 #[test]
 fn kohyas_names_mean_what_diffusers_makes_of_them() {
     let text = std::fs::read_to_string(
@@ -278,7 +397,7 @@ fn kohyas_names_mean_what_diffusers_makes_of_them() {
             let found = merged.read(name).unwrap().values[0] as usize;
             let Some(i) = found.checked_sub(1) else { continue };
             let stem = left.remove(&i).expect(name);
-            // The names of diffusers' attention before version 0.22.
+            // The names of diffusers' attention before its version 0.22.
             let theirs = pairs[stem].replace(".processor.", ".").replace("to_out_lora", "to_out.0");
             let theirs = match component {
                 "unet" => theirs.replace("_lora", ""),

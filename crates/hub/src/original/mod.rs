@@ -1,36 +1,38 @@
-//! Single-file checkpoints of Stable Diffusion 1.x, 2.x and XL, as published by their authors and most fine-tuners: one
-//! safetensors file with the tensors of all components, under the names of the original code, without configuration.
+//! Stable Diffusion 1.x, 2.x and XL as their authors and most who train on publish them: one safetensors file
+//! with the tensors of all components, under the names of the original code, and no configuration.
 //!
-//! Tables in `names` map tensor names to those of diffusers; `configs` infers configurations from shapes. The tokenizer
-//! and the sampling settings are not in such a file.
+//! Names come to those of diffusers by one table each (`names`), configurations from shapes (`configs`);
+//! the tokenizer and how to sample are not in such a file.
 
 mod configs;
+mod declared;
 pub(crate) mod names;
+mod part;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tweedie_models::{HostTensor, TensorSource};
+use tweedie_models::TensorSource;
 
+pub use self::part::Part;
+
+use self::declared::Declared;
 use crate::{
     component::ComponentDir, error::HubError, scheduler_config::SchedulerConfig, weights::SafetensorsFile,
 };
 
-/// The version of Stable Diffusion.
+/// Which model it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// 1.x: one CLIP encoder.
     Sd1,
-    /// 2.x: one OpenCLIP encoder without its last layer.
+    /// 2.x: one OpenCLIP encoder, of which the last layer is left out.
     Sd2,
     /// XL: a CLIP and an OpenCLIP encoder.
     Sdxl,
 }
 
-/// What a model's U-Net predicts, which its file does not contain.
+/// What a model's U-Net answers, which its file does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prediction {
     /// The noise.
@@ -39,30 +41,44 @@ pub enum Prediction {
     V,
 }
 
-/// A checkpoint whose header has been read.
+impl Family {
+    /// What the names of its components' tensors begin with.
+    fn prefixes(self) -> &'static [&'static str] {
+        match self {
+            Self::Sd1 => &[UNET, AUTOENCODER, SD1_TEXT],
+            Self::Sd2 => &[UNET, AUTOENCODER, SD2_TEXT],
+            Self::Sdxl => &[UNET, AUTOENCODER, SDXL_TEXTS[0], SDXL_TEXTS[1]],
+        }
+    }
+
+    /// The side of the images that the published model makes.
+    fn side(self, prediction: Prediction) -> usize {
+        match (self, prediction) {
+            (Self::Sdxl, _) => 1024,
+            (Self::Sd2, Prediction::V) => 768,
+            _ => 512,
+        }
+    }
+}
+
+impl Prediction {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Eps => "the noise",
+            Self::V => "the velocity",
+        }
+    }
+}
+
+/// A checkpoint, its header read.
 pub struct OriginalCheckpoint {
     file: SafetensorsFile,
     family: Family,
     prediction: Prediction,
-}
-
-/// How a tensor is taken from the original one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
-    Whole,
-    /// One of three equal parts of the first axis.
-    Third(usize),
-    Transposed,
-    /// A 1×1 convolution as a linear layer.
-    Linear,
-}
-
-/// The tensors of one component, under diffusers' names.
-pub struct Part<'a> {
-    file: &'a SafetensorsFile,
-    prefix: &'static str,
-    /// diffusers' name, the original name with prefix, and how to take it.
-    tensors: BTreeMap<String, (String, Cut)>,
+    /// Height and width of its images.
+    size: [usize; 2],
+    zero_snr: bool,
+    remarks: Vec<String>,
 }
 
 const UNET: &str = "model.diffusion_model.";
@@ -71,22 +87,23 @@ const SD1_TEXT: &str = "cond_stage_model.transformer.";
 const SD2_TEXT: &str = "cond_stage_model.model.";
 const SDXL_TEXTS: [&str; 2] = ["conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."];
 const REFINER_TEXT: &str = "conditioner.embedders.0.model.";
-/// Tensors that are not weights, or are only used in training.
-const IDLE: [&str; 3] = ["position_ids", "logit_scale", "attn_mask"];
+/// Pixels of an image to each of its latents, along a side.
+const LATENT_PIXELS: usize = 8;
 
 impl OriginalCheckpoint {
-    /// Opens the file at `path`. `prediction` is what its U-Net predicts; by default noise, and velocity for 2.x, like the
-    /// models for 768×768 pixels.
+    /// Opens the file at `path`. `prediction` is what its U-Net predicts; by default what the file says of itself: a
+    /// tensor called `v_pred` or `modelspec.prediction_type` in its header. If it says nothing: the noise, of 2.x the
+    /// velocity, as its models for 768×768 pixels do.
     ///
     /// # Errors
-    /// If it is damaged, or not one of these models.
+    /// If it is damaged, or holds none of the models.
     pub fn open(path: &Path, prediction: Option<Prediction>) -> Result<Self, HubError> {
         let file = SafetensorsFile::open(path)?;
         let names = file.names();
         let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
         if let Some(missing) = [UNET, AUTOENCODER].into_iter().find(|prefix| !has(prefix)) {
             let reason = format!(
-                "not a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL: no tensor name starts with \
+                "not a checkpoint of Stable Diffusion 1.x, 2.x or XL in one file: no tensor's name begins with \
                  `{missing}`"
             );
             return Err(HubError::format(path, reason));
@@ -96,22 +113,51 @@ impl OriginalCheckpoint {
             (_, true, _) => Family::Sd2,
             (_, _, true) => Family::Sdxl,
             _ if has(REFINER_TEXT) => {
-                let reason = "SDXL refiners are only supported as networks, not as pipelines";
+                let reason =
+                    "XL's refiner, which is supported as a network of a folder but not as a pipeline";
                 return Err(HubError::format(path, reason));
             }
             _ => {
                 let reason = format!(
-                    "no text encoder: no tensor name starts with `{SD1_TEXT}`, `{SD2_TEXT}` or `{}`",
+                    "no text encoder: no tensor's name begins with `{SD1_TEXT}`, `{SD2_TEXT}` or `{}`",
                     SDXL_TEXTS[0]
                 );
                 return Err(HubError::format(path, reason));
             }
         };
+        let declared = Declared::of(&file, prediction)?;
+        let mut remarks = declared::passed_over(&file, family.prefixes());
         let by_default = if family == Family::Sd2 { Prediction::V } else { Prediction::Eps };
-        Ok(Self { file, family, prediction: prediction.unwrap_or(by_default) })
+        if let (None, Some((kind, source))) = (prediction, &declared.prediction)
+            && *kind != by_default
+        {
+            remarks.push(format!("the network predicts {}: {source} says so", kind.what()));
+        }
+        let prediction = prediction.or(declared.prediction.map(|(kind, _)| kind)).unwrap_or(by_default);
+        let zero_snr = match (declared.zero_snr, prediction) {
+            (Some(source), Prediction::V) => {
+                remarks.push(format!("the noise schedule ends at pure noise: {source} says so"));
+                true
+            }
+            (Some(source), Prediction::Eps) => {
+                remarks.push(format!(
+                    "{source} is passed over: a network that predicts the noise cannot start from pure noise; a \
+                     network that predicts the velocity needs --prediction v"
+                ));
+                false
+            }
+            (None, _) => false,
+        };
+        let size = declared.size.unwrap_or_else(|| [family.side(prediction); 2]);
+        Ok(Self { file, family, prediction, size, zero_snr, remarks })
     }
 
-    /// The version of the model.
+    /// What users should know of how the file was understood: a sentence each.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// Which model it is.
     pub fn family(&self) -> Family {
         self.family
     }
@@ -121,7 +167,7 @@ impl OriginalCheckpoint {
         self.file.path()
     }
 
-    /// Names of its components in diffusers.
+    /// diffusers' names of its components.
     pub fn components(&self) -> &'static [&'static str] {
         match self.family {
             Family::Sdxl => &["vae", "text_encoder", "text_encoder_2", "unet"],
@@ -129,11 +175,11 @@ impl OriginalCheckpoint {
         }
     }
 
-    /// The network of a component by diffusers' name, for example `unet`, and its tensors.
+    /// The network of a component by diffusers' name, such as `unet`, and its tensors.
     ///
     /// # Errors
-    /// If the model has no such component, it has a tensor with an unknown name, or tensors are missing whose shapes
-    /// determine the configuration.
+    /// If the model has no such component, a tensor of it has a name that is not known, or tensors are missing
+    /// whose shapes tell the configuration.
     pub fn component(&self, name: &str) -> Result<(ComponentDir, Part<'_>), HubError> {
         let found = match (name, self.family) {
             ("unet", _) => self.unet(),
@@ -154,7 +200,7 @@ impl OriginalCheckpoint {
     }
 
     fn part(&self, prefix: &'static str) -> Part<'_> {
-        Part { file: &self.file, prefix, tensors: BTreeMap::new() }
+        Part::new(&self.file, prefix)
     }
 
     fn unet(&self) -> Result<(Value, Part<'_>), String> {
@@ -162,11 +208,10 @@ impl OriginalCheckpoint {
         let layers = configs::unet_layers(&part);
         part.rename(|name| Some(vec![names::unet(name, layers)?]))?;
         let mut config = configs::unet(&part)?;
-        config["sample_size"] = json!(match (self.family, self.prediction) {
-            (Family::Sdxl, _) => 128,
-            (Family::Sd2, Prediction::V) => 96,
-            _ => 64,
-        });
+        config["sample_size"] = match self.size.map(|side| side / LATENT_PIXELS) {
+            [height, width] if height == width => json!(height),
+            size => json!(size),
+        };
         Ok((config, part))
     }
 
@@ -186,7 +231,7 @@ impl OriginalCheckpoint {
 
     fn open_clip(&self, prefix: &'static str, projected: bool) -> Result<(Value, Part<'_>), String> {
         let mut part = self.part(prefix);
-        // Without projection, the features are those before the last layer.
+        // Without projection, features are those before the last layer.
         let layers = configs::open_clip_layers(&part).saturating_sub(usize::from(!projected));
         part.rename(|name| match names::open_clip_layer(name) {
             Some((layer, _)) if layer >= layers => Some(Vec::new()),
@@ -196,7 +241,7 @@ impl OriginalCheckpoint {
         Ok((configs::open_clip(&part, layers, projected)?, part))
     }
 
-    /// The scheduler configuration that diffusers' pipelines use for this model.
+    /// How the model is sampled: as diffusers' pipelines of it are set up.
     ///
     /// # Errors
     /// None that a file could cause.
@@ -215,102 +260,29 @@ impl OriginalCheckpoint {
             "timestep_spacing": "leading",
             "steps_offset": 1,
         });
-        match self.family {
-            Family::Sdxl => config["_class_name"] = json!("EulerDiscreteScheduler"),
-            _ => {
+        match (self.family, self.zero_snr) {
+            (Family::Sdxl, _) => config["_class_name"] = json!("EulerDiscreteScheduler"),
+            (_, false) => {
                 config["skip_prk_steps"] = json!(true);
                 config["set_alpha_to_one"] = json!(false);
             }
+            // PNDM knows no such schedule.
+            (_, true) => {
+                config["_class_name"] = json!("DDIMScheduler");
+                config["clip_sample"] = json!(false);
+                config["set_alpha_to_one"] = json!(false);
+            }
+        }
+        if self.zero_snr {
+            config["rescale_betas_zero_snr"] = json!(true);
+            // Only this spacing begins at the last time, which is the pure noise (Lin et al. 2023, arXiv:2305.08891).
+            config["timestep_spacing"] = json!("trailing");
         }
         SchedulerConfig::from_json(&config.to_string(), self.path())
     }
 }
 
-impl Part<'_> {
-    /// The shape of a tensor by its original name without the component's prefix.
-    fn original_shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.file.shape(&format!("{}{name}", self.prefix))
-    }
-
-    /// Adds all tensors of the component under the names that `rename` returns: several for equal parts, or none if the
-    /// tensor is not needed.
-    fn rename(&mut self, rename: impl Fn(&str) -> Option<Vec<String>>) -> Result<(), String> {
-        for whole in self.file.names() {
-            let Some(name) = whole.strip_prefix(self.prefix) else { continue };
-            if IDLE.iter().any(|idle| name.ends_with(idle)) {
-                continue;
-            }
-            let renamed = rename(name).ok_or_else(|| {
-                format!("unexpected tensor `{whole}`, which does not belong to a known layer")
-            })?;
-            let rank = self.file.shape(&whole).map_or(0, |shape| shape.len());
-            let parts = renamed.len();
-            for (i, name) in renamed.into_iter().enumerate() {
-                let linear =
-                    rank == 4 && [".to_q.", ".to_k.", ".to_v.", ".to_out."].iter().any(|l| name.contains(l));
-                let cut = match parts {
-                    3 => Cut::Third(i),
-                    _ if name == "text_projection.weight" && whole.ends_with("text_projection") => {
-                        Cut::Transposed
-                    }
-                    _ if linear => Cut::Linear,
-                    _ => Cut::Whole,
-                };
-                self.tensors.insert(name, (whole.clone(), cut));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl TensorSource for Part<'_> {
-    fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
-    }
-
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let (whole, cut) = self.tensors.get(name)?;
-        let mut shape = self.file.shape(whole)?;
-        match cut {
-            Cut::Whole => {}
-            Cut::Third(_) => *shape.first_mut()? /= 3,
-            Cut::Transposed => shape.reverse(),
-            Cut::Linear => shape.truncate(2),
-        }
-        Some(shape)
-    }
-
-    fn read(&self, name: &str) -> Result<HostTensor, String> {
-        let (whole, cut) = self.tensors.get(name).ok_or("missing")?;
-        let mut tensor = self.file.read(whole)?;
-        let shape = tensor.shape.clone();
-        match (cut, shape.as_slice()) {
-            (Cut::Whole, _) => {}
-            (Cut::Third(i), [rows, ..]) if rows.is_multiple_of(3) => {
-                let third = tensor.values.len() / 3;
-                tensor.values = tensor.values[i * third..(i + 1) * third].to_vec();
-                tensor.shape[0] /= 3;
-            }
-            (Cut::Transposed, &[rows, columns]) => {
-                let values = (0..columns).flat_map(|c| (0..rows).map(move |r| (r, c)));
-                tensor.values = values.map(|(r, c)| tensor.values[r * columns + c]).collect();
-                tensor.shape.reverse();
-            }
-            (Cut::Linear, [_, _, 1, 1]) => tensor.shape.truncate(2),
-            _ => return Err(format!("tensor `{whole}` has an unexpected shape {shape:?}")),
-        }
-        Ok(tensor)
-    }
-
-    fn data(&self, name: &str) -> Result<burn::tensor::TensorData, String> {
-        match self.tensors.get(name) {
-            Some((whole, Cut::Whole)) => self.file.data(whole),
-            _ => self.read(name)?.into_data(),
-        }
-    }
-}
-
-/// The folder of a checkpoint's tokenizer: the given one, or that of the file.
+/// Where the tokenizer of a checkpoint lies: the folder given, or beside the file.
 pub(crate) fn tokenizer_dir(checkpoint: &Path, given: Option<&Path>) -> Result<PathBuf, HubError> {
     if let Some(dir) = given {
         return Ok(dir.into());
@@ -319,7 +291,7 @@ pub(crate) fn tokenizer_dir(checkpoint: &Path, given: Option<&Path>) -> Result<P
     let holds = |dir: &Path| ["vocab.json", "tokenizer.json"].iter().any(|file| dir.join(file).exists());
     let dir = [beside.join("tokenizer"), beside.to_owned()].into_iter().find(|dir| holds(dir));
     dir.ok_or_else(|| {
-        let reason = "a single-file checkpoint has no tokenizer; give the folder of CLIP's tokenizer (vocab.json and \
+        let reason = "a checkpoint in one file has no tokenizer: name the folder of CLIP's (vocab.json and \
                       merges.txt, or tokenizer.json), or put it beside the file";
         HubError::format(checkpoint, reason)
     })

@@ -1,0 +1,129 @@
+//! What a checkpoint in one file says of itself beside its weights, and tensors in it that are not needed.
+
+use std::collections::BTreeMap;
+
+use tweedie_models::TensorSource;
+
+use super::Prediction;
+use crate::{error::HubError, weights::SafetensorsFile};
+
+/// What the file says, each with where it says so.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Declared {
+    /// What the network predicts.
+    pub(super) prediction: Option<(Prediction, String)>,
+    /// That the noisiest level is pure noise.
+    pub(super) zero_snr: Option<String>,
+    /// Height and width of the images it was trained on.
+    pub(super) size: Option<[usize; 2]>,
+}
+
+/// Marks that finetunes put into their files as empty tensors.
+const V_MARK: &str = "v_pred";
+const ZERO_SNR_MARK: &str = "ztsnr";
+/// Marks of processes that are not those of Stable Diffusion.
+const FOREIGN_MARKS: [&str; 4] = ["edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"];
+/// Keys of Stability AI's ModelSpec in the header.
+const PREDICTION: &str = "modelspec.prediction_type";
+const ARCHITECTURE: &str = "modelspec.architecture";
+const RESOLUTION: &str = "modelspec.resolution";
+/// Sides in pixels that are taken for a resolution.
+const SIDES: std::ops::RangeInclusive<usize> = 64..=8192;
+
+impl Declared {
+    /// `told` is the prediction that the user names, which wins.
+    ///
+    /// # Errors
+    /// If the file was made for another process, or what it says of its prediction is not understood or contradicts
+    /// itself.
+    pub(super) fn of(file: &SafetensorsFile, told: Option<Prediction>) -> Result<Self, HubError> {
+        let has = |name: &str| file.shape(name).is_some();
+        if let Some(name) = FOREIGN_MARKS.into_iter().find(|name| has(name)) {
+            let reason = "marks a model of EDM's noise levels, which are not supported in one file";
+            return Err(HubError::tensor(file.path(), name, reason));
+        }
+        let metadata = file.metadata();
+        let prediction = match (has(V_MARK), metadata.get(PREDICTION)) {
+            _ if told.is_some() => None,
+            (true, Some(text)) if read_prediction(text) == Some(Prediction::Eps) => {
+                let reason = format!(
+                    "\"{text}\", but the file has a tensor `{V_MARK}`, which marks v-prediction; say which with \
+                     --prediction"
+                );
+                return Err(HubError::key(file.path(), PREDICTION, reason));
+            }
+            (true, _) => Some((Prediction::V, format!("the tensor `{V_MARK}`"))),
+            (false, Some(text)) => match read_prediction(text) {
+                Some(kind) => Some((kind, format!("`{PREDICTION}` = \"{text}\""))),
+                None => {
+                    let reason = format!("\"{text}\" is not supported; supported: epsilon, v");
+                    return Err(HubError::key(file.path(), PREDICTION, reason));
+                }
+            },
+            // Of 2.x, the networks for 512×512 pixels predict noise.
+            (false, None) => metadata
+                .get(ARCHITECTURE)
+                .filter(|text| text.contains("v2-512"))
+                .map(|text| (Prediction::Eps, format!("`{ARCHITECTURE}` = \"{text}\""))),
+        };
+        let zero_snr = has(ZERO_SNR_MARK).then(|| format!("the tensor `{ZERO_SNR_MARK}`"));
+        let size = metadata.get(RESOLUTION).and_then(|text| read_size(text));
+        Ok(Self { prediction, zero_snr, size })
+    }
+}
+
+fn read_prediction(text: &str) -> Option<Prediction> {
+    match text {
+        "epsilon" | "eps" => Some(Prediction::Eps),
+        "v" | "v_prediction" | "v-prediction" | "velocity" => Some(Prediction::V),
+        _ => None,
+    }
+}
+
+/// Height and width of `WIDTHxHEIGHT`.
+fn read_size(text: &str) -> Option<[usize; 2]> {
+    let (width, height) = text.split_once('x')?;
+    let [height, width] = [height, width].map(|side| side.trim().parse::<usize>().ok());
+    let size = [height?, width?];
+    size.iter().all(|side| SIDES.contains(side) && side.is_multiple_of(8)).then_some(size)
+}
+
+/// Tensors under a component's prefix that are no part of it: of training, or of a larger network. Entries that end in
+/// a dot are beginnings of names.
+const IDLE: [&str; 10] = [
+    "first_stage_model.loss.",
+    "first_stage_model.model_ema.",
+    "cond_stage_model.transformer.text_projection.weight",
+    "cond_stage_model.transformer.visual_projection.weight",
+    "cond_stage_model.transformer.vision_model.",
+    "cond_stage_model.model.visual.",
+    "conditioner.embedders.0.transformer.text_projection.weight",
+    "conditioner.embedders.0.transformer.visual_projection.weight",
+    "conditioner.embedders.0.transformer.vision_model.",
+    "conditioner.embedders.1.model.visual.",
+];
+
+/// The entry of [`IDLE`] that the tensor called `whole` belongs to.
+pub(super) fn idle(whole: &str) -> Option<&'static str> {
+    IDLE.into_iter().find(|idle| if idle.ends_with('.') { whole.starts_with(idle) } else { whole == *idle })
+}
+
+/// A remark for each group of tensors that no component takes. `prefixes` are those of the components.
+pub(super) fn passed_over(file: &SafetensorsFile, prefixes: &[&str]) -> Vec<String> {
+    let mut groups: BTreeMap<String, usize> = BTreeMap::new();
+    for name in file.names() {
+        let group = match idle(&name) {
+            Some(idle) => idle.to_owned(),
+            None if prefixes.iter().any(|prefix| name.starts_with(prefix)) => continue,
+            None if [V_MARK, ZERO_SNR_MARK].contains(&name.as_str()) => continue,
+            None => name.split_once('.').map_or(name.clone(), |(first, _)| format!("{first}.")),
+        };
+        *groups.entry(group).or_default() += 1;
+    }
+    let remark = |(group, count): (String, usize)| match (group.ends_with('.'), count) {
+        (true, 1) => format!("a tensor whose name begins with `{group}` is not needed and not read"),
+        (true, _) => format!("{count} tensors whose names begin with `{group}` are not needed and not read"),
+        (false, _) => format!("the tensor `{group}` is not needed and not read"),
+    };
+    groups.into_iter().map(remark).collect()
+}
