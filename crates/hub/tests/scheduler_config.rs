@@ -1,5 +1,5 @@
-//! Scheduler configurations: whatever is invalid is an error that names it; whatever is written is read back. Whole
-//! trajectories are compared with diffusers in `trajectories.rs`.
+//! Scheduler configurations: what is not understood is an error that names it; what is written is read
+//! back. Whole trajectories are tested where samples are made, against diffusers.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,7 +27,7 @@ fn errors_name_file_key_value_and_what_is_supported() {
         ),
         (r#"{"_class_name": "DDPMScheduler", "beta_start": "x"}"#, vec!["`beta_start`", "\"x\"", "a number"]),
         (r#"{"_class_name": "DDPMScheduler", "beta_start": -1}"#, vec!["`beta_schedule`", "betas[0]"]),
-        (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": -3}"#, vec!["-3", "integer"]),
+        (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": -3}"#, vec!["-3", "whole number"]),
         (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": 1000000000000000}"#, vec!["at most"]),
         (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": 0}"#, vec!["at least one step"]),
         (r#"{"_class_name": "DDPMScheduler", "variance_type": "learned"}"#, vec!["learned", "fixed_small"]),
@@ -39,11 +39,11 @@ fn errors_name_file_key_value_and_what_is_supported() {
         ),
         (
             r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver+"}"#,
-            vec!["`algorithm_type`", "\"dpmsolver+\"", "one of dpmsolver++, sde-dpmsolver++"],
+            vec!["`algorithm_type`", "\"dpmsolver+\"", "supported: dpmsolver++, sde-dpmsolver++"],
         ),
         (
             r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 4}"#,
-            vec!["`solver_order`", "4", "1, 2 or 3"],
+            vec!["`solver_order`", "4", "1, 2, 3"],
         ),
         (
             r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": true}"#,
@@ -63,7 +63,7 @@ fn errors_name_file_key_value_and_what_is_supported() {
         ),
         (
             r#"{"_class_name": "DDIMInverseScheduler", "timestep_spacing": "linspace"}"#,
-            vec!["`timestep_spacing`", "leading or trailing"],
+            vec!["`timestep_spacing`", "leading, trailing"],
         ),
         (r#"{"_class_name": "IPNDMScheduler", "trained_betas": [0.1]}"#, vec!["`trained_betas`", "0.1"]),
         (
@@ -72,7 +72,7 @@ fn errors_name_file_key_value_and_what_is_supported() {
         ),
         (
             r#"{"_class_name": "DPMSolverMultistepInverseScheduler", "lambda_min_clipped": 100}"#,
-            vec!["`lambda_min_clipped`", "excludes all timesteps"],
+            vec!["`lambda_min_clipped`", "no time"],
         ),
         (r#"{"_class_name": "TCDScheduler", "clip_sample": true}"#, vec!["`clip_sample`", "true"]),
         (
@@ -104,7 +104,7 @@ fn keys_that_contradict_each_other_are_errors() {
         (
             "DPMSolverMultistep",
             r#""algorithm_type": "sde-dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min""#,
-            ["solver_order", "1 or 2"],
+            ["solver_order", "1, 2"],
         ),
         (
             "DPMSolverMultistep",
@@ -244,7 +244,7 @@ fn another_solver_keeps_the_process() {
     assert_eq!(recipe.parameterization, Parameterization::V);
     assert!(recipe.plan.moves.last().unwrap().to().is_clean());
     assert!((recipe.plan.start.t - 999.0).abs() < 1e-9);
-    // Its own solver by name gives its own plan.
+    // Its own solver by name is its own plan.
     let own = config.resolve_with(&Sampling { solver: Some("ddpm".into()), ..Sampling::steps(6) }).unwrap();
     assert_eq!(own.plan.moves, config.resolve(6).unwrap().plan.moves);
 }
@@ -291,4 +291,66 @@ fn trained_processes_are_written_and_read_back() {
     assert_eq!(edm.process().parameterization, Parameterization::Edm { sigma_data: 0.5 });
     let table = TableProcess { steps: 10, curve: BetaCurve::SquaredCosine, zero_terminal_snr: false };
     assert!(SchedulerConfig::ddpm(&table, Parameterization::Flow).unwrap_err().to_string().contains("Flow"));
+}
+
+/// Of nothing but noise, predicted noise says nothing; some classes have an `alpha` of 2^-12 in place of zero.
+#[test]
+fn predicted_noise_is_not_asked_for_at_pure_noise() {
+    let mut classes = 0;
+    for class in [
+        "DDPMScheduler",
+        "DDIMScheduler",
+        "LCMScheduler",
+        "TCDScheduler",
+        "EulerDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+    ] {
+        let config = |prediction: &str, spacing: &str| {
+            let text = format!(
+                r#"{{"_class_name": "{class}", "rescale_betas_zero_snr": true, "timestep_spacing": "{spacing}",
+                    "prediction_type": "{prediction}", "num_train_timesteps": 1000}}"#
+            );
+            read(&text)
+        };
+        // Not all classes have the key.
+        let Ok(v) = config("v_prediction", "trailing") else { continue };
+        let start = v.resolve(7).unwrap().plan.start;
+        if start.alpha > 1e-3 {
+            continue;
+        }
+        classes += 1;
+        let error = config("epsilon", "trailing").unwrap().resolve(7).unwrap_err().to_string();
+        assert!(error.contains("pure noise") && error.contains("`v_prediction`"), "{class}: {error}");
+        // Other solvers, too; spacings that leave the last time out are as they were.
+        let ask = Sampling { solver: Some("dpmpp-2m".into()), ..Sampling::steps(7) };
+        let error = config("epsilon", "trailing").unwrap().resolve_with(&ask).unwrap_err().to_string();
+        assert!(error.contains("pure noise"), "{class}: {error}");
+        if ["DDIMScheduler", "EulerDiscreteScheduler"].contains(&class) {
+            config("epsilon", "leading").unwrap().resolve(7).unwrap();
+        }
+    }
+    assert!(classes >= 4, "{classes}");
+}
+
+/// diffusers' float32 has 998.9999 for the first time here and cuts it off to 998.
+#[test]
+fn times_that_are_whole_but_for_rounding_are_not_cut_off() {
+    for class in ["DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"] {
+        for switch in ["use_exponential_sigmas", "use_beta_sigmas"] {
+            for curve in ["linear", "scaled_linear", "squaredcos_cap_v2"] {
+                let text = format!(
+                    r#"{{"_class_name": "{class}", "{switch}": true, "beta_schedule": "{curve}",
+                        "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}}"#
+                );
+                let config = read(&text).unwrap();
+                for steps in [2, 7, 20, 50, 333] {
+                    let plan = config.resolve(steps).unwrap().plan;
+                    assert_eq!(plan.start.t, 999.0, "{class} {switch} {curve} {steps}");
+                    let whole = plan.steps().all(|(from, _)| from.t.fract() == 0.0);
+                    assert!(whole, "{class} {switch} {curve} {steps}");
+                }
+            }
+        }
+    }
 }
