@@ -17,14 +17,15 @@ use crate::{
     error::HubError,
     files,
     model_dir::{EXTRAS, Extras, WEIGHTS},
+    variants::variants,
     weights::{self, Precision, SafetensorsFile},
 };
 
 pub(crate) const CONFIG: &str = "config.json";
-/// File name of weights in transformers, without the extension.
+/// transformers' name of weights.
 pub(crate) const TEXT_WEIGHTS: &str = "model";
 
-/// A loaded network of any supported class.
+/// A network of any supported class, loaded.
 #[derive(Debug)]
 pub enum Component {
     /// `UNet2DModel`.
@@ -39,7 +40,7 @@ pub enum Component {
     Text(Box<ClipTextModel>),
 }
 
-/// The supported classes.
+/// The classes that are understood.
 const CLASSES: [&str; 7] = [
     "UNet2DModel",
     "UNet2DConditionModel",
@@ -50,40 +51,56 @@ const CLASSES: [&str; 7] = [
     "CLIPTextModelWithProjection",
 ];
 
-/// A network's folder with its configuration; the weights are not read yet.
+/// A network's folder, its configuration looked at; the weights are not.
 pub struct ComponentDir {
     dir: PathBuf,
-    /// The path of the configuration, for errors.
+    /// What messages about the configuration name.
     config: PathBuf,
     class: String,
     text: String,
+    variant: Option<String>,
 }
 
 impl ComponentDir {
-    /// Reads the configuration in `dir`.
+    /// Looks at the configuration in `dir`.
     ///
     /// # Errors
-    /// If it is missing, or of a class that is not supported.
+    /// If it is missing or of a class that is not supported.
     pub fn open(dir: &Path) -> Result<Self, HubError> {
         let path = dir.join(CONFIG);
         let text = files::read_text(&path)?;
-        let entries: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|e| HubError::format(&path, format!("invalid JSON: {e}")))?;
+        let entries: Map<String, Value> = serde_json::from_str(&text)
+            .map_err(|e| HubError::format(&path, format!("not the JSON expected: {e}")))?;
         let first = |v: &Value| v.get(0).and_then(Value::as_str).map(str::to_owned);
         let class = match entries.get("_class_name").and_then(Value::as_str) {
             Some(name) => name.to_owned(),
             None => entries.get("architectures").and_then(first).unwrap_or_else(|| CLASSES[0].into()),
         };
         if !CLASSES.contains(&class.as_str()) {
-            let reason = format!("unsupported class `{class}`; expected one of {}", CLASSES.join(", "));
+            let reason = format!("`{class}` is not supported; supported are {}", CLASSES.join(", "));
             return Err(HubError::key(&path, "_class_name", reason));
         }
-        Ok(Self { dir: dir.into(), config: path, class, text })
+        Ok(Self { dir: dir.into(), config: path, class, text, variant: None })
     }
 
-    /// A network of `class` with the configuration `text`, inferred from the file `origin`.
+    /// A network of `class` with the configuration `text`, which was found out from the file `origin`.
     pub(crate) fn described(origin: &Path, class: String, text: String) -> Self {
-        Self { dir: origin.into(), config: origin.into(), class, text }
+        Self { dir: origin.into(), config: origin.into(), class, text, variant: None }
+    }
+
+    /// The same with the variant of the weights that is to be read, if there are several.
+    #[must_use]
+    pub fn with_variant(self, variant: Option<&str>) -> Self {
+        Self { variant: variant.map(str::to_owned), ..self }
+    }
+
+    /// Whether there is such a variant of the weights.
+    pub(crate) fn has_variant(&self, variant: &str) -> Result<bool, HubError> {
+        Ok(variants(&self.dir, self.stem())?.contains_key(variant))
+    }
+
+    fn stem(&self) -> &'static str {
+        if self.class.starts_with("CLIP") { TEXT_WEIGHTS } else { WEIGHTS }
     }
 
     /// The network's class.
@@ -91,39 +108,32 @@ impl ComponentDir {
         &self.class
     }
 
-    /// The text of the configuration.
+    /// The text of its configuration.
     pub fn config(&self) -> &str {
         &self.text
     }
 
-    /// Loads the network on `device`, with the weights of its folder.
+    /// The network on `device`, with the weights of its folder.
     ///
     /// # Errors
-    /// If the configuration does not describe a network, or the weights are missing, damaged or those of another network.
+    /// If the configuration describes no network, or the weights are missing, damaged or another network's.
     pub fn load(&self, device: &Device) -> Result<Component, HubError> {
         let weights = self.weights()?;
         self.load_from(&weights, weights.path(), device)
     }
 
-    /// Opens the weights without reading them.
+    /// The weights, not yet read.
     ///
     /// # Errors
-    /// Those of [`SafetensorsFile::open_in`].
+    /// As [`SafetensorsFile::open_in`].
     pub fn weights(&self) -> Result<SafetensorsFile, HubError> {
-        let stem = if self.class.starts_with("CLIP") { TEXT_WEIGHTS } else { WEIGHTS };
-        // Files in half precision have that in their names.
-        let half = format!("{stem}.fp16");
-        let is = |stem: &str| {
-            let single = self.dir.join(format!("{stem}.safetensors"));
-            single.exists() || self.dir.join(format!("{stem}.safetensors.index.json")).exists()
-        };
-        SafetensorsFile::open_in(&self.dir, if !is(stem) && is(&half) { &half } else { stem })
+        SafetensorsFile::open_in(&self.dir, self.stem(), self.variant.as_deref())
     }
 
-    /// Loads the network with the tensors of `source`; errors name `path`.
+    /// The network with the tensors of `source`, which messages call `path`.
     ///
     /// # Errors
-    /// Those of [`Self::load`].
+    /// As [`Self::load`].
     pub fn load_from(
         &self,
         source: &dyn TensorSource,
@@ -168,7 +178,8 @@ impl ComponentDir {
     }
 }
 
-/// Writes a network's folder: its configuration, and its weights in a file called `stem`.
+/// Writes a network's folder: its configuration, and its weights in a file called `stem`. Weights that are not finite
+/// are an error.
 pub(crate) fn write<M: Module>(
     dir: &Path,
     stem: &str,
@@ -179,14 +190,19 @@ pub(crate) fn write<M: Module>(
     files::create_dir(dir)?;
     files::write_atomic(&dir.join(CONFIG), config.as_bytes())?;
     let file = dir.join(format!("{stem}.safetensors"));
-    weights::write(&file, &export(module), precision, &BTreeMap::new())
+    let tensors = export(module);
+    let broken = tensors.iter().find_map(|(name, t)| Some((name, t.values.iter().find(|v| !v.is_finite())?)));
+    if let Some((name, value)) = broken {
+        return Err(HubError::tensor(&file, name, format!("its value {value} is not finite")));
+    }
+    weights::write(&file, &tensors, precision, &BTreeMap::new())
 }
 
 /// Writes the folder `path`, which Python opens with `AutoencoderKL.from_pretrained(path)`, and `tweedie.json` if
-/// `extras` is not empty. A network at `path` is replaced as a whole.
+/// `extras` says anything. A network that is at `path` already is replaced as a whole.
 ///
 /// # Errors
-/// If a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
+/// If a file cannot be written (what was at `path` is left as it was), or `path` is a folder of something else.
 pub fn save_autoencoder(
     path: &Path,
     vae: &AutoencoderKl,

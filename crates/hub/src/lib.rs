@@ -1,4 +1,5 @@
-//! Model files: weights, configurations, and their folders in the layout of Hugging Face's diffusers.
+//! Model files: weights, configurations, and the folders that hold them, in the layout of Hugging
+//! Face's diffusers.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -14,6 +15,7 @@ pub mod model_index;
 pub mod original;
 pub mod scheduler_config;
 pub mod tokenizer;
+pub mod variants;
 pub mod weights;
 
 pub use component::{Component, ComponentDir};

@@ -1,15 +1,15 @@
-//! A model folder in diffusers' layout:
+//! A folder that holds a model, as diffusers lays it out:
 //!
 //! ```text
 //! model_index.json
 //! unet/config.json
 //! unet/diffusion_pytorch_model.safetensors
 //! scheduler/scheduler_config.json
-//! tweedie.json                               optional: class names, sampling defaults
+//! tweedie.json                               optional: names of classes, defaults for sampling
 //! ```
 //!
-//! The folder of a single component (`config.json` beside the weights) is a model, too. It has no scheduler unless it also
-//! contains `scheduler_config.json`.
+//! A component's folder by itself (`config.json` beside the weights) is a model too, without a scheduler
+//! unless `scheduler_config.json` lies there as well.
 
 use std::path::{Path, PathBuf};
 
@@ -17,57 +17,55 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tweedie_core::{solver::Bespoke, spacing::Spacing};
-use tweedie_models::{
-    params,
-    unet::{LoadError, UNet2DConfig, UNet2DModel},
-};
+use tweedie_models::unet::{LoadError, UNet2DConfig, UNet2DModel};
 
 use crate::{
+    component,
     error::HubError,
     files,
     model_index::{self, PipelineClass},
     scheduler_config::SchedulerConfig,
-    weights::{self, Precision, SafetensorsFile},
+    weights::{Precision, SafetensorsFile},
 };
 
-/// File name of a network's weights, without the extension.
+/// The name of a network's weights, without what tells the format.
 pub const WEIGHTS: &str = "diffusion_pytorch_model";
 const CONFIG: &str = "config.json";
 pub(crate) const SCHEDULER: &str = "scheduler_config.json";
 pub(crate) const EXTRAS: &str = "tweedie.json";
 
-/// The content of `tweedie.json`: what diffusers' files do not store.
+/// What diffusers has no place for: `tweedie.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Extras {
-    /// Names of the classes by index.
+    /// Names of the classes, in order of their numbers.
     pub class_names: Vec<String>,
-    /// The class that means "no class", for guidance.
+    /// The class that stands for "no class", against which guidance works.
     pub null_class: Option<usize>,
-    /// Default sampling settings.
+    /// How to sample if nothing else is asked for.
     pub sampling: SamplingDefaults,
-    /// Learned samplers, each for a number of evaluations and a guidance scale.
+    /// Samplers learned for it, each for its own number of evaluations and guidance.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tuned: Vec<Tuned>,
-    /// How the model was trained: free text and figures for people.
+    /// How the model was trained: free text and figures, for people.
     pub training: Map<String, Value>,
 }
 
-/// A sampler that was learned for a model.
+/// A sampler learned for a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tuned {
-    /// The guidance scale for which it was learned.
+    /// The scale of guidance with which it was learned.
     pub guidance: f64,
-    /// Noise levels and weights.
+    /// Levels and weights.
     pub sampler: Bespoke,
-    /// How it was learned and how good it is, for people.
+    /// How it was learned and how good it is: for people.
     #[serde(default)]
     pub report: Map<String, Value>,
 }
 
 impl Extras {
-    /// The learned sampler for this number of evaluations and this guidance scale.
+    /// The sampler learned for so many evaluations at this guidance.
     pub fn tuned(&self, evaluations: usize, guidance: f64) -> Option<&Tuned> {
         self.tuned.iter().find(|t| t.sampler.evaluations() == evaluations && t.guidance == guidance)
     }
@@ -77,38 +75,40 @@ impl Extras {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingDefaults {
-    /// Number of steps.
+    /// Steps of the solver.
     pub steps: Option<usize>,
-    /// Name of the solver.
+    /// Its name.
     pub solver: Option<String>,
-    /// Spacing of the noise levels.
+    /// Which levels it visits.
     pub spacing: Option<Spacing>,
-    /// Amount of fresh noise.
+    /// Fresh noise.
     pub eta: Option<f64>,
-    /// Guidance scale; 1 means no guidance.
+    /// Scale of the guidance; 1 is none.
     pub guidance: Option<f64>,
 }
 
-/// A model folder with its configuration; the weights are not read yet.
+/// A model's folder, its configuration read; the weights are not.
 #[derive(Debug)]
 pub struct ModelDir {
-    /// Path of the folder.
+    /// The folder.
     pub path: PathBuf,
     /// The pipeline's class, if there is a `model_index.json`.
     pub pipeline: Option<PipelineClass>,
-    /// Configuration of the network.
+    /// The network.
     pub unet: UNet2DConfig,
-    /// The scheduler's configuration, if the folder has one.
+    /// How it was trained and is sampled, if the folder says so.
     pub scheduler: Option<SchedulerConfig>,
-    /// The content of `tweedie.json`.
+    /// What diffusers has no place for.
     pub extras: Extras,
+    /// Which variant of the weights is read, such as `fp16`; by default as [`SafetensorsFile::open_in`] prefers.
+    pub variant: Option<String>,
 }
 
 impl ModelDir {
     /// Reads the configuration of the model in `path`.
     ///
     /// # Errors
-    /// If the folder or one of its files is missing or invalid.
+    /// If the folder or a file in it is missing or not understood.
     pub fn open(path: &Path) -> Result<Self, HubError> {
         let listing = std::fs::read_dir(path);
         listing.map_err(|e| HubError::read(path, e))?;
@@ -117,8 +117,7 @@ impl ModelDir {
 
         let config = Self::network_in(path, pipeline).join(CONFIG);
         if pipeline.is_none() && !config.exists() {
-            let reason =
-                format!("not a model folder: it contains neither {} nor {CONFIG}", model_index::FILE);
+            let reason = format!("holds no model: neither {} nor {CONFIG} is there", model_index::FILE);
             return Err(HubError::format(path, reason));
         }
         let unet = UNet2DConfig::from_json(&files::read_text(&config)?)
@@ -135,25 +134,27 @@ impl ModelDir {
         }
         let extras = extras_in(path)?;
         check_classes(&path.join(EXTRAS), &extras, &unet)?;
-        Ok(Self { path: path.into(), pipeline, unet, scheduler, extras })
+        Ok(Self { path: path.into(), pipeline, unet, scheduler, extras, variant: None })
     }
 
     fn network_in(path: &Path, pipeline: Option<PipelineClass>) -> PathBuf {
         if pipeline.is_some() { model_index::component(path, "unet") } else { path.into() }
     }
 
-    /// Opens the network's weights without reading them.
+    /// The network's weights, not yet read.
     ///
     /// # Errors
-    /// Those of [`SafetensorsFile::open_in`].
+    /// As [`SafetensorsFile::open_in`].
     pub fn weights(&self) -> Result<SafetensorsFile, HubError> {
-        SafetensorsFile::open_in(&Self::network_in(&self.path, self.pipeline), WEIGHTS)
+        let dir = Self::network_in(&self.path, self.pipeline);
+        SafetensorsFile::open_in(&dir, WEIGHTS, self.variant.as_deref())
     }
 
-    /// Loads the network onto `device`, with 32-bit weights.
+    /// The network on `device`, with its weights in 32 bits.
     ///
     /// # Errors
-    /// If the weights are missing or damaged, or do not match the configured network; names the tensor.
+    /// If the weights are missing or damaged, or are not those of the configured network: the message
+    /// names the tensor.
     pub fn load_unet(&self, device: &Device) -> Result<UNet2DModel, HubError> {
         let weights = self.weights()?;
         UNet2DModel::load(&self.unet, &weights, device).map_err(|e| {
@@ -166,10 +167,10 @@ impl ModelDir {
     }
 }
 
-/// Reads `tweedie.json` in the model folder `dir`; returns the default if there is none.
+/// What `tweedie.json` in the model's folder `dir` says; nothing where there is none.
 ///
 /// # Errors
-/// If the file or a sampler in it is invalid.
+/// If the file is not understood, or a sampler in it is none.
 pub fn extras_in(dir: &Path) -> Result<Extras, HubError> {
     let file = dir.join(EXTRAS);
     let extras: Extras = if file.exists() { files::read_json(&file)? } else { Extras::default() };
@@ -183,7 +184,7 @@ fn check_tuned(file: &Path, extras: &Extras) -> Result<(), HubError> {
     })
 }
 
-/// Replaces `tweedie.json` in the model folder `dir`.
+/// Writes `extras` into the model's folder `dir`, in place of those that it has.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -194,23 +195,24 @@ pub fn save_extras(dir: &Path, extras: &Extras) -> Result<(), HubError> {
 fn check_classes(file: &Path, extras: &Extras, unet: &UNet2DConfig) -> Result<(), HubError> {
     let classes = unet.num_class_embeds.unwrap_or(0);
     if extras.class_names.len() > classes {
-        let reason = format!("{} names, but the network has {classes} classes", extras.class_names.len());
+        let reason = format!("{} names for {classes} classes of the network", extras.class_names.len());
         return Err(HubError::key(file, "class_names", reason));
     }
     match extras.null_class {
         Some(null) if null >= classes => {
-            let reason = format!("{null} is out of range; the network has {classes} classes");
+            let reason = format!("{null} is not one of the network's {classes} classes");
             Err(HubError::key(file, "null_class", reason))
         }
         _ => Ok(()),
     }
 }
 
-/// Writes a model folder, which Python opens with `DDPMPipeline.from_pretrained(path)`. A model at `path` is replaced as
-/// a whole.
+/// Writes a model's folder, which Python opens with `DDPMPipeline.from_pretrained(path)`. A model that is
+/// at `path` already is replaced as a whole.
 ///
 /// # Errors
-/// If a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
+/// If a file cannot be written (what was at `path` is left as it was), or if `path` is a folder of
+/// something else.
 pub fn save(
     path: &Path,
     unet: &UNet2DModel,
@@ -221,7 +223,6 @@ pub fn save(
     check_classes(&path.join(EXTRAS), extras, unet.config())?;
     files::write_dir_with(path, model_index::FILE, |dir| {
         let (network, schedule) = (dir.join("unet"), dir.join("scheduler"));
-        files::create_dir(&network)?;
         files::create_dir(&schedule)?;
         save_network(&network, unet, precision)?;
         files::write_atomic(&schedule.join(SCHEDULER), scheduler.to_json().as_bytes())?;
@@ -232,12 +233,11 @@ pub fn save(
     })
 }
 
-/// Writes `config.json` and the weights to the folder `dir`, which Python opens with `UNet2DModel.from_pretrained(dir)`.
+/// Writes `config.json` and the weights into the folder `dir`, which Python opens with
+/// `UNet2DModel.from_pretrained(dir)`.
 ///
 /// # Errors
-/// If a file cannot be written.
+/// If a file cannot be written, or a weight is not finite.
 pub fn save_network(dir: &Path, unet: &UNet2DModel, precision: Precision) -> Result<(), HubError> {
-    files::write_atomic(&dir.join(CONFIG), unet.config().to_json().as_bytes())?;
-    let file = dir.join(format!("{WEIGHTS}.safetensors"));
-    weights::write(&file, &params::export(unet), precision, &Default::default())
+    component::write(dir, WEIGHTS, unet, &unet.config().to_json(), precision)
 }

@@ -1,5 +1,5 @@
-//! Weights in safetensors files: an 8-byte header length, a JSON header (name → type, shape, byte range) and raw
-//! little-endian values.
+//! Weights in safetensors files: an 8-byte header length, a JSON header (name → type, shape, byte
+//! range) and raw little-endian values.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use tweedie_system::files::open;
 
 use crate::{error::HubError, files};
 
-/// Storage format of values.
+/// How values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -27,11 +27,12 @@ pub enum Precision {
     F32,
     /// IEEE half precision, at most 65504 in magnitude.
     F16,
-    /// 8 bits of significand and the range of `F32`.
+    /// 8 bits of significand, the range of `F32`.
     BF16,
 }
 
-/// A safetensors file, or several joined by an index, memory-mapped. Opening only reads the header.
+/// A safetensors file, or several joined by an index, read by memory map: opening costs the header
+/// alone.
 pub struct SafetensorsFile {
     path: PathBuf,
     shards: Vec<Shard>,
@@ -46,7 +47,7 @@ struct Shard {
     data: usize,
 }
 
-/// The content of a file or a built-in file.
+/// A file's content, or what the program carries in itself.
 enum Bytes {
     Mapped(FileMap),
     Static(&'static [u8]),
@@ -64,10 +65,10 @@ impl std::ops::Deref for Bytes {
 }
 
 impl SafetensorsFile {
-    /// Opens `*.safetensors`, or `*.safetensors.index.json` with its shards.
+    /// Opens `*.safetensors`, or `*.safetensors.index.json` with the shards that it names.
     ///
     /// # Errors
-    /// If a file is missing, truncated or corrupt, or lacks a tensor that the index lists.
+    /// If a file is missing, truncated or corrupt, or lacks a tensor that the index says it holds.
     pub fn open(path: &Path) -> Result<Self, HubError> {
         if path.extension().is_some_and(|e| e == "json") {
             return Self::open_index(path);
@@ -75,7 +76,7 @@ impl SafetensorsFile {
         Ok(Self::single(Shard::open(path)?))
     }
 
-    /// Opens a built-in safetensors file; errors call it `name`.
+    /// A safetensors file that the program carries in itself; messages call it `name`.
     ///
     /// # Errors
     /// If it is truncated or corrupt.
@@ -87,23 +88,6 @@ impl SafetensorsFile {
         let owner = shard.header.tensors().into_keys().map(|name| (name, 0)).collect();
         let metadata = shard.header.metadata().clone().unwrap_or_default().into_iter().collect();
         Self { path: shard.path.clone(), shards: vec![shard], owner, metadata }
-    }
-
-    /// Opens the weights called `stem` in `dir`: `stem.safetensors`, or its shards with `stem.safetensors.index.json`.
-    ///
-    /// # Errors
-    /// Those of [`Self::open`], and if there are only pickled weights, which are never read.
-    pub fn open_in(dir: &Path, stem: &str) -> Result<Self, HubError> {
-        let single = dir.join(format!("{stem}.safetensors"));
-        let index = dir.join(format!("{stem}.safetensors.index.json"));
-        if !single.exists() && index.exists() {
-            return Self::open(&index);
-        }
-        let pickled = dir.join(format!("{stem}.bin"));
-        if !single.exists() && pickled.exists() {
-            return Err(HubError::pickle(&pickled));
-        }
-        Self::open(&single)
     }
 
     fn open_index(path: &Path) -> Result<Self, HubError> {
@@ -119,7 +103,7 @@ impl SafetensorsFile {
                 Some(&n) => n,
                 None => {
                     if Path::new(&file).file_name() != Some(file.as_ref()) {
-                        let reason = format!("`{file}` is not a file name in the same folder");
+                        let reason = format!("`{file}` is not the name of a file in the same folder");
                         return Err(HubError::tensor(path, &name, reason));
                     }
                     shards.push(Shard::open(&dir.join(&file))?);
@@ -129,23 +113,19 @@ impl SafetensorsFile {
             };
             let shard = &shards[number];
             if shard.header.info(&name).is_none() {
-                return Err(HubError::tensor(
-                    &shard.path,
-                    &name,
-                    "missing, but listed in the index for this file",
-                ));
+                return Err(HubError::tensor(&shard.path, &name, "missing, though the index places it here"));
             }
             owner.insert(name, number);
         }
         Ok(Self { path: path.into(), shards, owner, metadata: BTreeMap::new() })
     }
 
-    /// The path of the file or the index.
+    /// The file, or the index.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The header's metadata.
+    /// The header's free text entries.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -185,7 +165,7 @@ impl TensorSource for SafetensorsFile {
         let bytes = shard
             .bytes
             .get(shard.data + start..shard.data + end)
-            .ok_or_else(|| "its values extend beyond the end of the file".to_string())?;
+            .ok_or_else(|| "its values lie beyond the end of the file".to_string())?;
         let values = decode(info.dtype, bytes)?;
         Ok(HostTensor { shape: info.shape.clone(), values })
     }
@@ -195,10 +175,10 @@ impl Shard {
     fn open(path: &Path) -> Result<Self, HubError> {
         let size = fs::metadata(path).map_err(|e| HubError::read(path, e))?;
         if size.is_dir() {
-            return Err(HubError::format(path, "this is a folder, expected a safetensors file"));
+            return Err(HubError::format(path, "a folder, where a safetensors file was expected"));
         }
         let size = open(path).and_then(|file| file.metadata()).map_err(|e| HubError::read(path, e))?;
-        // Mapping an empty file is an error on some systems.
+        // An empty file cannot be mapped everywhere.
         let bytes = match size.len() {
             0 => Bytes::Static(&[]),
             _ => Bytes::Mapped(FileMap::open(path).map_err(|e| HubError::read(path, e))?),
@@ -211,14 +191,12 @@ impl Shard {
 
     fn parse(path: &Path, bytes: Bytes) -> Result<Self, HubError> {
         if bytes.len() < 8 {
-            let reason = format!("too short for a safetensors file ({} bytes)", bytes.len());
+            let reason = format!("{} bytes are too few for a safetensors file", bytes.len());
             return Err(HubError::format(path, reason));
         }
         let (length, header) = SafeTensors::read_metadata(&bytes).map_err(|e| {
             let reason = match truncation(&bytes) {
-                Some((need, have)) => {
-                    format!("truncated: the header needs {need} bytes, the file has {have}")
-                }
+                Some((need, have)) => format!("truncated: its header asks for {need} bytes, it has {have}"),
                 None => format!("not a safetensors file: {e}"),
             };
             HubError::format(path, reason)
@@ -227,14 +205,14 @@ impl Shard {
     }
 }
 
-/// PyTorch's files are ZIP archives with a pickle, older ones a bare pickle of protocol 1 to 5. Safetensors files start
-/// with a length whose higher bytes are zero.
+/// PyTorch's files are ZIP archives around a pickle, older ones a bare pickle of protocol 1 to 5. Safetensors files begin with a length,
+/// whose higher bytes are zero.
 fn is_pickle(bytes: &[u8]) -> bool {
     let bare = matches!(bytes, [0x80, 1..=5, ..]) && bytes.get(4..8).is_none_or(|high| high != [0; 4]);
     bytes.starts_with(b"PK\x03\x04") || bare
 }
 
-/// If the file is shorter than its header says, the bytes needed and present.
+/// If the file is shorter than its header says: the bytes needed and present.
 fn truncation(bytes: &[u8]) -> Option<(usize, usize)> {
     let length = usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()?;
     let header = bytes.get(8..length.checked_add(8)?)?;
@@ -252,7 +230,7 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
         let exact = |v: i128| (v.unsigned_abs() <= 1 << 24).then_some(v as f32);
         let read = |&b: &[u8; N]| {
             let v = read(b);
-            exact(v).ok_or_else(|| format!("the integer {v} has no exact 32-bit floating-point value"))
+            exact(v).ok_or_else(|| format!("the integer {v} is not exact in 32-bit floating point"))
         };
         bytes.as_chunks::<N>().0.iter().map(read).collect()
     }
@@ -261,6 +239,8 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
         Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
         Dtype::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::BF16 => each(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F8_E5M2 => each(bytes, |[b]: [u8; 1]| e5m2(b)),
+        Dtype::F8_E4M3 => each(bytes, |[b]: [u8; 1]| e4m3fn(b)),
         Dtype::BOOL | Dtype::U8 => each(bytes, |[b]: [u8; 1]| f32::from(b)),
         Dtype::I8 => each(bytes, |b| f32::from(i8::from_le_bytes(b))),
         Dtype::I16 => each(bytes, |b| f32::from(i16::from_le_bytes(b))),
@@ -268,16 +248,36 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
         Dtype::I64 => whole(bytes, |b| i64::from_le_bytes(b).into())?,
         Dtype::U32 => whole(bytes, |b| u32::from_le_bytes(b).into())?,
         Dtype::U64 => whole(bytes, |b| u64::from_le_bytes(b).into())?,
-        other => return Err(format!("unsupported type {other}; expected F32, F16, BF16 or F64")),
+        other => {
+            return Err(format!(
+                "values of type {other} are not supported; F32, F16, BF16, F64, F8_E4M3, F8_E5M2 are"
+            ));
+        }
     })
 }
 
-/// Writes tensors to a safetensors file, ordered by name; the same tensors give the same bytes. `format = "pt"`, which
-/// Python's loaders need, is added to `metadata` unless it has a `format`.
+/// Five bits of exponent and two of significand: the upper half of a number in half precision.
+fn e5m2(bits: u8) -> f32 {
+    f16::from_bits(u16::from(bits) << 8).to_f32()
+}
+
+/// Four bits of exponent and three of significand, without infinities (Micikevicius et al. 2022, arXiv:2209.05433).
+fn e4m3fn(bits: u8) -> f32 {
+    let (exponent, significand) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+    let magnitude = match (exponent, bits & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => significand * 2f32.powi(-9),
+        _ => (8.0 + significand) * 2f32.powi(exponent - 10),
+    };
+    if bits & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+/// Writes tensors to a safetensors file, in the order of their names; the same tensors give the same
+/// bytes. `metadata` gains `format = "pt"`, which Python's loaders ask for, unless it has a `format`.
 ///
 /// # Errors
-/// If the file cannot be written (then it does not exist), a shape does not match its values, or a finite value is too
-/// large for `precision`.
+/// If the file cannot be written (nothing is left of it then), if a shape does not match its values,
+/// or if a finite value is too large for `precision`.
 pub fn write(
     path: &Path,
     tensors: &BTreeMap<String, HostTensor>,
@@ -323,7 +323,7 @@ pub fn write(
 fn check(tensor: &HostTensor, precision: Precision) -> Result<(), String> {
     let (shape, count) = (&tensor.shape, tensor.values.len());
     if shape.iter().product::<usize>() != count {
-        return Err(format!("shape {shape:?} does not match {count} values"));
+        return Err(format!("its shape {shape:?} does not hold {count} values"));
     }
     let overflows = |v: &&f32| match precision {
         Precision::F32 => false,
@@ -331,7 +331,7 @@ fn check(tensor: &HostTensor, precision: Precision) -> Result<(), String> {
         Precision::BF16 => v.is_finite() && bf16::from_f32(**v).is_infinite(),
     };
     match tensor.values.iter().find(overflows) {
-        Some(v) => Err(format!("value {v} is too large for {precision:?}")),
+        Some(v) => Err(format!("its value {v} is too large for {precision:?}")),
         None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Model folders: written by diffusers (see `golden/make.py`), written here, and damaged.
+//! Model folders: those that diffusers wrote (see `golden/make.py`), those written here, and damaged ones.
 
 #![allow(clippy::unwrap_used)]
 
@@ -78,6 +78,29 @@ fn a_component_in_shards_of_half_precision_answers_as_in_diffusers() {
     assert!(distance < 1e-4, "{distance}");
 }
 
+/// `save_pretrained(variant="fp16")`.
+#[test]
+fn a_variant_of_the_weights_is_found_alone_and_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&golden().join("ddpm"), dir.path());
+    let unet = dir.path().join("unet");
+    let name = |variant: &str| unet.join(format!("diffusion_pytorch_model{variant}.safetensors"));
+    fs::rename(name(""), name(".fp16")).unwrap();
+    let mut model = ModelDir::open(dir.path()).unwrap();
+    assert_eq!(model.weights().unwrap().path(), name(".fp16"));
+    fs::copy(name(".fp16"), name(".bf16")).unwrap();
+    assert_eq!(model.weights().unwrap().path(), name(".fp16"));
+    model.variant = Some("bf16".into());
+    assert_eq!(model.weights().unwrap().path(), name(".bf16"));
+    fs::copy(name(".fp16"), name("")).unwrap();
+    model.variant = Some("ema".into());
+    let error = model.weights().err().unwrap().to_string();
+    assert!(["unet", "`ema`", "no variant, bf16, fp16"].iter().all(|w| error.contains(w)), "{error}");
+    model.variant = None;
+    assert_eq!(model.weights().unwrap().path(), name(""));
+    model.load_unet(&device()).unwrap();
+}
+
 #[test]
 fn saved_models_come_back_to_the_bit() {
     let dir = tempfile::tempdir().unwrap();
@@ -142,9 +165,9 @@ fn what_is_wrong_with_a_folder_is_named() {
                 fs::remove_dir_all(d).unwrap();
                 fs::create_dir(d).unwrap();
             },
-            &["not a model folder", "model_index.json"],
+            &["holds no model", "model_index.json"],
         ),
-        ("no index", |d| fs::remove_file(d.join("model_index.json")).unwrap(), &["not a model folder"]),
+        ("no index", |d| fs::remove_file(d.join("model_index.json")).unwrap(), &["holds no model"]),
         ("no JSON", |d| fs::write(d.join("model_index.json"), "{").unwrap(), &["model_index.json", "JSON"]),
         (
             "pipeline",

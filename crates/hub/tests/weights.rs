@@ -85,7 +85,7 @@ fn shards_are_joined_by_their_index() {
         fs::write(&index, serde_json::json!({ "metadata": {}, "weight_map": map }).to_string()).unwrap();
     };
     save(&weight_map);
-    assert_eq!(read_all(&SafetensorsFile::open_in(dir.path(), "m").unwrap()), all);
+    assert_eq!(read_all(&SafetensorsFile::open_in(dir.path(), "m", None).unwrap()), all);
 
     weight_map.insert("lost".into(), "m-0.safetensors".into());
     save(&weight_map);
@@ -139,7 +139,7 @@ fn a_missing_file_is_named() {
     let error = SafetensorsFile::open(&dir.path().join("no.safetensors")).err().unwrap().to_string();
     assert!(error.contains("no.safetensors") && error.contains("No such file"), "{error}");
     fs::write(dir.path().join("m.bin"), "pickle").unwrap();
-    let error = SafetensorsFile::open_in(dir.path(), "m").err().unwrap().to_string();
+    let error = SafetensorsFile::open_in(dir.path(), "m", None).err().unwrap().to_string();
     assert!(error.contains("m.bin") && error.contains("pickle"), "{error}");
 }
 
@@ -191,4 +191,21 @@ fn a_file_in_memory_is_read_too() {
     let error =
         SafetensorsFile::from_static("built in", &bytes[..bytes.len() - 4]).err().unwrap().to_string();
     assert!(error.contains("built in") && error.contains("truncated"), "{error}");
+}
+
+/// All values of both types, as torch converts them (`golden/make_fp8.py`).
+#[test]
+fn eight_bits_are_widened_as_torch_does() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/fp8.safetensors");
+    let file = SafetensorsFile::open(&path).unwrap();
+    for name in ["e4m3fn", "e5m2"] {
+        let (found, expected) = (file.read(name).unwrap(), file.read(&format!("{name}.f32")).unwrap());
+        assert_eq!((found.shape.as_slice(), found.values.len()), (&[256][..], expected.values.len()));
+        for (bits, (found, expected)) in found.values.iter().zip(&expected.values).enumerate() {
+            match *expected {
+                12345.0 => assert!(found.is_nan(), "{name} {bits:#x}: {found}"),
+                expected => assert_eq!(found.to_bits(), expected.to_bits(), "{name} {bits:#x}"),
+            }
+        }
+    }
 }

@@ -1,12 +1,10 @@
-//! The folder of a latent diffusion pipeline in diffusers' layout: one subfolder per component, and `model_index.json`
-//! with their classes.
+//! The folder of a latent diffusion pipeline, as diffusers lays it out: a folder per component, and
+//! `model_index.json`, which names their classes.
 
+mod index;
 mod save;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{cell::RefCell, path::Path};
 
 use burn::tensor::Device;
 use serde_json::{Map, Value};
@@ -17,6 +15,7 @@ use tweedie_models::{
 
 pub use save::StableDiffusion;
 
+use self::index::{Index, merge};
 use crate::{
     component::{CONFIG, Component, ComponentDir},
     error::HubError,
@@ -32,35 +31,35 @@ use crate::{
 /// A pipeline that diffuses in the latents of an autoencoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LatentClass {
-    /// `StableDiffusionPipeline` and its image-to-image variant.
+    /// `StableDiffusionPipeline` and its image-to-image form.
     StableDiffusion,
-    /// `StableDiffusionXLPipeline` and its image-to-image variant.
+    /// `StableDiffusionXLPipeline` and its image-to-image form.
     StableDiffusionXl,
-    /// `DiTPipeline`, class-conditional.
+    /// `DiTPipeline`: classes.
     Dit,
-    /// `LDMPipeline`, unconditional.
+    /// `LDMPipeline`: neither text nor classes.
     Unconditional,
 }
 
 impl LatentClass {
-    /// The name of diffusers' pipeline, without the image-to-image variant.
+    /// The name of diffusers' pipeline, of several that which makes pictures from noise.
     pub fn name(self) -> &'static str {
         CLASSES.iter().find(|(_, class)| *class == self).map_or("", |(name, _)| name)
     }
 
-    /// Whether it is conditioned on a text.
+    /// Whether it makes pictures of texts.
     pub fn reads_texts(self) -> bool {
         matches!(self, Self::StableDiffusion | Self::StableDiffusionXl)
     }
 
-    /// The folder of the autoencoder.
-    fn autoencoder(self) -> &'static str {
+    /// What its folder calls the autoencoder.
+    pub fn autoencoder(self) -> &'static str {
         if self == Self::Unconditional { "vqvae" } else { "vae" }
     }
 }
 
-/// Text encoders and their tokenizers.
-const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
+/// What folders call text encoders and their tokenizers.
+pub const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
 
 const CLASSES: [(&str, LatentClass); 6] = [
     ("StableDiffusionPipeline", LatentClass::StableDiffusion),
@@ -71,54 +70,56 @@ const CLASSES: [(&str, LatentClass); 6] = [
     ("LDMPipeline", LatentClass::Unconditional),
 ];
 
-/// Components that are not needed to make images; they are not loaded.
+/// Components that judge or convert pictures and do not make them; they are not loaded.
 const UNUSED: [&str; 3] = ["safety_checker", "feature_extractor", "image_encoder"];
 
 /// The network that denoises latents.
 #[derive(Debug)]
 pub enum LatentNetwork {
-    /// Unconditional.
+    /// Without conditions.
     UNet(Box<UNet2DModel>),
-    /// Text-conditional.
+    /// Reads a text.
     TextUNet(Box<UNet2DConditionModel>),
-    /// Class-conditional.
+    /// Knows classes.
     Dit(Box<DitTransformer>),
 }
 
 /// A text encoder with its tokenizer.
 #[derive(Debug)]
 pub struct TextPart {
-    /// Converts texts to tokens.
+    /// Texts to tokens.
     pub tokenizer: ClipTokenizer,
-    /// Converts tokens to features.
+    /// Tokens to features.
     pub encoder: ClipTextModel,
 }
 
-/// A loaded pipeline.
+/// All of a pipeline, loaded.
 #[derive(Debug)]
 pub struct LatentModel {
     /// The pipeline's class.
     pub class: LatentClass,
-    /// Converts between images and latents.
+    /// Between pictures and latents.
     pub autoencoder: Autoencoder,
     /// Denoises latents.
     pub network: LatentNetwork,
-    /// Zero, one or two text encoders.
+    /// None, one or two.
     pub texts: Vec<TextPart>,
     /// How it is sampled.
     pub scheduler: SchedulerConfig,
-    /// Whether a missing negative prompt means features of zeros instead of those of an empty text.
+    /// Whether no negative prompt means features of zero instead of those of an empty text.
     pub zeros_for_no_negative: bool,
-    /// Names of the classes by index; a class may have several names, separated by commas.
+    /// Names of classes in order of their numbers; a class has several, with commas between.
     pub class_names: Vec<String>,
-    /// Default sampling settings, and how the model was trained.
+    /// How to sample it if nothing else is asked for, and how it was trained.
     pub extras: Extras,
+    /// What users should know of how its files were understood: a sentence each.
+    pub remarks: Vec<String>,
 }
 
-/// The class of the latent pipeline in `dir`, or `None` if it contains something else.
+/// The class of the latent pipeline in `dir`, or `None` if it holds something else.
 ///
 /// # Errors
-/// If its `model_index.json` is not valid JSON.
+/// If its `model_index.json` is not JSON.
 pub fn class_of(dir: &Path) -> Result<Option<LatentClass>, HubError> {
     let path = dir.join(model_index::FILE);
     if !path.exists() {
@@ -129,11 +130,11 @@ pub fn class_of(dir: &Path) -> Result<Option<LatentClass>, HubError> {
     Ok(CLASSES.iter().find(|(name, _)| *name == class).map(|(_, class)| *class))
 }
 
-/// The number of latent tokens of the pipeline's own image size, by which noise levels may be shifted. `None` if the
-/// configuration contains no size. The weights are not read.
+/// Tokens of the latents that the network of the latent pipeline in `dir` was made for, by which its noise levels may
+/// be shifted. `None` if its configuration says no size. The weights are not read.
 ///
 /// # Errors
-/// If the network's configuration is missing or invalid.
+/// If the network's configuration is missing or not understood.
 pub fn own_tokens(dir: &Path, class: LatentClass) -> Result<Option<usize>, HubError> {
     let folder = dir.join(if class == LatentClass::Dit { "transformer" } else { "unet" });
     let network = ComponentDir::open(&folder)?;
@@ -153,68 +154,8 @@ pub fn own_tokens(dir: &Path, class: LatentClass) -> Result<Option<usize>, HubEr
     Ok(size.map(|size| tokens(size, patch)))
 }
 
-struct Index<'a> {
-    dir: PathBuf,
-    path: PathBuf,
-    entries: Map<String, Value>,
-    loras: &'a [Lora],
-}
-
-/// Applies `load` to the tensors of `source` with all LoRAs merged.
-fn merge<T>(
-    loras: &[Lora],
-    component: &'static str,
-    source: &dyn TensorSource,
-    load: &dyn Fn(&dyn TensorSource) -> T,
-) -> T {
-    match loras.split_first() {
-        Some((first, rest)) => merge(rest, component, &first.merged(component, source), load),
-        None => load(source),
-    }
-}
-
-impl Index<'_> {
-    /// Whether the index contains a component that is not null.
-    fn has(&self, name: &str) -> bool {
-        self.entries.get(name).and_then(|v| v.get(1)).is_some_and(|class| !class.is_null())
-    }
-
-    fn folder(&self, name: &str) -> Result<PathBuf, HubError> {
-        let dir = self.dir.join(name);
-        match (self.has(name), dir.is_dir()) {
-            (true, true) => Ok(dir),
-            (true, false) => {
-                Err(HubError::format(&dir, "this component is listed in model_index.json but missing"))
-            }
-            (false, _) => Err(HubError::key(&self.path, name, "this component is required but missing")),
-        }
-    }
-
-    /// Loads the component `name` with its LoRAs.
-    fn load(&self, name: &'static str, device: &Device) -> Result<Component, HubError> {
-        let component = ComponentDir::open(&self.folder(name)?)?;
-        let weights = component.weights()?;
-        let load = |source: &dyn TensorSource| component.load_from(source, weights.path(), device);
-        merge(self.loras, name, &weights, &load)
-    }
-
-    fn wrong<T>(&self, name: &str, expected: &str) -> Result<T, HubError> {
-        let class = self.entries.get(name).map(Value::to_string).unwrap_or_default();
-        Err(HubError::key(&self.path, name, format!("unsupported class {class}; expected {expected}")))
-    }
-
-    fn text(&self, (name, tokens): (&'static str, &str), device: &Device) -> Result<TextPart, HubError> {
-        let folder = self.folder(tokens)?;
-        let tokenizer = ClipTokenizer::open(&folder)?;
-        let Component::Text(encoder) = self.load(name, device)? else {
-            return self.wrong(name, "CLIPTextModel or CLIPTextModelWithProjection");
-        };
-        TextPart::new(tokenizer, *encoder, &folder, name)
-    }
-}
-
 impl TextPart {
-    /// The encoder `name` with the tokenizer in `folder`, which must match.
+    /// The encoder `name` with the tokenizer of `folder`, which must be its own.
     fn new(
         tokenizer: ClipTokenizer,
         encoder: ClipTextModel,
@@ -226,10 +167,10 @@ impl TextPart {
     }
 }
 
-/// For this value of `eos_token_id`, the token with the largest id ends a text.
+/// Features of texts are those of the token that has the largest number.
 const LARGEST_ENDS: u32 = 2;
 
-/// Checks that the vocabulary and the end token of `tokenizer` in `folder` match the encoder `name`.
+/// Whether the encoder `name` knows the tokens of `tokenizer`, which is in `folder`, and ends texts as it does.
 fn check_tokens(
     folder: &Path,
     tokenizer: &ClipTokenizer,
@@ -239,17 +180,17 @@ fn check_tokens(
     let (bound, known) = (tokenizer.bound() as usize, encoder.vocab_size);
     let fail = |reason: String| Err(HubError::format(folder, reason));
     if bound > known {
-        return fail(format!("has token ids up to {}, but {name} has a vocabulary of {known}", bound - 1));
+        return fail(format!("has tokens up to {}, but {name} knows {known}", bound - 1));
     }
     match encoder.eos_token_id {
-        // The end token cannot be compared here, but another tokenizer usually has another size.
-        LARGEST_ENDS if bound < known => fail(format!(
-            "has {bound} tokens, but {name} has a vocabulary of {known}; this tokenizer belongs to another text encoder"
-        )),
+        // Nothing tells the token that ends a text; of another vocabulary the size does.
+        LARGEST_ENDS if bound < known => {
+            fail(format!("has {bound} tokens, but {name} knows {known}: the tokenizer is another encoder's"))
+        }
         LARGEST_ENDS => Ok(()),
         end if end != tokenizer.end => fail(format!(
-            "ends texts with token {}, but {name} expects {end} (`eos_token_id`); this tokenizer belongs to another \
-             text encoder",
+            "ends texts with the token {}, but {name} expects {end} (`eos_token_id`): the tokenizer is another \
+             encoder's",
             tokenizer.end
         )),
         _ => Ok(()),
@@ -260,25 +201,38 @@ impl LatentModel {
     /// Loads the pipeline in `dir` onto `device`.
     ///
     /// # Errors
-    /// If a component is missing, damaged, of an unsupported class, or does not match the others.
+    /// If a component is missing, damaged, of a class that is not supported, or does not fit the others.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, HubError> {
         Self::load_with(dir, &[], device)
     }
 
-    /// Like [`Self::load`], with LoRAs merged into the networks.
+    /// The same with low-rank changes of its networks.
     ///
     /// # Errors
-    /// Those of [`Self::load`], and if a LoRA has a layer that the networks do not have, or of another shape.
+    /// As [`Self::load`], and if a change finds no layer or does not fit it.
     pub fn load_with(dir: &Path, loras: &[Lora], device: &Device) -> Result<Self, HubError> {
+        Self::load_variant(dir, None, loras, device)
+    }
+
+    /// The same with the weights of one variant, such as `fp16`, where a component has it.
+    ///
+    /// # Errors
+    /// As [`Self::load_with`], and if no component has that variant.
+    pub fn load_variant(
+        dir: &Path,
+        variant: Option<&str>,
+        loras: &[Lora],
+        device: &Device,
+    ) -> Result<Self, HubError> {
         let path = dir.join(model_index::FILE);
         let entries: Map<String, Value> = files::read_json(&path)?;
         let name = entries.get("_class_name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(class) = class_of(dir)? else {
             let names = CLASSES.map(|(name, _)| name).join(", ");
-            let reason = format!("unsupported pipeline `{name}`; expected one of {names}");
+            let reason = format!("`{name}` is not a latent pipeline that is supported: {names}");
             return Err(HubError::key(&path, "_class_name", reason));
         };
-        let index = Index { dir: dir.into(), path, entries, loras };
+        let index = Index { dir: dir.into(), path, entries, loras, variant, without: RefCell::default() };
         index.check(class, &name)?;
 
         let name = class.autoencoder();
@@ -304,7 +258,8 @@ impl LatentModel {
             LatentClass::StableDiffusionXl => &TEXTS,
             _ => &[],
         };
-        let texts = texts.iter().map(|names| index.text(*names, device)).collect::<Result<_, _>>()?;
+        let texts = texts.iter().map(|names| index.text(*names, device)).collect::<Result<Vec<_>, _>>()?;
+        let remarks = index.remarks(2 + texts.len())?;
         loras.iter().try_for_each(Lora::check_used)?;
         let scheduler = SchedulerConfig::load(&index.folder("scheduler")?.join("scheduler_config.json"))?;
         let zeros = index.entries.get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
@@ -317,15 +272,16 @@ impl LatentModel {
             zeros_for_no_negative: class == LatentClass::StableDiffusionXl && zeros.unwrap_or(true),
             class_names: index.class_names()?,
             extras: extras_in(dir)?,
+            remarks,
         };
         model.check_fit(&index.path)?;
         Ok(model)
     }
 
-    /// Loads a single-file checkpoint, with the tokenizer in the folder `tokens` or beside the file.
+    /// Loads a checkpoint in one file, with the tokenizer in the folder `tokens`, or beside the file.
     ///
     /// # Errors
-    /// If a tensor is missing or unknown, there is no tokenizer, or a LoRA has an unknown layer.
+    /// If a tensor is missing or unknown, there is no tokenizer, or a change finds no layer.
     pub fn load_original(
         checkpoint: &OriginalCheckpoint,
         tokens: Option<&Path>,
@@ -333,7 +289,7 @@ impl LatentModel {
         device: &Device,
     ) -> Result<Self, HubError> {
         let path = checkpoint.path();
-        let wrong = |name: &str| HubError::format(path, format!("its {name} has an unsupported class"));
+        let wrong = |name: &str| HubError::format(path, format!("its {name} is of another kind"));
         let folder = original::tokenizer_dir(path, tokens)?;
         let load = |name: &'static str| {
             let (component, part) = checkpoint.component(name)?;
@@ -341,8 +297,10 @@ impl LatentModel {
         };
         let text = |name: &'static str, padded: bool| {
             let mut tokenizer = ClipTokenizer::open(&folder)?;
-            // OpenCLIP pads texts with token 0, which is this one.
-            tokenizer.pad = if padded { tokenizer.id("!").unwrap_or(0) } else { tokenizer.pad };
+            if padded {
+                // OpenCLIP's texts end in zeros, which is the number of this token.
+                tokenizer = tokenizer.padded_with("!");
+            }
             let Component::Text(encoder) = load(name)? else { return Err(wrong(name)) };
             TextPart::new(tokenizer, *encoder, &folder, name)
         };
@@ -364,12 +322,13 @@ impl LatentModel {
             zeros_for_no_negative: xl,
             class_names: Vec::new(),
             extras: Extras::default(),
+            remarks: checkpoint.remarks().to_vec(),
         };
         model.check_fit(path)?;
         Ok(model)
     }
 
-    /// Checks that widths and channels of the components agree.
+    /// Whether widths and channels of the components agree.
     fn check_fit(&self, path: &Path) -> Result<(), HubError> {
         let latents = self.autoencoder.latent_channels();
         let (inputs, outputs) = match &self.network {
@@ -378,63 +337,18 @@ impl LatentModel {
             LatentNetwork::Dit(dit) => (dit.config().in_channels, dit.config().outputs()),
         };
         if inputs != latents || (outputs != latents && outputs != 2 * latents) {
-            let reason =
-                format!("has {inputs} input and {outputs} output channels, but the latents have {latents}");
+            let reason = format!("maps {inputs} channels to {outputs}, but the latents have {latents}");
             return Err(HubError::key(path, "unet", reason));
         }
         if let LatentNetwork::TextUNet(unet) = &self.network {
             let width: usize = self.texts.iter().map(|text| text.encoder.config().hidden_size).sum();
             let expected = unet.config().text_width().unwrap_or(0);
             if width != expected {
-                let reason = format!(
-                    "the text encoders give features of width {width}, but the U-Net expects {expected}"
-                );
+                let reason =
+                    format!("texts have features of width {width}, but the U-Net expects {expected}");
                 return Err(HubError::key(path, "text_encoder", reason));
             }
         }
         Ok(())
-    }
-}
-
-impl Index<'_> {
-    /// Checks that all components in the index belong to the class.
-    fn check(&self, class: LatentClass, name: &str) -> Result<(), HubError> {
-        let known: &[&str] = match class {
-            LatentClass::StableDiffusion => &["vae", "text_encoder", "tokenizer", "unet", "scheduler"],
-            LatentClass::StableDiffusionXl => {
-                &["vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler"]
-            }
-            LatentClass::Dit => &["vae", "transformer", "scheduler"],
-            LatentClass::Unconditional => &["vqvae", "unet", "scheduler"],
-        };
-        for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
-            let component = value.as_array().is_some_and(|pair| pair.len() == 2);
-            if component && !known.contains(&key.as_str()) && !UNUSED.contains(&key.as_str()) {
-                return Err(HubError::key(&self.path, key, format!("not a component of {name}")));
-            }
-        }
-        if self.entries.get("requires_aesthetics_score") == Some(&Value::Bool(true)) {
-            let reason = "refiners are only supported as networks, not as pipelines";
-            return Err(HubError::key(&self.path, "requires_aesthetics_score", reason));
-        }
-        Ok(())
-    }
-
-    fn class_names(&self) -> Result<Vec<String>, HubError> {
-        let Some(labels) = self.entries.get("id2label").filter(|v| !v.is_null()) else {
-            return Ok(Vec::new());
-        };
-        let wrong = |e: &dyn std::fmt::Display| HubError::key(&self.path, "id2label", e.to_string());
-        let labels: BTreeMap<String, String> =
-            serde_json::from_value(labels.clone()).map_err(|e| wrong(&e))?;
-        let mut numbered: Vec<(usize, String)> = (labels.into_iter())
-            .map(|(number, name)| number.parse().map(|n| (n, name)))
-            .collect::<Result<_, _>>()
-            .map_err(|e| wrong(&e))?;
-        numbered.sort();
-        match numbered.iter().enumerate().find(|(i, (n, _))| i != n) {
-            Some((i, _)) => Err(wrong(&format!("class {i} has no name"))),
-            None => Ok(numbered.into_iter().map(|(_, name)| name).collect()),
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Writes the folder of a latent diffusion pipeline.
+//! Writing the folder of a latent diffusion pipeline.
 
 use std::path::Path;
 
@@ -22,26 +22,27 @@ use crate::{
 
 /// The parts of a `StableDiffusionPipeline`.
 pub struct StableDiffusion<'a> {
-    /// Converts between images and latents.
+    /// Between pictures and latents.
     pub vae: &'a AutoencoderKl,
     /// Denoises latents.
     pub unet: &'a UNet2DConditionModel,
-    /// Converts texts to tokens.
+    /// Texts to tokens.
     pub tokenizer: &'a ClipTokenizer,
-    /// Converts tokens to features.
+    /// Tokens to features.
     pub text_encoder: &'a ClipTextModel,
-    /// How the model is sampled.
+    /// How it is sampled.
     pub scheduler: &'a SchedulerConfig,
-    /// The content of `tweedie.json`.
+    /// What diffusers has no place for.
     pub extras: &'a Extras,
 }
 
 impl StableDiffusion<'_> {
-    /// Writes the folder `path`, which Python opens with `StableDiffusionPipeline.from_pretrained(path)`. A pipeline at
-    /// `path` is replaced as a whole.
+    /// Writes the folder `path`, which Python opens with `StableDiffusionPipeline.from_pretrained(path)`. A
+    /// pipeline that is at `path` already is replaced as a whole.
     ///
     /// # Errors
-    /// If parts do not match, a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
+    /// If parts do not fit each other, a file cannot be written (what was at `path` is left as it was), or
+    /// `path` is a folder of something else.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
             class: LatentClass::StableDiffusion,
@@ -58,13 +59,13 @@ impl StableDiffusion<'_> {
 }
 
 impl LatentModel {
-    /// Writes the folder `path`, which Python opens with `from_pretrained` of its pipeline (the text-to-image or
-    /// unconditional variant, whichever was loaded). A pipeline at `path` is replaced as a whole. Needs memory for a second
-    /// copy of the largest network.
+    /// Writes the folder `path`, which Python opens with the `from_pretrained` of its pipeline: text-to-image or
+    /// from noise, whichever form was loaded. A pipeline that is at `path` already is replaced as a whole. Needs
+    /// memory for the largest network once more.
     ///
     /// # Errors
-    /// If a value is too large for `precision`, a file cannot be written (then `path` is unchanged), or `path` is a folder
-    /// with other content.
+    /// If a value is too large for `precision`, a file cannot be written (what was at `path` is left as it was), or
+    /// `path` is a folder of something else.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
             class: self.class,
@@ -105,7 +106,7 @@ struct Folder<'a> {
     network: Network<'a>,
     texts: Vec<(&'a ClipTokenizer, &'a ClipTextModel)>,
     scheduler: &'a SchedulerConfig,
-    /// Whether a missing negative prompt means features of zeros.
+    /// Whether no negative prompt means features of zero.
     zeros: bool,
     class_names: &'a [String],
     extras: &'a Extras,
@@ -149,7 +150,7 @@ impl Folder<'_> {
         }
     }
 
-    /// Folder and class of the network.
+    /// The folder of the network, and its class.
     fn network_names(&self) -> (&'static str, &'static str) {
         match self.network {
             Network::UNet(_) => ("unet", "UNet2DModel"),

@@ -1,0 +1,141 @@
+//! The components that `model_index.json` names.
+
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf};
+
+use burn::tensor::Device;
+use serde_json::{Map, Value};
+use tweedie_models::TensorSource;
+
+use super::{LatentClass, TextPart, UNUSED};
+use crate::{
+    component::{Component, ComponentDir},
+    error::HubError,
+    lora::Lora,
+    tokenizer::ClipTokenizer,
+};
+
+/// An index, read, and what is asked of its components.
+pub(super) struct Index<'a> {
+    pub(super) dir: PathBuf,
+    pub(super) path: PathBuf,
+    pub(super) entries: Map<String, Value>,
+    pub(super) loras: &'a [Lora],
+    pub(super) variant: Option<&'a str>,
+    /// Components without that variant.
+    pub(super) without: RefCell<Vec<&'static str>>,
+}
+
+/// Applies `load` to the tensors of `source` with all changes.
+pub(super) fn merge<T>(
+    loras: &[Lora],
+    component: &'static str,
+    source: &dyn TensorSource,
+    load: &dyn Fn(&dyn TensorSource) -> T,
+) -> T {
+    match loras.split_first() {
+        Some((first, rest)) => merge(rest, component, &first.merged(component, source), load),
+        None => load(source),
+    }
+}
+
+impl Index<'_> {
+    /// Whether the index names a component other than null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.get(name).and_then(|v| v.get(1)).is_some_and(|class| !class.is_null())
+    }
+
+    pub(super) fn folder(&self, name: &str) -> Result<PathBuf, HubError> {
+        let dir = self.dir.join(name);
+        match (self.has(name), dir.is_dir()) {
+            (true, true) => Ok(dir),
+            (true, false) => {
+                Err(HubError::format(&dir, "the component is missing, which model_index.json names"))
+            }
+            (false, _) => Err(HubError::key(&self.path, name, "the component is missing")),
+        }
+    }
+
+    /// The component `name` with the changes that are meant for it.
+    pub(super) fn load(&self, name: &'static str, device: &Device) -> Result<Component, HubError> {
+        let mut component = ComponentDir::open(&self.folder(name)?)?;
+        if let Some(variant) = self.variant {
+            match component.has_variant(variant)? {
+                true => component = component.with_variant(Some(variant)),
+                false => self.without.borrow_mut().push(name),
+            }
+        }
+        let weights = component.weights()?;
+        let load = |source: &dyn TensorSource| component.load_from(source, weights.path(), device);
+        merge(self.loras, name, &weights, &load)
+    }
+
+    pub(super) fn wrong<T>(&self, name: &str, expected: &str) -> Result<T, HubError> {
+        let class = self.entries.get(name).map(Value::to_string).unwrap_or_default();
+        Err(HubError::key(&self.path, name, format!("{class} is not supported here; expected {expected}")))
+    }
+
+    pub(super) fn text(
+        &self,
+        (name, tokens): (&'static str, &str),
+        device: &Device,
+    ) -> Result<TextPart, HubError> {
+        let folder = self.folder(tokens)?;
+        let tokenizer = ClipTokenizer::open(&folder)?;
+        let Component::Text(encoder) = self.load(name, device)? else {
+            return self.wrong(name, "CLIPTextModel or CLIPTextModelWithProjection");
+        };
+        TextPart::new(tokenizer, *encoder, &folder, name)
+    }
+
+    /// What is to be said of the variant asked for, of so many components.
+    pub(super) fn remarks(&self, components: usize) -> Result<Vec<String>, HubError> {
+        let (Some(variant), without) = (self.variant, self.without.borrow()) else { return Ok(Vec::new()) };
+        if without.len() == components {
+            let reason = format!("no component has weights of the variant `{variant}`");
+            return Err(HubError::format(&self.dir, reason));
+        }
+        let remark = |name: &&str| format!("`{name}` has no variant `{variant}`: its usual weights are read");
+        Ok(without.iter().map(remark).collect())
+    }
+
+    /// Whether all components of the index belong to the class.
+    pub(super) fn check(&self, class: LatentClass, name: &str) -> Result<(), HubError> {
+        let known: &[&str] = match class {
+            LatentClass::StableDiffusion => &["vae", "text_encoder", "tokenizer", "unet", "scheduler"],
+            LatentClass::StableDiffusionXl => {
+                &["vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler"]
+            }
+            LatentClass::Dit => &["vae", "transformer", "scheduler"],
+            LatentClass::Unconditional => &["vqvae", "unet", "scheduler"],
+        };
+        for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
+            let component = value.as_array().is_some_and(|pair| pair.len() == 2);
+            if component && !known.contains(&key.as_str()) && !UNUSED.contains(&key.as_str()) {
+                return Err(HubError::key(&self.path, key, format!("a {name} has no such component")));
+            }
+        }
+        if self.entries.get("requires_aesthetics_score") == Some(&Value::Bool(true)) {
+            let reason = "a refiner, which is supported as a network but not as a pipeline";
+            return Err(HubError::key(&self.path, "requires_aesthetics_score", reason));
+        }
+        Ok(())
+    }
+
+    pub(super) fn class_names(&self) -> Result<Vec<String>, HubError> {
+        let Some(labels) = self.entries.get("id2label").filter(|v| !v.is_null()) else {
+            return Ok(Vec::new());
+        };
+        let wrong = |e: &dyn std::fmt::Display| HubError::key(&self.path, "id2label", e.to_string());
+        let labels: BTreeMap<String, String> =
+            serde_json::from_value(labels.clone()).map_err(|e| wrong(&e))?;
+        let mut numbered: Vec<(usize, String)> = (labels.into_iter())
+            .map(|(number, name)| number.parse().map(|n| (n, name)))
+            .collect::<Result<_, _>>()
+            .map_err(|e| wrong(&e))?;
+        numbered.sort();
+        match numbered.iter().enumerate().find(|(i, (n, _))| i != n) {
+            Some((i, _)) => Err(wrong(&format!("the class {i} has no name"))),
+            None => Ok(numbered.into_iter().map(|(_, name)| name).collect()),
+        }
+    }
+}
