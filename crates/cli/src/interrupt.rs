@@ -1,4 +1,4 @@
-//! Handles Ctrl-C and termination requests.
+//! Ctrl-C, and the system's request to end.
 
 use std::{
     process::ExitCode,
@@ -12,15 +12,15 @@ use anyhow::{Context, Result};
 
 use crate::ui::Ui;
 
-/// The exit code of an interrupted run.
+/// The exit code of a run that was interrupted.
 pub const INTERRUPTED: u8 = 130;
 
 type Answer = Box<dyn FnOnce() + Send>;
 
-/// The action of the next interrupt, unless it ends the program.
+/// What the next interrupt does, if it does not end the program.
 static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
 
-/// From now on an interrupt removes incomplete files and ends the program.
+/// From now on an interrupt ends the program, and removes what is only half written.
 pub fn listen() -> Result<()> {
     ctrlc::set_handler(|| match ANSWER.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(answer) => answer(),
@@ -29,12 +29,12 @@ pub fn listen() -> Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
-/// The next interrupt calls `stop` instead of ending the program; the one after that ends it. `then` describes what
-/// happens before the program ends.
+/// The next interrupt calls `stop` instead of ending the program; the one after that ends it. `then` says what
+/// happens until then.
 pub fn answer(ui: Ui, then: &'static str, stop: impl FnOnce() + Send + 'static) {
     let answer = move || {
         stop();
-        ui.note(format!("interrupted: {then}; press Ctrl-C again to stop immediately"));
+        ui.note(format!("interrupted: {then}; Ctrl-C again ends at once"));
     };
     *ANSWER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(answer));
 }
@@ -47,7 +47,7 @@ pub fn flag(ui: Ui) -> Arc<AtomicBool> {
     flag
 }
 
-/// The exit code of a command that was interrupted before it wrote anything.
+/// Of a command that was interrupted before it wrote anything.
 pub fn nothing_written(ui: Ui) -> ExitCode {
     ui.note("cancelled; nothing was written");
     ExitCode::from(INTERRUPTED)

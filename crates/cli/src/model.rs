@@ -1,4 +1,4 @@
-//! The model of a command: a given folder or the built-in one.
+//! The model a command works with: a folder of the user's, or the built-in one.
 
 use std::path::Path;
 
@@ -9,31 +9,46 @@ use tweedie::{
         model_dir::extras_in,
         scheduler_config::{PATCH, tokens},
     },
-    pipe::Pipeline,
+    pipe::{ClassSelector, Classes, Pipeline},
 };
 
 use crate::{builtin, ui::Ui};
 
 /// The pipeline of the model in `dir`, or of the built-in model.
 pub fn pipeline(dir: Option<&Path>, device: &tweedie::ops::Device, ui: Ui) -> Result<Pipeline> {
+    pipeline_of(dir, None, device, ui)
+}
+
+/// The same with the weights of one variant.
+pub fn pipeline_of(
+    dir: Option<&Path>,
+    variant: Option<&str>,
+    device: &tweedie::ops::Device,
+    ui: Ui,
+) -> Result<Pipeline> {
     let Some(dir) = dir else { return builtin::pipeline(device) };
-    let pipeline = Pipeline::load(dir, device)?;
+    let pipeline = Pipeline::load_variant(dir, variant, device)?;
     tell_passed_over(pipeline.scheduler(), ui);
     Ok(pipeline)
 }
 
-/// Warns about keys of a scheduler configuration that its class ignores although they would have an effect.
+/// Names the keys of a scheduler's configuration that its class passes over although they ask for something.
 pub fn tell_passed_over(scheduler: &SchedulerConfig, ui: Ui) {
     for (key, value) in scheduler.passed_over() {
         ui.warn(format!(
-            "{}: ignoring `{key}` = {value}, as in diffusers: {} has no such key",
+            "{}: `{key}` = {value} is passed over, as in diffusers: {} has no such key",
             scheduler.path().display(),
             scheduler.class_name()
         ));
     }
 }
 
-/// What a network predicts.
+/// Says how classes were understood whose texts could be names or numbers.
+pub fn tell_classes(classes: Classes<'_>, asked: &[ClassSelector], ui: Ui) {
+    asked.iter().filter_map(|class| classes.explain(class)).for_each(|text| ui.note(text));
+}
+
+/// What a network answers.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub enum Prediction {
     /// The noise.
@@ -42,11 +57,12 @@ pub enum Prediction {
     V,
 }
 
-/// The latent model at `path`, a folder or a single file, with `loras` merged.
+/// The model in latents at `path`, a folder or one file, changed by `loras`.
 pub fn latent(
     path: &Path,
     tokenizer: Option<&Path>,
     prediction: Option<Prediction>,
+    variant: Option<&str>,
     loras: &[Lora],
     device: &tweedie::ops::Device,
     ui: Ui,
@@ -56,33 +72,38 @@ pub fn latent(
             Prediction::Eps => hub::Prediction::Eps,
             Prediction::V => hub::Prediction::V,
         });
+        ensure!(variant.is_none(), "--variant: for the folders of models; a file has no variants");
         let checkpoint = OriginalCheckpoint::open(path, prediction)?;
-        return Ok(LatentModel::load_original(&checkpoint, tokenizer, loras, device)?);
+        let model = LatentModel::load_original(&checkpoint, tokenizer, loras, device)?;
+        tell_remarks(path, &model.remarks, loras, ui);
+        return Ok(model);
     }
-    ensure!(
-        tokenizer.is_none(),
-        "--tokenizer is only supported for single-file checkpoints; a folder has its own tokenizer"
-    );
-    ensure!(
-        prediction.is_none(),
-        "--prediction is only supported for single-file checkpoints; a folder contains it"
-    );
-    let model = LatentModel::load_with(path, loras, device)?;
+    ensure!(tokenizer.is_none(), "--tokenizer: for models in one file; a folder has its own");
+    ensure!(prediction.is_none(), "--prediction: for models in one file; a folder says it itself");
+    let model = LatentModel::load_variant(path, variant, loras, device)?;
+    tell_remarks(path, &model.remarks, loras, ui);
     tell_passed_over(&model.scheduler, ui);
     Ok(model)
 }
 
-/// Parses `FILE` or `FILE:SCALE`.
+/// Says how the files of a model were understood.
+fn tell_remarks(path: &Path, remarks: &[String], loras: &[Lora], ui: Ui) {
+    let own = remarks.iter().map(|remark| (path, remark));
+    let changes = loras.iter().flat_map(|lora| lora.remarks().iter().map(|remark| (lora.path(), remark)));
+    own.chain(changes).for_each(|(path, remark)| ui.warn(format!("{}: {remark}", path.display())));
+}
+
+/// `FILE` or `FILE:SCALE`.
 pub fn lora(text: &str) -> Result<Lora> {
     let (path, scale) = match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
         Some((path, Ok(scale))) => (path, scale),
         _ => (text, 1.0),
     };
-    ensure!(scale.is_finite(), "--lora {text}: expected a finite number after the colon");
+    ensure!(scale.is_finite(), "--lora {text}: expected a number after the colon");
     Ok(Lora::open(Path::new(path), scale)?)
 }
 
-/// The model's scheduler, with the shift for its own size or `mu`, and the model's defaults.
+/// Only the model's scheduler, with the shift of its own size or of `mu`, if it has one, and the model's defaults.
 pub fn scheduler(dir: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(SchedulerConfig, Extras)> {
     let (scheduler, extras, own) = match dir {
         Some(dir) => match latent_dir::class_of(dir)? {
@@ -92,8 +113,8 @@ pub fn scheduler(dir: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(Schedul
             }
             None => {
                 let ModelDir { scheduler, unet, extras, .. } = ModelDir::open(dir)?;
-                let scheduler = scheduler
-                    .with_context(|| format!("{}: scheduler_config.json is missing", dir.display()))?;
+                let scheduler =
+                    scheduler.with_context(|| format!("{}: has no scheduler_config.json", dir.display()))?;
                 (scheduler, extras, unet.sample_size.map(|size| tokens(size.dims(), PATCH)))
             }
         },

@@ -1,4 +1,4 @@
-//! Parses data sources.
+//! Data sources as users name them.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use tweedie::{
     hub::Extras,
 };
 
-/// `emoji`, a Parquet file or a folder that contains one, or a folder of images.
+/// `emoji`, a Parquet file or a folder that holds one, or a folder of images.
 pub fn parse(text: &str) -> Source {
     let path = Path::new(text);
     if text == "emoji" {
@@ -21,8 +21,8 @@ pub fn parse(text: &str) -> Source {
     }
 }
 
-/// The data set `named` by the user, or else the model's training data, or else the emoji, at `size` pixels. `holdout`
-/// overrides the held-out fraction.
+/// The data set `named` by the user, or that which the model says it was trained on, at `size` pixels; without
+/// either the emoji. `holdout` replaces the part that was held out.
 pub fn of_model(
     extras: &Extras,
     named: Option<&str>,
@@ -32,7 +32,7 @@ pub fn of_model(
     let recorded = extras.training.get("config").and_then(|c| c.get("data"));
     let mut config = match (named, recorded) {
         (None, Some(data)) => DataConfig::deserialize(data)
-            .context("tweedie.json: training.config.data is not a valid data set; give one with --data")?,
+            .context("tweedie.json: training.config.data is not that of a data set; name one with --data")?,
         (named, _) => {
             DataConfig { source: named.map_or(Source::Emoji, parse), holdout: 0.05, ..DataConfig::default() }
         }

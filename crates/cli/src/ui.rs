@@ -1,4 +1,4 @@
-//! Output: progress bars for people, JSON lines for scripts, or nothing but results.
+//! What the user sees: progress bars for people, JSON lines for scripts, silence on request.
 
 use std::{
     io::{ErrorKind, Write},
@@ -9,18 +9,18 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-/// Amount and format of the output.
+/// How much is said, and in which form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Progress and messages on stderr, results on stdout.
+    /// Bars and sentences on stderr, results on stdout.
     Normal,
     /// Only results and errors.
     Quiet,
-    /// One JSON object per line on stdout, nothing else.
+    /// One JSON object a line on stdout, nothing else.
     Json,
 }
 
-/// The user interface.
+/// The user's terminal.
 #[derive(Clone, Copy, Debug)]
 pub struct Ui {
     mode: Mode,
@@ -42,14 +42,14 @@ impl Ui {
         self.mode == Mode::Json
     }
 
-    /// Prints a message.
+    /// A remark on what is being done.
     pub fn note(self, text: impl AsRef<str>) {
         if self.mode == Mode::Normal {
             complain(text.as_ref());
         }
     }
 
-    /// Prints a warning.
+    /// Something that the user should know although the work goes on.
     pub fn warn(self, text: impl AsRef<str>) {
         match self.mode {
             Mode::Json => self.emit(&serde_json::json!({ "warning": text.as_ref() })),
@@ -57,7 +57,7 @@ impl Ui {
         }
     }
 
-    /// Prints a result: `text` for people, `value` for scripts.
+    /// What the command was asked for: `text` for people, `value` for scripts.
     pub fn result<T: Serialize>(self, value: &T, text: impl AsRef<str>) {
         match self.mode {
             Mode::Json => self.emit(value),
@@ -65,12 +65,12 @@ impl Ui {
         }
     }
 
-    /// Prints a JSON line; silent in the other modes.
+    /// One JSON line; silent in the other modes.
     pub fn event<T: Serialize>(self, value: &T) {
         if self.is_json() && !OUTPUT_ENDED.load(Ordering::Relaxed) {
             self.emit(value);
             if OUTPUT_ENDED.load(Ordering::Relaxed) {
-                complain("warning: standard output was closed; continuing without it");
+                complain("warning: the standard output was closed; the work goes on without it");
             }
         }
     }
@@ -78,11 +78,11 @@ impl Ui {
     fn emit<T: Serialize>(self, value: &T) {
         match serde_json::to_string(value) {
             Ok(line) => out(&line),
-            Err(e) => complain(&format!("warning: cannot write a message as JSON: {e}")),
+            Err(e) => complain(&format!("warning: a message could not be written as JSON: {e}")),
         }
     }
 
-    /// A progress bar with ETA; hidden unless in normal mode.
+    /// A progress bar with ETA; invisible unless for people.
     pub fn bar(self, total: u64, unit: &str) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(total), self.target());
         let template =
@@ -109,19 +109,19 @@ impl Ui {
     }
 }
 
-/// `1 image`, `2 images`.
+/// `1 picture`, `2 pictures`.
 pub fn counted(n: usize, what: &str) -> String {
     let plural = if n == 1 { "" } else { "s" };
     format!("{n} {what}{plural}")
 }
 
-/// Set after a failure: nothing more is written to standard output.
+/// Nothing more is written to the standard output.
 static OUTPUT_ENDED: AtomicBool = AtomicBool::new(false);
-/// Set if the failure was not a closed pipe.
+/// It was not its reader that ended it.
 static OUTPUT_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Prints a line. If this fails, the program continues without printing. A closed pipe (`tweedie plan | head`) is not an
-/// error; [`output_failed`] reports others, such as a full disk.
+/// Prints a line. Where that fails, the work goes on and nothing more is printed: a closed pipe
+/// (`tweedie plan | head`) is not an error; a full disk is one, for [`output_failed`].
 pub fn out(text: &str) {
     if OUTPUT_ENDED.load(Ordering::Relaxed) {
         return;
@@ -131,22 +131,22 @@ pub fn out(text: &str) {
         OUTPUT_ENDED.store(true, Ordering::Relaxed);
         if e.kind() != ErrorKind::BrokenPipe {
             OUTPUT_FAILED.store(true, Ordering::Relaxed);
-            complain(&format!("error: cannot write to standard output: {e}"));
+            complain(&format!("error: cannot write to the standard output: {e}"));
         }
     }
 }
 
-/// Whether printing failed for a reason other than a closed pipe.
+/// Whether something could not be printed although somebody may want to read it.
 pub fn output_failed() -> bool {
     OUTPUT_FAILED.load(Ordering::Relaxed)
 }
 
-/// Prints a line to stderr, ignoring failures.
+/// Prints a line to stderr, where nobody may be listening.
 fn complain(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(&clipped(text)));
 }
 
-/// Escapes control characters, which file names and files may contain, so that they do not control the terminal.
+/// The text without what would steer the terminal: file names and files may hold anything.
 fn printable(text: &str) -> String {
     let steers = |c: char| {
         c.is_control() && c != '\n' && c != '\t'
@@ -156,7 +156,7 @@ fn printable(text: &str) -> String {
     if text.contains(steers) { text.chars().map(escaped).collect() } else { text.into() }
 }
 
-/// Shortens very long lines by their middle.
+/// The text with the middle of very long lines left out.
 fn clipped(text: &str) -> String {
     const LONGEST: usize = 2000;
     let clip = |line: &str| {
@@ -180,7 +180,7 @@ pub fn error(error: &anyhow::Error, json: bool) {
     }
 }
 
-/// The error and its causes, without causes that the previous message already contains.
+/// The error and its causes, without those that the one before has already told.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -200,7 +200,7 @@ mod tests {
     use super::{chain, clipped, printable};
 
     #[test]
-    fn control_characters_are_escaped() {
+    fn nothing_steers_the_terminal() {
         assert_eq!(printable("a\u{1b}[31mb.png\nc\td"), "a\\u{1b}[31mb.png\nc\td");
         assert_eq!(printable("\u{9b}2J gnp.\u{202e}"), "\\u{9b}2J gnp.\\u{202e}");
         assert_eq!(printable("日本 ü"), "日本 ü");
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_printed_once() {
+    fn causes_are_told_once() {
         let full = || anyhow::Error::new(Error::other("disk full"));
         assert_eq!(chain(&full().context("a.png")), "a.png: disk full");
         assert_eq!(chain(&full().context("cannot write a.png: disk full")), "cannot write a.png: disk full");

@@ -3,58 +3,64 @@ use std::path::PathBuf;
 use tweedie_hub::HubError;
 use tweedie_system::memory::TooLittle;
 
-/// Why sampling failed.
+/// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipelineError {
-    /// A model file is missing or invalid, or a file cannot be written.
+    /// A model's file is missing or not understood, or a file cannot be written.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The request is invalid or does not suit the model.
+    /// The request asks for what the model cannot give.
     #[error("request: `{field}`: {reason}")]
     Request {
-        /// Name of the field.
+        /// Which of its fields.
         field: &'static str,
-        /// What is wrong and what was expected.
+        /// What was found, and what was expected.
         reason: String,
     },
-    /// A step failed.
+    /// The run broke off.
     #[error("step {step} of {of}: {reason}")]
     Step {
-        /// Number of the step, counted from 1.
+        /// Counted from 1.
         step: usize,
-        /// Number of all steps.
+        /// All steps.
         of: usize,
-        /// The reason.
+        /// What went wrong.
         reason: String,
     },
-    /// The network failed, or its output is not finite.
-    #[error("the model failed: {reason}")]
+    /// The network could not answer, or answered with numbers that are not finite.
+    #[error("the model broke off: {reason}")]
     Model {
-        /// The reason.
+        /// What went wrong.
         reason: String,
     },
-    /// The request needs more memory than is available.
+    /// More memory than is available.
     #[error("{what}: {source}; lower {lower}")]
     Memory {
-        /// The fields that determine it.
+        /// The fields that ask for it.
         what: String,
-        /// The amounts.
+        /// How much.
         source: TooLittle,
-        /// The fields that lower it.
+        /// Which fields lower it.
         lower: &'static str,
     },
-    /// The caller cancelled the run.
+    /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
-    /// An image that cannot be stored in this format.
+    /// A picture that cannot be stored in this format.
     #[error("{}: {reason}", path.display())]
     Media {
         /// The file.
         path: PathBuf,
-        /// The reason.
+        /// Why not.
         reason: String,
     },
+}
+
+/// A component whose output is not finite, because of a weight that is not or of too large values.
+pub(crate) fn broken(component: &str, weight: Option<String>) -> PipelineError {
+    let cause = weight.map_or(String::new(), |name| format!(": its weight `{name}` is not finite"));
+    PipelineError::Model { reason: format!("the output of `{component}` is not finite{cause}") }
 }
 
 impl PipelineError {

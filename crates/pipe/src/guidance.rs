@@ -1,25 +1,62 @@
-//! Classifier-free guidance: `F = F_null + scale·(F_class − F_null)` for the network's raw output `F`, which is equivalent
-//! to guiding `x0` or `eps` for every parameterization. Ho & Salimans 2022, arXiv:2207.12598; within an interval of noise
-//! levels only: Kynkäänniemi et al. 2024, arXiv:2404.07724.
+//! Classifier-free guidance: `F = F_null + scale·(F_class − F_null)` for the network's raw output `F`,
+//! which for every parameterization is the same as guiding `x0` or `eps`. Ho & Salimans 2022,
+//! arXiv:2207.12598; within an interval of noise levels only: Kynkäänniemi et al. 2024, arXiv:2404.07724.
 
 use burn::tensor::Tensor;
-use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction};
+use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction, solver};
 use tweedie_models::{Condition, Network, NetworkDenoiser};
 use tweedie_ops::Batch;
 
-/// A network guided towards one class per row.
+use crate::PipelineError;
+
+/// The scale that a request's `guidance` means for the solver of this name: 1, no guidance, for all numbers up to
+/// 1, as in diffusers. CFG++ solvers take numbers from 0 to 1 as they are.
+pub fn scale_for(solver: &str, guidance: f64) -> f64 {
+    if cfgpp(solver).is_some() { guidance } else { guidance.max(1.0) }
+}
+
+/// The same, checked. `own` says that the model chose the number, not the request.
+pub(crate) fn checked_scale(solver: &str, guidance: f64, own: bool) -> Result<f64, PipelineError> {
+    let fail = |reason: String| Err(PipelineError::request("guidance", reason));
+    if !guidance.is_finite() || guidance < 0.0 {
+        return fail(format!("{guidance}: expected a number, at least 0"));
+    }
+    if let Some(name) = cfgpp(solver).filter(|_| guidance > 1.0) {
+        let whose = if own { " (the model's own)" } else { "" };
+        return fail(format!("{guidance}{whose}: the solver `{name}` takes 0 to 1"));
+    }
+    Ok(scale_for(solver, guidance))
+}
+
+/// Its name, if it is a CFG++ solver.
+fn cfgpp(solver: &str) -> Option<&'static str> {
+    solver::find(solver).filter(|entry| entry.is_cfgpp()).map(|entry| entry.name)
+}
+
+/// Why what acts on guidance does nothing.
+pub(crate) const UNGUIDED: &str = "has no effect without guidance: set `guidance` above 1, or leave it out";
+
+/// Refuses the fields that are set although they change nothing, for this reason.
+pub(crate) fn check_unused(reason: &str, fields: &[(&'static str, bool)]) -> Result<(), PipelineError> {
+    match fields.iter().find(|(_, set)| *set) {
+        Some((field, _)) => Err(PipelineError::request(field, reason)),
+        None => Ok(()),
+    }
+}
+
+/// A network guided towards a class per row.
 pub struct Guided<'a, N: ?Sized> {
     /// The network.
     pub network: &'a N,
-    /// What it predicts.
+    /// What it answers.
     pub parameterization: Parameterization,
     /// The class of each row.
     pub classes: Vec<usize>,
-    /// The class that means "no class".
+    /// The class that stands for none.
     pub null_class: usize,
-    /// 0 ignores the class, 1 is the prediction for the class, larger values exaggerate it.
+    /// 0 ignores the class, 1 is the network's answer for the class, more exaggerates it.
     pub scale: f64,
-    /// The range of noise levels `sigma/alpha` with guidance; elsewhere the scale is 1.
+    /// The noise levels `sigma/alpha`, from and to, at which to guide; elsewhere the scale is 1.
     pub interval: Option<[f64; 2]>,
 }
 
@@ -33,7 +70,7 @@ impl<N: Network + ?Sized> Guided<'_, N> {
 }
 
 impl<N: Network + ?Sized> Denoiser<Batch<4>> for Guided<'_, N> {
-    /// One call of the network, with twice the rows unless the scale is 0 or 1.
+    /// One call of the network, with twice the rows where the scale is neither 0 nor 1.
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
         let scale = self.scale_at(at);
         let nulls = || vec![self.null_class; self.classes.len()];

@@ -1,11 +1,12 @@
-//! From a request to images: guidance, clamping, the sampling run, and image files.
+//! From a request to pictures: guidance, clamping, the sampling run, and the files that hold its result.
 //!
-//! [`Pipeline`] is a model folder on a device. A [`Request`] says what to make and is stored in the image files, so that
-//! they can be made again.
+//! [`Pipeline`] joins a model folder with a device; a [`Request`] says what to make and is written into
+//! the pictures, so that each can be made again.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod clamp;
+pub mod class;
 mod denoiser;
 mod error;
 pub mod film;
@@ -22,10 +23,11 @@ pub mod study;
 pub mod tune;
 mod watch;
 
+pub use class::{ClassSelector, Classes};
 pub use error::PipelineError;
 pub use latent::{LatentPipeline, LatentPlan};
 pub use pipeline::{Event, NoiseOfRows, Output, Pipeline, Preview};
-pub use request::{ClassSelector, Request, Resolved};
+pub use request::{Request, Resolved};
 pub use rows::row_seed;
 pub use tweedie_data::Image;
 pub use watch::{Cancellable, Finite};

@@ -17,13 +17,13 @@ use tweedie_models::{Condition, HostTensor, Network, UNet2DModel};
 use tweedie_ops::{Batch, RowNoise};
 
 use crate::{
-    PipelineError, Request, Resolved,
+    Classes, PipelineError, Request, Resolved,
     denoiser::RowsDenoiser,
     memory::{Needed, unet_row},
     rows::row_seed,
 };
 
-/// The draw for an image's initial noise; a trajectory's own draws start at 0.
+/// The draw of a row's initial noise; a trajectory's own draws count from 0.
 pub(crate) const INITIAL_DRAW: u64 = u64::MAX;
 
 /// A model on a device, ready to sample.
@@ -34,30 +34,30 @@ pub struct Pipeline {
     device: Device,
 }
 
-/// Progress of a run.
+/// What happens during a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A step is finished.
+    /// A step is done.
     Step {
-        /// Number of finished steps, over all images.
+        /// Steps done so far, over all rows.
         index: usize,
-        /// Number of all steps.
+        /// All steps.
         of: usize,
         /// Network evaluations so far.
         evals: usize,
-        /// The images that took this step.
+        /// The rows that took this step.
         rows: Range<usize>,
-        /// The step of the plan, counted from 1.
+        /// Which of the plan's steps it was, from 1.
         step: usize,
-        /// The noise level after the step.
+        /// The noise level reached.
         level: Level,
-        /// The current samples.
+        /// The pictures at this moment.
         preview: Preview<'a>,
     },
 }
 
-/// The samples during a run, only read from the device when needed.
+/// The samples of a moment, read from the device only when asked for.
 #[derive(Debug)]
 pub struct Preview<'a> {
     x: &'a Batch<4>,
@@ -66,7 +66,7 @@ pub struct Preview<'a> {
 }
 
 impl Preview<'_> {
-    /// The clean samples predicted in this step, `[rows, C, H, W]`.
+    /// The clean samples as predicted in this step, `[rows, C, H, W]`.
     pub fn x0(&self) -> HostTensor {
         host(self.x0.0.clone())
     }
@@ -76,12 +76,12 @@ impl Preview<'_> {
         host(self.x.0.clone())
     }
 
-    /// The predicted clean samples as images. Empty if the number of channels does not suit images.
+    /// The predicted clean samples as pictures. Empty where the channels are not those of a picture.
     pub fn x0_images(&self) -> Vec<Image> {
         images(&self.x0()).unwrap_or_default()
     }
 
-    /// The noisy samples; those of variance-exploding processes are scaled into range.
+    /// The noisy samples, those of processes that let the variance grow scaled into range.
     pub fn x_in_range(&self) -> HostTensor {
         let scale = 1.0 / self.level.alpha.hypot(self.level.sigma).max(1.0);
         let mut x = self.x();
@@ -89,7 +89,7 @@ impl Preview<'_> {
         x
     }
 
-    /// [`Self::x_in_range`] as images.
+    /// [`Self::x_in_range`] as pictures.
     pub fn x_images(&self) -> Vec<Image> {
         images(&self.x_in_range()).unwrap_or_default()
     }
@@ -98,13 +98,13 @@ impl Preview<'_> {
 /// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The samples, `[count, C, H, W]`, nominally in `-1..=1` but not clamped.
+    /// The samples, `[count, C, H, W]`, nominally in `-1..=1` and not clamped to it.
     pub tensors: HostTensor,
-    /// The samples as images. Empty if the number of channels does not suit images.
+    /// The samples as pictures. Empty where the channels are not those of a picture.
     pub images: Vec<Image>,
-    /// The class of each image, if the model has classes.
+    /// The class of each, if the model has classes.
     pub classes: Option<Vec<usize>>,
-    /// Network evaluations, summed over chunks.
+    /// Network evaluations, summed over the chunks.
     pub evals: usize,
 }
 
@@ -114,16 +114,25 @@ impl Pipeline {
     /// # Errors
     /// If a file is missing, damaged or not supported, or the folder has no scheduler.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, PipelineError> {
+        Self::load_variant(dir, None, device)
+    }
+
+    /// The same with the weights of one variant, such as `fp16`.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and if there is no such variant.
+    pub fn load_variant(dir: &Path, variant: Option<&str>, device: &Device) -> Result<Self, PipelineError> {
         let mut folder = ModelDir::open(dir)?;
+        folder.variant = variant.map(str::to_owned);
         let scheduler = folder.scheduler.take().ok_or_else(|| HubError::Format {
             path: dir.into(),
-            reason: "scheduler_config.json is missing".into(),
+            reason: "has no scheduler_config.json, which says how to sample".into(),
         })?;
         let unet = folder.load_unet(device)?;
         Ok(Self::from_parts(unet, scheduler, folder.extras, device))
     }
 
-    /// A pipeline of parts in memory; `unet` must be on `device`.
+    /// A pipeline of parts that are in memory; `unet` lives on `device`.
     pub fn from_parts(
         unet: UNet2DModel,
         scheduler: SchedulerConfig,
@@ -133,7 +142,7 @@ impl Pipeline {
         Self { unet, scheduler, extras, device: device.clone() }
     }
 
-    /// The pipeline's device.
+    /// Where it computes.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -143,17 +152,23 @@ impl Pipeline {
         &self.unet
     }
 
-    /// The scheduler's configuration.
+    /// How the network was trained and is sampled.
     pub fn scheduler(&self) -> &SchedulerConfig {
         &self.scheduler
     }
 
-    /// Class names and defaults.
+    /// Names of classes and defaults.
     pub fn extras(&self) -> &Extras {
         &self.extras
     }
 
-    /// Checks a request without running it, and returns its resolved settings and the sampler.
+    /// The classes that requests choose from.
+    pub fn classes(&self) -> Classes<'_> {
+        let count = self.unet.config().num_class_embeds.unwrap_or(0);
+        Classes { count, names: &self.extras.class_names, listed: false }
+    }
+
+    /// Checks a request without running it, and gives what it comes to.
     ///
     /// # Errors
     /// [`PipelineError::Request`] naming the field, or an error of the plan.
@@ -162,13 +177,6 @@ impl Pipeline {
         resolved.precision.check(&self.device).map_err(|e| PipelineError::request("precision", e))?;
         let recipe = self.recipe(request, &resolved)?;
         learned_variance(&recipe, self.unet.config().out_channels, resolved.shape[0])?;
-        let scale = resolved.guidance;
-        if scale > 1.0 && solver::find(recipe.solver.name()).is_some_and(|entry| entry.is_cfgpp()) {
-            let whose = if request.guidance.is_none() { " (the model's default)" } else { "" };
-            let reason =
-                format!("{scale}{whose}: the solver `{}` needs a value in 0..=1", recipe.solver.name());
-            return Err(PipelineError::request("guidance", reason));
-        }
         let [c, h, w] = resolved.shape;
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
         let condition = match &resolved.classes {
@@ -181,14 +189,14 @@ impl Pipeline {
         let config = self.unet.config();
         let layers = |_| config.layers_per_block;
         let row = unet_row(&config.block_out_channels, layers, false, resolved.shape, resolved.precision);
-        let guided = if resolved.guidance == 1.0 { 1 } else { 2 };
+        let guided = if resolved.scale_for(recipe.solver.name()) == 1.0 { 1 } else { 2 };
         let rows = resolved.chunk.min(resolved.count.saturating_mul(guided));
         Needed { count: resolved.count, rows, size: [h, w], row, decoding: 0 }.check()?;
         Ok((resolved, recipe))
     }
 
-    /// The learned sampler for this request, if the request does not choose a solver or chooses it; otherwise the requested
-    /// sampler.
+    /// The sampler learned for this request, if the request leaves it to the model or asks for it; else the one
+    /// asked for.
     fn recipe(&self, request: &Request, resolved: &Resolved) -> Result<Recipe, PipelineError> {
         let shifted = self.shifted(request, resolved)?;
         let scheduler = shifted.as_ref().unwrap_or(&self.scheduler);
@@ -196,7 +204,7 @@ impl Pipeline {
         let named = request.solver.as_deref() == Some(TUNED);
         let open = request.solver.is_none() && request.spacing.is_none() && request.eta.is_none();
         let tuned = (open && !request.untuned || named)
-            .then(|| self.extras.tuned(steps, resolved.guidance))
+            .then(|| self.extras.tuned(steps, resolved.scale_for(TUNED)))
             .flatten()
             .filter(|_| resolved.guidance_interval.is_none());
         match tuned {
@@ -206,7 +214,7 @@ impl Pipeline {
         }
     }
 
-    /// The scheduler with the shift for the request's size, or the requested shift; `None` if it has none.
+    /// The scheduler with the shift of the request's size, or the one it asks for; none where it has none.
     pub(crate) fn shifted(
         &self,
         request: &Request,
@@ -222,16 +230,17 @@ impl Pipeline {
             all.map(|t| format!("{} at guidance {}", t.sampler.evaluations(), t.guidance)).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         format!(
-            "this model has no learned sampler (`{TUNED}`) for {} evaluations at guidance {} on all noise levels; available: {known}",
-            resolved.sampling.steps, resolved.guidance
+            "`{TUNED}`: none was learned for {} evaluations at guidance {}, over all levels; there are: {known}",
+            resolved.sampling.steps,
+            resolved.scale_for(TUNED)
         )
     }
 
-    /// Runs a request. `on` receives every step and may stop the run.
+    /// Makes what the request asks for. `on` hears of every step and may stop the run.
     ///
     /// # Errors
-    /// For a request that does not suit the model, a network whose output is not finite, or [`PipelineError::Cancelled`] if
-    /// `on` stops the run.
+    /// For a request that does not suit the model, a network that answers with numbers that are not
+    /// finite, or [`PipelineError::Cancelled`] if `on` breaks.
     pub fn run(
         &self,
         request: &Request,
@@ -240,11 +249,11 @@ impl Pipeline {
         self.run_from(request, None, &AtomicBool::new(false), on)
     }
 
-    /// Like [`Self::run`], optionally from given initial noise `[count, C, H, W]` of standard deviation 1, and stopping within
-    /// a step once `cancelled` is set.
+    /// As [`Self::run`], from given initial noise `[count, C, H, W]` of standard deviation 1 if there is
+    /// any, and stopping within a step once `cancelled` is set.
     ///
     /// # Errors
-    /// Those of [`Self::run`], and if the noise has another shape.
+    /// As [`Self::run`]; also if the noise has another shape.
     pub fn run_from(
         &self,
         request: &Request,
@@ -257,10 +266,11 @@ impl Pipeline {
         self.run_with(request, noise, &mut SeededRows(RowNoise(seeds)), cancelled, on)
     }
 
-    /// Like [`Self::run_from`], with a custom source of noise: `rows` returns the fresh noise of a range of images.
+    /// As [`Self::run_from`], with noise of the caller's own: `rows` gives the fresh noise of a range of
+    /// rows.
     ///
     /// # Errors
-    /// Those of [`Self::run_from`].
+    /// As [`Self::run_from`].
     pub fn run_with(
         &self,
         request: &Request,
@@ -278,8 +288,8 @@ impl Pipeline {
             let reason = format!("has shape {:?}, expected {shape:?}", noise.shape);
             return Err(PipelineError::request("noise", reason));
         }
-        let guided = resolved.guidance != 1.0;
-        // Batches share adaptive steps; alone, a sample does not depend on the others.
+        let guided = resolved.scale_for(recipe.solver.name()) != 1.0;
+        // Rows of a batch share adaptive steps; alone, a sample does not depend on the others.
         let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
         let chunk = match resolved.chunk {
             _ if adaptive => 1,
@@ -331,7 +341,7 @@ impl Pipeline {
     }
 }
 
-/// The scheduler with the shift for this number of tokens, or the requested shift; `None` if it has none.
+/// The scheduler with the shift of a picture of so many tokens, or the one asked for; none where it has none.
 pub(crate) fn shifted(
     scheduler: &SchedulerConfig,
     mu: Option<f64>,
@@ -346,7 +356,7 @@ pub(crate) fn shifted(
     }
 }
 
-/// Checks whether the network predicts the variance that the solver needs.
+/// Whether the network answers the variance that the solver adds noise by.
 pub(crate) fn learned_variance(
     recipe: &Recipe,
     outputs: usize,
@@ -356,14 +366,14 @@ pub(crate) fn learned_variance(
         return Ok(());
     }
     let reason = format!(
-        "`ddpm-learned` needs a network with a learned variance ({} output channels for {channels} input channels); this \
-         network has {outputs}. Use `ddpm` instead",
+        "`ddpm-learned` needs a network that has learned a variance, of {} channels out for {channels} in; this \
+         one has {outputs}, and no variance: choose `ddpm`",
         2 * channels
     );
     Err(PipelineError::request("solver", reason))
 }
 
-/// Runs a trajectory of some images from `start`.
+/// A trajectory of some rows from `start`.
 pub(crate) fn follow(
     recipe: &Recipe,
     denoiser: &dyn Denoiser<Batch<4>>,
@@ -421,9 +431,9 @@ pub(crate) struct Progress {
     pub(crate) of: usize,
 }
 
-/// Fresh noise for images of a request.
+/// Fresh noise for single rows of a request.
 pub trait NoiseOfRows {
-    /// A standard normal of `shape = [rows, C, H, W]` for draw number `draw` of each of these images.
+    /// A standard normal of `shape = [rows, C, H, W]`: draw number `draw` of each of these rows.
     fn normal(&mut self, rows: Range<usize>, shape: [usize; 4], draw: u64, device: &Device) -> Tensor<4>;
 }
 
@@ -440,7 +450,7 @@ pub(crate) fn host(x: Tensor<4>) -> HostTensor {
     HostTensor { shape, values: x.into_data().iter::<f32>().collect() }
 }
 
-/// Converts `[B, 3, H, W]` or, for grey images, `[B, 1, H, W]` to images; `None` for other channels.
+/// Rows of `[B, 3, H, W]` or, grey, `[B, 1, H, W]`, as pictures; `None` if they are neither.
 pub(crate) fn images(x: &HostTensor) -> Option<Vec<Image>> {
     let &[_, channels, height, width] = &*x.shape else { return None };
     let repeated = match channels {

@@ -1,101 +1,90 @@
-//! Requests for images.
+//! What to make.
 
-use std::{convert::Infallible, num::NonZeroUsize, str::FromStr};
+use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 use tweedie_core::spacing::Spacing;
 use tweedie_hub::{Extras, Sampling, SamplingDefaults};
 use tweedie_models::{Precision, UNet2DConfig, unet::ClassEmbedType};
 
-use crate::PipelineError;
+use crate::{ClassSelector, PipelineError, class::Classes, guidance, latent::prompt::Weighting};
 
-/// A class, by index or by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum ClassSelector {
-    /// Index of the class.
-    Index(usize),
-    /// Name of the class, ignoring case.
-    Name(String),
-}
-
-impl FromStr for ClassSelector {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(text.parse().map_or_else(|_| Self::Name(text.into()), Self::Index))
-    }
-}
-
-/// What to make. Fields that are left out use the model's defaults.
+/// What to make. Of what is left out, the model decides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
-    /// Number of images.
+    /// How many pictures.
     pub count: NonZeroUsize,
-    /// Image `i` has class `i mod n` of these `n`. By default the model's classes are used in turn, without the null class.
+    /// Picture `i` is of class `i mod n` of these `n`. By default of each of the model's classes in turn,
+    /// the one that stands for none left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<ClassSelector>>,
-    /// Image `i` is a function of this seed, `i`, and the other settings.
+    /// Picture `i` is a function of this number, `i`, and what else is asked for.
     pub seed: u64,
-    /// Number of solver steps.
+    /// Steps of the solver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<NonZeroUsize>,
-    /// Name of the solver: one of `tweedie_core::solver::SOLVERS`, or `tuned` for the sampler that was learned for the model
-    /// with this number of steps. That is also the default if solver, spacing and eta are left out.
+    /// Its name: one of `tweedie_core::solver::SOLVERS`, or `tuned` for the sampler that was learned for the
+    /// model in so many steps, which is also what a model takes of its own where solver, spacing and eta are
+    /// left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub solver: Option<String>,
-    /// Ignore learned samplers.
+    /// Leave samplers that were learned for the model aside.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub untuned: bool,
     /// Which noise levels to visit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spacing: Option<Spacing>,
-    /// Amount of fresh noise, from 0 (none) to 1.
+    /// Fresh noise, from 0 (none) to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
-    /// The shift of models whose noise levels depend on the image size (`use_dynamic_shifting`); by default computed as in
-    /// diffusers' pipelines.
+    /// The shift of models whose levels depend on the size of the picture (`use_dynamic_shifting`); by default
+    /// what diffusers' pipelines compute from that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mu: Option<f64>,
-    /// Guidance scale; 1 means no guidance.
+    /// How much to exaggerate the class or prompt. 1 and less are none, as in diffusers, but for CFG++ solvers, which
+    /// take 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f64>,
-    /// The range of noise levels `sigma/alpha` with guidance; by default all.
+    /// The noise levels `sigma/alpha`, from and to, at which guidance acts; by default all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_interval: Option<[f64; 2]>,
-    /// How much the guided prediction is rescaled to the standard deviation of the conditional one, from 0 (not) to 1 (fully):
-    /// Lin et al. 2023, arXiv:2305.08891. Latent models only.
+    /// How much of the guided answer has the spread of the answer for the class or prompt, from 0 (none) to
+    /// 1 (all): Lin et al. 2023, arXiv:2305.08891. Latent models only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_rescale: Option<f64>,
-    /// The quantile of the magnitudes of each guided prediction that is reduced to that of the unguided one, > 0 and ≤ 1.
-    /// Prevents saturated colours with strong guidance. Latent models only.
+    /// Which quantile of the magnitudes of each guided answer is brought back to that of the unguided one, from
+    /// more than 0 to 1, against colours that burn out under strong guidance. Latent models only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic_threshold: Option<f64>,
-    /// Prompts: image `i` has prompt `i mod n` of these `n`. Text-to-image models only. In JSON `prompt`, a text or a list of
-    /// texts.
+    /// What the pictures show: picture `i` is of text `i mod n` of these `n`. Models that read texts only. In JSON
+    /// `prompt`: a text, or a list of them.
     #[serde(rename = "prompt", with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<String>,
-    /// The negative prompt.
+    /// What they do not show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<String>,
-    /// Number of layers to skip at the end of the text encoder.
+    /// What the weights of words do; by default as in ComfyUI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_weights: Option<Weighting>,
+    /// Layers of the text encoder that are left out at its end, for prompts but, as in diffusers, not for the negative
+    /// prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
-    /// How much of the initial image is replaced, > 0 and ≤ 1 (all).
+    /// Of a picture to begin with, how much is replaced: from more than 0 to 1 (all).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
-    /// Latents are decoded, and an initial image is encoded, in tiles of this many pixels, which limits memory for large
-    /// images. By default images of more than 1024×1024 pixels use tiles of 512.
+    /// Latents are decoded, and a picture to begin with is encoded, in tiles of so many pixels, which bounds the memory
+    /// of large pictures. By default pictures of more than 1024×1024 pixels are cut, in tiles of 512.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<NonZeroUsize>,
-    /// Height and width of the images; by default those the model was made for.
+    /// Height and width of the pictures; by default those the model was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
-    /// Maximum batch size in one call of the network; smaller values need less memory and do not change the result.
+    /// The most rows in one call of the network: less needs less memory, and changes nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk: Option<NonZeroUsize>,
-    /// Precision of the network; by default `f32`.
+    /// What the network computes with; by default `f32`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
 }
@@ -118,6 +107,7 @@ impl Default for Request {
             dynamic_threshold: None,
             prompts: Vec::new(),
             negative_prompt: None,
+            prompt_weights: None,
             clip_skip: None,
             strength: None,
             vae_tile: None,
@@ -128,7 +118,7 @@ impl Default for Request {
     }
 }
 
-/// A list that is written as a single value if it has one entry.
+/// A list that is written as its only entry where it has one.
 mod one_or_many {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -154,44 +144,51 @@ mod one_or_many {
     }
 }
 
-/// Maximum number of images in one request.
+/// The most pictures of one request.
 const MOST: usize = 1 << 16;
-/// Maximum number of pixels in one request: 3 GiB of samples in colour.
+/// The most pixels of one request: 3 GiB of samples in colour.
 const MOST_PIXELS: usize = 1 << 28;
-/// Maximum width and height of an image.
+/// The longest side of a picture.
 const MOST_SIDE: usize = 1 << 14;
-/// Default batch size in one call of the network.
+/// Rows in one call of the network, if the request does not say.
 pub(crate) const CHUNK: usize = 16;
-/// Steps if neither the request nor the model sets them.
+/// Steps, if neither request nor model say.
 const STEPS: usize = 50;
 
-/// A request with all defaults filled in, checked against the model.
+/// A request whose every field is known to suit the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
-    /// Number of images.
+    /// How many pictures.
     pub count: usize,
-    /// The class of each image, if the network has classes.
+    /// The class of each, if the network has classes.
     pub classes: Option<Vec<usize>>,
     /// As in the request.
     pub seed: u64,
-    /// The sampler.
+    /// How to sample.
     pub sampling: Sampling,
-    /// Guidance scale.
+    /// As in the request or by the model; what it means depends on the solver: [`Self::scale_for`].
     pub guidance: f64,
-    /// Range of noise levels with guidance.
+    /// Where it acts.
     pub guidance_interval: Option<[f64; 2]>,
-    /// The class that means "no class"; set if the guidance scale is not 1.
+    /// The class that stands for none; known where the request is guided.
     pub null_class: Option<usize>,
     /// Channels, height and width.
     pub shape: [usize; 3],
-    /// Maximum batch size in one call of the network, including the unconditional rows of guidance.
+    /// The most rows in one call of the network, guidance included.
     pub chunk: usize,
-    /// Precision of the network.
+    /// What the network's activations are held in.
     pub precision: Precision,
 }
 
+impl Resolved {
+    /// The scale of the guidance with the solver of this name; 1 is none.
+    pub fn scale_for(&self, solver: &str) -> f64 {
+        guidance::scale_for(solver, self.guidance)
+    }
+}
+
 impl Request {
-    /// Fills in the model's defaults, and checks the request against the model.
+    /// Fills in what the model decides, and checks the rest against it.
     ///
     /// # Errors
     /// [`PipelineError::Request`] naming the field, what was found and what was expected.
@@ -199,27 +196,30 @@ impl Request {
         let fail = PipelineError::request;
         let (count, own) = (self.checked_count()?, &extras.sampling);
         if let Some(field) = self.latent_field() {
-            return Err(fail(field, "only supported for latent models; this model works on pixels".into()));
+            return Err(fail(field, "this model makes pictures without latents and texts"));
         }
         let classes = self.classes_of(network, extras)?;
         let guidance = self.guidance.or(own.guidance.filter(|_| classes.is_some())).unwrap_or(1.0);
-        if !guidance.is_finite() || guidance < 0.0 {
-            return Err(fail("guidance", format!("{guidance}: expected a finite value ≥ 0")));
-        }
-        if guidance != 1.0 && (classes.is_none() || extras.null_class.is_none()) {
-            let reason = "needs a model with classes and a null class, which this model does not have";
-            return Err(fail("guidance", reason.into()));
+        let sampling = self.sampling(own);
+        let solver = sampling.solver.as_deref().unwrap_or_default();
+        let scale = guidance::checked_scale(solver, guidance, self.guidance.is_none())?;
+        if scale != 1.0 && (classes.is_none() || extras.null_class.is_none()) {
+            let reason = "needs a model with classes, one of which stands for none; this one has no such";
+            return Err(fail("guidance", reason));
         }
         self.check_interval()?;
+        if scale == 1.0 {
+            let fields = [("guidance_interval", self.guidance_interval.is_some())];
+            guidance::check_unused(guidance::UNGUIDED, &fields)?;
+        }
         let [height, width] = match (self.size, network.sample_size) {
             (Some(size), _) => size,
             (None, Some(size)) => size.dims(),
             (None, None) => {
-                return Err(fail("size", "the model has no default size, so the request needs one".into()));
+                return Err(fail("size", "the model does not say one, so the request must"));
             }
         };
         self.check_size([height, width])?;
-        let sampling = self.sampling(own);
         Ok(Resolved {
             count,
             classes,
@@ -244,11 +244,12 @@ impl Request {
         }
     }
 
-    /// A field that is set but only supported for latent models, if any.
+    /// A field that only latent models read, if one is set.
     fn latent_field(&self) -> Option<&'static str> {
         [
             ("prompt", !self.prompts.is_empty()),
             ("negative_prompt", self.negative_prompt.is_some()),
+            ("prompt_weights", self.prompt_weights.is_some()),
             ("clip_skip", self.clip_skip.is_some()),
             ("strength", self.strength.is_some()),
             ("vae_tile", self.vae_tile.is_some()),
@@ -273,9 +274,7 @@ impl Request {
         let (fail, count) = (PipelineError::request, self.count.get());
         let pixels = height.checked_mul(width).and_then(|n| n.checked_mul(count));
         if pixels.is_none_or(|n| n > MOST_PIXELS) {
-            let reason = format!(
-                "{count} images of {height}×{width} pixels: expected at most {MOST_PIXELS} pixels in all"
-            );
+            let reason = format!("{count} of {height}×{width} pixels: expected at most {MOST_PIXELS} in all");
             return Err(fail("size", reason));
         }
         if !(1..=MOST_SIDE).contains(&height) || !(1..=MOST_SIDE).contains(&width) {
@@ -284,13 +283,13 @@ impl Request {
         Ok(())
     }
 
-    /// The sampler settings for a model with the defaults `own`.
+    /// How to sample a model with defaults of its `own`.
     pub fn sampling(&self, own: &SamplingDefaults) -> Sampling {
         Sampling {
             steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),
             solver: self.solver.clone().or_else(|| own.solver.clone()),
             spacing: self.spacing.or(own.spacing),
-            // The model's default eta belongs to its default solver.
+            // The model's own goes with its own solver.
             eta: self.eta.or(own.eta.filter(|_| self.solver.is_none())),
         }
     }
@@ -304,47 +303,26 @@ impl Request {
         let known = match (network.class_embed_type, network.num_class_embeds) {
             (None, Some(n)) => n,
             (None, None) if self.classes.is_none() => return Ok(None),
-            (None, None) => return Err(fail("this model has no classes".into())),
+            (None, None) => return Err(fail("this model knows no classes".into())),
             (Some(kind), _) => {
                 let kind = match kind {
                     ClassEmbedType::Timestep => "times",
                     ClassEmbedType::Identity => "vectors",
                 };
-                return Err(fail(format!("this model's classes are {kind}, which requests do not support")));
+                return Err(fail(format!("this model's classes are {kind}, which requests do not have")));
             }
         };
         let chosen = match &self.classes {
             None => (0..known).filter(|c| Some(*c) != extras.null_class).collect(),
             Some(list) => {
-                let find = |class: &ClassSelector| find(class, known, &extras.class_names).map_err(fail);
-                list.iter().map(find).collect::<Result<Vec<_>, _>>()?
+                let classes = Classes { count: known, names: &extras.class_names, listed: false };
+                list.iter().map(|class| classes.find(class).map_err(fail)).collect::<Result<Vec<_>, _>>()?
             }
         };
         if chosen.is_empty() {
-            return Err(fail("the list is empty; expected at least one class".into()));
+            return Err(fail("an empty list; expected at least one class".into()));
         }
         Ok(Some(chosen.iter().copied().cycle().take(self.count.get()).collect()))
-    }
-}
-
-pub(crate) fn find(class: &ClassSelector, known: usize, names: &[String]) -> Result<usize, String> {
-    match class {
-        ClassSelector::Index(i) if *i < known => Ok(*i),
-        ClassSelector::Index(i) => {
-            Err(format!("class {i} is out of range; this model has the classes 0 to {}", known - 1))
-        }
-        ClassSelector::Name(name) => {
-            let found = names.iter().position(|n| n.to_lowercase() == name.to_lowercase());
-            found.ok_or_else(|| match names {
-                [] => {
-                    format!(
-                        "`{name}`: this model's classes have no names; expected a number from 0 to {}",
-                        known - 1
-                    )
-                }
-                _ => format!("unknown class `{name}`; expected one of {}", names.join(", ")),
-            })
-        }
     }
 }
 
@@ -378,7 +356,7 @@ mod tests {
             (r#"{"classes": ["cow"]}"#, ["`classes`", "Cat, Dog, Bird"]),
             (r#"{"classes": [9]}"#, ["`classes`", "0 to 3"]),
             (r#"{"classes": []}"#, ["`classes`", "at least one"]),
-            (r#"{"guidance": -1}"#, ["`guidance`", "≥ 0"]),
+            (r#"{"guidance": -1}"#, ["`guidance`", "at least 0"]),
             (r#"{"guidance_interval": [2, 1]}"#, ["`guidance_interval`", "from < to"]),
             (r#"{"count": 1000000}"#, ["`count`", "at most"]),
             (r#"{"count": 0}"#, ["0", "nonzero"]),
@@ -395,9 +373,16 @@ mod tests {
     fn guidance_needs_a_class_for_none() {
         let (network, mut extras) = model();
         extras.null_class = None;
-        let request = Request { guidance: Some(2.0), ..Default::default() };
-        let error = request.resolve(&network, &extras).unwrap_err().to_string();
-        assert!(error.contains("`guidance`"), "{error}");
+        let with = |guidance: f64, solver: Option<&str>| {
+            let solver = solver.map(String::from);
+            let request = Request { guidance: Some(guidance), solver, ..Default::default() };
+            request.resolve(&network, &extras).map_err(|e| e.to_string())
+        };
+        for (guidance, solver) in [(2.0, None), (0.5, Some("ddim-cfgpp"))] {
+            let error = with(guidance, solver).unwrap_err();
+            assert!(error.contains("`guidance`"), "{error}");
+        }
+        assert_eq!(with(0.5, None).unwrap().scale_for("ddim"), 1.0);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Whole latent pipelines compared with diffusers, and rejected requests. `golden/latent` documents how its folders were
-//! made.
+//! Whole pipelines in latents against diffusers, and what they refuse. `golden/latent` tells how its folders
+//! were made.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -17,7 +17,7 @@ use burn::module::Module;
 use common::{noise, weight};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tweedie_hub::{ClipTokenizer, Lora, SafetensorsFile, weights};
+use tweedie_hub::{ClipTokenizer, LatentModel, Lora, SafetensorsFile, weights};
 use tweedie_models::{
     Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
     ClipTextModel, DitConfig, DitTransformer, HostTensor, TensorSource, UNet2DConditionConfig,
@@ -26,7 +26,7 @@ use tweedie_models::{
 use tweedie_ops::Device;
 use tweedie_pipe::{Image, LatentPipeline, Output, PipelineError, Request};
 
-/// Relative to the images' root mean square, after all steps and the decoder.
+/// Of the pictures' root mean square, after all steps and the decoder.
 const TOLERANCE: f64 = 1e-3;
 
 fn golden() -> PathBuf {
@@ -93,7 +93,10 @@ fn folder_in(name: &str, precision: weights::Precision) -> TempDir {
         serde_json::from_str(&fs::read_to_string(dir.path().join("model_index.json")).unwrap()).unwrap();
     for (key, value) in index.as_object().unwrap() {
         if key.starts_with("tokenizer") {
-            copy(&golden().join("tokenizer"), &dir.path().join(key));
+            // One that fills texts up with `!`.
+            let padded = name == "sdxl_skip" && key == "tokenizer_2";
+            let from = if padded { "tokenizer_files" } else { "tokenizer" };
+            copy(&golden().join(from), &dir.path().join(key));
         } else if value.is_array() && dir.path().join(key).join("config.json").exists() {
             fill(&dir.path().join(key), precision);
         }
@@ -133,12 +136,12 @@ fn request(file: &SafetensorsFile) -> (Request, HostTensor) {
     (request, HostTensor { shape, values })
 }
 
-/// The largest difference from diffusers' images, relative to their RMS.
+/// The largest difference to diffusers' pictures, of their RMS.
 fn difference(name: &str, precision: weights::Precision) -> f64 {
     let dir = folder_in(name, precision);
     let answer = SafetensorsFile::open(&golden().join(name).join("answer.safetensors")).unwrap();
     let (request, latents) = request(&answer);
-    // The arguments of `set_adapters`.
+    // What `set_adapters` was told.
     let loras = match dir.path().join("lora.safetensors") {
         file if file.exists() => vec![Lora::open(&file, 0.4).unwrap()],
         _ => Vec::new(),
@@ -160,7 +163,7 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
 #[test]
 fn pictures_are_those_of_diffusers() {
     let mut wrong = Vec::new();
-    for name in ["sd1", "sd2", "sdxl", "img2img", "lora", "dit", "ldm"] {
+    for name in ["sd1", "sd2", "sdxl", "sdxl_skip", "distilled", "img2img", "lora", "dit", "ldm"] {
         let worst = difference(name, weights::Precision::F32);
         if worst.is_nan() || worst >= TOLERANCE {
             wrong.push(format!("{name} differs by {worst:.1e} of RMS"));
@@ -181,7 +184,7 @@ fn networks_compute_in_bf16_and_in_eight_bits() {
         serde_json::from_value(keys).unwrap()
     };
     let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|d| d * d).sum::<f32>().sqrt();
-    // All layers of this transformer are too narrow for 8 bits.
+    // All layers of this transformer are too narrow for eight bits.
     for (name, precisions) in [("sd1", &["bf16", "int8"][..]), ("ldm", &["bf16", "int8"]), ("dit", &["bf16"])]
     {
         let pipeline = load(folder(name).path()).unwrap();
@@ -209,8 +212,9 @@ fn tokens_are_those_of_transformers() {
         serde_json::from_str(&fs::read_to_string(golden().join("tokens.json")).unwrap()).unwrap();
     for form in ["tokenizer", "tokenizer_files"] {
         let tokenizer = ClipTokenizer::open(&golden().join(form)).unwrap();
-        for (text, ids) in data["texts"].as_array().unwrap().iter().zip(data["input_ids"].as_array().unwrap())
-        {
+        // In files `!` fills texts up, and so is no word of them.
+        let ids = if form == "tokenizer" { "input_ids" } else { "padded_ids" };
+        for (text, ids) in data["texts"].as_array().unwrap().iter().zip(data[ids].as_array().unwrap()) {
             let mut found = vec![tokenizer.begin];
             found.extend(tokenizer.encode(text.as_str().unwrap()));
             found.push(tokenizer.end);
@@ -218,6 +222,94 @@ fn tokens_are_those_of_transformers() {
         }
         let exclamation = tokenizer.encode("!").len();
         assert_eq!((tokenizer.pad == tokenizer.end, exclamation), (form == "tokenizer", 1));
+    }
+}
+
+/// `make_latent_pipelines.py` has the formulas.
+#[test]
+fn weighted_words_are_those_of_each_convention() {
+    let answer = SafetensorsFile::open(&golden().join("weighted.safetensors")).unwrap();
+    let pipeline = load(folder("sd1").path()).unwrap();
+    let features = |prompt: &str, weights: Option<&str>| {
+        let request = json!({"prompt": prompt, "prompt_weights": weights, "guidance": 1});
+        let plan = pipeline.resolve(&serde_json::from_value(request).unwrap(), false).unwrap();
+        plan.condition(0..1).text.unwrap().into_data().iter::<f32>().collect::<Vec<_>>()
+    };
+    let weighted = "a photo of the (cat:1.3) with (red hat:0.6) on hills";
+    let plain = "a photo of the cat with red hat on hills";
+    for (name, found) in [
+        ("plain", features(plain, None)),
+        ("comfyui", features(weighted, None)),
+        ("comfyui", features(weighted, Some("comfyui"))),
+        ("a1111", features(weighted, Some("a1111"))),
+        ("a1111-no-norm", features(weighted, Some("a1111-no-norm"))),
+    ] {
+        let expected = answer.read(name).unwrap().values;
+        let rms = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
+        let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / rms;
+        assert!(worst < 1e-4, "{name}: {worst}");
+    }
+    // Only what is weighted moves, and weights of 1 move nothing.
+    let (found, plain) = (features(weighted, None), features(plain, None));
+    assert_eq!(found[..5 * 24], plain[..5 * 24]);
+    assert_eq!(features("a photo of the (cat:1) with red hat on hills", None), plain);
+}
+
+#[test]
+fn every_variant_of_weights_is_found() {
+    let dir = folder_in("sd1", weights::Precision::F16);
+    let halves = load(dir.path()).unwrap();
+    // Beside them those without a variant come first, and another that only one component has.
+    for part in ["vae", "unet", "text_encoder"] {
+        fill(&dir.path().join(part), weights::Precision::F32);
+    }
+    let (unet, stem) = (dir.path().join("unet"), "diffusion_pytorch_model");
+    let (plain, other) =
+        (unet.join(format!("{stem}.safetensors")), unet.join(format!("{stem}.non_ema.safetensors")));
+    fs::copy(&plain, &other).unwrap();
+    let wholes = two_steps(&load(dir.path()).unwrap(), "sd1");
+    assert_ne!(wholes, two_steps(&halves, "sd1"));
+    let variant = |name: &str| LatentModel::load_variant(dir.path(), Some(name), &[], &Device::flex());
+    let pictures = |model| two_steps(&LatentPipeline::of(model, &Device::flex()), "sd1");
+    let half = variant("fp16").unwrap();
+    assert!(half.remarks.is_empty());
+    assert_eq!(pictures(half), two_steps(&halves, "sd1"));
+    let mixed = variant("non_ema").unwrap();
+    assert_eq!(mixed.remarks.len(), 2, "{:?}", mixed.remarks);
+    assert!(mixed.remarks.iter().all(|remark| remark.contains("non_ema")), "{:?}", mixed.remarks);
+    assert_eq!(pictures(mixed), wholes);
+    let error = variant("bf16").err().unwrap().to_string();
+    assert!(error.contains("no component") && error.contains("`bf16`"), "{error}");
+    // In shards, as diffusers names them.
+    let half = unet.join(format!("{stem}.fp16.safetensors"));
+    let names = SafetensorsFile::open(&half).unwrap().names();
+    let shard = format!("{stem}.fp16-00001-of-00001.safetensors");
+    let map: serde_json::Map<_, _> = names.into_iter().map(|n| (n, json!(shard))).collect();
+    fs::write(
+        unet.join(format!("{stem}.safetensors.index.fp16.json")),
+        json!({"weight_map": map}).to_string(),
+    )
+    .unwrap();
+    fs::rename(&half, unet.join(shard)).unwrap();
+    assert_eq!(pictures(variant("fp16").unwrap()), two_steps(&halves, "sd1"));
+}
+
+#[test]
+fn a_network_that_is_told_the_guidance_follows_it() {
+    let dir = folder("distilled");
+    let pipeline = load(dir.path()).unwrap();
+    let make = |guidance: f64| {
+        let request = json!({"prompt": "red hat", "guidance": guidance, "steps": 2, "seed": 5});
+        run(&pipeline, &serde_json::from_value(request).unwrap(), None, None).unwrap()
+    };
+    assert_ne!(make(2.0).tensors, make(8.0).tensors);
+    // Its rows are not doubled, and 1 and less are none.
+    assert_eq!(make(0.5).tensors, make(1.0).tensors);
+    for (field, value) in [("negative_prompt", json!("dog")), ("guidance_rescale", json!(0.5))] {
+        let mut request = json!({"prompt": "red hat"});
+        request[field] = value;
+        let error = run(&pipeline, &serde_json::from_value(request).unwrap(), None, None).unwrap_err();
+        assert!(error.to_string().contains(field), "{error}");
     }
 }
 
@@ -239,7 +331,7 @@ fn rows_are_the_same_in_every_batch_and_prompts_matter() {
     // Longer than the 75 tokens that one chunk holds.
     let long = "cat ".repeat(90);
     assert_ne!(make(1, &long, 4), make(1, &"cat ".repeat(75), 4));
-    // Prompts are used in turn; a long one does not affect the others.
+    // Prompts take turns; that one of them is long changes nothing for the others.
     let half = two.len() / 2;
     for other in ["blue hat", &long] {
         let both = told(2, json!(["red hat", other]), 4);
@@ -248,7 +340,7 @@ fn rows_are_the_same_in_every_batch_and_prompts_matter() {
     }
 }
 
-/// Images of two steps.
+/// Its pictures of two steps.
 fn two_steps(pipeline: &LatentPipeline, name: &str) -> Vec<f32> {
     let request = match name {
         "dit" => json!({"classes": [1], "steps": 2}),
@@ -273,7 +365,7 @@ fn every_pipeline_is_written_as_it_was_read() {
         pipeline.model().save(&out, weights::Precision::F32).unwrap();
         let index = "model_index.json";
         assert_eq!(json(&out.join(index)), json(&dir.path().join(index)), "{name}");
-        // Everything that diffusers wrote is written again. The padding is the tokenizer's.
+        // What diffusers wrote is what we write. The padding is the tokenizer's.
         for part in ["vae", "vqvae", "unet", "transformer", "text_encoder", "text_encoder_2"] {
             let file = format!("{part}/config.json");
             if !dir.path().join(&file).exists() {
@@ -291,7 +383,7 @@ fn every_pipeline_is_written_as_it_was_read() {
                 assert!(same, "{name}: {file}: {key}: {value} {expected}");
             }
         }
-        // The LoRA is now part of the weights.
+        // A change is in the weights now.
         let again = load(&out).unwrap();
         assert_eq!(two_steps(&again, name), two_steps(&pipeline, name), "{name}");
         let scheduler = |pipeline: &LatentPipeline| pipeline.model().scheduler.to_json();
@@ -329,7 +421,7 @@ fn a_tiny_autoencoder_is_written_too_and_a_failure_leaves_what_was_there() {
     assert!(index.contains("AutoencoderTiny"), "{index}");
     assert_eq!(two_steps(&load(&out).unwrap(), "ldm"), two_steps(&pipeline, "ldm"));
 
-    // A weight that is too large for half precision.
+    // A weight that half precision does not hold.
     let file = vqvae.join("diffusion_pytorch_model.safetensors");
     let mut tensors: std::collections::BTreeMap<_, _> = {
         let read = SafetensorsFile::open(&file).unwrap();
@@ -362,7 +454,7 @@ fn pictures_that_are_not_square_are_encoded_and_decoded_in_tiles() {
     let rms = |v: &[f32]| (v.iter().map(|v| v * v).sum::<f32>() / v.len() as f32).sqrt();
     let off: Vec<f32> = whole.values.iter().zip(&tiled.values).map(|(a, b)| a - b).collect();
     assert!(rms(&off) > 0.0 && rms(&off) < rms(&whole.values), "{} {}", rms(&off), rms(&whole.values));
-    // Whole if the tile is as large as the image.
+    // Whole where a tile is as large as the picture.
     assert_eq!(make(Some(48)), whole);
 }
 
@@ -388,6 +480,68 @@ fn moments_are_decoded_by_the_models_own_autoencoder_or_another() {
     assert!(error.contains("16 channels") && error.contains("4"), "{error}");
 }
 
+/// Makes one value of a weight of the component `part` not finite.
+fn break_weight(dir: &Path, part: &str, name: &str) {
+    let stem = if part.starts_with("text") { "model" } else { "diffusion_pytorch_model" };
+    let file = dir.join(part).join(format!("{stem}.safetensors"));
+    let mut tensors: std::collections::BTreeMap<_, _> = {
+        let read = SafetensorsFile::open(&file).unwrap();
+        read.names().into_iter().map(|n| (n.clone(), read.read(&n).unwrap())).collect()
+    };
+    tensors.get_mut(name).unwrap().values[0] = f32::NAN;
+    weights::write(&file, &tensors, weights::Precision::F32, &Default::default()).unwrap();
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_named_with_its_component() {
+    let norm = "text_model.final_layer_norm.bias";
+    for (part, weight, image) in [
+        ("vae", "decoder.conv_out.bias", false),
+        ("vae", "encoder.conv_in.bias", true),
+        ("text_encoder_2", norm, false),
+        ("text_encoder", "text_model.embeddings.position_embedding.weight", false),
+        ("unet", "conv_out.bias", false),
+    ] {
+        let dir = folder("sdxl");
+        break_weight(dir.path(), part, weight);
+        let pipeline = load(dir.path()).unwrap();
+        let request = json!({"prompt": "red hat", "steps": 2, "strength": image.then_some(0.5)});
+        let image = image.then(|| picture(16));
+        let result = run(&pipeline, &serde_json::from_value(request).unwrap(), None, image.as_ref());
+        let error = result.err().unwrap_or_else(|| panic!("{part} {weight}")).to_string();
+        let named = part == "unet" || error.contains(&format!("`{part}`"));
+        assert!(named && error.contains("not finite") && error.contains(weight), "{error}");
+        // Nor is it written.
+        let error = pipeline.model().save(&dir.path().join("out"), weights::Precision::F32).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(part) && error.contains(weight) && error.contains("not finite"), "{error}");
+        assert!(!dir.path().join("out").exists());
+    }
+}
+
+/// As in diffusers; the picture of the golden folder `sd2` is one of guidance 1.
+#[test]
+fn guidance_of_one_and_less_is_none() {
+    for (name, what) in [("sd2", json!({"prompt": "red hat"})), ("dit", json!({"classes": [1]}))] {
+        let pipeline = load(folder(name).path()).unwrap();
+        let make = |guidance: f64, solver: Option<&str>| {
+            let mut request = what.clone();
+            request["guidance"] = json!(guidance);
+            request["solver"] = json!(solver);
+            request["steps"] = json!(3);
+            run(&pipeline, &serde_json::from_value(request).unwrap(), None, None).unwrap().tensors.values
+        };
+        let plain = make(1.0, None);
+        assert_eq!(make(0.0, None), plain, "{name}");
+        assert_eq!(make(0.7, None), plain, "{name}");
+        assert_ne!(make(1.5, None), plain, "{name}");
+        assert_ne!(make(0.0, Some("cfgpp")), make(0.7, Some("cfgpp")), "{name}");
+    }
+    let ldm = load(folder("ldm").path()).unwrap();
+    let request = serde_json::from_value(json!({"guidance": 0.5, "steps": 2})).unwrap();
+    assert_eq!(run(&ldm, &request, None, None).unwrap().tensors.values, two_steps(&ldm, "ldm"));
+}
+
 #[test]
 fn requests_that_do_not_fit_are_refused() {
     let (sd, dit, ldm) = (folder("sd1"), folder("dit"), folder("ldm"));
@@ -402,11 +556,27 @@ fn requests_that_do_not_fit_are_refused() {
         (&sd, json!({"prompt": "cat", "size": [16, 17]}), &["`size`", "16×17", "multiples of 2"]),
         (&sd, json!({"prompt": "cat", "size": [0, 16]}), &["`size`"]),
         (&sd, json!({"prompt": "cat", "clip_skip": 9}), &["`clip_skip`", "3"]),
-        (&sd, json!({"prompt": "cat", "strength": 0.5}), &["`strength`", "initial image"]),
+        (&sd, json!({"prompt": "cat", "strength": 0.5}), &["`strength`", "picture"]),
         (&sd, json!({"prompt": "cat", "guidance_rescale": 2}), &["`guidance_rescale`"]),
-        (&sd, json!({"prompt": "cat", "dynamic_threshold": 0}), &["`dynamic_threshold`", "> 0"]),
+        (&sd, json!({"prompt": "cat", "dynamic_threshold": 0}), &["`dynamic_threshold`", "more than 0"]),
         (&sd, json!({"prompt": "cat", "classes": [1]}), &["`classes`"]),
-        (&dit, json!({"prompt": "cat"}), &["`prompt`", "not support prompts"]),
+        (&sd, json!({"prompt": "cat", "guidance": -1}), &["`guidance`", "at least 0"]),
+        (
+            &sd,
+            json!({"prompt": "cat", "solver": "cfgpp"}),
+            &["`guidance`", "7.5 (the model's own)", "0 to 1"],
+        ),
+        (
+            &sd,
+            json!({"prompt": "cat", "guidance": 1, "negative_prompt": "dog"}),
+            &["`negative_prompt`", "guidance"],
+        ),
+        (
+            &sd,
+            json!({"prompt": "cat", "guidance": 0, "guidance_rescale": 0.7}),
+            &["`guidance_rescale`", "guidance"],
+        ),
+        (&dit, json!({"prompt": "cat"}), &["`prompt`", "no texts"]),
         (&dit, json!({"classes": [1000]}), &["`classes`", "999"]),
         (&dit, json!({"classes": [1], "size": [32, 32]}), &["`size`"]),
         (&ldm, json!({"guidance": 2}), &["`guidance`"]),
@@ -448,12 +618,12 @@ fn folders_that_are_not_whole_are_refused() {
     assert!(error.contains("`controlnet`"), "{error}");
     let error = damage("sd1", &index(&|v| v["_class_name"] = json!("FluxPipeline")));
     assert!(error.contains("FluxPipeline") && error.contains("StableDiffusionXLPipeline"), "{error}");
-    // A tokenizer with more tokens than its encoder's vocabulary.
+    // A tokenizer with more tokens than its encoder knows.
     let error = damage("sd1", &|dir| {
         edit(&dir.join("tokenizer/tokenizer.json"), &|v| v["added_tokens"][0]["id"] = json!(60_000));
     });
     assert!(error.contains("60000") && error.contains("text_encoder"), "{error}");
-    // One with another end token.
+    // One that ends texts otherwise.
     let error = damage("sd1", &|dir| {
         edit(&dir.join("text_encoder/config.json"), &|v| v["eos_token_id"] = json!(568));
     });
@@ -471,7 +641,7 @@ fn folders_that_are_not_whole_are_refused() {
     let error =
         damage("sd1", &|dir| edit(&dir.join("unet/config.json"), &|v| v["attention_type"] = json!("gated")));
     assert!(error.contains("attention_type") && error.contains("gated"), "{error}");
-    // A shard that the index lists is missing, then truncated.
+    // A shard that the index names and that is not there, then one that is cut off.
     let sharded = |dir: &Path| {
         let unet = dir.join("unet");
         let stem = "diffusion_pytorch_model";

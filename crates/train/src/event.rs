@@ -1,62 +1,62 @@
-//! Progress of a training run.
+//! What a training run tells its caller.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 use tweedie_data::Image;
 
-/// An event of a [`TrainLoop`](crate::TrainLoop).
+/// One thing that happened in a [`TrainLoop`](crate::TrainLoop).
 #[derive(Clone, Debug)]
 pub enum TrainEvent {
-    /// The run starts or resumes.
+    /// The run begins, or goes on.
     Started {
         /// Steps done before; 0 for a new run.
         step: u64,
-        /// Number of steps after which the run ends, if limited by steps.
+        /// Where the run ends, if by steps.
         steps: Option<u64>,
-        /// Number of trainable values.
+        /// Trainable numbers.
         parameters: usize,
-        /// Number of training images.
+        /// Images to learn from.
         images: usize,
-        /// Number of held-out images.
+        /// Images held out.
         held_out: usize,
     },
-    /// An optimizer step is finished.
+    /// An optimizer step was made.
     Step(Step),
-    /// Losses on held-out images, with fixed times and noise if applicable.
+    /// Losses on held-out images, with fixed times and noise where there are any.
     Validation {
         /// Steps done.
         step: u64,
-        /// Loss of the weights.
+        /// Of the weights.
         loss: f64,
-        /// Loss of their first average, if there is one.
+        /// Of their first average, if any is kept.
         ema_loss: Option<f64>,
-        /// Other figures of the task, for the average if there is one.
+        /// What else the task measures, of the average if one is kept.
         figures: Vec<Figure>,
     },
-    /// Samples or reconstructions were made.
+    /// Samples were drawn, or images reconstructed.
     Preview {
         /// Steps done.
         step: u64,
-        /// The images, row by row.
+        /// The samples, row by row.
         samples: Vec<Image>,
         /// The grid on disk.
         path: PathBuf,
     },
-    /// A checkpoint was written.
+    /// A checkpoint is on disk.
     Checkpointed {
         /// Steps done.
         step: u64,
         /// Its folder.
         path: PathBuf,
     },
-    /// A warning.
+    /// Something that does not stop the run.
     Warning(String),
-    /// The run is finished; its last checkpoint is on disk.
+    /// The run is over; its last checkpoint is on disk.
     Finished(Summary),
 }
 
-/// A named value, for example `psnr`.
+/// A number with a name, such as `psnr`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
     /// Its name.
@@ -66,7 +66,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// Creates a figure.
+    /// `value`, called `name`.
     pub fn new(name: impl Into<String>, value: f64) -> Self {
         Self { name: name.into(), value }
     }
@@ -81,7 +81,7 @@ pub struct Step {
     pub images: u64,
     /// The mean weighted loss of this step's images.
     pub loss: f64,
-    /// The L2 norm of the whole gradient before clipping.
+    /// The L2 norm of the whole gradient, before clipping.
     pub grad_norm: f64,
     /// The learning rate used.
     pub learning_rate: f64,
@@ -91,7 +91,7 @@ pub struct Step {
     pub elapsed_s: f64,
 }
 
-/// The result of a run.
+/// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// Steps done.

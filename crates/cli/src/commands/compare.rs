@@ -31,13 +31,13 @@ pub struct Args {
     /// A model folder [default: the built-in emoji model].
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Number of images per solver. All solvers start from the same noise.
+    /// Pictures of each solver; all solvers start from the same noise.
     #[arg(short = 'n', long, value_name = "N", default_value = "4")]
     count: NonZeroUsize,
-    /// Random seed. The same seed gives the same images.
+    /// The same seed makes the same pictures.
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Class by name or number; repeat to use several in turn [default: all in turn].
+    /// A class by name or number; repeat it to cycle through several [default: all in turn].
     #[arg(short, long, value_name = "CLASS")]
     class: Vec<ClassSelector>,
     /// Solvers, separated by commas: names or aliases as in `tweedie sample --solvers`, or `tuned`.
@@ -48,31 +48,30 @@ pub struct Args {
         default_value = "tuned,ddim,dpmpp-2m,dpmpp-3m,unipc,ipndm,heun,ddpm"
     )]
     solvers: Vec<String>,
-    /// Values of network evaluations, separated by commas. Solvers with several evaluations per step take as many steps
-    /// as fit.
+    /// Network evaluations, separated by commas. Solvers of several a step take as many steps as fit.
     #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "5,6,8,10,20")]
     evals: Vec<NonZeroUsize>,
-    /// Spacing of the noise levels, for all solvers except `tuned`.
+    /// Which noise levels are visited, for all solvers but `tuned`.
     #[arg(long, value_name = "NAME", default_value = "trailing")]
     spacing: Spacing,
-    /// Guidance scale; 1 means no guidance [default: the model's].
+    /// How much to exaggerate the class; 1 is none [default: the model's].
     #[arg(long, value_name = "SCALE")]
     guidance: Option<f64>,
-    /// Number of steps of the reference solution.
+    /// Steps of the solution that is taken for converged.
     #[arg(long, value_name = "N", default_value_t = CONVERGED_STEPS)]
     reference_steps: usize,
-    /// Image file to write: one row per solver, one column per number of evaluations.
+    /// The picture to write: a row for each solver, a column for each number of evaluations.
     #[arg(short, long, value_name = "FILE.png", default_value = "compare.png")]
     output: PathBuf,
-    /// Enlarge pixels by this factor.
+    /// Enlarge the pixels of small pictures.
     #[arg(long, value_name = "TIMES", default_value_t = 2)]
     zoom: usize,
 }
 
-/// Limit for the pixels in the grid.
+/// Pixels of the largest sheet's pictures.
 const MOST_PIXELS: usize = 1 << 26;
 
-/// A solver with a number of evaluations.
+/// One solver at one number of evaluations.
 struct Entry {
     solver: String,
     recipe: Recipe,
@@ -81,7 +80,7 @@ struct Entry {
     stochastic: bool,
 }
 
-/// Its result.
+/// What came of it.
 struct Outcome {
     error: Option<Spread>,
     seconds: f64,
@@ -89,7 +88,7 @@ struct Outcome {
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
-    ensure!((1..=64).contains(&args.zoom), "--zoom {}: expected a value from 1 to 64", args.zoom);
+    ensure!((1..=64).contains(&args.zoom), "--zoom {}: expected 1 to 64", args.zoom);
     ensure!(args.count.get() <= 256, "--count {}: expected at most 256", args.count);
     ensure!(args.evals.iter().all(|n| n.get() <= 10_000), "--evals: expected at most 10000 each");
     check_place(&args.output)?;
@@ -105,13 +104,11 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     };
     let cancelled = interrupt::flag(ui);
     let study = Study::new(&pipeline, &request, &cancelled)?;
+    model::tell_classes(pipeline.classes(), &args.class, ui);
     let [_, height, width] = study.resolved().shape;
     let entries = args.entries(&pipeline, &study)?;
     let pixels = height * width * args.count.get() * args.zoom.pow(2) * (entries.len() + 1);
-    ensure!(
-        pixels <= MOST_PIXELS,
-        "the grid would have {pixels} pixels, expected at most {MOST_PIXELS}; reduce --count, --zoom or --evals"
-    );
+    ensure!(pixels <= MOST_PIXELS, "the sheet would have {pixels} pixels: expected at most {MOST_PIXELS}");
     let reference = study.converged(args.reference_steps)?;
 
     let bar = ui.bar(entries.len() as u64 + 1, "samplers");
@@ -125,7 +122,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         }
         other => other?,
     };
-    ensure!(converged.image.width > 0, "the model's samples are not images");
+    ensure!(converged.image.width > 0, "the model's samples are no pictures");
     let sheet = args.sheet(&entries, &converged, &outcomes);
     let sheet = sheet.draw().map_err(|e| anyhow!("{}: {e}", args.output.display()))?;
     write_png(&args.output, &sheet, None)?;
@@ -147,7 +144,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the reference and all entries from the same noise.
+/// The converged solutions and each entry's, from the same noise.
 fn compare(
     study: &Study<'_>,
     reference: &Recipe,
@@ -188,7 +185,8 @@ impl Args {
         for name in &self.solvers {
             if name == TUNED {
                 for budget in self.evals.iter().map(|n| n.get()) {
-                    let Some(tuned) = pipeline.extras().tuned(budget, study.resolved().guidance) else {
+                    let Some(tuned) = pipeline.extras().tuned(budget, study.resolved().scale_for(TUNED))
+                    else {
                         continue;
                     };
                     let recipe = study.bespoke(&tuned.sampler)?;
@@ -198,26 +196,28 @@ impl Args {
                 continue;
             }
             let known = find(name).with_context(|| {
-                format!("--solvers: unknown solver `{name}`; run `tweedie sample --solvers` for the list")
+                format!("--solvers: there is no solver `{name}`; `tweedie sample --solvers` lists them")
             })?;
-            ensure!(
-                !known.adaptive,
-                "--solvers: `{name}` is adaptive and cannot run with a fixed number of evaluations"
-            );
+            ensure!(!known.adaptive, "--solvers: `{name}` chooses its evaluations by itself");
             ensure!(
                 !known.is_cfgpp() || study.resolved().guidance <= 1.0,
-                "--solvers: `{name}` needs a guidance from 0 to 1, got {}",
+                "--solvers: `{name}` takes guidance from 0 to 1; got {}",
                 study.resolved().guidance
+            );
+            let guided = study.resolved().scale_for(name) != 1.0;
+            ensure!(
+                !guided || study.resolved().null_class.is_some(),
+                "--guidance: needs a model with a class that stands for none; this one has no such class"
             );
             for budget in self.evals.iter().map(|n| n.get()) {
                 entries.extend(self.fitting(study, name, known, budget)?);
             }
         }
-        ensure!(!entries.is_empty(), "none of --solvers can run with the numbers of evaluations in --evals");
+        ensure!(!entries.is_empty(), "no solver of --solvers does with the evaluations of --evals");
         Ok(entries)
     }
 
-    /// The largest number of steps within the budget of evaluations.
+    /// The most steps whose evaluations are within the budget.
     fn fitting(
         &self,
         study: &Study<'_>,
@@ -260,7 +260,7 @@ impl Args {
         let count = self.count.get() as f64;
         let mut lines = vec![
             format!(
-                "RMS distance of {} images (samples in -1..1) to the reference solution from the same noise",
+                "RMS distance of {} pictures (samples in -1..1) to the converged solution of the same noise",
                 self.count
             ),
             format!(
@@ -280,7 +280,7 @@ impl Args {
         let (steps, ms) = (self.reference_steps, 1e3 * converged.seconds / count);
         lines.push(format!("{:<24} {steps:>12} {:>10} {:>10} {ms:>14.1}", "converged", "0", "0"));
         if entries.iter().any(|e| e.stochastic) {
-            lines.push("-: stochastic, so it ends at another image by design".into());
+            lines.push("-: draws noise of its own on the way, so that it ends elsewhere by design".into());
         }
         lines.push(self.output.display().to_string());
         lines.join("\n")

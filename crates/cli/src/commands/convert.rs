@@ -9,7 +9,7 @@ use tweedie::hub::{Precision, files, latent_dir, model_index};
 
 use crate::{model, ui::Ui};
 
-/// Storage format of values.
+/// How values are stored.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum Stored {
     F32,
@@ -19,22 +19,26 @@ enum Stored {
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Single-file checkpoint of Stable Diffusion 1.x, 2.x or XL, or folder of a latent model.
+    /// Stable Diffusion 1.x, 2.x or XL in one safetensors file, or the folder of a model in latents.
     #[arg(short, long, value_name = "PATH")]
     model: PathBuf,
-    /// Folder of CLIP's tokenizer, for a single-file checkpoint [default: the checkpoint's folder].
+    /// CLIP's tokenizer, for a model in one file [default: what lies beside it].
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
-    /// What the network of a single-file checkpoint predicts [default: `eps`, or `v` for Stable Diffusion 2.x].
+    /// What the network of a model in one file answers [default: `eps`; `v` of Stable Diffusion 2.x].
     #[arg(long, value_name = "KIND")]
     prediction: Option<model::Prediction>,
-    /// LoRA to merge into the weights, with an optional scale; may be repeated.
+    /// Which variant of the weights in a folder is read, such as `fp16` [default: the weights without a variant, else
+    /// fp32, fp16 or bf16, whichever is there].
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// A low-rank change of the weights that becomes part of them, and how much of it; may be repeated.
     #[arg(long, value_name = "FILE[:SCALE]")]
     lora: Vec<String>,
-    /// Folder to write in diffusers' layout. An existing pipeline there is replaced.
+    /// The folder to write, in the layout of diffusers. A pipeline that is there already is replaced.
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Storage format of the weights.
+    /// How weights are stored.
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     precision: Stored,
 }
@@ -43,22 +47,19 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     let (path, out) = (&args.model, &args.out);
     path.metadata().with_context(|| format!("cannot read {}", path.display()))?;
     if let (Ok(a), Ok(b)) = (path.canonicalize(), out.canonicalize()) {
-        ensure!(
-            !a.starts_with(&b),
-            "--out {}: this folder contains the model itself; choose another folder",
-            out.display()
-        );
+        ensure!(!a.starts_with(&b), "--out {}: holds the model itself; name another folder", out.display());
     }
     files::check_dir(out, model_index::FILE)?;
     ensure!(
         path.is_file() || latent_dir::class_of(path)?.is_some(),
-        "{}: not a latent model; expected a single-file checkpoint, or a folder with a `model_index.json` of Stable Diffusion, \
+        "{}: not a model in latents: expected one file, or a folder with a `model_index.json` of Stable Diffusion, \
          Stable Diffusion XL, DiT or LDM",
         path.display()
     );
     let device = tweedie::ops::device("cpu")?;
     let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
-    let model = model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device, ui)?;
+    let (tokenizer, variant) = (args.tokenizer.as_deref(), args.variant.as_deref());
+    let model = model::latent(path, tokenizer, args.prediction, variant, &loras, &device, ui)?;
     let precision = match args.precision {
         Stored::F32 => Precision::F32,
         Stored::F16 => Precision::F16,
@@ -69,7 +70,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     ui.result(
         &json!({ "event": "finished", "model": path, "out": out, "pipeline": class, "precision": precision,
             "loras": args.lora }),
-        format!("wrote {class} to {}", out.display()),
+        format!("{class} in {}", out.display()),
     );
     Ok(())
 }

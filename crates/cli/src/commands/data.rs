@@ -18,13 +18,13 @@ pub struct Args {
     /// `emoji`, a folder of images, or a Parquet file or folder.
     #[arg(default_value = "emoji")]
     source: String,
-    /// Width and height to resize images to.
+    /// Width and height that images are brought to.
     #[arg(long, default_value_t = 32, value_name = "PIXELS")]
     size: usize,
-    /// Also write a grid of images.
+    /// Also draw a sheet of pictures.
     #[arg(short, long, value_name = "FILE.png")]
     output: Option<PathBuf>,
-    /// Number of images in the grid.
+    /// How many pictures the sheet shows.
     #[arg(short = 'n', long, default_value = "100", value_name = "N")]
     count: std::num::NonZeroUsize,
 }
@@ -39,7 +39,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     }
     let set = Dataset::open(&config)?;
     let classes = set.classes();
-    let mut text = format!("{} images, resized to {}×{}", set.len(), args.size, args.size);
+    let mut text = format!("{} images, brought to {}×{}", set.len(), args.size, args.size);
     let mut counts = Vec::new();
     for (index, name) in set.class_names().iter().enumerate() {
         let count = classes.iter().filter(|c| **c == Some(index)).count();
@@ -57,10 +57,10 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     }
     if !set.passed_over().is_empty() {
         let found = counted_endings(set.passed_over());
-        ui.warn(format!("{}: ignoring files that are not images: {found}", args.source));
+        ui.warn(format!("{}: passed over files that are no images: {found}", args.source));
     }
     for skipped in set.skipped() {
-        ui.warn(format!("skipped {}: {}", skipped.path.display(), skipped.reason));
+        ui.warn(format!("left out {}: {}", skipped.path.display(), skipped.reason));
     }
     if emoji {
         text.push_str(&format!("\n{EMOJI_ATTRIBUTION}"));
@@ -76,7 +76,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         grid(&images, columns.max(1), 4, Rgb([255, 255, 255]))
             .save_png(path)
             .with_context(|| format!("cannot write {}", path.display()))?;
-        text.push_str(&format!("\ngrid: {}", path.display()));
+        text.push_str(&format!("\nsheet: {}", path.display()));
     }
     ui.result(
         &json!({ "images": set.len(), "captioned": captioned, "classes": counts,
@@ -86,7 +86,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     Ok(())
 }
 
-/// The first few of these names, and the number of others.
+/// The first few of these names, and how many there are besides.
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const SHOWN: usize = 5;
     let names: Vec<&str> = names.collect();

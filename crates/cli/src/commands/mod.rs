@@ -23,53 +23,53 @@ use clap::Subcommand;
 
 use crate::ui::Ui;
 
-/// The subcommands.
+/// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Sample images with the built-in model or your own.
+    /// Make pictures from noise, with the built-in model or your own.
     Sample(Box<sample::Args>),
-    /// Train a model on the built-in emoji or your own images.
+    /// Train a model on the built-in emoji or your own pictures.
     Train(train::Args),
-    /// Compute averaged weights of any length after training.
+    /// Average a run's weights over any length, after training.
     Ema(ema::Args),
-    /// Interpolate between seeds or images.
+    /// Go from one picture to another through noise; pictures of yours are encoded to noise first.
     ///
-    /// Images are encoded as noise first. Only for models without latents.
+    /// For models that diffuse the pixels themselves, not latents.
     Interpolate(interpolate::Args),
-    /// Learn a sampler with few evaluations for a model, and store it in the model folder.
+    /// Learn a sampler of few evaluations for a model, and keep it beside the model.
     ///
-    /// Only for models without latents.
+    /// For models that diffuse the pixels themselves, not latents.
     #[command(name = "tune-steps")]
     Tune(tune::Args),
-    /// Evaluate a model: image quality, memorization, bits per dimension (--bound).
+    /// Measure a model: quality of its pictures, memorisation, bits per dimension (--bound).
     Eval(eval::Args),
-    /// Compare solvers: a grid of images, and the error and time of each.
+    /// Set solvers side by side: one sheet of pictures, the error of each, and its time.
     ///
-    /// Only for models without latents.
+    /// For models that diffuse the pixels themselves, not latents.
     Compare(compare::Args),
-    /// Benchmark this machine: kernels, forward passes, training steps, sampling, start-up, memory.
+    /// Measure this machine: kernels, forward passes, training steps, sampling, start-up, memory.
     Bench(bench::Args),
-    /// Convert a single-file checkpoint to a diffusers folder, or merge LoRAs.
+    /// Write a model in one file, or with low-rank changes, as a folder of diffusers.
     Convert(convert::Args),
-    /// Show what a model folder contains.
+    /// Show what a model folder holds.
     Info(info::Args),
-    /// Print the noise levels of a sampling run.
+    /// Print the noise levels that a sampling run would visit.
     Plan(plan::Args),
-    /// Show how the forward process turns an image into noise.
+    /// Draw how the forward process turns your picture into noise.
     Forward(forward::Args),
-    /// Show a data set: counts, classes, a grid of images.
+    /// Show a data set: counts, classes, a sheet of pictures.
     Data(data::Args),
     /// List the devices of this build.
     Devices,
     /// Print shell completions.
     Completions(completions::Args),
-    /// Run one component on given tensors, to compare it with another implementation.
+    /// Run one component on given tensors, to hold it against a peer.
     #[command(subcommand)]
     Debug(debug::Command),
 }
 
 impl Command {
-    /// Runs the command. An exit code other than 0 means that it was interrupted.
+    /// Runs the command; an exit code other than 0 means that it was interrupted.
     pub fn run(self, ui: Ui, named: Option<&str>) -> anyhow::Result<ExitCode> {
         let device = named.unwrap_or("cpu");
         match self {

@@ -15,28 +15,28 @@ use crate::{model, process, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Model folder [default: the built-in model].
+    /// The model whose plan is shown [default: the built-in one].
     #[arg(long, value_name = "DIR", conflicts_with = "schedule")]
     model: Option<PathBuf>,
-    /// Use this forward process instead of a model's.
+    /// A forward process instead of a model's.
     #[arg(long, value_name = "NAME", value_parser = process::names())]
     schedule: Option<String>,
-    /// Number of solver steps.
+    /// Steps of the solver.
     #[arg(long, value_name = "N", default_value = "10")]
     steps: std::num::NonZeroUsize,
-    /// Solver [default: the model's].
+    /// The solver [default: the model's].
     #[arg(long, value_name = "NAME")]
     solver: Option<String>,
-    /// Spacing of the noise levels [default: the model's].
+    /// Which noise levels are visited [default: the model's].
     #[arg(long, value_name = "NAME")]
     spacing: Option<Spacing>,
-    /// Amount of fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
+    /// Fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
     #[arg(long)]
     eta: Option<f64>,
-    /// Ignore a sampler that `tweedie tune-steps` has learned for this number of steps.
+    /// Leave aside a sampler that `tweedie tune-steps` has learned for so many steps.
     #[arg(long)]
     untuned: bool,
-    /// Shift of a model whose noise levels depend on the image size [default: that of its own size].
+    /// The shift of a model whose noise levels depend on the size of the picture [default: that of its own size].
     #[arg(long, conflicts_with = "schedule", allow_hyphen_values = true)]
     mu: Option<f64>,
 }
@@ -55,7 +55,9 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         ..Request::default()
     };
     let own = &extras.sampling;
-    let tuned = extras.tuned(args.steps.get(), own.guidance.unwrap_or(1.0)).filter(|_| open && !args.untuned);
+    let tuned = extras
+        .tuned(args.steps.get(), own.guidance.unwrap_or(1.0).max(1.0))
+        .filter(|_| open && !args.untuned);
     let recipe = match tuned {
         Some(tuned) => scheduler.resolve_bespoke(&tuned.sampler)?,
         None => scheduler.resolve_with(&request.sampling(own))?,
@@ -67,7 +69,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     };
     let mut lines = vec![
         format!(
-            "{} · {} steps, at most {} network evaluations",
+            "{} · {} steps, {} network evaluations or fewer",
             recipe.solver.name(),
             recipe.plan.solves(),
             recipe.plan.solves() * recipe.solver.evaluations()

@@ -1,4 +1,4 @@
-//! Model folders that are missing, damaged or inconsistent.
+//! Model folders that are missing, damaged or do not fit together.
 
 use std::path::Path;
 

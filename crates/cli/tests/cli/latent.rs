@@ -1,5 +1,5 @@
-//! Latent models: their networks, and images for prompts. The folders are golden ones of the pipelines, with weights made
-//! here.
+//! Models in latents: their networks alone, and pictures of prompts. The folders are the golden ones of the
+//! pipelines, and the weights are made here.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock};
 
@@ -119,7 +119,7 @@ fn networks_answer_by_name() {
         ("sd/vae", &[("latents", tensors::ramp(&[1, 3, 4, 4]))], &["latents", "3 channels", "4"]),
         ("sd/vae", &[("sample", tensors::ramp(&[1, 3, 7, 8]))], &["7×8", "multiples of 2"]),
         ("sd/vae", &[], &["`sample` or `latents`"]),
-        ("sd/text_encoder", &[("input_ids", (vec![1, 1], vec![1e6]))], &["token id 1000000"]),
+        ("sd/text_encoder", &[("input_ids", (vec![1, 1], vec![1e6]))], &["token 1000000"]),
         ("sd/text_encoder", &[("input_ids", (vec![1, 80], vec![1.0; 80]))], &["80 tokens", "77"]),
         ("sd/text_encoder", &unet[..1], &["`sample`", "input_ids"]),
     ] {
@@ -192,16 +192,16 @@ fn prompts_make_pictures() {
         (&["-p", "cat", "--preview-vae", "sd/unet", "--filmstrip", "f.png"], &["sd/unet", "AutoencoderTiny"]),
         (&[], &["`prompt`"]),
         (&["-p", "cat", "--image", "none.png"], &["none.png"]),
-        (&["-p", "cat", "--image", "a.png", "--strength", "0"], &["`strength`", "≤ 1"]),
-        (&["-p", "cat", "--image", "a.png", "--strength", "1.01"], &["`strength`", "1.01", "≤ 1"]),
-        (&["-p", "cat", "--image", "a.png", "--strength=-0.5"], &["`strength`", "-0.5", "> 0"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "0"], &["`strength`", "at most 1"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "1.01"], &["`strength`", "1.01", "at most 1"]),
+        (&["-p", "cat", "--image", "a.png", "--strength=-0.5"], &["`strength`", "-0.5", "more than 0"]),
         (&["-p", "cat", "--image", "a.png", "--strength", "nan"], &["`strength`", "NaN"]),
         (&["-p", "cat", "--image", "a.png", "--strength", "inf"], &["`strength`", "inf"]),
         (&["-p", "cat", "--solver", "ddpm-learned"], &["`solver`", "`ddpm-learned` needs"]),
     ] {
         scratch.fails(&[&["sample", "-m", "sd", "-o", "d.png"][..], flags].concat(), words);
     }
-    scratch.fails(&["sample", "-m", crate::common::model(), "-p", "cat"], &["`prompt`", "latent models"]);
+    scratch.fails(&["sample", "-m", crate::common::model(), "-p", "cat"], &["`prompt`", "without latents"]);
     fs::remove_dir_all(scratch.path("sd/vae")).unwrap();
     scratch.fails(&["sample", "-m", "sd", "-p", "cat"], &["vae", "missing"]);
 }
@@ -260,7 +260,7 @@ fn models_are_converted() {
         (&["-m", "sd", "--out", "x", "--precision", "f8"], &["--precision", "f16"]),
         (&["-m", "pickle.ckpt", "--out", "x"], &["pickle.ckpt", "never read", "torch.load"]),
         (&["-m", "lora.safetensors", "--out", "x"], &["lora.safetensors", "Stable Diffusion"]),
-        (&["-m", crate::common::model(), "--out", "x"], &["not a latent model"]),
+        (&["-m", crate::common::model(), "--out", "x"], &["not a model in latents"]),
     ] {
         scratch.fails(&[&["convert"][..], flags].concat(), words);
     }

@@ -1,22 +1,24 @@
-//! Conversion between images and latents.
+//! Pictures to latents and back.
 
 use burn::tensor::Tensor;
 use tweedie_data::Image;
-use tweedie_models::{Autoencoder, HostTensor, InputError, Precision, vae::Tiles};
+use tweedie_models::{Autoencoder, HostTensor, InputError, Precision, params::non_finite, vae::Tiles};
 use tweedie_ops::from_host;
 
 use super::LatentPipeline;
 use crate::{
-    PipelineError, Request, memory,
+    PipelineError, Request,
+    error::broken,
+    memory,
     pipeline::{host, images},
 };
 
-/// Images with more pixels are decoded and encoded in tiles of [`TILE`] pixels, unless the request sets a size.
+/// Pictures of more pixels than this are decoded and encoded in tiles of [`TILE`] pixels, if the request does not say.
 const WHOLE: usize = 1024 * 1024;
 const TILE: usize = 512;
 
 impl LatentPipeline {
-    /// The unscaled latents of an image, and the logarithm of their variance.
+    /// The latents of a picture, unscaled, and the logarithm of their variance.
     pub(super) fn encode(
         &self,
         vae: &Autoencoder,
@@ -33,17 +35,21 @@ impl LatentPipeline {
             Some(tiles) => vae.encode_tiled(x, tiles),
             None => vae.encode(x),
         };
-        encoded.map_err(|e| PipelineError::request("image", e.to_string()))
+        let (mean, logvar) = encoded.map_err(|e| PipelineError::request("image", e.to_string()))?;
+        for values in std::iter::once(&mean).chain(&logvar) {
+            self.check_finite(vae, &host(values.clone()).values)?;
+        }
+        Ok((mean, logvar))
     }
 
-    /// How an image is tiled for the autoencoder.
+    /// How a picture is cut for the autoencoder.
     fn tiles(&self, request: &Request, [height, width]: [usize; 2]) -> Option<Tiles> {
         let large = height.saturating_mul(width) > WHOLE;
         let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
         Some(Tiles::new((pixels / self.model.autoencoder.stride()).max(8)))
     }
 
-    /// Approximate bytes to decode one image.
+    /// Bytes that decoding one picture takes, about.
     pub(super) fn decoding(&self, request: &Request, size: [usize; 2], precision: Precision) -> u64 {
         let whole = size[0].saturating_mul(size[1]);
         let tile = self
@@ -57,11 +63,10 @@ impl LatentPipeline {
         memory::decoding(channels.unwrap_or(0), pixels, precision)
     }
 
-    /// Decodes latents as the network uses them, `[rows, C, h, w]`, with `small` or the model's own autoencoder, for previews.
+    /// The pictures of latents as the network sees them, `[rows, C, h, w]`, decoded by `small` or the model's own
+    /// autoencoder: for looks at a run.
     ///
     /// # Errors
-    /// If the latents of `small` have another number of channels, or the images do not have three.
-    /// If the latents of `small` have another number of channels, or the images do not have three.
     /// If `small` has latents of other channels, or the pictures are not of three.
     pub fn pictures(
         &self,
@@ -75,7 +80,9 @@ impl LatentPipeline {
         };
         if c != vae.latent_channels() {
             let found = vae.latent_channels();
-            return Err(fail(format!("the autoencoder has {found} latent channels, but the model has {c}")));
+            return Err(fail(format!(
+                "an autoencoder of latents of {found} channels; this model's have {c}"
+            )));
         }
         let z = vae.unscaled(from_host(latents.values.clone(), [rows, c, h, w], &self.device));
         let stride = vae.stride();
@@ -88,13 +95,14 @@ impl LatentPipeline {
                 None => vae.decode(z),
             };
             let picture = host(picture.map_err(|e| fail(e.to_string()))?);
+            self.check_finite(vae, &picture.values)?;
             let images = images(&picture);
-            found.extend(images.ok_or_else(|| fail("the autoencoder's output is not an image".into()))?);
+            found.extend(images.ok_or_else(|| fail("the autoencoder's answers are no pictures".into()))?);
         }
         Ok(found)
     }
 
-    /// The decoded values. Images are decoded one at a time, so that memory does not grow with their number.
+    /// The pictures' values. Each is decoded by itself, which needs no more memory for many than for one.
     pub(super) fn decode(
         &self,
         vae: &Autoencoder,
@@ -112,8 +120,23 @@ impl LatentPipeline {
                 Some(tiles) => vae.decode_tiled(z, tiles),
                 None => vae.decode(z),
             };
-            values.extend(host(picture.map_err(fail)?).values);
+            let picture = host(picture.map_err(fail)?).values;
+            self.check_finite(vae, &picture)?;
+            values.extend(picture);
         }
         Ok(values)
+    }
+
+    fn check_finite(&self, vae: &Autoencoder, values: &[f32]) -> Result<(), PipelineError> {
+        match values.iter().all(|v| v.is_finite()) {
+            true => Ok(()),
+            false => {
+                let weight = match vae {
+                    Autoencoder::Kl(vae) => non_finite(&**vae),
+                    Autoencoder::Tiny(vae) => non_finite(&**vae),
+                };
+                Err(broken(self.model.class.autoencoder(), weight))
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! Latent diffusion pipelines: from a prompt, a class or noise alone to an image, optionally starting from another image.
+//! Pipelines that diffuse in the latents of an autoencoder: from a prompt, a class or nothing to a picture,
+//! also from another picture.
 
 mod coding;
 mod conditions;
-mod guided;
 pub mod prompt;
+mod steered;
+mod weighting;
 
 use std::{
     ops::{ControlFlow, Range},
@@ -18,24 +20,25 @@ use tweedie_hub::{
     LatentClass, LatentModel, LatentNetwork, Lora, Recipe,
     scheduler_config::{PATCH, tokens},
 };
-use tweedie_models::{Autoencoder, Condition, HostTensor, Network, Precision};
+use tweedie_models::{Autoencoder, Condition, HostTensor, Network, Precision, params::non_finite};
 use tweedie_ops::{Batch, RowNoise, from_host};
 
 use crate::{
-    Event, NoiseOfRows, Output, PipelineError, Request,
+    Classes, Event, NoiseOfRows, Output, PipelineError, Request,
     denoiser::Watched,
+    guidance::{UNGUIDED, check_unused, checked_scale},
     memory::{self, Needed},
     pipeline::{INITIAL_DRAW, Progress, SeededRows, follow, images, learned_variance, shifted},
     request::CHUNK,
     rows::row_seed,
 };
-use conditions::Conditions;
-use guided::Guided;
+use conditions::Told;
+use steered::Steered;
 
-/// The draw for an image's noise on the latents of the initial image.
+/// The draw of a row's noise on the latents of a picture to begin with.
 const ENCODING_DRAW: u64 = u64::MAX - 1;
 
-/// The default guidance scale, as in diffusers.
+/// Guidance where neither request nor model say, as in diffusers.
 fn default_guidance(class: LatentClass) -> f64 {
     match class {
         LatentClass::StableDiffusion => 7.5,
@@ -51,23 +54,23 @@ pub struct LatentPipeline {
     device: Device,
 }
 
-/// A request that has been checked against the model.
+/// A request that suits the model.
 pub struct LatentPlan {
-    /// Height and width of the images.
+    /// Height and width of the pictures.
     pub size: [usize; 2],
-    /// The sampler.
+    /// How they are sampled.
     pub recipe: Recipe,
     guidance: f64,
     rescale: f64,
     chunk: usize,
-    conditions: Conditions,
+    told: Told,
     precision: Precision,
 }
 
 impl LatentPlan {
-    /// The condition of the network for these images, without guidance.
+    /// What the network is told in these rows, without what it is guided away from.
     pub fn condition(&self, rows: Range<usize>) -> Condition {
-        self.conditions.rows(rows).0
+        self.told.rows(rows).0
     }
 }
 
@@ -75,20 +78,20 @@ impl LatentPipeline {
     /// Loads the model in `dir` onto `device`.
     ///
     /// # Errors
-    /// Those of [`LatentModel::load`].
+    /// As [`LatentModel::load`].
     pub fn load(dir: &Path, device: &Device) -> Result<Self, PipelineError> {
         Self::load_with(dir, &[], device)
     }
 
-    /// The same with LoRAs merged into its networks.
+    /// The same with low-rank changes of its networks.
     ///
     /// # Errors
-    /// Those of [`LatentModel::load_with`].
+    /// As [`LatentModel::load_with`].
     pub fn load_with(dir: &Path, loras: &[Lora], device: &Device) -> Result<Self, PipelineError> {
         Ok(Self::of(LatentModel::load_with(dir, loras, device)?, device))
     }
 
-    /// The pipeline of a model that is already on `device`.
+    /// The pipeline of a model that is on `device`.
     pub fn of(model: LatentModel, device: &Device) -> Self {
         Self { model, device: device.clone() }
     }
@@ -96,6 +99,11 @@ impl LatentPipeline {
     /// The networks.
     pub fn model(&self) -> &LatentModel {
         &self.model
+    }
+
+    /// The classes that requests choose from.
+    pub fn classes(&self) -> Classes<'_> {
+        conditions::classes(&self.model)
     }
 
     fn network(&self) -> &dyn Network {
@@ -106,7 +114,8 @@ impl LatentPipeline {
         }
     }
 
-    /// The network and the autoencoder with `precision`, which [`Self::resolve`] has checked; parameters are shared.
+    /// The network and the autoencoder computing with `precision`, which [`Self::resolve`] has found that they
+    /// take; parameters are shared.
     pub fn held_in(&self, precision: Precision) -> (Box<dyn Network>, Autoencoder) {
         let network: Box<dyn Network> = match &self.model.network {
             LatentNetwork::UNet(unet) => Box::new(unet.clone().with_precision(precision)),
@@ -116,12 +125,20 @@ impl LatentPipeline {
         (network, self.model.autoencoder.clone().with_precision(precision))
     }
 
-    /// Channels of the network's output.
+    /// Channels of the network's answer.
     fn outputs(&self) -> usize {
         match &self.model.network {
             LatentNetwork::UNet(unet) => unet.config().out_channels,
             LatentNetwork::TextUNet(unet) => unet.config().out_channels,
             LatentNetwork::Dit(dit) => dit.config().outputs(),
+        }
+    }
+
+    /// Whether the network is told the scale of the guidance.
+    fn distilled(&self) -> bool {
+        match &self.model.network {
+            LatentNetwork::TextUNet(unet) => unet.config().time_cond_proj_dim.is_some(),
+            _ => false,
         }
     }
 
@@ -134,8 +151,8 @@ impl LatentPipeline {
         }
     }
 
-    /// A size with the model's own area and about the aspect ratio of an image of the given size, height first, whose sides
-    /// the networks support. `None` if the model has no own size or only supports one.
+    /// A size of the model's own area in about the aspect of a picture of so many pixels, height first, whose sides
+    /// the networks take. `None` if the model has no size of its own, or only one.
     pub fn size_like(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
         let levels = match &self.model.network {
             LatentNetwork::UNet(unet) => unet.config().block_out_channels.len(),
@@ -154,7 +171,8 @@ impl LatentPipeline {
         Some([round(side * aspect.sqrt()), round(side / aspect.sqrt())])
     }
 
-    /// Checks a request, encodes its prompts and resolves its settings. `image` says whether there is an initial image.
+    /// Checks a request, encodes its prompts and gives what it comes to. `image` says whether there is a
+    /// picture to begin with.
     ///
     /// # Errors
     /// [`PipelineError::Request`] naming the field, or an error of the plan.
@@ -165,23 +183,34 @@ impl LatentPipeline {
         let size = self.size(request)?;
         let own = &self.model.extras.sampling;
         let guidance = request.guidance.or(own.guidance).unwrap_or(default_guidance(self.model.class));
-        if !guidance.is_finite() || guidance < 0.0 {
-            return Err(fail("guidance", format!("{guidance}: expected a finite value ≥ 0")));
-        }
+        let sampling = request.sampling(own);
+        let solver = sampling.solver.as_deref().unwrap_or_default();
+        let guidance = checked_scale(solver, guidance, request.guidance.is_none())?;
         if guidance != 1.0 && self.model.class == LatentClass::Unconditional {
-            return Err(fail("guidance", "this model is unconditional and does not support guidance".into()));
+            return Err(fail("guidance", "this model is told nothing that could guide it".into()));
         }
         let rescale = request.guidance_rescale.unwrap_or(0.0);
         if !(0.0..=1.0).contains(&rescale) {
-            return Err(fail("guidance_rescale", format!("{rescale}: expected a value in 0..=1")));
+            return Err(fail("guidance_rescale", format!("{rescale}: expected 0 to 1")));
         }
         if request.dynamic_threshold.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
             let ratio = request.dynamic_threshold.unwrap_or_default();
-            return Err(fail("dynamic_threshold", format!("{ratio}: expected a value > 0 and ≤ 1")));
+            return Err(fail("dynamic_threshold", format!("{ratio}: expected more than 0, at most 1")));
+        }
+        let distilled = self.distilled();
+        let guided = guidance != 1.0 && !distilled;
+        if !guided {
+            let told = "has no effect: this network is told the scale of the guidance and is not guided";
+            let fields = [
+                ("negative_prompt", request.negative_prompt.as_deref().is_some_and(|text| !text.is_empty())),
+                ("guidance_interval", request.guidance_interval.is_some()),
+                ("guidance_rescale", rescale > 0.0),
+                ("dynamic_threshold", request.dynamic_threshold.is_some()),
+            ];
+            check_unused(if distilled { told } else { UNGUIDED }, &fields)?;
         }
         let precision = request.precision.unwrap_or_default();
         precision.check(&self.device).map_err(|e| fail("precision", e))?;
-        let sampling = request.sampling(own);
         let [c, h, w] = self.latents_of(size);
         let patch = match &self.model.network {
             LatentNetwork::Dit(dit) => dit.config().patch_size.max(1),
@@ -191,21 +220,21 @@ impl LatentPipeline {
         let mut recipe = shifted.as_ref().unwrap_or(&self.model.scheduler).resolve_with(&sampling)?;
         learned_variance(&recipe, self.outputs(), c)?;
         match (request.strength, image) {
-            (Some(_), false) => return Err(fail("strength", "needs an initial image".into())),
+            (Some(_), false) => return Err(fail("strength", "needs a picture to begin with".into())),
             (strength, true) => recipe = shortened(recipe, strength.unwrap_or(0.8), sampling.steps)?,
             (None, false) => {}
         }
-        let guided = guidance != 1.0;
-        let conditions = conditions::conditions(&self.model, request, size, guided)?;
+        let mut told = conditions::told(&self.model, request, size, guided)?;
+        told.scale = distilled.then_some(guidance as f32);
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
         self.network()
-            .check([1, c, h, w], &[time], &conditions.rows(0..1).0)
+            .check([1, c, h, w], &[time], &told.rows(0..1).0)
             .map_err(|e| fail("size", e.to_string()))?;
         let chunk = request.chunk.map_or(CHUNK, std::num::NonZeroUsize::get);
-        // Batches share adaptive steps; alone, a sample does not depend on the others.
+        // Rows of a batch share adaptive steps; alone, a sample does not depend on the others.
         let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
         let chunk = match chunk {
-            _ if adaptive || conditions.is_ragged() => 1,
+            _ if adaptive || told.is_ragged() => 1,
             chunk if guided => (chunk / 2).max(1),
             chunk => chunk,
         };
@@ -213,10 +242,10 @@ impl LatentPipeline {
         let row = memory::latent_row(&self.model.network, [c, h, w], precision);
         let decoding = self.decoding(request, size, precision);
         Needed { count: request.count.get(), rows, size, row, decoding }.check()?;
-        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, conditions, precision })
+        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told, precision })
     }
 
-    /// Channels, height and width of the latents of an image of this size.
+    /// Channels, height and width of the latents of a picture of this size.
     pub fn latents_of(&self, [h, w]: [usize; 2]) -> [usize; 3] {
         let stride = self.model.autoencoder.stride();
         [self.model.autoencoder.latent_channels(), h / stride, w / stride]
@@ -228,27 +257,26 @@ impl LatentPipeline {
             (Some(size), _) => size,
             (None, Some(latents)) => latents.map(|n| n.saturating_mul(stride)),
             (None, None) => {
-                let reason = "the model has no default size, so the request needs one";
+                let reason = "the model does not say one, so the request must";
                 return Err(PipelineError::request("size", reason));
             }
         };
         request.check_size(size)?;
         if size.iter().any(|n| !n.is_multiple_of(stride)) {
             let [h, w] = size;
-            let reason = format!(
-                "{h}×{w} pixels: expected multiples of {stride}, the downsampling factor of the model"
-            );
+            let reason = format!("{h}×{w} pixels: expected multiples of {stride}, which latents stand for");
             return Err(PipelineError::request("size", reason));
         }
         Ok(size)
     }
 
-    /// Runs a request, optionally from given latents of standard deviation 1 (`[count, C, h, w]`), and from `image` if there
-    /// is one. `on` receives every step and may stop the run; once `cancelled` is set, it stops within a step.
+    /// Makes what the request asks for, from given latents of standard deviation 1 (`[count, C, h, w]`) if
+    /// there are any, and from `image` if there is one. `on` hears of every step and may stop the run; once
+    /// `cancelled` is set, it stops within a step.
     ///
     /// # Errors
-    /// For a request that does not suit the model, latents or an image of another size, a network whose output is not finite,
-    /// or [`PipelineError::Cancelled`].
+    /// For a request that does not suit the model, latents or a picture of another size, a network that
+    /// answers with numbers that are not finite, or [`PipelineError::Cancelled`].
     pub fn run_from(
         &self,
         request: &Request,
@@ -278,8 +306,8 @@ impl LatentPipeline {
         for first in (0..count).step_by(plan.chunk) {
             let rows = first..(first + plan.chunk).min(count);
             let start = self.start(&plan, rows.clone(), noise, begin.as_ref(), &mut source);
-            let (given, null) = plan.conditions.rows(rows.clone());
-            let denoised = Guided {
+            let (given, null) = plan.told.rows(rows.clone());
+            let steered = Steered {
                 network: &*network,
                 parameterization: plan.recipe.parameterization,
                 given,
@@ -290,14 +318,27 @@ impl LatentPipeline {
                 threshold: request.dynamic_threshold,
             };
             let recipe = &plan.recipe;
-            let denoiser = Watched { inner: &denoised, clamp: recipe.clamp, cancelled };
-            let x = follow(recipe, &denoiser, start, rows, &mut source, &mut progress, on)?;
+            let denoiser = Watched { inner: &steered, clamp: recipe.clamp, cancelled };
+            let x = follow(recipe, &denoiser, start, rows, &mut source, &mut progress, on);
+            let x = x.map_err(|e| self.explained(e))?;
             values.extend(self.decode(&vae, x.0, request)?);
         }
         let channels = values.len() / (count * plan.size[0] * plan.size[1]).max(1);
         let tensors = HostTensor { shape: vec![count, channels, plan.size[0], plan.size[1]], values };
         let images = images(&tensors).unwrap_or_default();
-        Ok(Output { tensors, images, classes: plan.conditions.classes(), evals: progress.evals })
+        Ok(Output { tensors, images, classes: plan.told.classes(), evals: progress.evals })
+    }
+
+    /// The same error, with the weight that causes it if there is one.
+    fn explained(&self, error: PipelineError) -> PipelineError {
+        let PipelineError::Step { step, of, reason } = error else { return error };
+        let weight = match &self.model.network {
+            LatentNetwork::UNet(unet) => non_finite(&**unet),
+            LatentNetwork::TextUNet(unet) => non_finite(&**unet),
+            LatentNetwork::Dit(dit) => non_finite(&**dit),
+        };
+        let cause = weight.map_or(String::new(), |name| format!(": its weight `{name}` is not finite"));
+        PipelineError::Step { step, of, reason: reason + &cause }
     }
 
     /// The sample at the plan's first level.
@@ -333,17 +374,15 @@ impl LatentPipeline {
     }
 }
 
-/// The plan without the steps that the initial image replaces.
+/// The plan without the steps that a picture to begin with makes superfluous.
 fn shortened(recipe: Recipe, strength: f64, steps: usize) -> Result<Recipe, PipelineError> {
     let fail = |reason: String| PipelineError::request("strength", reason);
     if !(strength > 0.0 && strength <= 1.0) {
-        return Err(fail(format!("{strength}: expected a value > 0 and ≤ 1")));
+        return Err(fail(format!("{strength}: expected more than 0, at most 1")));
     }
     let kept = ((steps as f64 * strength) as usize).min(steps);
     if kept == 0 {
-        return Err(fail(format!(
-            "{strength}: no step remains of {steps}; increase the strength or the steps"
-        )));
+        return Err(fail(format!("{strength}: of {steps} steps none is left")));
     }
     recipe.begun_at(steps - kept).map_err(fail)
 }

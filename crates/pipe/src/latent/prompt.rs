@@ -1,36 +1,38 @@
-//! Prompts with word weights, and texts longer than an encoder's limit.
+//! Prompts: weights of words, and texts longer than an encoder reads.
 //!
-//! `a (red:1.3) house` weights the features of `red` by 1.3; weights of nested parentheses are multiplied. Parentheses
-//! without a number are text, as are `\(` and `\)`. A text with more tokens than an encoder's limit is split into chunks
-//! that are encoded separately, and their features are concatenated.
+//! `a (red:1.3) house` weighs the features of `red` with 1.3 ([`Weighting`]); weights of nested parentheses multiply.
+//! Parentheses without a number are text, and `\(`, `\)` always are. A text of more tokens than an encoder
+//! reads is cut into chunks, each encoded by itself, whose features stand one after another.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use tweedie_hub::TextPart;
-use tweedie_models::InputError;
 
-/// A piece of text and its weight.
+pub use super::weighting::Weighting;
+use super::weighting::weigh;
+
+/// A stretch of text and its weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weighted {
     /// The text.
     pub text: String,
-    /// The weight; 1 has no effect.
+    /// 1 is none.
     pub weight: f64,
 }
 
-/// Maximum length of a prompt in bytes.
+/// The longest prompt, in bytes.
 pub const MOST_BYTES: usize = 1 << 14;
-/// Maximum nesting depth of weights.
+/// The deepest nesting of weights.
 const MOST_NESTED: usize = 32;
-/// Maximum number of chunks of a prompt.
+/// The most chunks of a prompt.
 pub const MOST_CHUNKS: usize = 16;
 
-/// Parses the weights of a prompt.
+/// Reads the weights of a prompt.
 ///
 /// # Errors
-/// If a weight is out of range, weights are nested too deeply, or the text is too long.
+/// For a weight that is out of range, weights nested too deeply, or too long a text.
 pub fn parse(prompt: &str) -> Result<Vec<Weighted>, String> {
     if prompt.len() > MOST_BYTES {
-        return Err(format!("the prompt has {} bytes, expected at most {MOST_BYTES}", prompt.len()));
+        return Err(format!("{} bytes: expected at most {MOST_BYTES}", prompt.len()));
     }
     let letters: Vec<char> = prompt.chars().collect();
     let mut out = Vec::new();
@@ -40,7 +42,7 @@ pub fn parse(prompt: &str) -> Result<Vec<Weighted>, String> {
 
 fn stretch(letters: &[char], weight: f64, levels: usize, out: &mut Vec<Weighted>) -> Result<(), String> {
     let Some(levels) = levels.checked_sub(1) else {
-        return Err(format!("weights are nested more than {MOST_NESTED} levels deep"));
+        return Err(format!("weights are nested more than {MOST_NESTED} deep"));
     };
     let mut text = String::new();
     let mut i = 0;
@@ -73,15 +75,15 @@ fn stretch(letters: &[char], weight: f64, levels: usize, out: &mut Vec<Weighted>
     Ok(())
 }
 
-/// The content of a parenthesis with a number.
+/// What a parenthesis with a number holds.
 struct Parenthesis<'a> {
     letters: &'a [char],
     factor: f64,
-    /// Where the text continues.
+    /// Where the text goes on.
     end: usize,
 }
 
-/// Parses the parenthesis at `start`; `None` if it does not end with a number.
+/// What is inside the parenthesis at `start`; `None` if no number ends it.
 fn weighted(letters: &[char], start: usize) -> Result<Option<Parenthesis<'_>>, String> {
     let mut depth = 0;
     let mut colon = None;
@@ -101,12 +103,12 @@ fn weighted(letters: &[char], start: usize) -> Result<Option<Parenthesis<'_>>, S
     let number: String = letters[colon + 1..i].iter().collect();
     let Ok(factor) = number.trim().parse::<f64>() else { return Ok(None) };
     if !(-10.0..=10.0).contains(&factor) {
-        return Err(format!("weight {factor}: expected a value from -10 to 10"));
+        return Err(format!("the weight {factor}: expected -10 to 10"));
     }
     Ok(Some(Parenthesis { letters: &letters[start + 1..colon], factor, end: i + 1 }))
 }
 
-/// Tokens and their weights, in chunks of the encoder's length.
+/// Tokens and their weights, in chunks that an encoder reads.
 struct Chunks {
     tokens: Vec<Vec<u32>>,
     weights: Vec<Vec<f64>>,
@@ -116,26 +118,26 @@ struct Chunks {
 pub(super) struct Encoded {
     /// `[1, tokens, width]`.
     pub(super) hidden: Tensor<3>,
-    /// Features of the first chunk, `[1, width]`.
+    /// Of the first chunk, `[1, width]`.
     pub(super) pooled: Tensor<2>,
 }
 
-/// The layer whose output is used.
+/// Which layer's output is used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layer {
-    /// Number of layers after it.
+    /// Layers after it.
     pub(super) skip: usize,
-    /// Whether the final normalization is applied to it.
+    /// Whether it is normalized as the last one is.
     pub(super) normalize: bool,
 }
 
-/// Number of chunks of a prompt.
+/// How many chunks a prompt takes.
 pub(super) fn chunks_of(part: &TextPart, prompt: &[Weighted]) -> Result<usize, String> {
     let count: usize = prompt.iter().map(|w| part.tokenizer.encode(&w.text).len()).sum();
     let room = part.encoder.config().max_position_embeddings.saturating_sub(2).max(1);
     let chunks = count.div_ceil(room).max(1);
     if chunks > MOST_CHUNKS {
-        return Err(format!("the prompt has {count} tokens, expected at most {}", room * MOST_CHUNKS));
+        return Err(format!("{count} tokens: expected at most {}", room * MOST_CHUNKS));
     }
     Ok(chunks)
 }
@@ -165,39 +167,32 @@ fn cut(part: &TextPart, prompt: &[Weighted], chunks: usize) -> Chunks {
     out
 }
 
-/// The features of a prompt, in the given number of chunks.
+/// The features of a prompt, in so many chunks.
 pub(super) fn encode(
     part: &TextPart,
     prompt: &[Weighted],
     chunks: usize,
     layer: Layer,
-) -> Result<Encoded, InputError> {
-    let cut = cut(part, prompt, chunks);
-    let features = tweedie_ops::once(|| part.encoder.encode(&cut.tokens, layer.skip))?;
-    let hidden = match layer {
+    weighting: Weighting,
+) -> Result<Encoded, String> {
+    let mut cut = cut(part, prompt, chunks);
+    let weighted = cut.weights.iter().flatten().any(|w| *w != 1.0);
+    if weighted {
+        cut.tokens.extend(self::cut(part, &[], 1).tokens);
+    }
+    let features =
+        tweedie_ops::once(|| part.encoder.encode(&cut.tokens, layer.skip)).map_err(|e| e.to_string())?;
+    let mut hidden = match layer {
         Layer { skip: 0, normalize: true } => features.last,
         Layer { normalize: true, .. } => part.encoder.normalize(features.hidden),
         Layer { normalize: false, .. } => features.hidden,
     };
+    if weighted {
+        let (texts, empty) = (hidden.clone().narrow(0, 0, chunks), hidden.narrow(0, chunks, 1));
+        hidden = weigh(weighting, texts, empty, &cut.weights)?;
+    }
     let [n, length, width] = hidden.dims();
-    let hidden = match cut.weights.iter().flatten().all(|w| *w == 1.0) {
-        true => hidden,
-        false => weigh(hidden, &cut.weights),
-    };
     Ok(Encoded { hidden: hidden.reshape([1, n * length, width]), pooled: features.pooled.narrow(0, 0, 1) })
-}
-
-/// Multiplies each token's features by its weight, and rescales each chunk to keep its mean.
-fn weigh(hidden: Tensor<3>, weights: &[Vec<f64>]) -> Tensor<3> {
-    let [n, length, width] = hidden.dims();
-    let values: Vec<f32> = weights.iter().flatten().map(|w| *w as f32).collect();
-    let data = TensorData::new(values, [n, length, 1]);
-    let weights = Tensor::<3>::from_data(data, (&hidden.device(), DType::F32));
-    let mean = |x: Tensor<3>| -> Tensor<3> { x.reshape([n, length * width]).mean_dim(1).reshape([n, 1, 1]) };
-    let before = mean(hidden.clone());
-    let weighed = hidden * weights;
-    let after = mean(weighed.clone());
-    weighed * (before / after)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The training loop as an iterator: steps, checkpoints, exact resume, logs, validation, previews and the finished model, for
-//! any task. The caller controls progress and stopping.
+//! The training loop, as an iterator: steps, checkpoints, exact resume, logs, validation, previews and the finished
+//! model, whatever the task. Progress and stopping belong to whoever holds it.
 
 mod advance;
 mod save;
@@ -28,7 +28,7 @@ use crate::{
     task::{self, Size, Task},
 };
 
-/// A training run. Iterating it trains; each item is an event. It ends after an error.
+/// A training run. Iterating it trains; each item is something that happened. After an error it is over.
 ///
 /// ```no_run
 /// use tweedie_train::{ConfigBuilder, TrainEvent, TrainLoop};
@@ -44,13 +44,13 @@ use crate::{
 pub struct TrainLoop {
     config: RunConfig,
     data: Dataset,
-    /// Number of its images reported as corrupt.
+    /// How many of its images were told to be corrupt.
     skipped: usize,
     task: Box<dyn Task>,
     state: State,
     log: Log,
     saved: Option<PathBuf>,
-    /// The steps of the latest validation, preview and checkpoint.
+    /// The steps at which the latest validation, preview and checkpoint were made.
     done: Done,
     events: VecDeque<TrainEvent>,
     stop: StopHandle,
@@ -74,12 +74,12 @@ enum Phase {
     Over,
 }
 
-/// Requests that a run saves and stops, from any thread.
+/// Asks a run to save and end, from any thread.
 #[derive(Clone, Debug, Default)]
 pub struct StopHandle(Arc<AtomicBool>);
 
 impl StopHandle {
-    /// The run saves and stops after the current step.
+    /// The run saves and ends after the step it is making.
     pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -94,23 +94,24 @@ const CHECKPOINTS: &str = "checkpoints";
 const CONFIG: &str = "config.toml";
 
 impl TrainLoop {
-    /// Creates a new run in the folder `run.out`.
+    /// A new run in the folder `run.out`.
     ///
     /// # Errors
-    /// If the folder already contains a run or cannot be written, or the data, model or device do not match the configuration.
+    /// When the folder holds a run already or cannot be written, or the data, model or device are not
+    /// as the configuration says.
     pub fn new(config: RunConfig) -> Result<Self, TrainError> {
         let config = config.resolved()?;
         vacant(&config.run.out)?;
         let lock = FolderLock::take(&config.run.out)?;
-        // Another process may have started a run meanwhile.
+        // Another process may have begun one meanwhile.
         vacant(&config.run.out)?;
         Self::build(config, lock, Found::default(), Vec::new())
     }
 
-    /// Resumes the run in the folder `out` from its latest complete checkpoint, with its own configuration.
+    /// Goes on with the run in the folder `out`, from its latest whole checkpoint, as it was configured.
     ///
     /// # Errors
-    /// Those of [`TrainLoop::new`], and if there is no run.
+    /// As [`TrainLoop::new`], and when there is no run.
     pub fn resume(out: &Path) -> Result<Self, TrainError> {
         let path = out.join(CONFIG);
         let mut config = ConfigBuilder::file(&path)?.build()?;
@@ -118,15 +119,16 @@ impl TrainLoop {
         Self::resume_with(config)
     }
 
-    /// Resumes the run in `run.out` with changed settings that do not affect the bits: its length, reports and checkpoints.
+    /// Goes on with the run in `run.out`, configured anew where that leaves the bits alone: its length, what
+    /// it reports and saves.
     ///
     /// # Errors
-    /// Those of [`TrainLoop::resume`], and [`TrainError::Changed`] naming the keys that differ.
+    /// As [`TrainLoop::resume`], and [`TrainError::Changed`] naming the keys that differ.
     pub fn resume_with(config: RunConfig) -> Result<Self, TrainError> {
         let config = config.resolved()?;
         let out = config.run.out.clone();
         if !out.join(CONFIG).exists() {
-            let reason = "no run to resume (config.toml is missing)";
+            let reason = "there is no run to resume (config.toml is missing)";
             return Err(TrainError::Checkpoint { path: out, reason: reason.into() });
         }
         let lock = FolderLock::take(&out)?;
@@ -152,7 +154,7 @@ impl TrainLoop {
         mut warnings: Vec<String>,
     ) -> Result<Self, TrainError> {
         let out = config.run.out.clone();
-        // Checked before the work.
+        // Found out before the work, and not after it.
         tweedie_system::files::check_folder(&out).map_err(|e| TrainError::io(&out, e))?;
         for folder in [&out, &out.join(CHECKPOINTS), &out.join(SNAPSHOTS)] {
             tweedie_system::files::sweep_own(folder);
@@ -170,14 +172,15 @@ impl TrainLoop {
         inputs.extend(images_of(&data)?);
         for (what, found) in &inputs {
             if state.inputs.get(what).is_some_and(|before| before != found) {
-                warnings
-                    .push(format!("{what} changed since the last checkpoint; continuing with the new ones"));
+                warnings.push(format!(
+                    "{what} changed since the last checkpoint; the run goes on with the new ones"
+                ));
             }
         }
         state.inputs = inputs;
         for (path, reason) in damaged {
             let kept = checkpoint::set_aside(&path)?;
-            warnings.push(format!("skipped: {reason}; renamed to {}", kept.display()));
+            warnings.push(format!("skipped: {reason}; it is now called {}", kept.display()));
         }
         let log = Log::open(&out, &state.logs)?;
         write_atomic(&out.join(CONFIG), config.to_toml()?.as_bytes())?;
@@ -221,7 +224,7 @@ impl TrainLoop {
         self.state.step
     }
 
-    /// A handle to stop the run from any thread.
+    /// By which any thread can end the run.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
@@ -238,8 +241,8 @@ impl TrainLoop {
     }
 }
 
-/// Fingerprints of the images' names and classes, and of the images themselves if they are in memory: decoding all of
-/// them may take longer than the run.
+/// Numbers that differ where the images, or their names and classes, do. The images themselves only where they are in
+/// memory: to decode all of them may take longer than the run.
 fn images_of(data: &Dataset) -> Result<BTreeMap<String, String>, TrainError> {
     let mut sum = 0;
     for (name, class) in data.names().zip(data.classes()) {
@@ -256,7 +259,7 @@ fn images_of(data: &Dataset) -> Result<BTreeMap<String, String>, TrainError> {
     Ok(found)
 }
 
-/// Checks that a new run can start in the folder `out`.
+/// Whether a new run can begin in the folder `out`.
 fn vacant(out: &Path) -> Result<(), TrainError> {
     if out.join(CONFIG).exists() {
         return Err(TrainError::Occupied { path: out.into() });

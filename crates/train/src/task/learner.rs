@@ -1,4 +1,4 @@
-//! A module in training: its weights, their averages, and its optimizer.
+//! A module that learns: its weights, their averages, and its optimizer.
 
 use burn::{
     module::Module,
@@ -15,44 +15,44 @@ use crate::{
     optim::{GradientMap, Optimizer, OptimizerConfig},
 };
 
-/// The contribution of a pass to a step's loss.
+/// A pass' share of a step's loss.
 pub(crate) struct PassLoss {
-    /// The value of the loss.
+    /// The loss itself.
     pub value: f64,
-    /// A tensor with the gradient of the loss.
+    /// A number whose gradient is the loss'.
     pub graph: Tensor<1>,
 }
 
 /// A module in training.
 pub(crate) struct Learner<M> {
-    /// `None` only during an update.
+    /// `None` only while a step moves it.
     model: Option<M>,
     averages: Vec<(Average, M)>,
     optimizer: Optimizer,
     config: OptimizerConfig,
-    /// Whether gradients recompute normalized activations.
+    /// Whether gradients make normalized maps again.
     recompute: bool,
     prefix: &'static str,
 }
 
 impl<M: Module> Learner<M> {
-    /// The main module of a run before the first step, with the run's averages.
+    /// A run's main module, as it is before the first step, with the averages that the run keeps of it.
     pub fn new(model: M, config: &RunConfig) -> Self {
         let averages = config.ema.averages().into_iter().map(|law| (law, model.valid())).collect();
         Self { averages, recompute: config.run.recompute, ..Self::plain(model, &config.optimizer, "") }
     }
 
-    /// An additional module without averages, whose files have the prefix `prefix`.
+    /// A module beside it, whose files' names begin with `prefix`, without averages.
     pub fn plain(model: M, config: &OptimizerConfig, prefix: &'static str) -> Self {
         let optimizer = Optimizer::new(config);
         let (averages, config) = (Vec::new(), config.clone());
         Self { model: Some(model), averages, optimizer, config, recompute: false, prefix }
     }
 
-    /// Restores the state at a checkpoint, after `steps` steps of this module.
+    /// As it was at a checkpoint, after `steps` steps of its own.
     ///
     /// # Errors
-    /// If the checkpoint belongs to other networks or optimizers.
+    /// When the checkpoint is of other networks or optimizers.
     pub fn restored(mut self, from: &Checkpoint, steps: u64, device: &Device) -> Result<Self, TrainError> {
         let wrong = |e: &dyn std::fmt::Display| TrainError::checkpoint(&from.path, e);
         let model = self.model.take().ok_or_else(ended)?;
@@ -72,17 +72,17 @@ impl<M: Module> Learner<M> {
         format!("{}{name}", self.prefix)
     }
 
-    /// The module, tracked by autodiff.
+    /// The module, within autodiff.
     pub fn model(&self) -> Result<&M, TrainError> {
         self.model.as_ref().ok_or_else(ended)
     }
 
-    /// The first average, if there is one.
+    /// The first average, if one is kept.
     pub fn average(&self) -> Option<&M> {
         self.averages.first().map(|(_, model)| model)
     }
 
-    /// The module for previews and export, without autodiff: the first average, or else the weights.
+    /// What is shown and exported, outside autodiff: the first average, or else the weights.
     pub fn best(&self) -> Result<M, TrainError> {
         match self.average() {
             Some(average) => Ok(average.clone()),
@@ -90,10 +90,11 @@ impl<M: Module> Learner<M> {
         }
     }
 
-    /// Makes one optimizer step with the sum of the losses of `passes`. `loss` gets the index of the pass.
+    /// Makes one optimizer step down the sum of the losses of `passes`. `loss` hears which pass it is, counted
+    /// from 0.
     ///
     /// # Errors
-    /// Those of `loss`, and if a loss or a gradient is not finite.
+    /// What `loss` returns, and when a loss or a gradient is not finite.
     pub fn learn<B>(
         &mut self,
         passes: &[B],
@@ -119,10 +120,10 @@ impl<M: Module> Learner<M> {
         Ok(Learned { loss: total, grad_norm, figures: Vec::new() })
     }
 
-    /// Makes one optimizer step with clipped gradients, and updates the averages. Returns the gradient's norm.
+    /// Makes one optimizer step, with clipped gradients, and moves the averages. Returns the gradient's norm.
     ///
     /// # Errors
-    /// If a gradient is not finite.
+    /// When a gradient is not finite.
     pub fn step(&mut self, mut gradients: GradientMap, at: &StepAt) -> Result<f64, TrainError> {
         let norm = gradients.norm().map_err(|name| at.not_finite(format!("the gradient of {name}")))?;
         let clip = self.config.clip_norm;
@@ -132,7 +133,7 @@ impl<M: Module> Learner<M> {
         let model = self.model.take().ok_or_else(ended)?;
         let (rate, weight) = (at.learning_rate, |law: &Average| law.weight(at.images, at.rows as u64));
         let mut averages = std::mem::take(&mut self.averages).into_iter();
-        // The first average is updated together with the parameters, which saves a pass over memory.
+        // The first average moves as the parameters are stepped: one pass over memory less.
         let model = match averages.next() {
             None => self.optimizer.step(model, gradients, rate),
             Some((law, average)) => {
@@ -167,7 +168,7 @@ fn ended() -> TrainError {
     TrainError::Model("the run has ended".into())
 }
 
-/// The file name of an average.
+/// The file of an average.
 pub(crate) fn ema_name(index: usize) -> String {
     if index == 0 { "ema".into() } else { format!("ema-{index}") }
 }

@@ -1,4 +1,4 @@
-//! Exports the trained model as a diffusers folder.
+//! The trained model as a diffusers folder.
 
 use serde_json::{Map, Value, json};
 use tweedie_hub::{
@@ -10,11 +10,12 @@ use crate::{
     config::RunConfig, diffusion::DiffusionConfig, error::TrainError, event::Summary, export::recorded,
 };
 
-/// Default number of solver steps.
+/// Solver steps by default.
 const STEPS: usize = 30;
 
 impl DiffusionConfig {
-    /// The default scheduler of a latent model: a multistep solver if there is a signal at every level.
+    /// The scheduler with which a latent model is sampled by default: a multistep solver where there is a
+    /// signal at every level.
     fn latent_scheduler(&self) -> Value {
         let mut scheduler = self.scheduler_config();
         if let Some(entries) = scheduler.as_object_mut() {
@@ -22,7 +23,7 @@ impl DiffusionConfig {
                 entries.remove(key);
             }
             entries.insert("timestep_spacing".into(), "trailing".into());
-            // Has no effect with this spacing; diffusers warns about other values.
+            // Of no effect with this spacing; diffusers warns of another number.
             entries.insert("steps_offset".into(), 1.into());
             if self.zero_terminal_snr {
                 entries.insert("_class_name".into(), "DDIMScheduler".into());
@@ -39,8 +40,8 @@ impl DiffusionConfig {
     }
 }
 
-/// Writes the pipeline to the folder `summary.model`, with `tweedie.json`, which contains sampling defaults and the training
-/// configuration.
+/// Writes the pipeline to the folder `summary.model`, with `tweedie.json`: how to sample it and how it was
+/// trained.
 pub(crate) fn export(
     model: &TextModel,
     vae: &Vae,

@@ -1,4 +1,4 @@
-//! Benchmarks of whole networks: a forward pass, a training step, a sampling run.
+//! Whole networks: a pass, a training step, a sampling run.
 
 use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::atomic::AtomicBool, time::Instant};
 
@@ -22,11 +22,10 @@ use super::{
 };
 use crate::{builtin, process};
 
-/// Built-in networks.
+/// Networks that need no folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Named {
-    /// The U-Net of DDPM for CIFAR-10 (Ho et al. 2020, arXiv:2006.11239): 35.7 million parameters, 32×32 pixels, random
-    /// weights.
+    /// The 35.7 million parameters of Ho et al. 2020 (arXiv:2006.11239) for 32×32 pixels, with random weights.
     #[default]
     DdpmCifar10,
     /// The built-in emoji model.
@@ -34,13 +33,13 @@ pub enum Named {
 }
 
 const DDPM_CIFAR10: &str = include_str!("ddpm-cifar10.json");
-/// Width and height in pixels if neither flags nor network set them.
+/// Edge in pixels where neither flags nor network say.
 const SIZE: usize = 32;
 
-/// The prompt for text-to-image models.
+/// What models are told that read texts.
 pub const PROMPT: &str = "a photograph of a small blue house";
 
-/// A latent model or a pixel model.
+/// A model in latents or in pixels.
 enum Subject {
     Pixels(Box<UNet2DModel>),
     Latents(Box<LatentPipeline>, Box<dyn Network>),
@@ -63,21 +62,21 @@ impl Subject {
 }
 
 impl Bench<'_> {
-    /// The class of the benchmarked model, if it is a latent model.
+    /// The class of the model under test, if it diffuses in latents.
     pub fn latent_class(&self) -> Result<Option<LatentClass>> {
         Ok(self.args.model.as_deref().map(latent_dir::class_of).transpose()?.flatten())
     }
 
-    /// The reason why training is not measured, if there is one.
+    /// Why no training is measured, if none is.
     pub fn untrained(&self) -> Result<Option<&'static str>> {
         Ok(match (self.latent_class()?, self.args.precision) {
-            (Some(_), _) => Some("training is only measured for models without latents"),
-            (None, models::Precision::Int8) => Some("int8 weights cannot be trained"),
+            (Some(_), _) => Some("only models without latents are measured"),
+            (None, models::Precision::Int8) => Some("weights of eight bits cannot be trained"),
             _ => None,
         })
     }
 
-    /// The benchmarked pipeline, if it is a latent model.
+    /// The pipeline under test, if it diffuses in latents.
     fn latent_pipeline(&self) -> Result<Option<LatentPipeline>> {
         match (&self.args.model, self.latent_class()?) {
             (Some(folder), Some(_)) => Ok(Some(LatentPipeline::load(folder, &self.device)?)),
@@ -85,7 +84,7 @@ impl Bench<'_> {
         }
     }
 
-    /// A request for `batch` images of a latent model.
+    /// `batch` pictures of a model in latents.
     fn request(&self, class: LatentClass, batch: usize) -> Request {
         Request {
             count: NonZeroUsize::new(batch).unwrap_or(NonZeroUsize::MIN),
@@ -97,7 +96,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The benchmarked pipeline.
+    /// The pipeline under test.
     fn pipeline(&self, device: &Device) -> Result<Pipeline> {
         match (&self.args.model, self.args.network) {
             (Some(folder), _) => Ok(Pipeline::load(folder, device)?),
@@ -109,7 +108,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The benchmarked network.
+    /// The network under test.
     fn network(&self, device: &Device) -> Result<UNet2DModel> {
         let network = match (&self.args.model, self.args.network) {
             (Some(folder), _) => ModelDir::open(folder)?.load_unet(device)?,
@@ -119,14 +118,14 @@ impl Bench<'_> {
         Ok(network.with_precision(self.args.precision))
     }
 
-    /// Shape of the inputs, `[batch, channels, height, width]`.
+    /// `[batch, channels, height, width]` of its inputs.
     fn shape(&self, config: &UNet2DConfig, batch: usize) -> Result<[usize; 4]> {
         let made_for = config.sample_size.map_or([SIZE; 2], |s| s.dims());
         let [height, width] = self.args.size.map_or(made_for, |s| [s; 2]);
         let pixels = batch.saturating_mul(height).saturating_mul(width);
         ensure!(
             pixels <= MOST_PIXELS,
-            "{batch} images of {height}x{width} pixels: expected at most {MOST_PIXELS} pixels in all"
+            "{batch} images of {height}x{width}: expected at most {MOST_PIXELS} pixels"
         );
         Ok([batch, config.in_channels, height, width])
     }
@@ -143,7 +142,7 @@ pub fn write_random(path: &Path, device: &Device) -> Result<()> {
     Ok(model_dir::save(path, &random(device)?, &scheduler, &Extras::default(), Precision::F32)?)
 }
 
-/// The checked inputs of a call.
+/// What a network is told in a call, checked.
 struct Input {
     shape: [usize; 4],
     noise: Vec<f32>,
@@ -178,7 +177,7 @@ impl Input {
     }
 }
 
-/// Measures passes of several batch sizes: `f` gets the size and name, and runs them.
+/// Passes of `batches`: `f` hears their size and name, and makes them.
 fn passes(
     bench: &Bench<'_>,
     batches: Vec<(usize, String)>,
@@ -217,7 +216,7 @@ pub fn forward(bench: &Bench<'_>) -> Result<()> {
 pub fn layers(bench: &Bench<'_>) -> Result<()> {
     let batches = bench.batches(Piece::Layers);
     if bench.device_name != "cpu" {
-        bench.ui.note("skipping the layer benchmark, which only exists for the CPU");
+        bench.ui.note("layers are timed on the CPU alone: left out");
         return Ok(());
     }
     passes(bench, batches, |_, name, pass| {
@@ -233,13 +232,13 @@ pub fn layers(bench: &Bench<'_>) -> Result<()> {
 }
 
 pub fn train(bench: &Bench<'_>) -> Result<()> {
-    /// Decay rate of the weight average.
+    /// Of the weights' average.
     const DECAY: f64 = 0.9999;
     const LEARNING_RATE: f64 = 1e-4;
 
     let batches = bench.batches(Piece::Train);
     if let (false, Some(reason)) = (batches.is_empty(), bench.untrained()?) {
-        bail!("train: {reason}");
+        bail!("train: {reason}; expected other pieces");
     }
     for (batch, name) in batches {
         let mut network = Some(bench.network(&bench.device.clone().autodiff())?);

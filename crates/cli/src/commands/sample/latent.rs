@@ -1,4 +1,4 @@
-//! `tweedie sample` with a latent model.
+//! `tweedie sample` with a model that diffuses in latents.
 
 use std::{
     ops::ControlFlow,
@@ -32,9 +32,12 @@ pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str
     let device = tweedie::ops::device(device)?;
     let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
     let model = match &args.model {
-        Some(path) => model::latent(path, args.tokenizer.as_deref(), args.prediction, &loras, &device, ui)?,
+        Some(path) => {
+            let (tokenizer, variant) = (args.tokenizer.as_deref(), args.variant.as_deref());
+            model::latent(path, tokenizer, args.prediction, variant, &loras, &device, ui)?
+        }
         None => {
-            ensure!(loras.is_empty(), "--lora needs --model");
+            ensure!(loras.is_empty(), "--lora: changes a model that --model names");
             builtin::text_model(&device)?
         }
     };
@@ -44,6 +47,7 @@ pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str
         request.size = pipeline.size_like([height, width]);
     }
     let plan = pipeline.resolve(&request, args.image.is_some())?;
+    model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
     args.check_memory(request.count.get(), plan.size, plan.recipe.plan.solves())?;
     let image = args.image.as_deref().map(|path| picture(path, plan.size)).transpose()?;
     let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
@@ -85,7 +89,7 @@ pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str
     Ok(ExitCode::SUCCESS)
 }
 
-/// Filmstrip and animation with decoded frames.
+/// Filmstrip and animation, whose moments are decoded.
 struct Films<'a> {
     pipeline: &'a LatentPipeline,
     small: Option<Autoencoder>,
@@ -99,7 +103,7 @@ impl<'a> Films<'a> {
         let wants = [args.filmstrip.is_some(), animated];
         ensure!(
             args.preview_vae.is_none() || wants != [false; 2],
-            "--preview-vae needs --filmstrip or --animation"
+            "--preview-vae: decodes the moments of --filmstrip and --animation, and neither is asked for"
         );
         let open = |path: &PathBuf| match ComponentDir::open(path)?.load(device)? {
             Component::Autoencoder(vae) => Ok(vae),
@@ -110,7 +114,7 @@ impl<'a> Films<'a> {
             let (found, expected) = (vae.latent_channels(), pipeline.model().autoencoder.latent_channels());
             ensure!(
                 found == expected,
-                "--preview-vae: the autoencoder has {found} latent channels, but the model has {expected}"
+                "--preview-vae: an autoencoder of latents of {found} channels; this model's have {expected}"
             );
         }
         let show = if args.noisy { Show::Noisy } else { Show::Clean };
@@ -119,7 +123,7 @@ impl<'a> Films<'a> {
 
     fn see(&mut self, event: &Event<'_>, steps: usize) -> Result<(), PipelineError> {
         let (pipeline, small) = (self.pipeline, self.small.as_ref());
-        // Both may need the same frame.
+        // Both may want the same moment.
         let mut decoded: Option<Vec<Image>> = None;
         let mut pictures = |preview: &Preview<'_>, show: Show| {
             if decoded.is_none() {
@@ -145,14 +149,14 @@ fn report(request: &Request, recipe: &Recipe, evals: usize, seconds: f64, writte
             "steps": steps, "evaluations": evals, "seconds": seconds, "files": places }),
         format!(
             "{}, {} of {solver}, in {seconds:.1} s\n{}",
-            counted(count.get(), "image"),
+            counted(count.get(), "picture"),
             counted(steps, "step"),
             places.join("\n")
         ),
     );
 }
 
-/// The initial image, cropped and resized to the requested size.
+/// The picture to begin with, cut and resized to what is asked for.
 fn picture(path: &Path, size: [usize; 2]) -> Result<Image> {
     open_sized(path, size).with_context(|| cannot_read(path))
 }

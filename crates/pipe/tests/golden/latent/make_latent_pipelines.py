@@ -87,12 +87,14 @@ def write_tokenizer():
         "x²½ ٣٤",
     ]
     ids = [tokenizer(t)["input_ids"] for t in texts]
-    data = {"texts": texts, "input_ids": ids, "versions": f"transformers {transformers.__version__}"}
+    # Where `!` fills texts up, it is no word of them.
+    padded = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77, pad_token="!")
+    data = {"texts": texts, "input_ids": ids, "padded_ids": [padded(t)["input_ids"] for t in texts], "versions": f"transformers {transformers.__version__}"}
     (HERE / "tokens.json").write_text(json.dumps(data, indent=1))
-    return tokenizer, len(vocab)
+    return tokenizer, padded, len(vocab)
 
 
-TOKENIZER, VOCABULARY = write_tokenizer()
+TOKENIZER, PADDED, VOCABULARY = write_tokenizer()
 
 
 def filled(model, prefix=""):
@@ -156,7 +158,7 @@ def sd2():
     return pipe, request, [1, 4, 8, 12]
 
 
-def sdxl():
+def sdxl(tokenizer_2=TOKENIZER):
     net = unet(
         40,
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
@@ -173,12 +175,26 @@ def sdxl():
         text_encoder=text(16),
         text_encoder_2=second,
         tokenizer=TOKENIZER,
-        tokenizer_2=TOKENIZER,
+        tokenizer_2=tokenizer_2,
         unet=net,
         scheduler=EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
         add_watermarker=False,
     )
     return pipe, dict(prompt="the cat under clouds", guidance=5.0, steps=5), [2, 4, 8, 8]
+
+
+def sdxl_skip():
+    """`clip_skip` beside a negative prompt, and a second tokenizer that fills texts up with `!`."""
+    pipe, _, shape = sdxl(PADDED)
+    request = dict(prompt="the cat! under clouds", negative_prompt="red hat!", clip_skip=1, guidance=5.0, steps=4)
+    return pipe, request, shape
+
+
+def distilled():
+    """A network that is told the scale of the guidance."""
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    pipe = sd(unet(24, time_cond_proj_dim=14), vae(), scheduler, text(24))
+    return pipe, dict(prompt="a photo of the cat", guidance=8.0, steps=4), [2, 4, 8, 8]
 
 
 def img2img():
@@ -240,7 +256,17 @@ def lora():
     return pipe, dict(request, lora=0.4), shape, factors
 
 
-CASES = dict(lora=lora, sd1=sd1, sd2=sd2, sdxl=sdxl, img2img=img2img, dit=dit, ldm=ldm)
+CASES = dict(
+    lora=lora,
+    sd1=sd1,
+    sd2=sd2,
+    sdxl=sdxl,
+    sdxl_skip=sdxl_skip,
+    distilled=distilled,
+    img2img=img2img,
+    dit=dit,
+    ldm=ldm,
+)
 
 
 def picture(size):
@@ -269,7 +295,7 @@ def make(name):
         save_file(factors[0], folder / "lora.safetensors")
         pipe.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name="change")
         pipe.set_adapters("change", request.pop("lora"))
-    if "clip_skip" in request:
+    if name == "sd2":
         # transformers 5 has no such part anymore, which diffusers 0.42 asks for.
         pipe.text_encoder.__dict__["text_model"] = pipe.text_encoder
     latents = sample("latents", shape)
@@ -311,7 +337,38 @@ def make(name):
     print(name, out.shape, float(np.sqrt(np.mean(out**2))))
 
 
+WEIGHTED = [("a photo of the ", 1.0), ("cat", 1.3), (" with ", 1.0), ("red hat", 0.6), (" on hills", 1.0)]
+
+
+def write_weights():
+    """Features of a text whose words are weighted, by the formulas of ComfyUI and of AUTOMATIC1111's web UI."""
+    ids, weights = [VOCABULARY - 2], [1.0]
+    for part, weight in WEIGHTED:
+        tokens = TOKENIZER(part, add_special_tokens=False)["input_ids"]
+        ids += tokens
+        weights += [weight] * len(tokens)
+    pad = TOKENIZER.pad_token_id
+    ids = [*ids, VOCABULARY - 1] + [pad] * (76 - len(ids))
+    weights = torch.tensor(weights + [1.0] * (77 - len(weights)))[None, :, None]
+    empty = [VOCABULARY - 2, VOCABULARY - 1] + [pad] * 75
+    encoder = text(24)
+    with torch.no_grad():
+        z, z_empty = encoder(torch.tensor([ids, empty])).last_hidden_state.split(1)
+    multiplied = z * weights
+    save_file(
+        {
+            "plain": z.numpy(),
+            "comfyui": ((z - z_empty) * weights + z_empty).numpy(),
+            "a1111-no-norm": multiplied.numpy(),
+            "a1111": (multiplied * (z.mean() / multiplied.mean())).numpy(),
+        },
+        HERE / "weighted.safetensors",
+        dict(versions=f"transformers {transformers.__version__}, torch {torch.__version__}"),
+    )
+
+
 if __name__ == "__main__":
+    write_weights()
     torch.set_num_threads(2)
     for case in sys.argv[1:] or CASES:
         make(case)
