@@ -1,5 +1,5 @@
-//! The augmentation of Karras et al. 2022 (arXiv:2206.00364), appendix F.2, and its label, which is an input of the network
-//! so that the changes do not appear in generated images.
+//! The augmentation of Karras et al. 2022 (arXiv:2206.00364), appendix F.2, and the label that tells the
+//! network what was done, so that it does not leak into what the network generates.
 
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
@@ -7,29 +7,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::warp::Affine;
 
-/// Length of the label: mirrored, upside down, log2 of the scale divided by its deviation, cosine minus one and sine of
-/// the rotation, the stretch along its axis (two), the translation (two).
+/// The length of the label: mirrored, upside down, log2 of the scale over its deviation, cosine minus one
+/// and sine of the rotation, the stretch along its axis (two), the translation (two).
 pub const EDM_LABELS: usize = 9;
 
-/// Probability and strength of the changes. The default makes no changes.
+/// Which changes are made how often and how strongly. The default makes none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EdmConfig {
-    /// Probability of each change except mirroring; 0.12 in the paper for CIFAR-10, 0.15 for faces. 0 turns all off.
+    /// The probability of each change but the mirroring; 0.12 in the paper for CIFAR-10, 0.15 for faces.
+    /// At 0 nothing is done.
     pub p: f64,
-    /// Mirror every second image, for any `p`.
+    /// Mirror every second image, whatever `p`.
     pub xflip: bool,
     /// Turn upside down (half of the times it is drawn).
     pub yflip: bool,
-    /// Standard deviation of the log2 of the scale; 0 turns it off.
+    /// Deviation of the log2 of a change of size; 0 for none.
     pub scale: f64,
-    /// Largest rotation as a fraction of half a turn, 0 to 1.
+    /// Largest rotation as a share of half a turn, 0 to 1.
     pub rotate: f64,
-    /// Standard deviation of the log2 of a stretch along one axis.
+    /// Deviation of the log2 of a stretch along one axis.
     pub aniso: f64,
-    /// Probability that the stretch's axis is rotated.
+    /// The probability that the stretch's axis is not upright.
     pub aniso_rotate: f64,
-    /// Standard deviation of the translation as a fraction of the side.
+    /// Deviation of a shift, as a share of the side.
     pub translate: f64,
 }
 
@@ -49,8 +50,8 @@ impl Default for EdmConfig {
 }
 
 impl EdmConfig {
-    /// Draws a change for images of this size: the map from output to source, and the label, which is zero exactly if the map
-    /// is the identity. Always draws the same number of random values.
+    /// Draws a change for images of this size: the map from output to source, and the label, which is zero
+    /// exactly when the map is the identity. Draws equally many numbers whatever happens to be chosen.
     pub(crate) fn draw(
         &self,
         width: usize,

@@ -1,4 +1,4 @@
-//! The in-memory image: 8-bit RGB.
+//! The one in-memory image: 8-bit RGB.
 
 use std::path::Path;
 
@@ -6,27 +6,28 @@ use image::ImageEncoder as _;
 
 use crate::{DataError, Rgb};
 
-/// An sRGB image with 8 bits per channel.
+/// An sRGB image of 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Width in pixels.
+    /// Columns.
     pub width: usize,
-    /// Height in pixels.
+    /// Rows.
     pub height: usize,
     /// `height * width * 3` values: rows from the top, pixels from the left, red, green, blue.
     pub pixels: Vec<u8>,
 }
 
 impl Image {
-    /// An image of a single colour.
+    /// One colour everywhere.
     pub fn filled(width: usize, height: usize, color: Rgb) -> Self {
         Self { width, height, pixels: color.0.repeat(width * height) }
     }
 
-    /// Converts values `[3, height, width]` in `[-1, 1]`; values outside are clamped and NaN becomes black.
+    /// From planes `[3, height, width]` with values in `[-1, 1]`; values outside are clamped and NaN
+    /// becomes black.
     ///
     /// # Panics
-    /// If `planes` does not have `3 * width * height` values.
+    /// When `planes` does not hold `3 * width * height` values.
     pub fn from_planes(width: usize, height: usize, planes: &[f32]) -> Self {
         let area = width * height;
         assert_eq!(planes.len(), 3 * area, "three planes of {width}x{height}");
@@ -35,7 +36,7 @@ impl Image {
         Self { width, height, pixels }
     }
 
-    /// Converts to values `[3, height, width]` in `[-1, 1]`: `v / 127.5 - 1`.
+    /// Planes `[3, height, width]` with values in `[-1, 1]`: `v / 127.5 - 1`.
     pub fn to_planes(&self) -> Vec<f32> {
         let plane = |c| self.pixels.iter().skip(c).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0);
         plane(0).chain(plane(1)).chain(plane(2)).collect()
@@ -44,14 +45,14 @@ impl Image {
     /// The colour at column `x` and row `y`.
     ///
     /// # Panics
-    /// If the position is outside the image.
+    /// Outside the image.
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         assert!(x < self.width && y < self.height, "pixel ({x}, {y}) of {}x{}", self.width, self.height);
         let i = 3 * (y * self.width + x);
         [self.pixels[i], self.pixels[i + 1], self.pixels[i + 2]]
     }
 
-    /// Encodes as PNG; errors name `path`.
+    /// The bytes of a PNG file; messages call it `path`.
     ///
     /// # Errors
     /// [`DataError::Corrupt`] for an image without pixels.
@@ -60,10 +61,7 @@ impl Image {
         let side = |n: usize| u32::try_from(n).map_err(|e| corrupt(e.to_string()));
         let (width, height) = (side(self.width)?, side(self.height)?);
         if self.pixels.is_empty() || self.pixels.len() != 3 * self.width * self.height {
-            return Err(corrupt(format!(
-                "the image has {} values for {width}x{height} pixels",
-                self.pixels.len()
-            )));
+            return Err(corrupt(format!("{} values for {width}x{height} pixels", self.pixels.len())));
         }
         let mut bytes = Vec::new();
         image::codecs::png::PngEncoder::new(&mut bytes)
@@ -72,7 +70,7 @@ impl Image {
         Ok(bytes)
     }
 
-    /// Writes a PNG. On failure `path` is unchanged.
+    /// Writes a PNG, whole or not at all: `path` then holds what it held before.
     ///
     /// # Errors
     /// [`DataError::Io`] naming the path.
@@ -99,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn png_is_written_completely_or_not_at_all() {
+    fn png_is_written_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let image = Image::filled(3, 2, Rgb([1, 2, 3]));
         let path = dir.path().join("a.png");

@@ -1,4 +1,4 @@
-//! Evaluation of models.
+//! Measuring what a model learned.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

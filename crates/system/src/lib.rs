@@ -1,4 +1,5 @@
-//! Files that are written completely or not at all, and the amount of available memory.
+//! What a program needs of the machine besides arithmetic: files that are never half written, and to know how much
+//! memory there is.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(unsafe_code)]

@@ -1,4 +1,5 @@
-//! A custom solver: the midpoint rule, compared with Heun and Euler on a mixture of Gaussians, whose exact denoiser is known.
+//! A solver of one's own: the midpoint rule, held against Heun and Euler on a mixture of Gaussians, whose
+//! denoiser is known exactly.
 //!
 //! `cargo run --release --example custom_solver`
 #![allow(clippy::print_stdout)]
@@ -17,8 +18,8 @@ use tweedie::core::{
     trajectory::Step,
 };
 
-/// The midpoint rule in `u = sigma/alpha`: half a step with the slope `eps` at the start, then the whole step with the slope
-/// at the midpoint.
+/// The midpoint rule in `u = sigma/alpha`: half a step with the slope `eps` found here, then the whole step
+/// with the slope found there.
 struct Midpoint;
 
 impl<V: Vector> Solver<V> for Midpoint {

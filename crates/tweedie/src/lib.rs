@@ -1,17 +1,17 @@
-//! Train, sample and evaluate diffusion models.
+//! Diffusion models in Rust: train, sample and evaluate them, with no Python.
 //!
-//! This crate re-exports the project's crates:
+//! This crate gathers the project's crates under one name:
 //!
-//! | module | contents |
+//! | module | holds |
 //! |---|---|
-//! | [`core`] | noise levels, schedules, plans, solvers, the sampling loop: mathematics without tensors |
+//! | [`core`] | noise levels, schedules, plans, solvers, the sampling loop: plain mathematics |
 //! | [`ops`] | tensor operations and devices |
-//! | [`models`] | networks with diffusers' tensor names |
+//! | [`models`] | the networks, with the tensor names of diffusers |
 //! | [`hub`] | model folders, safetensors, scheduler configurations |
 //! | [`data`] | data sets, decoding, augmentation |
-//! | [`pipe`] | pipelines: from a request to images |
-//! | [`train`] | losses, optimizer, checkpoints, the training loop |
-//! | [`eval`] | evaluation of models |
+//! | [`pipe`] | pipelines: from a request to pictures |
+//! | [`train`] | losses, optimizer, exact checkpoints, the training loop |
+//! | [`eval`] | measuring what a model learned |
 
 pub use tweedie_core as core;
 pub use tweedie_data as data;
@@ -22,7 +22,7 @@ pub use tweedie_ops as ops;
 pub use tweedie_pipe as pipe;
 pub use tweedie_train as train;
 
-/// Compiles the README's example.
+/// The README's example is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

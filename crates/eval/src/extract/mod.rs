@@ -1,8 +1,8 @@
-//! Networks that compute features of images for scores.
+//! Networks that turn pictures into features: what scores are made of.
 //!
-//! - [`Encoder`] is built in and has few features, so that a few hundred images are enough; its scores are only comparable
-//!   with each other.
-//! - [`Inception`] is the network of published scores, from a weights file.
+//! - [`Encoder`] comes with the crate, needs no download and makes few features, so that a few hundred pictures
+//!   are enough; its scores compare with each other and with nothing that was published.
+//! - [`Inception`] is the network of published scores, from a weights file of the user's.
 
 mod encoder;
 mod inception;
@@ -22,76 +22,76 @@ pub use inception::Inception;
 pub use resize::bicubic;
 pub use stored::{Stored, fingerprint, stored};
 
-/// Why features cannot be computed.
+/// Why there are no features.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExtractError {
-    /// There are no images.
-    #[error("there are no images")]
+    /// No pictures.
+    #[error("there are no pictures")]
     Empty,
-    /// The weights file does not exist.
-    #[error("{}: no such weights file", .0.display())]
+    /// No weights file at the path.
+    #[error("{}: there is no such weights file", .0.display())]
     Missing(PathBuf),
-    /// A pickle, which can run code when loaded.
+    /// A pickle, which can run code when it is read.
     #[error(
-        "{}: this is a pickle, which can run code when loaded and is never read; convert it once in Python: \
+        "{}: a pickle, which can run code when it is read and is never read here; convert it once, in Python: \
          safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"inception.safetensors\")",
         .0.display()
     )]
     Pickle(PathBuf),
-    /// The weights file is invalid.
+    /// The file.
     #[error(transparent)]
     File(#[from] HubError),
-    /// The tensors of the weights file are invalid.
+    /// The tensors in it.
     #[error("{}: {source}", path.display())]
     Tensors {
-        /// The weights file is invalid.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with them.
         source: ParamError,
     },
-    /// The features are invalid.
+    /// The network's answer.
     #[error(transparent)]
     Answer(#[from] MetricError),
-    /// The caller cancelled it.
+    /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// A network's outputs for images.
+/// What a network says of pictures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extracted {
-    /// One row of features per image.
+    /// A row for each picture.
     pub features: Features,
-    /// Class probabilities of each image.
+    /// Its class probabilities.
     pub probabilities: Features,
 }
 
-/// Receives the number of finished and of all images, and may stop the work.
+/// Hears of pictures done, and how many there are, and may stop the work.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
-/// A network that computes features of images of any size.
+/// A network that turns pictures of any size into features.
 pub trait Extractor {
-    /// Its name in reports.
+    /// What reports call it.
     fn name(&self) -> &str;
 
-    /// What its scores are comparable with.
+    /// What its scores may be compared with.
     fn comparable(&self) -> &str;
 
-    /// Number of features.
+    /// Features of a picture.
     fn dim(&self) -> usize;
 
-    /// A fingerprint of the network and its weights.
+    /// A number of the network with its weights: features of another are others.
     fn fingerprint(&self) -> u64;
 
-    /// The features and class probabilities of `images`. Those of an image do not depend on the others.
+    /// The features and class probabilities of `images`. They do not depend on the other pictures.
     ///
     /// # Errors
-    /// If there are no images, or an output is not finite; [`ExtractError::Cancelled`].
+    /// If there are none, or an answer is not finite; [`ExtractError::Cancelled`].
     fn extract(&self, images: &[Image], on: Progress<'_>) -> Result<Extracted, ExtractError>;
 }
 
-/// Runs `network`, from images to rows of features and of logits, on `batch` images at a time.
+/// Runs `network`, from pictures to rows of features and of logits, over `batch` pictures at a time.
 fn in_batches(
     images: &[Image],
     batch: usize,

@@ -1,4 +1,4 @@
-//! Features cached for the next evaluation with the same data.
+//! Features kept for the next evaluation against the same data.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::metrics::Features;
 /// What the files hold; their names say of what.
 const KIND: &str = "features";
 
-/// 64-bit FNV-1a.
+/// FNV-1a of 64 bits.
 pub(super) struct Fnv(u64);
 
 impl Default for Fnv {
@@ -42,7 +42,7 @@ impl Fnv {
     }
 }
 
-/// A fingerprint of the images and their order; collisions have a probability of 2⁻⁶⁴.
+/// A number of the pictures and their order: other pictures have another, but for a chance of 2⁻⁶⁴.
 pub fn fingerprint(images: &[Image]) -> u64 {
     let mut hash = Fnv::default();
     for image in images {
@@ -56,19 +56,19 @@ pub fn fingerprint(images: &[Image]) -> u64 {
 /// Features, and where they came from.
 #[derive(Debug)]
 pub struct Stored {
-    /// The network's outputs.
+    /// What the network says.
     pub extracted: Extracted,
-    /// Whether they were already in the folder.
+    /// They were in the folder already.
     pub found: bool,
-    /// Why they could not be stored, if so.
+    /// Why they could not be kept, if so.
     pub not_kept: Option<HubError>,
 }
 
-/// The outputs of `extractor` for `images`, from `folder` if they are cached, otherwise stored there. A damaged file, or one
-/// whose features of the first image differ in any bit (from another device or version), is replaced.
+/// What `extractor` says of `images`, from `folder` if it has been asked before, else kept there. A damaged file
+/// is made anew, and one from a device or version whose features of the first image differ in any bit.
 ///
 /// # Errors
-/// Those of [`Extractor::extract`].
+/// As [`Extractor::extract`].
 pub fn stored(
     extractor: &dyn Extractor,
     images: &[Image],

@@ -5,8 +5,8 @@ use super::{
     linalg::{products, transposed},
 };
 
-/// The mean and the covariance of rows, in one pass: each block of rows is centred on its own mean and added by the formula
-/// of Chan, Golub and LeVeque (1979), which avoids cancellation.
+/// The mean and the covariance of rows, in one pass over them: each block of rows is centred on its own mean
+/// and added by the formula of Chan, Golub and LeVeque (1979), which does not cancel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
     count: usize,
@@ -15,16 +15,16 @@ pub struct Moments {
     scatter: Vec<f64>,
 }
 
-/// Rows per block.
+/// Rows of a block.
 const BLOCK: usize = 512;
 
 impl Moments {
-    /// The moments of zero rows with `dim` features.
+    /// Of no rows of `dim` features.
     pub fn new(dim: usize) -> Self {
         Self { count: 0, mean: vec![0.0; dim], scatter: vec![0.0; dim * dim] }
     }
 
-    /// The moments of all rows. Costs `n·dim²`.
+    /// Of all of these. Costs `n·dim²`.
     pub fn of(features: &Features) -> Self {
         Self::of_rows(features, 0..features.len())
     }
@@ -37,7 +37,7 @@ impl Moments {
         all
     }
 
-    /// Adds rows.
+    /// Adds rows, one after another.
     ///
     /// # Errors
     /// If they have another number of features.
@@ -60,7 +60,7 @@ impl Moments {
         self.add(&Self { count, mean, scatter });
     }
 
-    /// Adds the rows of `other`.
+    /// Adds what another has seen.
     ///
     /// # Errors
     /// If it has another number of features.
@@ -90,12 +90,12 @@ impl Moments {
         self.count += other.count;
     }
 
-    /// Number of features.
+    /// Features of a row.
     pub fn dim(&self) -> usize {
         self.mean.len()
     }
 
-    /// Number of rows.
+    /// Rows seen.
     pub fn count(&self) -> usize {
         self.count
     }

@@ -48,6 +48,11 @@ pub(super) trait Dot: Copy + 'static {
     unsafe fn reciprocal(v: V<Self>) -> V<Self> {
         Self::S::div(Self::S::splat(1.0), v)
     }
+    /// `v·2^n` for integral `n` in `-126..=126`.
+    #[inline(always)]
+    unsafe fn scale(v: V<Self>, n: V<Self>) -> V<Self> {
+        Self::S::mul(v, Self::S::exp2_integral(n))
+    }
 
     /// Loads the first `n` of sixteen values; the others are zero.
     #[inline(always)]
@@ -116,7 +121,7 @@ pub(super) unsafe fn exp2<D: Dot>(power: V<D>) -> V<D> {
     for c in [0.242_611_12, 0.693_261, 0.999_928_06] {
         p = D::S::fma(p, f, D::S::splat(c));
     }
-    D::S::scale(p, n)
+    D::scale(p, n)
 }
 
 /// Rounding to `bf16`: to nearest even, subnormal numbers to zero, NaN to a quiet NaN, like `vcvtneps2bf16`.

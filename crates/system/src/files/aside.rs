@@ -1,4 +1,4 @@
-//! Temporary files and folders beside their destination, and the removal of abandoned ones.
+//! Temporary files and folders beside their destination, and what becomes of those that nobody will finish.
 
 use std::{
     collections::BTreeSet,
@@ -15,9 +15,9 @@ const SUFFIX: &str = ".tmp";
 
 #[derive(Default)]
 struct Open {
-    /// Files being written, and folders created for work that has not succeeded yet.
+    /// What is being written, or was made for work that has not succeeded yet.
     paths: BTreeSet<PathBuf>,
-    /// Folders whose stale files have been removed.
+    /// Folders whose stale files were removed already.
     swept: BTreeSet<PathBuf>,
 }
 
@@ -26,10 +26,9 @@ fn all() -> MutexGuard<'static, Open> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the process after removing all incomplete files. Signal handlers should call this instead of
-/// [`std::process::exit`].
+/// Ends the process after removing everything that is only half written. To be called by whoever handles signals.
 pub fn exit(code: i32) -> ! {
-    // Held until the end, so that no new file is started.
+    // Held until the end, so that nothing new is begun.
     let open = all();
     for path in &open.paths {
         // Other threads may still be adding files to a folder.
@@ -46,19 +45,19 @@ fn remove(path: &Path) {
     }
 }
 
-/// A file or folder of this process that is removed with its content, on drop and by [`exit`], unless it is
-/// [kept](Made::keep).
+/// A file or folder of this process that is removed, with all that it holds, unless it is [kept](Made::keep): when
+/// this is dropped, and by [`exit`].
 #[derive(Debug)]
 pub struct Made(Option<PathBuf>);
 
 impl Made {
-    /// Owns what this process has created at `path`.
+    /// Takes charge of what this process has made at `path`.
     pub fn new(path: &Path) -> Self {
         all().paths.insert(path.into());
         Self(Some(path.into()))
     }
 
-    /// Does not remove it.
+    /// It stays, or is no longer there.
     pub fn keep(mut self) {
         self.release();
     }
@@ -79,7 +78,7 @@ impl Drop for Made {
     }
 }
 
-/// A temporary file or folder. It is locked while its writer runs, so that [`sweep`] recognizes stale ones.
+/// A temporary file or folder. It is locked while its writer lives, by which [`sweep`] tells it from a stale one.
 pub(crate) struct Aside {
     pub path: PathBuf,
     /// `None` where folders cannot be opened.
@@ -115,7 +114,7 @@ impl Aside {
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let mut builder = Builder::new();
         builder.prefix(&prefix).suffix(SUFFIX).rand_bytes(12);
-        // The usual permissions, restricted by the user's mask.
+        // As for any other file: what the user's mask leaves of these.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
         #[cfg(not(unix))]
@@ -126,7 +125,7 @@ impl Aside {
             open.paths.insert(path.clone());
             drop(open);
             let made = Made(Some(path.clone()));
-            // Another process may have swept it before it was locked.
+            // Another process that sweeps may have found it before it was locked.
             let lost = file.as_ref().is_some_and(|f| matches!(f.try_lock(), Err(TryLockError::WouldBlock)));
             if !lost && path.exists() {
                 return Ok(Self { path, file, made });
@@ -134,7 +133,7 @@ impl Aside {
         }
     }
 
-    /// Renames it to its destination.
+    /// Gives it its name.
     pub fn rename(self, to: &Path) -> io::Result<()> {
         fs::rename(&self.path, to)?;
         self.made.keep();
@@ -142,13 +141,13 @@ impl Aside {
     }
 }
 
-/// The system's error without the temporary name, which would confuse users.
+/// The system's error without the temporary name, which users do not know.
 fn without_name(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|e| e.source()).and_then(|e| e.downcast_ref::<io::Error>());
     inner.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
 }
 
-/// The folder that contains `path`.
+/// The folder that `path` lies in.
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -164,8 +163,8 @@ pub fn sweep(folder: &Path) {
     }
 }
 
-/// Like [`sweep`], for a folder that no other process writes to, which the caller guarantees. Also removes the
-/// temporary files of versions up to 0.1.0, which did not lock them.
+/// As [`sweep`] in a folder that no other process writes to, which the caller has made sure of: also what versions up
+/// to 0.1.0 have left there, which did not lock it.
 pub fn sweep_own(folder: &Path) {
     sweep(folder);
     let Ok(entries) = fs::read_dir(folder) else { return };
@@ -184,7 +183,7 @@ fn is_old_aside(name: &str) -> bool {
     numbers.is_some_and(|(process, count)| digits(process) && digits(count))
 }
 
-/// Once per process and folder, so that writing many files to a folder does not search it each time.
+/// Only once in the life of a process, so that many files in one folder do not cost as many searches.
 fn sweep_once(folder: &Path) {
     if all().swept.insert(folder.into()) {
         sweep(folder);
@@ -199,7 +198,7 @@ fn is_aside(name: &str) -> bool {
     })
 }
 
-/// Its writer has ended if it is not locked.
+/// Whether its writer has ended shows in that it is locked no more.
 fn remove_if_stale(path: &Path) {
     if let Ok(file) = File::open(path)
         && file.try_lock().is_ok()
