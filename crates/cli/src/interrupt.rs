@@ -22,11 +22,11 @@ static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
 
 /// From now on an interrupt ends the program, and removes what is only half written.
 pub fn listen() -> Result<()> {
-    ctrlc::set_handler(|| match ANSWER.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    let handle = || match ANSWER.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(answer) => answer(),
         None => tweedie_system::files::exit(i32::from(INTERRUPTED)),
-    })
-    .context("cannot listen for Ctrl-C")
+    };
+    tweedie_system::signals::keeping_nohup(|| ctrlc::set_handler(handle)).context("cannot listen for Ctrl-C")
 }
 
 /// The next interrupt calls `stop` instead of ending the program; the one after that ends it. `then` says what

@@ -5,9 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tweedie::{
-    data::{DataConfig, Source},
+    data::{DataConfig, Dataset, Source, counted_endings},
     hub::Extras,
 };
+
+use crate::ui::Ui;
 
 /// `emoji`, a Parquet file or a folder that holds one, or a folder of images.
 pub fn parse(text: &str) -> Source {
@@ -41,6 +43,24 @@ pub fn of_model(
     config.holdout = holdout.unwrap_or(config.holdout);
     config.validate()?;
     Ok(config)
+}
+
+/// Opens a data set, and names what is left out of it.
+pub fn open(config: &DataConfig, ui: Ui) -> Result<Dataset> {
+    let set = Dataset::open(config)?;
+    if !set.passed_over().is_empty() {
+        let found = counted_endings(set.passed_over());
+        ui.warn(format!("{}: passed over files that are no images: {found}", config.source));
+    }
+    warn_of_skipped(&set, 0, ui);
+    Ok(set)
+}
+
+/// Names the images left out of `set`, without the `first` ones.
+pub fn warn_of_skipped(set: &Dataset, first: usize, ui: Ui) {
+    for skipped in set.skipped_from(first) {
+        ui.warn(format!("left out {}: {}", skipped.path.display(), skipped.reason));
+    }
 }
 
 fn is_parquet(path: &Path) -> bool {

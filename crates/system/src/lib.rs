@@ -1,8 +1,8 @@
-//! What a program needs of the machine besides arithmetic: files that are never half written, and to know how much
-//! memory there is.
+//! Files that are never half written, available memory, and signals.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(unsafe_code)]
 
 pub mod files;
 pub mod memory;
+pub mod signals;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use serde_json::json;
-use tweedie::data::{DataConfig, Dataset, EMOJI_ATTRIBUTION, Image, Rgb, Source, counted_endings, grid};
+use tweedie::data::{DataConfig, EMOJI_ATTRIBUTION, Image, Rgb, Source, grid};
 
 use super::sample::check_place;
 use crate::{
@@ -37,7 +37,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     if let Some(path) = &args.output {
         check_place(path)?;
     }
-    let set = Dataset::open(&config)?;
+    let set = source::open(&config, ui)?;
     let classes = set.classes();
     let mut text = format!("{} images, brought to {}×{}", set.len(), args.size, args.size);
     let mut counts = Vec::new();
@@ -54,13 +54,6 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         let missing =
             set.words().zip(set.names()).filter(|(words, _)| words.is_silent()).map(|(_, name)| name);
         text.push_str(&format!(", none for {}", listed(missing)));
-    }
-    if !set.passed_over().is_empty() {
-        let found = counted_endings(set.passed_over());
-        ui.warn(format!("{}: passed over files that are no images: {found}", args.source));
-    }
-    for skipped in set.skipped() {
-        ui.warn(format!("left out {}: {}", skipped.path.display(), skipped.reason));
     }
     if emoji {
         text.push_str(&format!("\n{EMOJI_ATTRIBUTION}"));

@@ -9,7 +9,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::Dataset,
     eval::{
         extract::Encoder,
         quality::{Outcome, Quality},
@@ -122,8 +121,8 @@ fn sweep(args: &Args, stds: &[f64], ui: Ui, device: &str) -> Result<()> {
         if data.is_none() {
             let (resolved, _) = pipeline.resolve(&request)?;
             let config = source::of_model(pipeline.extras(), None, resolved.shape[1], None)?;
-            let (train, _) = Dataset::open(&config)?.split();
-            data = Some(of_data(&encoder, &images(&train)?, &args.cache, ui)?);
+            let (train, _) = source::open(&config, ui)?.split();
+            data = Some(of_data(&encoder, &images(&train, ui)?, &args.cache, ui)?);
         }
         let data = data.as_ref().context("no data")?;
         ui.note(format!("std {std}"));

@@ -114,9 +114,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     // Whatever can be wrong is found before pictures are made.
     let inception = args.inception.as_deref().map(|path| Inception::open(path, &device)).transpose()?;
     let encoder = Encoder::embedded(&device)?;
-    let (train, held_out) = Dataset::open(&config)?.split();
+    let (train, held_out) = source::open(&config, ui)?.split();
     ensure!(!train.is_empty(), "all of {} is held out (holdout {})", config.source, config.holdout);
-    let (train, held_out) = (images(&train)?, images(&held_out)?);
+    let (train, held_out) = (images(&train, ui)?, images(&held_out, ui)?);
     let subject = subject(&args, pipeline.as_ref(), config.size, ui)?;
 
     let sets = Sets { pictures: &subject.pictures, train: &train, held_out: &held_out };
@@ -247,7 +247,7 @@ fn facts_of(folder: &Path) -> Result<ImageFacts> {
 fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Result<Subject> {
     if let (Some(folder), None) = (&args.images, pipeline) {
         let config = DataConfig { source: Source::Folder(folder.clone()), size, ..DataConfig::default() };
-        let pictures = images(&Dataset::open(&config)?)?;
+        let pictures = images(&source::open(&config, ui)?, ui)?;
         let facts = vec![("pictures".into(), format!("{} in the folder", pictures.len()))];
         return Ok(Subject { name: folder.display().to_string(), pictures, request: None, facts });
     }

@@ -66,6 +66,7 @@ pub fn startup(bench: &Bench<'_>) -> Result<()> {
         return Ok(());
     }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let _removed_when_interrupted = tweedie_system::files::Made::new(scratch.path());
     let written = scratch.path().join("model");
     let folder: Option<&Path> = match (&bench.args.model, bench.args.network) {
         (Some(folder), _) => Some(folder),

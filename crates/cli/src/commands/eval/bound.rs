@@ -151,7 +151,7 @@ pub fn compute(
     let bound = &args.bound;
     check_place(&bound.bound_plot)?;
     let config = source::of_model(pipeline.extras(), args.data.as_deref(), size, args.holdout)?;
-    let all = Dataset::open(&config)?;
+    let all = source::open(&config, ui)?;
     let (train, held_out) = all.split();
     let (part, name) = match bound.part {
         Part::HeldOut => (held_out, "held-out"),

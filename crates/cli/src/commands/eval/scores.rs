@@ -10,7 +10,7 @@ use tweedie::{
     pipe::{Event, Pipeline, Request},
 };
 
-use crate::ui::Ui;
+use crate::{source, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Cache {
@@ -36,9 +36,12 @@ impl Cache {
     }
 }
 
-/// All images of a set.
-pub fn images(set: &Dataset) -> Result<Vec<Image>> {
-    (0..set.len()).map(|i| Ok((*set.get(i)?.image).clone())).collect()
+/// All images of a set; those that only now turn out to be corrupt are named.
+pub fn images(set: &Dataset, ui: Ui) -> Result<Vec<Image>> {
+    let known = set.skipped().len();
+    let images = (0..set.len()).map(|i| Ok((*set.get(i)?.image).clone())).collect();
+    source::warn_of_skipped(set, known, ui);
+    images
 }
 
 /// The pictures of a request.
