@@ -118,7 +118,6 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig, on_error: OnError) -> Re
         tables: Some(Tables(tables)),
         skipped,
         passed_over,
-        ..Collection::default()
     })
 }
 
@@ -149,12 +148,15 @@ fn list(
     Ok(())
 }
 
+/// A caption, if there is one, or why it cannot be read.
+type Caption = Result<Option<String>, String>;
+
 struct Content {
     metadata: Arc<ParquetMetaData>,
     image: usize,
     class_names: Vec<String>,
-    /// Row group, row in it, class and caption; or why the caption cannot be read.
-    rows: Vec<(usize, usize, Option<usize>, Result<Option<String>, String>)>,
+    /// Row group, row in it, class and caption.
+    rows: Vec<(usize, usize, Option<usize>, Caption)>,
 }
 
 /// Everything but the images.

@@ -64,7 +64,9 @@ fn a_run_under_nohup_survives_its_terminal() {
     scratch.write("run.toml", RUN);
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", TWEEDIE]);
-    command.args(["train", "run.toml", "--out", "run", "--steps", "30", "--json"]).current_dir(scratch.path(""));
+    command
+        .args(["train", "run.toml", "--out", "run", "--steps", "30", "--json"])
+        .current_dir(scratch.path(""));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     while !lines.next().unwrap().unwrap().contains("\"step\"") {}
