@@ -39,7 +39,7 @@ pub(crate) struct RowsJob {
 }
 
 /// Numbers of a panel that are asked for before they are needed.
-const AHEAD: usize = 512;
+const AHEAD: usize = 2048;
 
 impl RowsJob {
     /// Terms of a sum.
