@@ -39,6 +39,9 @@ pub(super) struct Job<O> {
     pub residual: *const Bf16,
 }
 
+/// Values of a panel between what is multiplied and what is prefetched.
+const AHEAD: usize = 4096;
+
 /// # Safety
 /// The pointers must be as documented in [`Job`].
 pub(super) unsafe fn product<O: Element>(isa: Isa, job: &Job<O>) {
@@ -95,6 +98,12 @@ unsafe fn tile<D: Dot, O: Element, const MR: usize, const NV: usize>(
             let mut bv = [D::pairs(b); NV];
             for v in 1..NV {
                 bv[v] = D::pairs(b.add(v * 2 * LANES));
+            }
+            // Few rows read panels faster than prefetches can be issued.
+            if MR >= 8 {
+                for v in 0..NV {
+                    D::S::prefetch(b.wrapping_add(AHEAD + v * 2 * LANES).cast());
+                }
             }
             b = b.add(NV * 2 * LANES);
             for r in 0..MR {

@@ -38,7 +38,7 @@ pub(crate) struct RowsJob {
     pub accumulate: bool,
 }
 
-/// Numbers of a panel that are asked for before they are needed.
+/// Values of a panel between what is multiplied and what is prefetched.
 const AHEAD: usize = 2048;
 
 impl RowsJob {
