@@ -119,7 +119,7 @@ fn networks_answer_by_name() {
         ("sd/vae", &[("latents", tensors::ramp(&[1, 3, 4, 4]))], &["latents", "3 channels", "4"]),
         ("sd/vae", &[("sample", tensors::ramp(&[1, 3, 7, 8]))], &["7×8", "multiples of 2"]),
         ("sd/vae", &[], &["`sample` or `latents`"]),
-        ("sd/text_encoder", &[("input_ids", (vec![1, 1], vec![1e6]))], &["token 1000000"]),
+        ("sd/text_encoder", &[("input_ids", (vec![1, 1], vec![1e6]))], &["token id 1000000"]),
         ("sd/text_encoder", &[("input_ids", (vec![1, 80], vec![1.0; 80]))], &["80 tokens", "77"]),
         ("sd/text_encoder", &unet[..1], &["`sample`", "input_ids"]),
     ] {
