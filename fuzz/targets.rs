@@ -1,6 +1,5 @@
-//! What is read from files that others may have written, one function to a format: none may panic, hang, or take
-//! memory that its input does not account for. Run by `cargo fuzz` and, without it, by the test `fuzz` of the crate
-//! `tweedie`.
+//! One target for each file format that may come from untrusted sources: none may panic, hang, or use memory out of
+//! proportion to its input. Run by `cargo fuzz`, and by the test `fuzz` of the crate `tweedie`.
 
 use std::{
     fs,
@@ -17,10 +16,10 @@ use tweedie::{
     train::{Checkpoint, ConfigBuilder},
 };
 
-/// Reads an input; files are made in the folder.
+/// Reads an input; creates files in the folder.
 pub type Target = fn(&[u8], &Path);
 
-/// By name, which is also that of the folder of seeds.
+/// Targets by name, which is also the name of their folder of seeds.
 pub const TARGETS: &[(&str, Target)] = &[
     ("config", config),
     ("state", state),
@@ -40,7 +39,7 @@ fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// A training run's TOML.
+/// The configuration of a training run.
 fn config(bytes: &[u8], _: &Path) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(config) = ConfigBuilder::text(&text, "fuzz").and_then(ConfigBuilder::build) else { return };
@@ -51,12 +50,12 @@ fn config(bytes: &[u8], _: &Path) {
 fn state(bytes: &[u8], folder: &Path) {
     file(folder, "state.json", bytes);
     if let Ok(checkpoint) = Checkpoint::open(folder) {
-        // Shown by the program.
+        // As the program displays it.
         let _ = std::time::Duration::from_secs_f64(checkpoint.state.elapsed_s);
     }
 }
 
-/// Weights, also as low-rank changes.
+/// Weights, also as a LoRA.
 fn safetensors(bytes: &[u8], folder: &Path) {
     let path = file(folder, "a.safetensors", bytes);
     if let Ok(weights) = SafetensorsFile::open(&path) {

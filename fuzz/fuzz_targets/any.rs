@@ -1,4 +1,4 @@
-//! All targets: the one that `TWEEDIE_FUZZ` names, or the one that an input's first byte chooses.
+//! Runs the target named by `TWEEDIE_FUZZ`, or else the one selected by the first byte of the input.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The models that the program carries in itself: `models/emoji-32` and `models/emoji-text-64` of the repository.
+//! The built-in models: `models/emoji-32` and `models/emoji-text-64` of the repository.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use tweedie::{
     pipe::Pipeline,
 };
 
-/// What messages call them.
+/// The name in messages.
 const NAME: &str = "built-in model";
 
 macro_rules! file {
@@ -25,7 +25,7 @@ macro_rules! file {
     };
 }
 
-/// The network of a folder on a device.
+/// Loads the network of a built-in folder on a device.
 macro_rules! network {
     ($network:ty, $config:ty, $folder:literal, $weights:literal, $device:expr) => {{
         static WEIGHTS: &[u8] = file!(include_bytes, $folder, "/", $weights, ".safetensors");
@@ -35,13 +35,13 @@ macro_rules! network {
     }};
 }
 
-/// The model that knows classes.
+/// The class-conditional model.
 pub fn pipeline(device: &Device) -> Result<Pipeline> {
     let unet = network!(UNet2DModel, UNet2DConfig, "emoji-32/unet", "diffusion_pytorch_model", device);
     Ok(Pipeline::from_parts(unet, scheduler()?, extras()?, device))
 }
 
-/// Its defaults and what was learned for it.
+/// Its sampling defaults and learned samplers.
 pub fn extras() -> Result<Extras> {
     serde_json::from_str(file!(include_str, "emoji-32/tweedie.json")).context(NAME)
 }
@@ -52,7 +52,7 @@ pub fn scheduler() -> Result<SchedulerConfig> {
     Ok(SchedulerConfig::from_json(TEXT, Path::new(NAME))?)
 }
 
-/// The model that reads texts.
+/// The text-to-image model.
 pub fn text_model(device: &Device) -> Result<LatentModel> {
     const SCHEDULER: &str = file!(include_str, "emoji-text-64/scheduler/scheduler_config.json");
     let vae =

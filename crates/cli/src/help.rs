@@ -1,4 +1,4 @@
-//! The list of commands in groups, which clap's own help cannot show.
+//! The grouped list of commands, which clap's help does not support.
 
 use clap::{Command, CommandFactory};
 
@@ -8,7 +8,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Measure", &["eval", "compare", "bench"]),
     ("Look", &["info", "plan", "forward", "data"]),
     ("Set up", &["devices", "completions"]),
-    ("Check parity", &["debug"]),
+    ("Compare with other programs", &["debug"]),
 ];
 
 const TEMPLATE: &str = "\
@@ -20,7 +20,7 @@ const TEMPLATE: &str = "\
 
 {all-args}";
 
-/// The command line of `C`, its subcommands listed by group.
+/// The command line of `C` with its subcommands in groups.
 pub fn grouped<C: CommandFactory>() -> Command {
     let mut command = C::command();
     command.build();

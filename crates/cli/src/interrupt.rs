@@ -1,4 +1,4 @@
-//! Ctrl-C, and the system's request to end.
+//! Handles Ctrl-C and termination requests.
 
 use std::{
     process::ExitCode,
@@ -12,15 +12,15 @@ use anyhow::{Context, Result};
 
 use crate::ui::Ui;
 
-/// The exit code of a run that was interrupted.
+/// The exit code of an interrupted run.
 pub const INTERRUPTED: u8 = 130;
 
 type Answer = Box<dyn FnOnce() + Send>;
 
-/// What the next interrupt does, if it does not end the program.
+/// The action of the next interrupt, unless it ends the program.
 static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
 
-/// From now on an interrupt ends the program, and removes what is only half written.
+/// From now on an interrupt removes incomplete files and ends the program.
 pub fn listen() -> Result<()> {
     let handle = || match ANSWER.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(answer) => answer(),
@@ -29,12 +29,12 @@ pub fn listen() -> Result<()> {
     tweedie_system::signals::keeping_nohup(|| ctrlc::set_handler(handle)).context("cannot listen for Ctrl-C")
 }
 
-/// The next interrupt calls `stop` instead of ending the program; the one after that ends it. `then` says what
-/// happens until then.
+/// The next interrupt calls `stop` instead of ending the program; the one after that ends it. `then` describes what
+/// happens before the program ends.
 pub fn answer(ui: Ui, then: &'static str, stop: impl FnOnce() + Send + 'static) {
     let answer = move || {
         stop();
-        ui.note(format!("interrupted: {then}; Ctrl-C again ends at once"));
+        ui.note(format!("interrupted: {then}; press Ctrl-C again to stop immediately"));
     };
     *ANSWER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(answer));
 }
@@ -47,7 +47,7 @@ pub fn flag(ui: Ui) -> Arc<AtomicBool> {
     flag
 }
 
-/// Of a command that was interrupted before it wrote anything.
+/// The exit code of a command that was interrupted before it wrote anything.
 pub fn nothing_written(ui: Ui) -> ExitCode {
     ui.note("cancelled; nothing was written");
     ExitCode::from(INTERRUPTED)

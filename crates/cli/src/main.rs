@@ -1,4 +1,4 @@
-//! The binary `tweedie`: flags in, one call of the library, results out.
+//! The binary `tweedie`: parses flags, calls the library, prints results.
 
 mod builtin;
 mod commands;
@@ -20,16 +20,16 @@ use clap::{FromArgMatches, Parser, error::ErrorKind};
 use commands::Command;
 use ui::Ui;
 
-/// Says what could not be had instead of aborting.
+/// Reports a failed allocation instead of aborting.
 #[global_allocator]
 static ALLOCATOR: tweedie_system::memory::Allocator = tweedie_system::memory::Allocator;
 
-/// Diffusion models: train, sample and look inside, with no Python.
+/// Train, sample and evaluate diffusion models.
 #[derive(Parser, Debug)]
 #[command(name = "tweedie", version, about, max_term_width = 110)]
 struct Cli {
-    /// Where to compute (see `tweedie devices`) [default: cpu, or what a training run's file says].
-    #[arg(long, global = true, value_name = "NAME", help_heading = "Everywhere")]
+    /// Device to compute on (see `tweedie devices`) [default: cpu, or as in a run's configuration].
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     device: Option<String>,
     /// CPU threads, at most 1024 [default: one per core].
     #[arg(
@@ -37,21 +37,21 @@ struct Cli {
         global = true,
         value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=1024),
-        help_heading = "Everywhere"
+        help_heading = "Global options"
     )]
     threads: Option<u16>,
-    /// Print results and errors only.
-    #[arg(short, long, global = true, conflicts_with = "json", help_heading = "Everywhere")]
+    /// Only print results and errors.
+    #[arg(short, long, global = true, conflicts_with = "json", help_heading = "Global options")]
     quiet: bool,
-    /// Print one JSON object a line, for scripts.
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    /// Print one JSON object per line.
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 fn main() -> ExitCode {
-    // A decoder's panic is reported as a corrupt file.
+    // A panic in a decoder is reported as a corrupt file.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if !tweedie::data::is_guarded() {

@@ -1,4 +1,4 @@
-//! Memory for what is written, found out before it is computed.
+//! Checks before the computation that there is memory for its output.
 
 use anyhow::{Result, anyhow};
 use tweedie_system::memory;
@@ -12,7 +12,7 @@ pub fn check_sheets(
     copies: usize,
     lower: &str,
 ) -> Result<()> {
-    /// A pixel of the grid, and of the file made of it.
+    /// A pixel of the grid, and of the encoded file.
     const BYTES: u64 = 2 * 3;
     /// Between images.
     const GAP: u64 = 4;

@@ -1,4 +1,4 @@
-//! The model a command works with: a folder of the user's, or the built-in one.
+//! The model of a command: a given folder or the built-in one.
 
 use std::path::Path;
 
@@ -32,11 +32,11 @@ pub fn pipeline_of(
     Ok(pipeline)
 }
 
-/// Names the keys of a scheduler's configuration that its class passes over although they ask for something.
+/// Warns about keys of a scheduler configuration that its class ignores although they would have an effect.
 pub fn tell_passed_over(scheduler: &SchedulerConfig, ui: Ui) {
     for (key, value) in scheduler.passed_over() {
         ui.warn(format!(
-            "{}: `{key}` = {value} is passed over, as in diffusers: {} has no such key",
+            "{}: ignoring `{key}` = {value}, as in diffusers: {} has no such key",
             scheduler.path().display(),
             scheduler.class_name()
         ));
@@ -48,7 +48,7 @@ pub fn tell_classes(classes: Classes<'_>, asked: &[ClassSelector], ui: Ui) {
     asked.iter().filter_map(|class| classes.explain(class)).for_each(|text| ui.note(text));
 }
 
-/// What a network answers.
+/// What a network predicts.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub enum Prediction {
     /// The noise.
@@ -57,7 +57,7 @@ pub enum Prediction {
     V,
 }
 
-/// The model in latents at `path`, a folder or one file, changed by `loras`.
+/// The latent model at `path`, a folder or a single file, with `loras` merged.
 pub fn latent(
     path: &Path,
     tokenizer: Option<&Path>,
@@ -78,8 +78,14 @@ pub fn latent(
         tell_remarks(path, &model.remarks, loras, ui);
         return Ok(model);
     }
-    ensure!(tokenizer.is_none(), "--tokenizer: for models in one file; a folder has its own");
-    ensure!(prediction.is_none(), "--prediction: for models in one file; a folder says it itself");
+    ensure!(
+        tokenizer.is_none(),
+        "--tokenizer is only supported for single-file checkpoints; a folder has its own tokenizer"
+    );
+    ensure!(
+        prediction.is_none(),
+        "--prediction is only supported for single-file checkpoints; a folder contains it"
+    );
     let model = LatentModel::load_variant(path, variant, loras, device)?;
     tell_remarks(path, &model.remarks, loras, ui);
     tell_passed_over(&model.scheduler, ui);
@@ -93,17 +99,17 @@ fn tell_remarks(path: &Path, remarks: &[String], loras: &[Lora], ui: Ui) {
     own.chain(changes).for_each(|(path, remark)| ui.warn(format!("{}: {remark}", path.display())));
 }
 
-/// `FILE` or `FILE:SCALE`.
+/// Parses `FILE` or `FILE:SCALE`.
 pub fn lora(text: &str) -> Result<Lora> {
     let (path, scale) = match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
         Some((path, Ok(scale))) => (path, scale),
         _ => (text, 1.0),
     };
-    ensure!(scale.is_finite(), "--lora {text}: expected a number after the colon");
+    ensure!(scale.is_finite(), "--lora {text}: expected a finite number after the colon");
     Ok(Lora::open(Path::new(path), scale)?)
 }
 
-/// Only the model's scheduler, with the shift of its own size or of `mu`, if it has one, and the model's defaults.
+/// The model's scheduler, with the shift for its own size or `mu`, and the model's defaults.
 pub fn scheduler(dir: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(SchedulerConfig, Extras)> {
     let (scheduler, extras, own) = match dir {
         Some(dir) => match latent_dir::class_of(dir)? {
@@ -113,8 +119,8 @@ pub fn scheduler(dir: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(Schedul
             }
             None => {
                 let ModelDir { scheduler, unet, extras, .. } = ModelDir::open(dir)?;
-                let scheduler =
-                    scheduler.with_context(|| format!("{}: has no scheduler_config.json", dir.display()))?;
+                let scheduler = scheduler
+                    .with_context(|| format!("{}: scheduler_config.json is missing", dir.display()))?;
                 (scheduler, extras, unet.sample_size.map(|size| tokens(size.dims(), PATCH)))
             }
         },

@@ -12,12 +12,12 @@ use tweedie::{
 
 const NAMES: &[&str] = &["linear", "scaled-linear", "cosine", "sigmoid", "flow", "edm"];
 
-/// For flags.
+/// The names, for flags.
 pub fn names() -> PossibleValuesParser {
     PossibleValuesParser::new(NAMES)
 }
 
-/// The process called `name` with its paper's parameters.
+/// The process called `name`, with the parameters of its paper.
 pub fn scheduler(name: &str) -> Result<SchedulerConfig> {
     let table = |curve| {
         let process = TableProcess { steps: 1000, curve, zero_terminal_snr: false };
@@ -31,6 +31,6 @@ pub fn scheduler(name: &str) -> Result<SchedulerConfig> {
         "sigmoid" => table(BetaCurve::Sigmoid { start: ddpm_start, end: ddpm_end })?,
         "flow" => SchedulerConfig::flow(1000, 1.0)?,
         "edm" => SchedulerConfig::edm(0.002, 80.0, 0.5)?,
-        _ => return Err(anyhow::anyhow!("there is no process `{name}`")).context(NAMES.join(", ")),
+        _ => return Err(anyhow::anyhow!("unknown process `{name}`")).context(NAMES.join(", ")),
     })
 }

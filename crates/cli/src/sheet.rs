@@ -1,4 +1,4 @@
-//! Pictures in rows and columns with labels.
+//! Grids of images with labels.
 
 use std::sync::Once;
 
@@ -8,7 +8,7 @@ use plotters::{
 };
 use tweedie::data::{Image, Rgb};
 
-/// Makes `sans-serif` a font that every machine has.
+/// Registers a built-in font as `sans-serif`.
 pub fn font() {
     static FONT: Once = Once::new();
     FONT.call_once(|| {
@@ -16,14 +16,14 @@ pub fn font() {
     });
 }
 
-/// A picture and what is written below it.
+/// An image and its caption.
 #[derive(Clone, Debug)]
 pub struct Cell {
     pub image: Image,
     pub caption: String,
 }
 
-/// Rows of cells, some of them empty; every picture is of the same size.
+/// Rows of cells, some of which may be empty. All images have the same size.
 #[derive(Clone, Debug)]
 pub struct Sheet {
     pub columns: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Sheet {
 }
 
 const GAP: usize = 8;
-/// Above and below the lines of the header.
+/// Margin above and below the header.
 const MARGIN: usize = 6;
 const LINE: usize = 18;
 const CAPTION: usize = 22;
@@ -39,7 +39,7 @@ const LETTER: usize = 9;
 const PAPER: Rgb = Rgb([255; 3]);
 
 impl Sheet {
-    /// The sheet as one picture.
+    /// Draws the grid.
     pub fn draw(&self) -> Result<Image, String> {
         let cells = || self.rows.iter().flat_map(|(_, cells)| cells.iter().flatten());
         let (mut wide, mut high) = (0, 0);
@@ -81,7 +81,7 @@ impl Sheet {
     }
 }
 
-/// The words of `text` in lines of at most `letters`, or of one word.
+/// Wraps `text` into lines of at most `letters`, or of one word.
 fn wrapped(text: &str, letters: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
@@ -130,7 +130,7 @@ mod tests {
         let row = ("ddim".to_owned(), vec![Some(cell.clone()), Some(cell)]);
         let columns = vec!["5 evaluations".to_owned(), "converged (120 steps)".to_owned()];
         let sheet = Sheet { columns, rows: vec![row] }.draw().unwrap();
-        // No letter reaches into the gap between the columns.
+        // No letter may reach into the gap between the columns.
         let left = 4 * LETTER + 2 * GAP;
         let wide = "evaluations".len() * LETTER;
         let column = |x: usize| (0..sheet.height).map(move |y| 3 * (y * sheet.width + x));

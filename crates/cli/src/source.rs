@@ -1,4 +1,4 @@
-//! Data sources as users name them.
+//! Parses data sources.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use tweedie::{
 
 use crate::ui::Ui;
 
-/// `emoji`, a Parquet file or a folder that holds one, or a folder of images.
+/// `emoji`, a Parquet file or a folder that contains one, or a folder of images.
 pub fn parse(text: &str) -> Source {
     let path = Path::new(text);
     if text == "emoji" {
@@ -23,8 +23,8 @@ pub fn parse(text: &str) -> Source {
     }
 }
 
-/// The data set `named` by the user, or that which the model says it was trained on, at `size` pixels; without
-/// either the emoji. `holdout` replaces the part that was held out.
+/// The data set `named` by the user, or else the model's training data, or else the emoji, at `size` pixels. `holdout`
+/// overrides the held-out fraction.
 pub fn of_model(
     extras: &Extras,
     named: Option<&str>,
@@ -34,7 +34,7 @@ pub fn of_model(
     let recorded = extras.training.get("config").and_then(|c| c.get("data"));
     let mut config = match (named, recorded) {
         (None, Some(data)) => DataConfig::deserialize(data)
-            .context("tweedie.json: training.config.data is not that of a data set; name one with --data")?,
+            .context("tweedie.json: training.config.data is not a valid data set; give one with --data")?,
         (named, _) => {
             DataConfig { source: named.map_or(Source::Emoji, parse), holdout: 0.05, ..DataConfig::default() }
         }
@@ -45,21 +45,21 @@ pub fn of_model(
     Ok(config)
 }
 
-/// Opens a data set, and names what is left out of it.
+/// Opens a data set, and warns about ignored files and skipped images.
 pub fn open(config: &DataConfig, ui: Ui) -> Result<Dataset> {
     let set = Dataset::open(config)?;
     if !set.passed_over().is_empty() {
         let found = counted_endings(set.passed_over());
-        ui.warn(format!("{}: passed over files that are no images: {found}", config.source));
+        ui.warn(format!("{}: ignoring files that are not images: {found}", config.source));
     }
     warn_of_skipped(&set, 0, ui);
     Ok(set)
 }
 
-/// Names the images left out of `set`, without the `first` ones.
+/// Warns about the skipped images of `set`, from number `first` on.
 pub fn warn_of_skipped(set: &Dataset, first: usize, ui: Ui) {
     for skipped in set.skipped_from(first) {
-        ui.warn(format!("left out {}: {}", skipped.path.display(), skipped.reason));
+        ui.warn(format!("skipped {}: {}", skipped.path.display(), skipped.reason));
     }
 }
 

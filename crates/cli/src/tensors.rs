@@ -1,4 +1,4 @@
-//! Tensors that users pass in files.
+//! Reads tensors from files.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use tweedie::{
 
 /// The tensor `name` of a safetensors file.
 pub fn read(file: &SafetensorsFile, name: &str) -> Result<HostTensor> {
-    /// How many names a message can tell.
+    /// Maximum number of names in a message.
     const SHOWN: usize = 8;
     file.read(name).map_err(|e| {
         let (place, names) = (file.path().display(), file.names());
@@ -19,7 +19,7 @@ pub fn read(file: &SafetensorsFile, name: &str) -> Result<HostTensor> {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
-        anyhow!("{place}: tensor `{name}`: {e}; the file holds: {shown}{more}")
+        anyhow!("{place}: tensor `{name}`: {e}; the file contains {shown}{more}")
     })
 }
 

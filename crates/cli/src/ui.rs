@@ -1,4 +1,4 @@
-//! What the user sees: progress bars for people, JSON lines for scripts, silence on request.
+//! Output: progress bars for people, JSON lines for scripts, or nothing but results.
 
 use std::{
     io::{ErrorKind, Write},
@@ -9,18 +9,18 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-/// How much is said, and in which form.
+/// Amount and format of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Bars and sentences on stderr, results on stdout.
+    /// Progress and messages on stderr, results on stdout.
     Normal,
     /// Only results and errors.
     Quiet,
-    /// One JSON object a line on stdout, nothing else.
+    /// One JSON object per line on stdout, nothing else.
     Json,
 }
 
-/// The user's terminal.
+/// The user interface.
 #[derive(Clone, Copy, Debug)]
 pub struct Ui {
     mode: Mode,
@@ -42,14 +42,14 @@ impl Ui {
         self.mode == Mode::Json
     }
 
-    /// A remark on what is being done.
+    /// Prints a message.
     pub fn note(self, text: impl AsRef<str>) {
         if self.mode == Mode::Normal {
             complain(text.as_ref());
         }
     }
 
-    /// Something that the user should know although the work goes on.
+    /// Prints a warning.
     pub fn warn(self, text: impl AsRef<str>) {
         match self.mode {
             Mode::Json => self.emit(&serde_json::json!({ "warning": text.as_ref() })),
@@ -57,7 +57,7 @@ impl Ui {
         }
     }
 
-    /// What the command was asked for: `text` for people, `value` for scripts.
+    /// Prints a result: `text` for people, `value` for scripts.
     pub fn result<T: Serialize>(self, value: &T, text: impl AsRef<str>) {
         match self.mode {
             Mode::Json => self.emit(value),
@@ -65,12 +65,12 @@ impl Ui {
         }
     }
 
-    /// One JSON line; silent in the other modes.
+    /// Prints a JSON line; silent in the other modes.
     pub fn event<T: Serialize>(self, value: &T) {
         if self.is_json() && !OUTPUT_ENDED.load(Ordering::Relaxed) {
             self.emit(value);
             if OUTPUT_ENDED.load(Ordering::Relaxed) {
-                complain("warning: the standard output was closed; the work goes on without it");
+                complain("warning: standard output was closed; continuing without it");
             }
         }
     }
@@ -78,11 +78,11 @@ impl Ui {
     fn emit<T: Serialize>(self, value: &T) {
         match serde_json::to_string(value) {
             Ok(line) => out(&line),
-            Err(e) => complain(&format!("warning: a message could not be written as JSON: {e}")),
+            Err(e) => complain(&format!("warning: cannot write a message as JSON: {e}")),
         }
     }
 
-    /// A progress bar with ETA; invisible unless for people.
+    /// A progress bar with ETA; hidden unless in normal mode.
     pub fn bar(self, total: u64, unit: &str) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(total), self.target());
         let template =
@@ -109,19 +109,19 @@ impl Ui {
     }
 }
 
-/// `1 picture`, `2 pictures`.
+/// `1 image`, `2 images`.
 pub fn counted(n: usize, what: &str) -> String {
     let plural = if n == 1 { "" } else { "s" };
     format!("{n} {what}{plural}")
 }
 
-/// Nothing more is written to the standard output.
+/// Set after a failure: nothing more is written to standard output.
 static OUTPUT_ENDED: AtomicBool = AtomicBool::new(false);
-/// It was not its reader that ended it.
+/// Set if the failure was not a closed pipe.
 static OUTPUT_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Prints a line. Where that fails, the work goes on and nothing more is printed: a closed pipe
-/// (`tweedie plan | head`) is not an error; a full disk is one, for [`output_failed`].
+/// Prints a line. If this fails, the program continues without printing. A closed pipe (`tweedie plan | head`) is not an
+/// error; [`output_failed`] reports others, such as a full disk.
 pub fn out(text: &str) {
     if OUTPUT_ENDED.load(Ordering::Relaxed) {
         return;
@@ -131,22 +131,22 @@ pub fn out(text: &str) {
         OUTPUT_ENDED.store(true, Ordering::Relaxed);
         if e.kind() != ErrorKind::BrokenPipe {
             OUTPUT_FAILED.store(true, Ordering::Relaxed);
-            complain(&format!("error: cannot write to the standard output: {e}"));
+            complain(&format!("error: cannot write to standard output: {e}"));
         }
     }
 }
 
-/// Whether something could not be printed although somebody may want to read it.
+/// Whether printing failed for a reason other than a closed pipe.
 pub fn output_failed() -> bool {
     OUTPUT_FAILED.load(Ordering::Relaxed)
 }
 
-/// Prints a line to stderr, where nobody may be listening.
+/// Prints a line to stderr, ignoring failures.
 fn complain(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(&clipped(text)));
 }
 
-/// The text without what would steer the terminal: file names and files may hold anything.
+/// Escapes control characters, which file names and files may contain, so that they do not control the terminal.
 fn printable(text: &str) -> String {
     let steers = |c: char| {
         c.is_control() && c != '\n' && c != '\t'
@@ -156,7 +156,7 @@ fn printable(text: &str) -> String {
     if text.contains(steers) { text.chars().map(escaped).collect() } else { text.into() }
 }
 
-/// The text with the middle of very long lines left out.
+/// Shortens very long lines by their middle.
 fn clipped(text: &str) -> String {
     const LONGEST: usize = 2000;
     let clip = |line: &str| {
@@ -180,7 +180,7 @@ pub fn error(error: &anyhow::Error, json: bool) {
     }
 }
 
-/// The error and its causes, without those that the one before has already told.
+/// The error and its causes, without causes that the previous message already contains.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -200,7 +200,7 @@ mod tests {
     use super::{chain, clipped, printable};
 
     #[test]
-    fn nothing_steers_the_terminal() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("a\u{1b}[31mb.png\nc\td"), "a\\u{1b}[31mb.png\nc\td");
         assert_eq!(printable("\u{9b}2J gnp.\u{202e}"), "\\u{9b}2J gnp.\\u{202e}");
         assert_eq!(printable("日本 ü"), "日本 ü");
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_once() {
+    fn causes_are_printed_once() {
         let full = || anyhow::Error::new(Error::other("disk full"));
         assert_eq!(chain(&full().context("a.png")), "a.png: disk full");
         assert_eq!(chain(&full().context("cannot write a.png: disk full")), "cannot write a.png: disk full");

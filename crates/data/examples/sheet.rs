@@ -1,4 +1,4 @@
-//! What a training run sees, as two sheets: the images, and samples of the augmented stream.
+//! Shows what a training run sees as two grids: the images, and augmented samples.
 //!
 //! `cargo run --release -p tweedie-data --example sheet -- images.png augmented.png [size]`
 
@@ -19,7 +19,7 @@ fn main() -> Result<(), DataError> {
     let images = images.collect::<Result<Vec<Image>, DataError>>()?;
     grid(&images, 16, 2, grey).save_png(path(1, "images.png"))?;
 
-    // Each row one image: as it is, then as the stream would show it.
+    // Each row shows one image: unchanged, then as the stream would show it.
     let augment = AugmentConfig {
         padding: Padding::Reflect,
         jitter: JitterConfig { brightness: 0.1, contrast: 0.1, saturation: 0.2, hue: 0.03 },

@@ -1,4 +1,4 @@
-//! From an image to what the network sees, each time a little different.
+//! Random augmentation of images.
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -11,27 +11,27 @@ use crate::{
     warp::{Affine, Padding, warp},
 };
 
-/// Which changes are made. The default makes none.
+/// The augmentation. The default makes no changes.
 ///
-/// Flips, shifts and changes of colour teach the network that such images exist: they appear in what it
-/// generates. The changes of `edm` do not, because the network is told of them.
+/// Flips, shifts and colour changes also appear in generated images. The changes of `edm` do not, because their
+/// parameters are an input of the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentConfig {
     /// Probability of mirroring left to right, 0 to 1.
     pub flip: f64,
-    /// Largest shift along each axis, as a share of the side, by whole pixels (random crops).
+    /// Largest random shift along each axis as a fraction of the side, by whole pixels (random crops).
     pub shift: f64,
-    /// What appears where the image has been moved away.
+    /// How to fill areas that come from outside the image.
     pub padding: Padding,
-    /// Changes of colour.
+    /// Random colour changes.
     pub jitter: JitterConfig,
-    /// Changes that come with a label.
+    /// EDM's changes, whose parameters are passed to the network.
     pub edm: EdmConfig,
 }
 
 impl AugmentConfig {
-    /// Checks every range.
+    /// Checks all values.
     ///
     /// # Errors
     /// [`DataError::Config`] naming the key and the allowed values.
@@ -60,22 +60,22 @@ impl AugmentConfig {
         Ok(())
     }
 
-    /// Whether the label can be anything but zero, and a network has a use for it.
+    /// Whether labels can be other than zero, so that the network needs them as an input.
     pub fn has_labels(&self) -> bool {
         self.edm.p > 0.0
     }
 }
 
-/// Draws the change for the `counter`-th sample of the run with this seed, and makes it. Returns planes
-/// `[3, height, width]` with values in `[-1, 1]`, and the label of `edm`, zero when `edm` changed nothing.
-/// A pure function: neither batches, threads nor earlier calls matter.
+/// Draws the changes for sample number `counter` of the run with this seed, and applies them. Returns values
+/// `[3, height, width]` in `[-1, 1]`, and the label of `edm`, zero if `edm` changed nothing. A pure function: batches,
+/// threads and earlier calls do not matter.
 pub fn augment(
     image: &Image,
     config: &AugmentConfig,
     seed: u64,
     counter: u64,
 ) -> (Vec<f32>, [f32; EDM_LABELS]) {
-    // A seed of its own keeps these draws apart from the training noise of the same seed and counter.
+    // A separate seed keeps these draws independent of the training noise with the same seed and counter.
     let mut rng = tweedie_core::noise::generator(mix(seed ^ 0x6175_676d_656e_7421), counter);
     let coins: [f64; 3] = std::array::from_fn(|_| rng.random());
     let mut map = Affine::IDENTITY;

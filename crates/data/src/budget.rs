@@ -1,13 +1,13 @@
-//! Memory that all threads together may take for decoding: a small file can unfold to hundreds of megabytes.
+//! Limits the memory that all threads together use for decoding: a small file can expand to hundreds of megabytes.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Encoded files that are held at once.
+/// Bytes of encoded files held at once.
 pub(crate) static ENCODED: Budget = Budget::new(512 << 20);
-/// Images that are held at once, while they are decoded and until they are resized.
+/// Bytes of images held at once, from decoding until they are resized.
 pub(crate) static DECODED: Budget = Budget::new(1 << 30);
 
-/// So many bytes, lent to whoever waits for them.
+/// A number of bytes, lent to one caller after another.
 pub(crate) struct Budget {
     total: u64,
     lent: Mutex<u64>,
@@ -25,9 +25,9 @@ impl Budget {
         Self { total, lent: Mutex::new(0), returned: Condvar::new() }
     }
 
-    /// Waits until so many bytes are left; more than there are in all are lent when nobody has any.
+    /// Waits until `bytes` are available. A request for more than the total waits until nothing is lent.
     ///
-    /// Who has bytes of [`DECODED`] must not ask for more of either, so that nobody waits for ever.
+    /// A holder of bytes of [`DECODED`] must not request more of either, which could deadlock.
     pub fn take(&'static self, bytes: u64) -> Lent {
         let bytes = bytes.min(self.total);
         let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);

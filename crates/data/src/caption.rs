@@ -1,19 +1,19 @@
-//! Texts that describe an image, each time a little different: a network that has seen "red heart",
-//! "a red heart" and "heart, love, red" understands more than one that has seen the first alone.
+//! Random captions of images: a network trained on "red heart", "a red heart" and "heart, love, red" generalizes better
+//! than one trained on the first only.
 
 use rand::{RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
 use crate::{DataError, order::mix};
 
-/// What is known of an image in words.
+/// The description of an image in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Words {
     /// A description.
     pub caption: Option<String>,
-    /// Single terms that apply.
+    /// Keywords.
     pub keywords: Vec<String>,
-    /// What kinds of things it belongs to, the widest first.
+    /// Categories, widest first.
     pub kinds: Vec<String>,
 }
 
@@ -24,42 +24,42 @@ impl Words {
     }
 }
 
-/// How captions are composed of [`Words`]: relative frequencies of their forms, and what varies in each. A form
-/// that needs words which an image lacks is not drawn for it.
+/// How captions are composed of [`Words`]: relative frequencies of the forms, and their variations. A form that needs
+/// words which an image does not have is not drawn for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaptionConfig {
-    /// Frequency of the caption alone.
+    /// Frequency of the caption only.
     pub caption: f64,
-    /// Frequency of keywords alone, in any order: `heart, love`.
+    /// Frequency of keywords only, in any order: `heart, love`.
     pub keywords: f64,
     /// Frequency of the caption followed by keywords: `red heart, love`.
     pub caption_and_keywords: f64,
-    /// Frequency of the caption followed by a kind: `red heart, symbols`.
+    /// Frequency of the caption followed by a category: `red heart, symbols`.
     pub caption_and_kind: f64,
-    /// The most keywords of one text, at least 1.
+    /// Maximum number of keywords in a text, at least 1.
     pub most_keywords: usize,
     /// Probability, 0 to 1, of shuffling the parts of a caption between commas.
     pub shuffle: f64,
-    /// One of these comes first, each as often as it is listed, as in `["", "", "a ", "a picture of "]`; none
-    /// when the list is empty.
+    /// One of these is put first, each as often as it is listed, for example `["", "", "a ", "a picture of "]`. None if the
+    /// list is empty.
     pub prefixes: Vec<String>,
     /// What happens to an image that has neither a caption nor keywords.
     pub missing: NoCaption,
 }
 
-/// What a text-to-image model learns of an image that has neither a caption nor keywords.
+/// How a text-to-image model is trained on an image that has neither a caption nor keywords.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoCaption {
-    /// Nothing: that there is such an image is an error.
+    /// Fail with an error.
     #[default]
     Fail,
-    /// Nothing: it is left out.
+    /// Skip the image.
     Skip,
-    /// The narrowest kind of things that it belongs to, such as the name of its folder, is its caption.
+    /// Use its narrowest category as the caption, for example the name of its folder.
     Class,
-    /// Its caption is empty.
+    /// Use an empty caption.
     Empty,
 }
 
@@ -87,7 +87,7 @@ enum Form {
 }
 
 impl CaptionConfig {
-    /// Checks every range.
+    /// Checks all values.
     ///
     /// # Errors
     /// [`DataError::Config`] naming the key and the allowed values.
@@ -100,11 +100,11 @@ impl CaptionConfig {
             ("text.captions.caption_and_kind", self.caption_and_kind),
         ] {
             if !(value >= 0.0 && value.is_finite()) {
-                return wrong(key, value.to_string(), "a frequency, 0 or more");
+                return wrong(key, value.to_string(), "a frequency ≥ 0");
             }
         }
         if !(0.0..=1.0).contains(&self.shuffle) {
-            return wrong("text.captions.shuffle", self.shuffle.to_string(), "a probability, 0 to 1");
+            return wrong("text.captions.shuffle", self.shuffle.to_string(), "a probability in 0..=1");
         }
         if self.most_keywords == 0 {
             return wrong("text.captions.most_keywords", "0".into(), "at least 1");
@@ -112,10 +112,10 @@ impl CaptionConfig {
         Ok(())
     }
 
-    /// The text that goes with the `counter`-th sample of the run with this seed. A pure function. Where no form
-    /// of positive frequency suits the words, it is the caption, or else the keywords, or else what `missing` says.
+    /// The text that goes with the `counter`-th sample of the run with this seed. A pure function. If no form
+    /// with a positive frequency fits the words, it is the caption, or else the keywords, or else determined by `missing`.
     pub fn compose(&self, words: &Words, seed: u64, counter: u64) -> String {
-        // A seed of its own keeps these draws apart from others of the same seed and counter.
+        // A separate seed keeps these draws independent of others with the same seed and counter.
         let mut rng = tweedie_core::noise::generator(mix(seed ^ 0x6361_7074_696f_6e21), counter);
         let (has_caption, has_keywords) = (words.caption.is_some(), !words.keywords.is_empty());
         let forms = [
@@ -168,8 +168,8 @@ impl CaptionConfig {
         }
     }
 
-    /// All texts out of which captions of `words` are made, each as often as it is likely to be seen relative to
-    /// others: what a tokenizer learns from.
+    /// All texts that captions of `words` are composed of, with multiplicities proportional to their expected frequency. A
+    /// tokenizer learns from these.
     pub fn vocabulary<'a>(&'a self, words: &'a Words) -> impl Iterator<Item = &'a str> {
         let caption = words.caption.iter().chain(&words.caption);
         let more = words.keywords.iter().chain(&words.kinds).chain(&self.prefixes);

@@ -1,10 +1,9 @@
-//! Small changes of colour, as a camera or a screen makes them.
+//! Random colour changes.
 
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-/// The largest change of each kind; 0 leaves that kind alone. Applied in this order, so that the later ones
-/// act on the exposure the earlier ones chose.
+/// The largest change of each kind; 0 turns it off. Changes are applied in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JitterConfig {
@@ -14,7 +13,7 @@ pub struct JitterConfig {
     pub contrast: f64,
     /// Distances from each pixel's luma are multiplied by a factor from `1 - s` to `1 + s`.
     pub saturation: f64,
-    /// Colours turn about the grey axis by up to this share of a full turn, 0 to 0.5.
+    /// Colours are rotated about the grey axis by up to this fraction of a full turn, 0 to 0.5.
     pub hue: f64,
 }
 
@@ -26,8 +25,8 @@ impl JitterConfig {
         *self == Self::default()
     }
 
-    /// Changes planes `[3, area]` with values in `[-1, 1]`; the result is clamped to that range. Draws four
-    /// numbers whatever the configuration.
+    /// Changes values `[3, area]` in `[-1, 1]`; the result is clamped to that range. Draws four random values for any
+    /// configuration.
     pub(crate) fn apply(&self, planes: &mut [f32], rng: &mut impl Rng) {
         let mut spread = |s: f64| s * (2.0 * rng.random::<f64>() - 1.0);
         let brightness = (1.0 + spread(self.brightness)) as f32;
@@ -56,7 +55,7 @@ impl JitterConfig {
     }
 }
 
-/// Rodrigues' rotation about (1, 1, 1): greys stay what they are.
+/// Rodrigues' rotation about (1, 1, 1), which preserves greys.
 fn hue_rotation(turn: f64) -> [[f32; 3]; 3] {
     let (sin, cos) = turn.sin_cos();
     let (same, side) = ((1.0 - cos) / 3.0, sin / 3.0_f64.sqrt());

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::DataError;
 
-/// Where images come from and what is made of them.
+/// Source and preparation of the images.
 ///
 /// ```toml
 /// source = "emoji"            # or { folder = "pictures" } or { parquet = "train.parquet" }
@@ -20,28 +20,27 @@ use crate::DataError;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// The collection.
+    /// The collection of images.
     pub source: Source,
-    /// Side of the square images, in pixels, 1 to 4096.
+    /// Width and height of the images in pixels, 1 to 4096.
     pub size: usize,
-    /// What lies under transparent pixels and around padded images.
+    /// Colour behind transparent pixels and around padded images.
     pub background: Rgb,
-    /// How an image that is not square becomes so.
+    /// How images that are not square are made square.
     pub fit: Fit,
-    /// Background left free on each side, as a fraction of the side, 0 up to 0.5.
+    /// Empty border on each side, as a fraction of the side, 0 up to 0.5.
     pub margin: f64,
-    /// Share of the items kept away from training, 0 up to 1; which ones depends on their names only.
+    /// Fraction of the items held out from training, 0 up to 1. Which ones only depends on their names.
     pub holdout: f64,
     /// What to do with an image that cannot be decoded.
     pub on_error: OnError,
-    /// Decoded images are kept in memory when all of them fit into this many MiB; otherwise each is
-    /// decoded when asked for.
+    /// Decoded images are kept in memory if all of them fit in this many MiB; otherwise they are decoded when needed.
     pub cache_mb: usize,
-    /// Read when `source = "emoji"`.
+    /// Used with `source = "emoji"`.
     pub emoji: EmojiConfig,
-    /// Read when the source is a folder.
+    /// Used if the source is a folder.
     pub folder: FolderConfig,
-    /// Read when the source is Parquet.
+    /// Used if the source is Parquet.
     pub parquet: ParquetConfig,
 }
 
@@ -64,7 +63,7 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// Checks every range.
+    /// Checks all values.
     ///
     /// # Errors
     /// [`DataError::Config`] naming the key and the allowed values.
@@ -74,18 +73,10 @@ impl DataConfig {
             return wrong("data.size", self.size.to_string(), "1 to 4096 pixels");
         }
         if !(0.0..0.5).contains(&self.margin) {
-            return wrong(
-                "data.margin",
-                self.margin.to_string(),
-                "a fraction from 0 up to, not including, 0.5",
-            );
+            return wrong("data.margin", self.margin.to_string(), "a fraction ≥ 0 and < 0.5");
         }
         if !(0.0..1.0).contains(&self.holdout) {
-            return wrong(
-                "data.holdout",
-                self.holdout.to_string(),
-                "a fraction from 0 up to, not including, 1",
-            );
+            return wrong("data.holdout", self.holdout.to_string(), "a fraction ≥ 0 and < 1");
         }
         Ok(())
     }
@@ -95,12 +86,12 @@ impl DataConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// The embedded Twemoji artwork; the class is the emoji's subgroup, the caption its name.
+    /// The built-in Twemoji artwork. Classes are the emoji's subgroups, captions their names.
     #[default]
     Emoji,
     /// A folder of png, jpeg, gif, bmp, webp and tiff files, at any depth.
     Folder(PathBuf),
-    /// A Parquet file of encoded images as Hugging Face datasets keep them, or a folder of such files.
+    /// A Parquet file with encoded images in the format of Hugging Face datasets, or a folder of such files.
     Parquet(PathBuf),
 }
 
@@ -113,31 +104,31 @@ impl fmt::Display for Source {
     }
 }
 
-/// Which emoji take part.
+/// Which emoji are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmojiConfig {
-    /// What the classes are.
+    /// The meaning of the classes.
     pub classes: EmojiClasses,
-    /// The five skin tones (and mixed pairs) besides the default yellow.
+    /// Include the five skin tones (and mixed pairs) besides the default yellow.
     pub include_skin_tones: bool,
-    /// The group Flags.
+    /// Include the group Flags.
     pub include_flags: bool,
-    /// The keys of a telephone, in the group Symbols.
+    /// Include keycaps, in the group Symbols.
     pub include_keycaps: bool,
-    /// Emoji kept away from training by name, besides `holdout`'s share.
+    /// Names of emoji that are held out from training, besides the fraction `holdout`.
     pub holdout_names: Vec<String>,
-    /// Only these groups, by name such as `"Food & Drink"` (also `"Flags"`); all of them when empty.
+    /// Only use these groups, for example `"Food & Drink"` (or `"Flags"`); all if empty.
     pub groups: Vec<String>,
 }
 
-/// Unicode sorts emoji twice.
+/// Unicode's two classifications of emoji.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmojiClasses {
-    /// Nine groups, such as `Animals & Nature`.
+    /// Nine groups, for example `Animals & Nature`.
     Group,
-    /// About a hundred subgroups of those, such as `animal-bird`.
+    /// About a hundred subgroups of those, for example `animal-bird`.
     #[default]
     Subgroup,
 }
@@ -146,11 +137,11 @@ pub enum EmojiClasses {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FolderConfig {
-    /// The first-level folders, sorted, are the classes.
+    /// Whether first-level subfolders are classes, in sorted order.
     pub classes: bool,
-    /// A captions file, relative to the folder: JSON lines `{"file_name": ..., "text": ...}`, or a `.csv` with
-    /// these columns. When it is not named, `metadata.csv`, `metadata.jsonl` and `captions.jsonl` are looked
-    /// for; a `.txt` beside an image comes second.
+    /// A captions file, relative to the folder: JSON lines `{"file_name": ..., "text": ...}`, or a `.csv` with these columns.
+    /// By default `metadata.csv`, `metadata.jsonl` and `captions.jsonl` are used if they exist, otherwise a `.txt` beside
+    /// each image.
     pub captions: Option<PathBuf>,
 }
 
@@ -160,8 +151,7 @@ impl Default for FolderConfig {
     }
 }
 
-/// Which columns of a Parquet file are read. A column that is not named is looked for under its usual
-/// names; one that is named has to be there.
+/// The columns of a Parquet file. By default the usual names are used; a given column must exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ParquetConfig {
@@ -173,27 +163,27 @@ pub struct ParquetConfig {
     pub text: Option<String>,
 }
 
-/// How a rectangle becomes a square.
+/// How rectangles are made square.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fit {
-    /// The largest central square.
+    /// Crop to the largest central square.
     #[default]
     Crop,
-    /// The whole image, centred on the background.
+    /// Pad the whole image with background, centred.
     Pad,
-    /// The whole image, its shape not kept.
+    /// Stretch the whole image.
     Stretch,
 }
 
-/// What happens when an image cannot be decoded.
+/// What to do with an image that cannot be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
-    /// It is left out and listed in [`Dataset::skipped`](crate::Dataset::skipped).
+    /// Skip it, and list it in [`Dataset::skipped`](crate::Dataset::skipped).
     #[default]
     Skip,
-    /// It is an error.
+    /// Fail.
     Fail,
 }
 
@@ -215,8 +205,9 @@ impl FromStr for Rgb {
         let digits =
             text.strip_prefix('#').filter(|d| d.len() == 6 && d.bytes().all(|b| b.is_ascii_hexdigit()));
         let value = digits.and_then(|d| u32::from_str_radix(d, 16).ok());
-        let [_, r, g, b] =
-            value.ok_or_else(|| format!("`{text}` is not a colour like \"#ffffff\""))?.to_be_bytes();
+        let [_, r, g, b] = value
+            .ok_or_else(|| format!("invalid colour `{text}`; expected a value like \"#ffffff\""))?
+            .to_be_bytes();
         Ok(Self([r, g, b]))
     }
 }
@@ -254,7 +245,7 @@ mod tests {
         let error = |text| toml::from_str::<DataConfig>(text).unwrap_err().to_string();
         assert!(error("sizes = 3").contains("sizes"));
         assert!(error("[emoji]\nflags = true").contains("flags"));
-        assert!(error("background = \"white\"").contains("`white` is not a colour"));
+        assert!(error("background = \"white\"").contains("invalid colour `white`"));
         assert!(error("source = { folders = \"x\" }").contains("folders"));
         let config = DataConfig { holdout: f64::NAN, ..DataConfig::default() };
         assert!(config.validate().unwrap_err().to_string().starts_with("data.holdout = NaN"));

@@ -1,4 +1,4 @@
-//! Items by index, whatever they come from.
+//! Indexed items of any collection.
 
 use std::{
     collections::BTreeMap,
@@ -20,17 +20,17 @@ use crate::{
 /// One image of a dataset.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Decoded, of the dataset's size.
+    /// The decoded image, of the dataset's size.
     pub image: Arc<Image>,
     /// An index into [`Dataset::class_names`].
     pub class: Option<usize>,
-    /// What is known of it in words.
+    /// Its description in words.
     pub words: Arc<Words>,
-    /// Unique within the collection, such as a path relative to the folder.
+    /// A name that is unique in the collection, for example a path relative to the folder.
     pub name: String,
 }
 
-/// Images of one size, with classes and captions where the collection has them. Cheap to clone.
+/// Images of one size, with classes and captions if the collection has them. Cheap to clone.
 #[derive(Clone)]
 pub struct Dataset {
     shared: Arc<Shared>,
@@ -42,21 +42,21 @@ struct Shared {
     frame: Frame,
     on_error: OnError,
     holdout: f64,
-    /// Every image in the collection's order; `None` for a corrupt one. Absent when they would not fit.
+    /// All images in the collection's order, with `None` for corrupt ones. `None` if they do not fit in memory.
     cache: Option<Vec<Option<Arc<Image>>>>,
     skipped: Mutex<Vec<Skipped>>,
-    /// Which images were found to be corrupt: neither decoded nor listed again.
+    /// Images found to be corrupt, which are neither decoded nor listed again.
     corrupt: Vec<AtomicBool>,
 }
 
 impl Dataset {
-    /// Opens the configured collection, all of it: see [`Dataset::split`] for the held-out part.
+    /// Opens the whole configured collection; [`Dataset::split`] separates the held-out part.
     ///
-    /// Decodes every image when `cache_mb` allows to keep them; then corrupt ones are left out, or the
-    /// first is an error, as `on_error` says.
+    /// Decodes all images if they fit in `cache_mb`. Corrupt ones are then skipped, or the first one is an error,
+    /// depending on `on_error`.
     ///
     /// # Errors
-    /// A configuration out of range; a missing or unreadable path; no images; a corrupt image under
+    /// A configuration value out of range, a missing or unreadable path, no images, or a corrupt image with
     /// `on_error = "fail"`.
     pub fn open(config: &DataConfig) -> Result<Self, DataError> {
         config.validate()?;
@@ -91,60 +91,60 @@ impl Dataset {
         Ok(Self { shared: Arc::new(shared), indices: indices.into() })
     }
 
-    /// The number of items.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.indices.len()
     }
 
-    /// Whether there are no items; only a held-out part can be so.
+    /// Whether there are no items, which only a held-out part can have.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
     }
 
-    /// Side of the square images, in pixels.
+    /// Width and height of the images in pixels.
     pub fn size(&self) -> usize {
         self.shared.frame.size
     }
 
-    /// The names of the classes, in order; empty for a collection without classes.
+    /// Names of the classes; empty if the collection has none.
     pub fn class_names(&self) -> &[String] {
         &self.shared.collection.class_names
     }
 
-    /// Each item's class, without decoding anything.
+    /// The class of each item; decodes nothing.
     pub fn classes(&self) -> Vec<Option<usize>> {
         self.indices.iter().map(|&i| self.shared.collection.entries[i].class).collect()
     }
 
-    /// Each item's name, without decoding anything.
+    /// The name of each item; decodes nothing.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.indices.iter().map(|&i| self.shared.collection.entries[i].name.as_str())
     }
 
-    /// What is known of each item in words, without decoding anything.
+    /// The words of each item; decodes nothing.
     pub fn words(&self) -> impl Iterator<Item = &Words> {
         self.indices.iter().map(|&i| &*self.shared.collection.entries[i].words)
     }
 
-    /// Whether every image is held in memory.
+    /// Whether all images are in memory.
     pub fn is_cached(&self) -> bool {
         self.shared.cache.is_some()
     }
 
-    /// The images left out so far. Complete after [`Dataset::open`] when the dataset is cached; otherwise it
-    /// grows as corrupt images are met.
+    /// The images skipped so far. Complete after [`Dataset::open`] if the dataset is cached; otherwise it grows when corrupt
+    /// images are found.
     pub fn skipped(&self) -> Vec<Skipped> {
         self.shared.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Those from number `first` on of the images left out so far.
+    /// The images skipped so far, from number `first` on.
     pub fn skipped_from(&self, first: usize) -> Vec<Skipped> {
         let all = self.shared.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(first..).unwrap_or_default().to_vec()
     }
 
-    /// How many files of the source were passed over because they are neither images nor texts about them, by the
-    /// ending of their names, such as `.svg`.
+    /// Number of ignored files of the source, which are neither images nor captions, by file extension, for example
+    /// `.svg`.
     pub fn passed_over(&self) -> &BTreeMap<String, usize> {
         &self.shared.collection.passed_over
     }
@@ -156,8 +156,8 @@ impl Dataset {
         Self { shared: self.shared.clone(), indices: self.indices.iter().copied().filter(has).collect() }
     }
 
-    /// The part to train on and the held-out part: `config.holdout` of the items on average, and emoji
-    /// that are held out by name. Which part an item is in depends on its name alone, so it stays there when others come and go.
+    /// Splits into the training part and the held-out part: on average the fraction `config.holdout` of the items, and emoji
+    /// held out by name. The part of an item only depends on its name, so it does not change when others are added or removed.
     pub fn split(&self) -> (Self, Self) {
         let held = |i: &usize| self.shared.is_held_out(&self.shared.collection.entries[*i]);
         let (held, train): (Vec<_>, Vec<_>) = self.indices.iter().copied().partition(held);
@@ -165,11 +165,11 @@ impl Dataset {
         (part(train), part(held))
     }
 
-    /// The item at `index`. Under `on_error = "skip"` a corrupt image that only now turns out to be so is
-    /// replaced by the next good one, so that the answer depends on the data alone.
+    /// The item at `index`. With `on_error = "skip"`, an image that turns out to be corrupt now is replaced by the next good
+    /// one, so that the result only depends on the data.
     ///
     /// # Errors
-    /// An index past the end; a corrupt image under `on_error = "fail"`, or when no image is good.
+    /// An index out of range; a corrupt image with `on_error = "fail"`, or if no image is good.
     pub fn get(&self, index: usize) -> Result<Item, DataError> {
         let len = self.len();
         if index >= len {
@@ -226,7 +226,7 @@ impl Shared {
     }
 
     fn is_held_out(&self, entry: &Entry) -> bool {
-        // FNV-1a, then mixed: the low bits of similar names are too alike alone.
+        // FNV-1a, then mixed, because the low bits of similar names are too similar.
         let name = entry.family.as_ref().unwrap_or(&entry.name);
         if entry.held_out {
             return true;
@@ -245,14 +245,18 @@ impl Shared {
     fn all_corrupt(&self) -> DataError {
         let skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         let first = skipped.first().map(|s| format!("; first {}: {}", s.path.display(), s.reason));
-        self.empty(format!(", and all {} found are corrupt{}", skipped.len(), first.unwrap_or_default()))
+        self.empty(format!(
+            ", and all {} found images are corrupt{}",
+            skipped.len(),
+            first.unwrap_or_default()
+        ))
     }
 }
 
-/// What [`Dataset::passed_over`] counts, in words: `3 .tga, 1 without ending`.
+/// Formats the counts of [`Dataset::passed_over`]: `3 .tga, 1 without extension`.
 pub fn counted_endings(counts: &BTreeMap<String, usize>) -> String {
     let one = |(ending, count): (&String, &usize)| match ending.as_str() {
-        "" => format!("{count} without ending"),
+        "" => format!("{count} without extension"),
         ending => format!("{count} {ending}"),
     };
     counts.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -261,7 +265,7 @@ pub fn counted_endings(counts: &BTreeMap<String, usize>) -> String {
 /// Decodes the image file at `path`, brought to the size, background and fit of `config`.
 ///
 /// # Errors
-/// If the file is missing or is no image that can be decoded; the message names it.
+/// If the file is missing or cannot be decoded; names it.
 pub fn open_image(path: &Path, config: &DataConfig) -> Result<Image, DataError> {
     config.validate()?;
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
@@ -269,35 +273,35 @@ pub fn open_image(path: &Path, config: &DataConfig) -> Result<Image, DataError> 
     Ok(fit(&decode::file(path).map_err(corrupt)?, &Frame::of(config)))
 }
 
-/// The image file at `path`, its middle cut to the aspect of `height` to `width` and brought to that size.
+/// Decodes the image file at `path`, crops it about its centre to the aspect ratio of `height` to `width`, and resizes it.
 ///
 /// # Errors
-/// As [`open_image`].
+/// Those of [`open_image`].
 pub fn open_sized(path: &Path, [height, width]: [usize; 2]) -> Result<Image, DataError> {
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     let corrupt = |reason: String| DataError::Corrupt { path: path.into(), reason };
     if height == 0 || width == 0 {
-        return Err(corrupt(format!("cannot be brought to {width}×{height} pixels")));
+        return Err(corrupt(format!("cannot be resized to {width}×{height} pixels")));
     }
     let raster = decode::file(path).map_err(corrupt)?;
     Ok(cover(&raster, [height, width], DataConfig::default().background))
 }
 
-/// What an image file holds.
+/// Properties of an image file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageFacts {
-    /// Columns, as it is decoded.
+    /// Width of the decoded image in pixels.
     pub width: usize,
-    /// Rows.
+    /// Height of the decoded image in pixels.
     pub height: usize,
-    /// Whether no pixel has a colour.
+    /// Whether all pixels are grey.
     pub grey: bool,
 }
 
-/// Decodes the image file at `path` and tells what it holds.
+/// Decodes the image file at `path` and returns its properties.
 ///
 /// # Errors
-/// As [`open_image`].
+/// Those of [`open_image`].
 pub fn image_facts(path: &Path) -> Result<ImageFacts, DataError> {
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     let raster = decode::file(path).map_err(|reason| DataError::Corrupt { path: path.into(), reason })?;

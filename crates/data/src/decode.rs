@@ -1,4 +1,4 @@
-//! Encoded bytes to a raster, with limits against files that claim or unfold to more than they should.
+//! Decodes images, with limits against files that need too much memory.
 
 use std::{
     io::{Cursor, Read},
@@ -14,19 +14,19 @@ use crate::{
     resize::Raster,
 };
 
-/// File name endings that are taken for images.
+/// File extensions of images.
 pub(crate) const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff"];
 
-/// The longest side accepted.
+/// Maximum width and height.
 const MAX_SIDE: u32 = 32_768;
-/// Bytes a decoder may allocate for one image: 128 megapixels of RGBA.
+/// Memory limit of a decoder for one image: 128 megapixels of RGBA.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Decodes a file. The format is read from its first bytes, not from its name.
+/// Decodes a file. The format is detected from its first bytes, not from its name.
 pub(crate) fn file(path: &Path) -> Result<Raster, String> {
     let length = files::open(path).and_then(|file| file.metadata()).map_err(|e| e.to_string())?.len();
     if length > MAX_BYTES {
-        return Err(format!("{length} bytes are more than the {} MiB allowed", MAX_BYTES >> 20));
+        return Err(format!("the file has {length} bytes, more than the limit of {} MiB", MAX_BYTES >> 20));
     }
     let _lent = ENCODED.take(length);
     bytes(&files::read(path, MAX_BYTES).map_err(|e| e.to_string())?)
@@ -39,9 +39,9 @@ pub(crate) fn is_image(path: &Path) -> bool {
     read.is_ok() && image::guess_format(&start).is_ok_and(|format| format.reading_enabled())
 }
 
-/// Decodes an encoded image held in memory.
+/// Decodes an encoded image in memory.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<Raster, String> {
-    guarded("its decoder failed", || read(bytes))
+    guarded("the decoder failed", || read(bytes))
 }
 
 fn read(bytes: &[u8]) -> Result<Raster, String> {
@@ -49,7 +49,7 @@ fn read(bytes: &[u8]) -> Result<Raster, String> {
     match reader.format() {
         None => return Err("not a png, jpeg, gif, bmp, webp or tiff image".into()),
         Some(ImageFormat::Jpeg) if !jpeg_ends(bytes) => {
-            return Err("truncated: its end marker is missing".into());
+            return Err("truncated: the end marker is missing".into());
         }
         Some(_) => {}
     }
@@ -60,13 +60,16 @@ fn read(bytes: &[u8]) -> Result<Raster, String> {
     let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
-        return Err(format!("{width}x{height} pixels"));
+        return Err(format!("the image has {width}x{height} pixels, expected sides from 1 to {MAX_SIDE}"));
     }
-    // Not every decoder minds the limit on memory.
+    // Not every decoder respects the memory limit.
     if u64::from(width) * u64::from(height) * 4 > MAX_BYTES || decoder.total_bytes() > MAX_BYTES {
-        return Err(format!("{width}x{height} pixels are more than the {} MiB allowed", MAX_BYTES >> 20));
+        return Err(format!(
+            "the image has {width}x{height} pixels, more than the limit of {} MiB",
+            MAX_BYTES >> 20
+        ));
     }
-    // The image as its file has it, and as it is given back.
+    // The image in the format of the file, and the converted one.
     let lent = DECODED.take(decoder.total_bytes() + u64::from(width) * u64::from(height) * 4);
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
@@ -77,8 +80,8 @@ fn read(bytes: &[u8]) -> Result<Raster, String> {
     Ok(Raster { width, height, rgba: rgba.into_raw(), _lent: Some(lent) })
 }
 
-/// Whether an end marker follows the first scan: the decoder fills up what is missing with grey and says
-/// nothing. An end marker before it is a thumbnail's.
+/// Whether an end marker follows the first scan. The decoder silently fills missing data with grey. An earlier end marker
+/// belongs to a thumbnail.
 fn jpeg_ends(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(2..).unwrap_or_default();
     while let [0xff, marker, high, low, ..] = *rest {
@@ -103,6 +106,6 @@ fn finite(image: &DynamicImage) -> Result<(), String> {
     };
     match samples.iter().filter(|v| !v.is_finite()).count() {
         0 => Ok(()),
-        n => Err(format!("{n} of its {} values are not finite", samples.len())),
+        n => Err(format!("{n} of {} values are not finite", samples.len())),
     }
 }

@@ -1,5 +1,5 @@
-//! The augmentation of Karras et al. 2022 (arXiv:2206.00364), appendix F.2, and the label that tells the
-//! network what was done, so that it does not leak into what the network generates.
+//! The augmentation of Karras et al. 2022 (arXiv:2206.00364), appendix F.2, and its label, which is an input of the network
+//! so that the changes do not appear in generated images.
 
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
@@ -7,30 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::warp::Affine;
 
-/// The length of the label: mirrored, upside down, log2 of the scale over its deviation, cosine minus one
-/// and sine of the rotation, the stretch along its axis (two), the translation (two).
+/// Length of the label: mirrored, upside down, log2 of the scale divided by its deviation, cosine minus one and sine of
+/// the rotation, the stretch along its axis (two), the translation (two).
 pub const EDM_LABELS: usize = 9;
 
-/// Which changes are made how often and how strongly. The default makes none.
+/// Probability and strength of the changes. The default makes no changes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EdmConfig {
-    /// The probability of each change but the mirroring; 0.12 in the paper for CIFAR-10, 0.15 for faces.
-    /// At 0 nothing is done.
+    /// Probability of each change except mirroring; 0.12 in the paper for CIFAR-10, 0.15 for faces. 0 turns all off.
     pub p: f64,
-    /// Mirror every second image, whatever `p`.
+    /// Mirror every second image, for any `p`.
     pub xflip: bool,
     /// Turn upside down (half of the times it is drawn).
     pub yflip: bool,
-    /// Deviation of the log2 of a change of size; 0 for none.
+    /// Standard deviation of the log2 of the scale; 0 turns it off.
     pub scale: f64,
-    /// Largest rotation as a share of half a turn, 0 to 1.
+    /// Largest rotation as a fraction of half a turn, 0 to 1.
     pub rotate: f64,
-    /// Deviation of the log2 of a stretch along one axis.
+    /// Standard deviation of the log2 of a stretch along one axis.
     pub aniso: f64,
-    /// The probability that the stretch's axis is not upright.
+    /// Probability that the stretch's axis is rotated.
     pub aniso_rotate: f64,
-    /// Deviation of a shift, as a share of the side.
+    /// Standard deviation of the translation as a fraction of the side.
     pub translate: f64,
 }
 
@@ -50,8 +49,8 @@ impl Default for EdmConfig {
 }
 
 impl EdmConfig {
-    /// Draws a change for images of this size: the map from output to source, and the label, which is zero
-    /// exactly when the map is the identity. Draws equally many numbers whatever happens to be chosen.
+    /// Draws a change for images of this size: the map from output to source, and the label, which is zero exactly if the map
+    /// is the identity. Always draws the same number of random values.
     pub(crate) fn draw(
         &self,
         width: usize,

@@ -1,4 +1,4 @@
-//! The embedded collection: Twemoji's 72x72 artwork with Unicode's names, groups and subgroups.
+//! The built-in collection: Twemoji's 72x72 artwork with Unicode's names, groups and subgroups.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,11 @@ use crate::{
     source::{Collection, Entry, Place},
 };
 
-/// What a model card or a picture made of this artwork has to say.
+/// The attribution that model cards and images of this artwork must contain.
 pub const ATTRIBUTION: &str =
     "Emoji artwork: Twemoji, copyright Twitter, Inc and other contributors, CC-BY 4.0";
 
-/// A group's name as Unicode writes it.
+/// The name of a group in Unicode.
 fn group_name(group: Group) -> &'static str {
     match group {
         Group::SmileysAndEmotion => "Smileys & Emotion",
@@ -34,7 +34,7 @@ fn group_name(group: Group) -> &'static str {
     }
 }
 
-/// The artwork is filed without the variation selector, save where emoji are joined to one.
+/// Artwork files omit the variation selector, except in joined emoji.
 fn artwork(emoji: &str) -> Option<&'static [u8]> {
     let plain = || PngTwemojiAsset::from_emoji(&emoji.replace('\u{fe0f}', ""));
     PngTwemojiAsset::from_emoji(emoji).or_else(plain).map(|asset| asset.data.0)
@@ -49,16 +49,16 @@ fn keywords(emoji: &str) -> Vec<String> {
     listed.into_iter().flat_map(|list| list.split(',')).map(Into::into).collect()
 }
 
-/// A group's name as one says it: `animals and nature`, `food fruit`.
+/// A group's name in plain words: `animals and nature`, `food fruit`.
 fn spoken(name: &str) -> String {
     name.replace('&', "and").replace('-', " ").to_lowercase()
 }
 
-/// Emoji in Unicode's order. Flags come last, so the other classes keep their numbers without them.
+/// Emoji in Unicode's order. Flags come last, so the other classes keep their indices without them.
 pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
     let all: Vec<&str> = Group::iter().map(group_name).collect();
     if let Some(name) = config.groups.iter().find(|name| !all.contains(&name.as_str())) {
-        let expected = "names out of Smileys & Emotion, People & Body, Animals & Nature, Food & Drink, \
+        let expected = "names from Smileys & Emotion, People & Body, Animals & Nature, Food & Drink, \
                         Travel & Places, Activities, Objects, Symbols, Flags";
         return Err(DataError::Config { key: "emoji.groups", value: format!("{name:?}"), expected });
     }
@@ -68,7 +68,7 @@ pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
     };
     if let Some(name) = config.holdout_names.iter().find(|name| !known(name)) {
         let (key, value) = ("emoji.holdout_names", format!("{name:?}"));
-        return Err(DataError::Config { key, value, expected: "Unicode's names of emoji" });
+        return Err(DataError::Config { key, value, expected: "names of emoji in Unicode" });
     }
     let wanted = |group: &Group| {
         let name = group_name(*group);
@@ -101,8 +101,8 @@ pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
     Ok(Collection {
         entries,
         class_names: class_names.into_iter().map(Into::into).collect(),
-        place: "the embedded emoji".into(),
-        looked_for: "emoji that pass the filters of [data.emoji]".into(),
+        place: "the built-in emoji".into(),
+        looked_for: "emoji that match [data.emoji]".into(),
         ..Collection::default()
     })
 }
@@ -118,7 +118,7 @@ fn with_subgroups() -> impl Iterator<Item = (&'static Emoji, &'static str)> {
     })
 }
 
-/// `family` is the emoji without a skin tone: all tones fall on the same side of the held-out split.
+/// `family` is the emoji without a skin tone: all tones are on the same side of the held-out split.
 fn entry(emoji: &Emoji, family: &Emoji, subgroup: &str, class: usize) -> Option<Entry> {
     let words = Words {
         caption: Some(emoji.name().into()),

@@ -1,20 +1,20 @@
-//! What can go wrong between a path and a picture.
+//! Errors of reading data sets.
 
 use std::path::PathBuf;
 
-/// An error of this crate. Every message names the file, key or item it is about.
+/// An error of this crate. Every message names the file, key or item.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
     /// The configured path does not exist.
     #[error("{what} {} does not exist", path.display())]
     Missing {
-        /// What was expected there, such as "the image folder".
+        /// What was expected there, for example "the image folder".
         what: &'static str,
         /// The configured path.
         path: PathBuf,
     },
-    /// A path exists but is of the wrong kind.
+    /// A path is of the wrong kind.
     #[error("{} is not {expected}", path.display())]
     WrongKind {
         /// The configured path.
@@ -22,28 +22,28 @@ pub enum DataError {
         /// What was expected.
         expected: &'static str,
     },
-    /// Nothing to learn from.
-    #[error("no images in {place}: looked for {looked_for}")]
+    /// There are no images.
+    #[error("no images in {place}; expected {looked_for}")]
     Empty {
         /// The folder, file or collection.
         place: String,
-        /// What would have counted.
+        /// What was expected.
         looked_for: String,
     },
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Its answer.
+        /// The error.
         source: std::io::Error,
     },
     /// An image that cannot be decoded.
     #[error("corrupt image {}: {reason}", path.display())]
     Corrupt {
-        /// The image's file, or its name within a container.
+        /// The image file, or its name within a container.
         path: PathBuf,
-        /// The decoder's complaint.
+        /// The decoder's error.
         reason: String,
     },
     /// A Parquet file that cannot be read, or has no column of images.
@@ -51,44 +51,44 @@ pub enum DataError {
     Parquet {
         /// The Parquet file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         reason: String,
     },
-    /// A captions file that cannot be understood.
+    /// A captions file that is invalid.
     #[error("{}, line {line}: {reason}", path.display())]
     Captions {
         /// The captions file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line number, counted from 1.
         line: usize,
         /// What is wrong with the line.
         reason: String,
     },
-    /// A configuration value outside its range.
+    /// A configuration value out of range.
     #[error("{key} = {value}: expected {expected}")]
     Config {
-        /// The key as written in the configuration.
+        /// The key in the configuration.
         key: &'static str,
         /// The value found.
         value: String,
-        /// The values allowed.
+        /// The allowed values.
         expected: &'static str,
     },
-    /// An index past the end.
-    #[error("item {index} of a dataset of {len}")]
+    /// An index out of range.
+    #[error("item {index} is out of range; the data set has {len} items")]
     Index {
-        /// The index asked for.
+        /// The requested index.
         index: usize,
-        /// The dataset's length.
+        /// Number of items.
         len: usize,
     },
 }
 
-/// An image that was left out under `on_error = "skip"`.
+/// An image that was skipped with `on_error = "skip"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// The image's file, or its name within a container (`train.parquet#17`).
+    /// The image file, or its name within a container (`train.parquet#17`).
     pub path: PathBuf,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }

@@ -16,7 +16,7 @@ use crate::{
     source::{Collection, Entry, Place, ending},
 };
 
-/// Names under which a captions file is found unasked, as Hugging Face's `imagefolder` has it and ours.
+/// Captions files that are used by default: Hugging Face's `imagefolder` names and ours.
 const CAPTION_FILES: [&str; 3] = ["metadata.csv", "metadata.jsonl", "captions.jsonl"];
 
 pub(crate) fn open(root: &Path, config: &FolderConfig, on_error: OnError) -> Result<Collection, DataError> {
@@ -66,11 +66,11 @@ struct Found {
     images: BTreeMap<String, PathBuf>,
     texts: BTreeMap<String, PathBuf>,
     captions: BTreeMap<String, PathBuf>,
-    /// How many there are of all others, by their ending.
+    /// Number of other files, by extension.
     others: BTreeMap<String, usize>,
 }
 
-/// Hidden files are no part of it; links are followed, each folder once.
+/// Hidden files are ignored; links are followed, and each folder is visited once.
 fn walk(
     folder: &Path,
     prefix: &str,
@@ -109,19 +109,19 @@ fn walk(
     Ok(())
 }
 
-/// The name without its last extension.
+/// The name without its extension.
 fn stem(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
-/// The longest text beside an image, and the longest file of captions.
+/// Maximum size of a text file beside an image, and of a captions file.
 const LONGEST_TEXT: u64 = 1 << 20;
 const LONGEST_TABLE: u64 = 1 << 30;
 
 type Captions = (BTreeMap<String, String>, Vec<Skipped>);
 
-/// Captions by image name; and the images that a captions file names but the folder lacks, and those whose caption
-/// cannot be read, which are taken out of `found`.
+/// Captions by image name; and the images that are listed in a captions file but missing, or whose caption cannot be
+/// read, which are removed from `found`.
 fn captions(
     root: &Path,
     config: &FolderConfig,
@@ -186,7 +186,7 @@ fn captions(
             _ => {}
         }
         skipped.extend(absent.into_iter().map(|(line, name)| {
-            let reason = format!("named in {}, line {line}, but not found", path.display());
+            let reason = format!("listed in {}, line {line}, but not found", path.display());
             Skipped { path: root.join(name), reason }
         }));
     }
@@ -196,33 +196,33 @@ fn captions(
     Ok((captions, skipped))
 }
 
-/// What to say of a captions file of `count` rows, `absent` of which name no image of the folder, the first `name`.
+/// The error for a captions file with `count` rows, `absent` of which name no image of the folder, first `name`.
 fn none_of(name: &str, count: usize, absent: usize, found: &Found) -> String {
-    let mut text = format!("the folder holds no image {name}");
+    let mut text = format!("the folder has no image {name}");
     if count > 1 && absent == count {
-        text.push_str(&format!(", nor any other of the {count} images that are named here"));
+        text.push_str(&format!(", nor any of the other {count} images listed here"));
     }
     text.push_str("; names are paths relative to the folder of this file");
     match name.split_once('/') {
         Some((first, rest)) if found.images.contains_key(rest) => {
-            text.push_str(&format!(": without `{first}/` it would be found"));
+            text.push_str(&format!(": it would be found without `{first}/`"));
         }
         _ => {}
     }
     text
 }
 
-/// What some editors begin a text with.
+/// Some editors write this at the start of a text.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 fn unmarked(text: &str) -> &str {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
-/// The file's name and, if there is one, its text, or why that cannot be read; or what is wrong with the row.
+/// File name and optional text, or the reason why the text cannot be read; or the fault of the row.
 type Row = Result<(String, Result<Option<String>, String>), String>;
 
-/// The rows of a table with a header, and their lines.
+/// The rows of a table with a header, and their line numbers.
 fn table(text: &[u8]) -> Vec<(usize, Row)> {
     let mut reader = csv::Reader::from_reader(text);
     let header = match reader.headers() {
@@ -240,7 +240,7 @@ fn table(text: &[u8]) -> Vec<(usize, Row)> {
             let field = |at: usize| utf8(record.get(at).unwrap_or_default());
             let caption = caption.map(field).transpose();
             let caption = caption.map(|caption| caption.filter(|caption| !caption.is_empty()));
-            let name = field(name).map_err(|reason| format!("the file's name: {reason}"));
+            let name = field(name).map_err(|reason| format!("file_name: {reason}"));
             (line_of(record.position()), name.map(|name| (name, caption)))
         }
         Err(error) => (line_of(error.position()), Err(error.to_string())),
@@ -250,19 +250,19 @@ fn table(text: &[u8]) -> Vec<(usize, Row)> {
 
 fn utf8(bytes: &[u8]) -> Result<String, String> {
     let text = std::str::from_utf8(bytes);
-    text.map(str::to_owned).map_err(|e| format!("not UTF-8 text: byte {} is wrong", e.valid_up_to()))
+    text.map(str::to_owned).map_err(|e| format!("not UTF-8 text: byte {} is invalid", e.valid_up_to()))
 }
 
-/// The rows of a file with an object in each line.
+/// The rows of a file with one object per line.
 fn lines(text: &[u8]) -> Vec<(usize, Row)> {
     let filled = text.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
     filled.map(|(index, line)| (index + 1, caption_line(line))).collect()
 }
 
-/// One line of such a file.
+/// One line of a JSON lines file.
 fn caption_line(line: &[u8]) -> Row {
     let (text, encoding) = (String::from_utf8_lossy(line), utf8(line).err());
-    let value: Value = serde_json::from_str(&text).map_err(|e| format!("not JSON: {e}"))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| format!("invalid JSON: {e}"))?;
     let Some(Value::String(name)) = value.get("file_name") else {
         return Err("expected an object with a string \"file_name\"".into());
     };

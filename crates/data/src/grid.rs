@@ -1,9 +1,9 @@
-//! Many images on one sheet.
+//! Grids of images.
 
 use crate::{Image, Rgb};
 
-/// Lays images out row by row, `columns` to a row, each centred in a cell of the largest width and height,
-/// with `gap` pixels of background between and around the cells. No images give an empty image.
+/// Arranges images in rows of `columns`, each centred in a cell of the largest width and height, with `gap` pixels of
+/// background between and around the cells. Without images the result is empty.
 pub fn grid(images: &[Image], columns: usize, gap: usize, background: Rgb) -> Image {
     let columns = columns.clamp(1, images.len().max(1));
     let rows = images.len().div_ceil(columns);

@@ -1,4 +1,4 @@
-//! Decoders of foreign files that panic are at fault themselves; the file then counts as corrupt.
+//! Catches panics of decoders, so that the file counts as corrupt.
 
 use std::{
     cell::Cell,
@@ -9,7 +9,7 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `read` returns, or the error `otherwise` if it panics.
+/// The result of `read`, or the error `otherwise` if it panics.
 pub(crate) fn guarded<T>(otherwise: &str, read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let before = GUARDED.replace(true);
     let found = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(otherwise.into()));
@@ -17,8 +17,7 @@ pub(crate) fn guarded<T>(otherwise: &str, read: impl FnOnce() -> Result<T, Strin
     found
 }
 
-/// Whether a panic on this thread would be caught and reported as a corrupt file: a panic hook can then keep
-/// silent.
+/// Whether a panic on this thread is caught and reported as a corrupt file, so that a panic hook can stay silent.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }

@@ -1,4 +1,4 @@
-//! The one in-memory image: 8-bit RGB.
+//! The in-memory image: 8-bit RGB.
 
 use std::path::Path;
 
@@ -6,28 +6,27 @@ use image::ImageEncoder as _;
 
 use crate::{DataError, Rgb};
 
-/// An sRGB image of 8 bits a channel.
+/// An sRGB image with 8 bits per channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Columns.
+    /// Width in pixels.
     pub width: usize,
-    /// Rows.
+    /// Height in pixels.
     pub height: usize,
     /// `height * width * 3` values: rows from the top, pixels from the left, red, green, blue.
     pub pixels: Vec<u8>,
 }
 
 impl Image {
-    /// One colour everywhere.
+    /// An image of a single colour.
     pub fn filled(width: usize, height: usize, color: Rgb) -> Self {
         Self { width, height, pixels: color.0.repeat(width * height) }
     }
 
-    /// From planes `[3, height, width]` with values in `[-1, 1]`; values outside are clamped and NaN
-    /// becomes black.
+    /// Converts values `[3, height, width]` in `[-1, 1]`; values outside are clamped and NaN becomes black.
     ///
     /// # Panics
-    /// When `planes` does not hold `3 * width * height` values.
+    /// If `planes` does not have `3 * width * height` values.
     pub fn from_planes(width: usize, height: usize, planes: &[f32]) -> Self {
         let area = width * height;
         assert_eq!(planes.len(), 3 * area, "three planes of {width}x{height}");
@@ -36,7 +35,7 @@ impl Image {
         Self { width, height, pixels }
     }
 
-    /// Planes `[3, height, width]` with values in `[-1, 1]`: `v / 127.5 - 1`.
+    /// Converts to values `[3, height, width]` in `[-1, 1]`: `v / 127.5 - 1`.
     pub fn to_planes(&self) -> Vec<f32> {
         let plane = |c| self.pixels.iter().skip(c).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0);
         plane(0).chain(plane(1)).chain(plane(2)).collect()
@@ -45,14 +44,14 @@ impl Image {
     /// The colour at column `x` and row `y`.
     ///
     /// # Panics
-    /// Outside the image.
+    /// If the position is outside the image.
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         assert!(x < self.width && y < self.height, "pixel ({x}, {y}) of {}x{}", self.width, self.height);
         let i = 3 * (y * self.width + x);
         [self.pixels[i], self.pixels[i + 1], self.pixels[i + 2]]
     }
 
-    /// The bytes of a PNG file; messages call it `path`.
+    /// Encodes as PNG; errors name `path`.
     ///
     /// # Errors
     /// [`DataError::Corrupt`] for an image without pixels.
@@ -61,7 +60,10 @@ impl Image {
         let side = |n: usize| u32::try_from(n).map_err(|e| corrupt(e.to_string()));
         let (width, height) = (side(self.width)?, side(self.height)?);
         if self.pixels.is_empty() || self.pixels.len() != 3 * self.width * self.height {
-            return Err(corrupt(format!("{} values for {width}x{height} pixels", self.pixels.len())));
+            return Err(corrupt(format!(
+                "the image has {} values for {width}x{height} pixels",
+                self.pixels.len()
+            )));
         }
         let mut bytes = Vec::new();
         image::codecs::png::PngEncoder::new(&mut bytes)
@@ -70,7 +72,7 @@ impl Image {
         Ok(bytes)
     }
 
-    /// Writes a PNG, whole or not at all: `path` then holds what it held before.
+    /// Writes a PNG. On failure `path` is unchanged.
     ///
     /// # Errors
     /// [`DataError::Io`] naming the path.
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn png_is_written_whole_or_not_at_all() {
+    fn png_is_written_completely_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let image = Image::filled(3, 2, Rgb([1, 2, 3]));
         let path = dir.path().join("a.png");

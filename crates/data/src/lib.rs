@@ -1,12 +1,10 @@
-//! Datasets of images: where they come from, how they are decoded, in which order they are seen and
-//! how they are augmented. Knows no model.
+//! Data sets of images: sources, decoding, order and augmentation. This crate does not depend on models.
 //!
-//! - [`Dataset`]: the embedded emoji, a folder of images, or Parquet files; every image decoded to one
-//!   square size.
+//! - [`Dataset`]: the built-in emoji, a folder of images, or Parquet files, decoded to square images of one size.
 //! - [`Order`]: the endless shuffled stream of indices, a pure function of the seed and the position.
 //! - [`CaptionConfig`]: from [`Words`] to a text, a pure function of the seed and the position.
-//! - [`augment()`]: from an [`Image`] to what a network sees, a pure function of the seed and the position.
-//! - [`Stream`]: the three together; a training run resumes from one integer.
+//! - [`augment()`]: from an [`Image`] to a training sample, a pure function of the seed and the position.
+//! - [`Stream`]: all of these together; a training run resumes from one integer.
 //!
 //! ```
 //! use tweedie_data::{DataConfig, Dataset};

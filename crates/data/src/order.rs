@@ -1,7 +1,6 @@
-//! The order in which a training run sees the items: a fresh permutation each epoch, computed and never
-//! stored. A permutation of `0..len` is a Feistel network on the next even power of two (Luby and Rackoff
-//! 1988) followed along its cycle until it lands below `len` (Black and Rogaway 2002): O(1) in memory, and
-//! at most four rounds through the network on average.
+//! The order of items in training: a new permutation in each epoch, computed without storing it. A permutation of `0..len`
+//! is a Feistel network on the next even power of two (Luby and Rackoff 1988), followed along its cycle until the result is
+//! below `len` (Black and Rogaway 2002): O(1) memory, and on average at most four rounds through the network.
 
 /// The endless shuffled stream of indices below `len`, a pure function of the seed and the position.
 #[derive(Clone, Debug)]
@@ -12,13 +11,13 @@ pub struct Order {
 }
 
 impl Order {
-    /// Every item once an epoch, each epoch in an order of its own.
+    /// Every item once per epoch, in a new order each epoch.
     pub fn new(seed: u64, len: usize) -> Self {
         Self { seed, len, classes: Vec::new() }
     }
 
-    /// Every class equally often, whatever its size: once a round, the classes in a fresh order each round,
-    /// and within a class every item before any item again. Items without a class form one of their own.
+    /// Every class equally often, whatever its size: once per round, in a new order each round, and within a class every item
+    /// before any repetition. Items without a class form their own class.
     pub fn balanced(seed: u64, classes: &[Option<usize>]) -> Self {
         let mut members = std::collections::BTreeMap::<Option<usize>, Vec<usize>>::new();
         for (index, class) in classes.iter().enumerate() {
@@ -27,27 +26,27 @@ impl Order {
         Self { seed, len: classes.len(), classes: members.into_values().collect() }
     }
 
-    /// The number of items.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is nothing to visit.
+    /// Whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How often the `n`-th sample's predecessors have gone through the items, as many as there are.
+    /// The epoch of sample `n`: how often `len` items have been passed before it.
     pub fn epoch(&self, n: u64) -> u64 {
         n / (self.len.max(1) as u64)
     }
 
-    /// The item that the `n`-th sample shows.
+    /// The item of sample `n`.
     ///
     /// # Panics
-    /// When there are no items.
+    /// If there are no items.
     pub fn index(&self, n: u64) -> usize {
-        assert!(self.len > 0, "an order over at least one item");
+        assert!(self.len > 0, "an order needs at least one item");
         if self.classes.is_empty() {
             return permuted(self.seed, n, self.len);
         }

@@ -1,5 +1,5 @@
-//! Parquet files of encoded images, as Hugging Face datasets keep them: a struct column with the field
-//! `bytes`, an integer label whose names are in the footer, a text.
+//! Parquet files of encoded images in the format of Hugging Face datasets: a struct column with the field `bytes`, an
+//! integer label with names in the footer, a text.
 
 use std::{
     collections::BTreeMap,
@@ -29,14 +29,14 @@ use crate::{
     source::{Collection, Entry, Place, ending},
 };
 
-/// The reader checks most of what a hostile file may say; where it asserts instead, the file is at fault.
+/// The reader checks most of a malicious file; where it panics instead, the file is at fault.
 const INVALID: &str = "not a valid Parquet file";
-/// Images decoded at once when a whole file is read; bounds what is held encoded.
+/// Number of images decoded at once when a whole file is read; limits the encoded data in memory.
 const CHUNK: usize = 256;
-/// Labels are class numbers, not identifiers.
+/// Labels must be class indices, not identifiers.
 const MAX_CLASSES: i64 = 100_000;
 
-/// The opened files; images are read when asked for.
+/// The opened files; images are read when needed.
 pub(crate) struct Tables(Vec<Table>);
 
 struct Table {
@@ -74,7 +74,7 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig, on_error: OnError) -> Re
         if class_names.is_empty() {
             class_names = content.class_names;
         } else if !content.class_names.is_empty() && content.class_names != class_names {
-            return Err(wrong("its class names differ from those of the files before it".into()));
+            return Err(wrong("the class names differ from those in other files".into()));
         }
         let relative = path.strip_prefix(root).ok().filter(|p| !p.as_os_str().is_empty());
         let shown = relative.or(path.file_name().map(Path::new)).unwrap_or(&path);
@@ -99,7 +99,7 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig, on_error: OnError) -> Re
         }
         if let Some(most) = most.filter(|most| !class_names.is_empty() && *most >= class_names.len()) {
             let named = class_names.len();
-            return Err(wrong(format!("a label is {most}, but its footer names {named} classes")));
+            return Err(wrong(format!("a label is {most}, but the footer has {named} class names")));
         }
         tables.push(Table { path, metadata: content.metadata, image: content.image });
     }
@@ -121,7 +121,7 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig, on_error: OnError) -> Re
     })
 }
 
-/// Finds the tables, and counts other files by their ending.
+/// Finds the tables, and counts other files by extension.
 fn list(
     folder: &Path,
     paths: &mut Vec<PathBuf>,
@@ -159,7 +159,7 @@ struct Content {
     rows: Vec<(usize, usize, Option<usize>, Caption)>,
 }
 
-/// Everything but the images.
+/// Reads everything except the images.
 fn read_table(path: &Path, config: &ParquetConfig) -> Result<Content, String> {
     let file = files::open(path).map_err(|e| e.to_string())?;
     let bytes = file.metadata().map_err(|e| e.to_string())?.len();
@@ -167,19 +167,19 @@ fn read_table(path: &Path, config: &ParquetConfig) -> Result<Content, String> {
     let metadata = Arc::new(reader.metadata().clone());
     let claimed: i64 = metadata.row_groups().iter().map(|g| g.num_rows().max(0)).fold(0, i64::saturating_add);
     if u64::try_from(claimed).is_ok_and(|rows| rows > bytes) {
-        return Err(format!("claims {claimed} rows in {bytes} bytes"));
+        return Err(format!("the header says {claimed} rows, but the file has {bytes} bytes"));
     }
     for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
         let (start, length) = column.byte_range();
         if start.checked_add(length).is_none_or(|end| end > bytes) {
             let name = column.column_path();
-            return Err(format!("truncated: column {name} reaches past its {bytes} bytes"));
+            return Err(format!("truncated: column {name} extends beyond the end at {bytes} bytes"));
         }
     }
     let columns = Columns::find(&metadata, config)?;
     let mut rows = Vec::new();
     for (group, meta) in metadata.row_groups().iter().enumerate() {
-        let count = usize::try_from(meta.num_rows()).map_err(|_| "a negative number of rows")?;
+        let count = usize::try_from(meta.num_rows()).map_err(|_| "the number of rows is negative")?;
         let reader = reader.get_row_group(group).map_err(|e| e.to_string())?;
         let labels = match columns.label {
             Some((at, Physical::INT32)) => {
@@ -201,11 +201,11 @@ fn read_table(path: &Path, config: &ParquetConfig) -> Result<Content, String> {
     Ok(Content { image: columns.image, class_names: columns.class_names, metadata, rows })
 }
 
-/// A negative label is how an unlabelled row is written.
+/// Negative labels mean unlabelled rows.
 fn class(label: Option<i64>, row: usize) -> Result<Option<usize>, String> {
     match label {
         Some(label) if label >= MAX_CLASSES => Err(format!(
-            "the label of row {row} of its row group is {label}: expected a class below {MAX_CLASSES}"
+            "the label of row {row} in its row group is {label}, expected a class below {MAX_CLASSES}"
         )),
         Some(label) => Ok(usize::try_from(label).ok()),
         None => Ok(None),
@@ -216,7 +216,7 @@ fn widen<T, U>(values: Vec<Option<T>>, to: impl Fn(T) -> U) -> Vec<Option<U>> {
     values.into_iter().map(|v| v.map(&to)).collect()
 }
 
-/// Which leaf columns are read.
+/// The leaf columns to read.
 struct Columns {
     image: usize,
     label: Option<(usize, Physical)>,
@@ -241,7 +241,7 @@ impl Columns {
             Some(name) => find(name).map(Some).ok_or_else(|| {
                 let columns: Vec<_> =
                     (0..schema.num_columns()).map(|i| schema.column(i).path().string()).collect();
-                format!("no column `{name}` of {what}; its columns are {}", columns.join(", "))
+                format!("no column `{name}` with {what}; the columns are {}", columns.join(", "))
             }),
             None => Ok(usual.iter().find_map(|name| find(name))),
         };
@@ -249,7 +249,7 @@ impl Columns {
         let as_image = |name: &str| leaf(&[name, "bytes"], &binary).or_else(|| leaf(&[name], &binary));
         let as_label = |name: &str| leaf(&[name], &[Physical::INT32, Physical::INT64]);
         let as_text = |name: &str| leaf(&[name], &binary);
-        // Any struct with the field `bytes` is an image when none has the usual name.
+        // If no column has the usual name, any struct with the field `bytes` is used.
         let as_any = || {
             (0..schema.num_columns()).filter(flat).find(|&i| {
                 let column = schema.column(i);
@@ -266,8 +266,8 @@ impl Columns {
             let columns: Vec<_> =
                 (0..schema.num_columns()).map(|i| schema.column(i).path().string()).collect();
             format!(
-                "no column of encoded images: looked for image.bytes, img.bytes or any struct with the field \
-                 bytes; its columns are {}",
+                "no column of encoded images; expected image.bytes, img.bytes or any struct with the field \
+                 bytes; the columns are {}",
                 columns.join(", ")
             )
         })?;
@@ -284,7 +284,7 @@ impl Columns {
     }
 }
 
-/// The features of the footer's `huggingface` key and their class names, if they have any.
+/// The features in the footer's `huggingface` key, with their class names if they have any.
 fn features(metadata: &ParquetMetaData) -> Vec<(String, Vec<String>)> {
     let pairs = metadata.file_metadata().key_value_metadata();
     let text = pairs.and_then(|p| p.iter().find(|kv| kv.key == "huggingface")?.value.as_deref());
@@ -297,7 +297,7 @@ fn features(metadata: &ParquetMetaData) -> Vec<(String, Vec<String>)> {
     features.into_iter().flatten().map(|(name, feature)| (name.clone(), names(feature))).collect()
 }
 
-/// All values of a column of a row group; `None` where there is none.
+/// All values of a column in a row group; `None` for missing values.
 fn read_column<T: DataType>(
     group: &dyn RowGroupReader,
     at: usize,
@@ -309,14 +309,14 @@ fn read_column<T: DataType>(
     while out.len() < count {
         let read = read_some(&mut reader, present, count - out.len())?;
         if read.is_empty() {
-            return Err(format!("{} of {count} rows are there", out.len()));
+            return Err(format!("only {} of {count} rows were read", out.len()));
         }
         out.extend(read);
     }
     Ok(out)
 }
 
-/// Up to `most` further rows; `present` is the definition level of a value that is there.
+/// Up to `most` further rows; `present` is the definition level of a present value.
 fn read_some<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
     present: i16,
@@ -333,14 +333,14 @@ fn read_some<T: DataType>(
 }
 
 impl Tables {
-    /// What a message calls the row.
+    /// The name of a row in messages.
     pub fn path(&self, row: Row) -> PathBuf {
         let mut name = self.0[row.file].path.clone().into_os_string();
         name.push(format!("#{}", row.number));
         name.into()
     }
 
-    /// Decodes one row's image: reads the pages up to it by their headers only.
+    /// Decodes the image of one row, skipping earlier pages by their headers.
     pub fn raster(&self, row: Row) -> Result<Raster, String> {
         let table = &self.0[row.file];
         let value = guarded(INVALID, || {
@@ -368,7 +368,7 @@ impl Tables {
                         Ok(read) if !read.is_empty() => images.par_extend(
                             read.par_iter().map(|v| Ok(fit(&raster(Some(v))?, frame))).collect::<Vec<_>>(),
                         ),
-                        Ok(_) => images.resize_with(end, || Err("its row is missing".into())),
+                        Ok(_) => images.resize_with(end, || Err("the row is missing".into())),
                         Err(reason) => images.resize_with(end, || Err(reason.clone())),
                     }
                 }
@@ -379,7 +379,7 @@ impl Tables {
 }
 
 impl Table {
-    /// The column of images from a file handle of its own: handles share their position when cloned.
+    /// The column of images, with a separate file handle because cloned handles share their position.
     fn images(&self, group: usize) -> Result<(ColumnReaderImpl<ByteArrayType>, i16), String> {
         let file = Arc::new(files::open(&self.path).map_err(|e| e.to_string())?);
         let metadata = self.metadata.row_group(group);
@@ -395,7 +395,7 @@ impl Table {
 fn raster(value: Option<&Option<ByteArray>>) -> Result<Raster, String> {
     match value {
         Some(Some(bytes)) => decode::bytes(bytes.data()),
-        Some(None) => Err("no bytes: the image is not embedded in the file".into()),
-        None => Err("its row is missing".into()),
+        Some(None) => Err("the image is not embedded in the file (no bytes)".into()),
+        None => Err("the row is missing".into()),
     }
 }

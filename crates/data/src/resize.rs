@@ -1,14 +1,14 @@
-//! From a decoded raster with transparency to a square on a background.
+//! Converts a decoded raster with transparency to a square image on a background.
 //!
-//! Transparent pixels are laid on the background first, with sRGB values as every viewer does, so that the
-//! resampling sees opaque colours only and no fringe can arise. The resampling averages light: it works on
-//! linear values, with filters that have no negative lobe where it shrinks, so that it cannot ring.
+//! Transparent pixels are composed on the background first, with sRGB values like every viewer, so that resampling only
+//! sees opaque colours and there are no fringes. Resampling averages light: it works on linear values, with filters that
+//! have no negative lobe when shrinking, so that there is no ringing.
 
 use std::sync::LazyLock;
 
 use crate::{DataConfig, Fit, Image, Rgb, budget::Lent};
 
-/// Straight-alpha sRGB, four bytes a pixel.
+/// Straight-alpha sRGB, four bytes per pixel.
 pub(crate) struct Raster {
     pub width: usize,
     pub height: usize,
@@ -17,7 +17,7 @@ pub(crate) struct Raster {
     pub _lent: Option<Lent>,
 }
 
-/// The square that a dataset shows.
+/// The square of a data set's images.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     pub size: usize,
@@ -46,7 +46,7 @@ fn to_byte(v: f32) -> u8 {
     (encoded * 255.0).round().clamp(0.0, 255.0) as u8
 }
 
-/// Lays `raster` on the background and brings it to the frame's size. The raster has at least one pixel.
+/// Composes `raster` on the background and resizes it to the frame. The raster must have at least one pixel.
 pub(crate) fn fit(raster: &Raster, frame: &Frame) -> Image {
     let (width, height) = (raster.width as f64, raster.height as f64);
     let inner = ((frame.size as f64 * (1.0 - 2.0 * frame.margin)).round() as usize).clamp(1, frame.size);
@@ -71,7 +71,7 @@ pub(crate) fn fit(raster: &Raster, frame: &Frame) -> Image {
     image
 }
 
-/// The middle of `raster` in the aspect of `height` to `width`, brought to that size.
+/// Crops `raster` about its centre to the aspect ratio of `height` to `width`, and resizes it.
 pub(crate) fn cover(raster: &Raster, [height, width]: [usize; 2], background: Rgb) -> Image {
     let (across, down) = (raster.width as f64, raster.height as f64);
     let (columns, rows) = match raster.width * height <= raster.height * width {
@@ -83,13 +83,13 @@ pub(crate) fn cover(raster: &Raster, [height, width]: [usize; 2], background: Rg
     Image { width, height, pixels: resample(raster, background, &across, &down) }
 }
 
-/// The source samples that make one output sample, and their weights, which sum to one.
+/// The source samples of one output sample, and their weights, which sum to one.
 struct Taps {
     first: usize,
     weights: Vec<f32>,
 }
 
-/// Brings the interval `from..to` of source samples to `count` samples.
+/// Resamples the interval `from..to` of source samples to `count` samples.
 fn taps((from, to): (f64, f64), count: usize) -> Vec<Taps> {
     let scale = (to - from) / count as f64;
     let (lowest, highest) = (from as usize, (to as usize).max(from as usize + 1));
@@ -153,7 +153,7 @@ fn blend(tap: &Taps, sample: impl Fn(usize) -> [f32; 3]) -> [f32; 3] {
     sum
 }
 
-/// One channel over the background, in linear light.
+/// Composes one channel over the background, in linear light.
 fn over(value: u8, alpha: u8, background: u8) -> f32 {
     match alpha {
         255 => LINEAR[usize::from(value)],
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// A red disc's transparent surroundings hold black, as artwork often does: none of it may show.
+    /// A red disc with black in its transparent surroundings, as is common in artwork; none of it may show.
     #[test]
     fn hidden_colours_leave_no_fringe() {
         let disc = |x: usize, y: usize| {

@@ -1,4 +1,4 @@
-//! What every collection of images is to a dataset: a list of entries that can be decoded.
+//! The common form of all collections of images: a list of entries that can be decoded.
 
 use std::{
     collections::BTreeMap,
@@ -14,20 +14,20 @@ use crate::{
     resize::{Frame, fit},
 };
 
-/// One image, not decoded.
+/// One image that is not decoded yet.
 pub(crate) struct Entry {
     /// Unique within the collection and the same on every machine.
     pub name: String,
-    /// Items of one family are never on both sides of the held-out split; the name when absent.
+    /// Items of one family are never on both sides of the held-out split; by default the name.
     pub family: Option<String>,
-    /// Whatever the share of the held-out part.
+    /// Held out whatever the fraction is.
     pub held_out: bool,
     pub class: Option<usize>,
     pub words: Arc<Words>,
     pub place: Place,
 }
 
-/// Where an entry's encoded image is.
+/// The place of an entry's encoded image.
 pub(crate) enum Place {
     Bytes(&'static [u8]),
     File(PathBuf),
@@ -38,24 +38,24 @@ pub(crate) enum Place {
 pub(crate) struct Collection {
     pub entries: Vec<Entry>,
     pub class_names: Vec<String>,
-    /// What the collection is called when it turns out to be empty, and what would have counted.
+    /// The collection's name, for the error that it is empty.
     pub place: String,
     pub looked_for: String,
-    /// Images known to be missing before any is decoded.
+    /// Images known to be missing before decoding.
     pub skipped: Vec<Skipped>,
-    /// Files that are neither images nor texts about them, by their ending.
+    /// Number of files that are neither images nor captions, by extension.
     pub passed_over: BTreeMap<String, usize>,
-    /// What a [`Place::Row`] is a row of.
+    /// The tables of [`Place::Row`].
     pub tables: Option<Tables>,
 }
 
-/// The ending of a file's name in lower case, with its dot; empty if it has none.
+/// The file extension in lower case, with its dot; empty if there is none.
 pub(crate) fn ending(path: &Path) -> String {
     path.extension().map(|e| format!(".{}", e.to_string_lossy().to_lowercase())).unwrap_or_default()
 }
 
 impl Collection {
-    /// What a message calls an entry's image.
+    /// The name of an entry's image in messages.
     pub fn path(&self, index: usize) -> PathBuf {
         let entry = &self.entries[index];
         match (&entry.place, &self.tables) {
@@ -65,18 +65,18 @@ impl Collection {
         }
     }
 
-    /// Decodes one image to the frame.
+    /// Decodes one image.
     pub fn decode(&self, index: usize, frame: &Frame) -> Result<Image, String> {
         let raster = match (&self.entries[index].place, &self.tables) {
             (Place::Bytes(bytes), _) => decode::bytes(bytes)?,
             (Place::File(path), _) => decode::file(path)?,
             (Place::Row(row), Some(tables)) => tables.raster(*row)?,
-            (Place::Row(_), None) => return Err("its row is missing".into()),
+            (Place::Row(_), None) => return Err("the row is missing".into()),
         };
         Ok(fit(&raster, frame))
     }
 
-    /// Decodes every image to the frame, in the entries' order, on all cores.
+    /// Decodes all images in order, on all cores.
     pub fn decode_all(&self, frame: &Frame) -> Vec<Result<Image, String>> {
         match &self.tables {
             Some(tables) => tables.decode_all(frame),

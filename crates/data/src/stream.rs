@@ -1,12 +1,11 @@
-//! The samples a training run sees, one after another without end.
+//! The endless stream of training samples.
 
 use rayon::prelude::*;
 
 use crate::{AugmentConfig, DataError, Dataset, EDM_LABELS, Order, augment};
 
-/// An endless stream of augmented samples. The `n`-th sample is a pure function of the seed, the dataset
-/// and `n`: a run resumes from that one integer, and neither the batch size nor the number of threads
-/// changes what it sees.
+/// An endless stream of augmented samples. Sample `n` is a pure function of the seed, the data set and `n`: a run resumes
+/// from that integer, and neither the batch size nor the number of threads changes it.
 pub struct Stream {
     dataset: Dataset,
     order: Order,
@@ -14,25 +13,25 @@ pub struct Stream {
     seed: u64,
 }
 
-/// Samples side by side.
+/// A batch of samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// `[count, 3, size, size]`, values in `[-1, 1]`.
     pub images: Vec<f32>,
-    /// What was done to each, as the network is told: see [`augment`](crate::augment()).
+    /// The augmentation labels for the network: see [`augment`](crate::augment()).
     pub augment_labels: Vec<[f32; EDM_LABELS]>,
     /// Indices into [`Dataset::class_names`].
     pub classes: Vec<Option<usize>>,
-    /// Descriptions in words.
+    /// Captions.
     pub captions: Vec<Option<String>>,
 }
 
 impl Stream {
-    /// Shows the dataset in the given order, see [`Order::new`] and [`Order::balanced`].
+    /// A stream over the data set in the given order, see [`Order::new`] and [`Order::balanced`].
     ///
     /// # Errors
-    /// [`DataError::Config`] for an augmentation out of range, [`DataError::Index`] when there are no items
-    /// or the order is for another number of them.
+    /// [`DataError::Config`] for an augmentation out of range, [`DataError::Index`] if there are no items or the order is for
+    /// another number of items.
     pub fn new(dataset: Dataset, order: Order, augment: AugmentConfig, seed: u64) -> Result<Self, DataError> {
         augment.validate()?;
         if dataset.is_empty() || order.len() != dataset.len() {
@@ -41,7 +40,7 @@ impl Stream {
         Ok(Self { dataset, order, augment, seed })
     }
 
-    /// What is shown.
+    /// The data set.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
     }
@@ -49,7 +48,7 @@ impl Stream {
     /// Samples `start` to `start + count`, decoded and augmented in parallel.
     ///
     /// # Errors
-    /// As [`Dataset::get`].
+    /// Those of [`Dataset::get`].
     pub fn batch(&self, start: u64, count: usize) -> Result<Batch, DataError> {
         let sample = |n: u64| {
             let item = self.dataset.get(self.order.index(n))?;

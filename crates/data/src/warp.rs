@@ -1,24 +1,23 @@
-//! Affine changes of geometry.
+//! Affine image transformations.
 //!
-//! Each output pixel is read from the source with the interpolating cubic of Catmull and Rom. Where the map
-//! shrinks the image, a pixel averages 3x3 such readings, spread just wide enough for the added variance to
-//! match the larger footprint; the spread goes to nothing at scale one, so the quality has no seam. This is
-//! lighter than the wavelet filters of Karras et al. 2020 (arXiv:2006.06676), appendix B, and as sharp at
-//! the sizes trained here.
+//! Each output pixel is sampled from the source with Catmull and Rom's interpolating cubic. Where the map shrinks the image,
+//! a pixel averages 3x3 such samples, spread such that the additional variance matches the larger footprint. The spread
+//! vanishes at scale one, so quality is continuous. This is cheaper than the wavelet filters of Karras et al. 2020
+//! (arXiv:2006.06676), appendix B, and as sharp at the sizes used here.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Image, Rgb, resize::catmull_rom};
 
-/// What lies beyond an image's border: `"reflect"`, `"edge"` or a colour such as `"#ffffff"`.
+/// What is beyond an image's border: `"reflect"`, `"edge"` or a colour like `"#ffffff"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Padding {
-    /// The image mirrored, its border pixels not doubled.
+    /// The mirrored image, without repeating border pixels.
     #[default]
     Reflect,
     /// The nearest border pixel.
     Edge,
-    /// One colour.
+    /// A single colour.
     Color(Rgb),
 }
 
@@ -47,7 +46,7 @@ impl<'de> Deserialize<'de> for Padding {
 }
 
 impl Padding {
-    /// The index within `0..len` that stands for `at`; `None` is the padding's colour.
+    /// The index within `0..len` for `at`; `None` for the padding colour.
     fn resolve(self, at: i64, len: usize) -> Option<usize> {
         let len = len as i64;
         if (0..len).contains(&at) {
@@ -96,7 +95,7 @@ impl Affine {
         Self { shift: [x, y], ..Self::IDENTITY }
     }
 
-    /// First `inner`, then `self`.
+    /// Composition: first `inner`, then `self`.
     pub fn after(self, inner: Self) -> Self {
         let [[a, b], [c, d]] = self.linear;
         let [[e, f], [g, h]] = inner.linear;
@@ -112,7 +111,7 @@ impl Affine {
         [a * x + b * y + self.shift[0], c * x + d * y + self.shift[1]]
     }
 
-    /// Whether the map only mirrors, by whole pixels if it moves.
+    /// Whether the map only mirrors and shifts by whole pixels.
     fn is_on_grid(&self) -> bool {
         let [[a, b], [c, d]] = self.linear;
         a.abs() == 1.0
@@ -123,8 +122,8 @@ impl Affine {
     }
 }
 
-/// The image seen through `map`: planes `[3, height, width]` with values in `[-1, 1]`. Maps that mirror or
-/// move by whole pixels copy values exactly.
+/// The image transformed by `map`: values `[3, height, width]` in `[-1, 1]`. Maps that only mirror or shift by whole pixels
+/// copy values exactly.
 pub(crate) fn warp(image: &Image, map: &Affine, padding: Padding) -> Vec<f32> {
     if *map == Affine::IDENTITY {
         return image.to_planes();
@@ -162,7 +161,7 @@ pub(crate) fn warp(image: &Image, map: &Affine, padding: Padding) -> Vec<f32> {
     planes
 }
 
-/// Where a pixel is read, in output pixels from its centre. Three equal readings at `-d, 0, d` have the
+/// Offsets of the samples of a pixel, in output pixels from its centre. Three equal samples at `-d, 0, d` have the
 /// variance `2 d^2 / 3`; a step of `s` source pixels lacks `(s^2 - 1) / 12` of a box's `s^2 / 12`.
 fn footprint(map: &Affine) -> Vec<[f64; 2]> {
     let [[a, b], [c, d]] = map.linear;

@@ -1,4 +1,4 @@
-//! The embedded collection: what is in it, and what the filters leave.
+//! The built-in collection: its contents and filters.
 
 #![allow(clippy::unwrap_used)]
 
@@ -52,8 +52,8 @@ fn the_default_has_no_variants() {
 #[test]
 fn all_of_it_and_single_groups() {
     let all = open(everything()).unwrap();
-    // 4009 files, less 65 that are parts of emoji or not in Unicode's list: letters of flags, swatches of
-    // skin and hair, variants of three emoji, Twitter's own sign.
+    // 4009 files, except 65 that are parts of emoji or not in Unicode's list: letters of flags, swatches of skin and hair,
+    // variants of three emoji, Twitter's own sign.
     assert_eq!(all.len(), 3944);
     let flags = open(EmojiConfig { groups: vec!["Flags".into()], ..EmojiConfig::default() }).unwrap();
     assert_eq!(flags.class_names(), ["flag", "country-flag", "subdivision-flag"]);

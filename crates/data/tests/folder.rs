@@ -1,4 +1,4 @@
-//! Folders of files: formats, classes, captions, and everything that may be wrong with them.
+//! Folders of files: formats, classes, captions, and invalid files.
 
 #![allow(clippy::unwrap_used)]
 
@@ -120,7 +120,7 @@ fn captions_that_are_wrong_are_named() {
     let good = "{\"file_name\": \"1.png\", \"text\": \"one\"}\n";
     assert_eq!(Dataset::open(&with(good)).unwrap().get(0).unwrap().words.caption.as_deref(), Some("one"));
     let error = message(&with(&format!("{good}{{oops")));
-    assert!(error.contains("mine.jsonl, line 2: not JSON"), "{error}");
+    assert!(error.contains("mine.jsonl, line 2: invalid JSON"), "{error}");
     assert!(message(&with("{\"text\": \"one\"}")).contains("file_name"));
     assert!(message(&with("{\"file_name\": \"1.png\", \"text\": 3}")).contains("the text is 3"));
     let missing = with(&format!("{good}{{\"file_name\": \"2.png\", \"text\": \"two\"}}"));
@@ -144,7 +144,7 @@ fn missing_empty_and_not_a_folder() {
     assert!(message(&config(&file)).contains("is not a folder"));
 }
 
-/// Files that are broken in several ways, and the word their reason has to hold.
+/// Files that are broken in several ways, and a word that the error must contain.
 fn broken(dir: &Path) -> Vec<(&'static str, &'static str)> {
     let noise = RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * 7) as u8, (y * 5) as u8, (x * y) as u8]));
     let encoded = |format| {
@@ -187,7 +187,7 @@ fn corrupt_images_are_skipped_or_fatal_and_always_named() {
     let dir = tempfile::tempdir().unwrap();
     let broken = broken(dir.path());
     let error = message(&config(dir.path()));
-    assert!(error.contains("all 8 found are corrupt") && error.contains("bomb.png"), "{error}");
+    assert!(error.contains("all 8 found images are corrupt") && error.contains("bomb.png"), "{error}");
 
     let half = RgbaImage::from_pixel(3, 3, image::Rgba([0, 0, 0, 128]));
     half.save(dir.path().join("good.png")).unwrap();
@@ -242,7 +242,7 @@ fn thousands_of_corrupt_images_take_no_longer_than_they_are_many() {
     assert!((0..none.len()).all(|i| none.get(i).is_err()));
     assert_eq!(none.skipped().len(), 4000);
     let error = none.get(0).err().unwrap().to_string();
-    assert!(error.contains("all 4000 found are corrupt"), "{error}");
+    assert!(error.contains("all 4000 found images are corrupt"), "{error}");
     write(dir.path().join("good.png"), [9, 9, 9], ImageFormat::Png);
     let one = lazy();
     assert!((0..one.len()).all(|i| one.get(i).unwrap().name == "good.png"));

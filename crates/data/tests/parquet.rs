@@ -1,4 +1,4 @@
-//! Parquet: a file as Hugging Face writes it, and files made here to be unusual or broken.
+//! Parquet: a file written by Hugging Face, and unusual or broken files made here.
 
 #![allow(clippy::unwrap_used)]
 
@@ -109,7 +109,7 @@ fn missing_empty_truncated_and_garbled() {
         fs::write(&path, &whole[..length]).unwrap();
         assert!(message(&config(&path)).contains("x.parquet"), "cut to {length}");
     }
-    // Whatever a flipped byte does, it ends in an answer.
+    // A flipped byte gives a result or an error, never a panic.
     for at in (0..whole.len()).step_by(5) {
         let mut garbled = whole.clone();
         garbled[at] ^= 0x55;

@@ -72,8 +72,7 @@ fn the_edm_label_is_zero_exactly_when_nothing_was_done() {
         let turned = (label[3] + 1.0).hypot(label[4]);
         assert!((turned - 1.0).abs() < 1e-6, "cosine and sine");
     }
-    // Half mirrored; 0.06 upside down; 0.12 each scaled, turned, stretched (half of them at a slant) and
-    // moved.
+    // Half mirrored; 0.06 upside down; 0.12 each scaled, turned, stretched (half of them rotated) and moved.
     let expected = [0.5, 0.06, 0.12, 0.12, 0.12, 0.12, 0.06, 0.12, 0.12];
     for (count, share) in counts.into_iter().zip(expected) {
         let found = f64::from(count) / 4000.0;
@@ -84,8 +83,8 @@ fn the_edm_label_is_zero_exactly_when_nothing_was_done() {
     assert!((share - want).abs() < 0.03, "{share} against {want}");
 }
 
-/// A soft spot's mass and centre follow the label: scale, stretch and rotation keep the centre, a
-/// translation moves it by its label times the deviation times the side.
+/// Mass and centre of a soft spot follow the label: scale, stretch and rotation keep the centre, a translation moves it by
+/// its label times the deviation times the side.
 #[test]
 fn the_label_tells_the_geometry() {
     let spot = |i: usize| {

@@ -1,11 +1,10 @@
-//! How many bits a model needs for an image: the variational bound on `-log2 p(x0)`, per pixel and channel.
+//! Bits per dimension of images: the variational bound on `-log2 p(x0)`, per pixel and channel.
 //!
-//! The three terms are those of [`tweedie_core::bound`]. That of the prior is exact; the others are
-//! expectations over the forward process' noise, of which one draw is made for each image and level. All
-//! levels of all images would be `images·T` network evaluations, so the levels can be subsampled: the
-//! cleanest, whose term is the largest, is always taken, and the rest is cut into strata, narrow where it is
-//! clean, of each of which every image draws one level. That leaves the expectation as it is. Images
-//! are independent of each other, so the spread between them is the standard error of everything.
+//! The three terms are those of [`tweedie_core::bound`]. The prior term is exact; the others are expectations over the
+//! noise of the forward process, estimated with one draw per image and level. All levels of all images would be `images·T`
+//! network evaluations, so levels can be subsampled: the cleanest, whose term is the largest, is always evaluated, and the
+//! rest is divided into strata, narrower at clean levels, of which every image draws one level each. That leaves the
+//! expectation unchanged. Images are independent, so the spread between them gives the standard error.
 
 mod estimate;
 pub mod ode;
@@ -30,90 +29,92 @@ pub use estimate::Estimate;
 use estimate::Strata;
 pub use plot::plot;
 
-/// Why there is no bound.
+/// Why a bound cannot be computed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BoundError {
-    /// No images.
+    /// There are no images.
     #[error("there are no images to evaluate")]
     Empty,
-    /// An image of another size than the first.
-    #[error("image {index} is {width}×{height}, expected {expected_width}×{expected_height} as the first")]
+    /// An image of another size than the first one.
+    #[error(
+        "image {index} has {width}×{height} pixels, expected {expected_width}×{expected_height} like the first one"
+    )]
     Size {
-        /// Its index.
+        /// Index of the image.
         index: usize,
         /// Its width.
         width: usize,
         /// Its height.
         height: usize,
-        /// Width of the first.
+        /// Width of the first image.
         expected_width: usize,
-        /// Height of the first.
+        /// Height of the first image.
         expected_height: usize,
     },
-    /// A network for something else than images.
-    #[error("the network takes {channels} channels: the bound is of RGB images, which have 3")]
+    /// A network for something other than RGB images.
+    #[error("the network has {channels} input channels, expected 3 for RGB images")]
     Channels {
-        /// What it takes.
+        /// Number of input channels.
         channels: usize,
     },
-    /// A variance that the network does not answer.
-    #[error("the network answers {channels} channels: a learned variance needs {expected}")]
+    /// A learned variance that the network does not predict.
+    #[error("the network has {channels} output channels, but a learned variance needs {expected}")]
     Variance {
-        /// What it answers.
+        /// Number of output channels.
         channels: usize,
-        /// What it should answer.
+        /// Number of output channels for a learned variance.
         expected: usize,
     },
-    /// A number of levels that cannot be visited.
-    #[error("levels = {found}: expected 2 to {of}, the noise levels of the model")]
+    /// An invalid number of levels.
+    #[error("levels = {found}: expected 2 to {of}, the number of noise levels of the model")]
     Levels {
-        /// The number asked for.
+        /// The requested number.
         found: usize,
-        /// How many there are.
+        /// Number of noise levels of the model.
         of: usize,
     },
-    /// The noise levels.
+    /// Invalid noise levels.
     #[error("the model's noise levels: {0}")]
     Process(#[from] tweedie_core::bound::BoundError),
-    /// The model does not take these images.
+    /// The model does not support these images.
     #[error("{0}")]
     Input(String),
-    /// An answer that is infinite or not a number.
-    #[error("image {image} at noise level t = {t}: the network's answer is not finite")]
+    /// A network output that is not finite.
+    #[error("image {image} at noise level t = {t}: the network's output is not finite")]
     NotFinite {
-        /// The image's index.
+        /// Index of the image.
         image: usize,
-        /// The time.
+        /// The timestep.
         t: f64,
     },
-    /// The caller asked to stop.
+    /// The caller cancelled it.
     #[error("cancelled")]
     Cancelled,
-    /// The picture could not be drawn or written.
-    #[error("drawing {}: {reason}", path.display())]
+    /// The plot cannot be drawn or written.
+    #[error("cannot draw {}: {reason}", path.display())]
     Drawing {
         /// Its file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// What is evaluated, and how thoroughly.
+/// Settings of the evaluation.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Levels visited for each image, at least 2; all of them if not given.
+    /// Number of levels per image, at least 2; all by default.
     pub levels: Option<usize>,
-    /// Levels of a continuous process; a table has its own.
+    /// Number of levels of a continuous process; a table has its own.
     pub steps: usize,
-    /// The reverse process' variance; the model's own if not given.
+    /// Variance of the reverse process; by default the model's.
     pub variance: Option<ReverseVariance>,
-    /// Keep predictions in the range in which the model's sampler keeps them.
+    /// Whether to clamp predictions as the model's sampler does.
     pub clamp: bool,
-    /// From this come the noise and the levels.
+    /// Seed of the noise and the levels.
     pub seed: u64,
-    /// Rows of a network call, at least 1; changes nothing but time and memory.
+    /// Batch size of a network call, at least 1; only affects time and memory.
     pub batch: usize,
 }
 
@@ -123,7 +124,7 @@ impl Default for Options {
     }
 }
 
-/// An image, and the number of its class for the network, if that is told classes.
+/// An image, and its class index for class-conditional networks.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The image.
@@ -132,45 +133,45 @@ pub struct Row {
     pub class: Option<usize>,
 }
 
-/// The bound of a model on a set of images. Terms are in bits per dimension.
+/// The bound of a model for a set of images. Terms are in bits per dimension.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// Their sum: at least what the images cost under the model.
+    /// The sum of all terms: an upper bound on the bits per dimension.
     pub total: Estimate,
     /// `L_T`: how far the noisiest level is from the prior. Exact for each image.
     pub prior: Estimate,
-    /// `L_{T-1} + … + L_1`: what the steps down cost.
+    /// `L_{T-1} + … + L_1`: the cost of the denoising steps.
     pub denoising: Estimate,
-    /// `L_0`: what the decision for 8-bit values costs.
+    /// `L_0`: the cost of decoding 8-bit values.
     pub reconstruction: Estimate,
     /// The terms by noise level, cleanest first.
     pub per_level: Vec<Term>,
-    /// Images.
+    /// Number of images.
     pub images: usize,
-    /// Numbers in an image.
+    /// Number of values in an image.
     pub dims: usize,
-    /// Noise levels of the process.
+    /// Number of noise levels of the process.
     pub levels: usize,
-    /// Noise levels visited for each image: so many network evaluations.
+    /// Number of noise levels (and network evaluations) per image.
     pub visited: usize,
-    /// The reverse process' variance.
+    /// Variance of the reverse process.
     pub variance: ReverseVariance,
-    /// Predictions were kept within this magnitude.
+    /// Predictions were clamped to this magnitude.
     pub clamp: Option<f64>,
     /// The seed.
     pub seed: u64,
-    /// Seconds it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
-/// The terms of neighbouring levels, of which every image drew one.
+/// The terms of a range of levels, of which every image drew one.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Term {
-    /// The first level's index, 0 the cleanest; index 0 is the reconstruction.
+    /// Index of the first level, 0 for the cleanest; index 0 is the reconstruction.
     pub first: usize,
-    /// The last level's index.
+    /// Index of the last level.
     pub last: usize,
-    /// The network's time at the first.
+    /// Timestep of the first level.
     pub t: f64,
     /// Bits per dimension of one level, on average.
     pub bits: f64,
@@ -178,12 +179,11 @@ pub struct Term {
     pub standard_error: Option<f64>,
 }
 
-/// The bound of `pipeline`'s model on `rows`. `on` hears of evaluations done, and how many there will be, and may
-/// stop the work.
+/// The bound of `pipeline`'s model for `rows`. `on` receives the number of finished and of all evaluations, and may stop
+/// it.
 ///
 /// # Errors
-/// For images or options that do not suit the model, answers that are not finite, and
-/// [`BoundError::Cancelled`].
+/// For images or options that do not suit the model, outputs that are not finite, and [`BoundError::Cancelled`].
 pub fn evaluate(
     pipeline: &Pipeline,
     device: &Device,
@@ -259,7 +259,7 @@ pub fn evaluate(
     })
 }
 
-/// The shape `[3, H, W]` of all images, each of which has what the model is told.
+/// The common shape `[3, H, W]` of all images; checks that they have the classes that the model needs.
 fn check_rows(pipeline: &Pipeline, rows: &[Row]) -> Result<[usize; 3], BoundError> {
     let first = rows.first().ok_or(BoundError::Empty)?;
     let (expected_width, expected_height) = (first.image.width, first.image.height);
@@ -271,14 +271,14 @@ fn check_rows(pipeline: &Pipeline, rows: &[Row]) -> Result<[usize; 3], BoundErro
             return Err(BoundError::Size { index, width, height, expected_width, expected_height });
         }
         if told && class.or(null).is_none() {
-            let reason = format!("image {index} has no class, and the network has none for \"no class\"");
+            let reason = format!("image {index} has no class, and the network has no null class");
             return Err(BoundError::Input(reason));
         }
     }
     Ok([3, expected_height, expected_width])
 }
 
-/// The variance with which the model's own sampler goes down: what its network or its scheduler says.
+/// The variance of the model's own sampler, from its network or its scheduler.
 pub fn own_variance(pipeline: &Pipeline) -> ReverseVariance {
     let config = pipeline.unet().config();
     if config.out_channels == 2 * config.in_channels {
@@ -301,7 +301,7 @@ struct Model<'a> {
     clamp: Option<f64>,
 }
 
-/// The pixels, channel by channel, as numbers from -1 to 1.
+/// The pixels, channel by channel, as values from -1 to 1.
 fn values(image: &Image) -> impl Iterator<Item = f64> + '_ {
     let plane = |c| image.pixels.iter().skip(c).step_by(3).map(|&v| f64::from(v) / 127.5 - 1.0);
     plane(0).chain(plane(1)).chain(plane(2))
@@ -328,7 +328,7 @@ impl<'a> Model<'a> {
             Times::Interval { .. } => options.steps,
         };
         let bound = Bound::of(&**schedule, steps, variance)?;
-        // Whatever the steps, the range is the same.
+        // The range is the same for any number of steps.
         let recipe = pipeline.scheduler().resolve(2).map_err(|e| BoundError::Input(e.to_string()))?;
         let clamp = match recipe.clamp.map(|c| c.range) {
             Some(ClampRange::Static { limit }) if options.clamp => Some(limit),
@@ -350,7 +350,7 @@ impl<'a> Model<'a> {
         checked.map_err(|e| BoundError::Input(e.to_string()))
     }
 
-    /// The terms of some (image, level), in nats. One network call.
+    /// The terms of some (image, level) pairs, in nats. One network call.
     fn terms(&self, rows: &[Row], tasks: &[(usize, usize)], seed: u64) -> Result<Vec<f64>, BoundError> {
         let [c, h, w] = self.shape;
         let pixels = c * h * w;

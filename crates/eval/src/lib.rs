@@ -1,4 +1,4 @@
-//! Measuring what a model learned.
+//! Evaluation of models.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

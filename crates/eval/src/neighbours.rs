@@ -1,31 +1,30 @@
-//! Memorisation: how close generated pictures are to the pictures that a model was trained on.
+//! Memorization: how close generated images are to the training images.
 //!
-//! The distance is either the root mean square difference over all pixels and channels, in units of the full
-//! range 0..=1, or that of features, which a copy moved by a pixel does not escape. A distance means little by itself, so it is held against how close pictures that
-//! the model never saw are to the training set: generated pictures that are much closer than those
-//! were copied.
+//! The distance is either the root mean square difference over all pixels and channels, for values in 0..=1, or that of
+//! features, which also detects copies that are shifted by a pixel. A distance alone means little, so it is compared with
+//! the distances of held-out images from the training set: generated images that are much closer were copied.
 
 use serde::Serialize;
 use tweedie_data::Image;
 
 use crate::metrics::{Features, MetricError};
 
-/// Why neighbours could not be found.
+/// Why neighbours cannot be found.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NeighbourError {
     /// One of the sets is empty.
-    #[error("there are no {0} pictures to compare")]
+    #[error("there are no {0} images to compare")]
     Empty(&'static str),
-    /// Pictures of different size cannot be compared pixel by pixel.
+    /// Images of different size cannot be compared by pixels.
     #[error(
-        "the {set} pictures are {found_width}×{found_height}, expected {width}×{height} as the first query"
+        "the {set} images have {found_width}×{found_height} pixels, expected {width}×{height} like the first query"
     )]
     Size {
-        /// Which set.
+        /// Name of the set.
         set: &'static str,
-        /// Width of the picture at fault.
+        /// Width of the image at fault.
         found_width: usize,
-        /// Height of the picture at fault.
+        /// Height of the image at fault.
         found_height: usize,
         /// Width of the first query.
         width: usize,
@@ -34,17 +33,16 @@ pub enum NeighbourError {
     },
 }
 
-/// The closest picture of a set.
+/// The closest image of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Neighbour {
-    /// Its index in the set.
+    /// Index of the image in the set.
     pub index: usize,
-    /// How far it is: of pixels the root mean square difference, `0..=1`.
+    /// Its distance; for pixels the root mean square difference, `0..=1`.
     pub distance: f64,
 }
 
-/// For each query, the closest picture of `set`. All pictures have the same size.
-/// Costs one pass over `set` per query.
+/// For each query, the closest image of `set`. All images must have the same size. Costs one pass over `set` per query.
 pub fn nearest(queries: &[Image], set: &[Image]) -> Result<Vec<Neighbour>, NeighbourError> {
     let first = queries.first().ok_or(NeighbourError::Empty("generated"))?;
     if set.is_empty() {
@@ -73,7 +71,7 @@ pub fn nearest(queries: &[Image], set: &[Image]) -> Result<Vec<Neighbour>, Neigh
         .collect())
 }
 
-/// For each row of `queries` the closest of `set`. Costs `n·m·dim`.
+/// For each row of `queries`, the closest of `set`. Costs `n·m·dim`.
 ///
 /// # Errors
 /// For different numbers of features, or an empty `set`.
@@ -82,37 +80,37 @@ pub fn nearest_features(queries: &Features, set: &Features) -> Result<Vec<Neighb
     Ok(found.map(|n| Neighbour { index: n.index, distance: n.distance }).collect())
 }
 
-/// Generated pictures held against pictures that were never seen.
+/// Distances of generated and of held-out images from the training set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Memorisation {
-    /// The closest training picture of each generated one.
+    /// The closest training image of each generated one.
     pub generated: Vec<Neighbour>,
-    /// That of each picture that was held out.
+    /// The closest training image of each held-out one.
     pub held_out: Vec<Neighbour>,
 }
 
 impl Memorisation {
-    /// The quantiles of which [`Self::generated_quantiles`] tells.
+    /// The quantiles in [`Self::generated_quantiles`].
     pub const QUANTILES: [f64; 5] = [0.0, 0.05, 0.5, 0.95, 1.0];
 
-    /// Of the generated pictures' distances.
+    /// Quantiles of the generated images' distances.
     pub fn generated_quantiles(&self) -> [Option<f64>; 5] {
         Self::QUANTILES.map(|q| quantile(&self.generated, q))
     }
 
-    /// Of the distances of pictures held out.
+    /// Quantiles of the held-out images' distances.
     pub fn held_out_quantiles(&self) -> [Option<f64>; 5] {
         Self::QUANTILES.map(|q| quantile(&self.held_out, q))
     }
 
-    /// How many generated pictures are closer than the closest twentieth of those held out, if there are any:
-    /// a twentieth of them for a model that does not copy.
+    /// The number of generated images that are closer than the closest 5 % of held-out ones, if there are any. For a model that
+    /// does not copy, it is about 5 %.
     pub fn closer(&self) -> Option<usize> {
         let limit = quantile(&self.held_out, 0.05)?;
         Some(self.generated.iter().filter(|n| n.distance < limit).count())
     }
 
-    /// The generated pictures' indices, the closest first.
+    /// Indices of the generated images, closest first.
     pub fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.generated.len()).collect();
         order.sort_by(|a, b| self.generated[*a].distance.total_cmp(&self.generated[*b].distance));
@@ -124,7 +122,7 @@ fn squared_distance(a: &[u8], b: &[u8]) -> u64 {
     a.iter().zip(b).map(|(x, y)| u64::from(x.abs_diff(*y)).pow(2)).sum()
 }
 
-/// The `q`-quantile (`0..=1`) of the distances, by linear interpolation; `None` if there are none.
+/// The `q`-quantile (`0..=1`) of the distances, by linear interpolation; `None` without distances.
 pub fn quantile(neighbours: &[Neighbour], q: f64) -> Option<f64> {
     let mut d: Vec<f64> = neighbours.iter().map(|n| n.distance).collect();
     d.sort_by(f64::total_cmp);

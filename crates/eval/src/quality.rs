@@ -1,4 +1,4 @@
-//! All scores of a set of pictures against a data set, or why there is none.
+//! All scores of a set of images, or why they cannot be computed.
 
 use serde::Serialize;
 
@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// The neighbour to which balls reach, for precision, recall, density and coverage.
+/// The neighbour that balls reach to, for precision, recall, density and coverage.
 pub const NEIGHBOUR: usize = 5;
 
-/// A score, or why it is refused.
+/// A score, or why it cannot be computed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Outcome {
@@ -26,12 +26,12 @@ pub enum Outcome {
         value: f64,
         /// Its standard error.
         standard_error: Option<f64>,
-        /// In which it lies 95 times of 100.
+        /// The 95 % confidence interval.
         interval: Option<[f64; 2]>,
     },
     /// No score.
     Refused {
-        /// Why.
+        /// The reason.
         refused: String,
     },
 }
@@ -54,36 +54,36 @@ impl From<Result<Score, MetricError>> for Outcome {
 pub struct Quality {
     /// The network.
     pub extractor: String,
-    /// What its scores may be compared with.
+    /// What its scores are comparable with.
     pub comparable: String,
-    /// Features of a picture.
+    /// Number of features.
     pub dim: usize,
-    /// Pictures scored.
+    /// Number of scored images.
     pub generated: usize,
-    /// Pictures of the data.
+    /// Number of images in the data.
     pub data: usize,
-    /// Fréchet distance: 0 is best; biased upwards by few pictures.
+    /// Fréchet distance: 0 is best; too high for few images.
     pub fid: Outcome,
-    /// Kernel distance: 0 on average for equal distributions, without bias.
+    /// Kernel distance, unbiased: 0 on average for equal distributions.
     pub kid: Outcome,
-    /// Blocks of the kernel distance, and pictures of each, if it was computed in blocks.
+    /// Number of blocks of the kernel distance, and of images in each, if it was computed in blocks.
     pub kid_blocks: Option<[usize; 2]>,
-    /// Inception Score: more is better; of the pictures alone.
+    /// Inception Score: higher is better; only uses the generated images.
     pub inception_score: Outcome,
-    /// Share of the pictures that could be data.
+    /// Fraction of generated images that lie in the data's distribution.
     pub precision: Outcome,
-    /// Share of the data that could be pictures.
+    /// Fraction of the data that lies in the distribution of generated images.
     pub recall: Outcome,
-    /// How densely the data lies around the pictures.
+    /// Average density of the data around generated images.
     pub density: Outcome,
-    /// Share of the data near which there are pictures.
+    /// Fraction of the data that has generated images nearby.
     pub coverage: Outcome,
-    /// To this neighbour the balls of the last four reach.
+    /// The neighbour that balls reach to for the last four.
     pub k: usize,
 }
 
 impl Quality {
-    /// All scores of `pictures` against `data`, both from `extractor`.
+    /// All scores of `pictures` compared with `data`, both from `extractor`.
     pub fn of(extractor: &dyn Extractor, pictures: &Extracted, data: &Extracted) -> Self {
         let (a, b) = (&pictures.features, &data.features);
         let kid = kid(a, b);
@@ -107,16 +107,16 @@ impl Quality {
         }
     }
 
-    /// Names, which way is better, and the scores.
+    /// Names, which direction is better, and the scores.
     pub fn rows(&self) -> [(&'static str, &'static str, &Outcome); 7] {
         [
-            ("FID", "less", &self.fid),
-            ("KID", "less", &self.kid),
-            ("Inception Score", "more", &self.inception_score),
-            ("precision", "more", &self.precision),
-            ("recall", "more", &self.recall),
-            ("density", "more", &self.density),
-            ("coverage", "more", &self.coverage),
+            ("FID", "lower", &self.fid),
+            ("KID", "lower", &self.kid),
+            ("Inception Score", "higher", &self.inception_score),
+            ("precision", "higher", &self.precision),
+            ("recall", "higher", &self.recall),
+            ("density", "higher", &self.density),
+            ("coverage", "higher", &self.coverage),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! An evaluation as one HTML file that needs no other: tables, figures, pictures.
+//! An evaluation as a self-contained HTML file: tables, figures, images.
 
 mod figure;
 
@@ -13,37 +13,37 @@ use crate::{
     quality::{Outcome, Quality},
 };
 
-/// What was found of a model or a set of pictures.
+/// The results for a model or a set of images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// What was evaluated.
     pub subject: String,
-    /// What it was held against.
+    /// The data that it was compared with.
     pub data: String,
     /// The seed.
     pub seed: u64,
-    /// Anything else that a reader needs to make it again, by name.
+    /// Further facts for reproducing it, by name.
     pub facts: Vec<(String, String)>,
-    /// The scores, of each network.
+    /// The scores of each network.
     pub quality: Vec<Quality>,
-    /// Those of pictures held out, in the place of generated ones: what a perfect model would get.
+    /// The scores of held-out images instead of generated ones, which a perfect model would get.
     pub held_out: Vec<Quality>,
-    /// Distances of pixels to the nearest training picture.
+    /// Distances to the nearest training image by pixels.
     pub pixels: Option<Memorisation>,
-    /// Distances of features.
+    /// Distances to the nearest training image by features.
     pub features: Option<Memorisation>,
     /// Bits per dimension by the variational bound.
     pub bound: Option<bound::Report>,
-    /// By the density of the deterministic sampler.
+    /// Bits per dimension by the density of the deterministic sampler.
     pub ode: Option<ode::Report>,
 }
 
-/// Pictures of the page, as PNG files.
+/// Images of the page, as PNG files.
 #[derive(Clone, Debug, Default)]
 pub struct Pictures {
-    /// Some of what was evaluated.
+    /// Some of the evaluated images.
     pub samples: Vec<u8>,
-    /// Pairs closest in pixels.
+    /// The closest pairs by pixels.
     pub pixels: Vec<u8>,
     /// Pairs closest in features.
     pub features: Vec<u8>,
@@ -86,11 +86,7 @@ pub fn html(found: &Evaluation, pictures: &Pictures) -> String {
     }
     if !pictures.samples.is_empty() {
         page.push_str("<h2>Pictures</h2>\n");
-        image(
-            &mut page,
-            &pictures.samples,
-            "Some of the pictures that were scored, in the order of their making.",
-        );
+        image(&mut page, &pictures.samples, "Some of the scored images, in order.");
     }
     page.push_str("</html>\n");
     page
@@ -117,7 +113,7 @@ fn row(page: &mut String, cells: &[&str]) {
 fn scores(page: &mut String, quality: &Quality, held_out: Option<&Quality>) {
     let _ = write!(
         page,
-        "<h2>Quality</h2>\n<p>{}<br><b>{}</b></p>\n<table>\n<tr><th>score</th><th>better</th><th>{} pictures</th>",
+        "<h2>Quality</h2>\n<p>{}<br><b>{}</b></p>\n<table>\n<tr><th>score</th><th>better</th><th>{} images</th>",
         escape(&quality.extractor),
         escape(&quality.comparable),
         quality.generated,
@@ -140,14 +136,14 @@ fn scores(page: &mut String, quality: &Quality, held_out: Option<&Quality>) {
         quality.kid_blocks.map(|[n, size]| format!("KID: {n} blocks of {size}. ")).unwrap_or_default();
     let _ = writeln!(
         page,
-        "<p class=\"note\">Against {} training pictures, {} features. Intervals hold 95 of 100 times, as far as this \
-         sample of pictures tells. FID is biased upwards by few pictures: compare equal numbers only. {blocks}Balls to \
+        "<p class=\"note\">Compared with {} training images, {} features. ± is the 95 % confidence interval for this \
+         sample of images. FID is too high for few images: only compare equal numbers. {blocks}Balls reach to \
          neighbour {}.</p>",
         quality.data, quality.dim, quality.k,
     );
 }
 
-/// A score, or the number of the reason why there is none.
+/// A score, or the number of the footnote with the reason.
 fn shown(outcome: &Outcome, reasons: &mut Vec<String>) -> String {
     match outcome {
         Outcome::Scored { value, standard_error: Some(e), .. } => format!("{value:.4} ± {:.4}", 1.96 * e),
@@ -158,7 +154,7 @@ fn shown(outcome: &Outcome, reasons: &mut Vec<String>) -> String {
                 reasons.push(refused.clone());
                 reasons.len() - 1
             });
-            format!("refused [{}]", at + 1)
+            format!("none [{}]", at + 1)
         }
     }
 }
@@ -180,7 +176,7 @@ fn bits(page: &mut String, report: &bound::Report, ode: Option<&ode::Report>) {
     if let Some(ode) = ode {
         row(page, &["density of the deterministic sampler", &estimate(&ode.total)]);
     }
-    let clamp = report.clamp.map_or("as they are".into(), |c| format!("kept within ±{c}"));
+    let clamp = report.clamp.map_or("not clamped".into(), |c| format!("clamped to ±{c}"));
     let _ = write!(
         page,
         "</table>\n<p class=\"note\">{} images, {} of {} noise levels each, seed {}; predictions {clamp}.</p>\n{}",
@@ -193,7 +189,7 @@ fn bits(page: &mut String, report: &bound::Report, ode: Option<&ode::Report>) {
 }
 
 fn memorisation(page: &mut String, name: &str, unit: &str, found: &Memorisation, png: &[u8]) {
-    let _ = write!(page, "<h2>Nearest training pictures, by {name}</h2>\n<table>\n<tr><th>{unit}</th>");
+    let _ = write!(page, "<h2>Nearest training images, by {name}</h2>\n<table>\n<tr><th>{unit}</th>");
     for head in ["least", "5 %", "median", "95 %", "most"] {
         let _ = write!(page, "<th>{head}</th>");
     }
@@ -213,14 +209,14 @@ fn memorisation(page: &mut String, name: &str, unit: &str, found: &Memorisation,
         let n = found.generated.len();
         let _ = writeln!(
             page,
-            "<p>{closer} of {n} generated pictures are closer than the closest 5 % of those held out; {} or so would \
-             be so without any copying.</p>",
+            "<p>{closer} of {n} generated images are closer than the closest 5 % of held-out ones; about {} would \
+             be expected without copying.</p>",
             (n as f64 / 20.0).round()
         );
     }
     page.push_str(&figure::distances(found, unit));
     if !png.is_empty() {
-        image(page, png, "Pairs, the closest first: a generated picture above its nearest training picture.");
+        image(page, png, "Closest pairs first: each generated image above its nearest training image.");
     }
 }
 

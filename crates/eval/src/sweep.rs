@@ -1,4 +1,4 @@
-//! A score over the length of the average of weights, as a picture.
+//! A plot of a score against the length of the weight average.
 
 use std::{path::Path, sync::Once};
 
@@ -10,14 +10,14 @@ use crate::quality::{Outcome, Quality};
 
 const SIZE: (u32, u32) = (960, 540);
 
-/// The scores of one length.
+/// The scores for one length.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Point {
-    /// The average's relative standard deviation.
+    /// Relative standard deviation of the average.
     pub std: f64,
-    /// What the snapshots cannot give of its profile, 0 to 1.
+    /// Fraction of its profile that the snapshots cannot represent, 0 to 1.
     pub missing: f64,
-    /// Scores of the pictures.
+    /// Scores of the images.
     pub quality: Quality,
 }
 
@@ -32,24 +32,24 @@ impl Point {
     }
 }
 
-/// Why there is no picture.
+/// Why the plot cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
-    /// Nothing was scored.
+    /// There are no scores.
     #[error("no length has a score: {0}")]
     Empty(String),
-    /// It could not be drawn.
-    #[error("drawing the sweep: {0}")]
+    /// It cannot be drawn.
+    #[error("cannot draw the plot: {0}")]
     Drawing(String),
-    /// It could not be written.
+    /// It cannot be written.
     #[error(transparent)]
     Writing(#[from] DataError),
 }
 
-/// Draws KID with its intervals over the length, on a logarithmic axis, into the PNG file `path`.
+/// Plots KID with its intervals against the length, on a logarithmic axis, to the PNG file `path`.
 ///
 /// # Errors
-/// Without any score, and when the file cannot be written.
+/// If there are no scores, or the file cannot be written.
 pub fn plot(points: &[Point], path: &Path) -> Result<(), SweepError> {
     let scores: Vec<(f64, f64, f64)> =
         points.iter().filter_map(|p| p.kid().map(|(value, half)| (p.std, value, half))).collect();
@@ -58,7 +58,7 @@ pub fn plot(points: &[Point], path: &Path) -> Result<(), SweepError> {
             Outcome::Refused { refused } => Some(refused.clone()),
             Outcome::Scored { .. } => None,
         });
-        return Err(SweepError::Empty(refused.unwrap_or_else(|| "there are none".into())));
+        return Err(SweepError::Empty(refused.unwrap_or_else(|| "there are no lengths".into())));
     }
     let mut pixels = vec![0; (SIZE.0 * SIZE.1 * 3) as usize];
     draw(&scores, &mut pixels).map_err(|e| SweepError::Drawing(e.to_string()))?;
@@ -80,7 +80,7 @@ fn draw(scores: &[(f64, f64, f64)], pixels: &mut [u8]) -> Result<(), Box<dyn std
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(16)
-        .caption("quality over the length of the average", ("sans-serif", 20))
+        .caption("quality against the length of the average", ("sans-serif", 20))
         .x_label_area_size(44)
         .y_label_area_size(84)
         .build_cartesian_2d((left / 1.2..right * 1.2).log_scale(), low - room..high + room)?;
@@ -88,8 +88,8 @@ fn draw(scores: &[(f64, f64, f64)], pixels: &mut [u8]) -> Result<(), Box<dyn std
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(RGBColor(225, 225, 225))
-        .x_desc("standard deviation of the average, as a share of the run")
-        .y_desc("KID, less is better")
+        .x_desc("standard deviation of the average, as a fraction of the run")
+        .y_desc("KID, lower is better")
         .x_labels(6)
         .x_label_formatter(&|v| format!("{v:.3}").trim_end_matches('0').to_owned())
         .y_label_formatter(&|v| format!("{v:.4}"))

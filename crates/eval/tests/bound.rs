@@ -1,4 +1,4 @@
-//! The bound of a small network, against the same computed one image and level at a time.
+//! The bound of a small network compared with a computation one image and level at a time.
 
 #![allow(clippy::unwrap_used)]
 
@@ -110,7 +110,7 @@ fn a_batch_changes_nothing_and_strata_leave_the_expectation() {
     let options = |levels, batch, seed| Options { levels, batch, seed, ..Options::default() };
     let all = run(&pipeline, &rows, &options(None, 32, 0)).unwrap();
     assert!(same(&all, &run(&pipeline, &rows, &options(None, 7, 0)).unwrap()));
-    // Over seeds, what strata leave out averages away.
+    // Averaged over seeds, the error of the strata vanishes.
     let (mut mean, mut error) = (0.0, 0.0);
     for seed in 0..8 {
         let some = run(&pipeline, &rows, &options(Some(4), 64, seed)).unwrap();
@@ -173,16 +173,16 @@ fn what_does_not_fit_is_said() {
     assert!(error(&small, &[], &options).contains("no images"));
     let mut odd = rows(3);
     odd[2].image = Image { width: 4, height: 8, pixels: vec![0; 96] };
-    assert!(error(&small, &odd, &options).contains("image 2 is 4×8, expected 8×8"));
+    assert!(error(&small, &odd, &options).contains("image 2 has 4×8 pixels, expected 8×8"));
     for levels in [Some(1), Some(13)] {
         let found = error(&small, &rows(1), &Options { levels, ..options.clone() });
         assert!(found.contains("expected 2 to 12"), "{found}");
     }
     let learned = Some(ReverseVariance::LearnedRange);
     let found = error(&small, &rows(1), &Options { variance: learned, ..options.clone() });
-    assert!(found.contains("answers 3 channels") && found.contains("needs 6"), "{found}");
+    assert!(found.contains("has 3 output channels") && found.contains("needs 6"), "{found}");
     let grey = pipeline(|c| (c.in_channels, c.out_channels) = (1, 1));
-    assert!(error(&grey, &rows(1), &options).contains("takes 1 channels"));
+    assert!(error(&grey, &rows(1), &options).contains("has 1 input channels"));
     let mut wrong = rows(1);
     wrong[0].class = Some(7);
     assert!(error(&small, &wrong, &options).contains('7'));

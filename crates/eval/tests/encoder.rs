@@ -1,4 +1,4 @@
-//! The built-in encoder, features kept between evaluations, and the page.
+//! The built-in encoder, cached features, and the report page.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,7 +25,7 @@ fn extract(images: &[Image]) -> Extracted {
     ENCODER.extract(images, &mut |_, _| ControlFlow::Continue(())).unwrap()
 }
 
-/// A pixel to the right and darker.
+/// Shifted right by one pixel, and darker.
 fn moved(image: &Image) -> Image {
     let mut moved = image.clone();
     for (to, from) in
@@ -66,7 +66,7 @@ fn features_depend_on_the_picture_alone() {
     assert!(matches!(stopped, Err(ExtractError::Cancelled)));
 }
 
-/// Sets that differ score worse than sets that do not, and worse pictures worse than better ones.
+/// Different sets have a worse score than similar ones, and worse images a worse one than better images.
 #[test]
 fn scores_follow_what_eyes_see() {
     let group = |name: &str| {
@@ -117,7 +117,7 @@ fn features_are_kept_and_made_anew_when_damaged() {
     let again = run(&EMOJI[..5]).unwrap();
     assert!(again.found);
     assert_eq!(again.extracted, first.extracted);
-    // The least change, as another instruction set or version makes.
+    // The smallest possible change, as from another instruction set or version.
     for entry in fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
         let mut bytes = fs::read(&path).unwrap();
@@ -147,7 +147,7 @@ fn the_page_holds_everything_and_needs_nothing() {
     assert!(quality.rows().iter().all(|(_, _, o)| matches!(o, Outcome::Scored { .. })), "{quality:?}");
     let few = extract(&EMOJI[..10]);
     let refused = Quality::of(&*ENCODER, &few, &b);
-    assert!(matches!(&refused.fid, Outcome::Refused { refused } if refused.contains("10 of 64")));
+    assert!(matches!(&refused.fid, Outcome::Refused { refused } if refused.contains("10 images for 64")));
     let near = |x: &Features| nearest_features(x, &b.features).unwrap();
     let features = Memorisation { generated: near(&a.features), held_out: near(&few.features) };
     let found = Evaluation {
@@ -167,7 +167,7 @@ fn the_page_holds_everything_and_needs_nothing() {
     for text in [
         "a &lt;model&gt; &amp; more",
         "FID",
-        "refused [1]",
+        "none [1]",
         "[1] FID needs",
         "neither with FID of Inception",
         "<svg",

@@ -1,4 +1,4 @@
-//! Inception-v3 against pytorch-fid, resizing against clean-fid. `goldens/make_inception.py` made the files.
+//! Inception-v3 compared with pytorch-fid, resizing compared with clean-fid. `goldens/make_inception.py` made the files.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,7 +27,7 @@ fn picture(name: &str, height: usize, width: usize) -> Image {
     Image { width, height, pixels }
 }
 
-/// Weights by formula, of the shapes that pytorch-fid's network has.
+/// Weights by a formula, with the shapes of pytorch-fid's network.
 struct Formula(BTreeMap<String, Vec<usize>>);
 
 impl Formula {
@@ -130,5 +130,5 @@ fn files_that_are_no_weights_say_why() {
     assert!(pickle.to_string().contains("safetensors.torch.save_file"), "{pickle}");
     assert!(matches!(opened("b.safetensors", b"nonsense, at least eight bytes"), ExtractError::File(_)));
     let missing = Inception::open(&dir.path().join("c.safetensors"), &device).err().unwrap();
-    assert!(missing.to_string().contains("c.safetensors: there is no such weights file"));
+    assert!(missing.to_string().contains("c.safetensors: no such weights file"));
 }

@@ -1,4 +1,4 @@
-//! Scores against scikit-learn, pytorch-fid, prdc and torch-fidelity. `goldens/make_metrics.py` made the file.
+//! Scores compared with scikit-learn, pytorch-fid, prdc and torch-fidelity. `goldens/make_metrics.py` made the file.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ fn goldens() -> Value {
     serde_json::from_str(include_str!("goldens/metrics.json")).unwrap()
 }
 
-/// Each feature adds half of the number before it.
+/// Each feature adds half of the previous value.
 fn raw(name: &str, n: usize, dim: usize, scale: f64, shift: f64) -> Vec<f32> {
     let x: Vec<f64> = uniform(name, n * dim).collect();
     let value = |(i, x0): (usize, &f64)| {
@@ -92,7 +92,7 @@ fn inception_scores() {
     }
 }
 
-/// Far from zero and in pieces of any size.
+/// Far from zero, in pieces of any size.
 #[test]
 fn moments_add_up_without_cancelling() {
     let (n, dim) = (1300, 5);
@@ -106,7 +106,7 @@ fn moments_add_up_without_cancelling() {
     for (a, b) in pieces.covariance().iter().zip(whole.covariance()) {
         assert!((a - b).abs() < 1e-14, "{a} {b}");
     }
-    // f32 keeps 12 bits after the point there.
+    // f32 has 12 fractional bits there.
     for (a, b) in Moments::of(&far).covariance().iter().zip(whole.covariance()) {
         assert!((a - b).abs() < 1e-3, "{a} {b}");
     }
@@ -125,8 +125,8 @@ fn many_pictures_are_scored_in_blocks() {
     assert!(least < high && low < most, "{low} {high}, of some {least} {most}");
 }
 
-/// The intervals hold what they say: over many pairs of sets of one distribution KID is 0 on average, and its
-/// interval holds 0 nearly always; FID moves as its standard error says.
+/// Intervals are correct: over many pairs of sets from one distribution, KID is 0 on average and its interval nearly always
+/// contains 0; FID varies by its standard error.
 #[test]
 fn errors_are_as_large_as_they_claim() {
     let sets: Vec<Features> = (0..60).map(|i| features(&format!("s{i}"), 200, 4, 1.0, 0.0)).collect();
@@ -170,7 +170,7 @@ fn what_cannot_be_scored_is_refused() {
     let few = features("c", 8, 8, 1.0, 0.0);
     let refused = frechet::fid(&few, &Moments::of(&a)).unwrap_err();
     assert_eq!(refused, MetricError::Singular { found: 8, dim: 8 });
-    assert!(refused.to_string().contains("8 of 8"), "{refused}");
+    assert!(refused.to_string().contains("8 images for 8"), "{refused}");
     assert_eq!(frechet::fid(&a, &Moments::of(&few)).unwrap_err(), refused);
     assert!(kernel::kid(&few, &a).unwrap_err().to_string().contains("KID needs 20"));
     assert!(matches!(shares(&few, &a, 8), Err(MetricError::TooFew { least: 9, .. })));

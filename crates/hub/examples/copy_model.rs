@@ -1,11 +1,11 @@
-//! Reads a model folder, answers given inputs with its network, and writes the model to another folder.
+//! Reads a model folder, runs its network on given inputs, and writes the model to another folder.
 //!
 //! ```text
 //! cargo run --release -p tweedie-hub --example copy_model -- MODEL INPUTS OUTPUTS COPY
 //! ```
 //!
-//! `INPUTS` is a safetensors file with `sample` `[B, C, H, W]`, `timestep` `[B]` and, for networks with
-//! classes, `class_labels` `[B]`; `OUTPUTS` gets `sample`. `COPY` is written as diffusers lays it out.
+//! `INPUTS` is a safetensors file with `sample` `[B, C, H, W]`, `timestep` `[B]` and, for networks with classes,
+//! `class_labels` `[B]`; `OUTPUTS` receives `sample`. `COPY` is written in diffusers' layout.
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf};
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let inputs = SafetensorsFile::open(inputs)?;
     let x = inputs.read("sample")?;
-    let shape: [usize; 4] = x.shape.try_into().map_err(|_| "`sample` is not [B, C, H, W]")?;
+    let shape: [usize; 4] = x.shape.try_into().map_err(|_| "`sample` must have the shape [B, C, H, W]")?;
     let times = inputs.read("timestep")?.values;
     let mut condition = Condition::default();
     if inputs.shape("class_labels").is_some() {

@@ -1,4 +1,4 @@
-//! Tensors that are kept only to spare computing them again: read back whole, or not at all.
+//! Cached tensors: a damaged or outdated file counts as missing.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -22,8 +22,8 @@ pub fn write(path: &Path, fingerprint: &str, tensors: &BTreeMap<String, HostTens
     weights::write(path, tensors, Precision::F32, &metadata)
 }
 
-/// All tensors in the file at `path`: `None` if there is no such file, it was computed from something else, or it is
-/// damaged in any bit.
+/// All tensors in the file at `path`; `None` if there is no such file, its fingerprint differs, or any bit of it is
+/// damaged.
 pub fn read(path: &Path, fingerprint: &str) -> Option<BTreeMap<String, HostTensor>> {
     let file = SafetensorsFile::open(path).ok()?;
     if file.metadata().get(KEY).map(String::as_str) != Some(fingerprint) {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_damaged_or_of_something_else_is_not_read() {
+    fn damaged_and_outdated_files_are_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cache.safetensors");
         let tensor = HostTensor { shape: vec![2, 3], values: vec![0.5, 1.0, -2.0, 0.0, 7.0, 1e-3] };

@@ -22,10 +22,10 @@ use crate::{
 };
 
 pub(crate) const CONFIG: &str = "config.json";
-/// transformers' name of weights.
+/// File name of weights in transformers, without the extension.
 pub(crate) const TEXT_WEIGHTS: &str = "model";
 
-/// A network of any supported class, loaded.
+/// A loaded network of any supported class.
 #[derive(Debug)]
 pub enum Component {
     /// `UNet2DModel`.
@@ -40,7 +40,7 @@ pub enum Component {
     Text(Box<ClipTextModel>),
 }
 
-/// The classes that are understood.
+/// The supported classes.
 const CLASSES: [&str; 7] = [
     "UNet2DModel",
     "UNet2DConditionModel",
@@ -51,10 +51,10 @@ const CLASSES: [&str; 7] = [
     "CLIPTextModelWithProjection",
 ];
 
-/// A network's folder, its configuration looked at; the weights are not.
+/// A network's folder with its configuration; the weights are not read yet.
 pub struct ComponentDir {
     dir: PathBuf,
-    /// What messages about the configuration name.
+    /// The path of the configuration, for errors.
     config: PathBuf,
     class: String,
     text: String,
@@ -62,28 +62,28 @@ pub struct ComponentDir {
 }
 
 impl ComponentDir {
-    /// Looks at the configuration in `dir`.
+    /// Reads the configuration in `dir`.
     ///
     /// # Errors
-    /// If it is missing or of a class that is not supported.
+    /// If it is missing, or of a class that is not supported.
     pub fn open(dir: &Path) -> Result<Self, HubError> {
         let path = dir.join(CONFIG);
         let text = files::read_text(&path)?;
-        let entries: Map<String, Value> = serde_json::from_str(&text)
-            .map_err(|e| HubError::format(&path, format!("not the JSON expected: {e}")))?;
+        let entries: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|e| HubError::format(&path, format!("invalid JSON: {e}")))?;
         let first = |v: &Value| v.get(0).and_then(Value::as_str).map(str::to_owned);
         let class = match entries.get("_class_name").and_then(Value::as_str) {
             Some(name) => name.to_owned(),
             None => entries.get("architectures").and_then(first).unwrap_or_else(|| CLASSES[0].into()),
         };
         if !CLASSES.contains(&class.as_str()) {
-            let reason = format!("`{class}` is not supported; supported are {}", CLASSES.join(", "));
+            let reason = format!("unsupported class `{class}`; expected one of {}", CLASSES.join(", "));
             return Err(HubError::key(&path, "_class_name", reason));
         }
         Ok(Self { dir: dir.into(), config: path, class, text, variant: None })
     }
 
-    /// A network of `class` with the configuration `text`, which was found out from the file `origin`.
+    /// A network of `class` with the configuration `text`, inferred from the file `origin`.
     pub(crate) fn described(origin: &Path, class: String, text: String) -> Self {
         Self { dir: origin.into(), config: origin.into(), class, text, variant: None }
     }
@@ -108,32 +108,32 @@ impl ComponentDir {
         &self.class
     }
 
-    /// The text of its configuration.
+    /// The text of the configuration.
     pub fn config(&self) -> &str {
         &self.text
     }
 
-    /// The network on `device`, with the weights of its folder.
+    /// Loads the network on `device`, with the weights of its folder.
     ///
     /// # Errors
-    /// If the configuration describes no network, or the weights are missing, damaged or another network's.
+    /// If the configuration does not describe a network, or the weights are missing, damaged or those of another network.
     pub fn load(&self, device: &Device) -> Result<Component, HubError> {
         let weights = self.weights()?;
         self.load_from(&weights, weights.path(), device)
     }
 
-    /// The weights, not yet read.
+    /// Opens the weights without reading them.
     ///
     /// # Errors
-    /// As [`SafetensorsFile::open_in`].
+    /// Those of [`SafetensorsFile::open_in`].
     pub fn weights(&self) -> Result<SafetensorsFile, HubError> {
         SafetensorsFile::open_in(&self.dir, self.stem(), self.variant.as_deref())
     }
 
-    /// The network with the tensors of `source`, which messages call `path`.
+    /// Loads the network with the tensors of `source`; errors name `path`.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// Those of [`Self::load`].
     pub fn load_from(
         &self,
         source: &dyn TensorSource,
@@ -199,10 +199,10 @@ pub(crate) fn write<M: Module>(
 }
 
 /// Writes the folder `path`, which Python opens with `AutoencoderKL.from_pretrained(path)`, and `tweedie.json` if
-/// `extras` says anything. A network that is at `path` already is replaced as a whole.
+/// `extras` is not empty. A network at `path` is replaced as a whole.
 ///
 /// # Errors
-/// If a file cannot be written (what was at `path` is left as it was), or `path` is a folder of something else.
+/// If a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
 pub fn save_autoencoder(
     path: &Path,
     vae: &AutoencoderKl,

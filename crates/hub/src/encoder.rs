@@ -1,5 +1,5 @@
-//! The encoder that the program carries in itself: what scores of pictures are made of, and how an autoencoder's
-//! pictures are compared with its own. Trained by the example `train_encoder` of the crate `tweedie-eval`.
+//! The built-in image encoder, for quality scores and as a perceptual loss of autoencoders. Trained by the example
+//! `train_encoder` of the crate `tweedie-eval`.
 
 use burn::tensor::Device;
 use tweedie_models::perceptual::EncoderNet;
@@ -9,7 +9,7 @@ use crate::{HubError, SafetensorsFile};
 /// The safetensors file.
 pub static WEIGHTS: &[u8] = include_bytes!("../encoder/encoder.safetensors");
 
-/// The network with its weights.
+/// Loads the built-in encoder.
 ///
 /// # Errors
 /// Never, unless the program was built with a damaged file.

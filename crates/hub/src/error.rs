@@ -1,84 +1,84 @@
-//! What can be wrong with files.
+//! Errors of reading and writing model files.
 
 use std::path::{Path, PathBuf};
 
-/// A file that could not be read, understood or written.
+/// A file that cannot be read, understood or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// The file or folder could not be read.
+    /// The file or folder cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// The file could not be written. Nothing is left at `path` but what was there before.
+    /// The file cannot be written. What was at `path` before is unchanged.
     #[error("cannot write {}: {source}", path.display())]
     Write {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why: no space, no permission, no such folder.
+        /// The reason, for example no space, no permission or a missing folder.
         source: std::io::Error,
     },
-    /// The file is not what its name says: truncated, corrupt, or of another format.
+    /// The file is truncated, corrupt or of another format.
     #[error("{}: {reason}", path.display())]
     Format {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What was expected and found.
+        /// What is wrong and what was expected.
         reason: String,
     },
-    /// PyTorch's own format, where a safetensors file was expected.
+    /// A PyTorch pickle instead of a safetensors file.
     #[error(
-        "{}: a pickle of PyTorch, which can run code and is never read. Convert it to safetensors in Python: {}",
+        "{}: this is a PyTorch pickle, which can run code when loaded and is never read. Convert it to safetensors in Python: {}",
         path.display(),
         convert(path)
     )]
     Pickle {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
-    /// A tensor of a file is missing, of the wrong shape or type, or cannot be stored.
+    /// A tensor of a file is missing, has the wrong shape or type, or cannot be stored.
     #[error("{}: tensor `{name}`: {reason}", path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// What was expected and found.
+        /// What is wrong and what was expected.
         reason: String,
     },
-    /// A key of a configuration file is unknown, or its value unsupported.
+    /// A key of a configuration file is unknown, or its value is not supported.
     #[error("{}: `{key}`: {reason}", path.display())]
     Key {
         /// The file.
         path: PathBuf,
-        /// The key.
+        /// Name of the key.
         key: String,
         /// What was found, and what is supported.
         reason: String,
     },
-    /// `config.json` describes no network.
+    /// `config.json` does not describe a network.
     #[error("{}: {source}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// Which key, and what was expected.
+        /// The key, and what was expected.
         source: tweedie_models::unet::ConfigError,
     },
-    /// The weights do not fit the network that the configuration describes.
+    /// The weights do not match the network in the configuration.
     #[error("{}: {source}", path.display())]
     Params {
-        /// The weights.
+        /// The weights file.
         path: PathBuf,
-        /// Which tensor, and what was expected and found.
+        /// The tensor, and what was expected.
         source: tweedie_models::params::ParamError,
     },
 }
 
-/// A line of Python that makes a safetensors file of the pickle at `path`.
+/// A line of Python that converts the pickle at `path` to a safetensors file.
 fn convert(path: &Path) -> String {
     format!(
         "import torch, safetensors.torch as s; d = torch.load({:?}, map_location='cpu', weights_only=True); \
@@ -90,7 +90,7 @@ fn convert(path: &Path) -> String {
 }
 
 impl HubError {
-    /// The same error of a file that was being written in folder `aside`, as one of folder `place`.
+    /// The same error with the temporary folder `aside` replaced by its destination `place`.
     pub(crate) fn moved(mut self, aside: &Path, place: &Path) -> Self {
         let (Self::Read { path, .. }
         | Self::Write { path, .. }

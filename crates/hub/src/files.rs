@@ -10,16 +10,16 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::HubError;
 
-/// The longest file of text or JSON that is read: one of a large vocabulary has some tens of megabytes.
+/// Maximum size of a text or JSON file; that of a large vocabulary has tens of megabytes.
 const LONGEST_TEXT: u64 = 1 << 28;
 
-/// Replaces the file at `path` by `bytes`. Its folder must exist.
+/// Replaces the file at `path` with `bytes`. Its folder must exist.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
     write_atomic_with(path, |out| out.write_all(bytes))
 }
 
-/// Replaces the file at `path` by what `fill` writes; if `fill` fails, whatever was at `path` stays.
-/// A link is followed; a device or pipe is written directly.
+/// Replaces the file at `path` with the output of `fill`. If `fill` fails, `path` is unchanged. Links are followed; devices
+/// and pipes are written directly.
 pub fn write_atomic_with(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -35,10 +35,10 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), HubError> 
     })
 }
 
-/// Reads a JSON file. An error names the file, and the line and column or the key.
+/// Reads a JSON file. Errors name the file, and the line and column or the key.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, HubError> {
     let text = read_text(path)?;
-    serde_json::from_str(&text).map_err(|e| HubError::format(path, format!("not the JSON expected: {e}")))
+    serde_json::from_str(&text).map_err(|e| HubError::format(path, format!("invalid JSON: {e}")))
 }
 
 /// Reads a regular file of UTF-8 text, at most 256 MiB.
@@ -46,14 +46,14 @@ pub fn read_text(path: &Path) -> Result<String, HubError> {
     tweedie_system::files::read_text(path, LONGEST_TEXT).map_err(|e| HubError::read(path, e))
 }
 
-/// Creates a folder and its parents, if it is not there yet.
+/// Creates a folder and its parents, if they do not exist.
 pub fn create_dir(path: &Path) -> Result<(), HubError> {
     fs::create_dir_all(path).map_err(|e| HubError::write(path, e))
 }
 
-/// Replaces the folder at `path` by one that `fill` writes, as a whole: the new folder is made beside
-/// it and renamed, and then the old one is removed. A folder that is neither empty nor holds a file
-/// called `marker` is not ours to replace, which is an error.
+/// Replaces the folder at `path` as a whole with one that `fill` writes: the new folder is created beside it and renamed,
+/// then the old one is removed. It is an error if `path` is a folder that is neither empty nor contains a file called
+/// `marker`.
 pub fn write_dir_with(
     path: &Path,
     marker: &str,
@@ -63,18 +63,18 @@ pub fn write_dir_with(
     tweedie_system::files::write_folder(path, marker, |e| HubError::write(path, e), fill)
 }
 
-/// Whether [`write_dir_with`] could replace what is at `path`, tried before the work is done.
+/// Checks before the work whether [`write_dir_with`] could replace what is at `path`.
 ///
 /// # Errors
-/// If `path` is a folder of something else, the folder that it lies in is not there, or nothing can be written there.
+/// If `path` is a folder with other content, its parent folder is missing, or nothing can be written there.
 pub fn check_dir(path: &Path, marker: &str) -> Result<(), HubError> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let check = || {
         if !parent.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "it lies in no folder"));
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the path has no parent folder"));
         }
         tweedie_system::files::check_replaceable(path, marker)?;
-        // Beside it, where the new one is made.
+        // The new folder is created beside it.
         tweedie_system::files::check_folder(path)?;
         tweedie_system::files::check_file(&parent.join("probe"))
     };

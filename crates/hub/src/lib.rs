@@ -1,5 +1,4 @@
-//! Model files: weights, configurations, and the folders that hold them, in the layout of Hugging
-//! Face's diffusers.
+//! Model files: weights, configurations, and their folders in the layout of Hugging Face's diffusers.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,15 +1,15 @@
-//! A folder that holds a model, as diffusers lays it out:
+//! A model folder in diffusers' layout:
 //!
 //! ```text
 //! model_index.json
 //! unet/config.json
 //! unet/diffusion_pytorch_model.safetensors
 //! scheduler/scheduler_config.json
-//! tweedie.json                               optional: names of classes, defaults for sampling
+//! tweedie.json                               optional: class names, sampling defaults
 //! ```
 //!
-//! A component's folder by itself (`config.json` beside the weights) is a model too, without a scheduler
-//! unless `scheduler_config.json` lies there as well.
+//! The folder of a single component (`config.json` beside the weights) is a model, too. It has no scheduler unless it also
+//! contains `scheduler_config.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -28,44 +28,44 @@ use crate::{
     weights::{Precision, SafetensorsFile},
 };
 
-/// The name of a network's weights, without what tells the format.
+/// File name of a network's weights, without the extension.
 pub const WEIGHTS: &str = "diffusion_pytorch_model";
 const CONFIG: &str = "config.json";
 pub(crate) const SCHEDULER: &str = "scheduler_config.json";
 pub(crate) const EXTRAS: &str = "tweedie.json";
 
-/// What diffusers has no place for: `tweedie.json`.
+/// The content of `tweedie.json`: what diffusers' files do not store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Extras {
-    /// Names of the classes, in order of their numbers.
+    /// Names of the classes by index.
     pub class_names: Vec<String>,
-    /// The class that stands for "no class", against which guidance works.
+    /// The class that means "no class", for guidance.
     pub null_class: Option<usize>,
-    /// How to sample if nothing else is asked for.
+    /// Default sampling settings.
     pub sampling: SamplingDefaults,
-    /// Samplers learned for it, each for its own number of evaluations and guidance.
+    /// Learned samplers, each for a number of evaluations and a guidance scale.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tuned: Vec<Tuned>,
-    /// How the model was trained: free text and figures, for people.
+    /// How the model was trained: free text and figures for people.
     pub training: Map<String, Value>,
 }
 
-/// A sampler learned for a model.
+/// A sampler that was learned for a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tuned {
-    /// The scale of guidance with which it was learned.
+    /// The guidance scale for which it was learned.
     pub guidance: f64,
-    /// Levels and weights.
+    /// Noise levels and weights.
     pub sampler: Bespoke,
-    /// How it was learned and how good it is: for people.
+    /// How it was learned and how good it is, for people.
     #[serde(default)]
     pub report: Map<String, Value>,
 }
 
 impl Extras {
-    /// The sampler learned for so many evaluations at this guidance.
+    /// The learned sampler for this number of evaluations and this guidance scale.
     pub fn tuned(&self, evaluations: usize, guidance: f64) -> Option<&Tuned> {
         self.tuned.iter().find(|t| t.sampler.evaluations() == evaluations && t.guidance == guidance)
     }
@@ -75,30 +75,30 @@ impl Extras {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingDefaults {
-    /// Steps of the solver.
+    /// Number of steps.
     pub steps: Option<usize>,
-    /// Its name.
+    /// Name of the solver.
     pub solver: Option<String>,
-    /// Which levels it visits.
+    /// Spacing of the noise levels.
     pub spacing: Option<Spacing>,
-    /// Fresh noise.
+    /// Amount of fresh noise.
     pub eta: Option<f64>,
-    /// Scale of the guidance; 1 is none.
+    /// Guidance scale; 1 means no guidance.
     pub guidance: Option<f64>,
 }
 
-/// A model's folder, its configuration read; the weights are not.
+/// A model folder with its configuration; the weights are not read yet.
 #[derive(Debug)]
 pub struct ModelDir {
-    /// The folder.
+    /// Path of the folder.
     pub path: PathBuf,
     /// The pipeline's class, if there is a `model_index.json`.
     pub pipeline: Option<PipelineClass>,
-    /// The network.
+    /// Configuration of the network.
     pub unet: UNet2DConfig,
-    /// How it was trained and is sampled, if the folder says so.
+    /// The scheduler's configuration, if the folder has one.
     pub scheduler: Option<SchedulerConfig>,
-    /// What diffusers has no place for.
+    /// The content of `tweedie.json`.
     pub extras: Extras,
     /// Which variant of the weights is read, such as `fp16`; by default as [`SafetensorsFile::open_in`] prefers.
     pub variant: Option<String>,
@@ -108,7 +108,7 @@ impl ModelDir {
     /// Reads the configuration of the model in `path`.
     ///
     /// # Errors
-    /// If the folder or a file in it is missing or not understood.
+    /// If the folder or one of its files is missing or invalid.
     pub fn open(path: &Path) -> Result<Self, HubError> {
         let listing = std::fs::read_dir(path);
         listing.map_err(|e| HubError::read(path, e))?;
@@ -117,7 +117,8 @@ impl ModelDir {
 
         let config = Self::network_in(path, pipeline).join(CONFIG);
         if pipeline.is_none() && !config.exists() {
-            let reason = format!("holds no model: neither {} nor {CONFIG} is there", model_index::FILE);
+            let reason =
+                format!("not a model folder: it contains neither {} nor {CONFIG}", model_index::FILE);
             return Err(HubError::format(path, reason));
         }
         let unet = UNet2DConfig::from_json(&files::read_text(&config)?)
@@ -141,20 +142,19 @@ impl ModelDir {
         if pipeline.is_some() { model_index::component(path, "unet") } else { path.into() }
     }
 
-    /// The network's weights, not yet read.
+    /// Opens the network's weights without reading them.
     ///
     /// # Errors
-    /// As [`SafetensorsFile::open_in`].
+    /// Those of [`SafetensorsFile::open_in`].
     pub fn weights(&self) -> Result<SafetensorsFile, HubError> {
         let dir = Self::network_in(&self.path, self.pipeline);
         SafetensorsFile::open_in(&dir, WEIGHTS, self.variant.as_deref())
     }
 
-    /// The network on `device`, with its weights in 32 bits.
+    /// Loads the network onto `device`, with 32-bit weights.
     ///
     /// # Errors
-    /// If the weights are missing or damaged, or are not those of the configured network: the message
-    /// names the tensor.
+    /// If the weights are missing or damaged, or do not match the configured network; names the tensor.
     pub fn load_unet(&self, device: &Device) -> Result<UNet2DModel, HubError> {
         let weights = self.weights()?;
         UNet2DModel::load(&self.unet, &weights, device).map_err(|e| {
@@ -167,10 +167,10 @@ impl ModelDir {
     }
 }
 
-/// What `tweedie.json` in the model's folder `dir` says; nothing where there is none.
+/// Reads `tweedie.json` in the model folder `dir`; returns the default if there is none.
 ///
 /// # Errors
-/// If the file is not understood, or a sampler in it is none.
+/// If the file or a sampler in it is invalid.
 pub fn extras_in(dir: &Path) -> Result<Extras, HubError> {
     let file = dir.join(EXTRAS);
     let extras: Extras = if file.exists() { files::read_json(&file)? } else { Extras::default() };
@@ -184,7 +184,7 @@ fn check_tuned(file: &Path, extras: &Extras) -> Result<(), HubError> {
     })
 }
 
-/// Writes `extras` into the model's folder `dir`, in place of those that it has.
+/// Replaces `tweedie.json` in the model folder `dir`.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -195,24 +195,23 @@ pub fn save_extras(dir: &Path, extras: &Extras) -> Result<(), HubError> {
 fn check_classes(file: &Path, extras: &Extras, unet: &UNet2DConfig) -> Result<(), HubError> {
     let classes = unet.num_class_embeds.unwrap_or(0);
     if extras.class_names.len() > classes {
-        let reason = format!("{} names for {classes} classes of the network", extras.class_names.len());
+        let reason = format!("{} names, but the network has {classes} classes", extras.class_names.len());
         return Err(HubError::key(file, "class_names", reason));
     }
     match extras.null_class {
         Some(null) if null >= classes => {
-            let reason = format!("{null} is not one of the network's {classes} classes");
+            let reason = format!("{null} is out of range; the network has {classes} classes");
             Err(HubError::key(file, "null_class", reason))
         }
         _ => Ok(()),
     }
 }
 
-/// Writes a model's folder, which Python opens with `DDPMPipeline.from_pretrained(path)`. A model that is
-/// at `path` already is replaced as a whole.
+/// Writes a model folder, which Python opens with `DDPMPipeline.from_pretrained(path)`. A model at `path` is replaced as
+/// a whole.
 ///
 /// # Errors
-/// If a file cannot be written (what was at `path` is left as it was), or if `path` is a folder of
-/// something else.
+/// If a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
 pub fn save(
     path: &Path,
     unet: &UNet2DModel,
@@ -233,8 +232,7 @@ pub fn save(
     })
 }
 
-/// Writes `config.json` and the weights into the folder `dir`, which Python opens with
-/// `UNet2DModel.from_pretrained(dir)`.
+/// Writes `config.json` and the weights to the folder `dir`, which Python opens with `UNet2DModel.from_pretrained(dir)`.
 ///
 /// # Errors
 /// If a file cannot be written, or a weight is not finite.

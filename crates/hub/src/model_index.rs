@@ -1,4 +1,4 @@
-//! diffusers' `model_index.json`: the class of a pipeline, and the library and class of its components.
+//! diffusers' `model_index.json`: the class of a pipeline, and library and class of its components.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use tweedie_models::unet::DIFFUSERS_VERSION;
 
 use crate::{error::HubError, files};
 
-/// The name of the file.
+/// Name of the file.
 pub const FILE: &str = "model_index.json";
 
 /// A pipeline of one U-Net and one scheduler.
@@ -15,16 +15,16 @@ pub const FILE: &str = "model_index.json";
 pub enum PipelineClass {
     /// `DDPMPipeline`: samples with its scheduler.
     Ddpm,
-    /// `DDIMPipeline`: samples with DDIM, whichever class its scheduler has.
+    /// `DDIMPipeline`: samples with DDIM, whatever its scheduler is.
     Ddim,
 }
 
-/// The classes that are understood.
+/// The supported classes.
 const CLASSES: [(&str, PipelineClass); 2] =
     [("DDPMPipeline", PipelineClass::Ddpm), ("DDIMPipeline", PipelineClass::Ddim)];
 
 impl PipelineClass {
-    /// diffusers' name.
+    /// The name in diffusers.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ddpm => "DDPMPipeline",
@@ -36,15 +36,15 @@ impl PipelineClass {
 /// Reads `model_index.json` at `path`.
 ///
 /// # Errors
-/// If the pipeline or one of its components is not supported; says which are.
+/// If the pipeline or one of its components is not supported; lists what is.
 pub fn read(path: &Path) -> Result<PipelineClass, HubError> {
     let entries: Map<String, Value> = files::read_json(path)?;
     let class = entries.get("_class_name").and_then(Value::as_str);
-    let class = class.ok_or_else(|| HubError::key(path, "_class_name", "missing, or not a name"))?;
+    let class = class.ok_or_else(|| HubError::key(path, "_class_name", "missing or not a string"))?;
     let found = CLASSES.iter().find(|(name, _)| *name == class).map(|(_, class)| *class);
     let found = found.ok_or_else(|| {
         let names = CLASSES.map(|(name, _)| name).join(", ");
-        HubError::key(path, "_class_name", format!("`{class}` is not supported; supported are {names}"))
+        HubError::key(path, "_class_name", format!("unsupported pipeline `{class}`; expected one of {names}"))
     })?;
     for (key, value) in entries.iter().filter(|(key, _)| !key.starts_with('_')) {
         let component = value.get(1).and_then(Value::as_str).unwrap_or_default();
@@ -52,10 +52,10 @@ pub fn read(path: &Path) -> Result<PipelineClass, HubError> {
             "unet" if component == "UNet2DModel" => {}
             "scheduler" => {}
             "unet" => {
-                let reason = format!("{value} is not supported; supported is UNet2DModel");
+                let reason = format!("unsupported network {value}; expected UNet2DModel");
                 return Err(HubError::key(path, key, reason));
             }
-            _ => return Err(HubError::key(path, key, format!("a {class} has no such component"))),
+            _ => return Err(HubError::key(path, key, format!("not a component of {class}"))),
         }
     }
     if !entries.contains_key("unet") {
@@ -64,7 +64,7 @@ pub fn read(path: &Path) -> Result<PipelineClass, HubError> {
     Ok(found)
 }
 
-/// Writes `model_index.json` into `dir`, for a U-Net and a scheduler of class `scheduler`.
+/// Writes `model_index.json` to `dir`, for a U-Net and a scheduler of class `scheduler`.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -78,7 +78,7 @@ pub fn write(dir: &Path, class: PipelineClass, scheduler: &str) -> Result<(), Hu
     files::write_json(&dir.join(FILE), &index)
 }
 
-/// The folder of a component: its own one, or `dir` itself, where older pipelines keep all files.
+/// The folder of a component: its subfolder, or `dir` itself, where older pipelines have all files.
 pub(crate) fn component(dir: &Path, name: &str) -> PathBuf {
     let own = dir.join(name);
     if own.is_dir() { own } else { dir.to_path_buf() }

@@ -1,5 +1,5 @@
-//! Weights in safetensors files: an 8-byte header length, a JSON header (name → type, shape, byte
-//! range) and raw little-endian values.
+//! Weights in safetensors files: an 8-byte header length, a JSON header (name → type, shape, byte range) and raw
+//! little-endian values.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use tweedie_system::files::open;
 
 use crate::{error::HubError, files};
 
-/// How values are stored.
+/// Storage format of values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -27,12 +27,11 @@ pub enum Precision {
     F32,
     /// IEEE half precision, at most 65504 in magnitude.
     F16,
-    /// 8 bits of significand, the range of `F32`.
+    /// 8 bits of significand and the range of `F32`.
     BF16,
 }
 
-/// A safetensors file, or several joined by an index, read by memory map: opening costs the header
-/// alone.
+/// A safetensors file, or several joined by an index, memory-mapped. Opening only reads the header.
 pub struct SafetensorsFile {
     path: PathBuf,
     shards: Vec<Shard>,
@@ -47,7 +46,7 @@ struct Shard {
     data: usize,
 }
 
-/// A file's content, or what the program carries in itself.
+/// The content of a file or a built-in file.
 enum Bytes {
     Mapped(FileMap),
     Static(&'static [u8]),
@@ -65,10 +64,10 @@ impl std::ops::Deref for Bytes {
 }
 
 impl SafetensorsFile {
-    /// Opens `*.safetensors`, or `*.safetensors.index.json` with the shards that it names.
+    /// Opens `*.safetensors`, or `*.safetensors.index.json` with its shards.
     ///
     /// # Errors
-    /// If a file is missing, truncated or corrupt, or lacks a tensor that the index says it holds.
+    /// If a file is missing, truncated or corrupt, or lacks a tensor that the index lists.
     pub fn open(path: &Path) -> Result<Self, HubError> {
         if path.extension().is_some_and(|e| e == "json") {
             return Self::open_index(path);
@@ -76,7 +75,7 @@ impl SafetensorsFile {
         Ok(Self::single(Shard::open(path)?))
     }
 
-    /// A safetensors file that the program carries in itself; messages call it `name`.
+    /// Opens a built-in safetensors file; errors call it `name`.
     ///
     /// # Errors
     /// If it is truncated or corrupt.
@@ -103,7 +102,7 @@ impl SafetensorsFile {
                 Some(&n) => n,
                 None => {
                     if Path::new(&file).file_name() != Some(file.as_ref()) {
-                        let reason = format!("`{file}` is not the name of a file in the same folder");
+                        let reason = format!("`{file}` is not a file name in the same folder");
                         return Err(HubError::tensor(path, &name, reason));
                     }
                     shards.push(Shard::open(&dir.join(&file))?);
@@ -113,19 +112,23 @@ impl SafetensorsFile {
             };
             let shard = &shards[number];
             if shard.header.info(&name).is_none() {
-                return Err(HubError::tensor(&shard.path, &name, "missing, though the index places it here"));
+                return Err(HubError::tensor(
+                    &shard.path,
+                    &name,
+                    "missing, but listed in the index for this file",
+                ));
             }
             owner.insert(name, number);
         }
         Ok(Self { path: path.into(), shards, owner, metadata: BTreeMap::new() })
     }
 
-    /// The file, or the index.
+    /// The path of the file or the index.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The header's free text entries.
+    /// The header's metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -165,7 +168,7 @@ impl TensorSource for SafetensorsFile {
         let bytes = shard
             .bytes
             .get(shard.data + start..shard.data + end)
-            .ok_or_else(|| "its values lie beyond the end of the file".to_string())?;
+            .ok_or_else(|| "its values extend beyond the end of the file".to_string())?;
         let values = decode(info.dtype, bytes)?;
         Ok(HostTensor { shape: info.shape.clone(), values })
     }
@@ -175,10 +178,10 @@ impl Shard {
     fn open(path: &Path) -> Result<Self, HubError> {
         let size = fs::metadata(path).map_err(|e| HubError::read(path, e))?;
         if size.is_dir() {
-            return Err(HubError::format(path, "a folder, where a safetensors file was expected"));
+            return Err(HubError::format(path, "this is a folder, expected a safetensors file"));
         }
         let size = open(path).and_then(|file| file.metadata()).map_err(|e| HubError::read(path, e))?;
-        // An empty file cannot be mapped everywhere.
+        // Mapping an empty file is an error on some systems.
         let bytes = match size.len() {
             0 => Bytes::Static(&[]),
             _ => Bytes::Mapped(FileMap::open(path).map_err(|e| HubError::read(path, e))?),
@@ -191,12 +194,14 @@ impl Shard {
 
     fn parse(path: &Path, bytes: Bytes) -> Result<Self, HubError> {
         if bytes.len() < 8 {
-            let reason = format!("{} bytes are too few for a safetensors file", bytes.len());
+            let reason = format!("too short for a safetensors file ({} bytes)", bytes.len());
             return Err(HubError::format(path, reason));
         }
         let (length, header) = SafeTensors::read_metadata(&bytes).map_err(|e| {
             let reason = match truncation(&bytes) {
-                Some((need, have)) => format!("truncated: its header asks for {need} bytes, it has {have}"),
+                Some((need, have)) => {
+                    format!("truncated: the header needs {need} bytes, the file has {have}")
+                }
                 None => format!("not a safetensors file: {e}"),
             };
             HubError::format(path, reason)
@@ -205,14 +210,14 @@ impl Shard {
     }
 }
 
-/// PyTorch's files are ZIP archives around a pickle, older ones a bare pickle of protocol 1 to 5. Safetensors files begin with a length,
-/// whose higher bytes are zero.
+/// PyTorch's files are ZIP archives with a pickle, older ones a bare pickle of protocol 1 to 5. Safetensors files start
+/// with a length whose higher bytes are zero.
 fn is_pickle(bytes: &[u8]) -> bool {
     let bare = matches!(bytes, [0x80, 1..=5, ..]) && bytes.get(4..8).is_none_or(|high| high != [0; 4]);
     bytes.starts_with(b"PK\x03\x04") || bare
 }
 
-/// If the file is shorter than its header says: the bytes needed and present.
+/// If the file is shorter than its header says, the bytes needed and present.
 fn truncation(bytes: &[u8]) -> Option<(usize, usize)> {
     let length = usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()?;
     let header = bytes.get(8..length.checked_add(8)?)?;
@@ -230,7 +235,7 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
         let exact = |v: i128| (v.unsigned_abs() <= 1 << 24).then_some(v as f32);
         let read = |&b: &[u8; N]| {
             let v = read(b);
-            exact(v).ok_or_else(|| format!("the integer {v} is not exact in 32-bit floating point"))
+            exact(v).ok_or_else(|| format!("the integer {v} has no exact 32-bit floating-point value"))
         };
         bytes.as_chunks::<N>().0.iter().map(read).collect()
     }
@@ -276,8 +281,8 @@ fn e4m3fn(bits: u8) -> f32 {
 /// bytes. `metadata` gains `format = "pt"`, which Python's loaders ask for, unless it has a `format`.
 ///
 /// # Errors
-/// If the file cannot be written (nothing is left of it then), if a shape does not match its values,
-/// or if a finite value is too large for `precision`.
+/// If the file cannot be written (then it does not exist), a shape does not match its values, or a finite value is too
+/// large for `precision`.
 pub fn write(
     path: &Path,
     tensors: &BTreeMap<String, HostTensor>,
@@ -323,7 +328,7 @@ pub fn write(
 fn check(tensor: &HostTensor, precision: Precision) -> Result<(), String> {
     let (shape, count) = (&tensor.shape, tensor.values.len());
     if shape.iter().product::<usize>() != count {
-        return Err(format!("its shape {shape:?} does not hold {count} values"));
+        return Err(format!("shape {shape:?} does not match {count} values"));
     }
     let overflows = |v: &&f32| match precision {
         Precision::F32 => false,
@@ -331,7 +336,7 @@ fn check(tensor: &HostTensor, precision: Precision) -> Result<(), String> {
         Precision::BF16 => v.is_finite() && bf16::from_f32(**v).is_infinite(),
     };
     match tensor.values.iter().find(overflows) {
-        Some(v) => Err(format!("its value {v} is too large for {precision:?}")),
+        Some(v) => Err(format!("value {v} is too large for {precision:?}")),
         None => Ok(()),
     }
 }

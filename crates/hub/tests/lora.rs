@@ -1,5 +1,4 @@
-//! Which layers the names of low-rank changes mean. Those of all of SDXL's are held against diffusers in
-//! `original.rs`.
+//! The layers that LoRA names mean. All names of SDXL are compared with diffusers in `original.rs`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +10,7 @@ use std::{
 use tweedie_hub::{Lora, Precision, weights};
 use tweedie_models::{HostTensor, TensorSource};
 
-/// What PEFT's configuration says is read from the header, where diffusers keeps it, or beside PEFT's own file.
+/// PEFT's configuration is read from the header, where diffusers stores it, or from PEFT's own file.
 #[test]
 fn how_much_is_changed_is_told_by_pefts_configuration() {
     let layer = "mid_block.attentions.0.to_q";
@@ -60,7 +59,7 @@ fn file(dir: &Path, tensors: &[(String, HostTensor)]) -> PathBuf {
     path
 }
 
-/// The tensor that a change of the layer `stem` reaches.
+/// The tensor that a change of the layer `stem` applies to.
 fn reached(dir: &Path, component: &'static str, stem: &str, names: &[&str]) -> Option<String> {
     let one = HostTensor { shape: vec![1, 1], values: vec![1.0] };
     let (down, up) = (format!("{stem}.lora_A.weight"), format!("{stem}.lora_B.weight"));

@@ -1,4 +1,4 @@
-//! Model folders: those that diffusers wrote (see `golden/make.py`), those written here, and damaged ones.
+//! Model folders: written by diffusers (see `golden/make.py`), written here, and damaged.
 
 #![allow(clippy::unwrap_used)]
 
@@ -165,9 +165,9 @@ fn what_is_wrong_with_a_folder_is_named() {
                 fs::remove_dir_all(d).unwrap();
                 fs::create_dir(d).unwrap();
             },
-            &["holds no model", "model_index.json"],
+            &["not a model folder", "model_index.json"],
         ),
-        ("no index", |d| fs::remove_file(d.join("model_index.json")).unwrap(), &["holds no model"]),
+        ("no index", |d| fs::remove_file(d.join("model_index.json")).unwrap(), &["not a model folder"]),
         ("no JSON", |d| fs::write(d.join("model_index.json"), "{").unwrap(), &["model_index.json", "JSON"]),
         (
             "pipeline",

@@ -1,4 +1,4 @@
-//! Checkpoints in one file against what diffusers' converters make of them (`golden/original/make_original.py`).
+//! Single-file checkpoints compared with the results of diffusers' converters (`golden/original/make_original.py`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -57,7 +57,7 @@ fn digest(part: &Part<'_>) -> String {
     })
 }
 
-/// A checkpoint in a folder of its own, with what `change` makes of its tensors.
+/// A checkpoint in its own folder, with its tensors changed by `change`.
 fn checkpoint(
     dir: &Path,
     family: &str,
@@ -109,7 +109,7 @@ fn components_are_what_diffusers_makes_of_them() {
 /// A tokenizer of letters.
 fn tokenizer(dir: &Path) {
     let letters = ('a'..='z').flat_map(|c| [c.to_string(), format!("{c}</w>")]);
-    // As many as the encoders of the golden files know.
+    // As many as the encoders of the golden files have.
     let more = (0..5).map(|i| format!("more{i}"));
     let names = std::iter::once("!".to_owned()).chain(letters).chain(more);
     let names = names.chain(["<|startoftext|>".to_owned(), "<|endoftext|>".to_owned()]);
@@ -145,7 +145,7 @@ fn whole_models_load() {
         let class = model.scheduler.class_name();
         assert_eq!(class, if xl { "EulerDiscreteScheduler" } else { "PNDMScheduler" });
 
-        // As a folder it is the same.
+        // The same as a folder.
         let folder = dir.path().join("folder");
         model.save(&folder, Precision::F32).unwrap();
         let again = LatentModel::load(&folder, &device).unwrap();
@@ -165,10 +165,10 @@ fn whole_models_load() {
         for (a, b) in again.texts.iter().zip(&model.texts) {
             assert_eq!(a.encoder.config(), b.encoder.config());
             assert!(export(&a.encoder) == export(&b.encoder), "{name}");
-            let told = |t: &ClipTokenizer| (t.begin, t.end, t.pad, t.encode("a cat!"));
-            assert_eq!(told(&a.tokenizer), told(&b.tokenizer));
+            let tokens_of = |t: &ClipTokenizer| (t.begin, t.end, t.pad, t.encode("a cat!"));
+            assert_eq!(tokens_of(&a.tokenizer), tokens_of(&b.tokenizer));
         }
-        // Nothing is written where something else is.
+        // Nothing is written over other content.
         let error = model.save(dir.path(), Precision::F32).unwrap_err().to_string();
         assert!(error.contains("model_index.json"), "{error}");
         assert!(path.exists());
@@ -186,7 +186,8 @@ fn another_encoders_tokenizer_is_refused() {
     let whole: BTreeMap<String, usize> =
         serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let opened = OriginalCheckpoint::open(&path, None).unwrap();
-    for (change, words) in [(-3i64, ["57 tokens", "knows 60"]), (1, ["up to 60", "knows 60"])] {
+    for (change, words) in [(-3i64, ["57 tokens", "vocabulary of 60"]), (1, ["up to 60", "vocabulary of 60"])]
+    {
         let moved = |(name, id): (&String, &usize)| {
             let by = if *id > 55 || change > 0 { change } else { 0 };
             (name.clone(), (*id as i64 + by) as usize)
@@ -199,12 +200,12 @@ fn another_encoders_tokenizer_is_refused() {
 }
 
 #[test]
-fn the_prediction_is_told_or_follows_from_the_family() {
+fn the_prediction_is_given_or_follows_from_the_family() {
     use tweedie_core::Parameterization;
     let dir = tempfile::tempdir().unwrap();
     let (_, path) = checkpoint(dir.path(), "sd2", |_| {});
-    for (told, expected) in [(None, Parameterization::V), (Some(Prediction::Eps), Parameterization::Eps)] {
-        let opened = OriginalCheckpoint::open(&path, told).unwrap();
+    for (given, expected) in [(None, Parameterization::V), (Some(Prediction::Eps), Parameterization::Eps)] {
+        let opened = OriginalCheckpoint::open(&path, given).unwrap();
         assert_eq!(opened.scheduler().unwrap().process().parameterization, expected);
     }
 }
@@ -329,7 +330,7 @@ fn leftovers_are_passed_over_and_said() {
     }
 }
 
-/// What a test does to the tensors of a checkpoint.
+/// A change of a checkpoint's tensors.
 type Change<'a> = &'a dyn Fn(&mut BTreeMap<String, HostTensor>);
 
 #[test]
@@ -357,7 +358,7 @@ fn what_is_wrong_is_named() {
         (
             "sd2",
             &|t| drop(t.insert("model.diffusion_model.control.weight".into(), values("x", &[2]))),
-            "`model.diffusion_model.control.weight` belongs to no layer",
+            "unexpected tensor `model.diffusion_model.control.weight`",
         ),
     ];
     for (family, change, expected) in cases {
@@ -366,7 +367,7 @@ fn what_is_wrong_is_named() {
     }
 }
 
-/// `golden/original/make_lora.py` asked diffusers.
+/// Expected values are from diffusers, by `golden/original/make_lora.py`.
 #[test]
 fn kohyas_names_mean_what_diffusers_makes_of_them() {
     let text = std::fs::read_to_string(
@@ -397,7 +398,7 @@ fn kohyas_names_mean_what_diffusers_makes_of_them() {
             let found = merged.read(name).unwrap().values[0] as usize;
             let Some(i) = found.checked_sub(1) else { continue };
             let stem = left.remove(&i).expect(name);
-            // The names of diffusers' attention before its version 0.22.
+            // The names of diffusers' attention before version 0.22.
             let theirs = pairs[stem].replace(".processor.", ".").replace("to_out_lora", "to_out.0");
             let theirs = match component {
                 "unet" => theirs.replace("_lora", ""),

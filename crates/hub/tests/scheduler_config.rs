@@ -1,5 +1,5 @@
-//! Scheduler configurations: what is not understood is an error that names it; what is written is read
-//! back. Whole trajectories are tested where samples are made, against diffusers.
+//! Scheduler configurations: whatever is invalid is an error that names it; whatever is written is read back. Whole
+//! trajectories are compared with diffusers in `trajectories.rs`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,7 +27,7 @@ fn errors_name_file_key_value_and_what_is_supported() {
         ),
         (r#"{"_class_name": "DDPMScheduler", "beta_start": "x"}"#, vec!["`beta_start`", "\"x\"", "a number"]),
         (r#"{"_class_name": "DDPMScheduler", "beta_start": -1}"#, vec!["`beta_schedule`", "betas[0]"]),
-        (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": -3}"#, vec!["-3", "whole number"]),
+        (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": -3}"#, vec!["-3", "integer"]),
         (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": 1000000000000000}"#, vec!["at most"]),
         (r#"{"_class_name": "DDPMScheduler", "num_train_timesteps": 0}"#, vec!["at least one step"]),
         (r#"{"_class_name": "DDPMScheduler", "variance_type": "learned"}"#, vec!["learned", "fixed_small"]),
@@ -39,11 +39,11 @@ fn errors_name_file_key_value_and_what_is_supported() {
         ),
         (
             r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver+"}"#,
-            vec!["`algorithm_type`", "\"dpmsolver+\"", "supported: dpmsolver++, sde-dpmsolver++"],
+            vec!["`algorithm_type`", "\"dpmsolver+\"", "one of dpmsolver++, sde-dpmsolver++"],
         ),
         (
             r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 4}"#,
-            vec!["`solver_order`", "4", "1, 2, 3"],
+            vec!["`solver_order`", "4", "1, 2 or 3"],
         ),
         (
             r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": true}"#,
@@ -63,7 +63,7 @@ fn errors_name_file_key_value_and_what_is_supported() {
         ),
         (
             r#"{"_class_name": "DDIMInverseScheduler", "timestep_spacing": "linspace"}"#,
-            vec!["`timestep_spacing`", "leading, trailing"],
+            vec!["`timestep_spacing`", "leading or trailing"],
         ),
         (r#"{"_class_name": "IPNDMScheduler", "trained_betas": [0.1]}"#, vec!["`trained_betas`", "0.1"]),
         (
@@ -72,7 +72,7 @@ fn errors_name_file_key_value_and_what_is_supported() {
         ),
         (
             r#"{"_class_name": "DPMSolverMultistepInverseScheduler", "lambda_min_clipped": 100}"#,
-            vec!["`lambda_min_clipped`", "no time"],
+            vec!["`lambda_min_clipped`", "excludes all timesteps"],
         ),
         (r#"{"_class_name": "TCDScheduler", "clip_sample": true}"#, vec!["`clip_sample`", "true"]),
         (
@@ -104,7 +104,7 @@ fn keys_that_contradict_each_other_are_errors() {
         (
             "DPMSolverMultistep",
             r#""algorithm_type": "sde-dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min""#,
-            ["solver_order", "1, 2"],
+            ["solver_order", "1 or 2"],
         ),
         (
             "DPMSolverMultistep",
@@ -244,7 +244,7 @@ fn another_solver_keeps_the_process() {
     assert_eq!(recipe.parameterization, Parameterization::V);
     assert!(recipe.plan.moves.last().unwrap().to().is_clean());
     assert!((recipe.plan.start.t - 999.0).abs() < 1e-9);
-    // Its own solver by name is its own plan.
+    // Its own solver by name gives its own plan.
     let own = config.resolve_with(&Sampling { solver: Some("ddpm".into()), ..Sampling::steps(6) }).unwrap();
     assert_eq!(own.plan.moves, config.resolve(6).unwrap().plan.moves);
 }

@@ -1,4 +1,4 @@
-//! Tokenizers learned from texts, against `tokenizers` and transformers (see `golden/make_tokenizer.py`).
+//! Tokenizers learned from texts, compared with `tokenizers` and transformers (see `golden/make_tokenizer.py`).
 
 #![allow(clippy::unwrap_used)]
 

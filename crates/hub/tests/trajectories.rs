@@ -1,6 +1,6 @@
-//! Trajectories against diffusers' schedulers, for networks that are formulas: every element of every row, or,
-//! with more than seven calls of the network, of ten rows at the beginning, in the middle and at the end.
-//! `golden/make_trajectories.py` wrote what is expected.
+//! Trajectories compared with diffusers' schedulers, with formulas as networks: every element of every row, or, with more
+//! than seven calls of the network, of ten rows at the beginning, in the middle and at the end. The expected values were
+//! written by `golden/make_trajectories.py`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -16,8 +16,8 @@ use tweedie_hub::{
 const START: [f64; 4] = [0.9, -1.3, 0.4, 2.1];
 const CLEAN: [f64; 4] = [0.5, -0.8, 0.1, -0.2];
 
-/// Of each element, against its magnitude or a hundredth of its row's. diffusers ran in float64, so only
-/// amplified rounding is left.
+/// Tolerance of each element, relative to its magnitude or a hundredth of its row's. diffusers ran in float64, so only
+/// amplified rounding errors are left.
 const TOLERANCE: f64 = 1e-5;
 
 #[derive(Deserialize)]
@@ -121,7 +121,7 @@ fn empty(case: &Case) -> Case {
     }
 }
 
-/// What diffusers wrote with every key, written again, is the same and samples the same.
+/// Keys that diffusers wrote, written again, are the same and sample the same.
 fn written_back(case: &Case) {
     let path = Path::new("case");
     let config = SchedulerConfig::from_json(&case.config.to_string(), path).unwrap();

@@ -115,7 +115,7 @@ pub(crate) fn give_back_range(start: usize, len: usize) {
 }
 
 /// From now on, a mapped file that another program truncates ends this one with a message and exit code 1, instead of
-/// a signal without a word.
+/// a signal.
 #[cfg(unix)]
 pub(crate) fn report_truncation() {
     extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {

@@ -1,11 +1,11 @@
-//! Keeping the predicted clean sample in range.
+//! Clamping of the predicted clean sample.
 
 use burn::tensor::Tensor;
 use tweedie_core::{Denoiser, Halt, Level, Prediction, lin};
 use tweedie_hub::scheduler_config::{Clamp, ClampRange};
 use tweedie_ops::Batch;
 
-/// A denoiser whose `x0` is clamped, and whose `eps` follows, unless it is to be kept.
+/// A denoiser whose `x0` is clamped and whose `eps` is recomputed, unless it is to be kept.
 pub struct Clamped<'a> {
     /// The denoiser.
     pub inner: &'a dyn Denoiser<Batch<4>>,
@@ -22,7 +22,7 @@ impl Denoiser<Batch<4>> for Clamped<'_> {
     }
 }
 
-/// The noise that makes `x` of `x0`; at the clean level there is none.
+/// The noise that gives `x` together with `x0`; `None` at the clean level.
 pub(crate) fn noise_of(x: &Batch<4>, x0: &Batch<4>, at: Level) -> Option<Batch<4>> {
     (!at.is_clean()).then(|| lin![1.0 / at.sigma => x, -at.alpha / at.sigma => x0])
 }
@@ -38,7 +38,7 @@ pub fn clamp(x0: Tensor<4>, range: ClampRange) -> Tensor<4> {
     }
 }
 
-/// The `ratio` quantile of each row, between two elements in proportion: `[B, 1, 1, 1]`.
+/// The `ratio` quantile of each row, interpolated linearly: `[B, 1, 1, 1]`.
 pub(crate) fn quantile(x: Tensor<4>, ratio: f64) -> Tensor<4> {
     let [b, c, h, w] = x.dims();
     let last = (c * h * w).saturating_sub(1);
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(values(clamp(x, ClampRange::Static { limit: 1.0 })), [-1.0, -0.5, 0.5, 1.0]);
     }
 
-    /// By hand: magnitudes 0, 1, 2, 3, 4 have their 0.8 quantile at 3.2.
+    /// Computed by hand: magnitudes 0, 1, 2, 3, 4 have their 0.8 quantile at 3.2.
     #[test]
     fn dynamic_range_is_that_of_each_row() {
         let x = tensor(vec![0.0, -1.0, 2.0, -3.0, 4.0, 0.1, 0.2, 0.3, 0.4, 0.5], [2, 1, 1, 5]);

@@ -1,4 +1,4 @@
-//! What a request asks of the network, row by row.
+//! The denoiser of a request, for a range of its images.
 
 use std::{ops::Range, sync::atomic::AtomicBool};
 
@@ -14,8 +14,8 @@ use crate::{
     watch::{Cancellable, Finite},
 };
 
-/// The network for some rows of a request: guided to their classes, cancellable, watched for numbers that are
-/// not finite, its answers kept in range.
+/// The network for some images of a request: with guidance to their classes, cancellation, a check for values that are not
+/// finite, and clamping.
 pub(crate) struct RowsDenoiser<'a> {
     network: UNet2DModel,
     parameterization: Parameterization,
@@ -69,7 +69,7 @@ impl Denoiser<Batch<4>> for RowsDenoiser<'_> {
     }
 }
 
-/// A denoiser that can be cancelled, watched for numbers that are not finite, its answers kept in range.
+/// A denoiser with cancellation, a check for values that are not finite, and clamping.
 pub(crate) struct Watched<'a> {
     pub(crate) inner: &'a dyn Denoiser<Batch<4>>,
     pub(crate) clamp: Option<Clamp>,

@@ -3,56 +3,56 @@ use std::path::PathBuf;
 use tweedie_hub::HubError;
 use tweedie_system::memory::TooLittle;
 
-/// Why there is no picture.
+/// Why sampling failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipelineError {
-    /// A model's file is missing or not understood, or a file cannot be written.
+    /// A model file is missing or invalid, or a file cannot be written.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The request asks for what the model cannot give.
+    /// The request is invalid or does not suit the model.
     #[error("request: `{field}`: {reason}")]
     Request {
-        /// Which of its fields.
+        /// Name of the field.
         field: &'static str,
-        /// What was found, and what was expected.
+        /// What is wrong and what was expected.
         reason: String,
     },
-    /// The run broke off.
+    /// A step failed.
     #[error("step {step} of {of}: {reason}")]
     Step {
-        /// Counted from 1.
+        /// Number of the step, counted from 1.
         step: usize,
-        /// All steps.
+        /// Number of all steps.
         of: usize,
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
-    /// The network could not answer, or answered with numbers that are not finite.
-    #[error("the model broke off: {reason}")]
+    /// The network failed, or its output is not finite.
+    #[error("the model failed: {reason}")]
     Model {
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
-    /// More memory than is available.
+    /// The request needs more memory than is available.
     #[error("{what}: {source}; lower {lower}")]
     Memory {
-        /// The fields that ask for it.
+        /// The fields that determine it.
         what: String,
-        /// How much.
+        /// The amounts.
         source: TooLittle,
-        /// Which fields lower it.
+        /// The fields that lower it.
         lower: &'static str,
     },
-    /// The caller asked to stop.
+    /// The caller cancelled the run.
     #[error("cancelled")]
     Cancelled,
-    /// A picture that cannot be stored in this format.
+    /// An image that cannot be stored in this format.
     #[error("{}: {reason}", path.display())]
     Media {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Moments of a run as pictures: a filmstrip, or the frames of an animation.
+//! Snapshots of a run as images: a filmstrip, or the frames of an animation.
 
 use std::{collections::BTreeMap, convert::Infallible, ops::ControlFlow};
 
@@ -6,20 +6,20 @@ use tweedie_data::{Image, Rgb, grid};
 
 use crate::{Event, Preview};
 
-/// What of a moment is shown.
+/// What a snapshot shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Show {
-    /// The clean sample as predicted: fuzzy first, then sharp.
+    /// The predicted clean sample: blurry at first, then sharp.
     #[default]
     Clean,
     /// The noisy sample itself.
     Noisy,
 }
 
-/// Makes pictures of a moment's samples.
+/// Converts the samples of a snapshot to images.
 pub type Pictures<'a, E> = dyn FnMut(&Preview<'_>, Show) -> Result<Vec<Image>, E> + 'a;
 
-/// Collects moments of all rows while a run goes on: pass its events to [`Film::see`].
+/// Collects snapshots of all images during a run: pass its events to [`Film::see`].
 #[derive(Clone, Debug)]
 pub struct Film {
     moments: usize,
@@ -28,13 +28,12 @@ pub struct Film {
 }
 
 impl Film {
-    /// A film of at most `moments` moments, evenly spaced over the run; the last is its end.
+    /// A film of at most `moments` snapshots, evenly spaced over the run; the last is its end.
     pub fn new(moments: usize, show: Show) -> Self {
         Self { moments: moments.max(1), show, rows: BTreeMap::new() }
     }
 
-    /// Takes a picture of every row if the moment is one of the film's. `steps` is how many steps each row
-    /// takes.
+    /// Takes a snapshot of every image if the event belongs to one. `steps` is the number of steps per image.
     pub fn see(&mut self, event: &Event<'_>, steps: usize) -> ControlFlow<()> {
         let pictures = |show: Show, preview: &Preview<'_>| match show {
             Show::Clean => preview.x0_images(),
@@ -45,7 +44,7 @@ impl Film {
         ControlFlow::Continue(())
     }
 
-    /// The same where samples are no pictures: `pictures` makes them of a moment.
+    /// The same for samples that are not images; `pictures` converts them.
     ///
     /// # Errors
     /// Those of `pictures`.
@@ -70,14 +69,14 @@ impl Film {
         passed(step) > passed(step.saturating_sub(1))
     }
 
-    /// One row per sample, one column per moment.
+    /// One row per image, one column per snapshot.
     pub fn strip(&self, gap: usize, background: Rgb) -> Image {
         let columns = self.rows.values().map(Vec::len).max().unwrap_or(0);
         let images: Vec<Image> = self.rows.values().flatten().cloned().collect();
         grid(&images, columns, gap, background)
     }
 
-    /// One sheet of all samples per moment: the frames of an animation.
+    /// One grid of all images per snapshot: the frames of an animation.
     pub fn frames(&self, columns: usize, gap: usize, background: Rgb) -> Vec<Image> {
         let count = self.rows.values().map(Vec::len).min().unwrap_or(0);
         let sheet = |moment: usize| {

@@ -1,11 +1,11 @@
-//! The forward process on a picture: `x_t = alpha·x0 + sigma·eps`, with the same noise at all times, so
-//! that one sees it take over.
+//! The forward process on an image: `x_t = alpha·x0 + sigma·eps`, with the same noise at all times to show how it takes
+//! over.
 
 use tweedie_core::{Level, NoiseSchedule, noise::fill_normal};
 use tweedie_data::Image;
 
-/// The picture at each of `times`, its noise drawn from `seed`. Samples of processes that let the variance
-/// grow are scaled into range.
+/// The image at each of `times`, with noise drawn from `seed`. Samples of variance-exploding processes are scaled into
+/// range.
 ///
 /// ```
 /// use tweedie_core::schedule::TableSchedule;
@@ -40,8 +40,8 @@ pub fn even_times(schedule: &dyn NoiseSchedule, n: usize) -> Vec<f64> {
     (0..n).map(|i| times.min() + i as f64 * gap).collect()
 }
 
-/// `ln SNR = 2·ln(alpha/sigma)` at each of `times`: the curve to draw beside the pictures. Infinite where
-/// nothing or all is noise.
+/// `ln SNR = 2·ln(alpha/sigma)` at each of `times`, for a curve beside the images. Infinite where there is no noise or
+/// no signal.
 pub fn log_snr(schedule: &dyn NoiseSchedule, times: &[f64]) -> Vec<f64> {
     times.iter().map(|&t| 2.0 * schedule.level(t).lambda()).collect()
 }

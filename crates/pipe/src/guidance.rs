@@ -1,6 +1,6 @@
-//! Classifier-free guidance: `F = F_null + scale·(F_class − F_null)` for the network's raw output `F`,
-//! which for every parameterization is the same as guiding `x0` or `eps`. Ho & Salimans 2022,
-//! arXiv:2207.12598; within an interval of noise levels only: Kynkäänniemi et al. 2024, arXiv:2404.07724.
+//! Classifier-free guidance: `F = F_null + scale·(F_class − F_null)` for the network's raw output `F`, which is equivalent
+//! to guiding `x0` or `eps` for every parameterization. Ho & Salimans 2022, arXiv:2207.12598; within an interval of noise
+//! levels only: Kynkäänniemi et al. 2024, arXiv:2404.07724.
 
 use burn::tensor::Tensor;
 use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction, solver};
@@ -44,19 +44,19 @@ pub(crate) fn check_unused(reason: &str, fields: &[(&'static str, bool)]) -> Res
     }
 }
 
-/// A network guided towards a class per row.
+/// A network guided towards one class per row.
 pub struct Guided<'a, N: ?Sized> {
     /// The network.
     pub network: &'a N,
-    /// What it answers.
+    /// What it predicts.
     pub parameterization: Parameterization,
     /// The class of each row.
     pub classes: Vec<usize>,
-    /// The class that stands for none.
+    /// The class that means "no class".
     pub null_class: usize,
-    /// 0 ignores the class, 1 is the network's answer for the class, more exaggerates it.
+    /// 0 ignores the class, 1 is the prediction for the class, larger values exaggerate it.
     pub scale: f64,
-    /// The noise levels `sigma/alpha`, from and to, at which to guide; elsewhere the scale is 1.
+    /// The range of noise levels `sigma/alpha` with guidance; elsewhere the scale is 1.
     pub interval: Option<[f64; 2]>,
 }
 
@@ -70,7 +70,7 @@ impl<N: Network + ?Sized> Guided<'_, N> {
 }
 
 impl<N: Network + ?Sized> Denoiser<Batch<4>> for Guided<'_, N> {
-    /// One call of the network, with twice the rows where the scale is neither 0 nor 1.
+    /// One call of the network, with twice the rows unless the scale is 0 or 1.
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
         let scale = self.scale_at(at);
         let nulls = || vec![self.null_class; self.classes.len()];

@@ -1,4 +1,4 @@
-//! Pictures as noise: the probability-flow ODE upwards, and between two noises.
+//! Encoding images as noise by the inverted probability-flow ODE, and interpolating noise.
 
 use tweedie_core::{Plan, Vector, lin, spacing::Spacing};
 use tweedie_hub::{Recipe, Sampling};
@@ -6,7 +6,7 @@ use tweedie_ops::Batch;
 
 use crate::{PipelineError, study::Study};
 
-/// A deterministic sampler and the same backwards.
+/// A deterministic sampler and its inverse.
 pub struct Inversion {
     /// From noise to a clean sample.
     pub down: Recipe,
@@ -15,10 +15,10 @@ pub struct Inversion {
 }
 
 impl Inversion {
-    /// In `steps` steps of a deterministic solver, evenly spaced in the angle `arctan(sigma/alpha)`.
+    /// Creates both with `steps` steps of a deterministic solver, evenly spaced in the angle `arctan(sigma/alpha)`.
     ///
     /// # Errors
-    /// For a solver that is unknown or stochastic, or more steps than the schedule has.
+    /// For a solver that is unknown or stochastic, or more steps than the schedule allows.
     pub fn new(study: &Study<'_>, solver: &str, steps: usize) -> Result<Self, PipelineError> {
         let (name, spacing) = (Some(solver.to_owned()), Some(Spacing::KlOptimal));
         let down = study.recipe(&Sampling { steps, solver: name, spacing, eta: None })?;
@@ -26,21 +26,21 @@ impl Inversion {
         let known = tweedie_core::solver::find(solver);
         if known.is_some_and(|entry| !entry.is_deterministic() || entry.is_cfgpp()) {
             return Err(fail(format!(
-                "`{solver}` cannot be inverted: it takes more than the ODE's own path"
+                "the solver `{solver}` cannot be inverted; expected a deterministic solver"
             )));
         }
-        // A network is told a noise level, and a clean picture has none: it counts as one of the cleanest.
+        // A network needs a noise level, but a clean image has none: it counts as one at the cleanest level.
         let mut levels: Vec<_> = down.plan.steps().map(|(from, _)| from).collect();
         levels.reverse();
         let up = Plan::through(down.schedule.clone(), &levels).map_err(|e| fail(e.to_string()))?;
         Ok(Self { down, up })
     }
 
-    /// The noise from which the rows `x0: [rows, C, H, W]` come, nominally of standard deviation 1. The rows
-    /// are the first of the study.
+    /// The noise that the rows `x0: [rows, C, H, W]` come from, with a nominal standard deviation of 1. The rows are the first
+    /// ones of the study.
     ///
     /// # Errors
-    /// If the model halts.
+    /// If the model fails.
     pub fn encode(&self, study: &Study<'_>, x0: &Batch<4>) -> Result<Batch<4>, PipelineError> {
         let rows = 0..x0.0.dims()[0];
         let start = lin![self.up.start.alpha => x0];
@@ -48,17 +48,17 @@ impl Inversion {
         Ok(lin![1.0 / self.down.plan.start_std => &noise])
     }
 
-    /// The rows that come from `noise`.
+    /// The images that come from `noise`.
     ///
     /// # Errors
-    /// If the model halts.
+    /// If the model fails.
     pub fn decode(&self, study: &Study<'_>, noise: &Batch<4>) -> Result<Batch<4>, PipelineError> {
         study.end(&self.down, &(0..noise.0.dims()[0]), noise)
     }
 }
 
-/// The point at `share` of the great circle from `a` to `b`, its length between theirs: what lies between two
-/// normal samples and is as likely as they are. Shoemake 1985. Straight where they (almost) coincide.
+/// Spherical interpolation from `a` to `b` at `share` in 0..1: the result is as likely a normal sample as both. Linear if
+/// they almost coincide. Shoemake 1985.
 pub fn slerp<V: Vector>(a: &V, b: &V, share: f64) -> V {
     let (la, lb) = (a.dot(a).sqrt(), b.dot(b).sqrt());
     let cosine = if la > 0.0 && lb > 0.0 { (a.dot(b) / (la * lb)).clamp(-1.0, 1.0) } else { 1.0 };

@@ -1,7 +1,7 @@
-//! From a request to pictures: guidance, clamping, the sampling run, and the files that hold its result.
+//! From a request to images: guidance, clamping, the sampling run, and image files.
 //!
-//! [`Pipeline`] joins a model folder with a device; a [`Request`] says what to make and is written into
-//! the pictures, so that each can be made again.
+//! [`Pipeline`] is a model folder on a device. A [`Request`] says what to make and is stored in the image files, so that
+//! they can be made again.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

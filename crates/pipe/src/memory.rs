@@ -6,37 +6,37 @@ use tweedie_system::memory;
 
 use crate::PipelineError;
 
-/// Maps of a network's first level that a pass holds besides what it keeps for the way up: a joined map of twice the
-/// channels, its normalized form, and what comes of it.
+/// Maps of a network's first level that a pass holds besides the skip connections: a concatenated map with twice the
+/// channels, its normalized form, and the result.
 const AT_ONCE: u64 = 5;
-/// The same where there are transformers, whose middle layers are eight times as wide.
+/// The same with transformers, whose middle layers are eight times as wide.
 const AT_ONCE_IN_TRANSFORMERS: u64 = 14;
-/// Samples that a solver keeps: the present one, predictions and their past.
+/// Samples that a solver holds: the current one, and present and past predictions.
 const SAMPLES: u64 = 8;
 
-/// What a request comes to.
+/// The memory that a request needs.
 pub(crate) struct Needed {
-    /// Images in all.
+    /// Number of images.
     pub count: usize,
-    /// Rows of one call of the network.
+    /// Batch size of one call of the network.
     pub rows: usize,
     /// Height and width of the images.
     pub size: [usize; 2],
-    /// Bytes of one row in the network.
+    /// Bytes per row of the network.
     pub row: u64,
-    /// Bytes of decoding one image.
+    /// Bytes to decode one image.
     pub decoding: u64,
 }
 
 impl Needed {
-    /// Checks that it is available.
+    /// Checks that the memory is available.
     ///
     /// # Errors
     /// [`PipelineError::Memory`] naming the fields that lower it.
     pub fn check(&self) -> Result<(), PipelineError> {
         let [height, width] = self.size.map(|n| n as u64);
         let area = height.saturating_mul(width);
-        // As numbers and as bytes.
+        // As floats and as bytes.
         let images = area.saturating_mul(3 * (4 + 1)).saturating_mul(self.count as u64);
         let network = self.row.saturating_mul(self.rows as u64);
         let all = images.saturating_add(network.max(self.decoding));
@@ -58,7 +58,7 @@ fn bytes_of(precision: Precision) -> u64 {
     if precision == Precision::Bf16 { 2 } else { 4 }
 }
 
-/// Bytes of a row in a U-Net of these channels, `layers` to a level.
+/// Bytes per row of a U-Net with these channels and `layers` per level.
 pub(crate) fn unet_row(
     channels: &[usize],
     layers: impl Fn(usize) -> usize,
@@ -77,7 +77,7 @@ pub(crate) fn unet_row(
     maps.saturating_mul(bytes_of(precision)).saturating_add(samples)
 }
 
-/// Bytes of a row in the network of a latent model.
+/// Bytes per row of the network of a latent model.
 pub(crate) fn latent_row(network: &LatentNetwork, shape: [usize; 3], precision: Precision) -> u64 {
     match network {
         LatentNetwork::UNet(unet) => {
@@ -98,7 +98,7 @@ pub(crate) fn latent_row(network: &LatentNetwork, shape: [usize; 3], precision: 
     }
 }
 
-/// Bytes of decoding one image of so many pixels with an autoencoder whose last level has so many channels.
+/// Bytes to decode an image of `pixels` pixels with an autoencoder whose last level has `channels` channels.
 pub(crate) fn decoding(channels: usize, pixels: usize, precision: Precision) -> u64 {
     let map = (channels as u64).saturating_mul(pixels as u64);
     map.saturating_mul(AT_ONCE * bytes_of(precision))
@@ -109,9 +109,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_pixels_and_rows_take_more_until_there_is_no_more() {
+    fn more_pixels_and_rows_need_more_until_too_much() {
         let row = |side| unet_row(&[64, 128], |_| 2, false, [3, side, side], Precision::F32);
-        // Three maps of each level are kept, and five are held at once.
+        // Three maps per level are skip connections, and five are held at once.
         assert_eq!(row(32), 4 * ((3 + 5) * 64 * 1024 + 3 * 128 * 256) + 3 * 1024 * 32);
         assert_eq!(row(64), 4 * row(32));
         let needed = |rows, side| Needed { count: 1, rows, size: [side; 2], row: row(side), decoding: 0 };

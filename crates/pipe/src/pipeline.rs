@@ -23,7 +23,7 @@ use crate::{
     rows::row_seed,
 };
 
-/// The draw of a row's initial noise; a trajectory's own draws count from 0.
+/// The draw for an image's initial noise; a trajectory's own draws start at 0.
 pub(crate) const INITIAL_DRAW: u64 = u64::MAX;
 
 /// A model on a device, ready to sample.
@@ -34,30 +34,30 @@ pub struct Pipeline {
     device: Device,
 }
 
-/// What happens during a run.
+/// Progress of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A step is done.
+    /// A step is finished.
     Step {
-        /// Steps done so far, over all rows.
+        /// Number of finished steps, over all images.
         index: usize,
-        /// All steps.
+        /// Number of all steps.
         of: usize,
         /// Network evaluations so far.
         evals: usize,
-        /// The rows that took this step.
+        /// The images that took this step.
         rows: Range<usize>,
-        /// Which of the plan's steps it was, from 1.
+        /// The step of the plan, counted from 1.
         step: usize,
-        /// The noise level reached.
+        /// The noise level after the step.
         level: Level,
-        /// The pictures at this moment.
+        /// The current samples.
         preview: Preview<'a>,
     },
 }
 
-/// The samples of a moment, read from the device only when asked for.
+/// The samples during a run, only read from the device when needed.
 #[derive(Debug)]
 pub struct Preview<'a> {
     x: &'a Batch<4>,
@@ -66,7 +66,7 @@ pub struct Preview<'a> {
 }
 
 impl Preview<'_> {
-    /// The clean samples as predicted in this step, `[rows, C, H, W]`.
+    /// The clean samples predicted in this step, `[rows, C, H, W]`.
     pub fn x0(&self) -> HostTensor {
         host(self.x0.0.clone())
     }
@@ -76,12 +76,12 @@ impl Preview<'_> {
         host(self.x.0.clone())
     }
 
-    /// The predicted clean samples as pictures. Empty where the channels are not those of a picture.
+    /// The predicted clean samples as images. Empty if the number of channels does not suit images.
     pub fn x0_images(&self) -> Vec<Image> {
         images(&self.x0()).unwrap_or_default()
     }
 
-    /// The noisy samples, those of processes that let the variance grow scaled into range.
+    /// The noisy samples; those of variance-exploding processes are scaled into range.
     pub fn x_in_range(&self) -> HostTensor {
         let scale = 1.0 / self.level.alpha.hypot(self.level.sigma).max(1.0);
         let mut x = self.x();
@@ -89,7 +89,7 @@ impl Preview<'_> {
         x
     }
 
-    /// [`Self::x_in_range`] as pictures.
+    /// [`Self::x_in_range`] as images.
     pub fn x_images(&self) -> Vec<Image> {
         images(&self.x_in_range()).unwrap_or_default()
     }
@@ -98,13 +98,13 @@ impl Preview<'_> {
 /// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The samples, `[count, C, H, W]`, nominally in `-1..=1` and not clamped to it.
+    /// The samples, `[count, C, H, W]`, nominally in `-1..=1` but not clamped.
     pub tensors: HostTensor,
-    /// The samples as pictures. Empty where the channels are not those of a picture.
+    /// The samples as images. Empty if the number of channels does not suit images.
     pub images: Vec<Image>,
-    /// The class of each, if the model has classes.
+    /// The class of each image, if the model has classes.
     pub classes: Option<Vec<usize>>,
-    /// Network evaluations, summed over the chunks.
+    /// Network evaluations, summed over chunks.
     pub evals: usize,
 }
 
@@ -126,13 +126,13 @@ impl Pipeline {
         folder.variant = variant.map(str::to_owned);
         let scheduler = folder.scheduler.take().ok_or_else(|| HubError::Format {
             path: dir.into(),
-            reason: "has no scheduler_config.json, which says how to sample".into(),
+            reason: "scheduler_config.json is missing".into(),
         })?;
         let unet = folder.load_unet(device)?;
         Ok(Self::from_parts(unet, scheduler, folder.extras, device))
     }
 
-    /// A pipeline of parts that are in memory; `unet` lives on `device`.
+    /// A pipeline of parts in memory; `unet` must be on `device`.
     pub fn from_parts(
         unet: UNet2DModel,
         scheduler: SchedulerConfig,
@@ -142,7 +142,7 @@ impl Pipeline {
         Self { unet, scheduler, extras, device: device.clone() }
     }
 
-    /// Where it computes.
+    /// The pipeline's device.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -152,12 +152,12 @@ impl Pipeline {
         &self.unet
     }
 
-    /// How the network was trained and is sampled.
+    /// The scheduler's configuration.
     pub fn scheduler(&self) -> &SchedulerConfig {
         &self.scheduler
     }
 
-    /// Names of classes and defaults.
+    /// Class names and defaults.
     pub fn extras(&self) -> &Extras {
         &self.extras
     }
@@ -168,7 +168,7 @@ impl Pipeline {
         Classes { count, names: &self.extras.class_names, listed: false }
     }
 
-    /// Checks a request without running it, and gives what it comes to.
+    /// Checks a request without running it, and returns its resolved settings and the sampler.
     ///
     /// # Errors
     /// [`PipelineError::Request`] naming the field, or an error of the plan.
@@ -195,8 +195,8 @@ impl Pipeline {
         Ok((resolved, recipe))
     }
 
-    /// The sampler learned for this request, if the request leaves it to the model or asks for it; else the one
-    /// asked for.
+    /// The learned sampler for this request, if the request does not choose a solver or chooses it; otherwise the requested
+    /// sampler.
     fn recipe(&self, request: &Request, resolved: &Resolved) -> Result<Recipe, PipelineError> {
         let shifted = self.shifted(request, resolved)?;
         let scheduler = shifted.as_ref().unwrap_or(&self.scheduler);
@@ -214,7 +214,7 @@ impl Pipeline {
         }
     }
 
-    /// The scheduler with the shift of the request's size, or the one it asks for; none where it has none.
+    /// The scheduler with the shift for the request's size, or the requested shift; `None` if it has none.
     pub(crate) fn shifted(
         &self,
         request: &Request,
@@ -230,17 +230,17 @@ impl Pipeline {
             all.map(|t| format!("{} at guidance {}", t.sampler.evaluations(), t.guidance)).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         format!(
-            "`{TUNED}`: none was learned for {} evaluations at guidance {}, over all levels; there are: {known}",
+            "this model has no learned sampler (`{TUNED}`) for {} evaluations at guidance {} on all noise levels; available: {known}",
             resolved.sampling.steps,
             resolved.scale_for(TUNED)
         )
     }
 
-    /// Makes what the request asks for. `on` hears of every step and may stop the run.
+    /// Runs a request. `on` receives every step and may stop the run.
     ///
     /// # Errors
-    /// For a request that does not suit the model, a network that answers with numbers that are not
-    /// finite, or [`PipelineError::Cancelled`] if `on` breaks.
+    /// For a request that does not suit the model, a network whose output is not finite, or [`PipelineError::Cancelled`] if
+    /// `on` stops the run.
     pub fn run(
         &self,
         request: &Request,
@@ -249,11 +249,11 @@ impl Pipeline {
         self.run_from(request, None, &AtomicBool::new(false), on)
     }
 
-    /// As [`Self::run`], from given initial noise `[count, C, H, W]` of standard deviation 1 if there is
-    /// any, and stopping within a step once `cancelled` is set.
+    /// Like [`Self::run`], optionally from given initial noise `[count, C, H, W]` of standard deviation 1, and stopping within
+    /// a step once `cancelled` is set.
     ///
     /// # Errors
-    /// As [`Self::run`]; also if the noise has another shape.
+    /// Those of [`Self::run`], and if the noise has another shape.
     pub fn run_from(
         &self,
         request: &Request,
@@ -266,11 +266,10 @@ impl Pipeline {
         self.run_with(request, noise, &mut SeededRows(RowNoise(seeds)), cancelled, on)
     }
 
-    /// As [`Self::run_from`], with noise of the caller's own: `rows` gives the fresh noise of a range of
-    /// rows.
+    /// Like [`Self::run_from`], with a custom source of noise: `rows` returns the fresh noise of a range of images.
     ///
     /// # Errors
-    /// As [`Self::run_from`].
+    /// Those of [`Self::run_from`].
     pub fn run_with(
         &self,
         request: &Request,
@@ -289,7 +288,7 @@ impl Pipeline {
             return Err(PipelineError::request("noise", reason));
         }
         let guided = resolved.scale_for(recipe.solver.name()) != 1.0;
-        // Rows of a batch share adaptive steps; alone, a sample does not depend on the others.
+        // Batches share adaptive steps; alone, a sample does not depend on the others.
         let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
         let chunk = match resolved.chunk {
             _ if adaptive => 1,
@@ -341,7 +340,7 @@ impl Pipeline {
     }
 }
 
-/// The scheduler with the shift of a picture of so many tokens, or the one asked for; none where it has none.
+/// The scheduler with the shift for this number of tokens, or the requested shift; `None` if it has none.
 pub(crate) fn shifted(
     scheduler: &SchedulerConfig,
     mu: Option<f64>,
@@ -356,7 +355,7 @@ pub(crate) fn shifted(
     }
 }
 
-/// Whether the network answers the variance that the solver adds noise by.
+/// Checks whether the network predicts the variance that the solver needs.
 pub(crate) fn learned_variance(
     recipe: &Recipe,
     outputs: usize,
@@ -366,14 +365,14 @@ pub(crate) fn learned_variance(
         return Ok(());
     }
     let reason = format!(
-        "`ddpm-learned` needs a network that has learned a variance, of {} channels out for {channels} in; this \
-         one has {outputs}, and no variance: choose `ddpm`",
+        "`ddpm-learned` needs a network with a learned variance ({} output channels for {channels} input channels); this \
+         network has {outputs}. Use `ddpm` instead",
         2 * channels
     );
     Err(PipelineError::request("solver", reason))
 }
 
-/// A trajectory of some rows from `start`.
+/// Runs a trajectory of some images from `start`.
 pub(crate) fn follow(
     recipe: &Recipe,
     denoiser: &dyn Denoiser<Batch<4>>,
@@ -431,9 +430,9 @@ pub(crate) struct Progress {
     pub(crate) of: usize,
 }
 
-/// Fresh noise for single rows of a request.
+/// Fresh noise for images of a request.
 pub trait NoiseOfRows {
-    /// A standard normal of `shape = [rows, C, H, W]`: draw number `draw` of each of these rows.
+    /// A standard normal of `shape = [rows, C, H, W]` for draw number `draw` of each of these images.
     fn normal(&mut self, rows: Range<usize>, shape: [usize; 4], draw: u64, device: &Device) -> Tensor<4>;
 }
 
@@ -450,7 +449,7 @@ pub(crate) fn host(x: Tensor<4>) -> HostTensor {
     HostTensor { shape, values: x.into_data().iter::<f32>().collect() }
 }
 
-/// Rows of `[B, 3, H, W]` or, grey, `[B, 1, H, W]`, as pictures; `None` if they are neither.
+/// Converts `[B, 3, H, W]` or, for grey images, `[B, 1, H, W]` to images; `None` for other channels.
 pub(crate) fn images(x: &HostTensor) -> Option<Vec<Image>> {
     let &[_, channels, height, width] = &*x.shape else { return None };
     let repeated = match channels {

@@ -1,4 +1,4 @@
-//! What to make.
+//! Requests for images.
 
 use std::num::NonZeroUsize;
 
@@ -9,59 +9,57 @@ use tweedie_models::{Precision, UNet2DConfig, unet::ClassEmbedType};
 
 use crate::{ClassSelector, PipelineError, class::Classes, guidance, latent::prompt::Weighting};
 
-/// What to make. Of what is left out, the model decides.
+/// What to make. Fields that are left out use the model's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
-    /// How many pictures.
+    /// Number of images.
     pub count: NonZeroUsize,
-    /// Picture `i` is of class `i mod n` of these `n`. By default of each of the model's classes in turn,
-    /// the one that stands for none left out.
+    /// Image `i` has class `i mod n` of these `n`. By default the model's classes are used in turn, without the null class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<ClassSelector>>,
-    /// Picture `i` is a function of this number, `i`, and what else is asked for.
+    /// Image `i` is a function of this seed, `i`, and the other settings.
     pub seed: u64,
-    /// Steps of the solver.
+    /// Number of solver steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<NonZeroUsize>,
-    /// Its name: one of `tweedie_core::solver::SOLVERS`, or `tuned` for the sampler that was learned for the
-    /// model in so many steps, which is also what a model takes of its own where solver, spacing and eta are
-    /// left out.
+    /// Name of the solver: one of `tweedie_core::solver::SOLVERS`, or `tuned` for the sampler that was learned for the model
+    /// with this number of steps. That is also the default if solver, spacing and eta are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub solver: Option<String>,
-    /// Leave samplers that were learned for the model aside.
+    /// Ignore learned samplers.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub untuned: bool,
     /// Which noise levels to visit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spacing: Option<Spacing>,
-    /// Fresh noise, from 0 (none) to 1.
+    /// Amount of fresh noise, from 0 (none) to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
-    /// The shift of models whose levels depend on the size of the picture (`use_dynamic_shifting`); by default
-    /// what diffusers' pipelines compute from that.
+    /// The shift of models whose noise levels depend on the image size (`use_dynamic_shifting`); by default computed as in
+    /// diffusers' pipelines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mu: Option<f64>,
     /// How much to exaggerate the class or prompt. 1 and less are none, as in diffusers, but for CFG++ solvers, which
     /// take 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f64>,
-    /// The noise levels `sigma/alpha`, from and to, at which guidance acts; by default all.
+    /// The range of noise levels `sigma/alpha` with guidance; by default all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_interval: Option<[f64; 2]>,
-    /// How much of the guided answer has the spread of the answer for the class or prompt, from 0 (none) to
-    /// 1 (all): Lin et al. 2023, arXiv:2305.08891. Latent models only.
+    /// How much the guided prediction is rescaled to the standard deviation of the conditional one, from 0 (not) to 1 (fully):
+    /// Lin et al. 2023, arXiv:2305.08891. Latent models only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_rescale: Option<f64>,
-    /// Which quantile of the magnitudes of each guided answer is brought back to that of the unguided one, from
-    /// more than 0 to 1, against colours that burn out under strong guidance. Latent models only.
+    /// The quantile of the magnitudes of each guided prediction that is reduced to that of the unguided one, > 0 and ≤ 1.
+    /// Prevents saturated colours with strong guidance. Latent models only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic_threshold: Option<f64>,
-    /// What the pictures show: picture `i` is of text `i mod n` of these `n`. Models that read texts only. In JSON
-    /// `prompt`: a text, or a list of them.
+    /// Prompts: image `i` has prompt `i mod n` of these `n`. Text-to-image models only. In JSON `prompt`, a text or a list of
+    /// texts.
     #[serde(rename = "prompt", with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<String>,
-    /// What they do not show.
+    /// The negative prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<String>,
     /// What the weights of words do; by default as in ComfyUI.
@@ -71,20 +69,20 @@ pub struct Request {
     /// prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
-    /// Of a picture to begin with, how much is replaced: from more than 0 to 1 (all).
+    /// How much of the initial image is replaced, > 0 and ≤ 1 (all).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
-    /// Latents are decoded, and a picture to begin with is encoded, in tiles of so many pixels, which bounds the memory
-    /// of large pictures. By default pictures of more than 1024×1024 pixels are cut, in tiles of 512.
+    /// Latents are decoded, and an initial image is encoded, in tiles of this many pixels, which limits memory for large
+    /// images. By default images of more than 1024×1024 pixels use tiles of 512.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<NonZeroUsize>,
-    /// Height and width of the pictures; by default those the model was made for.
+    /// Height and width of the images; by default those the model was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
-    /// The most rows in one call of the network: less needs less memory, and changes nothing else.
+    /// Maximum batch size in one call of the network; smaller values need less memory and do not change the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk: Option<NonZeroUsize>,
-    /// What the network computes with; by default `f32`.
+    /// Precision of the network; by default `f32`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
 }
@@ -118,7 +116,7 @@ impl Default for Request {
     }
 }
 
-/// A list that is written as its only entry where it has one.
+/// A list that is written as a single value if it has one entry.
 mod one_or_many {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -144,39 +142,39 @@ mod one_or_many {
     }
 }
 
-/// The most pictures of one request.
+/// Maximum number of images in one request.
 const MOST: usize = 1 << 16;
-/// The most pixels of one request: 3 GiB of samples in colour.
+/// Maximum number of pixels in one request: 3 GiB of samples in colour.
 const MOST_PIXELS: usize = 1 << 28;
-/// The longest side of a picture.
+/// Maximum width and height of an image.
 const MOST_SIDE: usize = 1 << 14;
-/// Rows in one call of the network, if the request does not say.
+/// Default batch size in one call of the network.
 pub(crate) const CHUNK: usize = 16;
-/// Steps, if neither request nor model say.
+/// Steps if neither the request nor the model sets them.
 const STEPS: usize = 50;
 
-/// A request whose every field is known to suit the model.
+/// A request with all defaults filled in, checked against the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
-    /// How many pictures.
+    /// Number of images.
     pub count: usize,
-    /// The class of each, if the network has classes.
+    /// The class of each image, if the network has classes.
     pub classes: Option<Vec<usize>>,
     /// As in the request.
     pub seed: u64,
-    /// How to sample.
+    /// The sampler.
     pub sampling: Sampling,
     /// As in the request or by the model; what it means depends on the solver: [`Self::scale_for`].
     pub guidance: f64,
-    /// Where it acts.
+    /// Range of noise levels with guidance.
     pub guidance_interval: Option<[f64; 2]>,
     /// The class that stands for none; known where the request is guided.
     pub null_class: Option<usize>,
     /// Channels, height and width.
     pub shape: [usize; 3],
-    /// The most rows in one call of the network, guidance included.
+    /// Maximum batch size in one call of the network, including the unconditional rows of guidance.
     pub chunk: usize,
-    /// What the network's activations are held in.
+    /// Precision of the network.
     pub precision: Precision,
 }
 
@@ -188,7 +186,7 @@ impl Resolved {
 }
 
 impl Request {
-    /// Fills in what the model decides, and checks the rest against it.
+    /// Fills in the model's defaults, and checks the request against the model.
     ///
     /// # Errors
     /// [`PipelineError::Request`] naming the field, what was found and what was expected.
@@ -196,7 +194,7 @@ impl Request {
         let fail = PipelineError::request;
         let (count, own) = (self.checked_count()?, &extras.sampling);
         if let Some(field) = self.latent_field() {
-            return Err(fail(field, "this model makes pictures without latents and texts"));
+            return Err(fail(field, "only supported for latent models; this model works on pixels"));
         }
         let classes = self.classes_of(network, extras)?;
         let guidance = self.guidance.or(own.guidance.filter(|_| classes.is_some())).unwrap_or(1.0);
@@ -204,7 +202,7 @@ impl Request {
         let solver = sampling.solver.as_deref().unwrap_or_default();
         let scale = guidance::checked_scale(solver, guidance, self.guidance.is_none())?;
         if scale != 1.0 && (classes.is_none() || extras.null_class.is_none()) {
-            let reason = "needs a model with classes, one of which stands for none; this one has no such";
+            let reason = "needs a model with classes and a null class, which this model does not have";
             return Err(fail("guidance", reason));
         }
         self.check_interval()?;
@@ -216,7 +214,7 @@ impl Request {
             (Some(size), _) => size,
             (None, Some(size)) => size.dims(),
             (None, None) => {
-                return Err(fail("size", "the model does not say one, so the request must"));
+                return Err(fail("size", "the model has no default size, so the request needs one"));
             }
         };
         self.check_size([height, width])?;
@@ -244,7 +242,7 @@ impl Request {
         }
     }
 
-    /// A field that only latent models read, if one is set.
+    /// A field that is set but only supported for latent models, if any.
     fn latent_field(&self) -> Option<&'static str> {
         [
             ("prompt", !self.prompts.is_empty()),
@@ -274,7 +272,9 @@ impl Request {
         let (fail, count) = (PipelineError::request, self.count.get());
         let pixels = height.checked_mul(width).and_then(|n| n.checked_mul(count));
         if pixels.is_none_or(|n| n > MOST_PIXELS) {
-            let reason = format!("{count} of {height}×{width} pixels: expected at most {MOST_PIXELS} in all");
+            let reason = format!(
+                "{count} images of {height}×{width} pixels: expected at most {MOST_PIXELS} pixels in all"
+            );
             return Err(fail("size", reason));
         }
         if !(1..=MOST_SIDE).contains(&height) || !(1..=MOST_SIDE).contains(&width) {
@@ -283,13 +283,13 @@ impl Request {
         Ok(())
     }
 
-    /// How to sample a model with defaults of its `own`.
+    /// The sampler settings for a model with the defaults `own`.
     pub fn sampling(&self, own: &SamplingDefaults) -> Sampling {
         Sampling {
             steps: self.steps.map(NonZeroUsize::get).or(own.steps).unwrap_or(STEPS),
             solver: self.solver.clone().or_else(|| own.solver.clone()),
             spacing: self.spacing.or(own.spacing),
-            // The model's own goes with its own solver.
+            // The model's default eta belongs to its default solver.
             eta: self.eta.or(own.eta.filter(|_| self.solver.is_none())),
         }
     }
@@ -303,13 +303,13 @@ impl Request {
         let known = match (network.class_embed_type, network.num_class_embeds) {
             (None, Some(n)) => n,
             (None, None) if self.classes.is_none() => return Ok(None),
-            (None, None) => return Err(fail("this model knows no classes".into())),
+            (None, None) => return Err(fail("this model has no classes".into())),
             (Some(kind), _) => {
                 let kind = match kind {
                     ClassEmbedType::Timestep => "times",
                     ClassEmbedType::Identity => "vectors",
                 };
-                return Err(fail(format!("this model's classes are {kind}, which requests do not have")));
+                return Err(fail(format!("this model's classes are {kind}, which requests do not support")));
             }
         };
         let chosen = match &self.classes {
@@ -320,7 +320,7 @@ impl Request {
             }
         };
         if chosen.is_empty() {
-            return Err(fail("an empty list; expected at least one class".into()));
+            return Err(fail("the list is empty; expected at least one class".into()));
         }
         Ok(Some(chosen.iter().copied().cycle().take(self.count.get()).collect()))
     }
@@ -356,7 +356,7 @@ mod tests {
             (r#"{"classes": ["cow"]}"#, ["`classes`", "Cat, Dog, Bird"]),
             (r#"{"classes": [9]}"#, ["`classes`", "0 to 3"]),
             (r#"{"classes": []}"#, ["`classes`", "at least one"]),
-            (r#"{"guidance": -1}"#, ["`guidance`", "at least 0"]),
+            (r#"{"guidance": -1}"#, ["`guidance`", "≥ 0"]),
             (r#"{"guidance_interval": [2, 1]}"#, ["`guidance_interval`", "from < to"]),
             (r#"{"count": 1000000}"#, ["`count`", "at most"]),
             (r#"{"count": 0}"#, ["0", "nonzero"]),

@@ -1,7 +1,7 @@
-//! Seeds of single pictures.
+//! Seeds of single images.
 
-/// The seed of picture `row` of a request with seed `seed`: the same in every batch. A step of SplitMix64
-/// (Steele et al. 2014) over each of the two.
+/// The seed of image `row` of a request with seed `seed`, the same in every batch. One step of SplitMix64 (Steele et al.
+/// 2014) for each of the two.
 pub fn row_seed(seed: u64, row: u64) -> u64 {
     let mix = |z: u64| {
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

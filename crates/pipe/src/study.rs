@@ -1,4 +1,4 @@
-//! The same starts through several samplers, held against where the model's probability-flow ODE ends.
+//! Compares samplers from the same starting noise with the exact solution of the model's probability-flow ODE.
 
 use std::{ops::Range, sync::atomic::AtomicBool};
 
@@ -17,21 +17,21 @@ use crate::{
     rows::row_seed,
 };
 
-/// Steps of [`Study::converged`], if nothing else is asked for: some ten times as many as samplers take.
+/// Default steps of [`Study::converged`]: about ten times as many as samplers take.
 pub const CONVERGED_STEPS: usize = 120;
 
-/// A request whose rows go through samplers in batches.
+/// A request whose images are sampled in batches by several samplers.
 pub struct Study<'a> {
     pipeline: &'a Pipeline,
     resolved: Resolved,
-    /// The scheduler with the shift of the request's size, where it has one.
+    /// The scheduler with the shift for the request's size, if it has one.
     shifted: Option<SchedulerConfig>,
     cancelled: &'a AtomicBool,
     batch: usize,
 }
 
 impl<'a> Study<'a> {
-    /// A study of the request's rows; setting `cancelled` ends it within an evaluation.
+    /// Creates a study of the request's images. Setting `cancelled` ends it within an evaluation.
     ///
     /// # Errors
     /// If the request does not suit the model.
@@ -55,18 +55,18 @@ impl<'a> Study<'a> {
         &self.resolved
     }
 
-    /// Rows that one call of the network takes.
+    /// Number of images in one call of the network.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// All rows, in batches.
+    /// All images, in batches.
     pub fn batches(&self) -> Vec<Range<usize>> {
         let count = self.resolved.count;
         (0..count).step_by(self.batch).map(|start| start..(start + self.batch).min(count)).collect()
     }
 
-    /// The standard normal from which rows start, `[rows, C, H, W]`.
+    /// The starting noise, standard normal, `[rows, C, H, W]`.
     pub fn noise(&self, rows: &Range<usize>) -> Batch<4> {
         let [c, h, w] = self.resolved.shape;
         Batch(self.row_noise(rows).tensor([rows.len(), c, h, w], INITIAL_DRAW, self.pipeline.device()))
@@ -76,40 +76,40 @@ impl<'a> Study<'a> {
         RowNoise(rows.clone().map(|i| row_seed(self.resolved.seed, i as u64)).collect())
     }
 
-    /// The model under the clamp of `recipe` for these rows.
+    /// The model with the clamp of `recipe` for these images.
     pub fn denoiser(&self, recipe: &Recipe, rows: &Range<usize>) -> impl Denoiser<Batch<4>> + use<'a> {
         RowsDenoiser::new(self.pipeline.unet(), &self.resolved, recipe, rows.clone(), self.cancelled)
     }
 
-    /// The sampler `ask`ed for.
+    /// The sampler for `ask`.
     ///
     /// # Errors
-    /// As [`SchedulerConfig::resolve_with`](tweedie_hub::SchedulerConfig::resolve_with).
+    /// Like [`SchedulerConfig::resolve_with`](tweedie_hub::SchedulerConfig::resolve_with).
     pub fn recipe(&self, ask: &Sampling) -> Result<Recipe, PipelineError> {
         Ok(self.scheduler().resolve_with(ask)?)
     }
 
-    /// A sampler that was learned.
+    /// A learned sampler.
     ///
     /// # Errors
-    /// If its levels and weights do not belong together.
+    /// If its levels and weights are invalid.
     pub fn bespoke(&self, sampler: &Bespoke) -> Result<Recipe, PipelineError> {
         Ok(self.scheduler().resolve_bespoke(sampler)?)
     }
 
-    /// A fine solution of the probability-flow ODE, from the noisiest level to a clean sample.
+    /// A solution of the probability-flow ODE with small steps, from the noisiest level to a clean sample.
     ///
     /// # Errors
-    /// If the model's schedule has not as many levels.
+    /// If the model's schedule does not have enough levels.
     pub fn converged(&self, steps: usize) -> Result<Recipe, PipelineError> {
         let (solver, spacing) = (Some("dpmpp-3m".to_owned()), Some(Spacing::KlOptimal));
         self.recipe(&Sampling { steps, solver, spacing, eta: None })
     }
 
-    /// Where the rows end that start from `noise`, times the plan's standard deviation.
+    /// The results for images that start from `noise` times the plan's standard deviation.
     ///
     /// # Errors
-    /// If the model halts.
+    /// If the model fails.
     pub fn end(
         &self,
         recipe: &Recipe,
@@ -120,11 +120,10 @@ impl<'a> Study<'a> {
         self.run(&recipe.plan, recipe, rows, start)
     }
 
-    /// As [`Study::end`], with the samples on the way there at the plan's levels, the start's first: every
-    /// `every`-th of them.
+    /// Like [`Study::end`], with the intermediate samples at every `every`-th level of the plan, starting with the first.
     ///
     /// # Errors
-    /// If the model halts.
+    /// If the model fails.
     pub fn way(
         &self,
         recipe: &Recipe,
@@ -147,10 +146,10 @@ impl<'a> Study<'a> {
         Ok((way, end))
     }
 
-    /// As [`Study::end`], for a plan and a start of the caller's own.
+    /// Like [`Study::end`], for a given plan and start.
     ///
     /// # Errors
-    /// If the model halts.
+    /// If the model fails.
     pub fn run(
         &self,
         plan: &Plan,
@@ -165,7 +164,7 @@ impl<'a> Study<'a> {
     }
 }
 
-/// Network evaluations of a recipe, counted on numbers.
+/// Network evaluations of a recipe, counted by running it on values.
 pub fn evaluations(recipe: &Recipe) -> Result<usize, Halt> {
     let asked = std::cell::Cell::new(0);
     let model = |x: &f64, at: Level| {
@@ -184,7 +183,7 @@ pub fn distance(a: &Batch<4>, b: &Batch<4>) -> f64 {
     lin![1.0 => a, -1.0 => b].rms()
 }
 
-/// The root mean square difference of each row.
+/// The root mean square difference of each image.
 pub fn distances(a: &Batch<4>, b: &Batch<4>) -> Vec<f64> {
     let rows = a.0.dims()[0];
     let differences = to_host(lin![1.0 => a, -1.0 => b].0);
@@ -193,20 +192,20 @@ pub fn distances(a: &Batch<4>, b: &Batch<4>) -> Vec<f64> {
     differences.chunks(each).map(|row| (row.iter().map(square).sum::<f64>() / each as f64).sqrt()).collect()
 }
 
-/// Distances of many samples. A few samples that end at another picture weigh most in the first number, and least in
-/// the last.
+/// Statistics of the distances of many samples. A few samples that become another image weigh most in the first value
+/// and least in the last.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
     /// Root mean square over all elements of all samples.
     pub rms: f64,
-    /// Mean of the samples' own.
+    /// Mean over samples of their root mean square.
     pub mean: f64,
-    /// Their median.
+    /// Median over samples.
     pub median: f64,
 }
 
 impl Spread {
-    /// Of the samples' root mean squares; not a number without any.
+    /// Statistics of the samples' root mean squares; NaN if there are none.
     pub fn of(distances: &[f64]) -> Self {
         let count = distances.len() as f64;
         let mut sorted = distances.to_vec();
@@ -220,12 +219,12 @@ impl Spread {
     }
 }
 
-/// Rows as pictures. Empty where the channels are not those of a picture.
+/// The samples as images. Empty if the number of channels does not suit images.
 pub fn pictures(x: &Batch<4>) -> Vec<Image> {
     images(&tensor(x)).unwrap_or_default()
 }
 
-/// Rows as numbers.
+/// The samples as values.
 pub fn tensor(x: &Batch<4>) -> HostTensor {
     host(x.0.clone())
 }

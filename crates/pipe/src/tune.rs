@@ -1,7 +1,7 @@
-//! Learns a sampler of few evaluations for a model: [`tweedie_core::tune`] on its own converged solutions.
+//! Learns a sampler with few evaluations for a model: [`tweedie_core::tune`] on its own converged solutions.
 //!
-//! Levels and weights are searched, then refined; the registered solvers are tried on every spacing, to begin from
-//! where one is better, and to be told what was gained. What is kept is judged on starts that had no part in it.
+//! Levels and weights are searched, then refined. The registered solvers are tried with every spacing, as a starting point
+//! if one is better, and for comparison. The result is evaluated on starting points that were not used for learning.
 
 use std::{
     ops::{ControlFlow, Range},
@@ -22,20 +22,20 @@ use crate::{
     study::{CONVERGED_STEPS, Spread, Study, distances, evaluations, halted},
 };
 
-/// How to learn.
+/// Settings of the learning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TuneOptions {
     /// Network evaluations of the sampler.
     pub evaluations: usize,
-    /// Starts to learn from; rounded up to whole batches.
+    /// Number of starting points for learning; rounded up to whole batches.
     pub seeds: usize,
-    /// Starts to judge by; rounded up to whole batches.
+    /// Number of starting points for the evaluation; rounded up to whole batches.
     pub held_out: usize,
-    /// Steps of the solution that is taken for converged.
+    /// Steps of the reference solution.
     pub reference_steps: usize,
-    /// Sweeps of the search at most; each moves every level.
+    /// Maximum number of sweeps of the search, each of which moves every level.
     pub sweeps: usize,
-    /// Iterations of the refinement at most, each of which takes as long as several sweeps.
+    /// Maximum number of iterations of the refinement, each of which takes as long as several sweeps.
     pub iterations: usize,
 }
 
@@ -46,95 +46,95 @@ impl Default for TuneOptions {
     }
 }
 
-/// How far the work is.
+/// Progress of the learning.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TuneEvent {
-    /// Converged solutions, in rows.
+    /// Computing reference solutions.
     Converging {
-        /// Rows done.
+        /// Finished images.
         done: usize,
-        /// All rows.
+        /// All images.
         of: usize,
     },
-    /// Solvers of the registry, tried as they are.
+    /// Trying registered solvers.
     Trying {
-        /// Solvers and spacings done.
+        /// Finished combinations of solver and spacing.
         done: usize,
-        /// All of them.
+        /// All combinations.
         of: usize,
     },
     /// Searching levels and weights.
     Searching {
-        /// Sweeps done.
+        /// Finished sweeps.
         done: f64,
-        /// Sweeps at most.
+        /// Maximum number of sweeps.
         of: usize,
-        /// Root mean square distance so far, on the starts to learn from.
+        /// Root mean square distance so far, on the starting points for learning.
         error: f64,
     },
-    /// Refining all numbers.
+    /// Refining all values.
     Learning {
-        /// Iterations done.
+        /// Finished iterations.
         done: f64,
-        /// Iterations at most.
+        /// Maximum number of iterations.
         of: usize,
-        /// Root mean square distance so far, on the starts to learn from.
+        /// Root mean square distance so far, on the starting points for learning.
         error: f64,
     },
 }
 
-/// A registered solver on a spacing.
+/// A registered solver with a spacing.
 #[derive(Clone, Debug)]
 pub struct Untuned {
     /// The solver.
     pub solver: &'static SolverEntry,
-    /// The spacing's name.
+    /// Name of the spacing.
     pub spacing: &'static str,
-    /// Distance to the converged solutions.
+    /// Distance to the reference solutions.
     pub error: Spread,
-    /// The same on the starts that were learned from.
+    /// The same on the starting points for learning.
     pub train: Spread,
     recipe: Recipe,
 }
 
-/// What was learned, and how good it is.
+/// The learned sampler and its evaluation.
 #[derive(Clone, Debug)]
 pub struct Learned {
     /// The sampler.
     pub tuned: Tuned,
-    /// Its distance to the converged solutions of the starts it learned from.
+    /// Its distance to the reference solutions on the starting points for learning.
     pub train: Spread,
-    /// The same on starts that it has not seen.
+    /// The same on held-out starting points.
     pub held_out: Spread,
-    /// The best registered solvers and spacings at as many evaluations, on those same unseen starts.
+    /// The best registered solvers and spacings with the same number of evaluations, on the held-out starting points.
     pub untuned: Vec<Untuned>,
-    /// Whether the sampler is a registered one after all: learning found none that is closer on unseen starts.
+    /// Whether the result is a registered sampler, because no learned one was closer on held-out starting points.
     pub as_registered: bool,
-    /// The distance of the model's own sampler in as many steps, on the unseen starts.
+    /// The distance of the model's default sampler with the same number of steps, on the held-out starting points.
     pub own: Spread,
-    /// How far the solutions taken for converged are from those of half the steps, on a few starts.
+    /// Distance between the reference solutions and those with half the steps, on a few starting points.
     pub converged: Spread,
-    /// Whether the work was ended early.
+    /// Whether the learning was stopped early.
     pub cancelled: bool,
 }
 
-/// Starts on which every registered sampler is tried.
+/// Number of starting points on which every registered sampler is tried.
 const FEW: usize = 2;
-/// Registered samplers that are tried on a batch.
+/// Number of registered samplers that are tried on a batch.
 const CLOSER: usize = 32;
-/// Registered samplers that are tried on all starts.
+/// Number of registered samplers that are tried on all starting points.
 const FINALISTS: usize = 6;
-/// Numbers that the ways of the converged solutions may take.
+/// Limit for the number of values in stored reference solutions.
 const MOST_KEPT: usize = 1 << 28;
-/// Levels to choose each evaluation's from, at least.
+/// Minimum number of candidate levels per evaluation.
 const CHOICES: usize = 6;
 
-/// Learns a sampler for the classes, guidance and size of `request`. Setting `stop` ends the learning and keeps
-/// what was reached.
+/// Learns a sampler for the classes, guidance and size of `request`. Setting `stop` ends the learning and keeps the result
+/// so far.
 ///
 /// # Errors
-/// For a request that does not suit the model, a model that halts, or [`PipelineError::Cancelled`] if `stop`
-/// is set before there is anything to keep.
+/// For a request that does not suit the model, a model that fails, or [`PipelineError::Cancelled`] if `stop` is set before
+/// there is a result.
 pub fn tune(
     pipeline: &Pipeline,
     request: &Request,
@@ -150,11 +150,11 @@ pub fn tune(
     let request = Request { count, steps, untuned: true, ..request.clone() };
     let study = Study::new(pipeline, &request, stop)?;
     let reference = study.converged(options.reference_steps)?;
-    let kept = Kept::of(&study, &reference, seeds, options.evaluations);
+    let references = References::of(&study, &reference, seeds, options.evaluations);
     let mut rows = Vec::new();
     for range in study.batches() {
         let noise = study.noise(&range);
-        let every = if range.start < seeds { kept.every } else { usize::MAX };
+        let every = if range.start < seeds { references.every } else { usize::MAX };
         let (way, target) = study.way(&reference, &range, &noise, every)?;
         on(TuneEvent::Converging { done: range.end, of: seeds + held_out });
         rows.push(Row { range, noise, way, target });
@@ -172,8 +172,8 @@ pub fn tune(
         target: row.target.clone(),
     });
     let cases: Vec<Case<'_, Batch<4>>> = cases.collect();
-    let sampler = learn(&reference, &kept.levels, &cases, &untuned, options, stop, on)?;
-    // To judge what was reached takes longer than to be asked to stop.
+    let sampler = learn(&reference, &references.levels, &cases, &untuned, options, stop, on)?;
+    // The evaluation runs to its end, even when stopped, because it is needed for the result.
     let cancelled = stop.load(Ordering::Relaxed);
     let never = AtomicBool::new(false);
     let study = Study::new(pipeline, &request, &never)?;
@@ -198,7 +198,7 @@ pub fn tune(
     Ok(Learned { tuned, train, held_out, untuned, as_registered, own, converged, cancelled })
 }
 
-/// Searches, and refines what is better: what was found, or the best of the registry.
+/// Searches, then refines the better of the search result and the best registered sampler.
 fn learn(
     reference: &Recipe,
     levels: &[Level],
@@ -241,14 +241,14 @@ struct Choice {
     held_out: Spread,
 }
 
-/// Where the converged solutions are kept on their way.
-struct Kept {
+/// Stored reference solutions.
+struct References {
     levels: Vec<Level>,
-    /// Of the reference's levels, one in so many.
+    /// Only every `every`-th level of the reference is stored.
     every: usize,
 }
 
-impl Kept {
+impl References {
     fn of(study: &Study<'_>, reference: &Recipe, seeds: usize, evaluations: usize) -> Self {
         let moves = reference.plan.moves.len();
         let numbers = seeds * study.resolved().shape.iter().product::<usize>();
@@ -268,7 +268,7 @@ struct Row {
 }
 
 impl Row {
-    /// The first `n` of its rows.
+    /// The first `n` images.
     fn first(&self, n: usize) -> Self {
         let n = n.min(self.range.len());
         let part = |x: &Batch<4>| Batch(x.0.clone().narrow(0, 0, n));
@@ -285,8 +285,8 @@ fn error_of(study: &Study<'_>, recipe: &Recipe, rows: &[Row]) -> Result<Spread, 
     Ok(Spread::of(&found))
 }
 
-/// The best deterministic solvers and spacings of the registry at so many evaluations, best first: all of them
-/// on a few starts, the better ones on more.
+/// The best deterministic solvers and spacings of the registry with this number of evaluations, best first: all are tried
+/// on a few starting points, the better ones on more.
 fn untuned(
     study: &Study<'_>,
     budget: usize,
@@ -309,7 +309,7 @@ fn untuned(
     Ok(all)
 }
 
-/// Every deterministic solver on every spacing that takes at most so many evaluations, no two alike.
+/// All deterministic solvers with all spacings that take at most `budget` evaluations, without duplicates.
 pub(crate) fn candidates(study: &Study<'_>, budget: usize) -> Vec<Untuned> {
     let mut all: Vec<Untuned> = Vec::new();
     for solver in SOLVERS.iter().filter(|s| s.is_deterministic() && !s.adaptive && !s.is_cfgpp()) {

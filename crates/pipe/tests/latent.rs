@@ -1,5 +1,5 @@
-//! Whole pipelines in latents against diffusers, and what they refuse. `golden/latent` tells how its folders
-//! were made.
+//! Whole latent pipelines compared with diffusers, and rejected requests. `golden/latent` documents how its folders were
+//! made.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -26,7 +26,7 @@ use tweedie_models::{
 use tweedie_ops::Device;
 use tweedie_pipe::{Image, LatentPipeline, Output, PipelineError, Request};
 
-/// Of the pictures' root mean square, after all steps and the decoder.
+/// Relative to the images' root mean square, after all steps and the decoder.
 const TOLERANCE: f64 = 1e-3;
 
 fn golden() -> PathBuf {
@@ -136,12 +136,12 @@ fn request(file: &SafetensorsFile) -> (Request, HostTensor) {
     (request, HostTensor { shape, values })
 }
 
-/// The largest difference to diffusers' pictures, of their RMS.
+/// The largest difference from diffusers' images, relative to their RMS.
 fn difference(name: &str, precision: weights::Precision) -> f64 {
     let dir = folder_in(name, precision);
     let answer = SafetensorsFile::open(&golden().join(name).join("answer.safetensors")).unwrap();
     let (request, latents) = request(&answer);
-    // What `set_adapters` was told.
+    // The arguments of `set_adapters`.
     let loras = match dir.path().join("lora.safetensors") {
         file if file.exists() => vec![Lora::open(&file, 0.4).unwrap()],
         _ => Vec::new(),
@@ -184,7 +184,7 @@ fn networks_compute_in_bf16_and_in_eight_bits() {
         serde_json::from_value(keys).unwrap()
     };
     let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|d| d * d).sum::<f32>().sqrt();
-    // All layers of this transformer are too narrow for eight bits.
+    // All layers of this transformer are too narrow for 8 bits.
     for (name, precisions) in [("sd1", &["bf16", "int8"][..]), ("ldm", &["bf16", "int8"]), ("dit", &["bf16"])]
     {
         let pipeline = load(folder(name).path()).unwrap();
@@ -331,7 +331,7 @@ fn rows_are_the_same_in_every_batch_and_prompts_matter() {
     // Longer than the 75 tokens that one chunk holds.
     let long = "cat ".repeat(90);
     assert_ne!(make(1, &long, 4), make(1, &"cat ".repeat(75), 4));
-    // Prompts take turns; that one of them is long changes nothing for the others.
+    // Prompts are used in turn; a long one does not affect the others.
     let half = two.len() / 2;
     for other in ["blue hat", &long] {
         let both = told(2, json!(["red hat", other]), 4);
@@ -340,7 +340,7 @@ fn rows_are_the_same_in_every_batch_and_prompts_matter() {
     }
 }
 
-/// Its pictures of two steps.
+/// Images of two steps.
 fn two_steps(pipeline: &LatentPipeline, name: &str) -> Vec<f32> {
     let request = match name {
         "dit" => json!({"classes": [1], "steps": 2}),
@@ -365,7 +365,7 @@ fn every_pipeline_is_written_as_it_was_read() {
         pipeline.model().save(&out, weights::Precision::F32).unwrap();
         let index = "model_index.json";
         assert_eq!(json(&out.join(index)), json(&dir.path().join(index)), "{name}");
-        // What diffusers wrote is what we write. The padding is the tokenizer's.
+        // Everything that diffusers wrote is written again. The padding is the tokenizer's.
         for part in ["vae", "vqvae", "unet", "transformer", "text_encoder", "text_encoder_2"] {
             let file = format!("{part}/config.json");
             if !dir.path().join(&file).exists() {
@@ -383,7 +383,7 @@ fn every_pipeline_is_written_as_it_was_read() {
                 assert!(same, "{name}: {file}: {key}: {value} {expected}");
             }
         }
-        // A change is in the weights now.
+        // The LoRA is now part of the weights.
         let again = load(&out).unwrap();
         assert_eq!(two_steps(&again, name), two_steps(&pipeline, name), "{name}");
         let scheduler = |pipeline: &LatentPipeline| pipeline.model().scheduler.to_json();
@@ -421,7 +421,7 @@ fn a_tiny_autoencoder_is_written_too_and_a_failure_leaves_what_was_there() {
     assert!(index.contains("AutoencoderTiny"), "{index}");
     assert_eq!(two_steps(&load(&out).unwrap(), "ldm"), two_steps(&pipeline, "ldm"));
 
-    // A weight that half precision does not hold.
+    // A weight that is too large for half precision.
     let file = vqvae.join("diffusion_pytorch_model.safetensors");
     let mut tensors: std::collections::BTreeMap<_, _> = {
         let read = SafetensorsFile::open(&file).unwrap();
@@ -454,7 +454,7 @@ fn pictures_that_are_not_square_are_encoded_and_decoded_in_tiles() {
     let rms = |v: &[f32]| (v.iter().map(|v| v * v).sum::<f32>() / v.len() as f32).sqrt();
     let off: Vec<f32> = whole.values.iter().zip(&tiled.values).map(|(a, b)| a - b).collect();
     assert!(rms(&off) > 0.0 && rms(&off) < rms(&whole.values), "{} {}", rms(&off), rms(&whole.values));
-    // Whole where a tile is as large as the picture.
+    // Whole if the tile is as large as the image.
     assert_eq!(make(Some(48)), whole);
 }
 
@@ -556,9 +556,9 @@ fn requests_that_do_not_fit_are_refused() {
         (&sd, json!({"prompt": "cat", "size": [16, 17]}), &["`size`", "16×17", "multiples of 2"]),
         (&sd, json!({"prompt": "cat", "size": [0, 16]}), &["`size`"]),
         (&sd, json!({"prompt": "cat", "clip_skip": 9}), &["`clip_skip`", "3"]),
-        (&sd, json!({"prompt": "cat", "strength": 0.5}), &["`strength`", "picture"]),
+        (&sd, json!({"prompt": "cat", "strength": 0.5}), &["`strength`", "initial image"]),
         (&sd, json!({"prompt": "cat", "guidance_rescale": 2}), &["`guidance_rescale`"]),
-        (&sd, json!({"prompt": "cat", "dynamic_threshold": 0}), &["`dynamic_threshold`", "more than 0"]),
+        (&sd, json!({"prompt": "cat", "dynamic_threshold": 0}), &["`dynamic_threshold`", "> 0"]),
         (&sd, json!({"prompt": "cat", "classes": [1]}), &["`classes`"]),
         (&sd, json!({"prompt": "cat", "guidance": -1}), &["`guidance`", "at least 0"]),
         (
@@ -576,7 +576,7 @@ fn requests_that_do_not_fit_are_refused() {
             json!({"prompt": "cat", "guidance": 0, "guidance_rescale": 0.7}),
             &["`guidance_rescale`", "guidance"],
         ),
-        (&dit, json!({"prompt": "cat"}), &["`prompt`", "no texts"]),
+        (&dit, json!({"prompt": "cat"}), &["`prompt`", "not support prompts"]),
         (&dit, json!({"classes": [1000]}), &["`classes`", "999"]),
         (&dit, json!({"classes": [1], "size": [32, 32]}), &["`size`"]),
         (&ldm, json!({"guidance": 2}), &["`guidance`"]),
@@ -618,12 +618,12 @@ fn folders_that_are_not_whole_are_refused() {
     assert!(error.contains("`controlnet`"), "{error}");
     let error = damage("sd1", &index(&|v| v["_class_name"] = json!("FluxPipeline")));
     assert!(error.contains("FluxPipeline") && error.contains("StableDiffusionXLPipeline"), "{error}");
-    // A tokenizer with more tokens than its encoder knows.
+    // A tokenizer with more tokens than its encoder's vocabulary.
     let error = damage("sd1", &|dir| {
         edit(&dir.join("tokenizer/tokenizer.json"), &|v| v["added_tokens"][0]["id"] = json!(60_000));
     });
     assert!(error.contains("60000") && error.contains("text_encoder"), "{error}");
-    // One that ends texts otherwise.
+    // One with another end token.
     let error = damage("sd1", &|dir| {
         edit(&dir.join("text_encoder/config.json"), &|v| v["eos_token_id"] = json!(568));
     });
@@ -641,7 +641,7 @@ fn folders_that_are_not_whole_are_refused() {
     let error =
         damage("sd1", &|dir| edit(&dir.join("unet/config.json"), &|v| v["attention_type"] = json!("gated")));
     assert!(error.contains("attention_type") && error.contains("gated"), "{error}");
-    // A shard that the index names and that is not there, then one that is cut off.
+    // A shard that the index lists is missing, then truncated.
     let sharded = |dir: &Path| {
         let unet = dir.join("unet");
         let stem = "diffusion_pytorch_model";

@@ -1,5 +1,5 @@
-//! Runs from end to end: against diffusers' pipelines, row by row, and where they break off. The models are
-//! those that diffusers wrote for the tests of `tweedie-hub`.
+//! Runs from end to end: compared with diffusers' pipelines, image by image, and failures. The models were written by
+//! diffusers for the tests of `tweedie-hub`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -93,7 +93,7 @@ fn pipelines_answer_as_in_diffusers() {
         ("ddim_threshold", threshold, None),
     ] {
         let request = Request { eta, ..request(2, 10) };
-        // The first draw of the peer is the initial noise: its number is -1.
+        // The peer's first draw is the initial noise: its number is -1.
         let first: Vec<f32> = (0..2 * 192).map(|i| (1.3 * (12.9898 * (i + 1) as f64).sin()) as f32).collect();
         let noise = HostTensor { shape: vec![2, 3, 8, 8], values: first };
         let go_on = &mut |_: Event<'_>| ControlFlow::Continue(());
@@ -106,13 +106,13 @@ fn pipelines_answer_as_in_diffusers() {
         let rms = (expected.values.iter().map(|v| f64::from(v * v)).sum::<f64>() / n).sqrt();
         let pairs = found.values.iter().zip(&expected.values);
         let worst = pairs.map(|(f, e)| f64::from((f - e).abs())).fold(0.0, larger) / rms;
-        // `trailing` begins at t = 999, where 1/alpha = 157 multiplies the network's rounding errors.
+        // `trailing` starts at t = 999, where 1/alpha = 157 multiplies the network's rounding errors.
         let tolerance = if name == "ddpm_large_trailing" { 2e-3 } else { 1e-3 };
         assert!(worst < tolerance, "{name}: {worst}");
     }
 }
 
-/// The same picture, whatever else is made with it.
+/// The same image, whatever else is made with it.
 fn assert_rows_agree(one: &Output, row: usize, many: &Output, label: &str) {
     let n = one.tensors.values.len();
     let found = &many.tensors.values[row * n..(row + 1) * n];
@@ -180,7 +180,7 @@ fn seeds_and_settings_matter() {
     let base = run(&pipeline, &request(2, 3));
     assert_eq!(run(&pipeline, &request(2, 3)).tensors, base.tensors);
     assert_ne!(run(&pipeline, &Request { seed: 4, ..request(2, 3) }).tensors, base.tensors);
-    // This network answers no variance.
+    // This network does not predict a variance.
     let learned = Request { solver: Some("ddpm-learned".into()), ..request(1, 3) };
     let error = pipeline.resolve(&learned).err().unwrap().to_string();
     assert!(error.contains("`solver`") && error.contains("variance"), "{error}");

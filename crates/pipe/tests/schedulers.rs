@@ -1,5 +1,5 @@
-//! Whole trajectories against diffusers' schedulers, for a network that is a formula. `golden/make.py` wrote
-//! what is expected.
+//! Whole trajectories compared with diffusers' schedulers, with a formula as the network. `golden/make.py` wrote the
+//! expected values.
 
 #![allow(clippy::unwrap_used)]
 
@@ -57,7 +57,7 @@ fn network(x: &Batch<4>, t: f64) -> Batch<4> {
     batch(values(x).into_iter().enumerate().map(f).collect())
 }
 
-/// The times asked, and the sample after each step.
+/// The timesteps of all evaluations, and the sample after each step.
 fn run(case: &Case) -> (Vec<f64>, Vec<Vec<f64>>) {
     let config = SchedulerConfig::from_json(&case.config.to_string(), Path::new("case")).unwrap();
     let ask = Sampling { eta: case.eta, ..Sampling::steps(case.steps) };

@@ -1,4 +1,4 @@
-//! Files that are never half written, available memory, and signals.
+//! Files that are written completely or not at all, available memory, and signals.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(unsafe_code)]

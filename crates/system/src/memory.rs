@@ -1,4 +1,4 @@
-//! How much memory there is, and what happens when there is too little.
+//! Available memory, and an allocator that reports when there is too little.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -7,10 +7,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// Work that needs more memory than is available.
+/// An error for work that needs more memory than is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLittle {
-    /// Bytes that the work needs, estimated.
+    /// Estimate of the bytes that the work needs.
     pub needed: u64,
     /// Bytes that are available.
     pub available: u64,
@@ -30,10 +30,10 @@ fn gigabytes(bytes: u64) -> String {
     if n < 10.0 { format!("{n:.1}") } else { format!("{n:.0}") }
 }
 
-/// Checks that so many bytes are available. Where the machine does not say, as outside Linux, they are.
+/// Checks that `needed` bytes are available. Always succeeds where this is unknown, as outside Linux.
 ///
 /// # Errors
-/// [`TooLittle`] if not.
+/// [`TooLittle`] if they are not.
 pub fn check(needed: u64) -> Result<(), TooLittle> {
     match available() {
         Some(available) if needed > available => Err(TooLittle { needed, available }),
@@ -41,8 +41,8 @@ pub fn check(needed: u64) -> Result<(), TooLittle> {
     }
 }
 
-/// Bytes that this process can still get, swap included: what the machine has left, at most what the limits of its
-/// control groups and of the process (`ulimit -v`) leave. `None` where that is not known.
+/// Bytes that this process can still allocate, including swap: the free memory of the machine, within the limits of its
+/// control groups and of the process (`ulimit -v`). `None` if unknown.
 pub fn available() -> Option<u64> {
     let root = Path::new("/");
     let groups = control_groups(root);
@@ -62,7 +62,7 @@ fn machine(root: &Path) -> Option<u64> {
     Some(value("MemAvailable")? + value("SwapFree").unwrap_or(0))
 }
 
-/// What the tightest group leaves: limits also hold for the groups below.
+/// The bytes that the tightest group leaves: a limit also applies to nested groups.
 fn control_groups(root: &Path) -> Option<u64> {
     let text = read(root.join("proc/self/cgroup"))?;
     let left = |line: &str| -> Option<u64> {
@@ -80,7 +80,7 @@ fn control_groups(root: &Path) -> Option<u64> {
         let groups = own.ancestors().take_while(|group| group.starts_with(&mount));
         let left_in = |group: &Path| -> Option<u64> {
             let number = |file: &str| read(group.join(file))?.trim().parse::<u64>().ok();
-            // Pages of files are given back when memory is short.
+            // The system reclaims pages of files when memory is short.
             let stat = read(group.join("memory.stat")).unwrap_or_default();
             let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok());
             let used = number(usage).unwrap_or(0).saturating_sub(files.unwrap_or(0));
@@ -101,7 +101,7 @@ fn address_space(root: &Path) -> Option<u64> {
         return None;
     }
     let pages: u64 = read(root.join("proc/self/statm"))?.split(' ').next()?.parse().ok()?;
-    // SAFETY: asks for a number.
+    // SAFETY: only returns a number.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     Some(limit.rlim_cur.saturating_sub(pages * u64::try_from(page).ok()?))
 }
@@ -111,10 +111,10 @@ fn address_space(_: &Path) -> Option<u64> {
     None
 }
 
-/// The system's allocator, which ends the program with a message where memory is refused, instead of aborting it.
+/// The system's allocator, except that a failed allocation ends the program with a message instead of aborting it.
 pub struct Allocator;
 
-/// Says that `size` bytes were refused, and ends the program.
+/// Reports that an allocation of `size` bytes failed, and ends the program.
 fn refused(size: usize) -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     if !ENDING.swap(true, Ordering::Relaxed) {
@@ -122,7 +122,7 @@ fn refused(size: usize) -> ! {
         let megabytes = size.div_ceil(1 << 20);
         let _ = writeln!(
             std::io::stderr(),
-            "error: out of memory: cannot get {megabytes} MiB more; smaller images, or fewer at once, need less"
+            "error: out of memory: cannot allocate {megabytes} MiB; use smaller images, or fewer at once"
         );
         super::files::exit(1);
     }
@@ -133,25 +133,25 @@ fn checked(pointer: *mut u8, size: usize) -> *mut u8 {
     if pointer.is_null() { refused(size) } else { pointer }
 }
 
-// SAFETY: everything is the system's; a null pointer is never returned.
+// SAFETY: forwards to the system's allocator; a null pointer is never returned.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         checked(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         checked(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         checked(unsafe { System.realloc(pointer, layout, size) }, size)
     }
 }

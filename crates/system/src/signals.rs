@@ -1,11 +1,11 @@
-//! Signals that a program leaves as it found them.
+//! Handling of signals.
 
 /// Calls `install`, which sets handlers, and ignores hang-ups again if they were ignored before: `nohup` means that the
 /// program goes on when its terminal is closed.
 #[cfg(unix)]
 pub fn keeping_nohup<T>(install: impl FnOnce() -> T) -> T {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: only asks, into memory of the right type that zeros are valid for.
+    // SAFETY: only reads the current action, into memory for which zeros are valid.
     let asked = unsafe { libc::sigaction(libc::SIGHUP, std::ptr::null(), action.as_mut_ptr()) };
     // SAFETY: see above.
     let before = unsafe { action.assume_init() };

@@ -1,4 +1,4 @@
-//! Trains a preset, its values overridden by arguments such as `run.minutes=2`, and prints what happens:
+//! Trains a preset, with values overridden by arguments like `run.minutes=2`, and prints its progress:
 //!
 //! ```sh
 //! cargo run --release -p tweedie-train --example train -- tiny run.out=runs/mine
@@ -18,7 +18,7 @@ fn main() -> Result<(), TrainError> {
                 println!("step {:>6}  loss {:.4}  {:.1} images/s", s.step, s.loss, s.images_per_s);
             }
             TrainEvent::Step(_) => {}
-            TrainEvent::Preview { path, .. } => println!("samples in {}", path.display()),
+            TrainEvent::Preview { path, .. } => println!("preview in {}", path.display()),
             other => println!("{other:?}"),
         }
     }

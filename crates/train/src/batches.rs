@@ -1,4 +1,4 @@
-//! What one optimizer step sees, computed on the CPU as a pure function of the configuration and the step.
+//! The data of one optimizer step, computed on the CPU as a pure function of the configuration and the step.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
 pub struct HostBatch {
     /// The network's input, `c_in·(alpha·x0 + sigma·eps)`.
     pub input: Vec<f32>,
-    /// What it should answer.
+    /// The training target.
     pub target: Vec<f32>,
     /// One weight per row.
     pub weights: Vec<f32>,
@@ -28,20 +28,20 @@ pub struct HostBatch {
     pub times: Vec<f32>,
     /// One class per row; empty without classes.
     pub classes: Vec<usize>,
-    /// Nine numbers per row; empty without labelled augmentation.
+    /// Nine augmentation labels per row; empty without labelled augmentation.
     pub labels: Vec<f32>,
-    /// What undoes a preference for some times, one per row, already part of `weights`; 1 without one.
+    /// The correction for importance sampling of times, one per row, already part of `weights`; 1 without it.
     pub importance: Vec<f32>,
-    /// The images, rounded to 8 bits, for a bound or while times are still to be drawn; else empty.
+    /// The images, rounded to 8 bits, if the bound needs them or times are still to be drawn; otherwise empty.
     pub x0: Vec<f32>,
-    /// The noise, while times are still to be drawn; else empty.
+    /// The noise, if times are still to be drawn; otherwise empty.
     pub eps: Vec<f32>,
-    /// The index of each row's time in the table, for a bound or times that follow the losses; else empty.
+    /// The index of each row's time in the table, for the bound or loss-dependent times; otherwise empty.
     pub levels: Vec<usize>,
 }
 
 impl HostBatch {
-    /// Rows with their times.
+    /// Number of rows with times.
     pub fn len(&self) -> usize {
         self.times.len()
     }
@@ -64,23 +64,23 @@ impl HostBatch {
         self.times.push(scalings.c_noise as f32);
         self.importance.push(importance as f32);
         if noising.indexed {
-            // Times of a table are whole numbers.
+            // Times of a table are integers.
             self.levels.push(draw.level.t as usize);
         }
     }
 }
 
-/// How an image becomes a row.
+/// How images are noised.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Noising {
     parameterization: Parameterization,
     weighting: Weighting,
-    /// Whether rows keep the index of their time.
+    /// Whether rows store the index of their time.
     indexed: bool,
 }
 
 impl Noising {
-    /// As a run is configured.
+    /// The settings of a run.
     pub(crate) fn new(config: &RunConfig) -> Self {
         Self {
             parameterization: config.parameterization(),
@@ -102,7 +102,7 @@ pub struct BatchMaker {
     schedule: Arc<dyn NoiseSchedule>,
     noising: Noising,
     sampler: TimeSampler,
-    /// Whether rows keep their image, for a bound.
+    /// Whether rows store their image, for the bound.
     bound: bool,
     seed: u64,
     batch: usize,
@@ -110,19 +110,23 @@ pub struct BatchMaker {
 }
 
 impl BatchMaker {
-    /// For a run.
+    /// Creates batches for a run.
     ///
     /// # Errors
-    /// When every image is held out, or classes are asked for and the data has none.
+    /// If every image is held out, or the configuration uses classes and the data has none.
     pub fn new(config: &RunConfig, data: &Dataset) -> Result<Self, TrainError> {
         let (train, held_out) = data.split();
         if train.is_empty() {
-            let expected = format!("a fraction that leaves some of the {} images to train on", data.len());
+            let expected = format!("a fraction that leaves some of the {} images for training", data.len());
             return Err(TrainError::config("data.holdout", config.data.holdout, expected));
         }
-        let classes = config.conditioning.told(data.class_names().len());
+        let classes = config.conditioning.class_count(data.class_names().len());
         if classes == Some(0) {
-            return Err(TrainError::config("conditioning.classes", true, "false: the data has no classes"));
+            return Err(TrainError::config(
+                "conditioning.classes",
+                true,
+                "false, because the data has no classes",
+            ));
         }
         let seed = key(config.run.seed, Purpose::Order, 0);
         let order = if config.conditioning.balance {
@@ -148,26 +152,26 @@ impl BatchMaker {
         })
     }
 
-    /// Images to learn from.
+    /// Number of training images.
     pub fn len(&self) -> usize {
         self.train.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no training images.
     pub fn is_empty(&self) -> bool {
         self.train.is_empty()
     }
 
-    /// Images held out.
+    /// Number of held-out images.
     pub fn held_out(&self) -> usize {
         self.held_out.len()
     }
 
-    /// The batches, one per accumulated pass, of the step after `done` others. Where times follow the losses,
-    /// `BatchMaker::draw_times` is to complete them.
+    /// The batches of the step after `done` steps, one for each accumulated pass. If times depend on the losses,
+    /// `BatchMaker::draw_times` must complete them.
     ///
     /// # Errors
-    /// When an image cannot be read.
+    /// If an image cannot be read.
     pub fn step(&self, done: u64) -> Result<Vec<HostBatch>, TrainError> {
         let rows = self.batch * self.accumulation;
         let augment_seed = key(self.seed, Purpose::Augment, 0);
@@ -207,7 +211,7 @@ impl BatchMaker {
         Ok(batches)
     }
 
-    /// Draws the times of the batches of the step after `done` others from the losses so far.
+    /// Draws the times of the step after `done` steps from the losses so far.
     pub(crate) fn draw_times(&self, batches: &mut [HostBatch], done: u64, history: &LossHistory) {
         let table = Table::new(history.probabilities());
         let rows = self.batch * self.accumulation;
@@ -228,11 +232,10 @@ impl BatchMaker {
         }
     }
 
-    /// Held-out images, at most `most`, with times and noise that are always the same, evenly spread, and
-    /// without augmentation or dropout.
+    /// At most `most` held-out images with fixed, evenly spread times and fixed noise, without augmentation or dropout.
     ///
     /// # Errors
-    /// When an image cannot be read.
+    /// If an image cannot be read.
     pub fn validation(&self, most: usize) -> Result<Vec<HostBatch>, TrainError> {
         let rows = most.min(self.held_out.len());
         let sampler = TimeSampler { low_discrepancy: true, ..self.sampler };
@@ -241,7 +244,7 @@ impl BatchMaker {
         for start in (0..rows).step_by(self.batch) {
             let mut batch = HostBatch::default();
             for row in start..(start + self.batch).min(rows) {
-                // Spread over the held-out set, and times not in its order.
+                // Spread over the held-out set, with times in another order.
                 let item = self.held_out.get(row * self.held_out.len() / rows)?;
                 let x0 = item.image.to_planes();
                 eps.resize(x0.len(), 0.0);
@@ -261,12 +264,12 @@ impl BatchMaker {
     }
 }
 
-/// To the nearest of the 256 values of a pixel.
+/// Rounds to the nearest of the 256 pixel values.
 fn round(v: &mut f32) {
     *v = ((*v + 1.0) * 127.5).round().clamp(0.0, 255.0) / 127.5 - 1.0;
 }
 
-/// A place among `rows` for each row, not in their order, each once.
+/// A permutation of `rows` that is not in order.
 pub(crate) fn spread(row: usize, rows: usize) -> usize {
     let stride = (rows / 2 + 1..).find(|s| gcd(*s, rows) == 1).unwrap_or(1);
     row * stride % rows
@@ -360,7 +363,7 @@ mod tests {
                     let x = level.alpha * x0 + level.sigma * eps;
                     let at = row * 192 + i;
                     assert!((f64::from(batch.input[at]) - scalings.c_in * x).abs() < 1e-5);
-                    // Reading the target as an answer gives the image back.
+                    // Interpreting the target as a prediction gives the image back.
                     let read = p.read(&x, &f64::from(batch.target[at]), level);
                     assert!((read.x0 - x0).abs() < 1e-4 * (1.0 + scalings.c_out.abs()), "{output} {level:?}");
                 }

@@ -1,8 +1,8 @@
-//! Everything that is needed to go on bit for bit: weights, their averages, the optimizer's running means,
-//! and a step. Order, noise, times, dropout and augmentation follow from the seed and the step.
+//! Checkpoints: everything needed for an exact resume, which is the weights, their averages, the optimizer's running means,
+//! and the step. Order, noise, times, dropout and augmentation follow from the seed and the step.
 //!
-//! A checkpoint is a folder `step-000123`, written aside as a whole, flushed to the disk, and renamed; its
-//! `state.json` names its files with their sizes and CRC-32C sums, and holds one of itself, so that a damaged one is
+//! A checkpoint is a folder `step-000123`, written completely under another name, flushed to the disk, and renamed; its
+//! `state.json` names its files with their sizes and CRC-32C checksums, and contains its own, so that damage is
 //! recognized.
 
 use std::{
@@ -23,18 +23,18 @@ use tweedie_models::params::HostTensor;
 
 use crate::{config::RunConfig, error::TrainError};
 
-/// The version of the layout.
+/// Version of the format.
 const FORMAT: u32 = 1;
 const STATE: &str = "state.json";
-/// The key of its checksum.
+/// The key of the checksum of `state.json`.
 const SUM: &str = "crc32c";
 
-/// The small part of a checkpoint, `state.json`.
+/// The content of `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// The layout's version.
+    /// Version of the format.
     pub format: u32,
-    /// The version of this crate that wrote it.
+    /// Version of the crate that wrote it.
     pub version: String,
     /// Steps done.
     pub step: u64,
@@ -42,28 +42,28 @@ pub struct State {
     pub images: u64,
     /// Seconds of training.
     pub elapsed_s: f64,
-    /// Sum and number of the losses since the log's last line.
+    /// Sum and number of the losses since the last line of the log.
     pub pending: (f64, u64),
-    /// The names of the data's classes.
+    /// Names of the data's classes.
     #[serde(default)]
     pub class_names: Vec<String>,
-    /// Lengths of the logs, to which they are cut back, by file name within the run's folder.
+    /// Lengths that log files are truncated to, by file name in the run's folder.
     pub logs: BTreeMap<String, u64>,
-    /// The files beside this one.
+    /// The other files of the checkpoint.
     pub files: BTreeMap<String, Fingerprint>,
-    /// What else the run depends on, by which it is recognized when the run is resumed.
+    /// Fingerprints of the run's other inputs, compared when it is resumed.
     #[serde(default)]
     pub inputs: BTreeMap<String, String>,
-    /// The run.
+    /// Configuration of the run.
     pub config: RunConfig,
 }
 
-/// By which a file is recognized as whole.
+/// Size and checksum of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// CRC-32C of them.
+    /// CRC-32C checksum.
     pub crc32c: u32,
 }
 
@@ -82,7 +82,7 @@ impl Fingerprint {
 }
 
 impl State {
-    /// For the present version.
+    /// Creates a state for this version.
     pub(crate) fn new(config: &RunConfig) -> Self {
         Self {
             format: FORMAT,
@@ -104,7 +104,7 @@ impl State {
         let path = path.join(STATE);
         let wrong = |e: serde_json::Error| HubError::Format { path: path.clone(), reason: e.to_string() };
         let mut value = serde_json::to_value(self).map_err(wrong)?;
-        // Of what will be read.
+        // Of the values as they will be read.
         value[SUM] = sum(&serde_json::from_str(&value.to_string()).map_err(wrong)?).into();
         write_json(&path, &value)
     }
@@ -117,7 +117,7 @@ impl State {
         }
         let wrong = |reason: String| TrainError::checkpoint(path, format!("{STATE}: {reason}"));
         let text = read_text(&path.join(STATE))?;
-        // Another version may have other keys, so this one is read first.
+        // Another version may have other keys, so the format is read first.
         let Layout { format } = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         if format != u64::from(FORMAT) {
             return Err(TrainError::Layout { path: path.into(), found: format, expected: FORMAT });
@@ -127,17 +127,17 @@ impl State {
         let value: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         match value.get(SUM).map(|expected| (expected, sum(&value))) {
             Some((expected, found)) if *expected != found => {
-                Err(wrong(format!("it is damaged: its checksum is {found}, expected {expected}")))
+                Err(wrong(format!("damaged: the checksum is {found}, expected {expected}")))
             }
             _ => Ok(state),
         }
     }
 
-    /// Whether every number is one that a run can have.
+    /// Checks that every number is possible for a run.
     fn check(&self) -> Result<(), String> {
         /// A thousand years.
         const LONGEST: f64 = 3.2e10;
-        /// Keeps sums of steps and images far from overflow.
+        /// Prevents overflow of sums of steps and images.
         const MOST: u64 = 1 << 53;
         let Self { step, images, elapsed_s, pending: (sum, count), .. } = self;
         for (key, value) in [("step", step), ("images", images), ("pending[1]", count)] {
@@ -146,20 +146,20 @@ impl State {
             }
         }
         if !(0.0..=LONGEST).contains(elapsed_s) {
-            return Err(format!("elapsed_s = {elapsed_s}: expected seconds from 0 to {LONGEST}"));
+            return Err(format!("elapsed_s = {elapsed_s}: expected a value from 0 to {LONGEST}"));
         }
         if !sum.is_finite() {
             return Err(format!("pending[0] = {sum}: expected a finite number"));
         }
-        // Names come from a file: they must not lead elsewhere.
+        // Names come from a file and must not lead outside the folder.
         match self.files.keys().find(|name| name.contains(['/', '\\']) || name.starts_with('.')) {
-            Some(name) => Err(format!("files: `{name}`: expected the name of a file in the same folder")),
+            Some(name) => Err(format!("files: `{name}` is not a file name in the same folder")),
             None => Ok(()),
         }
     }
 }
 
-/// CRC-32C of everything in a `state.json` but this sum itself.
+/// CRC-32C of a `state.json` without the checksum itself.
 fn sum(state: &Value) -> u32 {
     let mut state = state.clone();
     if let Some(keys) = state.as_object_mut() {
@@ -168,21 +168,21 @@ fn sum(state: &Value) -> u32 {
     crc32c::crc32c(state.to_string().as_bytes())
 }
 
-/// A checkpoint on disk that has been found whole.
+/// A complete checkpoint on disk.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Its folder.
     pub path: PathBuf,
-    /// Its small part.
+    /// The content of `state.json`.
     pub state: State,
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `path` and checks that its files are whole.
+    /// Opens the checkpoint in `path` and verifies its files.
     ///
     /// # Errors
     /// [`TrainError::Checkpoint`] saying which file is missing or damaged; [`TrainError::Layout`] for another version;
-    /// otherwise, the system does not let it be read.
+    /// errors of the system.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let state = State::read(path)?;
         for (name, expected) in &state.files {
@@ -202,15 +202,15 @@ impl Checkpoint {
     /// The tensors of `NAME.safetensors`.
     ///
     /// # Errors
-    /// When the file is missing or malformed.
+    /// If the file is missing or malformed.
     pub fn tensors(&self, name: &str) -> Result<SafetensorsFile, TrainError> {
         Ok(SafetensorsFile::open(&self.path.join(format!("{name}.safetensors")))?)
     }
 
-    /// Writes a checkpoint: `tensors` go to `NAME.safetensors` each.
+    /// Writes a checkpoint; each of `tensors` goes to `NAME.safetensors`.
     ///
     /// # Errors
-    /// When something cannot be written; nothing is left behind then.
+    /// If something cannot be written; then nothing is left behind.
     pub fn write(
         folder: &Path,
         mut state: State,
@@ -220,7 +220,7 @@ impl Checkpoint {
         let path = folder.join(name(state.step));
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         if path.exists() && !path.join(STATE).exists() {
-            // What a crash or a disk has left of this step's checkpoint: no longer one.
+            // An incomplete checkpoint of this step after a crash.
             fs::remove_dir_all(&path).map_err(|e| TrainError::io(&path, e))?;
         }
         write_dir_with(&path, STATE, |aside| {
@@ -238,15 +238,15 @@ impl Checkpoint {
     }
 }
 
-/// The folder of a step's checkpoint.
+/// The folder name of a step's checkpoint.
 fn name(step: u64) -> String {
     format!("step-{step:06}")
 }
 
-/// The checkpoints in `folder`, by step, whole or not.
+/// The checkpoints in `folder` by step, complete or not.
 ///
 /// # Errors
-/// When the folder exists and cannot be read.
+/// If the folder exists but cannot be read.
 pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
     let mut found = Vec::new();
     let entries = match fs::read_dir(folder) {
@@ -258,7 +258,7 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
         let name = path.file_name().and_then(|name| name.to_str());
         if let Some(step) = name.and_then(|n| n.strip_prefix("step-")?.parse().ok()) {
             if !path.is_dir() {
-                return Err(TrainError::checkpoint(&path, "a file, expected a folder; move it away"));
+                return Err(TrainError::checkpoint(&path, "this is a file, expected a folder; move it away"));
             }
             found.push((step, path));
         }
@@ -267,21 +267,20 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
     Ok(found)
 }
 
-/// What there is to go on from.
+/// The checkpoint to resume from.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The latest whole checkpoint; `None` if there is no checkpoint at all.
+    /// The latest complete checkpoint; `None` if there is none.
     pub checkpoint: Option<Checkpoint>,
-    /// Damaged ones of later steps, and what is wrong with them.
+    /// Damaged checkpoints of later steps, with the reasons.
     pub damaged: Vec<(PathBuf, TrainError)>,
 }
 
-/// The latest whole checkpoint in `folder`, and damaged ones after it.
+/// The latest complete checkpoint in `folder`, and later damaged ones.
 ///
 /// # Errors
-/// When the folder exists and cannot be read; when there are checkpoints and all of them are damaged; and for a later
-/// one of another version or that the system does not let be read: it may be whole, and to go on from an earlier one
-/// would lose it.
+/// If the folder exists and cannot be read; if all checkpoints are damaged; and if a later one has the format of another
+/// version or cannot be read: it may be complete, and resuming from an earlier one would lose it.
 pub fn latest(folder: &Path) -> Result<Found, TrainError> {
     let mut damaged = Vec::new();
     for (_, path) in list(folder)?.into_iter().rev() {
@@ -300,7 +299,7 @@ pub fn latest(folder: &Path) -> Result<Found, TrainError> {
     }
 }
 
-/// Whether a checkpoint is of no use to any version or user.
+/// Whether the error means that a checkpoint is damaged, and not only unreadable for this version or user.
 fn is_damage(error: &TrainError) -> bool {
     match error {
         TrainError::Checkpoint { .. } | TrainError::Hub(HubError::Format { .. }) => true,
@@ -311,11 +310,10 @@ fn is_damage(error: &TrainError) -> bool {
     }
 }
 
-/// Gives a damaged checkpoint a name by which it is none, so that the run that goes on does not replace it; returns
-/// that.
+/// Renames a damaged checkpoint, so that the resumed run does not replace it; returns the new path.
 ///
 /// # Errors
-/// When it cannot be renamed.
+/// If it cannot be renamed.
 pub fn set_aside(path: &Path) -> Result<PathBuf, TrainError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let names = (1..).map(|n| {
@@ -333,10 +331,10 @@ pub fn set_aside(path: &Path) -> Result<PathBuf, TrainError> {
     Ok(path.into())
 }
 
-/// Removes all but the `keep` latest checkpoints. What cannot be read as one stays.
+/// Removes all but the `keep` latest checkpoints. Other files and damaged checkpoints stay.
 ///
 /// # Errors
-/// When something cannot be removed.
+/// If one cannot be removed.
 pub fn prune(folder: &Path, keep: usize) -> Result<(), TrainError> {
     for (_, path) in list(folder)?.iter().rev().skip(keep.max(1)) {
         if State::read(path).is_ok() {

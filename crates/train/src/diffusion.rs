@@ -1,4 +1,4 @@
-//! The forward process of a run, and what its network answers.
+//! The forward process of a run, and the prediction type of its network.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use crate::error::TrainError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Process {
-    /// Betas in a straight line (Ho et al. 2020).
+    /// Linear betas (Ho et al. 2020).
     Linear,
-    /// Square roots of betas in a straight line (Rombach et al. 2022).
+    /// Linear square roots of betas (Rombach et al. 2022).
     ScaledLinear,
     /// `alpha` a squared cosine (Nichol & Dhariwal 2021).
     #[default]
@@ -31,7 +31,7 @@ pub enum Process {
     Edm,
 }
 
-/// What the network's raw output means.
+/// The meaning of the network's raw output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Output {
@@ -54,14 +54,12 @@ pub enum Output {
 pub struct DiffusionConfig {
     /// The forward process.
     pub schedule: Process,
-    /// What the network answers: `eps`, `x0` or `v` on the first four processes, `flow` on flow, `edm` on
-    /// EDM.
+    /// What the network predicts: `eps`, `x0` or `v` for the first four processes, `flow` for flow, `edm` for EDM.
     pub parameterization: Output,
-    /// The variance of the reverse process, for the bound and for sampling: `fixed-small`, `fixed-large`, or
-    /// `learned-range`, for which the network answers twice the channels (Nichol & Dhariwal 2021). On
-    /// schedules of betas.
+    /// Variance of the reverse process, for the bound and for sampling: `fixed-small`, `fixed-large`, or `learned-range`, which
+    /// doubles the output channels of the network (Nichol & Dhariwal 2021). Only for schedules of betas.
     pub variance: ReverseVariance,
-    /// Entries of the table, at least 2; on flow, the network's time at pure noise.
+    /// Number of timesteps, at least 2; for flow, the network's time at pure noise.
     pub train_steps: usize,
     /// First beta, for linear, scaled-linear and sigmoid.
     pub beta_start: f64,
@@ -69,14 +67,14 @@ pub struct DiffusionConfig {
     pub beta_end: f64,
     /// Rescale the table so that its last entry is pure noise (Lin et al. 2024).
     pub zero_terminal_snr: bool,
-    /// Flow: samplers take more of their steps at high noise when above 1. For training, `loss.times_mean` of
-    /// the logit-normal distribution does the same.
+    /// Flow: values above 1 let samplers take more steps at high noise. For training, `loss.times_mean` of the logit-normal
+    /// distribution has the same effect.
     pub shift: f64,
-    /// EDM: the cleanest level sampled.
+    /// EDM: the smallest noise level in sampling.
     pub sigma_min: f64,
-    /// EDM: the noisiest level sampled.
+    /// EDM: the largest noise level in sampling.
     pub sigma_max: f64,
-    /// EDM: standard deviation of the data, whose values lie in -1 to 1.
+    /// EDM: standard deviation of the data, for values in -1 to 1.
     pub sigma_data: f64,
 }
 
@@ -102,10 +100,10 @@ impl DiffusionConfig {
     /// The forward process.
     ///
     /// # Errors
-    /// [`TrainError::Config`] for numbers it cannot have.
+    /// [`TrainError::Config`] for invalid parameters.
     pub fn schedule(&self) -> Result<Arc<dyn NoiseSchedule>, TrainError> {
         let wrong = |e: tweedie_core::schedule::ScheduleError| {
-            TrainError::config("diffusion.schedule", self.name(), format!("usable numbers: {e}"))
+            TrainError::config("diffusion.schedule", self.name(), format!("valid parameters: {e}"))
         };
         let n = self.train_steps;
         let table = match self.schedule {
@@ -133,7 +131,7 @@ impl DiffusionConfig {
         !matches!(self.schedule, Process::Flow | Process::Edm)
     }
 
-    /// Whether the network answers a variance beside its prediction.
+    /// Whether the network also predicts a variance.
     pub fn learned_range(&self) -> bool {
         self.variance == ReverseVariance::LearnedRange
     }
@@ -141,13 +139,14 @@ impl DiffusionConfig {
     /// The variational bound of this process.
     ///
     /// # Errors
-    /// As [`DiffusionConfig::schedule`].
+    /// Those of [`DiffusionConfig::schedule`].
     pub fn bound(&self) -> Result<Bound, TrainError> {
-        Bound::of(&*self.schedule()?, self.train_steps, self.variance)
-            .map_err(|e| TrainError::config("diffusion.schedule", self.name(), format!("usable levels: {e}")))
+        Bound::of(&*self.schedule()?, self.train_steps, self.variance).map_err(|e| {
+            TrainError::config("diffusion.schedule", self.name(), format!("valid noise levels: {e}"))
+        })
     }
 
-    /// What the network answers, with EDM's number.
+    /// The prediction type, with EDM's parameter.
     pub fn parameterization(&self) -> Parameterization {
         match self.parameterization {
             Output::Eps => Parameterization::Eps,
@@ -158,7 +157,7 @@ impl DiffusionConfig {
         }
     }
 
-    /// The same as a diffusers `scheduler_config.json`.
+    /// The equivalent diffusers `scheduler_config.json`.
     pub fn scheduler_config(&self) -> Value {
         let betas = match self.schedule {
             Process::Flow => {
@@ -222,10 +221,10 @@ impl DiffusionConfig {
             return Err(TrainError::config("diffusion.train_steps", self.train_steps, "2 to 1000000"));
         }
         if !(self.shift > 0.0 && self.shift.is_finite()) {
-            return Err(TrainError::config("diffusion.shift", self.shift, "a number above 0"));
+            return Err(TrainError::config("diffusion.shift", self.shift, "a finite value > 0"));
         }
         if !(self.sigma_data > 0.0 && self.sigma_data.is_finite()) {
-            return Err(TrainError::config("diffusion.sigma_data", self.sigma_data, "a number above 0"));
+            return Err(TrainError::config("diffusion.sigma_data", self.sigma_data, "a finite value > 0"));
         }
         let fits = match self.schedule {
             Process::Flow => self.parameterization == Output::Flow,
@@ -234,15 +233,15 @@ impl DiffusionConfig {
         };
         if !fits {
             let expected = match self.schedule {
-                Process::Flow => "flow, on diffusion.schedule = flow",
-                Process::Edm => "edm, on diffusion.schedule = edm",
-                _ => "eps, x0 or v, on a schedule of betas",
+                Process::Flow => "flow for diffusion.schedule = flow",
+                Process::Edm => "edm for diffusion.schedule = edm",
+                _ => "eps, x0 or v for a schedule of betas",
             };
             let found = format!("{:?}", self.parameterization).to_lowercase();
             return Err(TrainError::config("diffusion.parameterization", found, expected));
         }
         if self.zero_terminal_snr && self.parameterization == Output::Eps {
-            let expected = "x0 or v with diffusion.zero_terminal_snr: pure noise says nothing of the image";
+            let expected = "x0 or v with diffusion.zero_terminal_snr, because eps at pure noise does not determine the image";
             return Err(TrainError::config("diffusion.parameterization", "eps", expected));
         }
         if self.variance != ReverseVariance::FixedSmall && !self.is_table() {
@@ -250,7 +249,7 @@ impl DiffusionConfig {
                 ReverseVariance::LearnedRange => "learned-range",
                 _ => "fixed-large",
             };
-            let expected = "fixed-small, as diffusion.schedule is not one of betas";
+            let expected = "fixed-small, because diffusion.schedule has no betas";
             return Err(TrainError::config("diffusion.variance", found, expected));
         }
         self.schedule().map(|_| ())

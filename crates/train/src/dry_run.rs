@@ -1,4 +1,4 @@
-//! What a run would be, without making it.
+//! Resolves a run without training.
 
 use tweedie_data::Dataset;
 use tweedie_models::{
@@ -9,26 +9,26 @@ use tweedie_system::memory;
 
 use crate::{config::RunConfig, error::TrainError, task};
 
-/// A run's size.
+/// The size of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DryRun {
     /// The resolved configuration, as TOML.
     pub config: String,
-    /// The networks: where they stand in the model's folder, and their `config.json`.
+    /// The networks: their folder in the model, and their `config.json`.
     pub networks: Vec<(String, String)>,
-    /// Trainable numbers.
+    /// Number of trainable values.
     pub parameters: usize,
-    /// Images to learn from.
+    /// Number of training images.
     pub images: usize,
-    /// Images held out.
+    /// Number of held-out images.
     pub held_out: usize,
-    /// Class names, if the network is told classes.
+    /// Class names, if the network is class-conditional.
     pub classes: Vec<String>,
-    /// Bytes needed.
+    /// Estimated memory.
     pub memory: Memory,
 }
 
-/// Bytes.
+/// Estimated memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// The weights.
@@ -39,21 +39,21 @@ pub struct Memory {
     pub optimizer: u64,
     /// Averages of the weights.
     pub ema: u64,
-    /// What a pass keeps for its way back: an estimate, proportional to `run.batch`.
+    /// Activations kept for the backward pass: an estimate, proportional to `run.batch`.
     pub activations: u64,
-    /// The decoded images, when they are kept in memory.
+    /// The decoded images, if they are kept in memory.
     pub data: u64,
 }
 
 impl Memory {
-    /// All of it.
+    /// The sum of all parts.
     pub fn total(&self) -> u64 {
         self.weights + self.gradients + self.optimizer + self.ema + self.activations + self.data
     }
 }
 
 impl Memory {
-    /// Of so many trainable numbers with so many averages; the data is still to be added.
+    /// Memory for a number of trainable values and averages, without the data.
     pub(crate) fn of(parameters: usize, averages: usize, activations: u64) -> Self {
         let bytes = 4 * parameters as u64;
         let ema = averages as u64 * bytes;
@@ -78,10 +78,10 @@ impl DryRun {
     }
 }
 
-/// Resolves `config`, opens its data, builds its networks, and tells their sizes. Writes nothing.
+/// Resolves `config`, opens its data, builds its networks, and returns their sizes. Writes nothing.
 ///
 /// # Errors
-/// As [`TrainLoop::new`](crate::TrainLoop::new), but for the folder.
+/// Those of [`TrainLoop::new`](crate::TrainLoop::new), except for the folder.
 pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let config = config.resolved()?;
     let device = config.run.device()?;
@@ -89,8 +89,8 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     task::plan(&config, &data, &device)
 }
 
-/// Whether the machine has the memory for a network of these channels and passes that keep so many bytes for their way
-/// back, found out before anything is allocated.
+/// Checks before anything is allocated whether there is memory for a network with these channels and `activations` bytes
+/// kept for the backward pass.
 ///
 /// # Errors
 /// [`TrainError::Memory`] naming the keys that lower it.
@@ -104,7 +104,7 @@ pub(crate) fn fits(config: &RunConfig, channels: &[usize], activations: u64) -> 
         what: format!("a network of {channels:?} channels"),
         source,
     })?;
-    // Images, noise, target and input of a step that is prepared while another one is made.
+    // Images, noise, target and input of the current step and of one prepared ahead.
     let pixels = (2 * 4 * 3 * 4 * size * size) as u64;
     let rows = pixels.saturating_mul(run.images_per_step() as u64);
     memory::check(activations.saturating_add(rows).saturating_add(weights)).map_err(|source| {
@@ -114,8 +114,8 @@ pub(crate) fn fits(config: &RunConfig, channels: &[usize], activations: u64) -> 
     })
 }
 
-/// Bytes that one image's pass through an autoencoder keeps, roughly: about eight tensors in each residual layer, two
-/// of which a gradient may make again.
+/// Approximate bytes of activations per image for an autoencoder: about eight tensors per residual layer, two of which may
+/// be recomputed.
 pub(crate) fn vae_activations(vae: &AutoencoderKlConfig, size: usize, recompute: bool) -> u64 {
     let layers = 2 * vae.layers_per_block as u64 + 1;
     let each = if recompute { 6 } else { 8 };
@@ -126,8 +126,8 @@ pub(crate) fn vae_activations(vae: &AutoencoderKlConfig, size: usize, recompute:
     4 * vae.block_out_channels.iter().enumerate().map(level).sum::<u64>()
 }
 
-/// The same of a U-Net that reads a text of so many tokens: a transformer keeps about sixteen tensors of its width,
-/// and what is four times as wide.
+/// The same for a text-conditional U-Net with this number of tokens: a transformer keeps about sixteen tensors of its width,
+/// and some that are four times as wide.
 pub(crate) fn condition_unet_activations(
     unet: &UNet2DConditionConfig,
     size: usize,
@@ -146,8 +146,8 @@ pub(crate) fn condition_unet_activations(
     4 * floats
 }
 
-/// Bytes that one image's pass keeps, roughly: about nine tensors in each residual layer, four in each
-/// attention, the scores, and the normalized skips on the way up; without what a gradient makes again.
+/// Approximate bytes of activations per image: about nine tensors per residual layer, four per attention, the scores, and
+/// the normalized skip connections; without those that are recomputed.
 pub(crate) fn unet_activations(unet: &UNet2DConfig, size: usize, recompute: bool) -> u64 {
     let levels = unet.block_out_channels.len();
     let (mut floats, [each, skips]) = (0, if recompute { [7, 0] } else { [9, 2] });

@@ -1,10 +1,10 @@
-//! Averages of the weights over training: `ema ← ema + (1 - beta)·(weights - ema)` after every step.
+//! Weight averages: `ema ← ema + (1 - beta)·(weights - ema)` after every step.
 //!
-//! - *Half-life* (Karras et al. 2022, arXiv:2206.00364): `beta = 0.5^(batch/H)`, `H` counted in images, with
-//!   the ramp-up `H = min(half_life, ramp_up·images)`, so that the random start is forgotten early.
-//! - *Power function* (Karras et al. 2024, arXiv:2312.02696): `beta = (1 - batch/images)^(gamma + 1)`, an average
-//!   whose width is a constant share of the run, given by its relative standard deviation. Snapshots of two or
-//!   more of them make any other length afterwards ([`crate::post_hoc`]).
+//! - *Half-life* (Karras et al. 2022, arXiv:2206.00364): `beta = 0.5^(batch/H)`, with `H` in images and the ramp-up
+//!   `H = min(half_life, ramp_up·images)`, so that the random start is forgotten early.
+//! - *Power function* (Karras et al. 2024, arXiv:2312.02696): `beta = (1 - batch/images)^(gamma + 1)`, an average whose width
+//!   is a constant fraction of the run, given by its relative standard deviation. Snapshots of two or more of them give
+//!   averages of any length afterwards ([`crate::post_hoc`]).
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::error::TrainError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmaKind {
-    /// None: the weights themselves are used.
+    /// No average: the weights themselves are used.
     None,
     /// An exponential average with a half-life.
     #[default]
@@ -34,17 +34,17 @@ pub enum EmaKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmaConfig {
-    /// Which average.
+    /// Kind of average.
     pub kind: EmaKind,
-    /// Half-life in images, above 0.
+    /// Half-life in images, > 0.
     pub half_life: f64,
-    /// The half-life is at most this share of the images seen; 0 for no ramp-up.
+    /// Upper limit of the half-life as a fraction of the images seen; 0 turns the ramp-up off.
     pub ramp_up: f64,
-    /// Relative standard deviations of the power functions, each above 0 and below 0.28; the first is used
-    /// for previews and the exported model.
+    /// Relative standard deviations of the power functions, each > 0 and < 0.28; the first is used for previews and the
+    /// exported model.
     pub stds: Vec<f64>,
-    /// Steps between snapshots of two or more power functions, from which averages of any length can be made
-    /// after training; 0 for none. A snapshot takes the space of all averages.
+    /// Steps between snapshots of two or more power functions, from which averages of any length can be computed after
+    /// training; 0 for none. A snapshot takes as much space as all averages.
     pub snapshot_every: u64,
 }
 
@@ -61,7 +61,7 @@ impl Default for EmaConfig {
 }
 
 impl EmaConfig {
-    /// The averages to keep.
+    /// The averages.
     pub fn averages(&self) -> Vec<Average> {
         match self.kind {
             EmaKind::None => Vec::new(),
@@ -72,17 +72,17 @@ impl EmaConfig {
 
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         if !(self.half_life > 0.0 && self.half_life.is_finite()) {
-            return Err(TrainError::config("ema.half_life", self.half_life, "images, above 0"));
+            return Err(TrainError::config("ema.half_life", self.half_life, "a number of images > 0"));
         }
         if !(self.ramp_up >= 0.0 && self.ramp_up.is_finite()) {
-            return Err(TrainError::config("ema.ramp_up", self.ramp_up, "0 or more"));
+            return Err(TrainError::config("ema.ramp_up", self.ramp_up, "a value ≥ 0"));
         }
         self.stds.iter().try_for_each(|&s| check_std("ema.stds", s))?;
         if self.kind == EmaKind::Power && self.stds.is_empty() {
-            return Err(TrainError::config("ema.stds", "[]", "at least one number"));
+            return Err(TrainError::config("ema.stds", "[]", "at least one value"));
         }
         if self.snapshot_every > 0 && (self.kind != EmaKind::Power || self.stds.len() < 2) {
-            let expected = "0, or ema.kind = power with two or more ema.stds, such as [0.05, 0.1]";
+            let expected = "0, or ema.kind = power with two or more ema.stds, for example [0.05, 0.1]";
             return Err(TrainError::config("ema.snapshot_every", self.snapshot_every, expected));
         }
         Ok(())
@@ -92,22 +92,22 @@ impl EmaConfig {
 /// The relative standard deviation of `gamma = 0`, a uniform average, is `1/sqrt(12)`.
 const WIDEST: f64 = 0.28;
 
-/// Whether a power function has this relative standard deviation.
+/// Checks that a power function has this relative standard deviation.
 pub(crate) fn check_std(key: &str, std: f64) -> Result<(), TrainError> {
     if (1e-3..WIDEST).contains(&std) {
         return Ok(());
     }
-    Err(TrainError::config(key, std, "a number from 0.001 up to, not including, 0.28"))
+    Err(TrainError::config(key, std, "a value ≥ 0.001 and < 0.28"))
 }
 
-/// One average's law.
+/// The parameters of one average.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Average {
     /// See [`EmaKind::HalfLife`].
     HalfLife {
-        /// Half-life.
+        /// Half-life in images.
         images: f64,
-        /// Bound as a share of the images seen; 0 for none.
+        /// Upper limit as a fraction of the images seen; 0 for none.
         ramp_up: f64,
     },
     /// See [`EmaKind::Power`].
@@ -118,8 +118,8 @@ pub enum Average {
 }
 
 impl Average {
-    /// How far the average moves towards the weights, `1 - beta`, when `images` have been seen, `batch` of
-    /// them in the latest step.
+    /// The weight of the current weights in the average, `1 - beta`, when `images` have been seen, `batch` of them in the
+    /// latest step.
     pub fn weight(&self, images: u64, batch: u64) -> f64 {
         let (images, batch) = (images.max(1) as f64, batch as f64);
         match *self {
@@ -132,11 +132,11 @@ impl Average {
     }
 }
 
-/// The exponent whose power function has relative standard deviation `std`: the positive root of
+/// The exponent of the power function with relative standard deviation `std`: the positive root of
 /// `std² = (gamma + 1)/((gamma + 2)²·(gamma + 3))`, for `std` below `1/sqrt(12)`.
 pub fn power_gamma(std: f64) -> f64 {
     let excess = |g: f64| (g + 1.0) / ((g + 2.0).powi(2) * (g + 3.0)) - std * std;
-    // The left side falls as gamma grows.
+    // The left side decreases as gamma increases.
     let (mut low, mut high) = (0.0, 1.0 / std);
     for _ in 0..200 {
         let middle = 0.5 * (low + high);
@@ -145,8 +145,8 @@ pub fn power_gamma(std: f64) -> f64 {
     0.5 * (low + high)
 }
 
-/// Moves every parameter of `ema` by `weight` towards that of `model`, which has the same parameters; `ema`
-/// is outside autodiff.
+/// Moves every parameter of `ema` by `weight` towards that of `model`, which must have the same parameters; `ema` must not
+/// be tracked by autodiff.
 pub fn update<M: Module>(ema: M, model: &M, weight: f64) -> M {
     let mut values = Values(BTreeMap::new());
     model.visit(&mut values);
@@ -179,7 +179,7 @@ impl ModuleMapper for Towards {
     }
 }
 
-/// Takes the values out of a module, flat, so that nobody else holds them.
+/// Takes the values out of a module, flat, so that they are not shared.
 #[derive(Default)]
 pub(crate) struct Taken(pub BTreeMap<ParamId, Tensor<1>>);
 
@@ -188,14 +188,14 @@ impl ModuleMapper for Taken {
         let (id, value, mapper) = p.consume();
         let (shape, device) = (value.dims(), value.device());
         self.0.insert(id, value.reshape([shape.iter().product::<usize>()]));
-        // In place of the value: its shape, but for the first dimension.
+        // Replaces the value by an empty tensor of its shape except for the first dimension.
         let mut none = shape;
         none[0] = 0;
         Param::from_mapped_value(id, Tensor::empty(none, (&device, DType::F32)), mapper)
     }
 }
 
-/// The opposite.
+/// The inverse of [`Taken`].
 pub(crate) struct PutBack(pub BTreeMap<ParamId, Tensor<1>>);
 
 impl ModuleMapper for PutBack {
@@ -216,10 +216,10 @@ mod tests {
     #[test]
     fn half_life_halves() {
         let law = Average::HalfLife { images: 1000.0, ramp_up: 0.0 };
-        // A thousand images in batches of 40 take away half of what was there.
+        // After a thousand images in batches of 40, half of the initial value is left.
         let left: f64 = (1..=25).map(|i| 1.0 - law.weight(40 * i, 40)).product();
         assert!((left - 0.5).abs() < 1e-12);
-        // As the EDM training loop has it: beta = 0.5 ** (batch / max(min(H, images * ramp), 1e-8)).
+        // As in the EDM training loop: beta = 0.5 ** (batch / max(min(H, images * ramp), 1e-8)).
         let law = Average::HalfLife { images: 500_000.0, ramp_up: 0.05 };
         assert!((1.0 - law.weight(200_000, 512) - 0.5f64.powf(512.0 / 10_000.0)).abs() < 1e-12);
         assert!((1.0 - law.weight(200_000_000, 512) - 0.5f64.powf(512.0 / 500_000.0)).abs() < 1e-12);

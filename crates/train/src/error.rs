@@ -1,4 +1,4 @@
-//! What can go wrong in a training run.
+//! Errors of training runs.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,11 @@ use tweedie_data::DataError;
 use tweedie_hub::HubError;
 use tweedie_system::memory::TooLittle;
 
-/// Errors of this crate. Every message names the file, key, tensor or step it is about.
+/// Errors of this crate. Every message names the file, key, tensor or step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A configuration value that cannot be used.
+    /// A configuration value that is invalid.
     #[error("{key} = {value}: expected {expected}")]
     Config {
         /// The dotted key.
@@ -20,40 +20,40 @@ pub enum TrainError {
         /// What was expected.
         expected: String,
     },
-    /// A configuration that does not parse; the reason names the key.
+    /// A configuration that is not valid TOML; the reason names the key.
     #[error("{origin}: {reason}")]
     Toml {
         /// The file, preset or assignment.
         origin: String,
-        /// The parser's answer.
+        /// The parser's error.
         reason: String,
     },
-    /// The images.
+    /// An error of the data set.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Model files.
+    /// An error of a model file.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The network's configuration or weights.
+    /// An error of the network's configuration or weights.
     #[error("model: {0}")]
     Model(String),
-    /// The device.
+    /// An error of the device.
     #[error("run.device: {0}")]
     Device(String),
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Its answer.
+        /// The error.
         source: std::io::Error,
     },
-    /// A loss or gradient that is infinite or not a number. The weights of that step are not kept.
+    /// A loss or gradient that is not finite. The weights of that step are not kept.
     #[error("step {step}: {what} is not finite; {}", last_good(.checkpoint))]
     NotFinite {
-        /// The step that was being made.
+        /// The failed step.
         step: u64,
-        /// The loss, or the parameter whose gradient it is.
+        /// The loss, or the parameter of the gradient.
         what: String,
         /// The last checkpoint on disk.
         checkpoint: Option<PathBuf>,
@@ -63,13 +63,13 @@ pub enum TrainError {
     Checkpoint {
         /// Its folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A checkpoint in the layout of another version.
+    /// A checkpoint with the format of another version.
     #[error(
-        "checkpoint {}: state.json has format {found}, expected {expected}: it was written by another version of \
-         tweedie, which can go on from it",
+        "checkpoint {}: state.json has format {found}, expected {expected}; resume it with the version of tweedie that \
+         wrote it",
         path.display()
     )]
     Layout {
@@ -77,12 +77,12 @@ pub enum TrainError {
         path: PathBuf,
         /// The format found.
         found: u64,
-        /// The one that this version reads.
+        /// The format that this version reads.
         expected: u32,
     },
-    /// No checkpoint of a run is whole.
+    /// All checkpoints of a run are damaged.
     #[error(
-        "no checkpoint in {} can be read, and nothing was changed; to begin again from step 0, move that folder away: \
+        "no checkpoint in {} can be read, and nothing was changed; to restart from step 0, move that folder away: \
          {}",
         path.display(),
         reasons.join("; ")
@@ -93,57 +93,57 @@ pub enum TrainError {
         /// What is wrong with each.
         reasons: Vec<String>,
     },
-    /// A new run in a folder with parts of another.
-    #[error("{} holds {what} of a run but no config.toml: choose another run.out, or move it away", path.display())]
+    /// A new run in a folder that contains parts of another.
+    #[error("{} contains {what} of a run but no config.toml; choose another run.out, or move it away", path.display())]
     Leftover {
         /// The folder.
         path: PathBuf,
-        /// Which parts.
+        /// The parts.
         what: &'static str,
     },
     /// A stop was requested while a step was waiting for its images.
     #[error("stopped")]
     Stopped,
-    /// More memory than is available.
+    /// The run needs more memory than is available.
     #[error("{source}: {what}")]
     Memory {
-        /// What takes it, and which keys lower that.
+        /// What needs the memory, and the keys that lower it.
         what: String,
-        /// How much.
+        /// The amounts.
         source: TooLittle,
     },
-    /// Resuming with another configuration.
+    /// A run that is resumed with another configuration.
     #[error("cannot resume {}: the configuration differs in {}", path.display(), keys.join(", "))]
     Changed {
         /// The run's folder.
         path: PathBuf,
-        /// The keys, with both values.
+        /// The keys that differ, with both values.
         keys: Vec<String>,
     },
-    /// A new run in a folder that holds one.
-    #[error("{} already holds a run: resume it, or choose another run.out", path.display())]
+    /// A new run in a folder that already contains one.
+    #[error("{} already contains a run; resume it, or choose another run.out", path.display())]
     Occupied {
         /// The run's folder.
         path: PathBuf,
     },
-    /// A run that is being trained already.
+    /// A run that is already being trained.
     #[error("{} is being trained by another process", path.display())]
     Busy {
         /// The run's folder.
         path: PathBuf,
     },
-    /// The thread that prepares batches ended.
-    #[error("the data thread ended: {0}")]
+    /// The thread that prepares batches failed.
+    #[error("the data thread failed: {0}")]
     DataThread(String),
     /// Sampling a preview failed.
     #[error("preview: {0}")]
     Preview(#[from] tweedie_core::Halt),
-    /// A picture could not be drawn.
-    #[error("drawing {}: {reason}", path.display())]
+    /// A plot that cannot be drawn.
+    #[error("cannot draw {}: {reason}", path.display())]
     Drawing {
-        /// The picture's file.
+        /// Path of the image.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -1,62 +1,62 @@
-//! What a training run tells its caller.
+//! Progress of a training run.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 use tweedie_data::Image;
 
-/// One thing that happened in a [`TrainLoop`](crate::TrainLoop).
+/// An event of a [`TrainLoop`](crate::TrainLoop).
 #[derive(Clone, Debug)]
 pub enum TrainEvent {
-    /// The run begins, or goes on.
+    /// The run starts or resumes.
     Started {
         /// Steps done before; 0 for a new run.
         step: u64,
-        /// Where the run ends, if by steps.
+        /// Number of steps after which the run ends, if limited by steps.
         steps: Option<u64>,
-        /// Trainable numbers.
+        /// Number of trainable values.
         parameters: usize,
-        /// Images to learn from.
+        /// Number of training images.
         images: usize,
-        /// Images held out.
+        /// Number of held-out images.
         held_out: usize,
     },
-    /// An optimizer step was made.
+    /// An optimizer step is finished.
     Step(Step),
-    /// Losses on held-out images, with fixed times and noise where there are any.
+    /// Losses on held-out images, with fixed times and noise if applicable.
     Validation {
         /// Steps done.
         step: u64,
-        /// Of the weights.
+        /// Loss of the weights.
         loss: f64,
-        /// Of their first average, if any is kept.
+        /// Loss of their first average, if there is one.
         ema_loss: Option<f64>,
-        /// What else the task measures, of the average if one is kept.
+        /// Other figures of the task, for the average if there is one.
         figures: Vec<Figure>,
     },
-    /// Samples were drawn, or images reconstructed.
+    /// Samples or reconstructions were made.
     Preview {
         /// Steps done.
         step: u64,
-        /// The samples, row by row.
+        /// The images, row by row.
         samples: Vec<Image>,
         /// The grid on disk.
         path: PathBuf,
     },
-    /// A checkpoint is on disk.
+    /// A checkpoint was written.
     Checkpointed {
         /// Steps done.
         step: u64,
         /// Its folder.
         path: PathBuf,
     },
-    /// Something that does not stop the run.
+    /// A warning.
     Warning(String),
-    /// The run is over; its last checkpoint is on disk.
+    /// The run is finished; its last checkpoint is on disk.
     Finished(Summary),
 }
 
-/// A number with a name, such as `psnr`.
+/// A named value, for example `psnr`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
     /// Its name.
@@ -66,7 +66,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// `value`, called `name`.
+    /// Creates a figure.
     pub fn new(name: impl Into<String>, value: f64) -> Self {
         Self { name: name.into(), value }
     }
@@ -81,7 +81,7 @@ pub struct Step {
     pub images: u64,
     /// The mean weighted loss of this step's images.
     pub loss: f64,
-    /// The L2 norm of the whole gradient, before clipping.
+    /// The L2 norm of the whole gradient before clipping.
     pub grad_norm: f64,
     /// The learning rate used.
     pub learning_rate: f64,
@@ -91,7 +91,7 @@ pub struct Step {
     pub elapsed_s: f64,
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// Steps done.

@@ -1,4 +1,4 @@
-//! The trained model as a diffusers folder.
+//! Exports the trained model as a diffusers folder.
 
 use std::path::Path;
 
@@ -19,25 +19,25 @@ use crate::{
 };
 
 impl DiffusionConfig {
-    /// The same as the `scheduler_config.json` of a model in the folder `model`.
+    /// The equivalent `scheduler_config.json` of a model in the folder `model`.
     ///
     /// # Errors
-    /// When the schedule cannot be told to diffusers.
+    /// If the schedule has no equivalent in diffusers.
     pub fn scheduler(&self, model: &Path) -> Result<SchedulerConfig, TrainError> {
         let text = self.scheduler_config().to_string();
         Ok(SchedulerConfig::from_json(&text, &model.join("scheduler/scheduler_config.json"))?)
     }
 }
 
-/// Writes `unet` to the folder `summary.model`, with its schedule and `tweedie.json`: class names, the index
-/// of "no class", how to sample, and how it was trained.
+/// Writes `unet` to the folder `summary.model`, with its scheduler and `tweedie.json`, which contains class names, the null
+/// class, sampling defaults and the training configuration.
 pub(crate) fn model(
     unet: &UNet2DModel,
     config: &RunConfig,
     classes: &[String],
     summary: &Summary,
 ) -> Result<(), TrainError> {
-    let conditional = config.conditioning.told(classes.len()).is_some();
+    let conditional = config.conditioning.class_count(classes.len()).is_some();
     let guided = conditional && config.conditioning.label_dropout > 0.0;
     let training: [(&str, Value); 5] = [
         ("steps", json!(summary.step)),
@@ -66,7 +66,7 @@ pub(crate) fn model(
     Ok(())
 }
 
-/// The configuration without the place of the run, which means nothing elsewhere.
+/// The configuration without the path of the run.
 pub(crate) fn recorded(config: &RunConfig) -> Value {
     let mut value = serde_json::to_value(config).unwrap_or_default();
     if let Some(run) = value.get_mut("run").and_then(Value::as_object_mut) {

@@ -1,4 +1,4 @@
-//! Gradients by parameter, and the norm of all of them.
+//! Gradients by parameter, and their norm.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use burn::{
     tensor::{DType, Device, Gradients, Tensor},
 };
 
-/// Gradients by parameter name, flat, outside autodiff.
+/// Gradients by parameter name, flat, not tracked by autodiff.
 #[derive(Default)]
 pub struct GradientMap(pub(crate) BTreeMap<String, Tensor<1>>);
 
 impl GradientMap {
-    /// Takes the gradients of `model`'s parameters out of a backward pass.
+    /// Takes the gradients of `model`'s parameters from a backward pass.
     pub fn take<M: Module>(model: &M, gradients: &mut Gradients) -> Self {
         let mut visitor = Take { path: Vec::new(), gradients, found: BTreeMap::new() };
         model.visit(&mut visitor);
@@ -32,11 +32,10 @@ impl GradientMap {
         self
     }
 
-    /// The L2 norm over all parameters, summed in double precision in the order of their names; or the name
-    /// of the first parameter whose gradient is not finite.
+    /// The L2 norm over all parameters, summed in double precision in the order of their names.
     ///
     /// # Errors
-    /// That name.
+    /// The name of the first parameter whose gradient is not finite.
     pub fn norm(&mut self) -> Result<f64, String> {
         let on_host = self.0.values().next().is_none_or(|g| g.device() == Device::flex());
         if !on_host {
@@ -46,7 +45,7 @@ impl GradientMap {
         for (name, slot) in &mut self.0 {
             let device = slot.device();
             let gradient = std::mem::replace(slot, Tensor::empty([1], &device));
-            // Without another owner the CPU hands its memory over, here and back.
+            // Unshared memory is moved out and back without a copy.
             let data = gradient.into_data().convert::<f32>();
             let part = sum_of_squares(data.as_slice::<f32>().unwrap_or_default());
             *slot = Tensor::from_data(data, (&device, DType::F32));
@@ -58,7 +57,7 @@ impl GradientMap {
         Ok(sum.sqrt())
     }
 
-    /// Sums each gradient where it lies and reads all sums at once.
+    /// Sums each gradient on its device and reads all sums at once.
     pub(crate) fn norm_on_device(&self) -> Result<f64, String> {
         let sums = self.0.values().map(|g| (g.clone() * g.clone()).sum()).collect();
         let data = Tensor::<1>::cat(sums, 0).into_data().convert::<f32>();
@@ -76,7 +75,7 @@ impl GradientMap {
     }
 }
 
-/// Σ v² in double precision, always in the same order.
+/// Σ v² in double precision, in a fixed order.
 fn sum_of_squares(values: &[f32]) -> f64 {
     let mut lanes = [0.0f64; 16];
     let chunks = values.chunks_exact(lanes.len());

@@ -1,26 +1,26 @@
-//! Importance sampling of times by the second moment of their losses: `p_t ∝ √E[L_t²]`, which minimizes the
-//! variance of `L_t/p_t`, with the moment of each time estimated from its latest ten losses. Nichol & Dhariwal
-//! 2021, arXiv:2102.09672, section 3.3.
+//! Importance sampling of times by the second moment of their losses: `p_t ∝ √E[L_t²]`, which minimizes the variance of
+//! `L_t/p_t`. The moment of each time is estimated from its last ten losses. Nichol & Dhariwal 2021, arXiv:2102.09672,
+//! section 3.3.
 
 use std::collections::BTreeMap;
 
 use tweedie_models::params::{HostTensor, TensorSource};
 
-/// Losses that are remembered of each time; before all times have as many, they are equally likely.
+/// Number of losses stored for each time. Until all times have that many, they are equally likely.
 const REMEMBERED: usize = 10;
-/// The share of draws that are uniform at all times, so that none is forgotten.
+/// Fraction of draws that are always uniform, so that no time is neglected.
 const UNIFORM: f64 = 1e-3;
 
-/// The latest losses of every time of a table. Part of a run's state.
+/// The last losses of every time of a table. Part of a run's state.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LossHistory {
     /// `REMEMBERED` losses of each time, oldest first.
     losses: Vec<f32>,
-    /// How many of them there are.
+    /// Number of valid losses of each time.
     counts: Vec<usize>,
 }
 
-/// A time, with what its loss is to be multiplied by so that its expectation stays that of uniform times.
+/// A time, and the factor of its loss that keeps the expectation of uniform times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Drawn {
     pub index: usize,
@@ -32,7 +32,7 @@ impl LossHistory {
         Self { losses: vec![0.0; times * REMEMBERED], counts: vec![0; times] }
     }
 
-    /// Remembers the loss of a row at time `index`.
+    /// Records the loss of a row at time `index`.
     pub fn record(&mut self, index: usize, loss: f64) {
         let Some(count) = self.counts.get_mut(index) else { return };
         let slots = &mut self.losses[index * REMEMBERED..][..REMEMBERED];
@@ -73,7 +73,7 @@ impl LossHistory {
         ])
     }
 
-    /// What [`LossHistory::export`] gave, for a table of `times`.
+    /// Restores [`LossHistory::export`], for a table of `times`.
     pub fn import(source: &dyn TensorSource, times: usize) -> Result<Self, String> {
         let read = |name: &str, shape: &[usize]| {
             let tensor = source.read(name)?;
@@ -89,7 +89,7 @@ impl LossHistory {
     }
 }
 
-/// Draws from given probabilities by their running sum.
+/// Draws from probabilities by their cumulative sum.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     probabilities: Vec<f64>,
@@ -105,7 +105,7 @@ impl Table {
         Self { sums: sums.collect(), probabilities }
     }
 
-    /// The time to which `u` in `[0, 1)` belongs.
+    /// The time for `u` in `[0, 1)`.
     pub fn at(&self, u: f64) -> Drawn {
         let last = self.sums.len().saturating_sub(1);
         let total = self.sums.last().copied().unwrap_or(1.0);
@@ -130,7 +130,7 @@ mod tests {
                 }
             }
         }
-        // Older losses are forgotten: ten of each are left, 1, 2, 3 and 4.
+        // Older losses are dropped: ten of each remain, 1, 2, 3 and 4.
         for _ in 0..10 {
             (0..4).for_each(|index| history.record(index, (index + 1) as f64));
         }
@@ -161,7 +161,7 @@ mod tests {
         }
         let expected = losses.iter().sum::<f64>() / 5.0;
         assert!((mean / expected - 1.0).abs() < 1e-3, "{mean} {expected}");
-        // Nothing is left of the variance between times but the share of uniform draws.
+        // The only variance left between times comes from the uniform draws.
         assert!(square - mean * mean < 0.01 * (uniform - mean * mean));
         assert_eq!((table.at(0.0).index, table.at(1.0 - 1e-16).index), (0, 4));
     }

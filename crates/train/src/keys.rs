@@ -1,9 +1,9 @@
-//! Randomness as a pure function of (seed, purpose, step, row): nothing to save, nothing to restore.
+//! Random values as a pure function of (seed, purpose, step, row), so that there is no state to save.
 
 use rand::Rng;
 use tweedie_core::noise::{fill_normal, generator};
 
-/// What a random number is for; each purpose has streams of its own.
+/// The purpose of a random number; each has its own streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Order = 1,
@@ -32,7 +32,7 @@ fn mix(v: u64) -> u64 {
     v ^ (v >> 31)
 }
 
-/// A number in `[0, 1)`.
+/// A uniform value in `[0, 1)`.
 pub(crate) fn uniform(seed: u64, purpose: Purpose, step: u64, row: u64) -> f64 {
     let bits = generator(key(seed, purpose, step), row).next_u64();
     (bits >> 11) as f64 * (0.5f64).powi(53)

@@ -1,4 +1,4 @@
-//! The learning rate as a function of the step: a linear warm-up, then constant or half a cosine.
+//! The learning rate schedule: a linear warm-up, then constant or half a cosine.
 
 use std::f64::consts::PI;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 
-/// What follows the warm-up.
+/// The schedule after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decay {
-    /// The peak, kept.
+    /// Constant.
     #[default]
     Constant,
     /// `floor + (peak - floor)·(1 + cos(pi·progress))/2`.
@@ -21,15 +21,15 @@ pub enum Decay {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LearningRateConfig {
-    /// The highest rate, above 0.
+    /// Peak learning rate, > 0.
     pub peak: f64,
-    /// Steps of linear growth to it; the first step already uses `peak / warmup`.
+    /// Steps of linear warm-up; the first step already uses `peak / warmup`.
     pub warmup: u64,
-    /// What follows.
+    /// The schedule after the warm-up.
     pub decay: Decay,
-    /// The step at which a cosine reaches its floor; `run.steps` when not given.
+    /// Step at which a cosine reaches its floor; by default `run.steps`.
     pub decay_steps: Option<u64>,
-    /// Where a cosine ends, from 0 to the peak.
+    /// Final value of a cosine, from 0 to the peak.
     pub floor: f64,
 }
 
@@ -40,7 +40,7 @@ impl Default for LearningRateConfig {
 }
 
 impl LearningRateConfig {
-    /// The rate of the step after `done` others.
+    /// The learning rate of the step after `done` steps.
     pub fn at(&self, done: u64) -> f64 {
         if done < self.warmup {
             return self.peak * (done + 1) as f64 / self.warmup as f64;
@@ -59,7 +59,7 @@ impl LearningRateConfig {
         if self.decay == Decay::Cosine && self.decay_steps.is_none() {
             self.decay_steps = steps;
             if steps.is_none() {
-                let expected = "learning_rate.decay_steps or run.steps, so that it has an end";
+                let expected = "a value for learning_rate.decay_steps or run.steps";
                 return Err(TrainError::config("learning_rate.decay", "cosine", expected));
             }
         }
@@ -68,7 +68,7 @@ impl LearningRateConfig {
 
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         if !(self.peak > 0.0 && self.peak.is_finite()) {
-            return Err(TrainError::config("learning_rate.peak", self.peak, "above 0"));
+            return Err(TrainError::config("learning_rate.peak", self.peak, "a value > 0"));
         }
         if !(0.0..=self.peak).contains(&self.floor) {
             return Err(TrainError::config("learning_rate.floor", self.floor, "0 to learning_rate.peak"));

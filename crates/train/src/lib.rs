@@ -1,8 +1,8 @@
-//! Training diffusion models: one [`RunConfig`] in, a [`TrainLoop`] to iterate, a diffusers folder out.
+//! Trains diffusion models: a [`RunConfig`] in, a [`TrainLoop`] to iterate over, a diffusers folder out.
 //!
-//! Equal configurations give equal bits on the same machine, whether a run was interrupted or not: the
-//! weights, their averages, the optimizer's running means and the step are the whole state, and everything
-//! random is a pure function of the seed and the step.
+//! Equal configurations give equal bits on the same machine, whether a run was interrupted or not. Weights, their averages,
+//! the optimizer's running means and the step are the whole state; all randomness is a pure function of the seed and the
+//! step.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

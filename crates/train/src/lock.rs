@@ -1,4 +1,4 @@
-//! One run, one process: the folder is locked while a [`TrainLoop`](crate::TrainLoop) lives.
+//! Locks the folder of a run while a [`TrainLoop`](crate::TrainLoop) exists, so that only one process trains it.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -10,22 +10,22 @@ use tweedie_system::files::Made;
 
 use crate::error::TrainError;
 
-/// The operating system lets go when this is dropped, however the process ends.
+/// The operating system releases the lock when this is dropped or the process ends.
 pub(crate) struct FolderLock {
-    /// The folder, if this made it: it goes again, before the lock does, unless [`FolderLock::begun`].
+    /// The folder, if this created it: removed before the lock is released, unless [`FolderLock::begun`] was called.
     made: Option<Made>,
     _file: File,
 }
 
 impl FolderLock {
-    /// Makes the folder if it is missing.
+    /// Creates the folder if it does not exist, and locks it.
     pub(crate) fn take(folder: &Path) -> Result<Self, TrainError> {
         let path = folder.join(".lock");
         loop {
             let made = make(folder).map_err(|e| TrainError::io(folder, e))?;
             let file = match File::create(&path) {
                 Ok(file) => file,
-                // Whoever made the folder has just removed it again.
+                // Another process has just removed the folder that it created.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(TrainError::io(&path, e)),
             };
@@ -33,7 +33,7 @@ impl FolderLock {
                 Ok(()) if is_at(&file, &path) => {
                     return Ok(Self { _file: file, made: made.map(|path| Made::new(&path)) });
                 }
-                // Another process had made the file, and has removed it since.
+                // Another process has removed the file that it created.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(TrainError::Busy { path: folder.into() }),
                 Err(TryLockError::Error(e)) => return Err(TrainError::io(&path, e)),
@@ -41,7 +41,7 @@ impl FolderLock {
         }
     }
 
-    /// There is a run in the folder: it stays.
+    /// Keeps the folder, because it contains a run now.
     pub(crate) fn begun(&mut self) {
         if let Some(made) = self.made.take() {
             made.keep();
@@ -49,7 +49,7 @@ impl FolderLock {
     }
 }
 
-/// Makes `folder` with its parents; says whether it did.
+/// Creates `folder` and its parents; returns it if it did not exist.
 fn make(folder: &Path) -> io::Result<Option<PathBuf>> {
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent)?;
@@ -61,7 +61,7 @@ fn make(folder: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// Whether `path` still leads to `file`.
+/// Whether `path` is still `file`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_run_waits_its_turn() {
+    fn a_second_run_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let first = FolderLock::take(folder.path()).unwrap();
         let second = FolderLock::take(folder.path()).err().unwrap();
@@ -90,13 +90,13 @@ mod tests {
         FolderLock::take(folder.path()).unwrap();
     }
     #[test]
-    fn only_what_it_made_goes_with_it() {
+    fn only_its_own_folder_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (new, old) = (folder.path().join("deep/new"), folder.path().join("old"));
         fs::create_dir(&old).unwrap();
         drop((FolderLock::take(&new).unwrap(), FolderLock::take(&old).unwrap()));
         assert!(!new.exists() && old.exists());
-        // One that waits while the first fails finds a folder of its own.
+        // A second one that waits while the first fails creates its own folder.
         let first = FolderLock::take(&new).unwrap();
         assert!(FolderLock::take(&new).is_err() && new.exists());
         drop(first);

@@ -1,5 +1,5 @@
-//! The log of a run: JSON lines and a TensorBoard event file, both only ever appended to, and cut back when
-//! the run goes on from a checkpoint.
+//! The log of a run: JSON lines and a TensorBoard event file. Both are only appended to, and truncated when the run resumes
+//! from a checkpoint.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use crate::{
 pub(crate) const LINES: &str = "log.jsonl";
 const EVENTS: &str = "tensorboard/events.out.tfevents.tweedie";
 
-/// Points of the curves so far.
+/// The points of the loss curves so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Curves {
     pub train: Vec<(u64, f64)>,
@@ -37,8 +37,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// In the folder `out`, cut back to `lengths`: lines and events written after a checkpoint belong to
-    /// steps that will be made again, and the last may be half a line.
+    /// Opens the log in the folder `out`, truncated to `lengths`: lines and events after a checkpoint belong to steps that will
+    /// be repeated, and the last line may be incomplete.
     pub fn open(out: &Path, lengths: &BTreeMap<String, u64>) -> Result<Self, TrainError> {
         let length = |name| lengths.get(name).copied().unwrap_or(0);
         let lines = Append::open(out.join(LINES), length(LINES))?;
@@ -50,14 +50,14 @@ impl Log {
         Ok(Self { lines, events, curves: Curves::read(&text) })
     }
 
-    /// The present lengths, once what was written is on the disk.
+    /// The current lengths, after flushing to the disk.
     pub fn lengths(&mut self) -> Result<BTreeMap<String, u64>, TrainError> {
         self.lines.sync()?;
         self.events.sync()?;
         Ok(BTreeMap::from([(LINES.to_owned(), self.lines.length), (EVENTS.to_owned(), self.events.length)]))
     }
 
-    /// A step, with the mean `loss` of the steps since the last line, and its own other `figures`.
+    /// Logs a step, with the mean `loss` since the last line, and its other `figures`.
     pub fn step(&mut self, step: &Step, loss: f64, figures: &[Figure]) -> Result<(), TrainError> {
         self.curves.train.push((step.step, loss));
         let line = json!({
@@ -80,7 +80,7 @@ impl Log {
         self.scalars(step.step, &scalars, "train", figures)
     }
 
-    /// What held-out images say.
+    /// Logs a validation.
     pub fn validation(&mut self, step: u64, found: &Validation) -> Result<(), TrainError> {
         let Validation { loss, ema_loss, figures } = found;
         self.curves.held_out.push((step, *loss));
@@ -94,7 +94,7 @@ impl Log {
         self.scalars(step, &scalars, "held_out", figures)
     }
 
-    /// A grid of samples, as a PNG file's bytes.
+    /// Logs a grid of samples, given as a PNG file.
     pub fn preview(&mut self, step: u64, width: usize, height: usize, png: &[u8]) -> Result<(), TrainError> {
         self.events.write(&tensorboard::event(
             now(),
@@ -144,12 +144,12 @@ impl Curves {
     }
 }
 
-/// Seconds since 1970.
+/// Unix time in seconds.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// A file that grows.
+/// A file that is appended to.
 struct Append {
     path: PathBuf,
     file: File,
@@ -157,7 +157,7 @@ struct Append {
 }
 
 impl Append {
-    /// Cut back to `length`; a shorter file is taken as it is.
+    /// Opens it truncated to `length`; a shorter file is not changed.
     fn open(path: PathBuf, length: u64) -> Result<Self, TrainError> {
         let open = || {
             if let Some(dir) = path.parent() {

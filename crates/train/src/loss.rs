@@ -1,16 +1,15 @@
-//! What training minimizes: the weighted squared error of the network's output,
+//! The training loss: the weighted squared error of the network's output,
 //! `L = mean over images of w(level)·mean over pixels of (F - target)²`.
 //!
-//! Published weightings are stated for the error of `x0`, of `eps`, or of a particular parameterization.
-//! At one level all of these are the same error up to a factor: since `x0 = c_skip·x + c_out·F` and
-//! `x = alpha·x0 + sigma·eps`,
+//! Published weightings are stated for the error of `x0`, of `eps`, or of a particular parameterization. At one noise level
+//! these errors only differ by a factor: since `x0 = c_skip·x + c_out·F` and `x = alpha·x0 + sigma·eps`,
 //!
 //! ```text
 //! |x0 - x0'|²   = c_out²·|F - target|²
 //! |eps - eps'|² = e_out²·|F - target|²,   e_out = -alpha·c_out/sigma
 //! ```
 //!
-//! so each weighting is brought to the output's space by one of the two factors, whichever is finite.
+//! So each weighting is converted to the output's space by one of the two factors, whichever is finite.
 
 use std::f64::consts::LN_2;
 
@@ -24,7 +23,7 @@ use crate::{
     time_sampler::{Draw, TimeSampler, TimeSampling},
 };
 
-/// How much each noise level counts.
+/// The weighting of noise levels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WeightingKind {
@@ -47,32 +46,32 @@ pub enum WeightingKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
-    /// `simple`, the weighted squared error; `vlb`, the variational bound of a table of betas, whatever the
-    /// weighting; or `hybrid`, both, for a learned variance.
+    /// `simple`, the weighted squared error; `vlb`, the variational bound of a table of betas, which ignores the weighting; or
+    /// `hybrid`, both, for a learned variance.
     pub objective: ObjectiveKind,
-    /// Lambda of hybrid, above 0: the weight of the bound, which is in bits per dimension.
+    /// Weight of the bound in hybrid (lambda), > 0; the bound is in bits per dimension.
     pub vlb_weight: f64,
-    /// How much each noise level counts.
+    /// The weighting of noise levels.
     pub weighting: WeightingKind,
-    /// Gamma of min-SNR, above 0.
+    /// Gamma of min-SNR, > 0.
     pub min_snr_gamma: f64,
-    /// Gamma of P2, 0 or more.
+    /// Gamma of P2, ≥ 0.
     pub p2_gamma: f64,
-    /// k of P2, above 0.
+    /// k of P2, > 0.
     pub p2_k: f64,
     /// Log-SNR at which the sigmoid weighting is one half.
     pub sigmoid_bias: f64,
-    /// Log-SNR up to which the bound weighting counts; at cleaner levels pixels of 8 bits are known anyway.
+    /// Largest log-SNR with a nonzero bound weighting; at cleaner levels 8-bit pixels are known anyway.
     pub bound_log_snr_max: f64,
-    /// Which noise levels are visited.
+    /// The distribution of times.
     pub times: TimeSampling,
     /// Mean of the logit-normal or log-normal distribution of times.
     pub times_mean: f64,
-    /// Its standard deviation, above 0.
+    /// Its standard deviation, > 0.
     pub times_std: f64,
-    /// Spread the times of one step evenly.
+    /// Whether to spread the times of one step evenly.
     pub low_discrepancy: bool,
-    /// Visit times between the entries of a table too.
+    /// Whether to also use times between the entries of a table.
     pub continuous: bool,
 }
 
@@ -108,7 +107,7 @@ impl LossConfig {
         }
     }
 
-    /// The weighting; `sigma_data` is that of the data, for EDM's.
+    /// The weighting; `sigma_data` is the standard deviation of the data, for EDM.
     pub fn weighting(&self, sigma_data: f64) -> Weighting {
         match self.weighting {
             WeightingKind::Constant => Weighting::Constant,
@@ -123,7 +122,7 @@ impl LossConfig {
     pub(crate) fn check(&self, diffusion: &DiffusionConfig) -> Result<(), TrainError> {
         let positive = |key: &str, v: f64| {
             let ok = v > 0.0 && v.is_finite();
-            if ok { Ok(()) } else { Err(TrainError::config(key, v, "a number above 0")) }
+            if ok { Ok(()) } else { Err(TrainError::config(key, v, "a finite value > 0")) }
         };
         positive("loss.min_snr_gamma", self.min_snr_gamma)?;
         positive("loss.p2_k", self.p2_k)?;
@@ -136,7 +135,7 @@ impl LossConfig {
             ("loss.times_mean", self.times_mean),
         ] {
             if !v.is_finite() {
-                return Err(TrainError::config(key, v, "a finite number"));
+                return Err(TrainError::config(key, v, "a finite value"));
             }
         }
         self.check_objective(diffusion)?;
@@ -148,7 +147,7 @@ impl LossConfig {
             let weight = weighting.weight(diffusion.parameterization(), draw);
             if !(weight >= 0.0 && weight.is_finite()) {
                 let expected = format!(
-                    "one that is finite at every level of this schedule; at t = {} it is {weight}",
+                    "a weighting that is finite at all noise levels of this schedule; at t = {} it is {weight}",
                     draw.level.t
                 );
                 return Err(TrainError::config("loss.weighting", format!("{weighting:?}"), expected));
@@ -157,7 +156,7 @@ impl LossConfig {
         Ok(())
     }
 
-    /// Whether objective, times and process fit together.
+    /// Checks that objective, times and process are compatible.
     fn check_objective(&self, diffusion: &DiffusionConfig) -> Result<(), TrainError> {
         fn wrong(key: &str, value: impl Serialize, expected: &str) -> Result<(), TrainError> {
             let value = serde_json::to_value(value).unwrap_or_default();
@@ -166,75 +165,73 @@ impl LossConfig {
         }
         let bound = self.objective != ObjectiveKind::Simple;
         if bound && !diffusion.is_table() {
-            let expected =
-                "simple (perhaps with loss.weighting = bound): the others need a schedule of betas";
+            let expected = "simple (optionally with loss.weighting = bound), because the others need a schedule of betas";
             return wrong("loss.objective", self.objective, expected);
         }
         match (self.objective, diffusion.learned_range()) {
             (ObjectiveKind::Simple, true) => {
-                let expected = "hybrid or vlb, which train the learned variance (diffusion.variance)";
+                let expected = "hybrid or vlb, to train the learned variance (diffusion.variance)";
                 return wrong("loss.objective", self.objective, expected);
             }
             (ObjectiveKind::Hybrid, false) => {
-                let expected = "simple or vlb: hybrid trains a variance, diffusion.variance = learned-range";
+                let expected = "simple or vlb; hybrid needs diffusion.variance = learned-range";
                 return wrong("loss.objective", self.objective, expected);
             }
             _ => {}
         }
         if bound && !matches!(self.times, TimeSampling::Uniform | TimeSampling::LossSecondMoment) {
-            let expected = "uniform or loss-second-moment, as the bound is a sum over all times";
+            let expected = "uniform or loss-second-moment, because the bound is a sum over all times";
             return wrong("loss.times", self.times, expected);
         }
         if self.times.adapts() && !diffusion.is_table() {
-            let expected = "another distribution: this one remembers every time of a schedule of betas";
+            let expected = "another distribution; this one needs a schedule of betas";
             return wrong("loss.times", self.times, expected);
         }
         if self.continuous && (bound || self.times.adapts()) {
-            let expected = "false: the bound and loss-second-moment have the times of the table";
+            let expected = "false, because the bound and loss-second-moment need times of the table";
             return wrong("loss.continuous", self.continuous, expected);
         }
         Ok(())
     }
 }
 
-/// A weighting with its numbers. `SNR = alpha²/sigma²`.
+/// A weighting with its parameters. `SNR = alpha²/sigma²`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Weighting {
-    /// 1 on the output, whatever it means: Ho et al. 2020's simple loss for `eps`.
+    /// 1 for the output error in any parameterization: Ho et al. 2020's simple loss for `eps`.
     Constant,
-    /// `min(SNR, gamma)` on the error of `x0`; so `min(SNR, gamma)/SNR` for `eps` and
-    /// `min(SNR, gamma)/(SNR + 1)` for `v` (Hang et al. 2023, arXiv:2303.09556).
+    /// `min(SNR, gamma)` for the error of `x0`, so `min(SNR, gamma)/SNR` for `eps` and `min(SNR, gamma)/(SNR + 1)` for `v`
+    /// (Hang et al. 2023, arXiv:2303.09556).
     MinSnr {
-        /// Where the weight stops growing.
+        /// The SNR above which the weight is constant.
         gamma: f64,
     },
-    /// `1/(k + SNR)^gamma` on the error of `eps` (Choi et al. 2022, arXiv:2204.00227).
+    /// `1/(k + SNR)^gamma` for the error of `eps` (Choi et al. 2022, arXiv:2204.00227).
     P2 {
         /// Strength; 0 is constant for `eps`.
         gamma: f64,
         /// Offset.
         k: f64,
     },
-    /// `(sigma² + sigma_data²)/(sigma·sigma_data)²` on the error of `x0`, where `sigma` is the
-    /// noise-to-signal ratio; 1 for the EDM parameterization (Karras et al. 2022, table 1).
+    /// `(sigma² + sigma_data²)/(sigma·sigma_data)²` for the error of `x0`, where `sigma` is the noise-to-signal ratio; 1 for
+    /// the EDM parameterization (Karras et al. 2022, table 1).
     Edm {
         /// Standard deviation of the data.
         sigma_data: f64,
     },
-    /// `sigmoid(bias - log SNR)` on the error of `eps`, as a density over log-SNR: divided by the
-    /// sampler's own density, so that the objective does not depend on how times are drawn (Kingma & Gao
-    /// 2023, arXiv:2303.00848; Hoogeboom et al. 2024, arXiv:2410.19324).
+    /// `sigmoid(bias - log SNR)` for the error of `eps`, as a density over log-SNR: divided by the density of the time sampler,
+    /// so that the objective does not depend on how times are drawn (Kingma & Gao 2023, arXiv:2303.00848; Hoogeboom et al.
+    /// 2024, arXiv:2410.19324).
     Sigmoid {
         /// The log-SNR of weight one half.
         bias: f64,
     },
-    /// The variational bound of infinitely many steps, `1/2` on the error of `eps` as a density over
-    /// log-SNR, in bits: the mean loss is bits per dimension, but for what the prior and the last decision
-    /// cost (Kingma et al. 2021, arXiv:2107.00630, eq. 15; Kingma & Gao 2023). For any process and
-    /// parameterization. 0 at levels cleaner than `log_snr_max`, where 8 bits are known and the integral
-    /// would not end.
+    /// The variational bound with infinitely many steps, `1/2` for the error of `eps` as a density over log-SNR, in bits: the
+    /// mean loss is bits per dimension without the prior and the decoder terms (Kingma et al. 2021, arXiv:2107.00630, eq. 15;
+    /// Kingma & Gao 2023). For any process and parameterization. 0 at levels cleaner than `log_snr_max`, where 8-bit values
+    /// are known and the integral would diverge.
     Bound {
-        /// The cleanest log-SNR that counts.
+        /// The largest log-SNR with a nonzero weight.
         log_snr_max: f64,
     },
 }
@@ -258,7 +255,7 @@ impl Weighting {
             }
             Self::Sigmoid { bias } => {
                 let eps_weight = 1.0 / (1.0 + snr * (-bias).exp());
-                // On x0: SNR·sigmoid(bias - log SNR) = e^bias·sigmoid(log SNR - bias).
+                // For x0: SNR·sigmoid(bias - log SNR) = e^bias·sigmoid(log SNR - bias).
                 let weight = if snr > 1.0 { snr * eps_weight * x0_factor } else { eps_weight * eps_factor };
                 weight / draw.density
             }
@@ -362,8 +359,8 @@ mod tests {
         assert!(close(edm.weight(p, Draw { level, density: 1.0 }), 1.0));
     }
 
-    /// With Gaussian data and its exact denoiser, the loss integrates to the information that the cleanest
-    /// level has of the data and the noisiest has not, whatever the parameterization.
+    /// With Gaussian data and its exact denoiser, the loss integrates to the information about the data that the cleanest level
+    /// has and the noisiest has not, for any parameterization.
     #[test]
     fn the_bound_weighting_is_the_continuous_bound() {
         let (table, flow, edm) = (
@@ -388,7 +385,7 @@ mod tests {
                 let draw = sampler.at(schedule, (f64::from(i) + 0.5) / f64::from(n));
                 let at = draw.level;
                 let weight = Weighting::Bound { log_snr_max: max }.weight(p, draw);
-                // The error of eps that is left, brought to the output's space.
+                // The remaining error of eps, converted to the output's space.
                 let unknown = variance * at.snr() / (1.0 + variance * at.snr());
                 loss += weight * unknown / eps_factor(p, at) / f64::from(n);
                 least = least.min(at.snr());

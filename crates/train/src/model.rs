@@ -1,4 +1,4 @@
-//! The network of a run: its configuration, and what training puts around it.
+//! The network of a run, and its additional layers for training.
 
 use burn::{
     module::Module,
@@ -15,13 +15,13 @@ use tweedie_models::{
 
 use crate::error::TrainError;
 
-/// The `[model]` table: a few numbers, or in `[model.unet]` every key of a diffusers `config.json`.
+/// The `[model]` table: a few sizes, or in `[model.unet]` all keys of a diffusers `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelConfig {
-    /// A few numbers.
+    /// A few sizes.
     Compact(CompactUNet),
-    /// Keys of `UNet2DModel`'s `config.json`; those left out have diffusers' defaults, and null is written
-    /// `"null"`. `sample_size` and `num_class_embeds` are filled in.
+    /// Keys of `UNet2DModel`'s `config.json`; missing ones have diffusers' defaults, and null is written `"null"`.
+    /// `sample_size` and `num_class_embeds` are filled in.
     UNet(toml::Table),
 }
 
@@ -31,27 +31,27 @@ impl Default for ModelConfig {
     }
 }
 
-/// A DDPM U-Net by a few numbers.
+/// A DDPM U-Net defined by a few sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompactUNet {
     /// Channels at full resolution, a multiple of `norm_groups`.
     pub base_channels: usize,
-    /// Channels at each resolution, as multiples of `base_channels`; each resolution is half the one before.
+    /// Channels at each resolution, as multiples of `base_channels`; each resolution is half the previous one.
     pub multipliers: Vec<usize>,
-    /// Which resolutions have self-attention, counted from 0, the full one.
+    /// The resolutions with self-attention; 0 is the full resolution.
     pub attention_levels: Vec<usize>,
-    /// Self-attention between the ways down and up.
+    /// Whether the middle block has self-attention.
     pub mid_attention: bool,
-    /// Channels of an attention head; 0 for one head over all channels.
+    /// Channels per attention head; 0 for one head over all channels.
     pub head_channels: usize,
-    /// Residual layers per resolution on the way down; one more on the way up.
+    /// Residual layers per resolution in the down path; the up path has one more.
     pub layers_per_block: usize,
-    /// Probability of dropout within residual layers.
+    /// Dropout probability of residual layers.
     pub dropout: f64,
     /// Groups of the normalizations.
     pub norm_groups: usize,
-    /// Let time and class scale the normalized features, and not only shift them.
+    /// Whether time and class also scale the normalized features instead of only shifting them.
     pub scale_shift: bool,
 }
 
@@ -88,7 +88,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
             Some(toml::Value::Table(unet)) => match table.keys().next() {
                 None => Ok(Self::UNet(unet)),
                 Some(key) => Err(D::Error::custom(format!(
-                    "`{key}` beside `model.unet`, which describes the whole network"
+                    "`{key}` cannot be combined with `model.unet`, which describes the whole network"
                 ))),
             },
             Some(other) => Err(D::Error::custom(format!("unet = {other}: expected a table"))),
@@ -97,9 +97,8 @@ impl<'de> Deserialize<'de> for ModelConfig {
 }
 
 impl ModelConfig {
-    /// The diffusers configuration for RGB images of `size`×`size`; with `classes`, the network is told
-    /// one of so many, or one more for "no class". With `learned_range` it answers six channels, the
-    /// latter half for the variance.
+    /// The diffusers configuration for RGB images of `size`×`size`. With `classes`, the network has that many classes and a null
+    /// class. With `learned_range` it has six output channels, the second half for the variance.
     ///
     /// # Errors
     /// [`TrainError::Config`] naming the key.
@@ -119,15 +118,11 @@ impl ModelConfig {
         };
         config.sample_size = Some(SampleSize::Square(size));
         if config.in_channels != 3 {
-            return Err(TrainError::config(
-                "model.unet.in_channels",
-                config.in_channels,
-                "3, as images have",
-            ));
+            return Err(TrainError::config("model.unet.in_channels", config.in_channels, "3 for RGB images"));
         }
         let (answered, expected) = match learned_range {
-            false => (3, "3, as images have"),
-            true => (6, "3 or 6, for images and their variances (diffusion.variance = learned-range)"),
+            false => (3, "3 for RGB images"),
+            true => (6, "3, or 6 with a learned variance (diffusion.variance = learned-range)"),
         };
         if ![3, answered].contains(&config.out_channels) {
             return Err(TrainError::config("model.unet.out_channels", config.out_channels, expected));
@@ -135,7 +130,8 @@ impl ModelConfig {
         config.out_channels = answered;
         let embeds = classes.map(|k| k + 1);
         if let Some(given) = config.num_class_embeds.filter(|&n| embeds.is_some_and(|e| e != n)) {
-            let expected = format!("{}, the classes of the data and \"no class\"", embeds.unwrap_or(0));
+            let expected =
+                format!("{}, the number of classes in the data plus the null class", embeds.unwrap_or(0));
             return Err(TrainError::config("model.unet.num_class_embeds", given, expected));
         }
         config.num_class_embeds = embeds.or(config.num_class_embeds);
@@ -143,14 +139,14 @@ impl ModelConfig {
         let stride = config.stride();
         if size == 0 || !size.is_multiple_of(stride) {
             let expected =
-                format!("a multiple of {stride}, which a pixel of the lowest resolution stands for");
+                format!("a multiple of {stride}, because the network halves the resolution that often");
             return Err(TrainError::config("data.size", size, expected));
         }
         Ok(config)
     }
 }
 
-/// `"null"` to null: TOML has none.
+/// Converts `"null"` to null, which TOML does not have.
 pub(crate) fn nulls(value: serde_json::Value) -> serde_json::Value {
     match value {
         serde_json::Value::String(s) if s == "null" => serde_json::Value::Null,
@@ -167,7 +163,7 @@ impl CompactUNet {
         }
         if levels == 0 || self.multipliers.contains(&0) {
             let found = format!("{:?}", self.multipliers);
-            return Err(TrainError::config("model.multipliers", found, "at least one number, none 0"));
+            return Err(TrainError::config("model.multipliers", found, "at least one value, all > 0"));
         }
         if let Some(level) = self.attention_levels.iter().find(|&&l| l >= levels) {
             let expected = format!("resolutions from 0 to {}", levels - 1);
@@ -178,7 +174,7 @@ impl CompactUNet {
             self.multipliers.iter().map(|m| self.base_channels.checked_mul(*m)).collect();
         Ok(UNet2DConfig {
             block_out_channels: channels.ok_or_else(|| {
-                TrainError::config("model.base_channels", self.base_channels, "a smaller number")
+                TrainError::config("model.base_channels", self.base_channels, "a smaller value")
             })?,
             down_block_types: (0..levels)
                 .map(
@@ -207,22 +203,22 @@ impl CompactUNet {
     }
 }
 
-/// The network and what is used in training only.
+/// The network and layers that are only used in training.
 #[derive(Module, Debug)]
 pub struct TrainModel {
     /// The network.
     pub unet: UNet2DModel,
-    /// From an augmentation's label, `[B, 9]`, to the width of the time embedding, to which it is added; at
-    /// most one. It has no bias and starts at zero, so that the zero label, "as it is", changes nothing
-    /// and the network alone is the whole model once trained (Karras et al. 2022, appendix F.2).
+    /// Maps augmentation labels `[B, 9]` to the width of the time embedding, to which the result is added; at most one. It has
+    /// no bias and starts at zero, so that the label of an unchanged image has no effect and the network alone is the whole
+    /// model after training (Karras et al. 2022, appendix F.2).
     pub augment: Vec<Linear>,
 }
 
 impl TrainModel {
-    /// With initial weights drawn from `seed`.
+    /// Creates it with initial weights drawn from `seed`.
     ///
     /// # Errors
-    /// For a configuration that describes no network.
+    /// If the configuration does not describe a network.
     pub fn new(config: &UNet2DConfig, labels: bool, seed: u64, device: &Device) -> Result<Self, TrainError> {
         let unet = UNet2DModel::new(config, seed, device).map_err(|e| TrainError::Model(e.to_string()))?;
         let init = Init::new(seed, device).at("augment.0");
@@ -235,14 +231,14 @@ impl TrainModel {
         Ok(settle(Self { unet, augment }))
     }
 
-    /// The same network, its activations held in `precision`.
+    /// The same network with activations in `precision`.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.unet = self.unet.with_precision(precision);
         self
     }
 
-    /// The raw output for a batch. `labels` holds nine numbers per row, if there are any.
+    /// The raw output for a batch. `labels` contains nine values per row, or is empty.
     pub fn forward(
         &self,
         x: Tensor<4>,

@@ -1,13 +1,13 @@
-//! The loss of a batch, and what its gradient is taken of.
+//! The loss of a batch, and its gradient.
 //!
 //! - *Simple*: the weighted squared error of the output (see [`crate::loss`]).
-//! - *VLB*: `T·L_t` in bits per dimension, whose mean over uniform times is the variational bound but for its
-//!   constant `L_T` (Ho et al. 2020, arXiv:2006.11239, eq. 5).
-//! - *Hybrid*: the simple loss plus `λ` times the bound, whose gradient does not reach the predicted mean, so
-//!   that it trains the variance alone (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 16).
+//! - *VLB*: `T·L_t` in bits per dimension, whose mean over uniform times is the variational bound without its constant
+//!   `L_T` (Ho et al. 2020, arXiv:2006.11239, eq. 5).
+//! - *Hybrid*: the simple loss plus `λ` times the bound, whose gradient does not reach the predicted mean, so that it only
+//!   trains the variance (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 16).
 //!
-//! The bound is computed on the host in double precision, with its derivatives by the network's output in closed
-//! form; the backward pass starts from `Σ derivative·output`, whose gradient is that of the bound.
+//! The bound is computed on the host in double precision, with its derivatives with respect to the network's output in closed
+//! form. The backward pass starts from `Σ derivative·output`, whose gradient is that of the bound.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use tweedie_ops::{from_host, to_host};
 
 use crate::{batches::HostBatch, config::RunConfig, error::TrainError, model::TrainModel};
 
-/// What is minimized.
+/// The loss function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveKind {
@@ -29,27 +29,27 @@ pub enum ObjectiveKind {
     Simple,
     /// The variational bound, in bits per dimension.
     Vlb,
-    /// The squared error for the mean, the bound for a learned variance.
+    /// The squared error for the mean, and the bound for a learned variance.
     Hybrid,
 }
 
-/// What is minimized, with all that it takes.
+/// The loss function with its parameters.
 #[derive(Clone, Debug)]
 pub(crate) struct Objective {
     kind: ObjectiveKind,
     bound: Option<Bound>,
     vlb_weight: f64,
     parameterization: Parameterization,
-    /// Whether every row's own loss is wanted.
+    /// Whether the loss of every row is needed.
     pub each_row: bool,
 }
 
-/// A batch's share of a step's loss.
+/// The contribution of a batch to a step's loss.
 pub(crate) struct BatchLoss {
     pub value: f64,
-    /// Each row's loss without its weight of importance sampling; empty unless wanted.
+    /// The loss of each row without its importance weight; empty unless needed.
     pub rows: Vec<f64>,
-    /// A number whose gradient is the loss'.
+    /// A tensor with the gradient of the loss.
     pub graph: Tensor<1>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct BatchLoss {
 struct Terms {
     /// `T·L_t` of each row, in bits per dimension.
     bits: Vec<f64>,
-    /// Derivatives of each row's term by the raw output.
+    /// Derivatives of each row's term with respect to the raw output.
     gradient: Vec<f64>,
 }
 
@@ -73,7 +73,7 @@ impl Objective {
         })
     }
 
-    /// The share of `batch` in the mean over a step's `rows`.
+    /// The contribution of `batch` to the mean over a step's `rows`.
     pub fn of(
         &self,
         model: &TrainModel,
@@ -132,8 +132,8 @@ impl Objective {
         loss
     }
 
-    /// The bound's terms for the raw output `[B, C, H, W]`, `C` being 6 with learned variances. In the hybrid
-    /// objective the derivatives by the part that makes the mean are zero.
+    /// The bound's terms for the raw output `[B, C, H, W]`, with `C` = 6 for learned variances. In the hybrid objective the
+    /// derivatives with respect to the mean are zero.
     fn terms(&self, bound: &Bound, batch: &HostBatch, output: &[f32]) -> Terms {
         let b = batch.len();
         let pixels = batch.input.len() / b.max(1);
@@ -170,7 +170,7 @@ impl Objective {
     }
 }
 
-/// A tensor that the backward pass of `like` knows as a constant.
+/// A constant tensor in the autodiff graph of `like`.
 fn constant(values: Vec<f32>, shape: [usize; 4], like: &Tensor<4>) -> Tensor<4> {
     let device = like.device().inner();
     let tensor = Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32));
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_zero_label_changes_nothing_and_another_does() {
         let Case { mut model, batch, device, .. } = case(2, &[]);
-        // As after some training: the weights are no longer zero.
+        // As after some training: the weights are not zero.
         let weight = model.augment[0].weight.clone();
         model.augment[0].weight = weight.map(|w| w + 1.0);
         let none = output(&model, &batch, None, &device);
@@ -254,7 +254,7 @@ mod tests {
     const LEARNED: [&str; 3] =
         ["diffusion.variance=learned-range", "loss.objective=hybrid", "diffusion.schedule=linear"];
 
-    /// The case with other times, among them the decoder's.
+    /// The case with other times, including the decoder's.
     fn at(case: &mut Case, levels: &[usize]) {
         let schedule = case.config.diffusion.schedule().unwrap();
         case.batch.levels = levels.to_vec();
@@ -286,7 +286,7 @@ mod tests {
             let bound = objective.bound.clone().unwrap();
             let channels = if learned { 6 } else { 3 };
             let each = channels * 64;
-            // The exact answer, and something beside it.
+            // The exact prediction, and a perturbed one.
             let schedule = case.config.diffusion.schedule().unwrap();
             let mut output = vec![0.0f32; 5 * each];
             for row in 0..5 {

@@ -1,5 +1,4 @@
-//! AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) as PyTorch defines it, with its state kept by parameter
-//! name.
+//! AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) as in PyTorch, with state by parameter name.
 
 use std::collections::BTreeMap;
 
@@ -21,17 +20,17 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Decay of the mean of gradients, from 0 to below 1.
+    /// Decay rate of the mean of gradients, ≥ 0 and < 1.
     pub beta1: f64,
-    /// Decay of the mean of squared gradients, from 0 to below 1.
+    /// Decay rate of the mean of squared gradients, ≥ 0 and < 1.
     pub beta2: f64,
-    /// Added to the denominator, above 0.
+    /// Added to the denominator, > 0.
     pub eps: f64,
-    /// Decoupled decay of the weights, 0 or more.
+    /// Decoupled weight decay, ≥ 0.
     pub weight_decay: f64,
-    /// Let biases, norms and embeddings decay too.
+    /// Whether weight decay also applies to biases, norms and embeddings.
     pub decay_all: bool,
-    /// The gradient is scaled down to this norm, if above; 0 for no clipping.
+    /// Maximum norm of the gradient, which is scaled down to it; 0 turns clipping off.
     pub clip_norm: f64,
 }
 
@@ -45,24 +44,24 @@ impl OptimizerConfig {
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         for (key, v) in [("optimizer.beta1", self.beta1), ("optimizer.beta2", self.beta2)] {
             if !(0.0..1.0).contains(&v) {
-                return Err(TrainError::config(key, v, "0 up to, not including, 1"));
+                return Err(TrainError::config(key, v, "a value ≥ 0 and < 1"));
             }
         }
         if !(self.eps > 0.0 && self.eps.is_finite()) {
-            return Err(TrainError::config("optimizer.eps", self.eps, "a number above 0"));
+            return Err(TrainError::config("optimizer.eps", self.eps, "a value > 0"));
         }
         for (key, v) in
             [("optimizer.weight_decay", self.weight_decay), ("optimizer.clip_norm", self.clip_norm)]
         {
             if !(v >= 0.0 && v.is_finite()) {
-                return Err(TrainError::config(key, v, "0 or more"));
+                return Err(TrainError::config(key, v, "a value ≥ 0"));
             }
         }
         Ok(())
     }
 }
 
-/// A parameter's running means, flat.
+/// The running means of a parameter, flat.
 struct Moments {
     mean: Tensor<1>,
     square: Tensor<1>,
@@ -77,7 +76,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// One that has not made a step.
+    /// Creates an optimizer without steps.
     pub fn new(config: &OptimizerConfig) -> Self {
         Self { config: config.clone(), state: BTreeMap::new(), steps: 0 }
     }
@@ -87,14 +86,14 @@ impl Optimizer {
         self.steps
     }
 
-    /// Makes one step. A parameter without a gradient is left as it is.
+    /// Makes one step. A parameter without a gradient is not changed.
     pub fn step<M: Module>(&mut self, model: M, gradients: GradientMap, learning_rate: f64) -> M {
         model.map(&mut self.update(gradients, learning_rate, 0.0, BTreeMap::new()))
     }
 
-    /// [`Optimizer::step`], and as each parameter is stepped, `average += weight·(parameter - average)` for that of
-    /// `average`, a copy of the model outside autodiff: the bits of [`crate::ema::update`] after the step. Returns the
-    /// model and the average.
+    /// Like [`Optimizer::step`], and for each parameter also `average += weight·(parameter - average)`, where `average` is a copy
+    /// of the model without autodiff; bit for bit like [`crate::ema::update`] after the step. Returns the model and the
+    /// average.
     pub fn step_averaged<M: Module>(
         &mut self,
         model: M,
@@ -139,7 +138,7 @@ impl Optimizer {
         }
     }
 
-    /// The running means as named tensors, `mean.` and `square.` before the parameter's name.
+    /// The running means as named tensors, with the prefix `mean.` or `square.` before the parameter's name.
     pub fn export(&self) -> BTreeMap<String, HostTensor> {
         let host = |t: &Tensor<1>, shape: &[usize]| {
             let data = t.clone().into_data().convert::<f32>();
@@ -154,10 +153,10 @@ impl Optimizer {
         self.state.iter().flat_map(both).collect()
     }
 
-    /// Continues after `steps` steps from exported running means, for parameters of these `shapes`.
+    /// Restores exported running means after `steps` steps, for parameters of these `shapes`.
     ///
     /// # Errors
-    /// Names the tensor that is missing, of another shape, unreadable, or of no parameter.
+    /// Names the tensor that is missing, has the wrong shape, cannot be read, or does not belong to a parameter.
     pub fn import(
         config: &OptimizerConfig,
         steps: u64,
@@ -169,12 +168,13 @@ impl Optimizer {
         for name in source.names() {
             let Some(parameter) = name.strip_prefix("mean.") else {
                 if name.strip_prefix("square.").is_none_or(|p| !shapes.contains_key(p)) {
-                    return Err(format!("tensor `{name}` belongs to no parameter"));
+                    return Err(format!("unexpected tensor `{name}`, which does not belong to a parameter"));
                 }
                 continue;
             };
-            let shape =
-                shapes.get(parameter).ok_or_else(|| format!("tensor `{name}` belongs to no parameter"))?;
+            let shape = shapes
+                .get(parameter)
+                .ok_or_else(|| format!("unexpected tensor `{name}`, which does not belong to a parameter"))?;
             let read = |name: &str| {
                 let tensor = source.read(name).map_err(|e| format!("tensor `{name}`: {e}"))?;
                 if tensor.shape != *shape {
@@ -191,7 +191,7 @@ impl Optimizer {
     }
 }
 
-/// Whether `name`, of `rank` dimensions, takes part in weight decay: not biases, norms and embeddings.
+/// Whether weight decay applies to `name` with `rank` dimensions; not to biases, norms and embeddings.
 fn decays(name: &str, rank: usize) -> bool {
     const EMBEDDINGS: [&str; 3] = ["class_embedding", "token_embedding", "position_embedding"];
     rank > 1 && !name.split('.').any(|part| EMBEDDINGS.iter().any(|e| part.starts_with(e)))
@@ -203,7 +203,7 @@ struct Update<'a> {
     state: &'a mut BTreeMap<String, Moments>,
     settings: AdamW,
     decay_all: bool,
-    /// Moving averages of some parameters, flat, and how far they move.
+    /// Averages of some parameters, flat, and their update weights.
     averages: BTreeMap<ParamId, Tensor<1>>,
     weight: f64,
 }
@@ -285,7 +285,7 @@ mod tests {
         })
     }
 
-    /// The gradients that autodiff finds for `Σ parameter·gradient`.
+    /// The gradients from autodiff for `Σ parameter·gradient`.
     fn gradients(model: &Two, step: &Value, device: &Device) -> GradientMap {
         let weight = tensor(&step["weight_grad"], [3, 4], device);
         let bias = tensor(&step["bias_grad"], [4], device);
@@ -293,7 +293,7 @@ mod tests {
         GradientMap::take(model, &mut loss.backward())
     }
 
-    /// Against torch.optim.AdamW: see tests/goldens/adamw.py. With a stop in the middle.
+    /// Compared with torch.optim.AdamW: see tests/goldens/adamw.py. With an interruption in the middle.
     #[test]
     fn steps_are_those_of_pytorch() {
         let golden: Value = serde_json::from_str(include_str!("../tests/goldens/adamw.json")).unwrap();
@@ -338,7 +338,7 @@ mod tests {
         for (i, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
             let mut found = gradients(&model, step, &ad);
             if i == 1 {
-                // A parameter without a gradient stays; its average moves.
+                // A parameter without a gradient does not change; its average moves.
                 found.0.remove("bias");
             }
             let same = GradientMap(found.0.clone());

@@ -1,4 +1,4 @@
-//! The loss curve as a picture.
+//! A plot of the loss curves.
 
 use std::{path::Path, sync::Once};
 
@@ -9,7 +9,7 @@ use crate::{error::TrainError, log::Curves};
 
 const SIZE: (u32, u32) = (960, 540);
 
-/// Draws training and held-out losses over steps into the PNG file `path`.
+/// Plots training and held-out losses against steps to the PNG file `path`.
 pub(crate) fn loss_curve(curves: &Curves, path: &Path) -> Result<(), TrainError> {
     let wrong = |reason: String| TrainError::Drawing { path: path.into(), reason };
     let mut pixels = vec![0; (SIZE.0 * SIZE.1 * 3) as usize];
@@ -33,7 +33,7 @@ fn draw(curves: &Curves, pixels: &mut [u8]) -> Result<(), Box<dyn std::error::Er
     let held_out = [&held_out, &averaged];
 
     let steps = held_out.into_iter().chain([&train]).flatten().map(|p| p.0).max().unwrap_or(0).max(1);
-    // The single losses at the start would flatten everything else.
+    // The first losses would compress everything else.
     let mut shown: Vec<f64> = held_out.into_iter().chain([&smooth]).flatten().map(|p| p.1).collect();
     shown.extend(train.iter().skip(train.len() / 10).map(|p| p.1));
     shown.sort_by(f64::total_cmp);
@@ -84,14 +84,14 @@ fn draw(curves: &Curves, pixels: &mut [u8]) -> Result<(), Box<dyn std::error::Er
     Ok(())
 }
 
-/// At most two points per column of the picture, each the mean of those it stands for.
+/// At most two points per column of the image, each a mean.
 fn thinned(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let size = points.len().div_ceil(2 * SIZE.0 as usize).max(1);
     let mean = |c: &[(u64, f64)]| c.iter().map(|p| p.1).sum::<f64>() / c.len() as f64;
     points.chunks(size).filter_map(|c| Some((c.last()?.0, mean(c)))).collect()
 }
 
-/// An exponential average over a fiftieth of the points, without the bias of its start.
+/// An exponential average over a fiftieth of the points, with bias correction.
 fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let decay = 1.0 - 1.0 / (points.len() as f64 / 50.0).max(1.0);
     let (mut sum, mut weight) = (0.0, 0.0);

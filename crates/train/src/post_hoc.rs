@@ -1,10 +1,9 @@
 //! Averages of any length after training (Karras et al. 2024, arXiv:2312.02696, section 3 and appendix C).
 //!
-//! The power-function average of relative length `std` at the time `T` weighs the weights of time `t` by
-//! `p(t) = (γ + 1)·t^γ/T^(γ+1)`, `γ` following from `std`. Snapshots of two such averages, taken throughout
-//! training, span most other profiles: the weights of the snapshots minimize `∫ (p - Σ x_i·p_i)² dt`, a linear
-//! system whose entries are integrals of products of two power functions. Beyond the paper, `Σ x_i = 1` is
-//! required, so that few snapshots do not shrink the network.
+//! The power-function average of relative length `std` at the time `T` has the profile `p(t) = (γ + 1)·t^γ/T^(γ+1)`, where `γ`
+//! follows from `std`. Snapshots of two such averages, taken throughout training, span most other profiles: the coefficients
+//! of the snapshots minimize `∫ (p - Σ x_i·p_i)² dt`, a linear system whose entries are integrals of products of two power
+//! functions. Unlike in the paper, `Σ x_i = 1` is required, so that few snapshots do not shrink the network.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -20,7 +19,7 @@ use crate::{
     task::ema_name,
 };
 
-/// The folder of snapshots within that of a run.
+/// The folder of snapshots within a run.
 pub(crate) const SNAPSHOTS: &str = "snapshots";
 
 /// A power-function average.
@@ -28,16 +27,16 @@ pub(crate) const SNAPSHOTS: &str = "snapshots";
 pub struct Profile {
     /// Its relative standard deviation, `0.001..0.28`.
     pub std: f64,
-    /// The images seen when it was taken, above 0.
+    /// Images seen when it was taken, > 0.
     pub images: f64,
 }
 
-/// How snapshots add up to another profile.
+/// A combination of snapshots for another profile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
-    /// The weight of each snapshot.
+    /// The coefficient of each snapshot.
     pub weights: Vec<f64>,
-    /// What is left of the profile, relative to it, in root mean square: 0 is exact.
+    /// The remaining error relative to the profile, in root mean square: 0 is exact.
     pub error: f64,
 }
 
@@ -48,14 +47,13 @@ fn overlap(a: (f64, f64), b: (f64, f64)) -> f64 {
     (g + 1.0) * (h + 1.0) / (g + h + 1.0) * (t / u).powf(h) / u
 }
 
-/// The weights, adding up to 1, with which `snapshots` come closest to `target`. The costs are cubic in their
-/// number.
+/// The coefficients, which sum to 1, with which `snapshots` come closest to `target`. Costs are cubic in their number.
 pub fn fit(snapshots: &[Profile], target: Profile) -> Fit {
     let law = |p: &Profile| (power_gamma(p.std), p.images);
     let norm = |p: (f64, f64)| overlap(p, p).sqrt();
     let (laws, goal) = (snapshots.iter().map(law).collect::<Vec<_>>(), law(&target));
     let norms: Vec<f64> = laws.iter().map(|p| norm(*p)).collect();
-    // Of unit length, so that early and late ones count alike.
+    // Normalized, so that early and late ones count equally.
     let n = laws.len();
     let matrix: Vec<Vec<f64>> =
         (0..n).map(|i| (0..n).map(|j| overlap(laws[i], laws[j]) / (norms[i] * norms[j])).collect()).collect();
@@ -85,8 +83,8 @@ pub fn fit(snapshots: &[Profile], target: Profile) -> Fit {
     }
 }
 
-/// Solves a symmetric positive system by elimination with pivots from the diagonal; what depends on the others
-/// within rounding gets no weight.
+/// Solves a symmetric positive definite system by elimination with diagonal pivoting; unknowns that depend on others within
+/// rounding are zero.
 fn solve(matrix: &[Vec<f64>], right: &[f64]) -> Vec<f64> {
     let n = right.len();
     let mut rows: Vec<Vec<f64>> = matrix.iter().zip(right).map(|(r, b)| [&r[..], &[*b]].concat()).collect();
@@ -115,35 +113,35 @@ fn solve(matrix: &[Vec<f64>], right: &[f64]) -> Vec<f64> {
     x
 }
 
-/// An average made from snapshots.
+/// An average computed from snapshots.
 #[derive(Clone, Debug)]
 pub struct Reconstruction {
     /// The step at which the average ends.
     pub step: u64,
-    /// The images seen then.
+    /// The images seen at that step.
     pub images: u64,
-    /// How many snapshots went into it.
+    /// Number of snapshots used.
     pub snapshots: usize,
-    /// How well their profiles add up to the one wanted.
+    /// The combination of their profiles.
     pub fit: Fit,
     /// The tensors, as in a checkpoint.
     pub tensors: BTreeMap<String, HostTensor>,
     last: Checkpoint,
 }
 
-/// The average of relative length `std` over the run in the folder `run`, as it would have been at `step`, of
-/// which there is a snapshot; by default at the last one.
+/// The average of relative length `std` for the run in the folder `run` at `step`, which must have a snapshot; by default at
+/// the last one.
 ///
 /// # Errors
-/// [`TrainError::Config`] for a length out of range or a step without snapshot;
-/// [`TrainError::Checkpoint`] if the run kept no snapshots or one is damaged.
+/// [`TrainError::Config`] for a length out of range or a step without snapshot; [`TrainError::Checkpoint`] if the run has no
+/// snapshots or one is damaged.
 pub fn reconstruct(run: &Path, std: f64, step: Option<u64>) -> Result<Reconstruction, TrainError> {
     crate::ema::check_std("std", std)?;
     let folder = run.join(SNAPSHOTS);
     let found = checkpoint::list(&folder)?;
     let steps: Vec<u64> = found.iter().map(|(step, _)| *step).collect();
     let Some(&last) = steps.last() else {
-        let reason = "there are no snapshots: train with ema.kind = power and ema.snapshot_every";
+        let reason = "the run has no snapshots; train with ema.kind = power and ema.snapshot_every";
         return Err(TrainError::checkpoint(&folder, reason));
     };
     let step = step.unwrap_or(last);
@@ -158,7 +156,7 @@ pub fn reconstruct(run: &Path, std: f64, step: Option<u64>) -> Result<Reconstruc
         let snapshot = Checkpoint::open(path)?;
         let config = &snapshot.state.config.ema;
         if config.kind != EmaKind::Power {
-            return Err(TrainError::checkpoint(path, "its averages are not power functions"));
+            return Err(TrainError::checkpoint(path, "the averages are not power functions"));
         }
         for (index, &std) in config.stds.iter().enumerate() {
             profiles.push(Profile { std, images: snapshot.state.images as f64 });
@@ -191,10 +189,10 @@ pub fn reconstruct(run: &Path, std: f64, step: Option<u64>) -> Result<Reconstruc
 }
 
 impl Reconstruction {
-    /// Writes the average as a model to the folder `out`, as the end of training does.
+    /// Writes the average as a model to the folder `out`, as at the end of training.
     ///
     /// # Errors
-    /// When the tensors are not those of the run's network, or the folder cannot be written.
+    /// If the tensors do not match the run's network, or the folder cannot be written.
     pub fn export(&self, out: &Path) -> Result<(), TrainError> {
         let state = &self.last.state;
         let (config, classes) = (&state.config, &state.class_names);
@@ -214,7 +212,7 @@ impl Reconstruction {
     }
 }
 
-/// `1, 2, 3` or `1, 2, … 9`.
+/// Formats `1, 2, 3` or `1, 2, … 9`.
 fn ranges(steps: &[u64]) -> String {
     let all: Vec<String> = steps.iter().map(u64::to_string).collect();
     match &all[..] {
@@ -228,14 +226,14 @@ mod tests {
     use super::*;
     use crate::ema::Average;
 
-    /// A trajectory that falls, turns and trembles, in three numbers.
+    /// A trajectory of three values that falls, turns and oscillates.
     fn weights(step: u64) -> [f64; 3] {
         let t = step as f64 / 500.0;
         let tremble = f64::from((step.wrapping_mul(2_654_435_761) >> 7) as u16) / 65536.0 - 0.5;
         [(-t).exp() + 0.3 * tremble, (2.0 * t).sin(), t + tremble]
     }
 
-    /// The average tracked step by step, at every step that is a multiple of `every`.
+    /// The average updated step by step, at every multiple of `every`.
     fn tracked(std: f64, steps: u64, every: u64) -> Vec<(u64, [f64; 3])> {
         let law = Average::Power { gamma: power_gamma(std) };
         let (mut average, mut out) = ([0.0; 3], Vec::new());
@@ -275,7 +273,7 @@ mod tests {
             assert!((fit.weights.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{std}");
             assert!(fit.error < 0.1, "{std}: {}", fit.error);
         }
-        // Far shorter than what was kept cannot be made of it, and that shows.
+        // A much shorter average cannot be represented, and the error shows it.
         assert!(fit(&profiles, Profile { std: 0.005, images: (8 * steps) as f64 }).error > 0.3);
     }
 

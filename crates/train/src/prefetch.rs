@@ -1,4 +1,4 @@
-//! What steps need, prepared ahead by a thread of its own.
+//! Prepares the data of steps ahead on a separate thread.
 
 use std::{
     sync::{
@@ -10,12 +10,12 @@ use std::{
 
 use crate::{error::TrainError, run::StopHandle};
 
-/// How often a wait looks whether the run is to end.
+/// Interval at which a waiting call checks for a stop request.
 const GLANCE: Duration = Duration::from_millis(100);
 
 type Make<T> = dyn Fn(u64) -> Result<T, TrainError> + Send + Sync;
 
-/// The steps' items in order, up to two steps ahead of their use. The thread starts at first use.
+/// The items of steps in order, up to two steps ahead. The thread starts at the first use.
 pub(crate) struct Prefetch<T> {
     name: &'static str,
     make: Arc<Make<T>>,
@@ -24,12 +24,12 @@ pub(crate) struct Prefetch<T> {
 
 struct Running<T> {
     receiver: mpsc::Receiver<Result<T, TrainError>>,
-    /// The step that comes next.
+    /// The next step.
     next: u64,
 }
 
 impl<T: Send + 'static> Prefetch<T> {
-    /// `make` gives the item of the step after so many others, a pure function; the thread is called `name`.
+    /// `make` returns the item of the step after a number of steps, a pure function; the thread is called `name`.
     pub fn new(
         name: &'static str,
         make: impl Fn(u64) -> Result<T, TrainError> + Send + Sync + 'static,
@@ -37,17 +37,16 @@ impl<T: Send + 'static> Prefetch<T> {
         Self { name, make: Arc::new(make), running: None }
     }
 
-    /// The item of the step after `done` others.
+    /// The item of the step after `done` steps.
     ///
     /// # Errors
-    /// What making it returned; [`TrainError::Stopped`] if `stop` is requested before it is there; or when the system
-    /// refuses a thread.
+    /// Those of making the item; [`TrainError::Stopped`] if `stop` is requested before it is ready; or if no thread can be started.
     pub fn at(&mut self, done: u64, stop: &StopHandle) -> Result<T, TrainError> {
         if self.running.as_ref().is_none_or(|r| r.next != done) {
             self.running = None;
             self.running = Some(Running::start(self.name, self.make.clone(), done)?);
         }
-        let ended = || TrainError::DataThread("it ended before the run did".into());
+        let ended = || TrainError::DataThread("it ended before the run".into());
         let running = self.running.as_mut().ok_or_else(ended)?;
         loop {
             match running.receiver.recv_timeout(GLANCE) {
@@ -75,7 +74,7 @@ impl<T: Send + 'static> Running<T> {
                 }
             }
         };
-        // It ends by itself when nobody receives. It is not waited for: an item may take long.
+        // The thread ends when the receiver is dropped. Nothing waits for it, because an item may take long.
         std::thread::Builder::new()
             .name(name.into())
             .spawn(work)

@@ -1,4 +1,4 @@
-//! Samples during training, by the run's own network and schedule.
+//! Samples during training, with the run's own network and schedule.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::{
     model::TrainModel,
 };
 
-/// Draws `run.preview_images` samples with about `run.preview_steps` network evaluations each, always from
-/// the same noise. With classes, sample `i` is of class `i mod classes`.
+/// Draws `run.preview_images` samples with about `run.preview_steps` network evaluations each, always from the same noise.
+/// With classes, sample `i` has class `i mod classes`.
 pub(crate) fn samples(
     config: &RunConfig,
     model: &TrainModel,
@@ -40,13 +40,13 @@ pub(crate) fn samples(
         let network = NetworkDenoiser::new(&model.unet, config.parameterization(), condition);
         let seeds = rows.iter().map(|&i| key(run.seed, Purpose::Preview, i as u64)).collect();
         let mut noise = RowNoise(seeds);
-        // The draws of a plan are counted from 0.
+        // The draws of a plan start at 0.
         let x = noise.tensor([rows.len(), 3, size, size], u64::MAX, device).mul_scalar(plan.start_std);
         let x = sample(&plan, &*solver, &Clamped(network), Batch(x), &mut noise).finish()?;
         let data = x.0.into_data().convert::<f32>();
         let values = data.as_slice::<f32>().unwrap_or_default();
         if !values.iter().all(|v| v.is_finite()) {
-            return Err(Halt::Failed("the network answers with numbers that are not finite".into()).into());
+            return Err(Halt::Failed("the network's output is not finite".into()).into());
         }
         images.extend(values.chunks_exact(3 * size * size).map(|v| Image::from_planes(size, size, v)));
     }
@@ -55,7 +55,7 @@ pub(crate) fn samples(
 
 pub(crate) type BoxedSolver = Box<dyn Solver<Batch<4>>>;
 
-/// The way down in about so many network evaluations.
+/// A plan with about this many network evaluations.
 pub(crate) fn plan(
     schedule: Arc<dyn NoiseSchedule>,
     shift: f64,
@@ -63,7 +63,7 @@ pub(crate) fn plan(
 ) -> Result<(Plan, BoxedSolver), TrainError> {
     let noisiest = schedule.level(schedule.times().max());
     let (spacing, name, steps) = match schedule.times() {
-        // Where nothing but noise is left, a multistep solver has no step size.
+        // At pure noise, a multistep solver has no step size.
         Times::Table { .. } if noisiest.alpha == 0.0 => (Spacing::Trailing, "ddim", evaluations),
         Times::Table { .. } => (Spacing::Trailing, "dpmpp-2m", evaluations),
         _ if noisiest.alpha == 0.0 => (Spacing::Shifted { shift }, "heun", evaluations.div_ceil(2)),
@@ -74,7 +74,7 @@ pub(crate) fn plan(
         _ => steps,
     };
     let wrong = |e: &dyn std::fmt::Display| {
-        TrainError::config("run.preview_steps", evaluations, format!("a usable number of steps: {e}"))
+        TrainError::config("run.preview_steps", evaluations, format!("a valid number of steps: {e}"))
     };
     let mut levels = spacing.levels(&*schedule, steps).map_err(|e| wrong(&e))?;
     levels.push(Level::CLEAN);
@@ -83,14 +83,14 @@ pub(crate) fn plan(
     Ok((plan, solver))
 }
 
-/// Keeps predicted images within -1 to 1.
+/// Clamps predicted images to -1..1.
 struct Clamped<D>(D);
 
 impl<D: Denoiser<Batch<4>>> Denoiser<Batch<4>> for Clamped<D> {
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
         let Prediction { x0, eps, null_eps, variance } = self.0.denoise(x, at)?;
         let clamped = Batch(x0.0.clone().clamp(-1.0, 1.0));
-        // eps' = (x - alpha·x0')/sigma, written as a correction: it is exact where nothing was clamped.
+        // eps' = (x - alpha·x0')/sigma, written as a correction, so that it is exact where nothing was clamped.
         let shift = at.alpha / at.sigma;
         let eps = lin![1.0 => &eps, shift => &x0, -shift => &clamped];
         Ok(Prediction { x0: clamped, eps, null_eps, variance })

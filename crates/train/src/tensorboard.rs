@@ -1,5 +1,5 @@
-//! TensorBoard's event files: records framed as `length, crc(length), data, crc(data)`, each holding one
-//! protocol-buffer message `Event`. Only the few fields in use are encoded, by hand.
+//! TensorBoard's event files: records framed as `length, crc(length), data, crc(data)`, each with one protocol-buffer message
+//! `Event`. Only the fields in use are encoded, by hand.
 
 /// One value of a summary.
 pub(crate) enum Summary<'a> {
@@ -7,7 +7,7 @@ pub(crate) enum Summary<'a> {
     Image { tag: &'a str, width: usize, height: usize, png: &'a [u8] },
 }
 
-/// The record that begins a file.
+/// The first record of a file.
 pub(crate) fn header(wall_time: f64) -> Vec<u8> {
     let mut event = Message::default();
     event.double(1, wall_time).bytes(3, b"brain.Event:2");
@@ -46,7 +46,7 @@ fn record(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// TFRecord's mask, so that a checksum of data that holds checksums stays a good one.
+/// TFRecord's mask, which keeps checksums of data with embedded checksums effective.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }

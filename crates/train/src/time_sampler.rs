@@ -1,9 +1,9 @@
-//! Which noise levels training visits.
+//! The distribution of noise levels in training.
 //!
-//! A position `q` in `0..1` is drawn by pushing a uniform `u` through an inverse cumulative distribution,
-//! and read as a time of the schedule. With low discrepancy, the rows of one step share a single offset,
-//! `u_i = (u0 + i/B) mod 1` (Kingma et al. 2021, arXiv:2107.00630): each row is still uniform,
-//! and together they cover the interval evenly, so the loss has less variance.
+//! A position `q` in `0..1` is drawn by applying an inverse cumulative distribution to a uniform `u`, and converted to a time
+//! of the schedule. With low discrepancy, the rows of one step share a single offset, `u_i = (u0 + i/B) mod 1` (Kingma et al.
+//! 2021, arXiv:2107.00630): each row is still uniform, and together they cover the interval evenly, which reduces the
+//! variance of the loss.
 
 use std::f64::consts::PI;
 
@@ -16,21 +16,21 @@ use crate::keys::{Purpose, uniform};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeSampling {
-    /// `q = u`: every time of the schedule is equally likely.
+    /// `q = u`: all times of the schedule are equally likely.
     #[default]
     Uniform,
     /// `q = 1/(1 + exp(-(mean + std·z)))`, `z` standard normal (Esser et al. 2024, arXiv:2403.03206).
     LogitNormal,
     /// `sigma/alpha = exp(mean + std·z)` (Karras et al. 2022, arXiv:2206.00364, table 1).
     LogNormal,
-    /// Times of a table in proportion to the root mean square of their latest losses, which are divided by
-    /// it again: less variance, the same expectation (Nichol & Dhariwal 2021, arXiv:2102.09672). Uniform
-    /// until every time has been seen ten times, and for held-out images.
+    /// Times of a table in proportion to the root mean square of their last losses, which are divided by it again: less
+    /// variance, the same expectation (Nichol & Dhariwal 2021, arXiv:2102.09672). Uniform until every time has been drawn ten
+    /// times, and for held-out images.
     LossSecondMoment,
 }
 
 impl TimeSampling {
-    /// Whether the distribution follows the losses.
+    /// Whether the distribution depends on the losses.
     pub fn adapts(self) -> bool {
         self == Self::LossSecondMoment
     }
@@ -41,17 +41,17 @@ impl TimeSampling {
 pub struct TimeSampler {
     /// The distribution.
     pub sampling: TimeSampling,
-    /// Mean of the normal in it; unused when uniform.
+    /// Mean of the underlying normal; unused for uniform.
     pub mean: f64,
-    /// Standard deviation of the normal in it, above 0; unused when uniform.
+    /// Standard deviation of the underlying normal, > 0; unused for uniform.
     pub std: f64,
     /// Whether the rows of a step are spread evenly.
     pub low_discrepancy: bool,
-    /// Whether times between the entries of a table are drawn too.
+    /// Whether times between the entries of a table are drawn, too.
     pub continuous: bool,
 }
 
-/// A noise level, and how likely it was.
+/// A noise level and its density.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
     /// The level.
@@ -61,7 +61,7 @@ pub struct Draw {
 }
 
 impl TimeSampler {
-    /// The level for row `row` of the `rows` that step `step` sees.
+    /// The level of row `row` out of `rows` in step `step`.
     pub fn draw(&self, schedule: &dyn NoiseSchedule, seed: u64, step: u64, row: usize, rows: usize) -> Draw {
         self.at(schedule, self.position(Purpose::Time, seed, step, row, rows))
     }
@@ -75,7 +75,7 @@ impl TimeSampler {
         }
     }
 
-    /// The level to which `u` in `[0, 1)` is mapped.
+    /// The level for `u` in `[0, 1)`.
     pub fn at(&self, schedule: &dyn NoiseSchedule, u: f64) -> Draw {
         let u = u.clamp(1e-12, 1.0 - 1e-12);
         let z = normal_quantile(u);
@@ -101,7 +101,7 @@ impl TimeSampler {
         self.scheduled(schedule, (index as f64 + 0.5) / steps, 1.0)
     }
 
-    /// The level at position `q`, whose density over positions is `density`.
+    /// The level at position `q` with the density `density` over positions.
     fn scheduled(&self, schedule: &dyn NoiseSchedule, q: f64, density: f64) -> Draw {
         let lambda = |t: f64| schedule.level(t).lambda();
         let (t, lo, hi, span) = match schedule.times() {
@@ -110,7 +110,7 @@ impl TimeSampler {
                 let span = if self.continuous { last } else { steps as f64 };
                 let t = if self.continuous { q * last } else { (q * span).floor().min(last) };
                 let (lo, hi) = ((t - 0.5).max(0.0), (t + 0.5).min(last));
-                // Pure noise has no finite log-SNR: the slope is taken just before.
+                // Pure noise has no finite log-SNR, so the slope is taken just before it.
                 if lambda(hi).is_finite() { (t, lo, hi, span) } else { (t, t - 1.0, t - 0.5, span) }
             }
             Times::Interval { min, max } => {
@@ -125,8 +125,8 @@ impl TimeSampler {
     }
 }
 
-/// The standard normal's inverse cumulative distribution, for `p` strictly between 0 and 1; about 16 digits
-/// (Wichura 1988, algorithm AS 241).
+/// The inverse cumulative distribution of the standard normal, for `p` strictly between 0 and 1; about 16 digits (Wichura
+/// 1988, algorithm AS 241).
 pub(crate) fn normal_quantile(p: f64) -> f64 {
     fn ratio(r: f64, num: [f64; 8], den: [f64; 8]) -> f64 {
         let horner = |c: [f64; 8]| c.into_iter().fold(0.0, |sum, c| sum * r + c);
@@ -315,7 +315,7 @@ mod tests {
             (TimeSampling::LogNormal, &edm),
         ] {
             let s = TimeSampler { continuous: true, ..sampler(sampling, false) };
-            // Importance sampling of the interval of log-SNR between the 5 % and 95 % points.
+            // Importance sampling of the interval of log-SNR between the 5 % and 95 % quantiles.
             let l = |u| 2.0 * s.at(schedule, u).level.lambda();
             let (a, b) = (l(0.05), l(0.95));
             let n = 20000;

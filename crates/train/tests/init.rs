@@ -1,4 +1,4 @@
-//! Runs that begin from a trained model.
+//! Runs that start from a trained model.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,11 +8,11 @@ use tweedie_hub::SafetensorsFile;
 use tweedie_models::{HostTensor, TensorSource};
 use tweedie_train::{ConfigBuilder, TaskKind, TrainLoop, task_of};
 
-/// A rate so small that no weight moves.
+/// A learning rate so small that no weight changes.
 const STILL: &str = "learning_rate.peak=1e-20";
 const GROUPS: &str = "data.emoji.groups=[\"Animals & Nature\", \"Food & Drink\"]";
 
-/// Settings on which `set` is laid.
+/// Settings that `set` overrides.
 const SHORT: [&str; 6] = [
     "run.steps=2",
     "run.batch=2",
@@ -66,7 +66,7 @@ fn a_network_goes_on_with_its_classes_by_name() {
     train(preset("tiny"), &first, &set);
     assert_eq!(task_of(&first).unwrap(), TaskKind::Diffusion);
 
-    // Other sizes and schedules of the preset give way to the model's. Fewer classes, in other places, and new ones.
+    // Other sizes and schedules of the preset are replaced by the model's. Fewer classes, in another order, and new ones.
     let other = "data.emoji.groups=[\"Food & Drink\", \"Symbols\"]";
     let builder = preset("emoji").init(&first).unwrap();
     train(builder, &second, &[STILL, other]);
@@ -123,16 +123,16 @@ fn other_networks_are_refused_by_key() {
         |set: &[&str]| built(preset("tiny"), &second, &[&small[..], &[&init], set].concat()).err().unwrap();
 
     let message = refused(&["model.norm_groups=2"]);
-    assert!(message.starts_with("model.norm_num_groups = 2: expected 4, as in the model"), "{message}");
+    assert!(
+        message.starts_with("model.norm_num_groups = 2: expected 4, as in the initial model"),
+        "{message}"
+    );
     let message = refused(&["run.init=/nowhere"]);
     assert!(message.contains("/nowhere"), "{message}");
     let message = refused(&["data.size=7"]);
     assert!(message.starts_with("data.size = 7: expected a multiple of 2"), "{message}");
     let message = preset("vae").init(&first).unwrap_err().to_string();
-    assert!(
-        message.ends_with("a model that task = vae learns; this one is of task = diffusion"),
-        "{message}"
-    );
+    assert!(message.ends_with("a model for task = vae; this one is for task = diffusion"), "{message}");
     assert!(!second.exists());
 }
 
@@ -168,7 +168,7 @@ fn autoencoders_and_text_models_go_on() {
     ];
     train(preset("text-to-image"), &text, &[&small[..], &["run.seed=3"]].concat());
     assert_eq!(task_of(&text).unwrap(), TaskKind::TextToImage);
-    // Other texts: the tokenizer stays the model's, also after a pause.
+    // Other texts: the tokenizer is still the model's, also after an interruption.
     let other = "data.emoji.groups=[\"Food & Drink\"]";
     let variants = "text.latents.variants=1";
     train(preset("text-to-image").init(&text).unwrap(), &text2, &[STILL, other, variants, "run.steps=1"]);
@@ -179,7 +179,7 @@ fn autoencoders_and_text_models_go_on() {
     assert!(same(&text, &text2));
     let file = fs::read_to_string(text2.join("config.toml")).unwrap();
     let config = ConfigBuilder::text(&file, "config.toml").unwrap().set("run.steps=2").unwrap();
-    // Its autoencoder is read again, the rest is not.
+    // Only its autoencoder is read again.
     fs::remove_dir_all(text.join("model/tokenizer")).unwrap();
     TrainLoop::resume_with(config.build().unwrap()).unwrap().for_each(|event| drop(event.unwrap()));
     assert!(same(&text, &text2));

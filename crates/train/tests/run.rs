@@ -10,7 +10,7 @@ use tweedie_train::{
     ConfigBuilder, RunConfig, Step, TrainError, TrainEvent, TrainLoop, checkpoint, post_hoc,
 };
 
-/// Everything that draws random numbers is switched on.
+/// Everything that draws random values is turned on.
 const TOML: &str = r#"
     preset = "tiny"
     [run]
@@ -64,7 +64,7 @@ fn warnings(events: &[TrainEvent]) -> Vec<String> {
         .collect()
 }
 
-/// The bytes of all tensors of the checkpoint of `step`.
+/// The bytes of all tensors in the checkpoint of `step`.
 fn tensors(out: &Path, step: u64) -> BTreeMap<String, Vec<u8>> {
     let dir = out.join(format!("checkpoints/step-{step:06}"));
     ["model", "ema", "ema-1", "optimizer"]
@@ -85,7 +85,7 @@ fn an_interrupted_run_ends_with_the_same_bits() {
     let uninterrupted = run(TrainLoop::new(config(&whole, &[])).unwrap()).unwrap();
 
     let first = run(TrainLoop::new(config(&parts, &["run.steps=3"])).unwrap()).unwrap();
-    // As if it had gone on and been killed while writing.
+    // As if it had continued and been killed while writing.
     for name in ["log.jsonl", "tensorboard/events.out.tfevents.tweedie"] {
         let mut file = fs::OpenOptions::new().append(true).open(parts.join(name)).unwrap();
         std::io::Write::write_all(&mut file, b"{\"event\":\"step\",\"step\":4,\"lo").unwrap();
@@ -111,7 +111,7 @@ fn an_interrupted_run_ends_with_the_same_bits() {
         fs::metadata(parts.join(events)).unwrap().len()
     );
 
-    // Resuming what is complete changes nothing.
+    // Resuming a finished run changes nothing.
     let again = run(TrainLoop::resume(&parts).unwrap()).unwrap();
     assert!(steps(&again).is_empty() && matches!(again.last(), Some(TrainEvent::Finished(_))));
 }
@@ -190,10 +190,10 @@ fn checkpoints_that_cannot_be_read_are_never_trained_over() {
     // Without its configuration it is no place for a new run either.
     fs::remove_file(out.join("config.toml")).unwrap();
     let error = TrainLoop::new(config(&out, &[])).err().unwrap().to_string();
-    assert!(error.contains("holds checkpoints of a run"), "{error}");
+    assert!(error.contains("contains checkpoints of a run"), "{error}");
     fs::remove_dir_all(out.join("checkpoints")).unwrap();
     let error = TrainLoop::new(config(&out, &[])).err().unwrap().to_string();
-    assert!(error.contains("holds the log of a run"), "{error}");
+    assert!(error.contains("contains the log of a run"), "{error}");
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_file_where_a_checkpoint_belongs_is_told_before_training() {
     run(TrainLoop::new(config(&out, &["run.steps=3"])).unwrap()).unwrap();
     fs::write(out.join("checkpoints/step-000100"), "").unwrap();
     let error = TrainLoop::resume(&out).err().unwrap().to_string();
-    assert!(error.contains("step-000100: a file, expected a folder"), "{error}");
+    assert!(error.contains("step-000100: this is a file, expected a folder"), "{error}");
 }
 
 #[test]
@@ -375,7 +375,7 @@ fn what_cannot_be_is_said() {
     assert!(error(TrainLoop::resume(&out)).contains("config.toml"));
 
     run(TrainLoop::new(config(&out, &["run.steps=1"])).unwrap()).unwrap();
-    assert!(error(TrainLoop::new(config(&out, &[]))).contains("already holds a run"));
+    assert!(error(TrainLoop::new(config(&out, &[]))).contains("already contains a run"));
     let changed = error(TrainLoop::resume_with(config(&out, &["run.seed=5", "optimizer.beta1=0.8"])));
     assert!(changed.contains("optimizer.beta1 (0.8 instead of 0.9), run.seed (5 instead of 0)"), "{changed}");
 
@@ -439,7 +439,7 @@ fn a_learned_variance_trains_and_averages_of_any_length_come_after() {
 
     let kept: Vec<_> = checkpoint::list(&out.join("snapshots")).unwrap().into_iter().map(|c| c.0).collect();
     assert_eq!(kept, [2, 4, 6, 7]);
-    // What was tracked is what is made.
+    // The average from snapshots matches the one that was tracked.
     let made = post_hoc::reconstruct(&out, 0.1, None).unwrap();
     assert_eq!((made.step, made.images, made.snapshots), (7, 42, 8));
     assert!(made.fit.error < 1e-6, "{:?}", made.fit);

@@ -1,4 +1,4 @@
-//! Text-to-image runs from the outside: exact resume, the finished pipeline, and what they refuse.
+//! Text-to-image runs from the outside: exact resume, the finished pipeline, and rejected configurations.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ use tweedie_models::{AutoencoderKl, AutoencoderKlConfig, export, unet::SampleSiz
 use tweedie_ops::Device;
 use tweedie_train::{ConfigBuilder, RunConfig, TrainEvent, TrainLoop};
 
-/// An autoencoder that has learned nothing.
+/// An untrained autoencoder.
 fn vae(dir: &Path) -> PathBuf {
     let config = AutoencoderKlConfig {
         block_out_channels: vec![8, 8],

@@ -1,5 +1,4 @@
-//! Runs of autoencoders from the outside: exact resume with a discriminator, the finished folder, and what they
-//! refuse.
+//! Autoencoder runs from the outside: exact resume with a discriminator, the finished folder, and rejected configurations.
 
 #![allow(clippy::unwrap_used)]
 
@@ -70,7 +69,7 @@ fn a_run_ends_in_an_autoencoder_and_resumes_bit_for_bit() {
         let latents = &extras.training["latents"][key];
         latents.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
     };
-    // All channels together have variance 1 once they are scaled.
+    // All channels together have variance 1 after scaling.
     let (mean, std) = (list("mean"), list("std"));
     let all = mean.iter().sum::<f64>() / 4.0;
     let variance = mean.iter().zip(&std).map(|(m, s)| s * s + m * m).sum::<f64>() / 4.0 - all * all;
@@ -123,7 +122,7 @@ fn losses_and_their_gradients_fall() {
 fn what_does_not_fit_is_named() {
     let dir = tempfile::tempdir().unwrap();
     for (assignment, parts) in [
-        ("vae.perceptual=-1", &["vae.perceptual = -1", "0 or more"][..]),
+        ("vae.perceptual=-1", &["vae.perceptual = -1", "≥ 0"][..]),
         ("vae.adversarial.channels=12", &["vae.adversarial.channels = 12", "multiple of 8"]),
         ("vae.adversarial.layers=9", &["vae.adversarial.layers = 9"]),
         ("vae.norm_groups=7", &["norm_num_groups", "7"]),
@@ -141,7 +140,7 @@ fn what_does_not_fit_is_named() {
     }
     let message = ConfigBuilder::preset("emoji").unwrap().set("vae.kl=1").unwrap().build().unwrap_err();
     assert!(message.to_string().contains("[vae]"), "{message}");
-    // A file of weights that is none.
+    // A file that does not contain weights.
     let file = dir.path().join("lpips.safetensors");
     let set = format!("vae.perceptual_weights={:?}", file.to_str().unwrap());
     let open = || TrainLoop::new(config(&dir.path().join("run"), &[&set])).err().unwrap().to_string();

@@ -1,5 +1,4 @@
-//! A solver of one's own: the midpoint rule, held against Heun and Euler on a mixture of Gaussians, whose
-//! denoiser is known exactly.
+//! A custom solver: the midpoint rule, compared with Heun and Euler on a mixture of Gaussians, whose exact denoiser is known.
 //!
 //! `cargo run --release --example custom_solver`
 #![allow(clippy::print_stdout)]
@@ -18,8 +17,8 @@ use tweedie::core::{
     trajectory::Step,
 };
 
-/// The midpoint rule in `u = sigma/alpha`: half a step with the slope `eps` found here, then the whole step
-/// with the slope found there.
+/// The midpoint rule in `u = sigma/alpha`: half a step with the slope `eps` at the start, then the whole step with the slope
+/// at the midpoint.
 struct Midpoint;
 
 impl<V: Vector> Solver<V> for Midpoint {

@@ -1,4 +1,4 @@
-//! A diffusion model from scratch in seventy lines: a rectified flow from noise to two moons, drawn as `two_moons.png`.
+//! A diffusion model from scratch in seventy lines: a rectified flow from noise to two moons, drawn to `two_moons.png`.
 use std::{error::Error, f32::consts::PI, sync::Arc};
 
 use burn::{module::Module, tensor::Tensor};

@@ -1,17 +1,17 @@
-//! Diffusion models in Rust: train, sample and evaluate them, with no Python.
+//! Train, sample and evaluate diffusion models.
 //!
-//! This crate gathers the project's crates under one name:
+//! This crate re-exports the project's crates:
 //!
-//! | module | holds |
+//! | module | contents |
 //! |---|---|
-//! | [`core`] | noise levels, schedules, plans, solvers, the sampling loop: plain mathematics |
+//! | [`core`] | noise levels, schedules, plans, solvers, the sampling loop: mathematics without tensors |
 //! | [`ops`] | tensor operations and devices |
-//! | [`models`] | the networks, with the tensor names of diffusers |
+//! | [`models`] | networks with diffusers' tensor names |
 //! | [`hub`] | model folders, safetensors, scheduler configurations |
 //! | [`data`] | data sets, decoding, augmentation |
-//! | [`pipe`] | pipelines: from a request to pictures |
-//! | [`train`] | losses, optimizer, exact checkpoints, the training loop |
-//! | [`eval`] | measuring what a model learned |
+//! | [`pipe`] | pipelines: from a request to images |
+//! | [`train`] | losses, optimizer, checkpoints, the training loop |
+//! | [`eval`] | evaluation of models |
 
 pub use tweedie_core as core;
 pub use tweedie_data as data;
@@ -22,7 +22,7 @@ pub use tweedie_ops as ops;
 pub use tweedie_pipe as pipe;
 pub use tweedie_train as train;
 
-/// The README's example is compiled.
+/// Compiles the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

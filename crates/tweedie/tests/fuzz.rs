@@ -1,4 +1,4 @@
-//! The targets of `fuzz/` on changed seeds: the same changes each time, for as long as `TWEEDIE_FUZZ_SECONDS` says.
+//! Runs the targets of `fuzz/` on mutated seeds, with the same mutations each time, for `TWEEDIE_FUZZ_SECONDS`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -14,9 +14,9 @@ use std::{
 
 use targets::{TARGETS, Target};
 
-/// If nobody says how long.
+/// The default duration.
 const SECONDS: f64 = 5.0;
-/// No input of a few kilobytes takes as long.
+/// No input of a few kilobytes may take longer.
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// SplitMix64.
@@ -36,7 +36,7 @@ impl Draws {
     }
 }
 
-/// Numbers and words at the edges of what formats hold.
+/// Numbers and words at the limits of the formats.
 const EDGES: &[&str] = &[
     "0",
     "-1",
@@ -110,7 +110,7 @@ fn change(bytes: &mut Vec<u8>, draws: &mut Draws) {
     }
 }
 
-/// Runs a target on its seeds and then on changed ones; says how often.
+/// Runs a target on its seeds and then on mutated ones; returns the number of inputs.
 fn hammer(name: &str, target: Target, time: Duration) -> usize {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(name);
     let mut files: Vec<_> = fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -138,7 +138,7 @@ fn hammer(name: &str, target: Target, time: Duration) -> usize {
 }
 
 #[test]
-fn no_file_is_a_panic() {
+fn no_input_panics() {
     let given = std::env::var("TWEEDIE_FUZZ_SECONDS").ok().map(|text| text.parse().unwrap());
     let each = Duration::from_secs_f64(given.unwrap_or(SECONDS) / TARGETS.len() as f64);
     for (name, target) in TARGETS {

@@ -96,10 +96,16 @@ pub const HOT: &[Hot] = &[
         ],
     },
     Hot {
-        what: "attention's exponentials",
-        module: "attention",
-        kernel: "softmax",
-        limits: &[at_least("avx512", 9, 0, 0), at_least("avx2", 18, 0, 0), at_least("neon", 36, 3, 4)],
+        what: "attention's weights",
+        module: "attention::forward",
+        kernel: "weigh",
+        limits: &[at_least("avx512", 6, 0, 0), at_least("avx2", 12, 0, 1), at_least("neon", 24, 4, 4)],
+    },
+    Hot {
+        what: "attention's gradient",
+        module: "attention::backward",
+        kernel: "score_gradient",
+        limits: &[at_least("avx512", 9, 0, 0), at_least("avx2", 18, 3, 3), at_least("neon", 36, 4, 8)],
     },
     Hot {
         what: "Winograd's input transform",

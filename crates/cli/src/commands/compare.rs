@@ -31,13 +31,13 @@ pub struct Args {
     /// A model folder [default: the built-in emoji model].
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Pictures of each solver; all solvers start from the same noise.
+    /// Number of images per solver. All solvers start from the same noise.
     #[arg(short = 'n', long, value_name = "N", default_value = "4")]
     count: NonZeroUsize,
-    /// The same seed makes the same pictures.
+    /// Random seed. The same seed gives the same images.
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// A class by name or number; repeat it to cycle through several [default: all in turn].
+    /// Class by name or number; repeat to use several in turn [default: all in turn].
     #[arg(short, long, value_name = "CLASS")]
     class: Vec<ClassSelector>,
     /// Solvers, separated by commas: names or aliases as in `tweedie sample --solvers`, or `tuned`.
@@ -48,30 +48,31 @@ pub struct Args {
         default_value = "tuned,ddim,dpmpp-2m,dpmpp-3m,unipc,ipndm,heun,ddpm"
     )]
     solvers: Vec<String>,
-    /// Network evaluations, separated by commas. Solvers of several a step take as many steps as fit.
+    /// Values of network evaluations, separated by commas. Solvers with several evaluations per step take as many steps
+    /// as fit.
     #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "5,6,8,10,20")]
     evals: Vec<NonZeroUsize>,
-    /// Which noise levels are visited, for all solvers but `tuned`.
+    /// Spacing of the noise levels, for all solvers except `tuned`.
     #[arg(long, value_name = "NAME", default_value = "trailing")]
     spacing: Spacing,
-    /// How much to exaggerate the class; 1 is none [default: the model's].
+    /// Guidance scale; 1 means no guidance [default: the model's].
     #[arg(long, value_name = "SCALE")]
     guidance: Option<f64>,
-    /// Steps of the solution that is taken for converged.
+    /// Number of steps of the reference solution.
     #[arg(long, value_name = "N", default_value_t = CONVERGED_STEPS)]
     reference_steps: usize,
-    /// The picture to write: a row for each solver, a column for each number of evaluations.
+    /// Image file to write: one row per solver, one column per number of evaluations.
     #[arg(short, long, value_name = "FILE.png", default_value = "compare.png")]
     output: PathBuf,
-    /// Enlarge the pixels of small pictures.
+    /// Enlarge pixels by this factor.
     #[arg(long, value_name = "TIMES", default_value_t = 2)]
     zoom: usize,
 }
 
-/// Pixels of the largest sheet's pictures.
+/// Limit for the pixels in the grid.
 const MOST_PIXELS: usize = 1 << 26;
 
-/// One solver at one number of evaluations.
+/// A solver with a number of evaluations.
 struct Entry {
     solver: String,
     recipe: Recipe,
@@ -80,7 +81,7 @@ struct Entry {
     stochastic: bool,
 }
 
-/// What came of it.
+/// Its result.
 struct Outcome {
     error: Option<Spread>,
     seconds: f64,
@@ -88,7 +89,7 @@ struct Outcome {
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
-    ensure!((1..=64).contains(&args.zoom), "--zoom {}: expected 1 to 64", args.zoom);
+    ensure!((1..=64).contains(&args.zoom), "--zoom {}: expected a value from 1 to 64", args.zoom);
     ensure!(args.count.get() <= 256, "--count {}: expected at most 256", args.count);
     ensure!(args.evals.iter().all(|n| n.get() <= 10_000), "--evals: expected at most 10000 each");
     check_place(&args.output)?;
@@ -108,7 +109,10 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let [_, height, width] = study.resolved().shape;
     let entries = args.entries(&pipeline, &study)?;
     let pixels = height * width * args.count.get() * args.zoom.pow(2) * (entries.len() + 1);
-    ensure!(pixels <= MOST_PIXELS, "the sheet would have {pixels} pixels: expected at most {MOST_PIXELS}");
+    ensure!(
+        pixels <= MOST_PIXELS,
+        "the grid would have {pixels} pixels, expected at most {MOST_PIXELS}; reduce --count, --zoom or --evals"
+    );
     let reference = study.converged(args.reference_steps)?;
 
     let bar = ui.bar(entries.len() as u64 + 1, "samplers");
@@ -122,7 +126,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         }
         other => other?,
     };
-    ensure!(converged.image.width > 0, "the model's samples are no pictures");
+    ensure!(converged.image.width > 0, "the model's samples are not images");
     let sheet = args.sheet(&entries, &converged, &outcomes);
     let sheet = sheet.draw().map_err(|e| anyhow!("{}: {e}", args.output.display()))?;
     write_png(&args.output, &sheet, None)?;
@@ -144,7 +148,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The converged solutions and each entry's, from the same noise.
+/// Runs the reference and all entries from the same noise.
 fn compare(
     study: &Study<'_>,
     reference: &Recipe,
@@ -196,12 +200,15 @@ impl Args {
                 continue;
             }
             let known = find(name).with_context(|| {
-                format!("--solvers: there is no solver `{name}`; `tweedie sample --solvers` lists them")
+                format!("--solvers: unknown solver `{name}`; run `tweedie sample --solvers` for the list")
             })?;
-            ensure!(!known.adaptive, "--solvers: `{name}` chooses its evaluations by itself");
+            ensure!(
+                !known.adaptive,
+                "--solvers: `{name}` is adaptive and cannot run with a fixed number of evaluations"
+            );
             ensure!(
                 !known.is_cfgpp() || study.resolved().guidance <= 1.0,
-                "--solvers: `{name}` takes guidance from 0 to 1; got {}",
+                "--solvers: `{name}` needs a guidance from 0 to 1, got {}",
                 study.resolved().guidance
             );
             let guided = study.resolved().scale_for(name) != 1.0;
@@ -213,11 +220,11 @@ impl Args {
                 entries.extend(self.fitting(study, name, known, budget)?);
             }
         }
-        ensure!(!entries.is_empty(), "no solver of --solvers does with the evaluations of --evals");
+        ensure!(!entries.is_empty(), "none of --solvers can run with the numbers of evaluations in --evals");
         Ok(entries)
     }
 
-    /// The most steps whose evaluations are within the budget.
+    /// The largest number of steps within the budget of evaluations.
     fn fitting(
         &self,
         study: &Study<'_>,
@@ -260,7 +267,7 @@ impl Args {
         let count = self.count.get() as f64;
         let mut lines = vec![
             format!(
-                "RMS distance of {} pictures (samples in -1..1) to the converged solution of the same noise",
+                "RMS distance of {} images (samples in -1..1) to the reference solution from the same noise",
                 self.count
             ),
             format!(
@@ -280,7 +287,7 @@ impl Args {
         let (steps, ms) = (self.reference_steps, 1e3 * converged.seconds / count);
         lines.push(format!("{:<24} {steps:>12} {:>10} {:>10} {ms:>14.1}", "converged", "0", "0"));
         if entries.iter().any(|e| e.stochastic) {
-            lines.push("-: draws noise of its own on the way, so that it ends elsewhere by design".into());
+            lines.push("-: stochastic, so it ends at another image by design".into());
         }
         lines.push(self.output.display().to_string());
         lines.join("\n")

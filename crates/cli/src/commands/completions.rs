@@ -7,12 +7,12 @@ use crate::ui;
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Which shell.
+    /// The shell.
     shell: Shell,
 }
 
 pub fn run(args: Args) {
-    // Into memory first: the generator panics when a write fails.
+    // Write to memory first, because the generator panics if a write fails.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut crate::Cli::command(), "tweedie", &mut script);
     ui::out(String::from_utf8_lossy(&script).trim_end());

@@ -9,7 +9,7 @@ use tweedie::hub::{Precision, files, latent_dir, model_index};
 
 use crate::{model, ui::Ui};
 
-/// How values are stored.
+/// Storage format of values.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum Stored {
     F32,
@@ -19,26 +19,26 @@ enum Stored {
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Stable Diffusion 1.x, 2.x or XL in one safetensors file, or the folder of a model in latents.
+    /// Single-file checkpoint of Stable Diffusion 1.x, 2.x or XL, or folder of a latent model.
     #[arg(short, long, value_name = "PATH")]
     model: PathBuf,
-    /// CLIP's tokenizer, for a model in one file [default: what lies beside it].
+    /// Folder of CLIP's tokenizer, for a single-file checkpoint [default: the checkpoint's folder].
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
-    /// What the network of a model in one file answers [default: `eps`; `v` of Stable Diffusion 2.x].
+    /// What the network of a single-file checkpoint predicts [default: `eps`, or `v` for Stable Diffusion 2.x].
     #[arg(long, value_name = "KIND")]
     prediction: Option<model::Prediction>,
     /// Which variant of the weights in a folder is read, such as `fp16` [default: the weights without a variant, else
     /// fp32, fp16 or bf16, whichever is there].
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
-    /// A low-rank change of the weights that becomes part of them, and how much of it; may be repeated.
+    /// LoRA to merge into the weights, with an optional scale; may be repeated.
     #[arg(long, value_name = "FILE[:SCALE]")]
     lora: Vec<String>,
-    /// The folder to write, in the layout of diffusers. A pipeline that is there already is replaced.
+    /// Folder to write in diffusers' layout. An existing pipeline there is replaced.
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// How weights are stored.
+    /// Storage format of the weights.
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     precision: Stored,
 }
@@ -47,12 +47,16 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     let (path, out) = (&args.model, &args.out);
     path.metadata().with_context(|| format!("cannot read {}", path.display()))?;
     if let (Ok(a), Ok(b)) = (path.canonicalize(), out.canonicalize()) {
-        ensure!(!a.starts_with(&b), "--out {}: holds the model itself; name another folder", out.display());
+        ensure!(
+            !a.starts_with(&b),
+            "--out {}: this folder contains the model itself; choose another folder",
+            out.display()
+        );
     }
     files::check_dir(out, model_index::FILE)?;
     ensure!(
         path.is_file() || latent_dir::class_of(path)?.is_some(),
-        "{}: not a model in latents: expected one file, or a folder with a `model_index.json` of Stable Diffusion, \
+        "{}: not a latent model; expected a single-file checkpoint, or a folder with a `model_index.json` of Stable Diffusion, \
          Stable Diffusion XL, DiT or LDM",
         path.display()
     );
@@ -70,7 +74,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     ui.result(
         &json!({ "event": "finished", "model": path, "out": out, "pipeline": class, "precision": precision,
             "loras": args.lora }),
-        format!("{class} in {}", out.display()),
+        format!("wrote {class} to {}", out.display()),
     );
     Ok(())
 }

@@ -18,13 +18,13 @@ pub struct Args {
     /// `emoji`, a folder of images, or a Parquet file or folder.
     #[arg(default_value = "emoji")]
     source: String,
-    /// Width and height that images are brought to.
+    /// Width and height to resize images to.
     #[arg(long, default_value_t = 32, value_name = "PIXELS")]
     size: usize,
-    /// Also draw a sheet of pictures.
+    /// Also write a grid of images.
     #[arg(short, long, value_name = "FILE.png")]
     output: Option<PathBuf>,
-    /// How many pictures the sheet shows.
+    /// Number of images in the grid.
     #[arg(short = 'n', long, default_value = "100", value_name = "N")]
     count: std::num::NonZeroUsize,
 }
@@ -39,7 +39,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     }
     let set = source::open(&config, ui)?;
     let classes = set.classes();
-    let mut text = format!("{} images, brought to {}×{}", set.len(), args.size, args.size);
+    let mut text = format!("{} images, resized to {}×{}", set.len(), args.size, args.size);
     let mut counts = Vec::new();
     for (index, name) in set.class_names().iter().enumerate() {
         let count = classes.iter().filter(|c| **c == Some(index)).count();
@@ -69,7 +69,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         grid(&images, columns.max(1), 4, Rgb([255, 255, 255]))
             .save_png(path)
             .with_context(|| format!("cannot write {}", path.display()))?;
-        text.push_str(&format!("\nsheet: {}", path.display()));
+        text.push_str(&format!("\ngrid: {}", path.display()));
     }
     ui.result(
         &json!({ "images": set.len(), "captioned": captioned, "classes": counts,
@@ -79,7 +79,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     Ok(())
 }
 
-/// The first few of these names, and how many there are besides.
+/// The first few of these names, and the number of others.
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const SHOWN: usize = 5;
     let names: Vec<&str> = names.collect();

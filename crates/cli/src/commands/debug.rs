@@ -18,60 +18,60 @@ use crate::{model, tensors, ui::Ui};
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Run a network once on tensors named as diffusers names its arguments: a U-Net, a diffusion
-    /// transformer, an autoencoder or a text encoder.
-    Run(RunArgs),
-    /// Run a diffusers scheduler configuration on a tensor, with eps(x, t) = x·t/(t+1) for a network.
+    /// Run a network once on given tensors: a U-Net, a diffusion transformer, an autoencoder or a text encoder.
     ///
-    /// The formula stands for the network's output whatever `prediction_type` says that is. Samples are those
-    /// of diffusers' scheduler, in its own scale: row 0 is what its first `step` is given, row k what its k-th
-    /// call returns.
+    /// Tensors are named like the arguments in diffusers.
+    Run(RunArgs),
+    /// Run a diffusers scheduler configuration on a tensor, with eps(x, t) = x·t/(t+1) as the network.
+    ///
+    /// The formula is used as the network's output for any `prediction_type`. Samples have the scale of diffusers'
+    /// scheduler: row 0 is the input of its first `step`, row k the result of its k-th call.
     Trajectory(TrajectoryArgs),
 }
 
 #[derive(ClapArgs, Debug)]
 pub struct RunArgs {
-    /// A model folder, or a folder with a single component.
+    /// Model folder, or folder with a single component.
     model: PathBuf,
-    /// A safetensors file. Networks that denoise take `sample` [B, C, H, W] and `timestep` ([] or [B]), and
-    /// as they need them `class_labels` [B], `encoder_hidden_states` [B, T, width],
-    /// `added_cond_kwargs.text_embeds` [B, width] and `added_cond_kwargs.time_ids` [B, n]; autoencoders
-    /// `sample`, `latents` or both; text encoders `input_ids` [B, T].
+    /// Safetensors file with the inputs. Denoising networks need `sample` [B, C, H, W] and `timestep` ([] or [B]), and
+    /// depending on the network `class_labels` [B], `encoder_hidden_states` [B, T, width],
+    /// `added_cond_kwargs.text_embeds` [B, width] and `added_cond_kwargs.time_ids` [B, n]. Autoencoders need `sample`,
+    /// `latents` or both, text encoders `input_ids` [B, T].
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
-    /// The file to write. It will hold `sample`; of an autoencoder `latent_mean`, `latent_logvar` and
-    /// `decoded` (of `latents` or, without them, of the mean); of a text encoder `last_hidden_state`,
-    /// `penultimate_hidden_state` and `pooler_output` or `text_embeds`.
+    /// File to write. It contains `sample`; for an autoencoder `latent_mean`, `latent_logvar` and `decoded` (of `latents`
+    /// or else of the mean); for a text encoder `last_hidden_state`, `penultimate_hidden_state` and `pooler_output` or
+    /// `text_embeds`.
     #[arg(long, value_name = "FILE")]
     outputs: PathBuf,
 }
 
 #[derive(ClapArgs, Debug)]
 pub struct TrajectoryArgs {
-    /// A `scheduler_config.json`.
+    /// Path of a `scheduler_config.json`.
     #[arg(long, value_name = "FILE")]
     scheduler_config: PathBuf,
-    /// Steps, as passed to diffusers' `set_timesteps`.
+    /// Number of steps, as in diffusers' `set_timesteps`.
     #[arg(long, value_name = "N")]
     steps: usize,
-    /// A safetensors file with `sample` [B, ...] and, for stochastic schedulers, `noise` [K, B, ...]: the
-    /// standard normal of each step. Without it noise is drawn from the seed.
+    /// Safetensors file with `sample` [B, ...] and, for stochastic schedulers, `noise` [K, B, ...], one standard normal per
+    /// step. Without `noise` it is drawn from the seed.
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
-    /// The file to write: `timesteps` [n], what the network is told at each evaluation, and `trajectory`
-    /// [n + 1, B, ...], the sample before each evaluation and at the end.
+    /// File to write: `timesteps` [n], the timestep of each evaluation, and `trajectory` [n + 1, B, ...], the sample before
+    /// each evaluation and at the end.
     #[arg(long, value_name = "FILE")]
     outputs: PathBuf,
-    /// Begin at this step of the schedule, as diffusers' `set_begin_index`.
+    /// Start at this step of the schedule, as in diffusers' `set_begin_index`.
     #[arg(long, value_name = "K", default_value_t = 0)]
     begin: usize,
     /// `eta` of DDIM's and TCD's `step`.
     #[arg(long)]
     eta: Option<f64>,
-    /// The shift's exponent for schedulers with `use_dynamic_shifting`.
+    /// Logarithm of the shift, for schedulers with `use_dynamic_shifting`.
     #[arg(long, allow_negative_numbers = true)]
     mu: Option<f64>,
-    /// Of the noise.
+    /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -83,7 +83,7 @@ pub fn run(command: Command, ui: Ui, device: &str) -> Result<()> {
     }
 }
 
-/// The names of the file's tensors, all of which must be expected.
+/// The names of the file's tensors; unexpected ones are errors.
 fn known(inputs: &SafetensorsFile, path: &Path, expected: &[&str]) -> Result<Vec<String>> {
     let names = inputs.names();
     match names.iter().find(|n| !expected.contains(&n.as_str())) {
@@ -109,7 +109,7 @@ fn run_trajectory(args: TrajectoryArgs, ui: Ui) -> Result<()> {
     let inputs = SafetensorsFile::open(&args.inputs)?;
     let names = known(&inputs, &args.inputs, &["sample", "noise"])?;
     let sample = tensors::read(&inputs, "sample")?;
-    ensure!(!sample.values.is_empty(), "sample: has shape {:?}, which is empty", sample.shape);
+    ensure!(!sample.values.is_empty(), "sample: the shape {:?} is empty", sample.shape);
     let noise = match names.iter().any(|n| n == "noise") {
         true => Some(tensors::read(&inputs, "noise")?),
         false => None,
@@ -123,7 +123,7 @@ fn run_trajectory(args: TrajectoryArgs, ui: Ui) -> Result<()> {
 
     let shape = [&[rows.len()], &sample.shape[..]].concat();
     let values: Vec<f32> = rows.iter().flatten().map(|&v| v as f32).collect();
-    // Steps may lie anywhere, so the first row that is not finite tells where to look.
+    // Reports the first row that is not finite.
     let broken = values.iter().position(|v| !v.is_finite()).map(|at| at / sample.values.len().max(1));
     let timesteps = times.iter().map(|&t| t as f32).collect();
     let named = [
@@ -134,19 +134,19 @@ fn run_trajectory(args: TrajectoryArgs, ui: Ui) -> Result<()> {
     weights::write(&args.outputs, &named, weights::Precision::F32, &Default::default())?;
     if let Some(row) = broken {
         bail!(
-            "row {row} of the trajectory holds values that are not finite; all rows are in {}",
+            "row {row} of the trajectory has values that are not finite; all rows were written to {}",
             args.outputs.display()
         );
     }
     ui.result(
         &json!({ "outputs": args.outputs, "scheduler": scheduler.class_name(), "timesteps": times,
             "trajectory": shape }),
-        format!("trajectory {shape:?} of {} in {}", scheduler.class_name(), args.outputs.display()),
+        format!("wrote trajectory {shape:?} of {} to {}", scheduler.class_name(), args.outputs.display()),
     );
     Ok(())
 }
 
-/// Each row of the batch by itself, as a threshold sees it; their times, and their samples side by side.
+/// Runs each row of the batch separately, as thresholding requires, and joins times and samples.
 fn trace(
     recipe: &Recipe,
     sample: &HostTensor,

@@ -12,7 +12,7 @@ pub fn run(ui: Ui) -> anyhow::Result<()> {
         text.push_str(&format!("\n{name}"));
     }
     for name in ["wgpu", "cuda"].iter().filter(|n| !names.contains(n)) {
-        text.push_str(&format!("\n{name:<6} not in this build; build with --features {name}"));
+        text.push_str(&format!("\n{name:<6} not available in this build; build with --features {name}"));
     }
     ui.result(&json!({ "devices": names, "threads": threads }), text);
     Ok(())

@@ -28,18 +28,18 @@ use crate::{source, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// The folder of a run that kept snapshots (ema.kind = power, two or more ema.stds, ema.snapshot_every).
+    /// Folder of a run with snapshots (ema.kind = power, two or more ema.stds, ema.snapshot_every).
     run: PathBuf,
-    /// Length of the average: its standard deviation as a share of the run, 0.001 to 0.28.
+    /// Length of the average: its standard deviation as a fraction of the run, 0.001 to 0.28.
     #[arg(long, value_name = "SHARE", required_unless_present = "sweep", requires = "out")]
     std: Option<f64>,
-    /// The step at which the average ends, of which there is a snapshot [default: the last].
+    /// Step at which the average ends; must have a snapshot [default: the last].
     #[arg(long, value_name = "N")]
     step: Option<u64>,
-    /// The model's folder.
+    /// Folder to write the model to.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// In the place of one model, the quality of pictures of many lengths.
+    /// Instead of writing a model, compare the quality for several lengths.
     #[arg(
         long,
         value_name = "SHARE,SHARE,…",
@@ -50,27 +50,27 @@ pub struct Args {
         help_heading = "Sweep"
     )]
     sweep: Option<Vec<f64>>,
-    /// How many pictures are generated for each length.
+    /// Number of images generated for each length.
     #[arg(short = 'n', long, default_value = "256", value_name = "N", help_heading = "Sweep")]
     count: NonZeroUsize,
-    /// The same for all lengths, so that they differ by the weights alone.
+    /// Random seed, the same for all lengths.
     #[arg(short, long, default_value_t = 0, value_name = "N", help_heading = "Sweep")]
     seed: u64,
-    /// Steps of the solver [default: the model's].
+    /// Number of solver steps [default: the model's].
     #[arg(long, value_name = "N", help_heading = "Sweep")]
     steps: Option<NonZeroUsize>,
     #[command(flatten)]
     cache: Cache,
-    /// The scores over the length.
+    /// Image file with the plot of the scores.
     #[arg(long, value_name = "FILE.png", default_value = "sweep.png", help_heading = "Sweep")]
     picture: PathBuf,
 }
 
-/// Above this share of the profile's own size, what the snapshots cannot give matters.
+/// Fraction of the profile that may be missing before a warning.
 const POOR: f64 = 0.2;
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
-    ensure!(args.run.is_dir(), "{}: there is no such folder", args.run.display());
+    ensure!(args.run.is_dir(), "{}: no such folder", args.run.display());
     match (&args.sweep, args.std, &args.out) {
         (Some(stds), ..) => sweep(&args, stds, ui, device),
         (None, Some(std), Some(out)) => one(&args, std, out, ui),
@@ -83,8 +83,8 @@ fn one(args: &Args, std: f64, out: &Path, ui: Ui) -> Result<()> {
     let made = reconstruct(&args.run, std, args.step)?;
     if made.fit.error > POOR {
         ui.warn(format!(
-            "the snapshots do not give an average of this length well: {:.0} % of its profile is missing; \
-             more of them, or a length nearer to theirs, would",
+            "the snapshots only approximate an average of this length: {:.0} % of its profile is missing; \
+             use more snapshots, or a length closer to theirs",
             100.0 * made.fit.error
         ));
     }
@@ -93,7 +93,7 @@ fn one(args: &Args, std: f64, out: &Path, ui: Ui) -> Result<()> {
         &json!({ "model": out, "std": std, "step": made.step, "images": made.images,
             "snapshots": made.snapshots, "weights": made.fit.weights, "error": made.fit.error }),
         format!(
-            "average of relative length {std} at step {}, from {} snapshots; profile met to {:.2} %\nmodel: {}",
+            "average of relative length {std} at step {}, from {} snapshots; profile error {:.2} %\nmodel: {}",
             made.step,
             made.snapshots,
             100.0 * made.fit.error,
@@ -107,11 +107,11 @@ fn sweep(args: &Args, stds: &[f64], ui: Ui, device: &str) -> Result<()> {
     check_place(&args.picture)?;
     let device = tweedie::ops::device(device)?;
     let encoder = Encoder::embedded(&device)?;
-    // Lengths out of range are found before the first is scored.
+    // Finds lengths out of range before the first one is scored.
     let models =
         stds.iter().map(|std| reconstruct(&args.run, *std, args.step)).collect::<Result<Vec<_>, _>>()?;
     let request = Request { count: args.count, seed: args.seed, steps: args.steps, ..Request::default() };
-    let scratch = tempfile::tempdir().context("no temporary folder")?;
+    let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
     let _removed_when_interrupted = Made::new(scratch.path());
     let (mut points, mut data) = (Vec::new(), None);
     for (std, made) in stds.iter().zip(models) {
@@ -146,7 +146,7 @@ fn table(points: &[Point], args: &Args) -> String {
     if let Some(first) = points.first().map(|p| &p.quality) {
         lines.push(format!("{}\n{}", first.extractor, first.comparable));
         lines.push(format!(
-            "{} pictures of each length, seed {}, against {} training pictures",
+            "{} images per length, seed {}, compared with {} training images",
             first.generated, args.seed, first.data
         ));
     }
@@ -157,6 +157,6 @@ fn table(points: &[Point], args: &Args) -> String {
         let [kid, fid, coverage] = [&q.kid, &q.fid, &q.coverage].map(cell);
         lines.push(format!("{:<8} {missing:<9} {kid:<20} {fid:<20} {coverage}", p.std));
     }
-    lines.push(format!("picture: {}", args.picture.display()));
+    lines.push(format!("plot: {}", args.picture.display()));
     lines.join("\n")
 }

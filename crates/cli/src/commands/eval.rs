@@ -30,44 +30,44 @@ use scores::{Cache, generate, images, of_data, of_pictures};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A model folder [default: the built-in emoji model].
+    /// Model folder [default: the built-in emoji model].
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// A folder of pictures made elsewhere, all of one size, in the place of a model's.
+    /// Evaluate a folder of images of one size instead of a model.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "bound"])]
     images: Option<PathBuf>,
-    /// Bring the data to the size of the pictures of `--images`, and take grey for colour, where they differ;
-    /// without it such sets are refused, since scores then also measure the resizing.
+    /// Resize the data to the size of the images in `--images`, and treat grey images as colour, where they differ. Without
+    /// this flag that is an error, because the scores then also measure the resizing.
     #[arg(long)]
     adapt: bool,
-    /// `emoji`, a folder of images, or a Parquet file or folder [default: what it was trained on].
+    /// `emoji`, a folder of images, or a Parquet file or folder [default: the model's training data].
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
-    /// The part of the data that was held out of training [default: as in training].
+    /// Fraction of the data held out from training [default: as in training].
     #[arg(long, value_name = "FRACTION")]
     holdout: Option<f64>,
-    /// How many pictures are generated. FID needs more than there are features: 64 of the built-in encoder,
-    /// 2048 of Inception-v3.
+    /// Number of images to generate. FID needs more images than features: 64 for the built-in encoder, 2048 for
+    /// Inception-v3.
     #[arg(short = 'n', long, default_value = "256", value_name = "N")]
     count: NonZeroUsize,
-    /// The same seed makes the same pictures.
+    /// Random seed. The same seed gives the same images.
     #[arg(short, long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Steps of the solver [default: the model's].
+    /// Number of solver steps [default: the model's].
     #[arg(long, value_name = "N")]
     steps: Option<NonZeroUsize>,
-    /// How much to exaggerate the class [default: the model's].
+    /// Guidance scale; 1 means no guidance [default: the model's].
     #[arg(long, value_name = "SCALE")]
     guidance: Option<f64>,
-    /// Score with Inception-v3 too: the weights of pytorch-fid as a safetensors file.
+    /// Also score with Inception-v3, using pytorch-fid's weights from this safetensors file.
     #[arg(long, value_name = "FILE.safetensors")]
     inception: Option<PathBuf>,
     #[command(flatten)]
     cache: Cache,
-    /// Generated pictures, closest first, each above its nearest training picture.
+    /// Image file with generated images, closest first, each above its nearest training image.
     #[arg(short, long, value_name = "FILE.png", default_value = "neighbours.png")]
     output: PathBuf,
-    /// Everything on one page; a JSON file of the same name beside it.
+    /// HTML report. A JSON file of the same name is written beside it.
     #[arg(long, value_name = "FILE.html", default_value = "eval.html")]
     report: PathBuf,
     #[command(flatten)]
@@ -83,7 +83,7 @@ struct Subject {
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
-    ensure!(args.images.is_some() || !args.adapt, "--adapt is for pictures of a folder: give --images");
+    ensure!(args.images.is_some() || !args.adapt, "--adapt needs --images");
     let only_bound = args.bound.bound && !args.bound.quality;
     let beside = args.report.with_extension("json");
     if !only_bound {
@@ -101,9 +101,12 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
             let [channels, height, width] = resolved.shape;
             ensure!(
                 [1, 3].contains(&channels),
-                "the model's samples have {channels} channels: scores are of pictures, in colour (3) or grey (1)"
+                "the model's samples have {channels} channels, expected 3 (colour) or 1 (grey)"
             );
-            ensure!(height == width, "the model's pictures are {width}×{height}; data sets here are square");
+            ensure!(
+                height == width,
+                "the model's images have {width}×{height} pixels, but only square images are supported here"
+            );
             if only_bound {
                 return bound::run(&args, ui, &pipeline, &device, height);
             }
@@ -111,11 +114,16 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
             (Some(pipeline), config)
         }
     };
-    // Whatever can be wrong is found before pictures are made.
+    // Checks everything that can be wrong before images are generated.
     let inception = args.inception.as_deref().map(|path| Inception::open(path, &device)).transpose()?;
     let encoder = Encoder::embedded(&device)?;
     let (train, held_out) = source::open(&config, ui)?.split();
-    ensure!(!train.is_empty(), "all of {} is held out (holdout {})", config.source, config.holdout);
+    ensure!(
+        !train.is_empty(),
+        "no training images: all of {} is held out (holdout {})",
+        config.source,
+        config.holdout
+    );
     let (train, held_out) = (images(&train, ui)?, images(&held_out, ui)?);
     let subject = subject(&args, pipeline.as_ref(), config.size, ui)?;
 
@@ -185,32 +193,32 @@ fn request(args: &Args) -> Request {
     }
 }
 
-/// The data at the size of the pictures in `folder`.
+/// The data at the size of the images in `folder`.
 fn of_folder(args: &Args, folder: &Path) -> Result<DataConfig> {
     let pictures = facts_of(folder)?;
     let ImageFacts { width, height, grey } = pictures;
     ensure!(
         width == height,
-        "the pictures in {} are {width}×{height}; data sets here are square",
+        "the images in {} have {width}×{height} pixels, but only square images are supported here",
         folder.display()
     );
     let config = source::of_model(&Extras::default(), args.data.as_deref(), width, args.holdout)?;
-    // Emoji are drawn at any size.
+    // Emoji can be drawn at any size.
     if let (Source::Folder(data), false) = (&config.source, args.adapt) {
         let ImageFacts { width: columns, height: rows, grey: without_colour } =
-            facts_of(data).context("the data; --adapt brings it to one size")?;
+            facts_of(data).context("the data has images of different sizes; use --adapt to resize it")?;
         ensure!(
             (columns, rows) == (width, height),
-            "{} holds pictures of {width}×{height}, {} of {columns}×{rows}: scores are of one size, and resizing \
-             changes them; bring both to one size, or let the data be resized with --adapt",
+            "{} has images of {width}×{height} pixels, {} has {columns}×{rows}. Scores need one size, and resizing \
+             changes them; resize one of them, or use --adapt to resize the data",
             folder.display(),
             data.display()
         );
         let kind = |grey| if grey { "grey" } else { "coloured" };
         ensure!(
             grey == without_colour,
-            "the pictures in {} are {}, those in {} {}: compare like with like, or take grey for colour with \
-             --adapt",
+            "the images in {} are {}, those in {} {}; convert one of them, or use --adapt to treat grey images as colour \
+             images",
             folder.display(),
             kind(grey),
             data.display(),
@@ -220,7 +228,7 @@ fn of_folder(args: &Args, folder: &Path) -> Result<DataConfig> {
     Ok(config)
 }
 
-/// Of all pictures of a folder, which are of one size. Grey is a folder without a coloured one.
+/// The common properties of all images in a folder. Grey means that no image is in colour.
 fn facts_of(folder: &Path) -> Result<ImageFacts> {
     let config =
         DataConfig { source: Source::Folder(folder.into()), size: 1, cache_mb: 0, ..DataConfig::default() };
@@ -231,7 +239,7 @@ fn facts_of(folder: &Path) -> Result<ImageFacts> {
         match &mut first {
             None => first = Some((name.to_owned(), found)),
             Some((other, all)) if (all.width, all.height) != (found.width, found.height) => bail!(
-                "{}: {name} is {}×{}, expected {}×{} as {other}: scores are of pictures of one size",
+                "{}: {name} has {}×{} pixels, expected {}×{} like {other}; all images must have one size",
                 folder.display(),
                 found.width,
                 found.height,
@@ -241,7 +249,7 @@ fn facts_of(folder: &Path) -> Result<ImageFacts> {
             Some((_, all)) => all.grey &= found.grey,
         }
     }
-    first.map(|(_, facts)| facts).with_context(|| format!("{}: no pictures", folder.display()))
+    first.map(|(_, facts)| facts).with_context(|| format!("{}: no images", folder.display()))
 }
 
 fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Result<Subject> {
@@ -251,7 +259,7 @@ fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Res
         let facts = vec![("pictures".into(), format!("{} in the folder", pictures.len()))];
         return Ok(Subject { name: folder.display().to_string(), pictures, request: None, facts });
     }
-    let pipeline = pipeline.context("there is neither a model nor a folder of pictures")?;
+    let pipeline = pipeline.context("expected a model or a folder of images")?;
     let request = request(args);
     let (resolved, recipe) = pipeline.resolve(&request)?;
     let made = generate(pipeline, &request, ui)?;
@@ -278,7 +286,7 @@ struct Sets<'a> {
 }
 
 impl Sets<'_> {
-    /// Adds the scores of one network, and answers with the distances of its features.
+    /// Adds the scores of one network, and returns the distances of its features.
     fn score(
         &self,
         extractor: &dyn Extractor,
@@ -302,7 +310,7 @@ impl Sets<'_> {
     }
 }
 
-/// Pairs on the page.
+/// Number of pairs on the page.
 const SHOWN: usize = 64;
 
 fn write(args: &Args, found: &Evaluation, sets: &Sets<'_>, request: Option<&Request>) -> Result<()> {

@@ -17,18 +17,18 @@ use crate::{process, sheet, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// The picture: png, jpeg, gif, bmp, webp or tiff.
+    /// Image file: png, jpeg, gif, bmp, webp or tiff.
     picture: PathBuf,
-    /// The file to write.
+    /// Image file to write.
     #[arg(short, long, value_name = "FILE.png", default_value = "forward.png")]
     output: PathBuf,
-    /// The forward process.
+    /// Forward process.
     #[arg(long, value_name = "NAME", default_value = "linear", value_parser = process::names())]
     schedule: String,
-    /// How many moments are shown.
+    /// Number of noise levels to show.
     #[arg(long, value_name = "N", default_value = "8")]
     frames: NonZeroUsize,
-    /// Width and height of each.
+    /// Width and height of each image in pixels.
     #[arg(long, value_name = "PIXELS", default_value_t = 160)]
     size: usize,
     /// Seed of the noise.
@@ -37,7 +37,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args, ui: Ui) -> Result<()> {
-    anyhow::ensure!((8..=2048).contains(&args.size), "--size {}: expected 8 to 2048", args.size);
+    anyhow::ensure!((8..=2048).contains(&args.size), "--size {}: expected a value from 8 to 2048", args.size);
     anyhow::ensure!(args.frames.get() <= 64, "--frames {}: expected at most 64", args.frames);
     check_place(&args.output)?;
     let picture = open_image(&args.picture, &DataConfig { size: args.size, ..DataConfig::default() })?;
@@ -52,12 +52,17 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     let snr = forward::log_snr(&*schedule, &times);
     ui.result(
         &json!({ "output": args.output, "times": times, "log_snr": snr }),
-        format!("{} moments of the {} process in {}", times.len(), args.schedule, args.output.display()),
+        format!(
+            "wrote {} noise levels of the {} process to {}",
+            times.len(),
+            args.schedule,
+            args.output.display()
+        ),
     );
     Ok(())
 }
 
-/// One picture above the other; they are equally wide.
+/// Puts one image above another of the same width.
 fn stacked(above: &Image, below: &Image) -> Image {
     let pixels = [above.pixels.as_slice(), &below.pixels].concat();
     Image { width: above.width, height: above.height + below.height, pixels }
@@ -65,7 +70,7 @@ fn stacked(above: &Image, below: &Image) -> Image {
 
 const HEIGHT: u32 = 300;
 
-/// The log signal-to-noise ratio over time, with a mark for each moment of the strip.
+/// The log signal-to-noise ratio over time, with a mark for each image of the strip.
 fn chart(schedule: &dyn NoiseSchedule, times: &[f64], width: usize, name: &str) -> Result<Image, String> {
     let mut pixels = vec![255; 3 * width * HEIGHT as usize];
     draw(schedule, times, width as u32, name, &mut pixels).map_err(|e| e.to_string())?;

@@ -15,17 +15,17 @@ use crate::ui::Ui;
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A model folder as diffusers lays it out, one of its components, or Stable Diffusion in one file.
+    /// Model folder in diffusers' layout, one of its components, or a single-file checkpoint of Stable Diffusion.
     model: PathBuf,
     /// Also list every tensor.
     #[arg(long)]
     tensors: bool,
 }
 
-/// What is told of a model.
+/// The information about a model.
 struct Sheet {
     rows: Vec<(String, String)>,
-    /// The same for programs.
+    /// The same as JSON.
     value: Value,
     tensors: Vec<(String, Vec<usize>)>,
 }
@@ -54,7 +54,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     Ok(())
 }
 
-/// Names and shapes, each name after `prefix`, and how many parameters they are.
+/// Names (with `prefix`) and shapes, and the number of parameters.
 fn listed(source: &dyn TensorSource, prefix: &str) -> (Vec<(String, Vec<usize>)>, usize) {
     let mut names = source.names();
     names.sort();
@@ -79,7 +79,7 @@ fn scheduler_rows(scheduler: &SchedulerConfig) -> [(String, String); 2] {
     [row("scheduler", scheduler.class_name()), row("predicts", predicts)]
 }
 
-/// A pipeline that diffuses in pixels, or its network alone.
+/// A pipeline without latents, or its network.
 fn in_pixels(dir: &Path) -> Result<Sheet> {
     let model = ModelDir::open(dir)?;
     let (tensors, parameters) = listed(&model.weights()?, "");
@@ -102,9 +102,9 @@ fn in_pixels(dir: &Path) -> Result<Sheet> {
     if !extras.class_names.is_empty() {
         rows.push(row("classes", extras.class_names.join(", ")));
     }
-    // The configuration is many lines of TOML; with --json it is told.
-    let told = extras.training.iter().filter(|(_, value)| !value.is_object());
-    rows.extend(told.map(|(key, value)| row("trained", format!("{key}: {value}"))));
+    // The configuration is many lines of TOML; it is only shown with --json.
+    let short = extras.training.iter().filter(|(_, value)| !value.is_object());
+    rows.extend(short.map(|(key, value)| row("trained", format!("{key}: {value}"))));
     let value = json!({
         "pipeline": model.pipeline.map(|p| p.name()), "parameters": parameters, "config": unet,
         "scheduler": scheduler.map(|s| s.class_name()), "classes": extras.class_names,
@@ -113,7 +113,7 @@ fn in_pixels(dir: &Path) -> Result<Sheet> {
     Ok(Sheet { rows, value, tensors })
 }
 
-/// Whether a folder holds one network of another class than `UNet2DModel`.
+/// Whether a folder contains a single network other than `UNet2DModel`.
 fn is_component(dir: &Path) -> Result<bool> {
     Ok(dir.join("config.json").exists() && ComponentDir::open(dir)?.class() != "UNet2DModel")
 }
@@ -130,7 +130,7 @@ fn component(dir: &Path) -> Result<Sheet> {
     Ok(Sheet { rows, value, tensors })
 }
 
-/// A pipeline in latents: each of its components.
+/// A latent pipeline with its components.
 fn pipeline(dir: &Path) -> Result<Sheet> {
     let entries: Map<String, Value> = files::read_json(&dir.join("model_index.json"))?;
     let class = entries.get("_class_name").and_then(Value::as_str).unwrap_or_default();
@@ -156,13 +156,13 @@ fn pipeline(dir: &Path) -> Result<Sheet> {
     Ok(Sheet { rows, value: json!({ "pipeline": class, "components": components }), tensors: all })
 }
 
-/// Stable Diffusion in one file.
+/// A single-file checkpoint of Stable Diffusion.
 fn in_one_file(path: &Path) -> Result<Sheet> {
     let checkpoint = OriginalCheckpoint::open(path, None)?;
     let family = format!("{:?}", checkpoint.family());
     let mut rows = vec![
         row("file", path.display().to_string()),
-        row("pipeline", format!("{family}, in the names of its first code")),
+        row("pipeline", format!("{family}, single-file checkpoint")),
     ];
     rows.extend(checkpoint.remarks().iter().map(|remark| row("note", remark)));
     let (mut all, mut components) = (Vec::new(), Map::new());

@@ -25,35 +25,35 @@ use crate::{interrupt, memory, model, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Where to begin: a seed, or a picture, which is encoded to noise.
+    /// Start: a seed, or an image, which is encoded as noise.
     from: String,
-    /// Where to end: a seed or a picture.
+    /// End: a seed or an image.
     to: String,
     /// A model folder [default: the built-in emoji model].
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Pictures, both ends included.
+    /// Number of images, including both ends.
     #[arg(short = 'n', long, value_name = "N", default_value = "9")]
     frames: NonZeroUsize,
-    /// The class of all, by name or number [default: the one that stands for none].
+    /// Class of all images, by name or number [default: no class].
     #[arg(short, long, value_name = "CLASS")]
     class: Option<ClassSelector>,
-    /// How much to exaggerate the class; 1 is none. The more, the less exactly pictures come back.
+    /// Guidance scale; 1 means no guidance. Larger values make the encoding of images less exact.
     #[arg(long, value_name = "SCALE", default_value_t = 1.0)]
     guidance: f64,
-    /// Steps of the solver, in each direction.
+    /// Number of solver steps in each direction.
     #[arg(long, value_name = "N", default_value = "60")]
     steps: NonZeroUsize,
-    /// A deterministic solver.
+    /// Deterministic solver.
     #[arg(long, value_name = "NAME", default_value = "dpmpp-2m")]
     solver: String,
-    /// The pictures side by side. Pictures that were given stand at both ends beside what they became.
+    /// Image file to write. Given images are shown at both ends beside their reconstructions.
     #[arg(short, long, value_name = "FILE.png", default_value = "interpolation.png")]
     output: PathBuf,
-    /// Also as an animation, to and fro: .gif, .png (APNG) or .webp by its name.
+    /// Also write an animation back and forth; the extension selects .gif, .png (APNG) or .webp.
     #[arg(long, value_name = "FILE")]
     animation: Option<PathBuf>,
-    /// Enlarge the pixels of small pictures.
+    /// Enlarge pixels by this factor.
     #[arg(long, value_name = "TIMES", default_value_t = 2)]
     zoom: usize,
 }
@@ -61,8 +61,12 @@ pub struct Args {
 const PAPER: Rgb = Rgb([255; 3]);
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
-    ensure!((2..=256).contains(&args.frames.get()), "--frames {}: expected 2 to 256", args.frames);
-    ensure!((1..=64).contains(&args.zoom), "--zoom {}: expected 1 to 64", args.zoom);
+    ensure!(
+        (2..=256).contains(&args.frames.get()),
+        "--frames {}: expected a value from 2 to 256",
+        args.frames
+    );
+    ensure!((1..=64).contains(&args.zoom), "--zoom {}: expected a value from 1 to 64", args.zoom);
     check_place(&args.output)?;
     let animation = args.animation.as_deref().map(animation_format).transpose()?;
     if let Some(path) = &args.animation {
@@ -84,7 +88,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         }
         other => other?,
     };
-    ensure!(!frames.is_empty(), "the model's samples are no pictures");
+    ensure!(!frames.is_empty(), "the model's samples are not images");
     let strip: Vec<Image> =
         (ends[0].picture.iter().chain(&frames).chain(&ends[1].picture)).cloned().collect();
     write_png(&args.output, &enlarge(&grid(&strip, strip.len(), 2, PAPER), args.zoom), None)?;
@@ -92,7 +96,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     for end in &ends {
         if let Some(error) = end.round_trip {
             text.push(format!(
-                "{}: comes back from its noise with an RMS error of {error:.4} (of -1..1); the noise has RMS {:.3}",
+                "{}: encoding and decoding gives an RMS error of {error:.4} (values in -1..1); the noise has an RMS of {:.3}",
                 end.name, end.noise_rms
             ));
         }
@@ -104,24 +108,24 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         write_animation(path, &Animation { frames: &sheets, delay: 100, last_delay: 100 }, format)?;
         text.push(path.display().to_string());
     }
-    let told =
+    let summary =
         |end: &End| json!({ "name": end.name, "round_trip_rms": end.round_trip, "noise_rms": end.noise_rms });
     ui.result(
         &json!({ "event": "finished", "output": args.output, "animation": args.animation,
-            "frames": frames.len(), "from": told(&ends[0]), "to": told(&ends[1]) }),
+            "frames": frames.len(), "from": summary(&ends[0]), "to": summary(&ends[1]) }),
         text.join("\n"),
     );
     Ok(ExitCode::SUCCESS)
 }
 
-/// One end of the way.
+/// One end of the interpolation.
 struct End {
     name: String,
-    /// The picture given, if it is one.
+    /// The given image, if any.
     picture: Option<Image>,
     noise: Batch<4>,
     noise_rms: f64,
-    /// Root mean square difference between the picture and what comes of its noise.
+    /// Root mean square difference between the image and its reconstruction.
     round_trip: Option<f64>,
 }
 
@@ -171,11 +175,17 @@ impl Args {
     }
 }
 
-/// A picture at the model's size, and as a sample `[1, C, H, W]`.
+/// An image at the model's size, and as a sample `[1, C, H, W]`.
 fn open(path: &Path, study: &Study<'_>, device: &Device) -> Result<(Image, Batch<4>)> {
     let [channels, height, width] = study.resolved().shape;
-    ensure!(height == width, "the model's pictures are {width}×{height}; pictures are read as squares");
-    ensure!(matches!(channels, 1 | 3), "the model's samples have {channels} channels: they are no pictures");
+    ensure!(
+        height == width,
+        "the model's images have {width}×{height} pixels, but only square images are supported here"
+    );
+    ensure!(
+        matches!(channels, 1 | 3),
+        "the model's samples have {channels} channels, so they are not images"
+    );
     let picture = open_image(path, &DataConfig { size: height, ..DataConfig::default() })?;
     let mut values = picture.to_planes();
     if channels == 1 {

@@ -23,53 +23,53 @@ use clap::Subcommand;
 
 use crate::ui::Ui;
 
-/// What to do.
+/// The subcommands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Make pictures from noise, with the built-in model or your own.
+    /// Sample images with the built-in model or your own.
     Sample(Box<sample::Args>),
-    /// Train a model on the built-in emoji or your own pictures.
+    /// Train a model on the built-in emoji or your own images.
     Train(train::Args),
-    /// Average a run's weights over any length, after training.
+    /// Compute averaged weights of any length after training.
     Ema(ema::Args),
-    /// Go from one picture to another through noise; pictures of yours are encoded to noise first.
+    /// Interpolate between seeds or images.
     ///
-    /// For models that diffuse the pixels themselves, not latents.
+    /// Images are encoded as noise first. Only for models without latents.
     Interpolate(interpolate::Args),
-    /// Learn a sampler of few evaluations for a model, and keep it beside the model.
+    /// Learn a sampler with few evaluations for a model, and store it in the model folder.
     ///
-    /// For models that diffuse the pixels themselves, not latents.
+    /// Only for models without latents.
     #[command(name = "tune-steps")]
     Tune(tune::Args),
-    /// Measure a model: quality of its pictures, memorisation, bits per dimension (--bound).
+    /// Evaluate a model: image quality, memorization, bits per dimension (--bound).
     Eval(eval::Args),
-    /// Set solvers side by side: one sheet of pictures, the error of each, and its time.
+    /// Compare solvers: a grid of images, and the error and time of each.
     ///
-    /// For models that diffuse the pixels themselves, not latents.
+    /// Only for models without latents.
     Compare(compare::Args),
-    /// Measure this machine: kernels, forward passes, training steps, sampling, start-up, memory.
+    /// Benchmark this machine: kernels, forward passes, training steps, sampling, start-up, memory.
     Bench(bench::Args),
-    /// Write a model in one file, or with low-rank changes, as a folder of diffusers.
+    /// Convert a single-file checkpoint to a diffusers folder, or merge LoRAs.
     Convert(convert::Args),
-    /// Show what a model folder holds.
+    /// Show what a model folder contains.
     Info(info::Args),
-    /// Print the noise levels that a sampling run would visit.
+    /// Print the noise levels of a sampling run.
     Plan(plan::Args),
-    /// Draw how the forward process turns your picture into noise.
+    /// Show how the forward process turns an image into noise.
     Forward(forward::Args),
-    /// Show a data set: counts, classes, a sheet of pictures.
+    /// Show a data set: counts, classes, a grid of images.
     Data(data::Args),
     /// List the devices of this build.
     Devices,
     /// Print shell completions.
     Completions(completions::Args),
-    /// Run one component on given tensors, to hold it against a peer.
+    /// Run one component on given tensors, to compare it with another implementation.
     #[command(subcommand)]
     Debug(debug::Command),
 }
 
 impl Command {
-    /// Runs the command; an exit code other than 0 means that it was interrupted.
+    /// Runs the command. An exit code other than 0 means that it was interrupted.
     pub fn run(self, ui: Ui, named: Option<&str>) -> anyhow::Result<ExitCode> {
         let device = named.unwrap_or("cpu");
         match self {

@@ -15,28 +15,28 @@ use crate::{model, process, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// The model whose plan is shown [default: the built-in one].
+    /// Model folder [default: the built-in model].
     #[arg(long, value_name = "DIR", conflicts_with = "schedule")]
     model: Option<PathBuf>,
-    /// A forward process instead of a model's.
+    /// Use this forward process instead of a model's.
     #[arg(long, value_name = "NAME", value_parser = process::names())]
     schedule: Option<String>,
-    /// Steps of the solver.
+    /// Number of solver steps.
     #[arg(long, value_name = "N", default_value = "10")]
     steps: std::num::NonZeroUsize,
-    /// The solver [default: the model's].
+    /// Solver [default: the model's].
     #[arg(long, value_name = "NAME")]
     solver: Option<String>,
-    /// Which noise levels are visited [default: the model's].
+    /// Spacing of the noise levels [default: the model's].
     #[arg(long, value_name = "NAME")]
     spacing: Option<Spacing>,
-    /// Fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
+    /// Amount of fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
     #[arg(long)]
     eta: Option<f64>,
-    /// Leave aside a sampler that `tweedie tune-steps` has learned for so many steps.
+    /// Ignore a sampler that `tweedie tune-steps` has learned for this number of steps.
     #[arg(long)]
     untuned: bool,
-    /// The shift of a model whose noise levels depend on the size of the picture [default: that of its own size].
+    /// Shift of a model whose noise levels depend on the image size [default: that of its own size].
     #[arg(long, conflicts_with = "schedule", allow_hyphen_values = true)]
     mu: Option<f64>,
 }
@@ -69,7 +69,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     };
     let mut lines = vec![
         format!(
-            "{} · {} steps, {} network evaluations or fewer",
+            "{} · {} steps, at most {} network evaluations",
             recipe.solver.name(),
             recipe.plan.solves(),
             recipe.plan.solves() * recipe.solver.evaluations()

@@ -35,19 +35,19 @@ use crate::{
 };
 
 const PAPER: Rgb = Rgb([255, 255, 255]);
-/// Moments of a filmstrip, at most.
+/// Maximum number of frames of a filmstrip.
 const MOMENTS: usize = 10;
-/// Of an animation.
+/// Maximum number of frames of an animation.
 const FRAMES: usize = 48;
 
 /// Height and width.
 #[derive(Clone, Copy, Debug)]
 struct Size([usize; 2]);
 
-/// `SIDE` or `WIDTHxHEIGHT`.
+/// Parses `SIDE` or `WIDTHxHEIGHT`.
 fn size(text: &str) -> Result<Size, String> {
     let number = |text: &str| {
-        let wrong = || "expected a side in pixels, or width and height as in 768x512".to_owned();
+        let wrong = || "expected one number of pixels, or width and height like 768x512".to_owned();
         text.trim().parse().map_err(|_| wrong())
     };
     match text.split_once(['x', 'X', '×']) {
@@ -56,12 +56,12 @@ fn size(text: &str) -> Result<Size, String> {
     }
 }
 
-/// Two numbers.
+/// A lower and an upper bound.
 #[derive(Clone, Copy, Debug)]
 struct Interval([f64; 2]);
 
 fn interval(text: &str) -> Result<Interval, String> {
-    let wrong = || "expected two numbers with a comma between, such as 0.2,5".to_owned();
+    let wrong = || "expected two numbers separated by a comma, for example 0.2,5".to_owned();
     let (from, to) = text.split_once(',').ok_or_else(wrong)?;
     let number = |text: &str| text.trim().parse().map_err(|_| wrong());
     Ok(Interval([number(from)?, number(to)?]))
@@ -70,140 +70,138 @@ fn interval(text: &str) -> Result<Interval, String> {
 #[derive(ClapArgs, Debug)]
 #[command(after_help = menus())]
 pub struct Args {
-    /// A model folder, as `tweedie train` or diffusers write it, or Stable Diffusion 1.x, 2.x or XL in one
-    /// safetensors file [default: the built-in models of emoji, one of classes, one of texts].
+    /// Model folder of `tweedie train` or diffusers, or a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL
+    /// [default: the built-in emoji models].
     #[arg(short, long, value_name = "PATH")]
     model: Option<PathBuf>,
-    /// CLIP's tokenizer, for a model in one file [default: what lies beside it].
+    /// Folder of CLIP's tokenizer, for a single-file checkpoint [default: the checkpoint's folder].
     #[arg(long, value_name = "DIR", requires = "model")]
     tokenizer: Option<PathBuf>,
-    /// What the network of a model in one file answers [default: `eps`; `v` of Stable Diffusion 2.x].
+    /// What the network of a single-file checkpoint predicts [default: `eps`, or `v` for Stable Diffusion 2.x].
     #[arg(long, value_name = "KIND", requires = "model")]
     prediction: Option<model::Prediction>,
     /// Which variant of the weights in a folder is read, such as `fp16` [default: the weights without a variant, else
     /// fp32, fp16 or bf16, whichever is there].
     #[arg(long, value_name = "NAME", requires = "model")]
     variant: Option<String>,
-    /// How many pictures [default: 36; of models in latents one for each prompt].
-    #[arg(short = 'n', long, value_name = "N", help_heading = "What")]
+    /// Number of images [default: 36, or one per prompt for latent models].
+    #[arg(short = 'n', long, value_name = "N", help_heading = "Images")]
     count: Option<NonZeroUsize>,
-    /// What the pictures show, for models that read texts; repeat it to cycle through several. `(word:1.3)` weighs
-    /// a word.
-    #[arg(short, long, value_name = "TEXT", help_heading = "What")]
+    /// Prompt, for text-to-image models; repeat to use several in turn. `(word:1.3)` weights a word.
+    #[arg(short, long, value_name = "TEXT", help_heading = "Images")]
     prompt: Vec<String>,
-    /// What they do not show.
-    #[arg(long, value_name = "TEXT", requires = "prompt", help_heading = "What")]
+    /// Negative prompt.
+    #[arg(long, value_name = "TEXT", requires = "prompt", help_heading = "Images")]
     negative_prompt: Option<String>,
-    /// Begin with this picture, for models in latents. Without --size the pictures have its aspect.
-    #[arg(long, value_name = "FILE", help_heading = "What")]
+    /// Start from this image, for latent models. Without --size the result has its aspect ratio.
+    #[arg(long, value_name = "FILE", help_heading = "Images")]
     image: Option<PathBuf>,
-    /// How much of that picture is replaced: more than 0, at most 1 [default: 0.8].
-    #[arg(long, value_name = "S", requires = "image", help_heading = "What")]
+    /// How much of the initial image is replaced, > 0 and ≤ 1 [default: 0.8].
+    #[arg(long, value_name = "S", requires = "image", help_heading = "Images")]
     strength: Option<f64>,
-    /// A class by name or number; repeat it to cycle through several [default: all in turn].
-    #[arg(short, long, value_name = "CLASS", help_heading = "What")]
+    /// Class by name or number; repeat to use several in turn [default: all in turn].
+    #[arg(short, long, value_name = "CLASS", help_heading = "Images")]
     class: Vec<ClassSelector>,
-    /// The same seed makes the same pictures.
-    #[arg(short, long, value_name = "N", default_value_t = 0, help_heading = "What")]
+    /// Random seed. The same seed gives the same images.
+    #[arg(short, long, value_name = "N", default_value_t = 0, help_heading = "Images")]
     seed: u64,
-    /// Width and height in pixels, or the side of a square [default: what the model was trained for].
-    #[arg(long, value_name = "WxH", value_parser = size, help_heading = "What")]
+    /// Width and height in pixels, or one number for squares [default: the model's training size].
+    #[arg(long, value_name = "WxH", value_parser = size, help_heading = "Images")]
     size: Option<Size>,
-    /// Repeat the request that is written in this picture; other flags of this group are ignored.
-    #[arg(long, value_name = "FILE.png", help_heading = "What")]
+    /// Repeat the request that is stored in this image; other flags of this group are ignored.
+    #[arg(long, value_name = "FILE.png", help_heading = "Images")]
     like: Option<PathBuf>,
 
-    /// Steps of the solver [default: the model's].
-    #[arg(long, value_name = "N", help_heading = "How")]
+    /// Number of solver steps [default: the model's].
+    #[arg(long, value_name = "N", help_heading = "Sampler")]
     steps: Option<NonZeroUsize>,
-    /// The solver, see below [default: the model's].
-    #[arg(long, value_name = "NAME", help_heading = "How")]
+    /// Solver, see below [default: the model's].
+    #[arg(long, value_name = "NAME", help_heading = "Sampler")]
     solver: Option<String>,
-    /// List the solvers with their aliases, orders and papers, and do nothing else.
-    #[arg(long, help_heading = "How")]
+    /// List the solvers with their aliases, orders and papers, and exit.
+    #[arg(long, help_heading = "Sampler")]
     solvers: bool,
-    /// Leave a sampler that `tweedie tune-steps` learned for so many steps aside.
-    #[arg(long, help_heading = "How")]
+    /// Ignore a sampler that `tweedie tune-steps` has learned for this number of steps.
+    #[arg(long, help_heading = "Sampler")]
     untuned: bool,
-    /// Which noise levels are visited, see below; parameters as in `karras=5`, `shifted=3`, `beta=0.5,0.5`
-    /// [default: the model's].
-    #[arg(long, value_name = "NAME", help_heading = "How")]
+    /// Spacing of the noise levels, see below; with parameters like `karras=5`, `shifted=3`, `beta=0.5,0.5` [default: the
+    /// model's].
+    #[arg(long, value_name = "NAME", help_heading = "Sampler")]
     spacing: Option<Spacing>,
-    /// Fresh noise in every step, from 0 (none) to 1 (as in the reversed diffusion).
-    #[arg(long, value_name = "ETA", help_heading = "How")]
+    /// Amount of fresh noise in every step, from 0 (none) to 1 (as in the reversed diffusion).
+    #[arg(long, value_name = "ETA", help_heading = "Sampler")]
     eta: Option<f64>,
-    /// The shift of a model whose noise levels depend on the size of the picture [default: as diffusers
-    /// computes it].
-    #[arg(long, value_name = "MU", help_heading = "How")]
+    /// Shift of a model whose noise levels depend on the image size [default: computed as in diffusers].
+    #[arg(long, value_name = "MU", help_heading = "Sampler")]
     mu: Option<f64>,
     /// How much to exaggerate the class or prompt; 1 and less are none [default: the model's]. CFG++ solvers take 0
     /// to 1.
-    #[arg(long, value_name = "SCALE", help_heading = "How")]
+    #[arg(long, value_name = "SCALE", help_heading = "Sampler")]
     guidance: Option<f64>,
-    /// How much of the spread of the unguided answer the guided one gets back, from 0 to 1; models in
-    /// latents only.
-    #[arg(long, value_name = "R", help_heading = "How")]
+    /// How much the guided prediction is rescaled to the standard deviation of the conditional one, from 0 to 1. Latent
+    /// models only.
+    #[arg(long, value_name = "R", help_heading = "Sampler")]
     guidance_rescale: Option<f64>,
-    /// The noise levels sigma/alpha, from and to, at which guidance acts, as in `0.2,5` [default: all].
-    #[arg(long, value_name = "FROM,TO", value_parser = interval, help_heading = "How")]
+    /// Range of noise levels sigma/alpha with guidance, for example `0.2,5` [default: all].
+    #[arg(long, value_name = "FROM,TO", value_parser = interval, help_heading = "Sampler")]
     guidance_interval: Option<Interval>,
-    /// Which quantile of the guided answer's magnitudes is brought back to the unguided one's, such as 0.995,
-    /// against colours that burn out; models in latents only.
-    #[arg(long, value_name = "QUANTILE", help_heading = "How")]
+    /// Quantile of the guided prediction's magnitudes that is reduced to that of the unguided one, for example 0.995.
+    /// Prevents saturated colours. Latent models only.
+    #[arg(long, value_name = "QUANTILE", help_heading = "Sampler")]
     dynamic_threshold: Option<f64>,
     /// What weights of words as in `(word:1.3)` do: `comfyui`, `a1111` or `a1111-no-norm` [default: comfyui].
-    #[arg(long, value_name = "KIND", requires = "prompt", help_heading = "How")]
+    #[arg(long, value_name = "KIND", requires = "prompt", help_heading = "Sampler")]
     prompt_weights: Option<Weighting>,
-    /// Leave out this many of the text encoder's last layers.
-    #[arg(long, value_name = "LAYERS", help_heading = "How")]
+    /// Skip this many of the text encoder's last layers.
+    #[arg(long, value_name = "LAYERS", help_heading = "Sampler")]
     clip_skip: Option<usize>,
-    /// A low-rank change of the model's weights, in the names of diffusers, PEFT or kohya's scripts, and how
-    /// much of it; may be repeated. Models in latents only.
-    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "How")]
+    /// LoRA to merge into the weights, with an optional scale, in the format of diffusers, PEFT or kohya's scripts; may be
+    /// repeated. Latent models only.
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Sampler")]
     lora: Vec<String>,
-    /// Decode latents, and encode --image, in tiles of this many pixels, which bounds the memory of large pictures
-    /// [default: 512 above 1024x1024 pixels, else whole].
-    #[arg(long, value_name = "PIXELS", help_heading = "How")]
+    /// Decode latents, and encode --image, in tiles of this many pixels, which limits memory for large images [default: 512
+    /// above 1024x1024 pixels, otherwise no tiles].
+    #[arg(long, value_name = "PIXELS", help_heading = "Sampler")]
     vae_tile: Option<NonZeroUsize>,
-    /// The most rows in one call of the network; changes memory and speed, not the pictures.
-    #[arg(long, value_name = "ROWS", help_heading = "How")]
+    /// Maximum batch size in one call of the network. Changes memory and speed, but not the images.
+    #[arg(long, value_name = "ROWS", help_heading = "Sampler")]
     chunk: Option<NonZeroUsize>,
-    /// What the network computes with: f32; bf16 activations, which take less time and memory; or int8, a quarter of
-    /// the weights' memory, and linear maps in less time.
-    #[arg(long, value_name = "TYPE", help_heading = "How")]
+    /// Precision: f32; bf16 activations, which need less time and memory; or int8 weights, which need a quarter of the memory
+    /// and less time in linear layers.
+    #[arg(long, value_name = "TYPE", help_heading = "Sampler")]
     precision: Option<Precision>,
-    /// Take for each convolution the algorithm that is measured to be the fastest here and for this many rows: pictures
-    /// then differ in their last bits from run to run.
-    #[arg(long, help_heading = "How")]
+    /// Measure which convolution algorithm is the fastest on this machine and for this batch size. The last bits of images
+    /// then vary from run to run.
+    #[arg(long, help_heading = "Sampler")]
     fastest_kernels: bool,
-    /// Initial noise instead of the seed's: a safetensors file with `noise`, [count, channels, height, width].
-    #[arg(long, value_name = "FILE", help_heading = "How")]
+    /// Use the initial noise in this safetensors file: `noise`, [count, channels, height, width].
+    #[arg(long, value_name = "FILE", help_heading = "Sampler")]
     noise: Option<PathBuf>,
 
-    /// The grid of pictures; it carries the request.
-    #[arg(short, long, value_name = "FILE.png", default_value = "tweedie.png", help_heading = "Where to")]
+    /// Image file with the grid of images. The request is stored in it.
+    #[arg(short, long, value_name = "FILE.png", default_value = "tweedie.png", help_heading = "Output")]
     output: PathBuf,
-    /// Also one file per picture, in this folder.
-    #[arg(long, value_name = "DIR", help_heading = "Where to")]
+    /// Also write one file per image to this folder.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     singles: Option<PathBuf>,
-    /// Also a filmstrip: a row per picture, from noise to result.
-    #[arg(long, value_name = "FILE.png", help_heading = "Where to")]
+    /// Also write a filmstrip: one row per image, from noise to result.
+    #[arg(long, value_name = "FILE.png", help_heading = "Output")]
     filmstrip: Option<PathBuf>,
-    /// Also the denoising as an animation: .gif, .png (APNG) or .webp by its name.
-    #[arg(long, value_name = "FILE", help_heading = "Where to")]
+    /// Also write an animation of the denoising; the extension selects .gif, .png (APNG) or .webp.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     animation: Option<PathBuf>,
-    /// Filmstrip and animation show the noisy samples, not what the network sees in them.
-    #[arg(long, help_heading = "Where to")]
+    /// Show the noisy samples in filmstrip and animation instead of the predicted clean ones.
+    #[arg(long, help_heading = "Output")]
     noisy: bool,
-    /// Of models in latents, an AutoencoderTiny that decodes the moments of filmstrip and animation [default: the
-    /// model's own autoencoder, which takes longer].
-    #[arg(long, value_name = "DIR", help_heading = "Where to")]
+    /// For latent models, an AutoencoderTiny that decodes the frames of filmstrip and animation [default: the model's
+    /// autoencoder, which is slower].
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     preview_vae: Option<PathBuf>,
-    /// Also the samples as tensors: `samples`, [count, channels, height, width], in -1..1.
-    #[arg(long, value_name = "FILE.safetensors", help_heading = "Where to")]
+    /// Also write the samples as tensors: `samples`, [count, channels, height, width], in -1..1.
+    #[arg(long, value_name = "FILE.safetensors", help_heading = "Output")]
     save_tensors: Option<PathBuf>,
-    /// Enlarge the pixels of small pictures in grid, filmstrip and animation.
-    #[arg(long, value_name = "TIMES", default_value_t = 2, help_heading = "Where to")]
+    /// Enlarge pixels in grid, filmstrip and animation by this factor.
+    #[arg(long, value_name = "TIMES", default_value_t = 2, help_heading = "Output")]
     zoom: usize,
 }
 
@@ -213,7 +211,7 @@ fn menus() -> String {
         let aliases =
             if s.aliases.is_empty() { String::new() } else { format!(" ({})", s.aliases.join(", ")) };
         text.push_str(&format!(
-            "  {}{aliases}\n      {}; order {}, {} evaluation{} a step. {}\n",
+            "  {}{aliases}\n      {}; order {}, {} evaluation{} per step. {}\n",
             s.name,
             s.summary,
             s.order,
@@ -224,11 +222,13 @@ fn menus() -> String {
     }
     let names: Vec<_> = SPACINGS.iter().map(|(name, _)| *name).collect();
     text.push_str(&format!("\nSpacings: {}", names.join(", ")));
-    text.push_str("\nwith other parameters: leading=1, karras=5, polyexponential=2, beta=0.5,0.5, shifted=3");
+    text.push_str(
+        "\nSpacings with parameters: leading=1, karras=5, polyexponential=2, beta=0.5,0.5, shifted=3",
+    );
     text
 }
 
-/// Every solver by name, for people a line or two each.
+/// Prints all solvers.
 fn list(ui: Ui) {
     let all: Vec<_> = SOLVERS
         .iter()
@@ -251,7 +251,7 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let animation = args.animation.as_deref().map(animation_format).transpose()?;
-    ensure!(args.zoom >= 1 && args.zoom <= 64, "--zoom {}: expected 1 to 64", args.zoom);
+    ensure!(args.zoom >= 1 && args.zoom <= 64, "--zoom {}: expected a value from 1 to 64", args.zoom);
     for path in args.files() {
         check_place(path)?;
     }
@@ -261,12 +261,12 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if args.is_latent()? {
         return latent::run(&args, animation, ui, device);
     }
-    ensure!(args.tokenizer.is_none(), "--tokenizer: for models in one file only");
-    ensure!(args.prediction.is_none(), "--prediction: for models in one file only; a folder says it itself");
+    ensure!(args.tokenizer.is_none(), "--tokenizer is only supported for single-file checkpoints");
+    ensure!(args.prediction.is_none(), "--prediction is only supported for single-file checkpoints");
     let request = args.request(36)?;
-    ensure!(args.lora.is_empty(), "--lora: changes models in latents only");
-    ensure!(args.preview_vae.is_none(), "--preview-vae: decodes latents, which this model has not");
-    ensure!(args.image.is_none(), "--image: this model makes pictures without latents, from noise alone");
+    ensure!(args.lora.is_empty(), "--lora is only supported for latent models");
+    ensure!(args.preview_vae.is_none(), "--preview-vae is only supported for latent models");
+    ensure!(args.image.is_none(), "--image is only supported for latent models");
     let device = tweedie::ops::device(device)?;
     let pipeline = model::pipeline_of(args.model.as_deref(), args.variant.as_deref(), &device, ui)?;
     let (resolved, recipe) = pipeline.resolve(&request)?;
@@ -289,7 +289,7 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         bar.set_position(index as u64);
         let made = resolved.count as f64 * index as f64 / of as f64;
         bar.set_message(format!(
-            "pictures {}-{} · {:.1} images/s",
+            "images {}-{} · {:.1} images/s",
             rows.start + 1,
             rows.end,
             made / start.elapsed().as_secs_f64()
@@ -320,7 +320,7 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
             "steps": steps, "evaluations": output.evals, "seconds": seconds, "files": places }),
         format!(
             "{}, {} of {}, in {seconds:.1} s ({:.1} images/s)\n{}",
-            counted(count, "picture"),
+            counted(count, "image"),
             counted(steps, "step"),
             recipe.solver.name(),
             count as f64 / seconds,
@@ -331,21 +331,22 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
 }
 
 impl Args {
-    /// Whether the model diffuses in latents.
+    /// Whether the model is a latent model.
     fn is_latent(&self) -> Result<bool> {
         Ok(match (&self.model, &self.like) {
             (Some(path), _) => path.is_file() || latent_dir::class_of(path)?.is_some(),
-            // Of the built-in models that which reads texts.
+            // Without --model, a stored prompt selects the built-in text-to-image model.
             (None, Some(like)) => read_request(like)?.is_some_and(|request| !request.prompts.is_empty()),
             (None, None) => !self.prompt.is_empty(),
         })
     }
 
-    /// `count` pictures, if the flags do not say.
+    /// The request; `count` is the default number of images.
     fn request(&self, count: usize) -> Result<Request> {
         let mut request = match &self.like {
-            Some(path) => read_request(path)?
-                .with_context(|| format!("{} carries no request of tweedie", path.display()))?,
+            Some(path) => read_request(path)?.with_context(|| {
+                format!("{}: no request of tweedie is stored in this file", path.display())
+            })?,
             None => Request {
                 count: self.count.or(NonZeroUsize::new(count)).unwrap_or(NonZeroUsize::MIN),
                 prompts: self.prompt.clone(),
@@ -402,7 +403,7 @@ impl Args {
             written.push(path.clone());
         }
         if output.images.is_empty() {
-            ensure!(self.save_tensors.is_some(), "the model's samples are no pictures; use --save-tensors");
+            ensure!(self.save_tensors.is_some(), "the model's samples are not images; use --save-tensors");
             return Ok(written);
         }
         let turns = match (&output.classes, request.prompts.len()) {
@@ -434,12 +435,12 @@ impl Args {
     }
 }
 
-/// After how many pictures the first one's class comes again; 0 if it does not.
+/// The number of images after which the classes repeat; 0 if they do not.
 fn turns_of(classes: &[usize]) -> usize {
     classes.iter().skip(1).position(|class| *class == classes[0]).map_or(0, |place| place + 1)
 }
 
-/// As square as can be; where classes or prompts take turns, one to a column if they are not too many.
+/// As square as possible; if classes or prompts are used in turn and there are not too many, one column for each.
 fn columns(count: usize, turns: usize) -> usize {
     if (4..=16).contains(&turns) && count >= 2 * turns {
         return turns;
@@ -449,16 +450,16 @@ fn columns(count: usize, turns: usize) -> usize {
 
 pub fn animation_format(path: &Path) -> Result<AnimationFormat> {
     AnimationFormat::of(path).with_context(|| {
-        format!("--animation {}: expected a name ending in .gif, .png or .webp", path.display())
+        format!("--animation {}: expected a file name with the extension .gif, .png or .webp", path.display())
     })
 }
 
-/// Whether a file can be written there, tried before the work is done.
+/// Checks before the work whether a file can be written at `path`.
 pub fn check_place(path: &Path) -> Result<()> {
     tweedie_system::files::check_file(path).with_context(|| cannot_write(path))
 }
 
-/// The same for files in a folder that is there or can be made.
+/// Checks before the work whether files can be written to a folder, which need not exist.
 pub fn check_folder(path: &Path) -> Result<()> {
     tweedie_system::files::check_folder(path).with_context(|| cannot_write(path))
 }

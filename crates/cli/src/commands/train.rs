@@ -20,29 +20,28 @@ use crate::{
 #[derive(ClapArgs, Debug)]
 #[command(after_help = presets())]
 pub struct Args {
-    /// A TOML file with the run's configuration; its keys are laid over the preset.
+    /// TOML file with the run's configuration; its keys override the preset.
     config: Option<PathBuf>,
-    /// The configuration to start from.
+    /// Preset to start from.
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// What to learn: `emoji`, a folder of images, or a Parquet file or folder.
+    /// Training data: `emoji`, a folder of images, or a Parquet file or folder.
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
-    /// The autoencoder in whose latents a text-to-image model lives: its folder, or that of the run that trained
-    /// it.
+    /// Autoencoder of a text-to-image model: its folder, or that of the run that trained it.
     #[arg(long, value_name = "DIR")]
     vae: Option<PathBuf>,
-    /// Begin from a trained model, its folder or that of its run, instead of random weights. Network, noise and size
-    /// of the images are the model's.
+    /// Start from a trained model instead of random weights: its folder, or that of its run. The network, the noise process
+    /// and the image size are the model's.
     #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
     init: Option<PathBuf>,
-    /// The run's folder: checkpoints, logs, previews and the finished model.
+    /// Folder of the run: checkpoints, logs, previews and the finished model.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// End after this many optimizer steps.
+    /// Stop after this many optimizer steps.
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// End after this many minutes.
+    /// Stop after this many minutes.
     #[arg(long, value_name = "M")]
     minutes: Option<f64>,
     /// Images per step.
@@ -51,13 +50,13 @@ pub struct Args {
     /// Seed of weights, order, noise and augmentation, up to 9223372036854775807.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
-    /// Set any key, as in `--set optimizer.beta2=0.99`; may be repeated.
+    /// Set any configuration key, for example `--set optimizer.beta2=0.99`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Go on with the run in the output folder, bit for bit as if it had never stopped.
+    /// Resume the run in the output folder; the result is the same as without interruption.
     #[arg(long)]
     resume: bool,
-    /// Print the resolved configuration, the number of parameters and the memory needed; train nothing.
+    /// Print the resolved configuration, the number of parameters and the required memory, and exit.
     #[arg(long)]
     dry_run: bool,
 }
@@ -74,7 +73,7 @@ pub fn run(args: Args, ui: Ui, device: Option<&str>) -> Result<ExitCode> {
     let config = args.resolve(device)?;
     let mut run = if args.resume { TrainLoop::resume_with(config)? } else { TrainLoop::new(config)? };
     let stop = run.stop_handle();
-    interrupt::answer(ui, "saving and ending after this step", move || stop.request());
+    interrupt::answer(ui, "stopping after this step and saving a checkpoint", move || stop.request());
     let bar = progress(ui, run.config());
     let minutes = run.config().run.minutes;
     let mut stopped = false;
@@ -124,11 +123,11 @@ impl Args {
             None => ConfigBuilder::preset(PRESETS[0].name)?.build()?.run.out,
         };
         let file = out.join("config.toml");
-        ensure!(file.is_file(), "{}: there is no run to resume (config.toml is missing)", out.display());
+        ensure!(file.is_file(), "{}: no run to resume (config.toml is missing)", out.display());
         Ok(ConfigBuilder::file(&file)?)
     }
 
-    /// The preset that suits the model to begin from, or the first.
+    /// The preset for the model given by --init, or the first preset.
     fn default_preset(&self) -> Result<&'static str> {
         Ok(match &self.init {
             Some(init) => match task_of(init)? {
@@ -153,18 +152,18 @@ impl Args {
             builder = builder.init(init)?;
         }
         if let Some(out) = &self.out {
-            let out = out.to_str().context("--out: the path is not Unicode")?;
+            let out = out.to_str().context("--out: the path is not valid Unicode")?;
             builder = builder.set(&format!("run.out={}", quoted(out)))?;
         }
         if let Some(vae) = &self.vae {
-            let vae = vae.to_str().context("--vae: the path is not Unicode")?;
+            let vae = vae.to_str().context("--vae: the path is not valid Unicode")?;
             builder = builder.set(&format!("text.vae={}", quoted(vae)))?;
         }
         for assignment in self.assignments(device) {
             builder = builder.set(&assignment)?;
         }
         let mut config = builder.build()?;
-        // A length on the command line is the length, whatever limit the preset has.
+        // A length on the command line replaces the preset's limit.
         match (self.steps, self.minutes) {
             (Some(_), None) => config.run.minutes = None,
             (None, Some(_)) => config.run.steps = None,
@@ -187,14 +186,14 @@ fn progress(ui: Ui, config: &RunConfig) -> ProgressBar {
     }
 }
 
-/// Passes an event on; whether the run was stopped before its end.
+/// Reports an event; returns whether the run was stopped early.
 fn tell(ui: Ui, bar: &ProgressBar, minutes: Option<f64>, event: TrainEvent) -> bool {
     let say = |text: String| bar.suspend(|| ui.note(text));
     match event {
         TrainEvent::Started { step, steps, parameters, images, held_out } => {
             ui.event(&json!({ "event": "started", "step": step, "steps": steps, "parameters": parameters,
                 "images": images, "held_out": held_out }));
-            let from = if step > 0 { format!(", going on from step {step}") } else { String::new() };
+            let from = if step > 0 { format!(", resuming from step {step}") } else { String::new() };
             say(format!("{parameters} parameters, {images} images ({held_out} held out){from}"));
         }
         TrainEvent::Step(s) => {

@@ -23,51 +23,51 @@ use crate::{
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// The model's folder.
+    /// Model folder.
     model: PathBuf,
-    /// Network evaluations of the sampler; `tweedie sample --steps N` then takes it.
+    /// Number of network evaluations; `tweedie sample --steps N` then uses the sampler.
     #[arg(long, value_name = "N", default_value = "6")]
     evals: NonZeroUsize,
-    /// Starts to learn from.
+    /// Number of starting points for learning.
     #[arg(long, value_name = "N", default_value = "64")]
     seeds: NonZeroUsize,
-    /// Further starts, by which it is judged.
+    /// Number of further starting points for the evaluation.
     #[arg(long, value_name = "N", default_value = "64")]
     held_out: NonZeroUsize,
-    /// The same seed learns the same sampler.
+    /// Random seed. The same seed learns the same sampler.
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// A class by name or number; repeat it to cycle through several [default: all in turn].
+    /// Class by name or number; repeat to use several in turn [default: all in turn].
     #[arg(short, long, value_name = "CLASS")]
     class: Vec<ClassSelector>,
-    /// The guidance to learn for; 1 is none [default: the model's].
+    /// Guidance scale to learn for; 1 means no guidance [default: the model's].
     #[arg(long, value_name = "SCALE")]
     guidance: Option<f64>,
-    /// Steps of the solution that is taken for converged.
+    /// Number of steps of the reference solution.
     #[arg(long, value_name = "N", default_value_t = CONVERGED_STEPS)]
     reference_steps: usize,
-    /// Sweeps of the search, at most: each moves every level back and forth.
+    /// Maximum number of sweeps of the search; each moves every level back and forth.
     #[arg(long, value_name = "N", default_value_t = 16)]
     sweeps: usize,
-    /// Iterations of the refinement after it, at most: each takes as long as several sweeps.
+    /// Maximum number of iterations of the refinement; each takes as long as several sweeps.
     #[arg(long, value_name = "N", default_value_t = 2)]
     iterations: usize,
-    /// Only tell how good it would be.
+    /// Only report how good the sampler would be, and do not store it.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Registered samplers that are listed for comparison.
+/// Number of registered samplers listed for comparison.
 const LISTED: usize = 5;
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let evaluations = args.evals.get();
-    ensure!((2..=64).contains(&evaluations), "--evals {evaluations}: expected 2 to 64");
+    ensure!((2..=64).contains(&evaluations), "--evals {evaluations}: expected a value from 2 to 64");
     ensure!(args.seeds.get() <= 4096, "--seeds {}: expected at most 4096", args.seeds);
     ensure!(args.held_out.get() <= 4096, "--held-out {}: expected at most 4096", args.held_out);
     ensure!(
         (4 * evaluations..=10_000).contains(&args.reference_steps),
-        "--reference-steps {}: expected {} to 10000, four times the evaluations or more",
+        "--reference-steps {}: expected {} to 10000 (at least four times --evals)",
         args.reference_steps,
         4 * evaluations
     );
@@ -99,7 +99,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let bar = ui.bar(0, "");
     let learned = tune(&pipeline, &request, &options, &stop, &mut |event| {
         let (done, of, what) = match event {
-            TuneEvent::Converging { done, of } => (done, of, "converged solutions".into()),
+            TuneEvent::Converging { done, of } => (done, of, "reference solutions".into()),
             TuneEvent::Trying { done, of } => (done, of, "registered solvers".into()),
             TuneEvent::Searching { done, of, error } => {
                 ui.event(&json!({ "event": "searching", "sweeps": done, "error": error }));
@@ -117,7 +117,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     bar.finish_and_clear();
     let mut learned = match learned {
         Err(PipelineError::Cancelled) => {
-            ui.note("cancelled before anything was learned; nothing was written");
+            ui.note("cancelled before a sampler was found; nothing was written");
             return Ok(ExitCode::from(INTERRUPTED));
         }
         other => other?,
@@ -135,7 +135,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         extras.tuned.sort_by_key(|t| t.sampler.evaluations());
         save_extras(&args.model, &extras)?;
         text.push_str(&format!(
-            "\nkept in {}: `tweedie sample --model {} --steps {evaluations}` takes it (--untuned does not)",
+            "\nstored in {}: `tweedie sample --model {} --steps {evaluations}` uses it (unless --untuned)",
             args.model.join("tweedie.json").display(),
             args.model.display()
         ));
@@ -172,24 +172,25 @@ fn table(learned: &Learned, options: &TuneOptions, seconds: f64) -> String {
     };
     let mut lines = vec![
         format!(
-            "distance to the converged solution (samples in -1..1), {} evaluations, guidance {}",
+            "distance to the reference solution (samples in -1..1), {} evaluations, guidance {}",
             options.evaluations, learned.tuned.guidance
         ),
         format!(
-            "converged: {} steps, {:.5} from half as many; {} + {} starts",
+            "reference: {} steps, {:.5} from half as many; {} + {} starting points",
             options.reference_steps, learned.converged.rms, options.seeds, options.held_out
         ),
-        format!("{:<34} {:^32}{:>12}", "", "held-out starts", "learned on"),
+        format!("{:<34} {:^32}{:>12}", "", "held-out starting points", "training"),
         format!("{:<34} {:>10} {:>10} {:>10}{:>12}", "", "RMS", "mean", "median", "RMS"),
         row("tuned", learned.held_out, Some(learned.train)),
     ];
     for u in learned.untuned.iter().take(LISTED) {
         lines.push(row(&format!("{}, {}", u.solver.name, u.spacing), u.error, Some(u.train)));
     }
-    lines.push(row("the model's own sampler", learned.own, None));
+    lines.push(row("the model's default sampler", learned.own, None));
     if learned.as_registered {
         lines.push(
-            "nothing learned was closer on the held-out starts: the best registered sampler is kept".into(),
+            "no learned sampler was closer on the held-out starting points; storing the best registered one"
+                .into(),
         );
     }
     if let Some(best) = learned.untuned.first() {

@@ -1,4 +1,4 @@
-//! Training runs that cannot start, or cannot go on.
+//! Training runs that cannot start or resume.
 
 use image::RgbImage;
 
@@ -87,7 +87,7 @@ fn a_corrupt_image_is_skipped_or_fatal() {
     scratch.write("pictures/empty.png", b"");
     for cache in ["data.cache_mb=512", "data.cache_mb=0"] {
         let ran = scratch.ok(&[&all[..], &["--set", cache]].concat());
-        ran.says(&["warning: left out pictures/bad.png", "warning: left out pictures/empty.png"]);
+        ran.says(&["warning: skipped pictures/bad.png", "warning: skipped pictures/empty.png"]);
         assert!(scratch.path("run/model/model_index.json").exists());
         std::fs::remove_dir_all(scratch.path("run")).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Model folders that are missing, damaged or do not fit together.
+//! Model folders that are missing, damaged or inconsistent.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Places that cannot be written to: full disks, files in the way of folders and the reverse.
+//! Output paths that cannot be written: full disks, files in the way of folders and the reverse.
 
 use std::{
     fs::OpenOptions,

@@ -1,4 +1,4 @@
-//! Requests that cannot be met: a message that names the flag or the value, no files.
+//! Invalid requests: an error that names the flag or the value, and no files.
 
 use crate::{
     common::{Scratch, finish, model},
@@ -17,7 +17,7 @@ fn values_out_of_range() {
         (&["--steps", "0"][..], &["--steps", "0"][..]),
         (&["--steps", "5000"], &["5000", "at most 1000"]),
         (&["--steps", "-3"], &["-3"]),
-        (&["--eta", "1.5"], &["eta = 1.5", "0 to 1"]),
+        (&["--eta", "1.5"], &["eta = 1.5", "0..=1"]),
         (&["--eta=-0.1"], &["eta = -0.1"]),
         (&["--eta", "nan"], &["eta = NaN"]),
         (&["--guidance=-1"], &["guidance", "-1"]),

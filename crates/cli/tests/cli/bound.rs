@@ -40,7 +40,7 @@ fn bounds_that_cannot_be() {
     let scratch = Scratch::new();
     let bound = |more: &[&'static str]| [&["eval", "--bound", "--model", model()][..], more].concat();
     scratch.fails(&bound(&["--bound-levels", "1"]), &["levels = 1", "2 to 1000"]);
-    scratch.fails(&bound(&["--bound-variance", "learned-range"]), &["answers 3 channels", "6"]);
+    scratch.fails(&bound(&["--bound-variance", "learned-range"]), &["3 output channels", "6"]);
     scratch.fails(&bound(&["--holdout", "0"]), &["no image is held out", "--part all"]);
     scratch.fails(&bound(&["--bound-plot", "none/bound.png"]), &["none"]);
     scratch.fails(&["eval", "--model", model(), "--bound-levels", "9"], &["--bound"]);
@@ -56,7 +56,7 @@ fn averages_of_any_length() {
     assert_eq!((made["step"].as_u64(), made["snapshots"].as_u64()), (Some(12), Some(8)));
     assert!(made["error"].as_f64().unwrap() < 0.2, "{made}");
     scratch.ok(&["sample", "--model", "made", "--steps", "2", "-n", "1", "-o", "a.png"]);
-    scratch.ok(&["ema", "run", "--std", "0.002", "--out", "short"]).says(&["do not give an average"]);
+    scratch.ok(&["ema", "run", "--std", "0.002", "--out", "short"]).says(&["only approximate an average"]);
     scratch.fails(&["ema", "run", "--std", "0.5", "--out", "x"], &["std = 0.5", "0.001"]);
     scratch.fails(&["ema", "run", "--std", "0.1", "--step", "4", "--out", "x"], &["step = 4", "3, 6, 9, 12"]);
     scratch.fails(&["ema", "nowhere", "--std", "0.1", "--out", "x"], &["nowhere"]);

@@ -16,7 +16,7 @@ pub const TWEEDIE: &str = env!("CARGO_BIN_EXE_tweedie");
 /// The steps of [`RUN`].
 pub const STEPS: u64 = 60;
 
-/// A run of about a second in which everything that draws random numbers takes part.
+/// A run of about a second in which everything that draws random values takes part.
 pub const RUN: &str = r#"
 preset = "tiny"
 [run]
@@ -182,7 +182,7 @@ impl Scratch {
         self.fails_as(self.command(args), words);
     }
 
-    /// As [`Scratch::fails`], for a command that needs more than arguments.
+    /// Like [`Scratch::fails`], for a command that needs more than arguments.
     pub fn fails_as(&self, command: Command, words: &[&str]) {
         let before = self.files();
         let ran = finish(command).failed(words);

@@ -1,5 +1,5 @@
-//! Models in latents: their networks alone, and pictures of prompts. The folders are the golden ones of the
-//! pipelines, and the weights are made here.
+//! Latent models: their networks, and images for prompts. The folders are golden ones of the pipelines, with weights made
+//! here.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock};
 
@@ -192,16 +192,16 @@ fn prompts_make_pictures() {
         (&["-p", "cat", "--preview-vae", "sd/unet", "--filmstrip", "f.png"], &["sd/unet", "AutoencoderTiny"]),
         (&[], &["`prompt`"]),
         (&["-p", "cat", "--image", "none.png"], &["none.png"]),
-        (&["-p", "cat", "--image", "a.png", "--strength", "0"], &["`strength`", "at most 1"]),
-        (&["-p", "cat", "--image", "a.png", "--strength", "1.01"], &["`strength`", "1.01", "at most 1"]),
-        (&["-p", "cat", "--image", "a.png", "--strength=-0.5"], &["`strength`", "-0.5", "more than 0"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "0"], &["`strength`", "≤ 1"]),
+        (&["-p", "cat", "--image", "a.png", "--strength", "1.01"], &["`strength`", "1.01", "≤ 1"]),
+        (&["-p", "cat", "--image", "a.png", "--strength=-0.5"], &["`strength`", "-0.5", "> 0"]),
         (&["-p", "cat", "--image", "a.png", "--strength", "nan"], &["`strength`", "NaN"]),
         (&["-p", "cat", "--image", "a.png", "--strength", "inf"], &["`strength`", "inf"]),
         (&["-p", "cat", "--solver", "ddpm-learned"], &["`solver`", "`ddpm-learned` needs"]),
     ] {
         scratch.fails(&[&["sample", "-m", "sd", "-o", "d.png"][..], flags].concat(), words);
     }
-    scratch.fails(&["sample", "-m", crate::common::model(), "-p", "cat"], &["`prompt`", "without latents"]);
+    scratch.fails(&["sample", "-m", crate::common::model(), "-p", "cat"], &["`prompt`", "latent models"]);
     fs::remove_dir_all(scratch.path("sd/vae")).unwrap();
     scratch.fails(&["sample", "-m", "sd", "-p", "cat"], &["vae", "missing"]);
 }
@@ -260,7 +260,7 @@ fn models_are_converted() {
         (&["-m", "sd", "--out", "x", "--precision", "f8"], &["--precision", "f16"]),
         (&["-m", "pickle.ckpt", "--out", "x"], &["pickle.ckpt", "never read", "torch.load"]),
         (&["-m", "lora.safetensors", "--out", "x"], &["lora.safetensors", "Stable Diffusion"]),
-        (&["-m", crate::common::model(), "--out", "x"], &["not a model in latents"]),
+        (&["-m", crate::common::model(), "--out", "x"], &["not a latent model"]),
     ] {
         scratch.fails(&[&["convert"][..], flags].concat(), words);
     }

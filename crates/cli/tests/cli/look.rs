@@ -34,9 +34,9 @@ fn help_lists_every_command() {
         let own = scratch.ok(&[command, "--help"]).stdout;
         assert!(own.contains("Usage: tweedie") && own.contains("--threads"), "{own}");
     }
-    for pixels in ["interpolate", "tune-steps", "compare"] {
-        let own = scratch.ok(&[pixels, "--help"]).stdout;
-        assert!(own.contains("diffuse the pixels themselves"), "{own}");
+    for command in ["interpolate", "tune-steps", "compare"] {
+        let own = scratch.ok(&[command, "--help"]).stdout;
+        assert!(own.contains("models without latents"), "{own}");
     }
     assert!(help.contains("Check parity:"));
     assert!(scratch.ok(&["sample", "--help"]).stdout.contains("dpmpp-2m"));

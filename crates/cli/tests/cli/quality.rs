@@ -50,8 +50,8 @@ fn a_model_is_scored() {
 fn few_pictures_have_no_fid() {
     let scratch = Scratch::new();
     let said = scratch.ok(&["eval", "--model", model(), "-n", "4", "--steps", "2", "--no-cache"]).stdout;
-    assert!(said.contains("FID needs more pictures than features: 4 of 64"), "{said}");
-    assert!(said.contains("4 pictures are too few: KID needs 20"), "{said}");
+    assert!(said.contains("FID needs more images than features, got 4 images for 64"), "{said}");
+    assert!(said.contains("KID needs at least 20 images, got 4"), "{said}");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn what_cannot_be_scored() {
     scratch.write("weights.pth", b"PK\x03\x04 and a pickle");
     scratch.write("weights.safetensors", "nothing of the kind");
     std::fs::create_dir(scratch.path("empty")).unwrap();
-    scratch.fails(&["eval", "--images", "mixed"], &["1.png is 13×13, expected 12×12", "one size"]);
+    scratch.fails(&["eval", "--images", "mixed"], &["1.png has 13×13 pixels, expected 12×12", "one size"]);
     scratch.fails(&["eval", "--images", "wide"], &["5×3", "square"]);
     scratch.fails(&["eval", "--images", "empty"], &["no images in empty"]);
     scratch.fails(&["eval", "--images", "made", "--data", "nowhere"], &["nowhere"]);
@@ -130,7 +130,7 @@ fn lengths_of_averages_are_compared() {
     scratch.fails(&["ema", "run", "--sweep", "0.05", "--picture", "none/a.png"], &["none"]);
     scratch.fails(
         &["ema", "run", "--sweep", "0.05", "-n", "4", "--steps", "1", "--picture", "b.png"],
-        &["KID needs 20"],
+        &["KID needs at least 20"],
     );
     scratch.fails(&["ema", "run"], &["--std"]);
 }

@@ -145,7 +145,7 @@ fn what_cannot_be_resumed_is_told_and_left_alone() {
     resume(&["--set", "optimizer.beta2=0.9"], &["optimizer.beta2 (0.9 instead of 0.99)"]);
     resume(&["--batch", "4", "--seed", "1"], &["run.batch", "run.seed"]);
     scratch.fails(&["train", "--resume", "--out", "elsewhere"], &["elsewhere", "no run to resume"]);
-    scratch.fails(&["train", "run.toml", "--out", "run"], &["run already holds a run"]);
+    scratch.fails(&["train", "run.toml", "--out", "run"], &["run already contains a run"]);
 }
 
 #[test]

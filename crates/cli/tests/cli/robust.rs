@@ -33,7 +33,7 @@ fn a_reader_that_leaves_does_not_end_the_work() {
     let scratch = Scratch::new();
     scratch.write("run.toml", RUN);
     let ran = leave_after(&scratch, &["train", "run.toml", "--out", "run", "--steps", "30", "--json"], 10);
-    ran.ok().says(&["warning: the standard output was closed"]);
+    ran.ok().says(&["warning: standard output was closed"]);
     assert!(scratch.path("run/model/model_index.json").exists());
     assert!(scratch.path("run/checkpoints/step-000030/state.json").exists());
     let args = [SHORT, &[model(), "-n", "4", "--steps", "20", "--json", "-o", "a.png"]].concat();
@@ -137,8 +137,14 @@ fn checkpoints_of_another_version_are_left_alone() {
         fs::write(state, text).unwrap();
     }
     let last = format!("step-{STEPS:06}");
-    scratch.fails(&["train", "--resume", "--out", "run"], &[&last, "format 2", "another version"]);
-    scratch.fails(&["train", "--resume", "--out", "run", "--steps", "90"], &["another version"]);
+    scratch.fails(
+        &["train", "--resume", "--out", "run"],
+        &[&last, "format 2", "the version of tweedie that wrote it"],
+    );
+    scratch.fails(
+        &["train", "--resume", "--out", "run", "--steps", "90"],
+        &["the version of tweedie that wrote it"],
+    );
 }
 
 #[test]
@@ -147,7 +153,7 @@ fn any_learning_rate_can_be_resumed() {
     scratch.write("run.toml", RUN);
     let peak = "learning_rate.peak=0.00018973011986515774";
     scratch.ok(&["train", "run.toml", "--out", "run", "--steps", "2", "--set", peak]);
-    scratch.ok(&["train", "--resume", "--out", "run", "--steps", "3"]).says(&["going on from step 2"]);
+    scratch.ok(&["train", "--resume", "--out", "run", "--steps", "3"]).says(&["resuming from step 2"]);
 }
 
 /// The command, which must end by itself.
@@ -173,7 +179,7 @@ fn pipes_and_devices_are_not_read() {
     for name in ["pictures/b.png", "pictures/c.weird", "x.toml", "x.parquet", "x.png"] {
         assert!(Command::new("mkfifo").arg(scratch.path(name)).status().unwrap().success());
     }
-    within(&scratch, 60, &["data", "pictures"]).ok().says(&["left out pictures/b.png", "a pipe", "1 .weird"]);
+    within(&scratch, 60, &["data", "pictures"]).ok().says(&["skipped pictures/b.png", "a pipe", "1 .weird"]);
     for (args, words) in [
         (&["train", "x.toml"][..], &["x.toml", "a pipe"][..]),
         (&["train", "/dev/zero"], &["/dev/zero", "device"]),
@@ -189,7 +195,7 @@ fn pipes_and_devices_are_not_read() {
 }
 
 #[test]
-fn memory_that_there_is_not_is_told_before_the_work() {
+fn memory_is_checked_before_the_work() {
     let scratch = Scratch::new();
     let sample = |more: &[&str], words: &[&str]| {
         scratch.fails(&[&["sample"][..], more].concat(), words);
@@ -222,7 +228,7 @@ fn a_limit_of_the_process_counts() {
     let scratch = Scratch::new();
     let large = ["sample", "-n", "1", "--size", "4096", "--steps", "2"];
     confined(&scratch, 8_000_000, &large).failed(&["4096x4096", "GB are available"]);
-    // What is not estimated is told when it is refused.
+    // Memory that is not estimated is reported when an allocation fails.
     let ran = confined(&scratch, 250_000, &["data", "--size", "256", "--threads", "1"]);
     ran.failed(&["out of memory", "MiB"]);
     assert!(hidden(&scratch).is_empty());
@@ -278,7 +284,7 @@ fn odd_values_are_told() {
 
 #[test]
 #[cfg(unix)]
-fn names_of_files_cannot_steer_the_terminal() {
+fn control_characters_in_file_names_are_escaped() {
     let scratch = Scratch::new();
     image::RgbImage::new(8, 8).save(scratch.path("good.png")).unwrap();
     scratch.write("\u{1b}[31mred\u{9b}2J.png", "no image");
@@ -287,7 +293,7 @@ fn names_of_files_cannot_steer_the_terminal() {
 }
 
 #[test]
-fn rows_that_are_not_finite_are_no_success() {
+fn rows_that_are_not_finite_are_an_error() {
     let scratch = Scratch::new();
     scratch.write("s.json", r#"{"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"}"#);
     scratch.write("in.safetensors", tensors::file(&[("sample", (vec![1, 1, 1, 2], vec![f32::NAN, 1.0]))]));
@@ -296,7 +302,7 @@ fn rows_that_are_not_finite_are_no_success() {
     scratch.fails(&args, &["row 0 of the trajectory", "not finite"]);
 }
 
-/// A folder of three pictures.
+/// A folder of three images.
 fn pictures(scratch: &Scratch, folder: &str) {
     fs::create_dir_all(scratch.path(folder)).unwrap();
     for i in 0..3u8 {
@@ -311,7 +317,7 @@ fn text_to_image(folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn texts_are_never_made_up() {
+fn missing_captions_are_an_error() {
     let scratch = Scratch::new();
     pictures(&scratch, "cats");
     pictures(&scratch, "birds/of/prey");
@@ -319,19 +325,19 @@ fn texts_are_never_made_up() {
         let args = text_to_image(folder);
         scratch.fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), words);
     };
-    fails("cats", &["3 of 3 images have no caption, such as 0.png", "text.captions.missing"]);
+    fails("cats", &["3 of 3 images have no caption, for example 0.png", "text.captions.missing"]);
     fails("birds", &["3 of 3 images have no caption", "of/prey/0.png"]);
     scratch.ok(&["data", "cats"]);
     assert!(scratch.ok(&["data", "cats"]).stdout.contains("0 of 3 images with a caption"));
-    // A table whose paths begin with the folder's own name.
+    // A table whose paths start with the folder's own name.
     scratch.write("cats/metadata.csv", "file_name,text\ncats/0.png,one\ncats/1.png,two\n");
-    fails("cats", &["metadata.csv, line 2", "cats/0.png", "without `cats/` it would be found"]);
+    fails("cats", &["metadata.csv, line 2", "cats/0.png", "found without `cats/`"]);
     scratch.write("cats/metadata.csv", "file_name,text\n0.png,one\n2.png,two\n");
-    fails("cats", &["1 of 3 images have no caption, such as 1.png"]);
+    fails("cats", &["1 of 3 images have no caption, for example 1.png"]);
     let told = scratch.ok(&["data", "cats"]).stdout;
     assert!(told.contains("2 of 3 images with a caption, none for 1.png"), "{told}");
     assert_eq!(scratch.ok(&["data", "cats", "--json"]).json()[0]["captioned"], 2);
-    // By choice they are left out, or have another text; the autoencoder is then looked for.
+    // With `missing` they are skipped, or have another text; the autoencoder is then looked for.
     for (choice, words) in [("skip", "vae"), ("class", "vae"), ("empty", "vae")] {
         let set = format!("text.captions.missing={choice}");
         let mut args = text_to_image("cats");
@@ -350,7 +356,12 @@ fn files_that_are_no_images_are_counted() {
     for name in ["all/b.tga", "all/c.tga", "all/d.svg", "all/README", "all/.hidden"] {
         scratch.write(name, "no image");
     }
-    let ran = scratch.ok(&["data", "all"]).says(&["passed over", "1 without ending", "1 .svg", "2 .tga"]);
+    let ran = scratch.ok(&["data", "all"]).says(&[
+        "ignoring files that are not images",
+        "1 without extension",
+        "1 .svg",
+        "2 .tga",
+    ]);
     assert!(ran.stdout.contains("5 images"), "{}", ran.told());
     let json = scratch.ok(&["data", "all", "--json"]).json().pop().unwrap();
     assert_eq!(json["passed_over"][".tga"], 2);
@@ -367,7 +378,7 @@ fn one_text_in_another_encoding_does_not_stop_a_run() {
     scratch.write("all/0.txt", "a cat");
     scratch.write("all/1.txt", b"\xff\xfea\0 \0d\0o\0g\0");
     scratch.write("all/2.txt", "a bird");
-    let ran = scratch.ok(&["data", "all"]).says(&["left out all/1.png", "1.txt", "not UTF-8"]);
+    let ran = scratch.ok(&["data", "all"]).says(&["skipped all/1.png", "1.txt", "not UTF-8"]);
     assert!(ran.stdout.contains("2 images"), "{}", ran.told());
     let strict = ["--set", "data.on_error=fail", "--set", "data.size=8"];
     let train = ["train", "--preset", "tiny", "--out", "run", "--data", "all"];
@@ -379,10 +390,10 @@ fn one_text_in_another_encoding_does_not_stop_a_run() {
         "all/metadata.csv",
         b"\xef\xbb\xbffile_name,text\n0.png,a cat\n1.png,a d\xf6g\n2.png,a bird\n",
     );
-    scratch.ok(&["data", "all"]).says(&["left out all/1.png", "metadata.csv, line 3", "not UTF-8"]);
+    scratch.ok(&["data", "all"]).says(&["skipped all/1.png", "metadata.csv, line 3", "not UTF-8"]);
     fs::remove_file(scratch.path("all/metadata.csv")).unwrap();
     let lines = b"{\"file_name\": \"0.png\", \"text\": \"a c\xe4t\"}\n{\"file_name\": \"1.png\", \"text\": \"a dog\"}\n";
     scratch.write("all/metadata.jsonl", lines);
-    scratch.ok(&["data", "all"]).says(&["left out all/0.png", "metadata.jsonl, line 1", "not UTF-8"]);
+    scratch.ok(&["data", "all"]).says(&["skipped all/0.png", "metadata.jsonl, line 1", "not UTF-8"]);
     assert!(Path::new(&scratch.path("all")).exists());
 }

@@ -29,11 +29,20 @@ fn what_does_not_fit_a_solver_is_refused() {
         scratch
             .fails(&[&["sample", "--model", model(), "-n", "2", "--steps", "3"][..], more].concat(), words);
     };
-    sample(&["--solver", "dpmpp-2m", "--eta", "0.5"], &["eta = 0.5", "`dpmpp-2m` has none", "ddim"]);
-    sample(&["--solver", "dpmpp-2m-sde", "--eta", "0"], &["eta = 0", "`dpmpp-2m-sde` has none"]);
-    sample(&["--solver", "lcm", "--eta", "1"], &["eta = 1", "`lcm` has none"]);
-    sample(&["--solver", "cfgpp", "--guidance", "1.5"], &["guidance", "1.5", "`ddim-cfgpp` takes 0 to 1"]);
-    sample(&["--solver", "ddpm-learned"], &["`solver`", "`ddpm-learned` needs", "no variance", "`ddpm`"]);
+    sample(
+        &["--solver", "dpmpp-2m", "--eta", "0.5"],
+        &["eta = 0.5", "`dpmpp-2m` does not support eta", "ddim"],
+    );
+    sample(&["--solver", "dpmpp-2m-sde", "--eta", "0"], &["eta = 0", "`dpmpp-2m-sde` does not support eta"]);
+    sample(&["--solver", "lcm", "--eta", "1"], &["eta = 1", "`lcm` does not support eta"]);
+    sample(
+        &["--solver", "cfgpp", "--guidance", "1.5"],
+        &["guidance", "1.5", "`ddim-cfgpp` needs a value in 0..=1"],
+    );
+    sample(
+        &["--solver", "ddpm-learned"],
+        &["`solver`", "`ddpm-learned` needs", "learned variance", "`ddpm`"],
+    );
     sample(&["--mu", "0.5"], &["`mu`", "use_dynamic_shifting"]);
     sample(&["--spacing", "karras=-1"], &["`karras` = -1", "> 0"]);
     sample(&["--spacing", "beta=0.5"], &["`beta` = 0.5", "two finite numbers"]);
@@ -76,9 +85,9 @@ fn solvers_side_by_side() {
     assert_eq!(row("ddpm", 3)["error"], Value::Null);
     assert!(scratch.path("compare.png").exists());
     let fails = |more: &[&str], words: &[&str]| scratch.fails(&[&command[..], more].concat(), words);
-    fails(&["--solvers", "eular"], &["no solver `eular`"]);
-    fails(&["--solvers", "dpm-adaptive"], &["chooses its evaluations"]);
-    fails(&["--solvers", "tuned"], &["no solver of --solvers"]);
+    fails(&["--solvers", "eular"], &["unknown solver `eular`"]);
+    fails(&["--solvers", "dpm-adaptive"], &["is adaptive"]);
+    fails(&["--solvers", "tuned"], &["none of --solvers"]);
     fails(&["-o", "none/a.png"], &["none"]);
 }
 

@@ -59,7 +59,7 @@ pub fn only(path: &Path, name: &str) -> (Vec<usize>, Vec<u8>) {
     (shape.clone(), data.clone())
 }
 
-/// As numbers.
+/// As values.
 pub fn values(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }

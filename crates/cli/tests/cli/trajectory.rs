@@ -90,7 +90,7 @@ fn noise_is_taken_as_given_or_from_the_seed() {
     scratch.write("in.safetensors", tensors::file(&[("noise", noise(4)), sample.clone()]));
     assert_ne!(seeded, last(&["--seed", "3"]));
     scratch.write("in.safetensors", tensors::file(&[("noise", noise(2)), sample.clone()]));
-    scratch.fails(&words(&trajectory("4", &[])), &["noise of draw 2 is missing"]);
+    scratch.fails(&words(&trajectory("4", &[])), &["noise for draw 2 is missing"]);
     scratch.write("in.safetensors", tensors::file(&[("noise", (vec![2, 4], vec![0.5; 8])), sample]));
     scratch.fails(&words(&trajectory("4", &[])), &["noise", "[2, 4]", "[1, 1, 2, 2]"]);
 }
@@ -107,8 +107,8 @@ fn keys_of_other_classes_are_named() {
     let quiet = told(r#"{"_class_name": "DDIMScheduler", "use_karras_sigmas": false, "solver_order": 3}"#);
     assert!(!quiet.told().contains("warning"), "{}", quiet.told());
     told(r#"{"_class_name": "DDIMScheduler", "use_karras_sigmas": true, "shift": 3.0}"#).says(&[
-        "warning: s.json: `shift` = 3.0 is passed over",
-        "`use_karras_sigmas` = true is passed over, as in diffusers: DDIMScheduler has no such key",
+        "warning: s.json: ignoring `shift` = 3.0",
+        "ignoring `use_karras_sigmas` = true, as in diffusers: DDIMScheduler has no such key",
     ]);
 }
 

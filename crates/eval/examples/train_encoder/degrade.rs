@@ -1,19 +1,18 @@
-//! What goes wrong with generated pictures, and how much of it: the encoder has to see it.
+//! Random degradations of images that the encoder must detect.
 
 use rand::{Rng, RngExt};
 use tweedie_core::noise::{fill_normal, generator};
 
 const SIDE: usize = 32;
-/// Kinds of faults.
+/// Number of kinds of degradations.
 pub const FAULTS: usize = 3;
-/// The strongest blur's and noise's deviations, in pixels and in units of the range -1..1; the widest bend, in
-/// pixels.
+/// Maximum standard deviation of blur (in pixels) and noise (for values in -1..1), and maximum distortion in pixels.
 const MOST: [f64; FAULTS] = [1.2, 0.25, 2.5];
-/// How often there is each.
+/// Probability of each.
 const OFTEN: f64 = 0.3;
 
-/// Bends, blurs and roughens planes `[3, 32, 32]`, a function of `(seed, counter)`, and says how strongly: 0 to 1 of
-/// blur, noise and bend.
+/// Distorts, blurs and adds noise to an image `[3, 32, 32]`, as a function of `(seed, counter)`. Returns the strengths, 0
+/// to 1, of blur, noise and distortion.
 pub fn degrade(planes: Vec<f32>, seed: u64, counter: u64) -> (Vec<f32>, [f32; FAULTS]) {
     let mut rng = generator(seed ^ 0x6661_756c_7473, counter);
     let strengths: [f64; FAULTS] = std::array::from_fn(|_| {
@@ -36,7 +35,7 @@ pub fn degrade(planes: Vec<f32>, seed: u64, counter: u64) -> (Vec<f32>, [f32; FA
     (planes, strengths.map(|s| s as f32))
 }
 
-/// The average along rows (`step` 1) or columns (`step` 32) under a Gaussian.
+/// Gaussian blur along rows (`step` 1) or columns (`step` 32).
 fn blur(planes: &[f32], deviation: f64, step: usize) -> Vec<f32> {
     let weights: Vec<f64> = (-4..=4).map(|d| (-0.5 * (f64::from(d) / deviation).powi(2)).exp()).collect();
     let total: f64 = weights.iter().sum();
@@ -51,7 +50,7 @@ fn blur(planes: &[f32], deviation: f64, step: usize) -> Vec<f32> {
     (0..planes.len()).map(value).collect()
 }
 
-/// Every pixel is read from up to about `most` pixels away, neighbours from nearly the same side.
+/// Reads every pixel from up to about `most` pixels away, with a smooth displacement.
 fn bend(planes: &[f32], most: f64, rng: &mut impl Rng) -> Vec<f32> {
     const KNOTS: usize = 6;
     let field: Vec<[f64; 2]> =
@@ -73,7 +72,7 @@ fn bend(planes: &[f32], most: f64, rng: &mut impl Rng) -> Vec<f32> {
     out
 }
 
-/// Bilinear, on a grid of `side × side`.
+/// Bilinear interpolation on a grid of `side × side`.
 fn mix<const N: usize>(x: f64, y: f64, side: usize, at: impl Fn(usize) -> [f64; N]) -> [f64; N] {
     let [(x0, fx), (y0, fy)] = [x, y].map(|v| {
         let v = v.clamp(0.0, (side - 1) as f64);

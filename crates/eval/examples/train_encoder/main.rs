@@ -1,11 +1,11 @@
-//! Trains the encoder that the program carries in itself, and writes `crates/hub/encoder/encoder.safetensors`:
+//! Trains the built-in encoder and writes `crates/hub/encoder/encoder.safetensors`:
 //!
 //! ```sh
 //! cargo run --release -p tweedie-eval --example train_encoder
 //! ```
 //!
-//! Three questions are asked of the features: which emoji is it, of all; which subgroup; and how blurred, noisy
-//! and bent is the picture. Only the second answer is kept, for the Inception Score.
+//! The features are trained to predict the emoji, its subgroup, and the strength of blur, noise and distortion. Only the
+//! subgroup head is stored, for the Inception Score.
 
 #![allow(clippy::print_stdout)]
 
@@ -43,7 +43,7 @@ const WARMUP: u64 = 50;
 const BATCH: usize = 96;
 const LEARNING_RATE: f64 = 3e-3;
 const SEED: u64 = 1;
-/// Of the mean squared error of what the features say of faults.
+/// Weight of the mean squared error of the predicted degradations.
 const FAULTS_WEIGHT: f64 = 10.0;
 
 #[derive(Module, Debug)]
@@ -109,7 +109,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Strong enough that the pixels alone tell little.
+/// Strong enough that raw pixels tell little.
 fn changes() -> AugmentConfig {
     let edm = EdmConfig { p: 0.5, yflip: false, rotate: 0.12, scale: 0.25, ..EdmConfig::default() };
     let jitter = JitterConfig { brightness: 0.15, contrast: 0.2, saturation: 0.25, hue: 0.04 };
@@ -128,14 +128,14 @@ fn learning_rate(step: u64) -> f64 {
     LEARNING_RATE * warm.min(1.0) * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
 }
 
-/// The mean of `-log p` of the classes that `hot` marks, of which a tenth is spread over all.
+/// The mean of `-log p` of the classes marked by `hot`, with label smoothing of 0.1.
 fn cross_entropy(logits: Tensor<2>, hot: Tensor<2>) -> Tensor<1> {
     let classes = logits.dims()[1] as f64;
     let wanted = hot * 0.9 + 0.1 / classes;
     (log_softmax(logits, 1) * wanted).sum_dim(1).mean().neg()
 }
 
-/// The weights with features of mean 0 and variance 1 over `images`, and the same answers.
+/// The weights with features normalized to mean 0 and variance 1 over `images`, and the same logits.
 fn standardized(net: &EncoderNet, images: &[Image]) -> Result<BTreeMap<String, HostTensor>> {
     let mut moments = Moments::new(64);
     for chunk in images.chunks(64) {

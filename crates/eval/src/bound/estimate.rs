@@ -1,4 +1,4 @@
-//! Means with their errors, and which levels an image visits.
+//! Means with standard errors, and the levels that an image visits.
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ use tweedie_core::noise::generator;
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Its standard error; none from a single image.
+    /// Its standard error; `None` for a single image.
     pub standard_error: Option<f64>,
 }
 
 impl Estimate {
-    /// Of independent values, at least one.
+    /// The mean of independent values, at least one.
     pub fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
         let n = values.clone().count() as f64;
         let mean = values.clone().sum::<f64>() / n;
@@ -24,13 +24,13 @@ impl Estimate {
         Self { mean, standard_error: (n > 1.0).then(|| (squares / (n - 1.0) / n).sqrt()) }
     }
 
-    /// The half-width of the interval in which the true mean lies 95 times of 100.
+    /// Half the width of the 95 % confidence interval.
     pub fn half_width(&self) -> Option<f64> {
         self.standard_error.map(|e| 1.96 * e)
     }
 }
 
-/// Level indices `0..levels` cut into ranges, of each of which an image draws one.
+/// Level indices `0..levels` divided into ranges, of which an image draws one level each.
 pub(super) struct Strata {
     ends: Vec<usize>,
 }
@@ -42,7 +42,7 @@ impl Strata {
         let mut ends = vec![1];
         for k in 1..=parts {
             let end = 1 + (rest * (k as f64 / parts as f64).powi(2)).round() as usize;
-            // At least one level each, here and for those to come.
+            // At least one level for this range and each of the following ones.
             ends.push(end.max(ends[k - 1] + 1).min(levels - (parts - k)));
         }
         Self { ends }
@@ -59,7 +59,7 @@ impl Strata {
 
     /// A level of each range, a pure function of the seed and the image.
     pub fn draw(&self, seed: u64, image: usize) -> Vec<usize> {
-        // Noise has streams that count up from 0 under another seed.
+        // The streams of noise count up from 0 under another seed.
         let mut rng = generator(seed ^ 0x6c65_7665_6c73, image as u64);
         let mut draw = |r: Range<usize>| {
             let uniform = (rng.next_u64() >> 11) as f64 * 0.5f64.powi(53);

@@ -1,19 +1,19 @@
-//! The density of a model's own deterministic sampler, and the bits per dimension that follow from it.
+//! The density of a model's deterministic sampler, and the bits per dimension that follow from it.
 //!
-//! The probability-flow ODE `dy/du = f(y, u)` carries the density of the prior to that of the cleanest noise
-//! level: `ln p(y_1) = ln p(y_T) + ∫ tr ∂f/∂y du` along the path through `y_1` (Song et al. 2021,
-//! arXiv:2011.13456, section D.2), the trace estimated by `vᵀ·(∂f/∂y)·v` with a random vector of signs
-//! (Hutchinson). From there the decoder of the variational bound leads to 8-bit values:
+//! The probability-flow ODE `dy/du = f(y, u)` transports the density of the prior to that of the cleanest noise level:
+//! `ln p(y_1) = ln p(y_T) + ∫ tr ∂f/∂y du` along the path through `y_1` (Song et al. 2021, arXiv:2011.13456, section D.2).
+//! The trace is estimated by `vᵀ·(∂f/∂y)·v` with a random vector of signs (Hutchinson). The decoder of the variational
+//! bound leads from there to 8-bit values:
 //!
 //! ```text
 //! -ln P(x0) ≤ E[ ln q(x_1 | x0) - ln p(x_1) ] + L_0,   x_1 ~ q(x_1 | x0)
 //! ```
 //!
-//! The path is that of the network itself, without a clamp of its predictions, and is followed in steps of finite
-//! length, which err towards fewer bits where they are too few.
+//! The path is that of the network without clamping, and uses a finite number of steps, which gives too few bits if there
+//! are too few steps.
 //!
-//! So this bound differs from [`super::evaluate`]'s only in that the exact density stands in the place of
-//! `L_T` and the steps down: their difference is what the reverse chain of Gaussians loses.
+//! This bound differs from [`super::evaluate`]'s only in that the exact density replaces `L_T` and the denoising terms.
+//! Their difference is the loss of the Gaussian reverse chain.
 
 use std::{ops::ControlFlow, time::Instant};
 
@@ -36,31 +36,30 @@ use super::{BoundError, Estimate, Model, Options, Row, check_rows, values};
 pub struct Report {
     /// The sum of both terms.
     pub total: Estimate,
-    /// `ln q(x_1 | x0) - ln p(x_1)`: what the cleanest noise level costs.
+    /// `ln q(x_1 | x0) - ln p(x_1)`: the cost of the cleanest noise level.
     pub density: Estimate,
-    /// `L_0`: what the decision for 8-bit values costs, as in the variational bound.
+    /// `L_0`: the cost of decoding 8-bit values, as in the variational bound.
     pub reconstruction: Estimate,
-    /// Images.
+    /// Number of images.
     pub images: usize,
-    /// Numbers in an image.
+    /// Number of values in an image.
     pub dims: usize,
-    /// Runge–Kutta steps.
+    /// Number of Runge–Kutta steps.
     pub steps: usize,
-    /// Network evaluations of one image, all but one with their gradient.
+    /// Network evaluations per image, all but one with their gradient.
     pub evaluations: usize,
     /// The seed.
     pub seed: u64,
-    /// Seconds it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
-/// The density of `pipeline`'s model at `rows`, with `steps` steps of the classical Runge–Kutta method, four
-/// network evaluations with their gradient each. Of `options`, the seed, the batch, the variance and the
-/// clamp count; the latter two for the decoder alone. `on` hears of images done, and how many there
-/// are.
+/// The density of `pipeline`'s model at `rows`, with `steps` steps of the classical Runge–Kutta method, each with four
+/// network evaluations and their gradients. Uses the seed, the batch size, and (for the decoder) the variance and the
+/// clamp of `options`. `on` receives the number of finished and of all images.
 ///
 /// # Errors
-/// As [`super::evaluate`].
+/// Those of [`super::evaluate`].
 pub fn evaluate(
     pipeline: &Pipeline,
     device: &Device,
@@ -79,7 +78,7 @@ pub fn evaluate(
     let process = pipeline.scheduler().process();
     let levels = model.bound.levels();
     let (first, last) = (levels[0], levels[levels.len() - 1]);
-    // Where only noise is left, sigma/alpha is infinite.
+    // At pure noise sigma/alpha is infinite.
     let axis = if last.alpha == 0.0 { Axis::Flow } else { process.schedule.axis() };
     let differentiable = pipeline.unet().clone().train().no_grad();
     let dims: usize = shape.iter().product();
@@ -141,18 +140,17 @@ fn log_normal(x: impl Iterator<Item = f64>, std: f64) -> f64 {
     x.map(|x| -0.5 * ((x / std).powi(2) + constant)).sum()
 }
 
-/// A random vector of signs: the probe of an image.
+/// A random vector of signs, the probe of an image.
 fn signs(seed: u64, image: usize, dims: usize) -> impl Iterator<Item = f64> {
     use rand::Rng;
     let mut rng = generator(seed ^ 0x0070_726f_6265, image as u64);
     (0..dims).map(move |_| if rng.next_u64() >> 63 == 0 { 1.0 } else { -1.0 })
 }
 
-/// The right-hand side at `(y, u)` for all rows, and the trace of its Jacobian for each row.
+/// The right-hand side at `(y, u)` for all images, and the trace of its Jacobian for each.
 type Answer = (Vec<f64>, Vec<f64>);
 
-/// `ln p(x)` of each row of `x`, which are samples of the first of two levels, the prior being that of the
-/// last.
+/// `ln p(x)` of each row of `x`, which are samples at the first of two levels; the prior is that of the last.
 fn log_density(
     field: &dyn Fn(&[f64], f64) -> Answer,
     axis: Axis,
@@ -165,7 +163,7 @@ fn log_density(
     let (start, end) = (axis.coordinate(first), axis.coordinate(last));
     let mut y: Vec<f64> = x.iter().map(|x| x / axis.scale(first)).collect();
     let mut traces = vec![0.0; y.len() / dims];
-    // Close together where it is clean and the density is steep (Karras et al. 2022, eq. 5).
+    // Closer at clean levels, where the density is steep (Karras et al. 2022, eq. 5).
     let root = |u: f64| u.powf(1.0 / 7.0);
     let at = |i: usize| {
         let share = i as f64 / steps as f64;
@@ -184,7 +182,7 @@ fn log_density(
         y.iter_mut().enumerate().for_each(|(j, y)| *y += mean(&k1, &k2, &k3, &k4, j));
         traces.iter_mut().enumerate().for_each(|(j, t)| *t += mean(&t1, &t2, &t3, &t4, j));
     }
-    // From y to x and back, volumes change.
+    // The change of volume from y to x and back.
     let volume = dims as f64 * (axis.scale(last) / axis.scale(first)).ln();
     let prior = |y: &[f64]| log_normal(y.iter().map(|y| y * axis.scale(last)), prior_std);
     y.chunks(dims).zip(traces).map(|(y, trace)| prior(y) + volume + trace).collect()
@@ -192,7 +190,7 @@ fn log_density(
 
 /// The ODE of a network.
 struct NetworkField<'a> {
-    /// On an autodiff device, its parameters constant.
+    /// On an autodiff device, with constant parameters.
     unet: &'a UNet2DModel,
     parameterization: Parameterization,
     schedule: &'a dyn NoiseSchedule,
@@ -243,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    /// The trace that the backward pass gives is that of finite differences along the probe.
+    /// The trace from the backward pass matches finite differences along the probe.
     #[test]
     fn the_trace_is_that_of_the_network() {
         let device = tweedie_ops::device("cpu").unwrap();
@@ -312,7 +310,7 @@ mod tests {
             let run = |steps| log_density(&field, axis, x.clone(), 2, [first, last], 1.0, steps);
             let (coarse, fine) = (run(32), run(64));
             for (row, x) in x.chunks(2).enumerate() {
-                // A table leaves something of the data, which the prior does not know.
+                // A table leaves some signal at its last level, which the prior ignores.
                 let end = data.flow(x, first, last);
                 let prior = log_normal(end.iter().copied(), 1.0) - data.log_density(&end, last);
                 let exact = data.log_density(x, first) + prior;

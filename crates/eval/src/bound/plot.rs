@@ -1,4 +1,4 @@
-//! The terms over the noise levels, as a picture.
+//! A plot of the terms by noise level.
 
 use std::{path::Path, sync::Once};
 
@@ -9,10 +9,10 @@ use super::{BoundError, Report};
 
 const SIZE: (u32, u32) = (960, 540);
 
-/// Draws the terms of each level, in bits per dimension on logarithmic axes, into the PNG file `path`.
+/// Plots the terms of each level, in bits per dimension on logarithmic axes, to the PNG file `path`.
 ///
 /// # Errors
-/// [`BoundError::Drawing`] when it cannot be written.
+/// [`BoundError::Drawing`] if it cannot be written.
 pub fn plot(report: &Report, path: &Path) -> Result<(), BoundError> {
     let wrong = |reason: String| BoundError::Drawing { path: path.into(), reason };
     let mut pixels = vec![0; (SIZE.0 * SIZE.1 * 3) as usize];
@@ -26,7 +26,7 @@ fn draw(report: &Report, pixels: &mut [u8]) -> Result<(), Box<dyn std::error::Er
     FONT.call_once(|| {
         let _ = plotters::style::register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
     });
-    // Levels are counted from 1 here, as a logarithmic axis has no 0; terms are never negative but by chance.
+    // Levels are counted from 1, because a logarithmic axis has no 0; terms are only negative by chance.
     let shown: Vec<_> = report.per_level.iter().filter(|t| t.bits > 0.0).collect();
     let least = shown.iter().map(|t| t.bits).fold(f64::INFINITY, f64::min);
     let most = shown.iter().map(|t| t.bits).fold(0.0, f64::max);

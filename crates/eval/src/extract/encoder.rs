@@ -1,9 +1,7 @@
-//! The encoder that the program carries in itself: a small convolutional network that was trained to tell the
-//! built-in emoji apart, each from all others and each subgroup from the others, under changes of place, size
-//! and colour, and to say how blurred, noisy and bent each is. The example `train_encoder` trains it.
+//! The built-in encoder: a small convolutional network trained to classify the built-in emoji and their subgroups under
+//! shifts, scaling and colour changes, and to estimate blur, noise and distortion. The example `train_encoder` trains it.
 //!
-//! It sees pictures at 32×32. Each of its 64 features has mean 0 and variance 1 over the emoji that it was trained
-//! on.
+//! It sees images at 32×32. Each of its 64 features has mean 0 and variance 1 over its training emoji.
 
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
@@ -16,10 +14,10 @@ use super::{ExtractError, Extracted, Extractor, Progress, in_batches, resize::pl
 
 const SIDE: usize = EncoderNet::SIDE;
 const FEATURES: usize = EncoderNet::FEATURES;
-/// Pictures of a network call.
+/// Images per network call.
 const BATCH: usize = 64;
 
-/// The encoder, ready to score pictures.
+/// The encoder, ready to score images.
 pub struct Encoder {
     net: EncoderNet,
     device: Device,
@@ -27,7 +25,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// The one that the program carries in itself.
+    /// Loads the built-in encoder.
     ///
     /// # Errors
     /// Never, unless the program was built with a damaged file.
@@ -39,7 +37,7 @@ impl Encoder {
     }
 }
 
-/// Planes `[B, 3, 32, 32]` of pictures, as the encoder sees them.
+/// Input values `[B, 3, 32, 32]` of images.
 pub fn input(images: &[Image], device: &Device) -> Tensor<4> {
     let values: Vec<f32> = images.par_iter().flat_map_iter(|image| planes(image, SIDE)).collect();
     from_host(values, [images.len(), 3, SIDE, SIDE], device)
@@ -47,11 +45,11 @@ pub fn input(images: &[Image], device: &Device) -> Tensor<4> {
 
 impl Extractor for Encoder {
     fn name(&self) -> &str {
-        "the project's encoder (64 features of 32×32 pictures, trained on emoji)"
+        "the built-in encoder (64 features of 32×32 images, trained on emoji)"
     }
 
     fn comparable(&self) -> &str {
-        "comparable with each other only: neither with FID of Inception-v3 nor with anything published"
+        "only comparable with each other, neither with FID of Inception-v3 nor with published scores"
     }
 
     fn dim(&self) -> usize {

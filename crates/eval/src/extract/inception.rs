@@ -1,6 +1,6 @@
-//! Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567) as FID has it: the network of 2015-12-05 with its 1008
-//! classes, which differs from torchvision's in its pools. Average pools leave out the padding, and the
-//! last block has a maximum in the average's place. The tensor names are those of pytorch-fid's file.
+//! Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567) as used for FID: the network of 2015-12-05 with 1008 classes, which
+//! differs from torchvision's in its pooling. Average pooling excludes the padding, and the last block uses maximum instead
+//! of average pooling. Tensors are named as in pytorch-fid's file.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -18,11 +18,11 @@ use tweedie_ops::{ConvOptions, conv2d, from_host, linear, to_host};
 
 use super::{ExtractError, Extracted, Extractor, Progress, in_batches, resize::planes, stored::Fnv};
 
-/// Side of the pictures that the network sees.
+/// Width and height of the network's input.
 const SIDE: usize = 299;
 const FEATURES: usize = 2048;
 const CLASSES: usize = 1008;
-/// Pictures of a network call.
+/// Images per network call.
 const BATCH: usize = 8;
 
 /// The network of published FID, KID and Inception Scores.
@@ -30,20 +30,20 @@ pub struct Inception {
     device: Device,
     stem: [Conv; 5],
     blocks: Vec<Block>,
-    /// `[1008, 2048]`. The bias is left out, as in the first Inception Scores.
+    /// `[1008, 2048]`, without the bias, as in the original Inception Score.
     classes: Tensor<2>,
     bias: Tensor<1>,
     fingerprint: u64,
 }
 
-/// Convolution, normalization with the statistics of training, ReLU. The normalization is in the weights.
+/// Convolution, normalization with the training statistics (folded into the weights), ReLU.
 struct Conv {
     weight: Tensor<4>,
     bias: Tensor<1>,
     options: ConvOptions,
 }
 
-/// Branches side by side; each is a chain, its end perhaps forked.
+/// Parallel branches; each is a chain, optionally with a forked end.
 struct Block {
     branches: Vec<Branch>,
     pool: Pool,
@@ -54,21 +54,21 @@ struct Branch {
     fork: Vec<Conv>,
 }
 
-/// What stands before the last convolution of a block, or beside its branches.
+/// The pooling before the last convolution of a block, or beside its branches.
 enum Pool {
-    /// An average of 3×3, then the convolution.
+    /// 3×3 average pooling, then the convolution.
     Average(Conv),
-    /// A maximum of 3×3, then the convolution.
+    /// 3×3 maximum pooling, then the convolution.
     Maximum(Conv),
-    /// A maximum of 3×3 in steps of 2.
+    /// 3×3 maximum pooling with stride 2.
     Smaller,
 }
 
 impl Inception {
-    /// Reads the weights: the tensors of pytorch-fid's `pt_inception-2015-12-05`, as a safetensors file.
+    /// Loads the weights: the tensors of pytorch-fid's `pt_inception-2015-12-05` as a safetensors file.
     ///
     /// # Errors
-    /// If the file is missing, a pickle, corrupt, or lacks a tensor or holds one of another shape.
+    /// If the file is missing, a pickle or corrupt, or a tensor is missing or has the wrong shape.
     pub fn open(path: &Path, device: &Device) -> Result<Self, ExtractError> {
         if !path.is_file() {
             return Err(ExtractError::Missing(path.into()));
@@ -83,7 +83,7 @@ impl Inception {
     /// The network with these weights.
     ///
     /// # Errors
-    /// A missing or superfluous tensor, one of another shape, or unreadable.
+    /// If a tensor is missing, unexpected, has the wrong shape or cannot be read.
     pub fn load(source: &dyn TensorSource, device: &Device) -> Result<Self, ParamError> {
         let mut load = Load { source, device, used: BTreeSet::new(), hash: Fnv::default() };
         let stem = [
@@ -119,7 +119,7 @@ impl Inception {
         })
     }
 
-    /// Features `[B, 2048]` and logits `[B, 1008]` of planes `[B, 3, H, W]` in `-1..=1`, at least 75×75.
+    /// Features `[B, 2048]` and logits `[B, 1008]` of images `[B, 3, H, W]` in `-1..=1`, at least 75×75.
     pub fn forward(&self, planes: Tensor<4>) -> (Tensor<2>, Tensor<2>) {
         let mut x = planes;
         for (i, conv) in self.stem.iter().enumerate() {
@@ -136,13 +136,13 @@ impl Inception {
         (features, logits)
     }
 
-    /// Features and logits of pictures, row after row.
+    /// Features and logits of images, row after row.
     pub fn answer(&self, images: &[Image]) -> (Vec<f32>, Vec<f32>) {
         let (features, logits) = self.forward(self.input(images));
         (to_host(features), to_host(logits))
     }
 
-    /// The pictures as the network sees them.
+    /// The images as the network's input.
     fn input(&self, images: &[Image]) -> Tensor<4> {
         let values: Vec<f32> = images.par_iter().flat_map_iter(|image| planes(image, SIDE)).collect();
         from_host(values, [images.len(), 3, SIDE, SIDE], &self.device)
@@ -151,11 +151,11 @@ impl Inception {
 
 impl Extractor for Inception {
     fn name(&self) -> &str {
-        "Inception-v3 (2015-12-05), pictures resized as in clean-fid"
+        "Inception-v3 (2015-12-05), images resized as in clean-fid"
     }
 
     fn comparable(&self) -> &str {
-        "comparable with scores of pytorch-fid's weights and clean-fid's resizing, of as many pictures"
+        "comparable with scores of pytorch-fid's weights and clean-fid's resizing for the same number of images"
     }
 
     fn dim(&self) -> usize {
@@ -178,7 +178,7 @@ impl Extractor for Inception {
 impl Conv {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = conv2d(x, self.weight.clone(), Some(self.bias.clone()), self.options);
-        // The kernels answer channels last, where this is dense.
+        // The kernels return channels-last memory, which is dense in this order.
         relu(y.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
     }
 }
@@ -211,12 +211,12 @@ impl Block {
     }
 }
 
-/// The maximum of 3×3 in steps of 2.
+/// 3×3 maximum pooling with stride 2.
 fn smaller(x: Tensor<4>) -> Tensor<4> {
     module::max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]))
 }
 
-/// What folding a normalization adds to the variance.
+/// Epsilon of the folded normalizations.
 const EPS: f64 = 1e-3;
 
 struct Load<'a> {
@@ -241,7 +241,7 @@ impl Load<'_> {
         Ok(tensor)
     }
 
-    /// Names that are left over, other than counters of training and the classifier that only training has.
+    /// Checks for unexpected tensors, except training counters and the auxiliary classifier.
     fn all_used(&self) -> Result<(), ParamError> {
         let training = |n: &str| n.ends_with("num_batches_tracked") || n.starts_with("AuxLogits.");
         let names = self.source.names().into_iter();
@@ -277,7 +277,7 @@ impl Load<'_> {
         Ok(Conv { weight, bias: from_host(bias, [outputs], self.device), options })
     }
 
-    /// A convolution that keeps the size.
+    /// A convolution that preserves the size.
     fn same(
         &mut self,
         block: &str,
@@ -288,7 +288,7 @@ impl Load<'_> {
         self.conv(&format!("{block}.{name}"), channels, kernel, 1, kernel.map(|k| k / 2))
     }
 
-    /// Convolutions one after another that keep the size: names and kernels, and the channels between them.
+    /// A chain of convolutions that preserve the size: names and kernels, and the channels in between.
     fn chain(
         &mut self,
         block: &str,

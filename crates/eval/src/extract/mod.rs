@@ -1,8 +1,8 @@
-//! Networks that turn pictures into features: what scores are made of.
+//! Networks that compute features of images for scores.
 //!
-//! - [`Encoder`] comes with the crate, needs no download and makes few features, so that a few hundred pictures
-//!   are enough; its scores compare with each other and with nothing that was published.
-//! - [`Inception`] is the network of published scores, from a weights file of the user's.
+//! - [`Encoder`] is built in and has few features, so that a few hundred images are enough; its scores are only comparable
+//!   with each other.
+//! - [`Inception`] is the network of published scores, from a weights file.
 
 mod encoder;
 mod inception;
@@ -22,76 +22,76 @@ pub use inception::Inception;
 pub use resize::bicubic;
 pub use stored::{Stored, fingerprint, stored};
 
-/// Why there are no features.
+/// Why features cannot be computed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExtractError {
-    /// No pictures.
-    #[error("there are no pictures")]
+    /// There are no images.
+    #[error("there are no images")]
     Empty,
-    /// No weights file at the path.
-    #[error("{}: there is no such weights file", .0.display())]
+    /// The weights file does not exist.
+    #[error("{}: no such weights file", .0.display())]
     Missing(PathBuf),
-    /// A pickle, which can run code when it is read.
+    /// A pickle, which can run code when loaded.
     #[error(
-        "{}: a pickle, which can run code when it is read and is never read here; convert it once, in Python: \
+        "{}: this is a pickle, which can run code when loaded and is never read; convert it once in Python: \
          safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"inception.safetensors\")",
         .0.display()
     )]
     Pickle(PathBuf),
-    /// The file.
+    /// The weights file is invalid.
     #[error(transparent)]
     File(#[from] HubError),
-    /// The tensors in it.
+    /// The tensors of the weights file are invalid.
     #[error("{}: {source}", path.display())]
     Tensors {
-        /// The file.
+        /// The weights file is invalid.
         path: PathBuf,
-        /// What is wrong with them.
+        /// What is wrong.
         source: ParamError,
     },
-    /// The network's answer.
+    /// The features are invalid.
     #[error(transparent)]
     Answer(#[from] MetricError),
-    /// The caller asked to stop.
+    /// The caller cancelled it.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// What a network says of pictures.
+/// A network's outputs for images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extracted {
-    /// A row for each picture.
+    /// One row of features per image.
     pub features: Features,
-    /// Its class probabilities.
+    /// Class probabilities of each image.
     pub probabilities: Features,
 }
 
-/// Hears of pictures done, and how many there are, and may stop the work.
+/// Receives the number of finished and of all images, and may stop the work.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
-/// A network that turns pictures of any size into features.
+/// A network that computes features of images of any size.
 pub trait Extractor {
-    /// What reports call it.
+    /// Its name in reports.
     fn name(&self) -> &str;
 
-    /// What its scores may be compared with.
+    /// What its scores are comparable with.
     fn comparable(&self) -> &str;
 
-    /// Features of a picture.
+    /// Number of features.
     fn dim(&self) -> usize;
 
-    /// A number of the network with its weights: features of another are others.
+    /// A fingerprint of the network and its weights.
     fn fingerprint(&self) -> u64;
 
-    /// The features and class probabilities of `images`. They do not depend on the other pictures.
+    /// The features and class probabilities of `images`. Those of an image do not depend on the others.
     ///
     /// # Errors
-    /// If there are none, or an answer is not finite; [`ExtractError::Cancelled`].
+    /// If there are no images, or an output is not finite; [`ExtractError::Cancelled`].
     fn extract(&self, images: &[Image], on: Progress<'_>) -> Result<Extracted, ExtractError>;
 }
 
-/// Runs `network`, from pictures to rows of features and of logits, over `batch` pictures at a time.
+/// Runs `network`, from images to rows of features and of logits, on `batch` images at a time.
 fn in_batches(
     images: &[Image],
     batch: usize,

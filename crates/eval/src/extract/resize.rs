@@ -1,10 +1,10 @@
-//! Resizing as clean-fid does it (Parmar et al. 2022, arXiv:2104.11222): Pillow's bicubic filter on `f32`
-//! values, widened where it shrinks so that nothing is aliased, without rounding to bytes. Bit for bit; but
-//! Pillow 13 shrinks some tall pictures along their height first, which moves the last bits.
+//! Resizing as in clean-fid (Parmar et al. 2022, arXiv:2104.11222): Pillow's antialiased bicubic filter on `f32` values,
+//! without rounding to bytes. The same bits, except that Pillow 13 shrinks some tall images along their height first, which
+//! changes the last bits.
 
 use tweedie_data::Image;
 
-/// The picture at `width × height`: `height·width·3` values in `0..=255`, laid out as [`Image::pixels`].
+/// The image at `width × height`: `height·width·3` values in `0..=255`, in the layout of [`Image::pixels`].
 pub fn bicubic(image: &Image, width: usize, height: usize) -> Vec<f32> {
     let (across, down) = (taps(image.width, width), taps(image.height, height));
     let mut narrow = Vec::with_capacity(image.height * width * 3);
@@ -31,14 +31,14 @@ fn sum(values: impl Iterator<Item = f64>) -> f32 {
     values.fold(0.0, |sum, v| sum + v) as f32
 }
 
-/// For each of `to` samples the first of the `from` samples that it is made of, and their weights.
+/// For each of `to` samples, the first contributing one of the `from` samples, and the weights.
 fn taps(from: usize, to: usize) -> Vec<(usize, Vec<f64>)> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
     let (support, squeeze) = (2.0 * stretch, 1.0 / stretch);
     let tap = |i: usize| {
         let center = (i as f64 + 0.5) * scale;
-        // The casts cut off towards zero, and below zero at zero.
+        // Casts truncate towards zero, and clamp negative values to zero.
         let first = (center - support + 0.5) as usize;
         let end = ((center + support + 0.5) as usize).min(from);
         let raw: Vec<f64> =
@@ -59,7 +59,7 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// Planes `[3, side, side]` in `-1..=1` of the picture brought to `side × side`.
+/// Values `[3, side, side]` in `-1..=1` of the image resized to `side × side`.
 pub(super) fn planes(image: &Image, side: usize) -> Vec<f32> {
     let values = bicubic(image, side, side);
     (0..3).flat_map(|c| values.iter().skip(c).step_by(3)).map(|v| 2.0 * (v / 255.0) - 1.0).collect()

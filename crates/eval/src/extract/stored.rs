@@ -1,4 +1,4 @@
-//! Features kept for the next evaluation against the same data.
+//! Features cached for the next evaluation with the same data.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::metrics::Features;
 /// What the files hold; their names say of what.
 const KIND: &str = "features";
 
-/// FNV-1a of 64 bits.
+/// 64-bit FNV-1a.
 pub(super) struct Fnv(u64);
 
 impl Default for Fnv {
@@ -42,7 +42,7 @@ impl Fnv {
     }
 }
 
-/// A number of the pictures and their order: other pictures have another, but for a chance of 2⁻⁶⁴.
+/// A fingerprint of the images and their order; collisions have a probability of 2⁻⁶⁴.
 pub fn fingerprint(images: &[Image]) -> u64 {
     let mut hash = Fnv::default();
     for image in images {
@@ -56,19 +56,19 @@ pub fn fingerprint(images: &[Image]) -> u64 {
 /// Features, and where they came from.
 #[derive(Debug)]
 pub struct Stored {
-    /// What the network says.
+    /// The network's outputs.
     pub extracted: Extracted,
-    /// They were in the folder already.
+    /// Whether they were already in the folder.
     pub found: bool,
-    /// Why they could not be kept, if so.
+    /// Why they could not be stored, if so.
     pub not_kept: Option<HubError>,
 }
 
-/// What `extractor` says of `images`, from `folder` if it has been asked before, else kept there. A damaged file
-/// is made anew, and one from a device or version whose features of the first image differ in any bit.
+/// The outputs of `extractor` for `images`, from `folder` if they are cached, otherwise stored there. A damaged file, or one
+/// whose features of the first image differ in any bit (from another device or version), is replaced.
 ///
 /// # Errors
-/// As [`Extractor::extract`].
+/// Those of [`Extractor::extract`].
 pub fn stored(
     extractor: &dyn Extractor,
     images: &[Image],

@@ -1,11 +1,11 @@
-//! Rows of numbers, one row a picture.
+//! Feature matrices with one row per image.
 
 use rand::Rng;
 use tweedie_core::noise::generator;
 
 use super::MetricError;
 
-/// The features of a set of pictures, all finite.
+/// The features of a set of images, all finite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
     dim: usize,
@@ -13,10 +13,10 @@ pub struct Features {
 }
 
 impl Features {
-    /// From rows of `dim` values, one after another.
+    /// Creates them from rows of `dim` values, one after another.
     ///
     /// # Errors
-    /// If there are no whole rows, or a value is not finite.
+    /// If the last row is incomplete, or a value is not finite.
     pub fn new(dim: usize, values: Vec<f32>) -> Result<Self, MetricError> {
         if dim == 0 || !values.len().is_multiple_of(dim) {
             return Err(MetricError::Ragged { values: values.len(), dim });
@@ -27,17 +27,17 @@ impl Features {
         }
     }
 
-    /// Features of a picture.
+    /// Number of features per image.
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// Pictures.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.values.len() / self.dim
     }
 
-    /// Whether there are no pictures.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
@@ -47,13 +47,13 @@ impl Features {
         &self.values
     }
 
-    /// The rows from `start` to `end`, which exist.
+    /// The rows from `start` to `end`, which must exist.
     pub(crate) fn rows(&self, start: usize, end: usize) -> &[f32] {
         &self.values[start * self.dim..end * self.dim]
     }
 
-    /// The rows in an order of chance that depends on their number alone. Parts of it are alike, which parts of a
-    /// set that is sorted by class, or made class by class in turn, are not.
+    /// The rows in a random order that only depends on their number. Parts of it have the same distribution, unlike parts of a
+    /// set that is sorted by class or cycles through classes.
     pub(crate) fn shuffled(&self) -> Self {
         let mut order: Vec<usize> = (0..self.len()).collect();
         let mut rng = generator(0x7368_7566_666c_6564, self.len() as u64);

@@ -1,11 +1,11 @@
-//! The Fréchet distance of two normal distributions, of features FID (Heusel et al. 2017, arXiv:1706.08500):
+//! The Fréchet distance of two normal distributions; of features FID (Heusel et al. 2017, arXiv:1706.08500):
 //! `|μ₁ - μ₂|² + Tr(Σ₁ + Σ₂ - 2·(Σ₁Σ₂)^½)`.
 //!
-//! With `Σ₁ = L·Lᵀ` the product `Σ₁Σ₂` has the eigenvalues of the symmetric `Lᵀ·Σ₂·L`, none of them negative,
-//! and the trace of the root is the sum of their roots: no root of a matrix that is not symmetric, and no
-//! imaginary parts to drop.
+//! With `Σ₁ = L·Lᵀ`, the product `Σ₁Σ₂` has the eigenvalues of the symmetric `Lᵀ·Σ₂·L`, none of which is negative, and the
+//! trace of the root is the sum of their roots. So no root of a nonsymmetric matrix is needed, and there are no imaginary
+//! parts.
 //!
-//! FID is biased upwards by few samples, the more the fewer: compare only sets of the same size.
+//! FID is too high for few samples, so only compare sets of the same size.
 
 use super::{
     Features, MetricError, Moments, Score,
@@ -15,7 +15,7 @@ use super::{
 /// The distance of two distributions. Costs `O(dim³)`.
 ///
 /// # Errors
-/// If they have different numbers of features, or no more rows than features.
+/// If they have different numbers of features, or not more rows than features.
 pub fn distance(a: &Moments, b: &Moments) -> Result<f64, MetricError> {
     check(a, b)?;
     Ok(Target::new(a).distance(b))
@@ -32,15 +32,14 @@ fn check(a: &Moments, b: &Moments) -> Result<(), MetricError> {
     }
 }
 
-/// Groups that are left out in turn.
+/// Number of groups of the jackknife.
 const GROUPS: usize = 10;
 
-/// The distance of `generated` from `data`, with the standard error that `generated` being a sample of the
-/// model's pictures brings, by the jackknife: each tenth of it is left out in turn. That the data is a sample
-/// too is not in it.
+/// The distance of `generated` from `data`. The standard error covers the sampling of `generated`, by the jackknife: each
+/// tenth is left out in turn. The sampling of the data is not included.
 ///
 /// # Errors
-/// As [`distance`].
+/// Those of [`distance`].
 pub fn fid(generated: &Features, data: &Moments) -> Result<Score, MetricError> {
     let (n, generated) = (generated.len(), generated.shuffled());
     let cut = |g: usize| g * n / GROUPS;
@@ -68,7 +67,7 @@ pub fn fid(generated: &Features, data: &Moments) -> Result<Score, MetricError> {
     Ok(Score { value, standard_error: Some((factor * squares).sqrt()) })
 }
 
-/// A distribution, prepared to be compared with many.
+/// A distribution, prepared for comparison with many.
 struct Target<'a> {
     moments: &'a Moments,
     /// `Lᵀ`, `[rank, dim]`.
@@ -96,7 +95,7 @@ impl<'a> Target<'a> {
         let symmetric = products(&half, &self.root, n);
         let rank = self.root.len() / n;
         let roots: f64 = eigenvalues(symmetric, rank).iter().map(|v| v.max(0.0).sqrt()).sum();
-        // Rounding may leave a little below zero for a set held against itself.
+        // Rounding may give slightly negative values for a set compared with itself.
         (apart + self.trace + trace(&covariance, n) - 2.0 * roots).max(0.0)
     }
 }

@@ -1,21 +1,21 @@
-//! Inception Score: `exp` of the mean divergence of a picture's class probabilities from their mean over all
-//! pictures (Salimans et al. 2016, arXiv:1606.03498). It sees the generated pictures alone, never the data.
+//! Inception Score: `exp` of the mean divergence of an image's class probabilities from their mean over all images (Salimans
+//! et al. 2016, arXiv:1606.03498). It only uses the generated images, not the data.
 
 use super::{Features, MetricError, Score};
 
-/// The score as the mean over ten equal parts of the pictures, as published ones are, and its standard error
-/// from their spread. Rows are probabilities of the classes.
+/// The score as the mean over ten equal parts of the images, like published ones, and its standard error from their spread.
+/// Rows are class probabilities.
 ///
 /// # Errors
-/// For rows that are no probabilities, and fewer than 20 of them.
+/// For rows that are not probabilities, and fewer than 20 rows.
 pub fn inception_score(probabilities: &Features) -> Result<Score, MetricError> {
     inception_score_in(probabilities, 10)
 }
 
-/// As [`inception_score`], in `parts` parts, at least one. What is left over is not used.
+/// Like [`inception_score`], in `parts` parts, at least one. Remaining rows are not used.
 ///
 /// # Errors
-/// As there, for fewer than two rows a part.
+/// Those of [`inception_score`], for fewer than two rows per part.
 pub fn inception_score_in(probabilities: &Features, parts: usize) -> Result<Score, MetricError> {
     let parts = parts.max(1);
     probabilities.at_least(2 * parts, "the Inception Score")?;

@@ -1,30 +1,29 @@
-//! KID: the squared maximum mean discrepancy under the kernel `(x·y/d + 1)³`, by the estimator without bias
-//! (Bińkowski et al. 2018, arXiv:1801.01401). Unlike FID its expectation does not depend on the number of
-//! pictures; it may be a little below zero for sets that are alike.
+//! KID: the squared maximum mean discrepancy with the kernel `(x·y/d + 1)³`, by the unbiased estimator (Bińkowski et al.
+//! 2018, arXiv:1801.01401). Unlike FID, its expectation does not depend on the number of images. It may be slightly negative
+//! for similar sets.
 
 use super::{Features, MetricError, Score, linalg::products};
 
-/// Pictures of a block, where there are enough for ten.
+/// Images per block, if there are enough for ten blocks.
 const BLOCK: usize = 1000;
-/// Parts into which each set is cut: blocks, or groups that are left out in turn.
+/// Number of parts of each set: blocks, or groups of the jackknife.
 const PARTS: usize = 10;
 
-/// KID with its standard error; both sets are samples.
+/// KID with its standard error, which covers the sampling of both sets.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Kid {
     /// The score.
     pub score: Score,
-    /// Blocks, and pictures of each set in a block, if it was computed in blocks.
+    /// Number of blocks and of images of each set in a block, if it was computed in blocks.
     pub blocks: Option<[usize; 2]>,
 }
 
-/// KID between two sets. With 10,000 pictures and more in each, the mean over blocks of 1000 that have no picture
-/// in common, so that they are independent and their spread is the error; costs `1000·n·dim`. With less, the
-/// discrepancy of all, and its error by the jackknife, a tenth of both sets being left out in turn; costs
-/// `(n + m)²·dim`.
+/// KID between two sets. With at least 10,000 images in each, the mean over disjoint blocks of 1000, whose spread gives the
+/// error; costs `1000·n·dim`. Otherwise the discrepancy of all images, and its error by the jackknife, leaving out a tenth
+/// of both sets in turn; costs `(n + m)²·dim`.
 ///
 /// # Errors
-/// For different numbers of features, or fewer than 20 pictures in a set.
+/// For different numbers of features, or fewer than 20 images in a set.
 pub fn kid(a: &Features, b: &Features) -> Result<Kid, MetricError> {
     a.same_dim(b)?;
     for set in [a, b] {
@@ -41,10 +40,10 @@ pub fn kid(a: &Features, b: &Features) -> Result<Kid, MetricError> {
     Ok(Kid { score: Score::mean(&values), blocks: Some([blocks, BLOCK]) })
 }
 
-/// The estimator without bias of the squared discrepancy of all of two sets. Costs `(n + m)²·dim`.
+/// The unbiased estimator of the squared discrepancy of two sets. Costs `(n + m)²·dim`.
 ///
 /// # Errors
-/// For different numbers of features, or fewer than two pictures in a set.
+/// For different numbers of features, or fewer than two images in a set.
 pub fn squared_discrepancy(a: &Features, b: &Features) -> Result<f64, MetricError> {
     a.same_dim(b)?;
     for set in [a, b] {
@@ -66,15 +65,15 @@ fn jackknife(a: &[f64], b: &[f64], dim: usize) -> Score {
     Score { value: sums.discrepancy(None), standard_error: Some((factor * squares).sqrt()) }
 }
 
-/// The kernel, summed over all pairs of two groups, the pairs of a picture with itself left out.
+/// Sums of the kernel over all pairs of two groups, excluding pairs of an image with itself.
 struct Sums {
     within: [Vec<Vec<f64>>; 2],
     across: Vec<Vec<f64>>,
-    /// Pictures of each group, of both sets.
+    /// Number of images in each group, for both sets.
     counts: [Vec<f64>; 2],
 }
 
-/// Rows whose products are held at once.
+/// Rows whose products are held in memory at once.
 const PANEL: usize = 256;
 
 impl Sums {
@@ -100,7 +99,7 @@ impl Sums {
         Self { within: [pairs(a, a, true), pairs(b, b, true)], across: pairs(a, b, false), counts }
     }
 
-    /// Of all groups but one.
+    /// The discrepancy without one group.
     fn discrepancy(&self, without: Option<usize>) -> f64 {
         let kept = |g: &usize| Some(*g) != without;
         let total = |sums: &[Vec<f64>]| -> f64 {

@@ -1,15 +1,15 @@
-//! What the scores need of linear algebra, in `f64`. Matrices are row-major.
+//! Linear algebra for the scores, in `f64`. Matrices are row-major.
 
 use rayon::prelude::*;
 
-/// `a·bᵀ` of rows of `k` values: `[rows of a, rows of b]`. Each sum is one thread's, in one order.
+/// `a·bᵀ` of rows of `k` values: `[rows of a, rows of b]`. The order of each sum is fixed.
 pub fn products(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
     let columns = b.len() / k;
     let mut out = vec![0.0; a.len() / k * columns];
     if columns == 0 {
         return out;
     }
-    // Tiles of 4 by 4 results read each value four times less often.
+    // Tiles of 4×4 results read each value a quarter as often.
     out.par_chunks_mut(4 * columns).zip(a.par_chunks(4 * k)).for_each(|(out, a)| {
         let left: Vec<&[f64]> = a.chunks_exact(k).collect();
         for (tile, b) in b.chunks(4 * k).enumerate() {
@@ -67,12 +67,12 @@ pub fn transposed(matrix: &[f64], columns: usize) -> Vec<f64> {
     out
 }
 
-/// `Lᵀ` with `A = L·Lᵀ`, as `[rank, n]`, of a symmetric matrix without negative eigenvalues: Cholesky's
-/// decomposition, of the largest remaining diagonal first, which ends where nothing but rounding is left.
+/// `Lᵀ` with `A = L·Lᵀ`, as `[rank, n]`, of a positive semidefinite matrix: Cholesky decomposition with pivoting, which ends
+/// when only rounding errors are left.
 pub fn factor(matrix: &[f64], n: usize) -> Vec<f64> {
     let mut diagonal: Vec<f64> = (0..n).map(|i| matrix[i * n + i]).collect();
     let limit = diagonal.iter().cloned().fold(0.0, f64::max) * n as f64 * f64::EPSILON;
-    // Column by column of L; each is a row here.
+    // Columns of L, stored as rows.
     let mut rows: Vec<f64> = Vec::new();
     while rows.len() < n * n {
         let largest = (0..n).max_by(|&i, &j| diagonal[i].total_cmp(&diagonal[j]));
@@ -95,8 +95,8 @@ pub fn factor(matrix: &[f64], n: usize) -> Vec<f64> {
     rows
 }
 
-/// The eigenvalues of a symmetric matrix, in no order: Householder's reduction to three diagonals, then the
-/// QL algorithm with implicit shifts (Golub and Van Loan, chapter 8).
+/// The eigenvalues of a symmetric matrix, unordered: Householder tridiagonalization, then the QL algorithm with implicit
+/// shifts (Golub and Van Loan, chapter 8).
 pub fn eigenvalues(mut a: Vec<f64>, n: usize) -> Vec<f64> {
     let (mut diagonal, mut beside) = (vec![0.0; n], vec![0.0; n]);
     for k in (1..n).rev() {
@@ -132,13 +132,12 @@ pub fn eigenvalues(mut a: Vec<f64>, n: usize) -> Vec<f64> {
     diagonal
 }
 
-/// Turns the three-diagonal matrix, `beside[i]` being next to `diagonal[i]` and `diagonal[i + 1]`, into its
-/// eigenvalues.
+/// Replaces the tridiagonal matrix, with `beside[i]` next to `diagonal[i]` and `diagonal[i + 1]`, by its eigenvalues.
 fn ql(diagonal: &mut [f64], beside: &mut [f64]) {
     let n = diagonal.len();
     let (d, e) = (diagonal, beside);
     for l in 0..n {
-        // Each eigenvalue takes about two rounds; the limit ends what could not converge.
+        // Each eigenvalue takes about two iterations; the limit guards against no convergence.
         for _ in 0..60 {
             let small = |m: &usize| e[*m].abs() <= f64::EPSILON * (d[*m].abs() + d[*m + 1].abs());
             let m = (l..n - 1).find(small).unwrap_or(n - 1);
@@ -201,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Invariants: the sum of powers of the eigenvalues is the trace of powers.
+    /// Invariant: the sum of powers of the eigenvalues is the trace of the powers.
     #[test]
     fn eigenvalues_have_the_traces() {
         for n in [1, 2, 3, 17, 64] {

@@ -1,28 +1,28 @@
-//! How two sets lie to each other, by balls around neighbours. The ball of a picture reaches to its `k`-th
-//! nearest neighbour in its own set.
+//! Precision, recall, density and coverage, by balls around neighbours. The ball of an image reaches to its `k`-th nearest
+//! neighbour in its own set.
 //!
-//! - precision: the share of generated pictures inside some ball of the data; recall: the share of the data
-//!   inside some ball of the generated pictures (Kynkäänniemi et al. 2019, arXiv:1904.06991);
-//! - density: how many balls of the data a generated picture is in, over `k`; coverage: the share of the
-//!   data's balls that hold a generated picture (Naeem et al. 2020, arXiv:2002.09797). Both stand outliers
-//!   better: a wide ball counts once.
+//! - precision: the fraction of generated images inside a ball of the data; recall: the fraction of the data inside a ball
+//!   of the generated images (Kynkäänniemi et al. 2019, arXiv:1904.06991);
+//! - density: the number of balls of the data that contain a generated image, divided by `k`; coverage: the fraction of the
+//!   data's balls that contain a generated image (Naeem et al. 2020, arXiv:2002.09797). Both are more robust to outliers,
+//!   because a large ball counts once.
 
 use super::{
     Features, MetricError, Score,
     linalg::{dot, products},
 };
 
-/// A picture and how far away it is.
+/// An image and its distance.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Nearest {
-    /// Its index in the set.
+    /// Index of the image in the set.
     pub index: usize,
-    /// The distance of the features.
+    /// Distance of the features.
     pub distance: f64,
 }
 
-/// The four shares. Standard errors are those over the pictures of one set, the other being given; of shares as
-/// Agresti and Coull (1998) have it, so that all or none of a few is not held for certain.
+/// The four scores. Standard errors cover the images of one set, with the other given; those of fractions follow Agresti and
+/// Coull (1998), so that all or none of a few is not considered certain.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Shares {
     /// `0..=1`, over the generated pictures.
@@ -33,15 +33,15 @@ pub struct Shares {
     pub density: Score,
     /// `0..=1`, over the data.
     pub coverage: Score,
-    /// Which neighbour a ball reaches to.
+    /// The neighbour that balls reach to.
     pub k: usize,
 }
 
-/// Precision, recall, density and coverage of `generated` against `data`, with balls to the `k`-th neighbour.
-/// Costs `(n + m)²·dim`.
+/// Precision, recall, density and coverage of `generated` and `data`, with balls to the `k`-th neighbour. Costs
+/// `(n + m)²·dim`.
 ///
 /// # Errors
-/// For different numbers of features, `k = 0`, or a set of no more than `k` pictures.
+/// For different numbers of features, `k = 0`, or a set with at most `k` images.
 pub fn shares(generated: &Features, data: &Features, k: usize) -> Result<Shares, MetricError> {
     generated.same_dim(data)?;
     for set in [generated, data] {
@@ -81,7 +81,7 @@ fn share(values: &[f64]) -> Score {
     Score { value: ones / n, standard_error: Some((p * (1.0 - p) / (n + 4.0)).sqrt()) }
 }
 
-/// For each of `queries` the nearest of `set`. Costs `n·m·dim`.
+/// For each of `queries`, the nearest of `set`. Costs `n·m·dim`.
 ///
 /// # Errors
 /// For different numbers of features, or an empty `set`.
@@ -97,7 +97,7 @@ pub fn nearest(queries: &Features, set: &Features) -> Result<Vec<Nearest>, Metri
     Ok(found)
 }
 
-/// The squared distance of each picture to its `k`-th nearest neighbour in its own set, of more than `k`.
+/// The squared distance of each image to its `k`-th nearest neighbour in its own set, which has more than `k`.
 fn radii(set: &Features, k: usize) -> Vec<f64> {
     let mut found = Vec::with_capacity(set.len());
     let mut others = Vec::new();
@@ -110,11 +110,11 @@ fn radii(set: &Features, k: usize) -> Vec<f64> {
     found
 }
 
-/// Rows of queries whose distances are held at once.
+/// Number of queries whose distances are held in memory at once.
 const PANEL: usize = 256;
 
-/// Hears of each query's squared distances to all of `set`. Neither is far from the other's centre, so that
-/// `|a|² + |b|² - 2·a·b` keeps its digits; what is very close is computed again.
+/// Passes each query's squared distances from all of `set` to `on`. Both are centred, so that `|a|² + |b|² - 2·a·b` keeps its
+/// precision; very small distances are recomputed.
 fn panels(queries: &Features, set: &Features, mut on: impl FnMut(usize, &[f64])) {
     let dim = set.dim();
     let mut centre = vec![0.0; dim];

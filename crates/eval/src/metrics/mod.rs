@@ -1,14 +1,13 @@
-//! Scores of a set of pictures against another, from their features: pure functions of numbers.
+//! Scores that compare sets of images by their features: pure functions of values.
 //!
 //! | score | of | paper |
 //! |---|---|---|
 //! | [`frechet`] | means and covariances | Heusel et al. 2017, arXiv:1706.08500 |
-//! | [`kernel`] | a polynomial kernel, without bias | Bińkowski et al. 2018, arXiv:1801.01401 |
+//! | [`kernel`] | a polynomial kernel, unbiased | Bińkowski et al. 2018, arXiv:1801.01401 |
 //! | [`inception`] | class probabilities | Salimans et al. 2016, arXiv:1606.03498 |
 //! | [`manifold`] | balls around neighbours | Kynkäänniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797 |
 //!
-//! Sums are in `f64`, each made by one thread in one order: the same features give the same bits, whatever the
-//! number of threads.
+//! Sums are in `f64` with a fixed order: the same features give the same bits for any number of threads.
 
 mod features;
 pub mod frechet;
@@ -23,59 +22,59 @@ pub use moments::Moments;
 
 use serde::Serialize;
 
-/// Why there is no score.
+/// Why a score cannot be computed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
 #[non_exhaustive]
 pub enum MetricError {
     /// Rows of different length.
-    #[error("{found} features a picture, expected {expected} as in the other set")]
+    #[error("{found} features per image, expected {expected} as in the other set")]
     Dimension {
-        /// Of the set at fault.
+        /// Features of this set.
         found: usize,
-        /// Of the other.
+        /// Features of the other set.
         expected: usize,
     },
-    /// A number of values that is no number of rows.
-    #[error("{values} values are no rows of {dim} features")]
+    /// A number of values that is not a multiple of the features.
+    #[error("{values} values cannot be divided into rows of {dim} features")]
     Ragged {
-        /// Values given.
+        /// Number of values.
         values: usize,
-        /// Features of a row.
+        /// Features per row.
         dim: usize,
     },
-    /// A value that is infinite or not a number.
-    #[error("feature {feature} of picture {row} is not finite")]
+    /// A value that is not finite.
+    #[error("feature {feature} of image {row} is not finite")]
     NotFinite {
-        /// The picture's index.
+        /// Index of the image.
         row: usize,
-        /// The feature's.
+        /// Index of the feature.
         feature: usize,
     },
-    /// Too few pictures for a covariance.
+    /// Too few images for a covariance of full rank.
     #[error(
-        "FID needs more pictures than features: {found} of {dim} give a covariance without full rank, and a \
-         distance that says more about their number than about them"
+        "FID needs more images than features, got {found} images for {dim} features; the covariance would not have \
+         full rank"
     )]
     Singular {
-        /// Pictures in the smaller set.
+        /// Number of images in the smaller set.
         found: usize,
-        /// Features.
+        /// Number of features.
         dim: usize,
     },
-    /// Too few pictures.
-    #[error("{found} pictures are too few: {score} needs {least} or more")]
+    /// Too few images.
+    #[error("{score} needs at least {least} images, got {found}")]
     TooFew {
-        /// Pictures.
+        /// Number of images.
         found: usize,
-        /// How many it takes.
+        /// Required number of images.
         least: usize,
-        /// What for.
+        /// Name of the score.
         score: &'static str,
     },
-    /// Rows that are no probabilities.
-    #[error("picture {row}: class probabilities are from 0 to 1 and add up to 1")]
+    /// Rows that are not probabilities.
+    #[error("image {row}: class probabilities must be in 0..=1 and sum to 1")]
     Probabilities {
-        /// The picture's index.
+        /// Index of the image.
         row: usize,
     },
 }
@@ -85,13 +84,12 @@ pub enum MetricError {
 pub struct Score {
     /// The score.
     pub value: f64,
-    /// Its standard error, as far as the pictures at hand tell. Each score says which of its sets counts as a
-    /// sample.
+    /// Its standard error. Each score documents which of its sets counts as a sample.
     pub standard_error: Option<f64>,
 }
 
 impl Score {
-    /// The interval in which the score of endlessly many such sets lies 95 times of 100.
+    /// The 95 % confidence interval.
     pub fn interval(&self) -> Option<[f64; 2]> {
         self.standard_error.map(|e| [self.value - 1.96 * e, self.value + 1.96 * e])
     }

@@ -5,8 +5,8 @@ use super::{
     linalg::{products, transposed},
 };
 
-/// The mean and the covariance of rows, in one pass over them: each block of rows is centred on its own mean
-/// and added by the formula of Chan, Golub and LeVeque (1979), which does not cancel.
+/// The mean and the covariance of rows, in one pass: each block of rows is centred on its own mean and added by the formula
+/// of Chan, Golub and LeVeque (1979), which avoids cancellation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
     count: usize,
@@ -15,16 +15,16 @@ pub struct Moments {
     scatter: Vec<f64>,
 }
 
-/// Rows of a block.
+/// Rows per block.
 const BLOCK: usize = 512;
 
 impl Moments {
-    /// Of no rows of `dim` features.
+    /// The moments of zero rows with `dim` features.
     pub fn new(dim: usize) -> Self {
         Self { count: 0, mean: vec![0.0; dim], scatter: vec![0.0; dim * dim] }
     }
 
-    /// Of all of these. Costs `n·dim²`.
+    /// The moments of all rows. Costs `n·dim²`.
     pub fn of(features: &Features) -> Self {
         Self::of_rows(features, 0..features.len())
     }
@@ -37,7 +37,7 @@ impl Moments {
         all
     }
 
-    /// Adds rows, one after another.
+    /// Adds rows.
     ///
     /// # Errors
     /// If they have another number of features.
@@ -60,7 +60,7 @@ impl Moments {
         self.add(&Self { count, mean, scatter });
     }
 
-    /// Adds what another has seen.
+    /// Adds the rows of `other`.
     ///
     /// # Errors
     /// If it has another number of features.
@@ -90,12 +90,12 @@ impl Moments {
         self.count += other.count;
     }
 
-    /// Features of a row.
+    /// Number of features.
     pub fn dim(&self) -> usize {
         self.mean.len()
     }
 
-    /// Rows seen.
+    /// Number of rows.
     pub fn count(&self) -> usize {
         self.count
     }

@@ -1,4 +1,4 @@
-//! Figures of the page, as SVG that takes the page's colours.
+//! Figures of the page, as SVG with the page's colours.
 
 use std::fmt::Write;
 
@@ -42,7 +42,7 @@ fn legend(svg: &mut String, entries: &[(&str, &str)]) {
     }
 }
 
-/// How far generated pictures and those held out are from their nearest training picture.
+/// Distances of generated and held-out images to their nearest training image.
 pub fn distances(found: &Memorisation, unit: &str) -> String {
     const BINS: usize = 24;
     let all = || found.generated.iter().chain(&found.held_out).map(|n| n.distance);
@@ -82,7 +82,7 @@ pub fn distances(found: &Memorisation, unit: &str) -> String {
     svg
 }
 
-/// The bound's terms over the noise levels, on logarithmic axes.
+/// The bound's terms by noise level, on logarithmic axes.
 pub fn terms(report: &Report) -> String {
     let shown: Vec<_> = report.per_level.iter().filter(|t| t.bits > 0.0).collect();
     let most = shown.iter().map(|t| t.bits).fold(0.0, f64::max);

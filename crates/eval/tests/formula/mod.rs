@@ -1,6 +1,6 @@
-//! The numbers that `goldens/*.py` make too.
+//! Values that `goldens/*.py` compute, too.
 
-/// Numbers in `-1..1`, a function of the name: FNV-1a, then SplitMix64.
+/// Pseudo-random values in `-1..1`, a function of the name: FNV-1a, then SplitMix64.
 pub fn uniform(name: &str, count: usize) -> impl Iterator<Item = f64> + use<> {
     let hash = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
     let start = name.bytes().fold(0xcbf2_9ce4_8422_2325, hash);

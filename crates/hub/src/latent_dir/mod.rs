@@ -1,5 +1,5 @@
-//! The folder of a latent diffusion pipeline, as diffusers lays it out: a folder per component, and
-//! `model_index.json`, which names their classes.
+//! The folder of a latent diffusion pipeline in diffusers' layout: one subfolder per component, and `model_index.json`
+//! with their classes.
 
 mod index;
 mod save;
@@ -31,28 +31,28 @@ use crate::{
 /// A pipeline that diffuses in the latents of an autoencoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LatentClass {
-    /// `StableDiffusionPipeline` and its image-to-image form.
+    /// `StableDiffusionPipeline` and its image-to-image variant.
     StableDiffusion,
-    /// `StableDiffusionXLPipeline` and its image-to-image form.
+    /// `StableDiffusionXLPipeline` and its image-to-image variant.
     StableDiffusionXl,
-    /// `DiTPipeline`: classes.
+    /// `DiTPipeline`, class-conditional.
     Dit,
-    /// `LDMPipeline`: neither text nor classes.
+    /// `LDMPipeline`, unconditional.
     Unconditional,
 }
 
 impl LatentClass {
-    /// The name of diffusers' pipeline, of several that which makes pictures from noise.
+    /// The name of diffusers' pipeline, without the image-to-image variant.
     pub fn name(self) -> &'static str {
         CLASSES.iter().find(|(_, class)| *class == self).map_or("", |(name, _)| name)
     }
 
-    /// Whether it makes pictures of texts.
+    /// Whether it is conditioned on a text.
     pub fn reads_texts(self) -> bool {
         matches!(self, Self::StableDiffusion | Self::StableDiffusionXl)
     }
 
-    /// What its folder calls the autoencoder.
+    /// The folder of the autoencoder.
     pub fn autoencoder(self) -> &'static str {
         if self == Self::Unconditional { "vqvae" } else { "vae" }
     }
@@ -70,56 +70,56 @@ const CLASSES: [(&str, LatentClass); 6] = [
     ("LDMPipeline", LatentClass::Unconditional),
 ];
 
-/// Components that judge or convert pictures and do not make them; they are not loaded.
+/// Components that are not needed to make images; they are not loaded.
 const UNUSED: [&str; 3] = ["safety_checker", "feature_extractor", "image_encoder"];
 
 /// The network that denoises latents.
 #[derive(Debug)]
 pub enum LatentNetwork {
-    /// Without conditions.
+    /// Unconditional.
     UNet(Box<UNet2DModel>),
-    /// Reads a text.
+    /// Text-conditional.
     TextUNet(Box<UNet2DConditionModel>),
-    /// Knows classes.
+    /// Class-conditional.
     Dit(Box<DitTransformer>),
 }
 
 /// A text encoder with its tokenizer.
 #[derive(Debug)]
 pub struct TextPart {
-    /// Texts to tokens.
+    /// Converts texts to tokens.
     pub tokenizer: ClipTokenizer,
-    /// Tokens to features.
+    /// Converts tokens to features.
     pub encoder: ClipTextModel,
 }
 
-/// All of a pipeline, loaded.
+/// A loaded pipeline.
 #[derive(Debug)]
 pub struct LatentModel {
     /// The pipeline's class.
     pub class: LatentClass,
-    /// Between pictures and latents.
+    /// Converts between images and latents.
     pub autoencoder: Autoencoder,
     /// Denoises latents.
     pub network: LatentNetwork,
-    /// None, one or two.
+    /// Zero, one or two text encoders.
     pub texts: Vec<TextPart>,
     /// How it is sampled.
     pub scheduler: SchedulerConfig,
-    /// Whether no negative prompt means features of zero instead of those of an empty text.
+    /// Whether a missing negative prompt means features of zeros instead of those of an empty text.
     pub zeros_for_no_negative: bool,
-    /// Names of classes in order of their numbers; a class has several, with commas between.
+    /// Names of the classes by index; a class may have several names, separated by commas.
     pub class_names: Vec<String>,
-    /// How to sample it if nothing else is asked for, and how it was trained.
+    /// Default sampling settings, and how the model was trained.
     pub extras: Extras,
     /// What users should know of how its files were understood: a sentence each.
     pub remarks: Vec<String>,
 }
 
-/// The class of the latent pipeline in `dir`, or `None` if it holds something else.
+/// The class of the latent pipeline in `dir`, or `None` if it contains something else.
 ///
 /// # Errors
-/// If its `model_index.json` is not JSON.
+/// If its `model_index.json` is not valid JSON.
 pub fn class_of(dir: &Path) -> Result<Option<LatentClass>, HubError> {
     let path = dir.join(model_index::FILE);
     if !path.exists() {
@@ -130,11 +130,11 @@ pub fn class_of(dir: &Path) -> Result<Option<LatentClass>, HubError> {
     Ok(CLASSES.iter().find(|(name, _)| *name == class).map(|(_, class)| *class))
 }
 
-/// Tokens of the latents that the network of the latent pipeline in `dir` was made for, by which its noise levels may
-/// be shifted. `None` if its configuration says no size. The weights are not read.
+/// The number of latent tokens of the pipeline's own image size, by which noise levels may be shifted. `None` if the
+/// configuration contains no size. The weights are not read.
 ///
 /// # Errors
-/// If the network's configuration is missing or not understood.
+/// If the network's configuration is missing or invalid.
 pub fn own_tokens(dir: &Path, class: LatentClass) -> Result<Option<usize>, HubError> {
     let folder = dir.join(if class == LatentClass::Dit { "transformer" } else { "unet" });
     let network = ComponentDir::open(&folder)?;
@@ -155,7 +155,7 @@ pub fn own_tokens(dir: &Path, class: LatentClass) -> Result<Option<usize>, HubEr
 }
 
 impl TextPart {
-    /// The encoder `name` with the tokenizer of `folder`, which must be its own.
+    /// The encoder `name` with the tokenizer in `folder`, which must match.
     fn new(
         tokenizer: ClipTokenizer,
         encoder: ClipTextModel,
@@ -167,10 +167,10 @@ impl TextPart {
     }
 }
 
-/// Features of texts are those of the token that has the largest number.
+/// For this value of `eos_token_id`, the token with the largest id ends a text.
 const LARGEST_ENDS: u32 = 2;
 
-/// Whether the encoder `name` knows the tokens of `tokenizer`, which is in `folder`, and ends texts as it does.
+/// Checks that the vocabulary and the end token of `tokenizer` in `folder` match the encoder `name`.
 fn check_tokens(
     folder: &Path,
     tokenizer: &ClipTokenizer,
@@ -180,17 +180,17 @@ fn check_tokens(
     let (bound, known) = (tokenizer.bound() as usize, encoder.vocab_size);
     let fail = |reason: String| Err(HubError::format(folder, reason));
     if bound > known {
-        return fail(format!("has tokens up to {}, but {name} knows {known}", bound - 1));
+        return fail(format!("has token ids up to {}, but {name} has a vocabulary of {known}", bound - 1));
     }
     match encoder.eos_token_id {
-        // Nothing tells the token that ends a text; of another vocabulary the size does.
-        LARGEST_ENDS if bound < known => {
-            fail(format!("has {bound} tokens, but {name} knows {known}: the tokenizer is another encoder's"))
-        }
+        // The end token cannot be compared here, but another tokenizer usually has another size.
+        LARGEST_ENDS if bound < known => fail(format!(
+            "has {bound} tokens, but {name} has a vocabulary of {known}; this tokenizer belongs to another text encoder"
+        )),
         LARGEST_ENDS => Ok(()),
         end if end != tokenizer.end => fail(format!(
-            "ends texts with the token {}, but {name} expects {end} (`eos_token_id`): the tokenizer is another \
-             encoder's",
+            "ends texts with token {}, but {name} expects {end} (`eos_token_id`); this tokenizer belongs to another \
+             text encoder",
             tokenizer.end
         )),
         _ => Ok(()),
@@ -201,15 +201,15 @@ impl LatentModel {
     /// Loads the pipeline in `dir` onto `device`.
     ///
     /// # Errors
-    /// If a component is missing, damaged, of a class that is not supported, or does not fit the others.
+    /// If a component is missing, damaged, of an unsupported class, or does not match the others.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, HubError> {
         Self::load_with(dir, &[], device)
     }
 
-    /// The same with low-rank changes of its networks.
+    /// Like [`Self::load`], with LoRAs merged into the networks.
     ///
     /// # Errors
-    /// As [`Self::load`], and if a change finds no layer or does not fit it.
+    /// Those of [`Self::load`], and if a LoRA has a layer that the networks do not have, or of another shape.
     pub fn load_with(dir: &Path, loras: &[Lora], device: &Device) -> Result<Self, HubError> {
         Self::load_variant(dir, None, loras, device)
     }
@@ -229,7 +229,7 @@ impl LatentModel {
         let name = entries.get("_class_name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(class) = class_of(dir)? else {
             let names = CLASSES.map(|(name, _)| name).join(", ");
-            let reason = format!("`{name}` is not a latent pipeline that is supported: {names}");
+            let reason = format!("unsupported pipeline `{name}`; expected one of {names}");
             return Err(HubError::key(&path, "_class_name", reason));
         };
         let index = Index { dir: dir.into(), path, entries, loras, variant, without: RefCell::default() };
@@ -278,10 +278,10 @@ impl LatentModel {
         Ok(model)
     }
 
-    /// Loads a checkpoint in one file, with the tokenizer in the folder `tokens`, or beside the file.
+    /// Loads a single-file checkpoint, with the tokenizer in the folder `tokens` or beside the file.
     ///
     /// # Errors
-    /// If a tensor is missing or unknown, there is no tokenizer, or a change finds no layer.
+    /// If a tensor is missing or unknown, there is no tokenizer, or a LoRA has an unknown layer.
     pub fn load_original(
         checkpoint: &OriginalCheckpoint,
         tokens: Option<&Path>,
@@ -289,7 +289,7 @@ impl LatentModel {
         device: &Device,
     ) -> Result<Self, HubError> {
         let path = checkpoint.path();
-        let wrong = |name: &str| HubError::format(path, format!("its {name} is of another kind"));
+        let wrong = |name: &str| HubError::format(path, format!("its {name} has an unsupported class"));
         let folder = original::tokenizer_dir(path, tokens)?;
         let load = |name: &'static str| {
             let (component, part) = checkpoint.component(name)?;
@@ -298,7 +298,7 @@ impl LatentModel {
         let text = |name: &'static str, padded: bool| {
             let mut tokenizer = ClipTokenizer::open(&folder)?;
             if padded {
-                // OpenCLIP's texts end in zeros, which is the number of this token.
+                // OpenCLIP pads texts with token 0, which is this one.
                 tokenizer = tokenizer.padded_with("!");
             }
             let Component::Text(encoder) = load(name)? else { return Err(wrong(name)) };
@@ -328,7 +328,7 @@ impl LatentModel {
         Ok(model)
     }
 
-    /// Whether widths and channels of the components agree.
+    /// Checks that widths and channels of the components agree.
     fn check_fit(&self, path: &Path) -> Result<(), HubError> {
         let latents = self.autoencoder.latent_channels();
         let (inputs, outputs) = match &self.network {
@@ -337,15 +337,17 @@ impl LatentModel {
             LatentNetwork::Dit(dit) => (dit.config().in_channels, dit.config().outputs()),
         };
         if inputs != latents || (outputs != latents && outputs != 2 * latents) {
-            let reason = format!("maps {inputs} channels to {outputs}, but the latents have {latents}");
+            let reason =
+                format!("has {inputs} input and {outputs} output channels, but the latents have {latents}");
             return Err(HubError::key(path, "unet", reason));
         }
         if let LatentNetwork::TextUNet(unet) = &self.network {
             let width: usize = self.texts.iter().map(|text| text.encoder.config().hidden_size).sum();
             let expected = unet.config().text_width().unwrap_or(0);
             if width != expected {
-                let reason =
-                    format!("texts have features of width {width}, but the U-Net expects {expected}");
+                let reason = format!(
+                    "the text encoders give features of width {width}, but the U-Net expects {expected}"
+                );
                 return Err(HubError::key(path, "text_encoder", reason));
             }
         }

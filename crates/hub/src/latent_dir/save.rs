@@ -1,4 +1,4 @@
-//! Writing the folder of a latent diffusion pipeline.
+//! Writes the folder of a latent diffusion pipeline.
 
 use std::path::Path;
 
@@ -22,27 +22,26 @@ use crate::{
 
 /// The parts of a `StableDiffusionPipeline`.
 pub struct StableDiffusion<'a> {
-    /// Between pictures and latents.
+    /// Converts between images and latents.
     pub vae: &'a AutoencoderKl,
     /// Denoises latents.
     pub unet: &'a UNet2DConditionModel,
-    /// Texts to tokens.
+    /// Converts texts to tokens.
     pub tokenizer: &'a ClipTokenizer,
-    /// Tokens to features.
+    /// Converts tokens to features.
     pub text_encoder: &'a ClipTextModel,
-    /// How it is sampled.
+    /// How the model is sampled.
     pub scheduler: &'a SchedulerConfig,
-    /// What diffusers has no place for.
+    /// The content of `tweedie.json`.
     pub extras: &'a Extras,
 }
 
 impl StableDiffusion<'_> {
-    /// Writes the folder `path`, which Python opens with `StableDiffusionPipeline.from_pretrained(path)`. A
-    /// pipeline that is at `path` already is replaced as a whole.
+    /// Writes the folder `path`, which Python opens with `StableDiffusionPipeline.from_pretrained(path)`. A pipeline at
+    /// `path` is replaced as a whole.
     ///
     /// # Errors
-    /// If parts do not fit each other, a file cannot be written (what was at `path` is left as it was), or
-    /// `path` is a folder of something else.
+    /// If parts do not match, a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
             class: LatentClass::StableDiffusion,
@@ -59,13 +58,13 @@ impl StableDiffusion<'_> {
 }
 
 impl LatentModel {
-    /// Writes the folder `path`, which Python opens with the `from_pretrained` of its pipeline: text-to-image or
-    /// from noise, whichever form was loaded. A pipeline that is at `path` already is replaced as a whole. Needs
-    /// memory for the largest network once more.
+    /// Writes the folder `path`, which Python opens with `from_pretrained` of its pipeline (the text-to-image or
+    /// unconditional variant, whichever was loaded). A pipeline at `path` is replaced as a whole. Needs memory for a second
+    /// copy of the largest network.
     ///
     /// # Errors
-    /// If a value is too large for `precision`, a file cannot be written (what was at `path` is left as it was), or
-    /// `path` is a folder of something else.
+    /// If a value is too large for `precision`, a file cannot be written (then `path` is unchanged), or `path` is a folder
+    /// with other content.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
             class: self.class,
@@ -106,7 +105,7 @@ struct Folder<'a> {
     network: Network<'a>,
     texts: Vec<(&'a ClipTokenizer, &'a ClipTextModel)>,
     scheduler: &'a SchedulerConfig,
-    /// Whether no negative prompt means features of zero.
+    /// Whether a missing negative prompt means features of zeros.
     zeros: bool,
     class_names: &'a [String],
     extras: &'a Extras,
@@ -150,7 +149,7 @@ impl Folder<'_> {
         }
     }
 
-    /// The folder of the network, and its class.
+    /// Folder and class of the network.
     fn network_names(&self) -> (&'static str, &'static str) {
         match self.network {
             Network::UNet(_) => ("unet", "UNet2DModel"),

@@ -1,28 +1,28 @@
-//! Configurations of networks whose checkpoints hold none, from the shapes of their tensors.
+//! Infers configurations of networks from the shapes of their tensors, for checkpoints without a configuration.
 
 use serde_json::{Value, json};
 
 use super::Part;
 
-/// Channels of one head, but in the U-Net of SD 1.x, which has eight heads everywhere.
+/// Channels per attention head, except in SD 1.x's U-Net, which has eight heads everywhere.
 const HEAD: usize = 64;
-/// Width of the texts of SD 1.x.
+/// Width of the text features of SD 1.x.
 const SD1_TEXT: usize = 768;
 
-/// What is missing of a checkpoint.
+/// A configuration, or what is missing in a checkpoint.
 type Found = Result<Value, String>;
 
 fn dim(part: &Part<'_>, name: &str, axis: usize) -> Result<usize, String> {
-    let shape = part.original_shape(name).ok_or_else(|| format!("the tensor `{name}` is missing"))?;
-    shape.get(axis).copied().ok_or_else(|| format!("the tensor `{name}` has shape {shape:?}"))
+    let shape = part.original_shape(name).ok_or_else(|| format!("tensor `{name}` is missing"))?;
+    shape.get(axis).copied().ok_or_else(|| format!("tensor `{name}` has an unexpected shape {shape:?}"))
 }
 
-/// How many of `name(0), name(1), …` there are.
+/// How many of the tensors `name(0), name(1), …` exist.
 fn count(part: &Part<'_>, name: impl Fn(usize) -> String) -> usize {
     (0..).take_while(|&i| part.original_shape(&name(i)).is_some()).count()
 }
 
-/// Residual layers of each block on the U-Net's way down.
+/// Residual layers per block of the U-Net's down path.
 pub(super) fn unet_layers(part: &Part<'_>) -> usize {
     count(part, |i| format!("input_blocks.{}.0.in_layers.0.weight", i + 1))
 }
@@ -41,7 +41,7 @@ pub(super) fn unet(part: &Part<'_>) -> Found {
         depths.push(depth(&block));
     }
     let attends = |level: usize| (0..levels).contains(&level) && depths[level] > 0;
-    let reader = depths.iter().position(|&n| n > 0).ok_or("no layer of the U-Net reads texts")?;
+    let reader = depths.iter().position(|&n| n > 0).ok_or("the U-Net has no layer with cross-attention")?;
     let reader = format!("input_blocks.{}.1", first(reader));
     let text = dim(part, &format!("{reader}.transformer_blocks.0.attn2.to_k.weight"), 1)?;
     let linear = part.original_shape(&format!("{reader}.proj_in.weight")).is_some_and(|s| s.len() == 2);
@@ -55,7 +55,7 @@ pub(super) fn unet(part: &Part<'_>) -> Found {
     };
     let downs: Vec<_> = (0..levels).map(|level| block(level, "Down")).collect();
     let ups: Vec<_> = (0..levels).rev().map(|level| block(level, "Up")).collect();
-    // The middle has the depth of the last level; where that has none, nothing else reads its entry.
+    // The middle block has the depth of the last level; where that has none, its entry is not used otherwise.
     let mut per_block: Vec<usize> = depths.iter().map(|n| (*n).max(1)).collect();
     if let Some(last) = per_block.last_mut() {
         *last = depth("middle_block").max(1);
@@ -81,7 +81,7 @@ pub(super) fn unet(part: &Part<'_>) -> Found {
     Ok(config)
 }
 
-/// Resolutions of the autoencoder.
+/// Number of resolutions of the autoencoder.
 pub(super) fn autoencoder_levels(part: &Part<'_>) -> usize {
     count(part, |i| format!("encoder.down.{i}.block.0.norm1.weight"))
 }
@@ -105,7 +105,7 @@ pub(super) fn autoencoder(part: &Part<'_>, scaling_factor: f64) -> Found {
     }))
 }
 
-/// `CLIPTextModel`, as transformers names its tensors.
+/// `CLIPTextModel` with tensors named as in transformers.
 pub(super) fn clip(part: &Part<'_>) -> Found {
     let layer = |i: usize| format!("text_model.encoder.layers.{i}");
     let width = dim(part, "text_model.embeddings.token_embedding.weight", 1)?;
@@ -123,12 +123,12 @@ pub(super) fn clip(part: &Part<'_>) -> Found {
     }))
 }
 
-/// Layers of a text encoder as OpenCLIP names its tensors.
+/// Number of layers of a text encoder with tensors named as in OpenCLIP.
 pub(super) fn open_clip_layers(part: &Part<'_>) -> usize {
     count(part, |i| format!("transformer.resblocks.{i}.ln_1.weight"))
 }
 
-/// The same with OpenCLIP's names: its first `layers` layers, and the projection if one is wanted.
+/// The same for tensors named as in OpenCLIP: its first `layers` layers, and optionally the projection.
 pub(super) fn open_clip(part: &Part<'_>, layers: usize, projected: bool) -> Found {
     let width = dim(part, "token_embedding.weight", 1)?;
     let (class, projection) = match projected {

@@ -1,8 +1,8 @@
-//! Stable Diffusion 1.x, 2.x and XL as their authors and most who train on publish them: one safetensors file
-//! with the tensors of all components, under the names of the original code, and no configuration.
+//! Single-file checkpoints of Stable Diffusion 1.x, 2.x and XL, as published by their authors and most fine-tuners: one
+//! safetensors file with the tensors of all components, under the names of the original code, without configuration.
 //!
-//! Names come to those of diffusers by one table each (`names`), configurations from shapes (`configs`);
-//! the tokenizer and how to sample are not in such a file.
+//! Tables in `names` map tensor names to those of diffusers; `configs` infers configurations from shapes. The tokenizer
+//! and the sampling settings are not in such a file.
 
 mod configs;
 mod declared;
@@ -21,18 +21,18 @@ use crate::{
     component::ComponentDir, error::HubError, scheduler_config::SchedulerConfig, weights::SafetensorsFile,
 };
 
-/// Which model it is.
+/// The version of Stable Diffusion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// 1.x: one CLIP encoder.
     Sd1,
-    /// 2.x: one OpenCLIP encoder, of which the last layer is left out.
+    /// 2.x: one OpenCLIP encoder without its last layer.
     Sd2,
     /// XL: a CLIP and an OpenCLIP encoder.
     Sdxl,
 }
 
-/// What a model's U-Net answers, which its file does not say.
+/// What a model's U-Net predicts, which its file does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prediction {
     /// The noise.
@@ -70,7 +70,7 @@ impl Prediction {
     }
 }
 
-/// A checkpoint, its header read.
+/// A checkpoint whose header has been read.
 pub struct OriginalCheckpoint {
     file: SafetensorsFile,
     family: Family,
@@ -96,14 +96,14 @@ impl OriginalCheckpoint {
     /// velocity, as its models for 768×768 pixels do.
     ///
     /// # Errors
-    /// If it is damaged, or holds none of the models.
+    /// If it is damaged, or not one of these models.
     pub fn open(path: &Path, prediction: Option<Prediction>) -> Result<Self, HubError> {
         let file = SafetensorsFile::open(path)?;
         let names = file.names();
         let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
         if let Some(missing) = [UNET, AUTOENCODER].into_iter().find(|prefix| !has(prefix)) {
             let reason = format!(
-                "not a checkpoint of Stable Diffusion 1.x, 2.x or XL in one file: no tensor's name begins with \
+                "not a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL: no tensor name starts with \
                  `{missing}`"
             );
             return Err(HubError::format(path, reason));
@@ -113,13 +113,12 @@ impl OriginalCheckpoint {
             (_, true, _) => Family::Sd2,
             (_, _, true) => Family::Sdxl,
             _ if has(REFINER_TEXT) => {
-                let reason =
-                    "XL's refiner, which is supported as a network of a folder but not as a pipeline";
+                let reason = "SDXL refiners are only supported as networks, not as pipelines";
                 return Err(HubError::format(path, reason));
             }
             _ => {
                 let reason = format!(
-                    "no text encoder: no tensor's name begins with `{SD1_TEXT}`, `{SD2_TEXT}` or `{}`",
+                    "no text encoder: no tensor name starts with `{SD1_TEXT}`, `{SD2_TEXT}` or `{}`",
                     SDXL_TEXTS[0]
                 );
                 return Err(HubError::format(path, reason));
@@ -157,7 +156,7 @@ impl OriginalCheckpoint {
         &self.remarks
     }
 
-    /// Which model it is.
+    /// The version of the model.
     pub fn family(&self) -> Family {
         self.family
     }
@@ -167,7 +166,7 @@ impl OriginalCheckpoint {
         self.file.path()
     }
 
-    /// diffusers' names of its components.
+    /// Names of its components in diffusers.
     pub fn components(&self) -> &'static [&'static str] {
         match self.family {
             Family::Sdxl => &["vae", "text_encoder", "text_encoder_2", "unet"],
@@ -175,11 +174,11 @@ impl OriginalCheckpoint {
         }
     }
 
-    /// The network of a component by diffusers' name, such as `unet`, and its tensors.
+    /// The network of a component by diffusers' name, for example `unet`, and its tensors.
     ///
     /// # Errors
-    /// If the model has no such component, a tensor of it has a name that is not known, or tensors are missing
-    /// whose shapes tell the configuration.
+    /// If the model has no such component, it has a tensor with an unknown name, or tensors are missing whose shapes
+    /// determine the configuration.
     pub fn component(&self, name: &str) -> Result<(ComponentDir, Part<'_>), HubError> {
         let found = match (name, self.family) {
             ("unet", _) => self.unet(),
@@ -231,7 +230,7 @@ impl OriginalCheckpoint {
 
     fn open_clip(&self, prefix: &'static str, projected: bool) -> Result<(Value, Part<'_>), String> {
         let mut part = self.part(prefix);
-        // Without projection, features are those before the last layer.
+        // Without projection, the features are those before the last layer.
         let layers = configs::open_clip_layers(&part).saturating_sub(usize::from(!projected));
         part.rename(|name| match names::open_clip_layer(name) {
             Some((layer, _)) if layer >= layers => Some(Vec::new()),
@@ -241,7 +240,7 @@ impl OriginalCheckpoint {
         Ok((configs::open_clip(&part, layers, projected)?, part))
     }
 
-    /// How the model is sampled: as diffusers' pipelines of it are set up.
+    /// The scheduler configuration that diffusers' pipelines use for this model.
     ///
     /// # Errors
     /// None that a file could cause.
@@ -282,7 +281,7 @@ impl OriginalCheckpoint {
     }
 }
 
-/// Where the tokenizer of a checkpoint lies: the folder given, or beside the file.
+/// The folder of a checkpoint's tokenizer: the given one, or that of the file.
 pub(crate) fn tokenizer_dir(checkpoint: &Path, given: Option<&Path>) -> Result<PathBuf, HubError> {
     if let Some(dir) = given {
         return Ok(dir.into());
@@ -291,7 +290,7 @@ pub(crate) fn tokenizer_dir(checkpoint: &Path, given: Option<&Path>) -> Result<P
     let holds = |dir: &Path| ["vocab.json", "tokenizer.json"].iter().any(|file| dir.join(file).exists());
     let dir = [beside.join("tokenizer"), beside.to_owned()].into_iter().find(|dir| holds(dir));
     dir.ok_or_else(|| {
-        let reason = "a checkpoint in one file has no tokenizer: name the folder of CLIP's (vocab.json and \
+        let reason = "a single-file checkpoint has no tokenizer; give the folder of CLIP's tokenizer (vocab.json and \
                       merges.txt, or tokenizer.json), or put it beside the file";
         HubError::format(checkpoint, reason)
     })

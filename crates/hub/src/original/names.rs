@@ -1,6 +1,6 @@
-//! Names of tensors in checkpoints of the original repositories, and diffusers' names of the same.
+//! Tensor names in checkpoints of the original code, and the corresponding names in diffusers.
 
-/// A tensor's name with what becomes of its last parts, by the first row that fits.
+/// Replaces the last parts of a name by the first matching row of the table.
 fn renamed(name: &str, table: &[(&str, &str)]) -> Option<String> {
     table.iter().find_map(|(from, to)| {
         let rest = name.strip_prefix(from)?;
@@ -33,12 +33,12 @@ const AROUND_BLOCKS: [(&str, &str); 7] = [
     ("out.2", "conv_out"),
 ];
 
-/// Of the U-Net, whose blocks on the way down have `layers` residual layers each.
+/// Names of the U-Net, whose down-path blocks have `layers` residual layers each.
 pub(super) fn unet(name: &str, layers: usize) -> Option<String> {
     if let Some(known) = renamed(name, &AROUND_BLOCKS) {
         return Some(known);
     }
-    // A level's layers, and what follows them, are numbered through.
+    // The layers of all levels, and what follows them, have consecutive values.
     let place = |n: usize| (n / (layers + 1), n % (layers + 1));
     let inside = |block: String, layer: usize, part: usize, rest: &str| match part {
         0 => Some(format!("{block}.resnets.{layer}.{}", renamed(rest, &RESIDUAL)?)),
@@ -69,8 +69,8 @@ pub(super) fn unet(name: &str, layers: usize) -> Option<String> {
     }
 }
 
-/// The original name of a layer of the U-Net by diffusers' one: the inverse of [`unet`]. Of an upsampler, which
-/// follows an attention where its block has one, `attends` says whether the block of this number on the way up does.
+/// The original name of a U-Net layer from diffusers' name: the inverse of [`unet`]. `attends` says whether an up-path
+/// block has attention, which precedes its upsampler.
 pub(crate) fn original_unet(name: &str, layers: usize, attends: &dyn Fn(usize) -> bool) -> Option<String> {
     if let Some((from, _)) = AROUND_BLOCKS.iter().find(|(_, to)| *to == name) {
         return Some((*from).to_owned());
@@ -137,7 +137,7 @@ const AUTOENCODER_MIDDLE: [(&str, &str); 5] = [
     ("attn_1.proj_out", "attentions.0.to_out.0"),
 ];
 
-/// Of an autoencoder of `levels` resolutions, which the original counts from the highest on either way.
+/// Names of an autoencoder with `levels` resolutions, which the original code counts from the highest in both halves.
 pub(super) fn autoencoder(name: &str, levels: usize) -> Option<String> {
     if let Some(known) = renamed(name, &AROUND_AUTOENCODER) {
         return Some(known);
@@ -185,12 +185,12 @@ const OPEN_CLIP_LAYER: [(&str, &str); 5] = [
     ("attn.out_proj", "self_attn.out_proj"),
 ];
 
-/// Of a text encoder as OpenCLIP names it: the layer and the rest, if it is a layer's.
+/// Splits a name of a text encoder in OpenCLIP's style into layer and rest, if it belongs to a layer.
 pub(super) fn open_clip_layer(name: &str) -> Option<(usize, &str)> {
     numbered(name.strip_prefix("transformer.resblocks.")?)
 }
 
-/// Of a text encoder as OpenCLIP names it: one name, or those of the thirds of a joined query, key and value.
+/// Names of a text encoder in OpenCLIP's style: one name, or three for a joined query, key and value.
 pub(super) fn open_clip(name: &str) -> Option<Vec<String>> {
     let Some((layer, rest)) = open_clip_layer(name) else {
         return Some(vec![renamed(name, &OPEN_CLIP)?]);

@@ -1,4 +1,4 @@
-//! The keys that several classes share: betas, prediction type, spacing of table times, clamps.
+//! Keys that several classes share: betas, prediction type, timestep spacing, clamping.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use tweedie_core::{
 use super::{Clamp, ClampRange, Process, keys::Keys};
 use crate::error::HubError;
 
-/// The longest table of betas; published ones have a thousand.
+/// Limit of the number of betas; published tables have a thousand.
 const MOST_TIMES: usize = 1 << 20;
 
-/// What a class does differently with betas.
+/// How a class differs in its use of betas.
 pub(super) struct BetaRules {
     pub(super) start: f64,
     pub(super) end: f64,
@@ -24,21 +24,21 @@ pub(super) struct BetaRules {
     /// The class's values of `prediction_type`.
     pub(super) predictions: &'static [(&'static str, Parameterization)],
     pub(super) interpolation: Interpolation,
-    /// Whether the class has the key `rescale_betas_zero_snr`, and what is at its last time.
+    /// Whether the class has the key `rescale_betas_zero_snr`, and the noise at its last timestep.
     pub(super) rescaled: Rescaled,
 }
 
 /// What some classes set the last `alpha` of rescaled betas to: diffusers has 2^-24 for its square.
 pub(super) const FINITE_ALPHA: f64 = 1.0 / 4096.0;
 
-/// The last time of betas that were rescaled to zero terminal SNR.
+/// The noise at the last timestep of betas that were rescaled to zero terminal SNR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rescaled {
-    /// The class does not rescale.
+    /// The class does not support rescaling.
     Never,
     /// Pure noise.
     PureNoise,
-    /// A finite `sigma/alpha`, about 4096, even if the time before it is noisier.
+    /// A finite `sigma/alpha`, about 4096, even if the timestep before it is noisier.
     Finite,
 }
 
@@ -47,9 +47,9 @@ pub(super) enum Rescaled {
 pub(super) struct Table {
     pub(super) process: Process,
     pub(super) steps: usize,
-    /// The noisiest level, where it is not the schedule's.
+    /// The noisiest level, if it differs from the schedule's.
     pub(super) noisiest: Option<Level>,
-    /// The betas' process, where the sampler's is another.
+    /// The process of the betas, if it differs from the sampler's.
     pub(super) vp: Option<Arc<dyn NoiseSchedule>>,
 }
 
@@ -63,7 +63,9 @@ pub(super) fn stretch(sigmas: &mut [f64], terminal: f64) -> Result<(), String> {
     let last = sigmas.last().copied().unwrap_or(1.0);
     let factor = (1.0 - last) / (1.0 - terminal);
     if !(factor > 0.0 && factor.is_finite()) {
-        return Err(format!("`shift_terminal` = {terminal}: cannot stretch levels that end at {last} to it"));
+        return Err(format!(
+            "`shift_terminal` = {terminal}: noise levels that end at {last} cannot be stretched to it"
+        ));
     }
     sigmas.iter_mut().for_each(|s| *s = 1.0 - (1.0 - *s) / factor);
     Ok(())
@@ -117,7 +119,7 @@ pub(super) const EPS_X0_V: &[(&str, Parameterization)] = &[
     ("v_prediction", Parameterization::V),
 ];
 
-/// Betas and `prediction_type`.
+/// Reads betas and `prediction_type`.
 pub(super) fn process(keys: &mut Keys, rules: &BetaRules) -> Result<Table, HubError> {
     process_by(keys, rules, "linear")
 }
@@ -127,7 +129,7 @@ pub(super) fn process_by(keys: &mut Keys, rules: &BetaRules, curve: &str) -> Res
     process_shifted(keys, rules, curve, 1.0)
 }
 
-/// The same with every level's `alpha²/sigma²` divided by `shift`, before the table is rescaled.
+/// The same with `alpha²/sigma²` of every level divided by `shift` before the table is rescaled.
 pub(super) fn process_shifted(
     keys: &mut Keys,
     rules: &BetaRules,
@@ -160,7 +162,7 @@ fn table(
     let made = if let Some(betas) = given {
         key = "trained_betas";
         if betas.len() < steps {
-            let reason = format!("{} betas for num_train_timesteps = {steps}", betas.len());
+            let reason = format!("{} betas, but num_train_timesteps = {steps}", betas.len());
             return Err(keys.error(key, reason));
         }
         steps = steps.max(betas.len());
@@ -195,7 +197,7 @@ fn table(
     Ok((schedule.with_interpolation(rules.interpolation), finite))
 }
 
-/// Betas, at most 0.999, whose products follow `alpha_bar` of the ratio of times.
+/// Betas of at most 0.999 whose products follow `alpha_bar` as a function of the relative time.
 fn from_alpha_bar(steps: usize, alpha_bar: impl Fn(f64) -> f64) -> Result<TableSchedule, ScheduleError> {
     let at = |i: usize| alpha_bar(i as f64 / steps as f64);
     let betas: Vec<f64> = (0..steps).map(|i| (1.0 - at(i + 1) / at(i)).min(0.999)).collect();
@@ -209,7 +211,7 @@ fn laplace(r: f64) -> f64 {
     (snr / (1.0 + snr)).sqrt()
 }
 
-/// `timestep_spacing` and `steps_offset`: times of a table.
+/// `timestep_spacing` and `steps_offset`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TableSpacing {
     pub(super) rule: TableRule,
@@ -234,7 +236,7 @@ impl TableSpacing {
         Ok(Self { rule, offset: keys.take("steps_offset", 0)? })
     }
 
-    /// As DDPM and DDIM do: whole times, among them the cleanest.
+    /// Integer timesteps including the cleanest, as in DDPM and DDIM.
     pub(super) fn times(&self, table: usize, n: usize) -> Result<Vec<f64>, SpacingError> {
         match self.rule {
             TableRule::Leading => spacing::leading(table, n, self.offset),
@@ -243,7 +245,7 @@ impl TableSpacing {
         }
     }
 
-    /// The same as a spacing for any solver.
+    /// The equivalent spacing for any solver.
     pub(super) fn general(&self) -> Spacing {
         match self.rule {
             TableRule::Leading => Spacing::Leading { offset: self.offset },
@@ -253,7 +255,7 @@ impl TableSpacing {
     }
 }
 
-/// `use_karras_sigmas` and its siblings, which replace the spacing of times by one of noise levels.
+/// `use_karras_sigmas` and similar keys, which space noise levels instead of timesteps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoiseSpacing {
     Karras,
@@ -271,7 +273,9 @@ impl NoiseSpacing {
         let mut chosen = None;
         for (key, spacing) in switches {
             if keys.flag(key, false)? && chosen.replace(spacing).is_some() {
-                return Err(keys.error(key, "true, like another spacing of noise levels; at most one may be"));
+                return Err(
+                    keys.error(key, "another spacing of noise levels is also true; at most one is allowed")
+                );
             }
         }
         Ok(chosen)
@@ -301,8 +305,7 @@ pub(super) fn final_level(keys: &mut Keys, schedule: &dyn NoiseSchedule) -> Resu
     keys.choice("final_sigmas_type", "zero", &[("zero", Final::Clean), ("sigma_min", cleanest)])
 }
 
-/// `variance_type` of classes that have no use for a learned variance: a network's answer of twice the channels is
-/// its first half.
+/// `variance_type` of classes that ignore a learned variance: only the first half of the network's output is used.
 pub(super) fn learned_variance(keys: &mut Keys) -> Result<(), HubError> {
     keys.choice("variance_type", "", &[("", ()), ("learned", ()), ("learned_range", ())])
 }
@@ -326,7 +329,7 @@ pub(super) fn clip(keys: &mut Keys, default: bool, keep_eps: bool) -> Result<Opt
     let clipped = keys.flag("clip_sample", default)?;
     let limit: f64 = keys.take("clip_sample_range", 1.0)?;
     if clipped && (limit.is_nan() || limit <= 0.0) {
-        return Err(keys.error("clip_sample_range", format!("{limit}: expected a number > 0")));
+        return Err(keys.error("clip_sample_range", format!("{limit}: expected a value > 0")));
     }
     Ok(clipped.then_some(Clamp { range: ClampRange::Static { limit }, keep_eps }))
 }
@@ -340,15 +343,15 @@ pub(super) fn threshold(keys: &mut Keys, keep_eps: bool) -> Result<Option<Clamp>
         return Ok(None);
     }
     if !(0.0..=1.0).contains(&ratio) {
-        return Err(keys.error("dynamic_thresholding_ratio", format!("{ratio}: expected 0 to 1")));
+        return Err(keys.error("dynamic_thresholding_ratio", format!("{ratio}: expected a value in 0..=1")));
     }
     if max.is_nan() || max < 1.0 {
-        return Err(keys.error("sample_max_value", format!("{max}: expected at least 1")));
+        return Err(keys.error("sample_max_value", format!("{max}: expected a value ≥ 1")));
     }
     Ok(Some(Clamp { range: ClampRange::Dynamic { ratio, max }, keep_eps }))
 }
 
-/// Both; the threshold takes precedence.
+/// Both; thresholding takes precedence.
 pub(super) fn clamp(keys: &mut Keys, clip: bool, keep_eps: bool) -> Result<Option<Clamp>, HubError> {
     let clipped = self::clip(keys, clip, keep_eps)?;
     Ok(threshold(keys, keep_eps)?.or(clipped))

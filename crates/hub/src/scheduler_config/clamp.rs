@@ -1,13 +1,13 @@
-//! Keeping the predicted clean sample in range.
+//! Clamping of the predicted clean sample.
 
 use tweedie_core::{Denoiser, Halt, Level, Prediction, lin};
 
-/// How a predicted clean sample is kept in range, and what becomes of the predicted noise.
+/// How the predicted clean sample is clamped, and how the predicted noise changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clamp {
     /// The range.
     pub range: ClampRange,
-    /// Keep the network's `eps` as it is, as DDIM does, instead of recomputing it from the clamped `x0`.
+    /// Keep the network's `eps`, as DDIM does, instead of recomputing it from the clamped `x0`.
     pub keep_eps: bool,
 }
 
@@ -22,7 +22,7 @@ pub enum ClampRange {
     /// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487): `s` is the `ratio` quantile of a
     /// sample's magnitudes, between 1 and `max`; the sample is clamped to `-s..=s` and divided by `s`.
     Dynamic {
-        /// Which quantile, in `0..=1`.
+        /// The quantile, in `0..=1`.
         ratio: f64,
         /// The largest `s`.
         max: f64,
@@ -30,7 +30,7 @@ pub enum ClampRange {
 }
 
 impl ClampRange {
-    /// Brings one sample into the range.
+    /// Clamps one sample.
     pub fn apply(self, x0: &mut [f64]) {
         let (limit, divisor) = match self {
             Self::Static { limit } => (limit, 1.0),
@@ -43,7 +43,7 @@ impl ClampRange {
     }
 }
 
-/// The `ratio` quantile of the magnitudes, between two of them in proportion.
+/// The `ratio` quantile of the magnitudes, interpolated linearly.
 fn quantile(x: &[f64], ratio: f64) -> f64 {
     let mut sorted: Vec<f64> = x.iter().map(|v| v.abs()).collect();
     sorted.sort_by(f64::total_cmp);
@@ -76,7 +76,7 @@ impl Denoiser<Vec<f64>> for Clamped<'_> {
 mod tests {
     use super::*;
 
-    /// By hand: magnitudes 0, 1, 2, 3, 4 have their 0.8 quantile at 3.2.
+    /// Computed by hand: magnitudes 0, 1, 2, 3, 4 have their 0.8 quantile at 3.2.
     #[test]
     fn ranges() {
         let mut x = vec![0.0, -1.0, 2.0, -3.0, 4.0];

@@ -1,8 +1,8 @@
-//! `CogVideoXDDIMScheduler` and `CogVideoXDPMScheduler`: the signal of every level weakened, nothing clipped whatever
-//! the keys say, and steps of `num_train_timesteps / steps` as in DDIM's.
+//! `CogVideoXDDIMScheduler` and `CogVideoXDPMScheduler`: the signal of every level is weakened, nothing is clipped
+//! whatever the keys say, and steps cover `num_train_timesteps / steps` as in DDIM.
 //!
-//! The second is DPM-Solver++(2M) with the noise of the reversed diffusion. Lu et al. 2022, arXiv:2211.01095,
-//! there "SDE-DPM-Solver++". Its step below time 0 is of order 1, whether that ends clean or not.
+//! The second is DPM-Solver++(2M) with the noise of the reversed diffusion. Lu et al. 2022, arXiv:2211.01095, there
+//! "SDE-DPM-Solver++". Its step below timestep 0 has order 1, whether it ends clean or not.
 
 use tweedie_core::{
     Halt, Level, Plan, Solver, Vector,
@@ -43,7 +43,7 @@ pub(super) fn read_dpm(keys: &mut Keys) -> Read {
     Ok(Box::new(Dpm(ddim(keys)?)))
 }
 
-/// The levels are DDIM's.
+/// With the levels of DDIM.
 #[derive(Debug)]
 struct Dpm(Ddim);
 
@@ -69,10 +69,10 @@ impl Scheduler for Dpm {
     }
 }
 
-/// SDE-DPM-Solver++(2M), of order 1 below time 0.
+/// SDE-DPM-Solver++(2M), with order 1 below timestep 0.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CogVideoX {
-    /// Times between two steps.
+    /// Timesteps per step.
     stride: f64,
 }
 

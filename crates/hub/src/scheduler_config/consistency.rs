@@ -1,5 +1,4 @@
-//! `LCMScheduler` and `TCDScheduler`: samplers of consistency models, at times of the grid that the model was
-//! distilled on.
+//! `LCMScheduler` and `TCDScheduler`: samplers of consistency models, on the timesteps that the model was distilled on.
 
 use tweedie_core::{
     Level, Plan,
@@ -25,16 +24,16 @@ const BETAS: BetaRules = BetaRules {
     rescaled: Rescaled::PureNoise,
 };
 
-/// How stochastic `TCDScheduler` is unless the call says otherwise.
+/// Default amount of noise of `TCDScheduler`.
 const GAMMA: f64 = 0.3;
 
 #[derive(Debug)]
 struct Distilled {
     process: Process,
     table: usize,
-    /// Times of the grid.
+    /// Timesteps of the distillation grid.
     original: usize,
-    /// LCM's factor of the time; none for TCD.
+    /// LCM's factor of the time; `None` for TCD.
     time_scale: Option<f64>,
     clamp: Option<Clamp>,
 }
@@ -43,19 +42,19 @@ fn read_as(keys: &mut Keys, lcm: bool) -> Read {
     let Table { process, steps: table, .. } = betas::process_by(keys, &BETAS, "scaled_linear")?;
     let original: usize = keys.take("original_inference_steps", 50)?;
     if !(1..=table).contains(&original) {
-        let reason = format!("{original}: expected 1 to num_train_timesteps = {table}");
+        let reason = format!("{original}: expected a value in 1..={table} (num_train_timesteps)");
         return Err(keys.error("original_inference_steps", reason));
     }
     let time_scale = keys.take("timestep_scaling", 10.0)?;
-    // Neither class reads these.
+    // Neither class uses these.
     keys.take("timestep_spacing", String::new())?;
     keys.take("steps_offset", 0usize)?;
     keys.flag("set_alpha_to_one", true)?;
     let clamp = betas::clamp(keys, false, true)?;
-    // diffusers' TCD has the keys, and does not heed them.
+    // diffusers' TCD accepts these keys but ignores them.
     if !lcm && clamp.is_some() {
         let key = if keys.flag("thresholding", false)? { "thresholding" } else { "clip_sample" };
-        return Err(keys.error(key, "true is not supported; supported: false"));
+        return Err(keys.error(key, "true is not supported; expected false"));
     }
     let time_scale = lcm.then_some(time_scale);
     Ok(Box::new(Distilled { process, table, original, time_scale, clamp }))

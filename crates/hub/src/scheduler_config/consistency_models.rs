@@ -1,5 +1,5 @@
-//! `CMStochasticIterativeScheduler`: consistency models in `sigma`. Each step predicts the clean sample and noises
-//! it again, to the next level less the cleanest. Song et al. 2023, arXiv:2303.01469, algorithm 1.
+//! `CMStochasticIterativeScheduler`: consistency models in `sigma`. Each step predicts the clean sample and adds noise up
+//! to the next level. Song et al. 2023, arXiv:2303.01469, algorithm 1.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let rho = positive(keys, "rho", 7.0)?;
     let s_noise: f64 = keys.take("s_noise", 1.0)?;
     if !(s_noise >= 0.0 && s_noise.is_finite()) {
-        return Err(keys.error("s_noise", format!("{s_noise}: expected a finite number, at least 0")));
+        return Err(keys.error("s_noise", format!("{s_noise}: expected a finite number ≥ 0")));
     }
     let clip = keys.flag("clip_denoised", true)?;
     let parameterization = Parameterization::Consistency { sigma_data, sigma_min: min };

@@ -1,5 +1,5 @@
-//! `DDIMScheduler`: each step goes `num_train_timesteps / steps` down, whatever the next time of the list is. `eta`
-//! belongs to the call, not to the configuration.
+//! `DDIMScheduler`: each step covers `num_train_timesteps / steps`, whatever the next timestep is. `eta` is an argument of
+//! sampling, not part of the configuration.
 
 use tweedie_core::{Level, Plan, schedule::Interpolation, spacing::Spacing};
 
@@ -24,7 +24,7 @@ pub(super) struct Ddim {
     pub(super) table: usize,
     pub(super) spacing: TableSpacing,
     pub(super) clamp: Option<Clamp>,
-    /// Where a step below time 0 ends.
+    /// Where a step below timestep 0 ends.
     pub(super) end: Level,
 }
 

@@ -1,5 +1,4 @@
-//! `DDIMInverseScheduler`: DDIM upwards. The network is told the time that a step reaches, not the one where the
-//! sample is.
+//! `DDIMInverseScheduler`: DDIM upwards. The network gets the timestep at the end of a step, not that of the sample.
 
 use tweedie_core::{Level, Move, Plan, schedule::Interpolation, spacing::Spacing};
 
@@ -31,11 +30,11 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let Table { process, steps: table, .. } = betas::process(keys, &BETAS)?;
     let spacing = TableSpacing::read(keys, "leading")?;
     if spacing.rule == TableRule::Linspace {
-        let reason = "\"linspace\" is not supported; supported: leading, trailing";
+        let reason = "\"linspace\" is not supported; expected leading or trailing";
         return Err(keys.error("timestep_spacing", reason));
     }
     let clamp = betas::clip(keys, true, true)?;
-    // An older name of the same key goes before it.
+    // An older name of the same key takes precedence.
     let old: Option<bool> = keys.take("set_alpha_to_zero", None)?;
     let to_one = keys.flag("set_alpha_to_one", true)?;
     let cleanest = if old.unwrap_or(to_one) { Level::CLEAN } else { process.schedule.level(0.0) };

@@ -1,5 +1,5 @@
-//! `DDPMScheduler` and `UnCLIPScheduler`: ancestral sampling at whole times. Each step goes to the next time of the list, the
-//! last to a clean sample.
+//! `DDPMScheduler` and `UnCLIPScheduler`: ancestral sampling at integer timesteps. Each step goes to the next timestep of
+//! the list, the last to a clean sample.
 
 use tweedie_core::{
     Level, Move, Parameterization, Plan,
@@ -41,8 +41,8 @@ struct Ddpm {
 
 pub(super) fn read(keys: &mut Keys) -> Read {
     let Table { process, steps: table, .. } = betas::process(keys, &BETAS)?;
-    // The logarithm of the smaller variance is only another way to compute it. That of the larger one
-    // gives NaN in diffusers.
+    // The logarithm of the smaller variance is another way to compute the same. That of the larger one gives NaN in
+    // diffusers.
     let variances = [
         ("fixed_small", ReverseVariance::FixedSmall),
         ("fixed_small_log", ReverseVariance::FixedSmall),
@@ -99,7 +99,7 @@ impl Scheduler for Ddpm {
         match self.variance {
             ReverseVariance::FixedSmall => NoiseRule::Ancestral { eta: 1.0 },
             ReverseVariance::FixedLarge => NoiseRule::FixedLarge,
-            // The solver draws it, element by element.
+            // The solver adds it, element by element.
             ReverseVariance::LearnedRange => NoiseRule::None,
         }
     }
@@ -112,7 +112,7 @@ impl Scheduler for Ddpm {
         }
     }
 
-    /// With its larger variance diffusers adds noise even after the last step, unless that began at time 0.
+    /// With its larger variance diffusers adds noise even after the last step, unless that starts at timestep 0.
     fn finish(&self, mut plan: Plan) -> Plan {
         if let Some((from, Move::Solve(Level { sigma: 0.0, .. }))) = plan.steps().last()
             && self.variance == ReverseVariance::FixedLarge

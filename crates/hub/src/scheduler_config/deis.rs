@@ -1,5 +1,5 @@
-//! `DEISMultistepScheduler` and `SASolverScheduler`. Neither has `final_sigmas_type`: the last step ends at the
-//! table's cleanest level, or, where levels are spaced, where it began.
+//! `DEISMultistepScheduler` and `SASolverScheduler`. Neither has `final_sigmas_type`: the last step ends at the table's
+//! cleanest level, or, for spaced levels, where it started.
 
 use tweedie_core::{
     Plan,
@@ -41,9 +41,9 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let grid = Grid::read(keys, RULES)?;
     let order: usize = keys.take("solver_order", 2)?;
     if !(1..=3).contains(&order) {
-        return Err(keys.error("solver_order", format!("{order} is not supported; supported: 1, 2, 3")));
+        return Err(keys.error("solver_order", format!("{order} is not supported; expected 1, 2 or 3")));
     }
-    // diffusers reads the later ones as the first.
+    // diffusers treats the later ones like the first.
     keys.choice("algorithm_type", "deis", &[("deis", ()), ("dpmsolver", ()), ("dpmsolver++", ())])?;
     let kinds = [("logrho", ()), ("midpoint", ()), ("heun", ()), ("bh1", ()), ("bh2", ())];
     keys.choice("solver_type", "logrho", &kinds)?;
@@ -58,12 +58,12 @@ pub(super) fn read_sa(keys: &mut Keys) -> Read {
     let corrector: usize = keys.take("corrector_order", 2)?;
     for (key, order) in [("predictor_order", predictor), ("corrector_order", corrector)] {
         if !(1..=4).contains(&order) {
-            return Err(keys.error(key, format!("{order} is not supported; supported: 1 to 4")));
+            return Err(keys.error(key, format!("{order} is not supported; expected 1 to 4")));
         }
     }
     let forms = [("data_prediction", Form::Data), ("noise_prediction", Form::Noise)];
     let form = keys.choice("algorithm_type", "data_prediction", &forms)?;
-    // A function of Python; its default is 1 from time 200 to 800, else 0.
+    // A Python function; by default it is 1 from timestep 200 to 800, otherwise 0.
     keys.only("tau_func", None::<serde_json::Value>, None)?;
     betas::learned_variance(keys)?;
     let lower = keys.flag("lower_order_final", true)?;

@@ -1,5 +1,5 @@
-//! `DPMSolverMultistepScheduler`, its inverse, and `DPMSolverSinglestepScheduler`, which takes the steps of the
-//! same levels in groups of two or three.
+//! `DPMSolverMultistepScheduler`, its inverse, and `DPMSolverSinglestepScheduler`, which takes the steps of the same levels
+//! in groups of two or three.
 
 use tweedie_core::{
     Plan,
@@ -38,7 +38,7 @@ impl DpmOptions {
         let all = [
             ("dpmsolver++", (Form::Data, false)),
             ("sde-dpmsolver++", (Form::Data, true)),
-            // diffusers reads it so.
+            // As in diffusers.
             ("deis", (Form::Data, false)),
             ("dpmsolver", (Form::Noise, false)),
             ("sde-dpmsolver", (Form::Noise, true)),
@@ -47,14 +47,14 @@ impl DpmOptions {
         let (form, stochastic) = keys.choice("algorithm_type", "dpmsolver++", choices)?;
         let order: usize = keys.take("solver_order", 2)?;
         if !(1..=3).contains(&order) {
-            return Err(keys.error("solver_order", format!("{order} is not supported; supported: 1, 2, 3")));
+            return Err(keys.error("solver_order", format!("{order} is not supported; expected 1, 2 or 3")));
         }
         if order == 3 && stochastic && form == Form::Noise {
             return Err(
-                keys.error("solver_order", "3 is not supported with \"sde-dpmsolver\"; supported: 1, 2")
+                keys.error("solver_order", "3 is not supported with \"sde-dpmsolver\"; expected 1 or 2")
             );
         }
-        // diffusers reads the last three as the midpoint rule.
+        // diffusers treats the last three as the midpoint rule.
         let rules = [
             ("midpoint", Rule::Midpoint),
             ("heun", Rule::Heun),
@@ -71,7 +71,7 @@ impl DpmOptions {
     pub(super) fn read_sde(keys: &mut Keys) -> Result<Self, HubError> {
         let order: usize = keys.take("solver_order", 2)?;
         if !(1..=2).contains(&order) {
-            return Err(keys.error("solver_order", format!("{order} is not supported; supported: 1, 2")));
+            return Err(keys.error("solver_order", format!("{order} is not supported; expected 1 or 2")));
         }
         let rule =
             keys.choice("solver_type", "midpoint", &[("midpoint", Rule::Midpoint), ("heun", Rule::Heun)])?;
@@ -145,19 +145,19 @@ fn read_as(keys: &mut Keys, kind: Kind) -> Read {
     if kind == Kind::Inverse {
         keys.only("use_flow_sigmas", false, false)?;
         if options.stochastic && options.order == 3 {
-            let reason = "3 is not supported with noise; supported: 1, 2";
+            let reason = "3 is not supported with noise; expected 1 or 2";
             return Err(keys.error("solver_order", reason));
         }
     }
     if kind == Kind::Singlestep && options.stochastic && options.form == Form::Noise {
-        let reason = "\"sde-dpmsolver\" is not supported; supported: dpmsolver++, sde-dpmsolver++, dpmsolver";
+        let reason = "\"sde-dpmsolver\" is not supported; expected dpmsolver++, sde-dpmsolver++ or dpmsolver";
         return Err(keys.error("algorithm_type", reason));
     }
     if kind != Kind::Singlestep {
         options = options.with_euler(keys)?;
     }
     if options.form == Form::Noise && grid.clean {
-        let reason = "\"zero\" is not supported with `algorithm_type` dpmsolver; supported: sigma_min";
+        let reason = "\"zero\" is not supported with `algorithm_type` dpmsolver; expected sigma_min";
         return Err(keys.error("final_sigmas_type", reason));
     }
     let clamp = betas::threshold(keys, false)?;
@@ -198,7 +198,7 @@ impl Scheduler for DpmSolver {
         if self.kind != Kind::Singlestep {
             return Some(o.multistep(steps));
         }
-        // diffusers lowers the order at the end of steps that do not divide, and into a clean sample.
+        // diffusers lowers the order at the end if the number of steps is not a multiple of the order, or to a clean sample.
         let lower_final = o.lower || self.grid.clean || !steps.is_multiple_of(o.order);
         let (form, order, rule, tau) = (o.form, o.order, o.rule, o.tau());
         let curvature = Curvature::Published;

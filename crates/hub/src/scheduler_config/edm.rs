@@ -1,5 +1,5 @@
-//! `EDMEulerScheduler`, `EDMDPMSolverMultistepScheduler` and `CosineDPMSolverMultistepScheduler`: networks preconditioned as in Karras et al. 2022,
-//! arXiv:2206.00364.
+//! `EDMEulerScheduler`, `EDMDPMSolverMultistepScheduler` and `CosineDPMSolverMultistepScheduler`: networks preconditioned as
+//! in Karras et al. 2022, arXiv:2206.00364.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ struct Edm {
     rho: f64,
     exponential: bool,
     clean_end: bool,
-    /// Of DPM-Solver; Euler has none.
+    /// Options of DPM-Solver; `None` for Euler.
     options: Option<DpmOptions>,
     clamp: Option<Clamp>,
 }
@@ -46,7 +46,7 @@ fn read_as(keys: &mut Keys, kind: Kind) -> Read {
     let default = if cosine { "exponential" } else { "karras" };
     let exponential = keys.choice("sigma_schedule", default, &rules)?;
     let rho = keys.take("rho", 7.0)?;
-    // A velocity is the same answer with the other sign, which is that of `sigma_data` in the coefficients.
+    // A velocity is the same prediction with the opposite sign, as is that of `sigma_data` in the coefficients.
     let default = if cosine { "v_prediction" } else { "epsilon" };
     let sign = keys.choice("prediction_type", default, &[("epsilon", 1.0), ("v_prediction", -1.0)])?;
     keys.take("num_train_timesteps", 1000usize)?;
@@ -56,7 +56,7 @@ fn read_as(keys: &mut Keys, kind: Kind) -> Read {
     if kind == Kind::Dpm {
         let read = DpmOptions::read(keys, true, false)?.with_euler(keys)?;
         if read.stochastic && read.order == 3 {
-            let reason = "3 is not supported with \"sde-dpmsolver++\"; supported: 1, 2";
+            let reason = "3 is not supported with \"sde-dpmsolver++\"; expected 1 or 2";
             return Err(keys.error("solver_order", reason));
         }
         options = Some(read);
@@ -82,7 +82,7 @@ pub(super) fn read_dpm(keys: &mut Keys) -> Read {
     read_as(keys, Kind::Dpm)
 }
 
-/// Its network is told an angle, and its noise follows one Brownian path.
+/// Its network gets an angle as time, and its noise follows one Brownian path.
 pub(super) fn read_cosine(keys: &mut Keys) -> Read {
     read_as(keys, Kind::Cosine)
 }

@@ -11,7 +11,7 @@ use super::{
     Process, Read, SampleScale, Scheduler,
     betas::{self, BetaRules, COMMON_CURVES, EPS_AND_V, Rescaled, Table},
     keys::Keys,
-    sigmas::{SigmaSpacing, Told},
+    sigmas::{NetworkTime, SigmaSpacing},
 };
 
 const BETAS: BetaRules = BetaRules {
@@ -38,16 +38,16 @@ struct Euler {
 
 pub(super) fn read(keys: &mut Keys) -> Read {
     let table = betas::process(keys, &BETAS)?;
-    let mut spacing = SigmaSpacing::read(keys, Told::Time)?;
+    let mut spacing = SigmaSpacing::read(keys, NetworkTime::Time)?;
     spacing.min = keys.take("sigma_min", None)?;
     spacing.max = keys.take("sigma_max", None)?;
     spacing.log_linear =
         keys.choice("interpolation_type", "linear", &[("linear", false), ("log_linear", true)])?;
     let continuous =
         keys.choice("timestep_type", "discrete", &[("discrete", false), ("continuous", true)])?;
-    // diffusers heeds it for networks that predict v alone.
+    // diffusers only uses it for networks that predict v.
     if continuous && table.process.parameterization == Parameterization::V {
-        spacing.told = Told::Noise;
+        spacing.network_time = NetworkTime::Noise;
     }
     let end = betas::final_level(keys, &*table.process.schedule)?;
     Ok(Box::new(Euler { table, spacing, end, ancestral: false }))
@@ -56,8 +56,14 @@ pub(super) fn read(keys: &mut Keys) -> Read {
 pub(super) fn read_ancestral(keys: &mut Keys) -> Read {
     let table = betas::process(keys, &BetaRules { predictions: EPS_AND_V, ..BETAS })?;
     let times = betas::TableSpacing::read(keys, "linspace")?;
-    let spacing =
-        SigmaSpacing { times, noise: None, min: None, max: None, log_linear: false, told: Told::Time };
+    let spacing = SigmaSpacing {
+        times,
+        noise: None,
+        min: None,
+        max: None,
+        log_linear: false,
+        network_time: NetworkTime::Time,
+    };
     Ok(Box::new(Euler { table, spacing, end: Final::Clean, ancestral: true }))
 }
 

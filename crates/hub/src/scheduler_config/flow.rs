@@ -1,5 +1,5 @@
-//! `FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler` and `FlowMatchLCMScheduler`: rectified flow. The network is told
-//! `num_train_timesteps · sigma`.
+//! `FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler` and `FlowMatchLCMScheduler`: rectified flow. The
+//! network gets `num_train_timesteps · sigma` as time.
 
 use std::sync::Arc;
 
@@ -17,11 +17,10 @@ use super::{
 };
 use crate::error::HubError;
 
-/// `use_dynamic_shifting`: the shift follows from the length of the image's token sequence, which the pipeline
-/// knows.
+/// `use_dynamic_shifting`: the shift depends on the length of the image's token sequence, which the pipeline knows.
 #[derive(Clone, Copy, Debug)]
 struct Dynamic {
-    /// `time_shift_type`: whether `mu` is the shift's logarithm.
+    /// `time_shift_type`: whether `mu` is the logarithm of the shift.
     exponential: bool,
     mu: Option<f64>,
 }
@@ -56,12 +55,12 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     read_as(keys, stochastic)
 }
 
-/// `FlowMatchLCMScheduler`: a consistency model's sampler on the same levels.
+/// `FlowMatchLCMScheduler`: a sampler for consistency models on the same levels.
 pub(super) fn read_lcm(keys: &mut Keys) -> Read {
     let scales: Option<Vec<f64>> = keys.take("scale_factors", None)?;
     if scales.is_some_and(|scales| !scales.is_empty()) {
         return Err(
-            keys.error("scale_factors", "steps that change the size are not supported; expected null")
+            keys.error("scale_factors", "changing the size between steps is not supported; expected null")
         );
     }
     keys.take("upscale_mode", String::new())?;
@@ -74,12 +73,12 @@ fn read_as(keys: &mut Keys, stochastic: bool) -> Read {
     let kinds = [("exponential", true), ("linear", false)];
     let exponential = keys.choice("time_shift_type", "exponential", &kinds)?;
     let dynamic = dynamic.then_some(Dynamic { exponential, mu: None });
-    // What pipelines compute mu from.
+    // The keys from which pipelines compute mu.
     keys.take("base_shift", 0.5)?;
     keys.take("max_shift", 1.15)?;
     keys.take("base_image_seq_len", 256usize)?;
     keys.take("max_image_seq_len", 4096usize)?;
-    // Time runs the other way there, and with it the meaning of the network's answer.
+    // With this key, time and the meaning of the network's output are reversed.
     keys.only("invert_sigmas", false, false)?;
     let terminal = keys.take("shift_terminal", None::<f64>)?.filter(|t| *t != 0.0);
     let noise = NoiseSpacing::read(keys)?;
@@ -93,7 +92,7 @@ pub(super) fn read_heun(keys: &mut Keys) -> Read {
 }
 
 impl Flow {
-    /// diffusers shifts twice: the ends of the range, and then every time between. A dynamic shift comes once.
+    /// diffusers shifts twice: the ends of the range, then every timestep in between. A dynamic shift is applied once.
     fn sigmas(&self, steps: usize) -> Result<Vec<f64>, String> {
         if steps == 0 {
             return Err(spacing::SpacingError::NoSteps.to_string());
@@ -101,7 +100,7 @@ impl Flow {
         let (ends, shift) = match self.dynamic {
             None => (self.shift, self.shift),
             Some(Dynamic { mu: None, .. }) => {
-                return Err("`use_dynamic_shifting` needs mu, which depends on the image's size".into());
+                return Err("`use_dynamic_shifting` needs `mu`, which depends on the image size".into());
             }
             Some(Dynamic { mu: Some(mu), exponential }) => (1.0, if exponential { mu.exp() } else { mu }),
         };
@@ -149,7 +148,7 @@ impl Scheduler for Flow {
                 *mu = Some(value);
                 Ok(())
             }
-            None => Err("mu is for `use_dynamic_shifting`".into()),
+            None => Err("`mu` can only be set with `use_dynamic_shifting`".into()),
         }
     }
 

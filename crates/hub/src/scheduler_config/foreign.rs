@@ -1,10 +1,10 @@
-//! Keys of other classes. Configurations pass from class to class, and carry keys along that the present class does
-//! not have; diffusers passes over them. Mostly that says nothing: the value is a default, or an option of another
-//! solver. But where levels, process or range are another than the present class knows, its user should hear of it.
+//! Keys of other classes. Configurations pass from class to class and carry keys that the current class does not have;
+//! diffusers ignores them. Mostly that is harmless: the value is a default, or an option of another solver. But if such a
+//! key changes levels, process or range, users should know that it is ignored.
 
 use serde_json::Value;
 
-/// Options of a solver, and keys that do nothing by themselves.
+/// Options of a solver, and keys without an effect of their own.
 const OPTIONS: &[&str] = &[
     "algorithm_type",
     "base_image_seq_len",
@@ -38,8 +38,8 @@ const OPTIONS: &[&str] = &[
     "timestep_scaling",
 ];
 
-/// Keys of the process, the levels and the range of samples, with the values that classes have by default, as JSON.
-/// Null and false ask for nothing.
+/// Keys of the process, the levels and the range of samples, with their usual default values as JSON. Null and false have
+/// no effect.
 const PROCESS: &[(&str, &[&str])] = &[
     ("beta_end", &["0.02", "0.012"]),
     ("beta_schedule", &["\"linear\"", "\"scaled_linear\""]),
@@ -80,7 +80,7 @@ fn usual(key: &str) -> Option<&'static [&'static str]> {
     PROCESS.iter().find(|(name, _)| *name == key).map(|(_, usual)| *usual)
 }
 
-/// Whether some class has the key.
+/// Whether any class has the key.
 pub(super) fn known(key: &str) -> bool {
     OPTIONS.contains(&key) || usual(key).is_some()
 }

@@ -1,4 +1,4 @@
-//! `HeunDiscreteScheduler`: Heun's method in `sigma/alpha`, the last step Euler's.
+//! `HeunDiscreteScheduler`: Heun's method in `sigma/alpha`, with Euler's for the last step.
 
 use tweedie_core::{Plan, plan::Final, schedule::Interpolation, spacing::Spacing};
 
@@ -6,7 +6,7 @@ use super::{
     Clamp, Process, Read, SampleScale, Scheduler,
     betas::{self, BetaRules, Curve, EPS_X0_V, Rescaled, Table},
     keys::Keys,
-    sigmas::{SigmaSpacing, Told},
+    sigmas::{NetworkTime, SigmaSpacing},
 };
 
 const BETAS: BetaRules = BetaRules {
@@ -32,7 +32,7 @@ struct Heun {
 
 pub(super) fn read(keys: &mut Keys) -> Read {
     let table = betas::process(keys, &BETAS)?;
-    let spacing = SigmaSpacing::read(keys, Told::Time)?;
+    let spacing = SigmaSpacing::read(keys, NetworkTime::Time)?;
     let clamp = betas::clip(keys, false, false)?;
     Ok(Box::new(Heun { table, spacing, clamp }))
 }

@@ -1,4 +1,4 @@
-//! `IPNDMScheduler`: Adams–Bashforth's weights of equal steps on the noise, along `sigma = sin(π·t/2)`.
+//! `IPNDMScheduler`: Adams–Bashforth weights for equal steps on the noise, along `sigma = sin(π·t/2)`.
 
 use std::{f64::consts::FRAC_PI_2, sync::Arc};
 
@@ -13,8 +13,8 @@ use tweedie_core::{
 
 use super::{Process, Read, Scheduler, betas, keys::Keys, method::Method};
 
-/// A solver that takes the clean sample for zero where it starts from pure noise: diffusers divides by an
-/// `alpha` of zero there, and so reads no answer.
+/// A solver that treats the clean sample as zero if it starts from pure noise: diffusers divides by an `alpha` of zero
+/// there and so ignores the prediction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FromPureNoise<S>(S);
 

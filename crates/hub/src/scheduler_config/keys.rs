@@ -1,4 +1,4 @@
-//! Reading the keys of a configuration one by one, so that every error names its key.
+//! Reads the keys of a configuration one by one, so that every error names its key.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -18,20 +18,20 @@ pub(super) struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     pub(super) fn new(entries: &'a Map<String, Value>, path: &'a Path) -> Self {
-        // diffusers lists the keys whose values are nobody's choice: a class uses its own default.
+        // diffusers lists the keys whose values were not chosen; a class uses its own defaults for them.
         let listed = entries.get("_use_default_values").and_then(Value::as_array);
         let defaulted = listed.into_iter().flatten().filter_map(Value::as_str).collect();
         Self { entries, path, defaulted, read: BTreeSet::new() }
     }
 
-    /// The value of `key`; `default` if it is absent or null.
+    /// The value of `key`, or `default` if it is absent or null.
     pub(super) fn take<T: DeserializeOwned>(&mut self, key: &'static str, default: T) -> Result<T, HubError> {
         self.read.insert(key);
         match self.entries.get(key) {
             None | Some(Value::Null) => Ok(default),
             Some(_) if self.defaulted.contains(key) => Ok(default),
             Some(value) => serde_json::from_value(value.clone())
-                .map_err(|_| self.error(key, format!("{value} is not {}", expected::<T>()))),
+                .map_err(|_| self.error(key, format!("{value} is invalid; expected {}", expected::<T>()))),
         }
     }
 
@@ -46,7 +46,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A switch; null is off.
+    /// A boolean; null is false.
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> Result<bool, HubError> {
         if self.entries.get(key) == Some(&Value::Null) {
             self.read.insert(key);
@@ -67,12 +67,15 @@ impl<'a> Keys<'a> {
             Some(&(_, value)) => Ok(value),
             None => {
                 let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-                Err(self.error(key, format!("\"{found}\" is not supported; supported: {}", names.join(", "))))
+                Err(self.error(
+                    key,
+                    format!("\"{found}\" is not supported; expected one of {}", names.join(", ")),
+                ))
             }
         }
     }
 
-    /// A key that this project supports with one value only.
+    /// A key with only one supported value.
     pub(super) fn only<T: DeserializeOwned + PartialEq + std::fmt::Debug>(
         &mut self,
         key: &'static str,
@@ -83,14 +86,14 @@ impl<'a> Keys<'a> {
         if found == value {
             return Ok(());
         }
-        Err(self.error(key, format!("{found:?} is not supported; supported: {value:?}")))
+        Err(self.error(key, format!("{found:?} is not supported; expected {value:?}")))
     }
 
     pub(super) fn error(&self, key: &str, reason: impl Into<String>) -> HubError {
         HubError::key(self.path, key, reason)
     }
 
-    /// Whether every key was understood, and those of other classes whose values ask for something.
+    /// Checks that every key is known; returns keys of other classes whose values would have an effect there.
     pub(super) fn finish(self) -> Result<Vec<String>, HubError> {
         let mut passed_over = Vec::new();
         for (key, value) in self.entries {
@@ -98,7 +101,7 @@ impl<'a> Keys<'a> {
                 continue;
             }
             if !foreign::known(key) {
-                let reason = format!("unknown key; this class knows {}", list(&self.read));
+                let reason = format!("unknown key; the keys of this class are {}", list(&self.read));
                 return Err(self.error(key, reason));
             }
             if !self.defaulted.contains(&**key) && foreign::asks(key, value) {
@@ -116,14 +119,14 @@ fn list(names: &BTreeSet<&str>) -> String {
 fn expected<T>() -> &'static str {
     match std::any::type_name::<T>() {
         "f64" => "a number",
-        "usize" => "a whole number, at least 0",
+        "usize" => "an integer ≥ 0",
         "bool" => "true or false",
         "alloc::string::String" => "a string",
         _ => "a value of the expected type",
     }
 }
 
-/// Python writes infinities and NaN into JSON without quotes, which JSON does not allow.
+/// Python writes infinities and NaN to JSON without quotes, which JSON does not allow.
 pub(super) fn quote_non_finite(text: &str) -> String {
     replace_outside_strings(text, |rest| {
         ["-Infinity", "Infinity", "NaN"]

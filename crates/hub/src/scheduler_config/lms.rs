@@ -15,7 +15,7 @@ use super::{
     keys::Keys,
     lms_begun::Lms,
     method::Method,
-    sigmas::{SigmaSpacing, Told},
+    sigmas::{NetworkTime, SigmaSpacing},
 };
 
 const BETAS: BetaRules = BetaRules {
@@ -34,29 +34,29 @@ struct Sigmas {
     solver: &'static str,
 }
 
-fn read_as(keys: &mut Keys, solver: &'static str, rules: &BetaRules, told: Told) -> Read {
+fn read_as(keys: &mut Keys, solver: &'static str, rules: &BetaRules, network_time: NetworkTime) -> Read {
     let table = betas::process(keys, rules)?;
-    let spacing = SigmaSpacing::read(keys, told)?;
+    let spacing = SigmaSpacing::read(keys, network_time)?;
     Ok(Box::new(Sigmas { table, spacing, solver }))
 }
 
 pub(super) fn read(keys: &mut Keys) -> Read {
     let rules = BetaRules { start: 1e-4, end: 0.02, predictions: EPS_X0_V, ..BETAS };
-    read_as(keys, "lms", &rules, Told::Time)
+    read_as(keys, "lms", &rules, NetworkTime::Time)
 }
 
 pub(super) fn read_dpm2(keys: &mut Keys) -> Read {
-    read_as(keys, "dpm2", &BETAS, Told::Whole)
+    read_as(keys, "dpm2", &BETAS, NetworkTime::Whole)
 }
 
 pub(super) fn read_dpm2_ancestral(keys: &mut Keys) -> Read {
-    read_as(keys, "dpm2-ancestral", &BETAS, Told::Whole)
+    read_as(keys, "dpm2-ancestral", &BETAS, NetworkTime::Whole)
 }
 
 pub(super) fn read_dpm_sde(keys: &mut Keys) -> Read {
-    // Noise comes from the caller's seed.
+    // The noise comes from the caller's seed.
     keys.only("noise_sampler_seed", None::<u64>, None)?;
-    read_as(keys, "dpmpp-sde", &BETAS, Told::Time)
+    read_as(keys, "dpmpp-sde", &BETAS, NetworkTime::Time)
 }
 
 impl Scheduler for Sigmas {

@@ -1,11 +1,11 @@
-//! The linear multistep method as `LMSDiscreteScheduler` has it: where its schedule is begun at a later step, it
-//! weighs the answers as if it had all those before, which it has not.
+//! The linear multistep method of `LMSDiscreteScheduler`: if its schedule starts late, it weights predictions as if all
+//! earlier ones existed.
 
 use tweedie_core::{Halt, Level, Solver, Vector, solver, trajectory::Step};
 
 const ORDER: usize = 4;
 
-/// Linear multistep method of four answers.
+/// Linear multistep method with four predictions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lms {
     /// `sigma/alpha` of up to three levels before the plan's start, the last one first.
@@ -13,7 +13,7 @@ pub(super) struct Lms {
 }
 
 impl Lms {
-    /// The solver of a plan that left out its first steps, from these levels.
+    /// The solver for a plan without its first steps, which were at these levels.
     pub(super) fn begun_after(skipped: &[Level]) -> Self {
         let mut before = [None; ORDER - 1];
         before.iter_mut().zip(skipped.iter().rev()).for_each(|(b, level)| *b = Some(level.nsr()));

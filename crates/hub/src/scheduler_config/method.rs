@@ -12,10 +12,10 @@ use tweedie_core::{
 
 use super::{cogvideox::CogVideoX, ipndm::FromPureNoise, lms_begun::Lms, pndm::Pndm, pndm_begun};
 
-/// What goes from one level to the next.
+/// The method that goes from one level to the next.
 #[derive(Clone, Debug)]
 pub(super) enum Method {
-    /// As it is registered.
+    /// A registered solver.
     Named(&'static SolverEntry),
     Pndm(Pndm),
     PndmBegun(pndm_begun::Begun),
@@ -60,7 +60,7 @@ pub struct SolverChoice {
 }
 
 impl SolverChoice {
-    /// Its name; in [`SOLVERS`](tweedie_core::solver::SOLVERS), if it has no options of its own.
+    /// Its name, which is in [`SOLVERS`](tweedie_core::solver::SOLVERS) if it has no further options.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -70,12 +70,12 @@ impl SolverChoice {
         self.evaluations
     }
 
-    /// The solver itself.
+    /// Creates the solver.
     pub fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
         self.method.build()
     }
 
-    /// The plan and the solver without the first `step` steps, where the solver has a way of its own to begin there.
+    /// The plan and the solver without the first `step` steps, if the solver has its own way to start there.
     pub(super) fn begun_at(&self, plan: &Plan, step: usize) -> Option<(Plan, Self)> {
         let Method::Pndm(solver) = &self.method else { return None };
         let (plan, begun) = solver.begun_at(plan, step)?;
@@ -83,7 +83,7 @@ impl SolverChoice {
         Some((plan, Self { method, ..self.clone() }))
     }
 
-    /// The solver of a plan of `steps` steps whose first ones, from the levels `skipped`, are left out.
+    /// The solver for a plan of `steps` steps without the first ones, which were at the levels `skipped`.
     pub(super) fn begun_after(mut self, skipped: &[Level], steps: usize) -> Self {
         match &mut self.method {
             Method::DpmGrouped(solver) => solver.steps = Some(steps),

@@ -1,9 +1,8 @@
 //! diffusers' `scheduler_config.json`.
 //!
-//! The file names a class, and the class gives the keys their meaning: here each class is one file that
-//! reads the keys it knows into types, and turns them into a [`Recipe`] of schedule, parameterization,
-//! plan, solver and clamp. Unknown keys and unsupported values are errors that name the key; nothing is
-//! substituted silently. To add a class, write its file and add a line to `CLASSES`.
+//! The file names a class, which gives the keys their meaning. Each class is one file here that reads its keys and converts
+//! them to a [`Recipe`] of schedule, parameterization, plan, solver and clamp. Unknown keys and unsupported values are
+//! errors that name the key; nothing is replaced silently. To add a class, write its file and add a line to `CLASSES`.
 
 mod betas;
 mod clamp;
@@ -57,7 +56,7 @@ pub use recipe::{Process, Recipe, SampleScale, Sampling};
 pub use trace::{Draws, Formula, Trace};
 pub use write::{BetaCurve, TableProcess};
 
-/// The class names that are understood, and what reads them.
+/// The supported class names and their readers.
 const CLASSES: &[(&str, Reader)] = &[
     ("DDPMScheduler", ddpm::read),
     ("DDPMParallelScheduler", ddpm::read),
@@ -93,31 +92,30 @@ const CLASSES: &[(&str, Reader)] = &[
     ("FlowMatchLCMScheduler", flow::read_lcm),
 ];
 
-/// What a sampler learned for a model is called in place of a solver.
+/// The name of a learned sampler where a solver is expected.
 pub const TUNED: &str = "tuned";
 
-/// The side of the patches that [`tokens`] counts where a network has none of its own.
+/// The patch size that [`tokens`] uses for networks without their own.
 pub const PATCH: usize = 2;
 
-/// Tokens of a sample of the given height and width in patches of `patch`×`patch`, for
+/// Number of tokens of a sample with the given height and width in patches of `patch`×`patch`, for
 /// [`SchedulerConfig::of_tokens`].
 pub fn tokens(size: [usize; 2], patch: usize) -> usize {
     size.into_iter().map(|n| n.div_ceil(patch.max(1))).product()
 }
 
-/// The most steps of a plan, where the schedule itself sets no limit.
+/// Limit of the number of steps, if the schedule itself has none.
 const MOST_STEPS: usize = 1 << 20;
 
 type Read = Result<Box<dyn Scheduler>, HubError>;
 type Reader = fn(&mut Keys) -> Read;
 
-/// One class of `CLASSES`, its keys read.
+/// One class of `CLASSES` with its keys.
 trait Scheduler: Debug + Send + Sync {
-    /// What the model was trained for.
+    /// The process that the model was trained on.
     fn process(&self) -> &Process;
 
-    /// The sampler of [`solver::SOLVERS`] that the class implements, or a name of its own for what is not
-    /// registered.
+    /// The sampler of [`solver::SOLVERS`] that the class implements, or its own name if it is not registered.
     fn solver(&self) -> &'static str;
 
     /// The sampler with the configuration's options for a plan of `steps` steps, if it has any.
@@ -125,7 +123,7 @@ trait Scheduler: Debug + Send + Sync {
         None
     }
 
-    /// How to keep `x0` in range.
+    /// How `x0` is clamped.
     fn clamp(&self) -> Option<Clamp> {
         None
     }
@@ -133,36 +131,36 @@ trait Scheduler: Debug + Send + Sync {
     /// The class's own plan of `steps` steps, before any `eta`.
     fn plan(&self, steps: usize) -> Result<Plan, String>;
 
-    /// The fresh noise of the class's plan.
+    /// The noise rule of the class's plan.
     fn noise(&self) -> NoiseRule {
         NoiseRule::None
     }
 
-    /// The fresh noise of the class's plan for a given `eta`.
+    /// The noise rule of the class's plan for a given `eta`.
     fn noise_of(&self, eta: f64) -> NoiseRule {
         if eta == 0.0 { NoiseRule::None } else { NoiseRule::Ancestral { eta } }
     }
 
-    /// What the class does after its noise rule.
+    /// Changes of the class after its noise rule.
     fn finish(&self, plan: Plan) -> Plan {
         plan
     }
 
-    /// What scales the class's samples.
+    /// The scale of the class's samples.
     fn scale(&self) -> SampleScale {
         SampleScale::Level
     }
 
-    /// What `use_dynamic_shifting` waits for.
+    /// Sets `mu` for `use_dynamic_shifting`.
     fn set_mu(&mut self, _mu: f64) -> Result<(), String> {
-        Err("mu is for `use_dynamic_shifting`".into())
+        Err("`mu` can only be set with `use_dynamic_shifting`".into())
     }
 
-    /// Where to go if another solver is asked for, but no spacing.
+    /// The spacing if another solver is given, but no spacing.
     fn spacing(&self) -> Spacing;
 }
 
-/// A scheduler configuration, read and understood.
+/// A parsed scheduler configuration.
 #[derive(Debug)]
 pub struct SchedulerConfig {
     path: PathBuf,
@@ -176,15 +174,15 @@ impl SchedulerConfig {
     /// Reads `scheduler_config.json`.
     ///
     /// # Errors
-    /// If the file cannot be read, a key is unknown, or a value is unsupported.
+    /// If the file cannot be read, a key is unknown, or a value is not supported.
     pub fn load(path: &Path) -> Result<Self, HubError> {
         Self::from_json(&files::read_text(path)?, path)
     }
 
-    /// Reads the text of a configuration; `path` is for messages.
+    /// Parses the text of a configuration; `path` is for errors.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// Those of [`Self::load`].
     pub fn from_json(text: &str, path: &Path) -> Result<Self, HubError> {
         let text = keys::quote_non_finite(text);
         let entries: Map<String, Value> = serde_json::from_str(&text)
@@ -195,7 +193,9 @@ impl SchedulerConfig {
     fn from_entries(entries: Map<String, Value>, path: &Path) -> Result<Self, HubError> {
         let class = match entries.get("_class_name") {
             Some(Value::String(class)) => class.clone(),
-            Some(other) => return Err(HubError::key(path, "_class_name", format!("{other} is not a name"))),
+            Some(other) => {
+                return Err(HubError::key(path, "_class_name", format!("{other} is not a string")));
+            }
             None => return Err(HubError::key(path, "_class_name", "missing")),
         };
         Self::read_as(entries, path, &class)
@@ -204,7 +204,7 @@ impl SchedulerConfig {
     fn read_as(entries: Map<String, Value>, path: &Path, class: &str) -> Result<Self, HubError> {
         let Some(&(class, read)) = CLASSES.iter().find(|(name, _)| *name == class) else {
             let names: Vec<&str> = CLASSES.iter().map(|(name, _)| *name).collect();
-            let reason = format!("`{class}` is not supported; supported are {}", names.join(", "));
+            let reason = format!("unsupported scheduler `{class}`; expected one of {}", names.join(", "));
             return Err(HubError::key(path, "_class_name", reason));
         };
         let mut keys = Keys::new(&entries, path);
@@ -213,9 +213,8 @@ impl SchedulerConfig {
         Ok(Self { path: path.into(), class, entries, passed_over, scheduler })
     }
 
-    /// The same training process sampled by another class, as `OtherScheduler.from_config` does: shared
-    /// keys keep their values, the class's other keys have their defaults, and those of this class alone
-    /// are dropped.
+    /// The same training process with the sampler of another class, like `OtherScheduler.from_config`: shared keys keep their
+    /// values, other keys of the new class have their defaults, and other keys of this class are dropped.
     ///
     /// # Errors
     /// If the class does not support a value.
@@ -225,11 +224,10 @@ impl SchedulerConfig {
         Self::read_as(entries, &self.path, class)
     }
 
-    /// The same with `mu`, which `use_dynamic_shifting` waits for: pipelines compute it from the length of the
-    /// image's token sequence.
+    /// The same with `mu` for `use_dynamic_shifting`, which pipelines compute from the length of the image's token sequence.
     ///
     /// # Errors
-    /// If the configuration does not wait for it.
+    /// If the configuration does not use it.
     pub fn with_mu(mut self, mu: f64) -> Result<Self, HubError> {
         if !mu.is_finite() {
             return Err(HubError::format(&self.path, format!("mu = {mu}: expected a finite number")));
@@ -240,20 +238,20 @@ impl SchedulerConfig {
         Ok(self)
     }
 
-    /// The same configuration, read anew.
+    /// The same configuration, parsed again.
     ///
     /// # Errors
-    /// As [`Self::load`], which has read it before.
+    /// Those of [`Self::load`], which already succeeded.
     pub fn again(&self) -> Result<Self, HubError> {
         Self::read_as(self.entries.clone(), &self.path, self.class)
     }
 
-    /// The same for an image of so many tokens (of its latents, patches of 2×2 in most models), where
-    /// `use_dynamic_shifting` is on: `mu` on the line through `base_shift` at `base_image_seq_len` and `max_shift`
-    /// at `max_image_seq_len`, as diffusers' pipelines have it. None where it is off.
+    /// With `use_dynamic_shifting`, the same configuration for an image with `tokens` tokens (of its latents, in patches of
+    /// 2×2 for most models): `mu` on the line through `base_shift` at `base_image_seq_len` and `max_shift` at
+    /// `max_image_seq_len`, as in diffusers' pipelines. `None` without it.
     ///
     /// # Errors
-    /// If the line's ends are at the same length.
+    /// If both ends of the line are at the same length.
     pub fn of_tokens(&self, tokens: usize) -> Result<Option<Self>, HubError> {
         if self.entries.get("use_dynamic_shifting") != Some(&Value::Bool(true)) {
             return Ok(None);
@@ -263,25 +261,25 @@ impl SchedulerConfig {
         let (low, high) = (number("base_shift", 0.5), number("max_shift", 1.15));
         let (short, long) = (number("base_image_seq_len", 256.0), number("max_image_seq_len", 4096.0));
         if short == long {
-            let reason = format!("{long}, like `base_image_seq_len`: expected another length");
+            let reason = format!("{long} equals `base_image_seq_len`; expected another length");
             return Err(HubError::key(&self.path, "max_image_seq_len", reason));
         }
         let mut scheduler = shifted.scheduler;
         let mu = low + (tokens as f64 - short) * (high - low) / (long - short);
-        // Classes without the key do not heed it.
+        // Classes without the key ignore it.
         Ok(match scheduler.set_mu(mu) {
             Ok(()) => Some(Self { scheduler, ..shifted }),
             Err(_) => None,
         })
     }
 
-    /// Where it was read, for messages.
+    /// The file that was read, for errors.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Keys of other classes, and their values, that ask for another process, other levels or another range than
-    /// this class knows. They are passed over, as in diffusers.
+    /// Ignored keys of other classes, with their values, that would change the process, the noise levels or the range there.
+    /// diffusers ignores them, too.
     ///
     /// ```
     /// use tweedie_hub::SchedulerConfig;
@@ -294,12 +292,12 @@ impl SchedulerConfig {
         self.passed_over.iter().filter_map(|key| Some((key.as_str(), self.entries.get(key)?)))
     }
 
-    /// diffusers' class.
+    /// The class in diffusers.
     pub fn class_name(&self) -> &'static str {
         self.class
     }
 
-    /// What the model was trained for.
+    /// The process that the model was trained on.
     pub fn process(&self) -> &Process {
         self.scheduler.process()
     }
@@ -311,25 +309,24 @@ impl SchedulerConfig {
         keys::unquote_non_finite(&text)
     }
 
-    /// The class's own sampler in `steps` steps.
+    /// The class's own sampler with `steps` steps.
     ///
     /// # Errors
-    /// As [`Self::resolve_with`].
+    /// Those of [`Self::resolve_with`].
     pub fn resolve(&self, steps: usize) -> Result<Recipe, HubError> {
         self.resolve_with(&Sampling::steps(steps))
     }
 
-    /// The sampler that is asked for, in the process of the model. What is not asked for is as the class
-    /// does it; with another solver than the class's, levels are spaced as the class's own are by
-    /// default, and the last step ends at a clean sample.
+    /// The requested sampler for the model's process. Settings that are `None` follow the class. With another solver than the
+    /// class's, levels are spaced like the class's default, and the last step ends at a clean sample.
     ///
     /// # Errors
-    /// For an unknown solver, more steps than the schedule has, an `eta` out of range, or a network that
-    /// predicts noise and a plan that starts from nothing else.
+    /// For an unknown solver, more steps than the schedule allows, an `eta` out of range, or a network that predicts noise
+    /// with a plan that starts at pure noise.
     pub fn resolve_with(&self, ask: &Sampling) -> Result<Recipe, HubError> {
         let fail = |reason: String| HubError::format(&self.path, reason);
         if let Some(eta) = ask.eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
-            return Err(fail(format!("eta = {eta}: expected 0 to 1")));
+            return Err(fail(format!("eta = {eta}: expected a value in 0..=1")));
         }
         if ask.steps > MOST_STEPS {
             return Err(fail(format!("steps = {}: expected at most {MOST_STEPS}", ask.steps)));
@@ -362,8 +359,8 @@ impl SchedulerConfig {
         }
         let rescaled = self.entries.get("rescale_betas_zero_snr") == Some(&Value::Bool(true));
         if parameterization == Parameterization::Eps && asks_at_pure_noise(&plan, rescaled) {
-            let reason = "the plan starts at pure noise, where predicted noise says nothing of the sample; \
-                          such a schedule needs prediction_type `v_prediction` or `sample`";
+            let reason = "the plan starts at pure noise, where the predicted noise does not determine the sample; \
+                          this schedule needs the prediction_type `v_prediction` or `sample`";
             return Err(fail(reason.into()));
         }
         let mut clamp = scheduler.clamp();
@@ -382,10 +379,10 @@ impl SchedulerConfig {
         Ok(Recipe { schedule, parameterization, plan, solver, clamp, scale })
     }
 
-    /// A sampler that was learned for the model ([`Bespoke`]), under the configuration's clamp.
+    /// A learned sampler ([`Bespoke`]) with the configuration's clamp.
     ///
     /// # Errors
-    /// If its levels and weights do not belong together.
+    /// If its levels and weights are invalid.
     pub fn resolve_bespoke(&self, bespoke: &Bespoke) -> Result<Recipe, HubError> {
         let fail = |reason: String| HubError::format(&self.path, format!("learned sampler: {reason}"));
         bespoke.check().map_err(|e| fail(e.to_string()))?;
@@ -408,13 +405,13 @@ impl SchedulerConfig {
 
 fn unknown_solver(name: &str) -> String {
     let names: Vec<&str> = solver::SOLVERS.iter().map(|s| s.name).collect();
-    format!("there is no solver `{name}`; there are {}", names.join(", "))
+    format!("unknown solver `{name}`; expected one of {}", names.join(", "))
 }
 
 fn no_eta(name: &str, eta: f64) -> String {
     let all = solver::SOLVERS.iter().filter(|s| s.noise_of(1.0).is_some());
     let names: Vec<&str> = all.map(|s| s.name).collect();
-    format!("eta = {eta}: the solver `{name}` has none; those with eta are {}", names.join(", "))
+    format!("eta = {eta}: the solver `{name}` does not support eta; solvers that do: {}", names.join(", "))
 }
 
 /// Whether the network is asked where nothing of the sample is left: at `alpha` = 0 or, of a table that was `rescaled`

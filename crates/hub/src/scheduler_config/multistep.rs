@@ -1,5 +1,5 @@
-//! The levels of the schedulers of past answers: DPM-Solver, DEIS, UniPC and SA-Solver. They share most keys,
-//! and differ in rounding and in the level where they end.
+//! The levels of the multistep schedulers DPM-Solver, DEIS, UniPC and SA-Solver. They share most keys, and differ in
+//! rounding and in the level at which they end.
 
 use std::sync::Arc;
 
@@ -33,22 +33,22 @@ const BETAS: BetaRules = BetaRules {
 /// How far below a whole number a time may be that stands for it.
 const WHOLE: f64 = 1e-6;
 
-/// What a class has.
+/// The keys and rules of a class.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GridRules {
     /// `rescale_betas_zero_snr`.
     pub(super) rescaled: bool,
-    /// `timestep_spacing` and `steps_offset`; `linspace` without.
+    /// `timestep_spacing` and `steps_offset`; otherwise `linspace`.
     pub(super) spaced: bool,
     /// `use_lu_lambdas`, and fractional times for Karras' spacing of the squared cosine.
     pub(super) lu: bool,
     /// `lambda_min_clipped`.
     pub(super) clipped: bool,
-    /// `final_sigmas_type`; the cleanest level without.
+    /// `final_sigmas_type`; otherwise the cleanest level.
     pub(super) ends: bool,
-    /// The class spaces flows as UniPC does, and ends at the last level of its own where levels are spaced.
+    /// The class spaces flows like UniPC, and ends at its own last level for spaced levels.
     pub(super) unipc: bool,
-    /// Where the plan ends at the cleanest level, it is the last of spaced levels once more.
+    /// If the plan ends at the cleanest level, that is the last of the spaced levels again.
     pub(super) repeats: bool,
 }
 
@@ -64,7 +64,7 @@ enum LevelSpacing {
 struct Flow {
     shift: f64,
     dynamic: bool,
-    /// `time_shift_type`: whether `mu` is the shift's logarithm.
+    /// `time_shift_type`: whether `mu` is the logarithm of the shift.
     exponential: bool,
     mu: Option<f64>,
     terminal: Option<f64>,
@@ -74,14 +74,14 @@ struct Flow {
 #[derive(Debug)]
 pub(super) struct Grid {
     pub(super) table: Table,
-    /// How many times of the table `lambda_min_clipped` leaves.
+    /// Number of timesteps that remain after `lambda_min_clipped`.
     left: usize,
     times: TableSpacing,
     noise: Option<LevelSpacing>,
     flow: Option<Flow>,
-    /// `sigma_min` and `sigma_max`, of UniPC.
+    /// `sigma_min` and `sigma_max` of UniPC.
     range: (Option<f64>, Option<f64>),
-    /// Whether times of spaced noise levels are rounded before they are cut off.
+    /// Whether timesteps of spaced noise levels are rounded before they are truncated.
     rounded: bool,
     /// Whether the last step ends at a clean sample.
     pub(super) clean: bool,
@@ -98,7 +98,7 @@ impl Grid {
         };
         let lu = rules.lu && keys.flag("use_lu_lambdas", false)?;
         let noise = match NoiseSpacing::read(keys)? {
-            // Karras' spacing comes first in diffusers, then Lu's.
+            // Karras' spacing takes precedence in diffusers, then Lu's.
             Some(NoiseSpacing::Karras) => Some(LevelSpacing::Noise(NoiseSpacing::Karras)),
             _ if lu => Some(LevelSpacing::UniformLambda),
             other => other.map(LevelSpacing::Noise),
@@ -110,7 +110,7 @@ impl Grid {
         let flow = flow(keys, rules, &mut table)?;
         let karras = matches!(noise, Some(LevelSpacing::Noise(NoiseSpacing::Karras)));
         if flow.is_some() && noise.is_some() && !(rules.unipc && karras) {
-            let reason = "true, like a spacing of noise levels, which does not space flows";
+            let reason = "cannot be combined with a spacing of noise levels";
             return Err(keys.error("use_flow_sigmas", reason));
         }
         let lambda_min = if rules.clipped {
@@ -123,9 +123,7 @@ impl Grid {
             (0..table.steps).filter(|&t| vp(t as f64).lambda() < lambda_min).count()
         };
         if clipped == table.steps {
-            return Err(
-                keys.error("lambda_min_clipped", format!("{lambda_min}: leaves no time of the table"))
-            );
+            return Err(keys.error("lambda_min_clipped", format!("{lambda_min} excludes all timesteps")));
         }
         let clean = rules.ends
             && keys.choice("final_sigmas_type", "zero", &[("zero", true), ("sigma_min", false)])?;
@@ -137,14 +135,14 @@ impl Grid {
         Ok(Self { left, table, times, noise, flow, range, rounded, clean, rules })
     }
 
-    /// What the pipeline says of the image's size.
+    /// Sets `mu`, which depends on the image size.
     pub(super) fn set_mu(&mut self, mu: f64) -> Result<(), String> {
         match &mut self.flow {
             Some(flow) if flow.dynamic => {
                 flow.mu = Some(mu);
                 Ok(())
             }
-            _ => Err("mu is for `use_dynamic_shifting` with `use_flow_sigmas`".into()),
+            _ => Err("`mu` can only be set with `use_dynamic_shifting` and `use_flow_sigmas`".into()),
         }
     }
 
@@ -156,7 +154,7 @@ impl Grid {
                 _ => self.cleanest(),
             });
         }
-        // A step of no length would have no direction, and so no past.
+        // A step of length zero has no direction, and so no past.
         for i in 1..levels.len() {
             if levels[i].lambda() == levels[i - 1].lambda() {
                 levels[i].sigma *= 1.0 - 1e-12;
@@ -168,8 +166,8 @@ impl Grid {
         Ok(plan)
     }
 
-    /// The plan upwards, to the noisiest level. Times that are told twice are left out, though not their
-    /// levels, so that the plan may end sooner.
+    /// The plan upwards, to the noisiest level. Repeated timesteps are left out, though not their levels, so the plan may end
+    /// early.
     pub(super) fn inverse_plan(&self, steps: usize) -> Result<Plan, String> {
         let text = |e: SpacingError| e.to_string();
         let levels: Vec<Level> = if self.noise.is_some() {
@@ -204,22 +202,22 @@ impl Grid {
             };
             times.into_iter().chain([noisiest as f64]).map(|t| self.table.level(t)).collect()
         };
-        let mut told = Vec::new();
+        let mut times = Vec::new();
         for level in levels.iter().take(levels.len().saturating_sub(1)) {
-            // diffusers looks for what comes twice before it cuts times off.
-            if !(self.rounded && told.contains(&level.t)) {
-                told.push(level.t);
+            // diffusers removes duplicates before it truncates timesteps.
+            if !(self.rounded && times.contains(&level.t)) {
+                times.push(level.t);
             }
         }
-        let mut kept: Vec<Level> = levels.into_iter().take(told.len() + 1).collect();
-        kept.iter_mut().zip(told).for_each(|(level, t)| level.t = t);
+        let mut kept: Vec<Level> = levels.into_iter().take(times.len() + 1).collect();
+        kept.iter_mut().zip(times).for_each(|(level, t)| level.t = t);
         let mut plan =
             Plan::through(self.table.process.schedule.clone(), &kept).map_err(|e| e.to_string())?;
         plan.start_std = 1.0;
         Ok(plan)
     }
 
-    /// Where plans that do not end clean do. The table's cleanest, also of flows.
+    /// The end of plans that do not end clean: the table's cleanest level, also for flows.
     fn cleanest(&self) -> Level {
         let nsr = betas::vp(&self.table)(0.0).nsr();
         match self.flow {
@@ -237,7 +235,7 @@ impl Grid {
         let Some(noise) = self.noise else {
             let times = match self.times.rule {
                 TableRule::Leading => spacing::leading_without_cleanest(self.left, n, self.times.offset),
-                // Of groups, whose levels may repeat.
+                // For groups, whose levels may repeat.
                 TableRule::Linspace if !self.rules.spaced && n == self.left => {
                     let times = spacing::linspace_fractional(self.left, n + 1);
                     times.map(|t| t.into_iter().take(n).map(f64::round_ties_even).collect())
@@ -274,7 +272,7 @@ impl Grid {
         if n == 0 {
             return Err(SpacingError::NoSteps.to_string());
         }
-        // In the floating-point steps of numpy's linspace, since times are cut off.
+        // Uses the same floating-point steps as numpy's linspace, because timesteps are truncated.
         let last = 1.0 / self.table.steps as f64;
         let step = (last - 1.0) / n as f64;
         let ramp = |i: usize| if i == n { last } else { i as f64 * step + 1.0 };
@@ -287,7 +285,7 @@ impl Grid {
             Some(mu) if flow.exponential => mu.exp(),
             Some(mu) => mu,
             None if flow.dynamic && self.rules.unipc => {
-                return Err("`use_dynamic_shifting` needs mu, which depends on the image's size".into());
+                return Err("`use_dynamic_shifting` needs `mu`, which depends on the image size".into());
             }
             None => flow.shift,
         };
@@ -301,7 +299,7 @@ impl Grid {
         Ok(sigmas.into_iter().map(|s| self.flow_level(s)).collect())
     }
 
-    /// A clipped table is left sooner, by the steps of the full one.
+    /// A clipped table ends early, with the step size of the full one.
     fn trailing(&self, n: usize) -> Result<Vec<f64>, SpacingError> {
         let (all, left) = (self.table.steps as f64, self.left as f64);
         let mut times = spacing::trailing(self.table.steps, n)?;
@@ -325,8 +323,8 @@ impl Grid {
     }
 }
 
-/// `use_flow_sigmas`, `flow_shift`, `use_dynamic_shifting`, `time_shift_type`, `shift_terminal`. The process
-/// becomes that of a flow.
+/// `use_flow_sigmas`, `flow_shift`, `use_dynamic_shifting`, `time_shift_type`, `shift_terminal`. The process becomes that
+/// of a flow.
 fn flow(keys: &mut Keys, rules: GridRules, table: &mut Table) -> Result<Option<Flow>, HubError> {
     let used = keys.flag("use_flow_sigmas", false)?;
     let shift: f64 = keys.take("flow_shift", 1.0)?;
@@ -350,14 +348,14 @@ fn flow(keys: &mut Keys, rules: GridRules, table: &mut Table) -> Result<Option<F
         return Ok(None);
     }
     if parameterization == Parameterization::V {
-        let reason = "\"v_prediction\" is not for the levels of `use_flow_sigmas`";
+        let reason = "\"v_prediction\" cannot be used with `use_flow_sigmas`";
         return Err(keys.error("prediction_type", reason));
     }
     if !(shift > 0.0 && shift.is_finite()) {
         return Err(keys.error("flow_shift", format!("{shift}: expected a finite number > 0")));
     }
     if !rules.unipc && !exponential {
-        return Err(keys.error("time_shift_type", "\"linear\" is not supported; supported: exponential"));
+        return Err(keys.error("time_shift_type", "\"linear\" is not supported; expected exponential"));
     }
     let schedule = FlowSchedule::new()
         .with_time_scale(table.steps as f64)

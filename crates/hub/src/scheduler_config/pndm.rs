@@ -1,6 +1,6 @@
-//! `PNDMScheduler`: four answers of the network at equal steps, after a start by Runge–Kutta steps or by one of
-//! Heun's. The answers are combined as they are, before they are read as noise, which matters where the
-//! network predicts `v`; and each step goes `num_train_timesteps / steps` down, whatever time comes next.
+//! `PNDMScheduler`: combines four outputs of the network at equal steps, after a start with Runge–Kutta steps or one of
+//! Heun's. Raw outputs are combined before they are converted to noise, which matters for v-prediction; and each step
+//! covers `num_train_timesteps / steps`, whatever the next timestep is.
 
 use tweedie_core::{
     Halt, Level, Move, Parameterization, Plan, Prediction, Solver, Vector, lin, schedule::Interpolation,
@@ -23,7 +23,7 @@ const BETAS: BetaRules = BetaRules {
     rescaled: Rescaled::Never,
 };
 
-/// Weights of the newest answer and those before it.
+/// Weights of the newest output and earlier ones.
 const WEIGHTS: [&[f64]; 4] = [
     &[1.0],
     &[3.0 / 2.0, -1.0 / 2.0],
@@ -31,26 +31,26 @@ const WEIGHTS: [&[f64]; 4] = [
     &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
 ];
 
-/// PNDM on a network's raw answers.
+/// PNDM on a network's raw outputs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pndm {
     v: bool,
     pub(super) runge_kutta: bool,
-    /// Steps of the plan.
+    /// Number of steps in the plan.
     steps: usize,
-    /// Times between two steps.
+    /// Timesteps per step.
     pub(super) stride: f64,
-    /// Where steps below time 0 end.
+    /// Where steps below timestep 0 end.
     pub(super) end: Level,
 }
 
 impl Pndm {
-    /// The network's answer again.
+    /// Recovers the network's raw output.
     fn raw<V: Vector>(&self, p: &Prediction<V>, at: Level) -> V {
         if self.v { lin![at.alpha => &p.eps, -at.sigma => &p.x0] } else { p.eps.clone() }
     }
 
-    /// DDIM's step of `x` with an answer, or a combination of several.
+    /// DDIM's step of `x` with an output, or a combination of several.
     fn transfer<V: Vector>(&self, x: &V, raw: &V, from: Level, to: Level) -> V {
         let ratio = to.alpha / from.alpha;
         let change = to.sigma - ratio * from.sigma;
@@ -61,17 +61,17 @@ impl Pndm {
         }
     }
 
-    /// A step of Runge and Kutta's: the sample is taken for one of `base`, and the network told the times `told`,
-    /// of which the last may be missing. Its odd stages go half a step below the time that was told.
+    /// A Runge–Kutta step: the sample is treated as one at `base`, and the network gets the timesteps `times`, the last of which
+    /// may be missing. Odd stages go half a step below the timestep passed to the network.
     pub(super) fn runge_kutta<V: Vector>(
         &self,
         s: &mut Step<'_, V>,
         base: Level,
-        told: &[f64],
+        times: &[f64],
     ) -> Result<V, Halt> {
         let start = s.x.clone();
         let (mut x, mut answers) = (start.clone(), Vec::new());
-        for (stage, &time) in told.iter().enumerate() {
+        for (stage, &time) in times.iter().enumerate() {
             let at = s.schedule().level(time);
             let raw = if stage == 0 { self.raw(&s.predict()?, s.from) } else { self.ask(s, &x, at)? };
             let to = if stage % 2 == 0 { self.level(s, time - self.half()) } else { at };
@@ -88,7 +88,7 @@ impl Pndm {
         Ok(x)
     }
 
-    /// The step of the newest answer and up to three before it.
+    /// The step from the newest output and up to three earlier ones.
     pub(super) fn multistep<V: Vector>(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
         let mut raws = vec![self.raw(&s.predict()?, s.from)];
         raws.extend((1..4).map_while(|k| s.past(k)).map(|node| self.raw(&node.prediction, node.level)));
@@ -96,7 +96,7 @@ impl Pndm {
         Ok(self.transfer(&s.x, &V::lin(&terms), s.from, s.to))
     }
 
-    /// Half a step, in whole times.
+    /// Half a step, in integer timesteps.
     pub(super) fn half(&self) -> f64 {
         (self.stride / 2.0).floor()
     }
@@ -122,7 +122,7 @@ impl<V: Vector> Solver<V> for Pndm {
     fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
         let (from, to) = (s.from, s.to);
         if self.runge_kutta && s.index < 3 {
-            // The second time told lies above the stage's own level.
+            // The second timestep passed to the network lies above the stage's own level.
             let above = to.t + self.half();
             return self.runge_kutta(s, from, &[from.t, above, above, to.t]);
         }
@@ -132,7 +132,7 @@ impl<V: Vector> Solver<V> for Pndm {
             let there = self.level(s, from.t - self.stride);
             let second = self.ask(s, &self.transfer(&x, &raw, from, there), to)?;
             let mean = lin![0.5 => &raw, 0.5 => &second];
-            // The sample is taken for one of a step above the next time, if that is another.
+            // The sample is treated as one of a step above the next timestep, if that is different.
             let start = s.schedule().level(to.t + self.stride);
             return Ok(self.transfer(&x, &mean, start, to));
         }
@@ -178,7 +178,7 @@ impl Scheduler for PndmScheduler {
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {
         if self.runge_kutta && (1..4).contains(&steps) {
-            return Err("the Runge-Kutta start takes 3 steps, and 1 must follow: at least 4, or \
+            return Err("the Runge-Kutta start takes 3 steps, and at least 1 must follow: expected at least 4 steps, or \
                         `skip_prk_steps`"
                 .into());
         }
@@ -186,7 +186,7 @@ impl Scheduler for PndmScheduler {
         let times = self.spacing.times(self.table, steps).map_err(|e| e.to_string())?;
         let stride = (self.table / steps) as f64;
         let mut plan = Plan::strided(schedule, &times, stride, self.end).map_err(|e| e.to_string())?;
-        // The steps of the start end where the next one begins.
+        // The steps of the start end where the next one starts.
         let begun = if self.runge_kutta { 3 } else { 1 };
         let level = |k: usize| times.get(k).map(|&t| Move::Solve(plan.schedule.level(t)));
         let mut moves: Vec<Move> = (1..=begun).filter_map(level).collect();

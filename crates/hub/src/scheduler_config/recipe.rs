@@ -1,4 +1,4 @@
-//! What a configuration comes to: everything that a trajectory needs but the network and the noise.
+//! The result of a configuration: everything that sampling needs except the network and the noise.
 
 use std::sync::Arc;
 
@@ -7,46 +7,46 @@ use tweedie_core::{Level, Move, NoiseSchedule, Parameterization, Plan, spacing::
 
 use super::{Clamp, SolverChoice};
 
-/// A forward process and what the network answers.
+/// A forward process and the network's prediction type.
 #[derive(Clone, Debug)]
 pub struct Process {
     /// The noise levels.
     pub schedule: Arc<dyn NoiseSchedule>,
-    /// What the network's output means.
+    /// The meaning of the network's output.
     pub parameterization: Parameterization,
 }
 
-/// How to sample. What is `None` is the model's own choice.
+/// How to sample. `None` means the model's default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sampling {
-    /// Steps of the solver, at least 1.
+    /// Number of solver steps, at least 1.
     pub steps: usize,
     /// A name or alias of [`SOLVERS`](tweedie_core::solver::SOLVERS).
     #[serde(default)]
     pub solver: Option<String>,
-    /// Which levels to visit.
+    /// Which noise levels to visit.
     #[serde(default)]
     pub spacing: Option<Spacing>,
-    /// Fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
+    /// Amount of fresh noise, from 0 (none) to 1 (as in the reversed diffusion).
     #[serde(default)]
     pub eta: Option<f64>,
 }
 
 impl Sampling {
-    /// The model's own sampler, in `steps` steps.
+    /// The model's own sampler with `steps` steps.
     pub fn steps(steps: usize) -> Self {
         Self { steps, solver: None, spacing: None, eta: None }
     }
 }
 
-/// What a diffusers scheduler calls the sample, of `x = alpha·x0 + sigma·eps`.
+/// The scale of the sample in a diffusers scheduler, relative to `x = alpha·x0 + sigma·eps`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SampleScale {
     /// `x` itself.
     #[default]
     Level,
-    /// `x/alpha = x0 + sigma/alpha·eps`: Euler's scheduler and its relatives, which divide it by
+    /// `x/alpha = x0 + sigma/alpha·eps`, in Euler's scheduler and related ones, which divide it by
     /// `sqrt(sigma²/alpha² + 1)` for the network.
     OverAlpha,
 }
@@ -61,36 +61,39 @@ impl SampleScale {
     }
 }
 
-/// Everything that a trajectory needs but the network and the noise.
+/// Everything that sampling needs except the network and the noise.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     /// The forward process.
     pub schedule: Arc<dyn NoiseSchedule>,
-    /// What the network's output means.
+    /// The meaning of the network's output.
     pub parameterization: Parameterization,
-    /// The levels to visit.
+    /// The noise levels to visit.
     pub plan: Plan,
-    /// What goes from one to the next.
+    /// The solver.
     pub solver: SolverChoice,
-    /// How to keep `x0` in range.
+    /// How `x0` is clamped.
     pub clamp: Option<Clamp>,
-    /// How the scheduler's sample is scaled against `plan`'s.
+    /// The scale of the scheduler's sample relative to `plan`'s.
     pub scale: SampleScale,
 }
 
 impl Recipe {
-    /// The same without its first `step` steps: diffusers' `set_begin_index`, as image-to-image pipelines
-    /// call it. The sample is then to be given at the level of the new start.
+    /// The same without its first `step` steps, like diffusers' `set_begin_index` in image-to-image pipelines. The sample must
+    /// then be at the level of the new start.
     ///
     /// # Errors
-    /// If no step is left.
+    /// If no step remains.
     pub fn begun_at(mut self, step: usize) -> Result<Self, String> {
         let solves: Vec<(usize, Level)> = (self.plan.steps().enumerate())
             .filter(|(_, (_, m))| matches!(m, Move::Solve(_)))
             .map(|(index, (level, _))| (index, level))
             .collect();
         let Some(&(index, level)) = solves.get(step) else {
-            return Err(format!("begin = {step}: expected less than the {} steps there are", solves.len()));
+            return Err(format!(
+                "begin = {step}: expected a value below the number of steps, {}",
+                solves.len()
+            ));
         };
         if let Some((plan, solver)) = self.solver.begun_at(&self.plan, step) {
             (self.plan, self.solver) = (plan, solver);

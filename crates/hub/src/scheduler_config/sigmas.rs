@@ -1,4 +1,4 @@
-//! The levels of the schedulers that work in `sigma/alpha`: those of Euler, Heun, LMS and DPM2.
+//! The levels of schedulers that work in `sigma/alpha`: Euler, Heun, LMS and DPM2.
 
 use tweedie_core::{
     Level, Plan,
@@ -12,37 +12,37 @@ use super::{
 };
 use crate::error::HubError;
 
-/// Which levels, and what the network is told there.
+/// The levels, and the time that the network gets at each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SigmaSpacing {
     pub(super) times: TableSpacing,
     pub(super) noise: Option<NoiseSpacing>,
     pub(super) min: Option<f64>,
     pub(super) max: Option<f64>,
-    /// `interpolation_type = "log_linear"`: the levels' logarithms are evenly spaced down to the table's
-    /// cleanest, where the plan ends; the times are not touched.
+    /// `interpolation_type = "log_linear"`: the logarithms of the levels are evenly spaced down to the table's cleanest, where
+    /// the plan ends; the timesteps are unchanged.
     pub(super) log_linear: bool,
-    /// What the network is told.
-    pub(super) told: Told,
+    /// The time that the network gets.
+    pub(super) network_time: NetworkTime,
 }
 
-/// What the network is told of a level.
+/// The time that the network gets for a level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// Its time.
+pub(super) enum NetworkTime {
+    /// Its timestep.
     Time,
-    /// Its time, but whole where levels are spaced as Karras does.
+    /// Its timestep, rounded to an integer for Karras' spacing.
     Whole,
     /// `ln(sigma/alpha)/4`.
     Noise,
 }
 
 impl SigmaSpacing {
-    /// `timestep_spacing`, `steps_offset` and the noise spacings.
-    pub(super) fn read(keys: &mut Keys, told: Told) -> Result<Self, HubError> {
+    /// Reads `timestep_spacing`, `steps_offset` and the noise spacings.
+    pub(super) fn read(keys: &mut Keys, network_time: NetworkTime) -> Result<Self, HubError> {
         let times = TableSpacing::read(keys, "linspace")?;
         let noise = NoiseSpacing::read(keys)?;
-        Ok(Self { times, noise, min: None, max: None, log_linear: false, told })
+        Ok(Self { times, noise, min: None, max: None, log_linear: false, network_time })
     }
 
     fn levels(&self, table: &Table, n: usize) -> Result<Vec<Level>, String> {
@@ -65,25 +65,25 @@ impl SigmaSpacing {
         let last = if self.log_linear { Some(table.level(0.0)) } else { levels.last().copied() };
         let min = self.min.or(last.map(|l| l.nsr())).unwrap_or_default();
         if n == 1 {
-            // Both ends are one level.
+            // Both ends are the same level.
             return Ok(vec![table.at_nsr(max)]);
         }
         Ok(noise.nsrs(min, max, n).map_err(text)?.into_iter().map(|nsr| table.at_nsr(nsr)).collect())
     }
 
-    fn told(&self, level: Level) -> f64 {
-        match self.told {
-            Told::Whole if self.noise == Some(NoiseSpacing::Karras) => level.t.round_ties_even(),
-            Told::Noise => 0.25 * level.nsr().ln(),
+    fn network_time(&self, level: Level) -> f64 {
+        match self.network_time {
+            NetworkTime::Whole if self.noise == Some(NoiseSpacing::Karras) => level.t.round_ties_even(),
+            NetworkTime::Noise => 0.25 * level.nsr().ln(),
             _ => level.t,
         }
     }
 
-    /// The plan; the first sample has the standard deviation `sqrt(sigma² + 1)` with `leading` and `sigma`
-    /// otherwise, before `x` is divided by `sqrt(sigma² + 1)`.
+    /// The plan. The first sample has the standard deviation `sqrt(sigma² + 1)` with `leading` and `sigma` otherwise, before
+    /// `x` is divided by `sqrt(sigma² + 1)`.
     pub(super) fn plan(&self, table: &Table, n: usize, end: Final) -> Result<Plan, String> {
         let mut levels = self.levels(table, n)?;
-        levels.iter_mut().for_each(|level| level.t = self.told(*level));
+        levels.iter_mut().for_each(|level| level.t = self.network_time(*level));
         let end = if self.log_linear && self.noise.is_none() { Final::Level(table.level(0.0)) } else { end };
         let mut plan = betas::plan_to(table.process.schedule.clone(), levels, end)?;
         plan.start_std = if self.times.rule == TableRule::Leading { 1.0 } else { plan.start.sigma };

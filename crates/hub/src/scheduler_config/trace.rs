@@ -1,4 +1,4 @@
-//! Running a recipe on plain numbers, with a formula for a network: to hold a scheduler against a peer.
+//! Runs a recipe on plain values with a formula as the network, to compare a scheduler with other implementations.
 
 use std::cell::RefCell;
 
@@ -6,26 +6,24 @@ use tweedie_core::{Halt, Level, Move, Prediction, noise::Noise, sample};
 
 use super::{Recipe, clamp::Clamped};
 
-/// What a scheduler did.
+/// The trajectory of a scheduler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
-    /// What the network was told, at every evaluation.
+    /// The timestep of every evaluation.
     pub times: Vec<f64>,
-    /// The sample as diffusers' scheduler has it, before every evaluation and at the end: one more than
-    /// there are times.
+    /// The sample of diffusers' scheduler before every evaluation and at the end: one more than `times`.
     pub rows: Vec<Vec<f64>>,
 }
 
-/// A stand-in for a network: the answer for an input and a time; twice as long as the input, if its second half
-/// is a learned variance.
+/// A replacement for a network: its output for an input and a timestep; twice as long as the input if the second half is a
+/// learned variance.
 pub type Formula<'a> = &'a dyn Fn(&[f64], f64) -> Vec<f64>;
 
-/// Fresh noise by number, standard normal, as diffusers draws it: once a step, from 0 on. `None` where
-/// there is none, which ends the trace.
+/// Standard normal noise by index, one draw per step from 0 on, as in diffusers. `None` ends the trace.
 pub type Draws<'a> = &'a mut dyn FnMut(usize) -> Option<Vec<f64>>;
 
 impl Recipe {
-    /// Runs the recipe on one sample, given as diffusers' scheduler would have it.
+    /// Runs the recipe on one sample in the scale of diffusers' scheduler.
     ///
     /// ```
     /// use tweedie_hub::SchedulerConfig;
@@ -39,7 +37,7 @@ impl Recipe {
     /// ```
     ///
     /// # Errors
-    /// If noise is missing, or the trajectory leaves the finite numbers.
+    /// If noise is missing, or the trajectory becomes not finite.
     pub fn trace(&self, start: &[f64], network: Formula<'_>, draws: Draws<'_>) -> Result<Trace, Halt> {
         let seen = RefCell::new(Trace { times: Vec::new(), rows: Vec::new() });
         let scaled = |x: &[f64], factor: f64| -> Vec<f64> { x.iter().map(|v| v * factor).collect() };
@@ -59,7 +57,7 @@ impl Recipe {
         let start = scaled(start, 1.0 / self.scale.factor(self.plan.start));
         let end = sample(&self.plan, &*solver, &denoiser, start, &mut noise).finish()?;
         if let Some(draw) = noise.missing {
-            return Err(Halt::Failed(format!("the noise of draw {draw} is missing")));
+            return Err(Halt::Failed(format!("the noise for draw {draw} is missing")));
         }
         let mut trace = seen.into_inner();
         let last = self.plan.moves.last().map_or(self.plan.start, |m| m.to());
@@ -71,7 +69,7 @@ impl Recipe {
     }
 }
 
-/// Noise that was recorded, one draw a step.
+/// Recorded noise, one draw per step.
 struct Recorded<'a> {
     draws: Draws<'a>,
     /// `lambda` at the end of every solver step.
@@ -96,7 +94,7 @@ impl Noise<Vec<f64>> for Recorded<'_> {
         self.draw(like, draw as usize)
     }
 
-    /// Solvers that draw noise themselves do so once a step, which is known by its end.
+    /// Solvers that draw noise themselves do so once per step, identified by its end.
     fn increment(&mut self, like: &Vec<f64>, _: Level, to: Level) -> Vec<f64> {
         let index = self.ends.iter().position(|&end| end == to.lambda()).unwrap_or(self.ends.len());
         self.draw(like, index)

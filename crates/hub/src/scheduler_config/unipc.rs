@@ -34,9 +34,9 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     let grid = Grid::read(keys, RULES)?;
     let order: usize = keys.take("solver_order", 2)?;
     if !(1..=4).contains(&order) {
-        return Err(keys.error("solver_order", format!("{order} is not supported; supported: 1 to 4")));
+        return Err(keys.error("solver_order", format!("{order} is not supported; expected 1 to 4")));
     }
-    // diffusers reads the last three as bh2.
+    // diffusers treats the last three as bh2.
     let kinds =
         [("bh1", Bh::Bh1), ("bh2", Bh::Bh2), ("midpoint", Bh::Bh2), ("heun", Bh::Bh2), ("logrho", Bh::Bh2)];
     let bh = keys.choice("solver_type", "bh2", &kinds)?;
@@ -51,12 +51,12 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     keys.only("solver_p", None::<serde_json::Value>, None)?;
     let lower = keys.flag("lower_order_final", true)?;
     if !lower && grid.clean && order > 1 {
-        let reason = "false, though the last step into a clean sample can be of order 1 only; expected true, or \
+        let reason = "false is not supported, because the last step to a clean sample has order 1; expected true, or \
                       `final_sigmas_type` sigma_min";
         return Err(keys.error("lower_order_final", reason));
     }
     if form == Form::Noise && grid.clean {
-        let reason = "\"zero\" is not supported without `predict_x0`; supported: sigma_min";
+        let reason = "\"zero\" is not supported without `predict_x0`; expected sigma_min";
         return Err(keys.error("final_sigmas_type", reason));
     }
     let final_order = if lower { FinalOrder::Falling } else { FinalOrder::Full };
@@ -65,11 +65,13 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     Ok(Box::new(UniPcScheduler { grid, solver, clamp }))
 }
 
-/// Without `predict_x0` there is nothing to hold against the threshold.
+/// Without `predict_x0` thresholding has no effect.
 fn ignored_threshold(keys: &mut Keys) -> Result<Option<Clamp>, crate::error::HubError> {
     match betas::threshold(keys, false)? {
         None => Ok(None),
-        Some(_) => Err(keys.error("thresholding", "true, without `predict_x0`; supported: false")),
+        Some(_) => {
+            Err(keys.error("thresholding", "true is not supported without `predict_x0`; expected false"))
+        }
     }
 }
 

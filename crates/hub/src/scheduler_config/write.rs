@@ -10,36 +10,36 @@ use tweedie_models::unet::DIFFUSERS_VERSION;
 use super::SchedulerConfig;
 use crate::error::HubError;
 
-/// How the betas of a table run.
+/// A curve of betas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "curve", deny_unknown_fields)]
 pub enum BetaCurve {
     /// Evenly spaced.
     Linear {
-        /// The first.
+        /// First beta.
         start: f64,
-        /// The last.
+        /// Last beta.
         end: f64,
     },
-    /// Their square roots evenly spaced.
+    /// Square roots evenly spaced.
     ScaledLinear {
-        /// The first.
+        /// First beta.
         start: f64,
-        /// The last.
+        /// Last beta.
         end: f64,
     },
     /// Nichol & Dhariwal 2021, arXiv:2102.09672.
     SquaredCosine,
     /// Along a sigmoid.
     Sigmoid {
-        /// About the first.
+        /// Approximate first beta.
         start: f64,
-        /// About the last.
+        /// Approximate last beta.
         end: f64,
     },
-    /// Given.
+    /// Explicit values.
     Betas {
-        /// One per time.
+        /// One value per timestep.
         betas: Vec<f64>,
     },
 }
@@ -47,20 +47,19 @@ pub enum BetaCurve {
 /// A variance-preserving table of noise levels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableProcess {
-    /// How many times; as many as betas, if those are given.
+    /// Number of timesteps; that of the betas, if those are given.
     pub steps: usize,
-    /// How the betas run.
+    /// The curve of the betas.
     pub curve: BetaCurve,
-    /// Whether the last time is pure noise (Lin et al. 2024, arXiv:2305.08891). Not for networks that
-    /// predict noise.
+    /// Whether the last timestep is pure noise (Lin et al. 2024, arXiv:2305.08891). Not for networks that predict noise.
     pub zero_terminal_snr: bool,
 }
 
 impl TableProcess {
-    /// The schedule itself.
+    /// The schedule.
     ///
     /// # Errors
-    /// If the betas are not those of a schedule.
+    /// If the betas are invalid.
     pub fn schedule(&self) -> Result<TableSchedule, tweedie_core::schedule::ScheduleError> {
         let steps = self.steps;
         let table = match &self.curve {
@@ -75,11 +74,11 @@ impl TableProcess {
 }
 
 impl SchedulerConfig {
-    /// A `DDPMScheduler` for a network trained on a table of noise levels, its predictions clamped to
-    /// `-1..=1`. Times are spaced from the noisiest on (`trailing`).
+    /// A `DDPMScheduler` for a network trained on a table of noise levels, with predictions clamped to `-1..=1` and `trailing`
+    /// spacing.
     ///
     /// # Errors
-    /// For a parameterization that the class does not have, or betas that are none.
+    /// For a parameterization that the class does not support, or invalid betas.
     pub fn ddpm(process: &TableProcess, parameterization: Parameterization) -> Result<Self, HubError> {
         let unwritten = Path::new("scheduler_config.json");
         let prediction_type = match parameterization {
@@ -87,7 +86,8 @@ impl SchedulerConfig {
             Parameterization::X0 => "sample",
             Parameterization::V => "v_prediction",
             other => {
-                let reason = format!("a table of betas has no {other:?}; it has Eps, X0 and V");
+                let reason =
+                    format!("{other:?} is not supported with a table of betas; expected Eps, X0 or V");
                 return Err(HubError::key(unwritten, "prediction_type", reason));
             }
         };
@@ -120,11 +120,11 @@ impl SchedulerConfig {
         )
     }
 
-    /// A `FlowMatchEulerDiscreteScheduler` for a network trained on rectified flow, told
-    /// `time_scale · sigma`. `shift` moves the times of sampling towards noise; 1 leaves them even.
+    /// A `FlowMatchEulerDiscreteScheduler` for a network trained on rectified flow, which gets `time_scale · sigma` as time.
+    /// `shift` moves the timesteps towards noise; 1 leaves them evenly spaced.
     ///
     /// # Errors
-    /// If the scale is 0, or the shift not a number > 0.
+    /// If the scale is 0, or the shift is not a finite number > 0.
     pub fn flow(time_scale: usize, shift: f64) -> Result<Self, HubError> {
         build(
             "FlowMatchEulerDiscreteScheduler",
@@ -132,8 +132,8 @@ impl SchedulerConfig {
         )
     }
 
-    /// An `EDMEulerScheduler` for a network preconditioned as in Karras et al. 2022, sampled from
-    /// `sigma_max` to `sigma_min` and then to a clean sample.
+    /// An `EDMEulerScheduler` for a network preconditioned as in Karras et al. 2022, sampled from `sigma_max` to `sigma_min`
+    /// and then to a clean sample.
     ///
     /// # Errors
     /// Unless `0 < sigma_min < sigma_max` and `sigma_data > 0`.

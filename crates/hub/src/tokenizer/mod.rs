@@ -1,5 +1,5 @@
-//! CLIP's tokenizer: byte-pair encoding of lower-case words (Sennrich et al. 2016, arXiv:1508.07909), read
-//! from `tokenizer.json` or from `vocab.json` and `merges.txt`, or learned from texts.
+//! CLIP's tokenizer: byte-pair encoding of lower-case words (Sennrich et al. 2016, arXiv:1508.07909), read from
+//! `tokenizer.json` or from `vocab.json` and `merges.txt`, or learned from texts.
 
 mod added;
 mod train;
@@ -15,7 +15,7 @@ pub use train::LEAST_ENTRIES;
 use self::added::{Added, Finder, Found, Piece};
 use crate::{error::HubError, files};
 
-/// Ends a word.
+/// Suffix of the last token of a word.
 const SUFFIX: &str = "</w>";
 static WORDS: LazyLock<Regex> = LazyLock::new(|| {
     const PATTERN: &str =
@@ -24,22 +24,22 @@ static WORDS: LazyLock<Regex> = LazyLock::new(|| {
 });
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
-/// Longer words are cut: what follows is no word of any language.
+/// Longer words are cut.
 const LONGEST_WORD: usize = 1024;
 
 /// The tokenizer of a text encoder.
 #[derive(Debug)]
 pub struct ClipTokenizer {
     vocabulary: HashMap<String, u32>,
-    /// Rank of a pair, and what it becomes.
+    /// Rank of a pair, and the token it becomes.
     merges: HashMap<(u32, u32), (u32, u32)>,
     added: Finder,
     bytes: [char; 256],
-    /// Begins a text.
+    /// Token at the start of a text.
     pub begin: u32,
-    /// Ends a text.
+    /// Token at the end of a text.
     pub end: u32,
-    /// Follows the end.
+    /// Padding token.
     pub pad: u32,
 }
 
@@ -72,14 +72,15 @@ impl ClipTokenizer {
     /// stand, like the special ones, among which is the one that fills texts up.
     ///
     /// # Errors
-    /// If neither form is there, a file is not understood, or it is another kind of tokenizer.
+    /// If the files are missing or invalid, or belong to another kind of tokenizer.
     pub fn open(dir: &Path) -> Result<Self, HubError> {
         let (json, vocabulary) = (dir.join("tokenizer.json"), dir.join("vocab.json"));
         let read: Option<TokenizerJson> = if json.exists() { Some(files::read_json(&json)?) } else { None };
         if let Some(TokenizerJson { model, .. }) = &read {
             let suffix = model.end_of_word_suffix.as_deref();
             if model.kind.as_deref().is_some_and(|kind| kind != "BPE") || suffix != Some(SUFFIX) {
-                let reason = format!("expected CLIP's: a BPE model whose words end in `{SUFFIX}`");
+                let reason =
+                    format!("not CLIP's tokenizer; expected a BPE model whose words end in `{SUFFIX}`");
                 return Err(HubError::key(&json, "model", reason));
             }
         }
@@ -96,20 +97,23 @@ impl ClipTokenizer {
             let pairs = model.merges.into_iter().map(pair).collect::<Result<_, _>>()?;
             (json.clone(), model.vocab, pairs)
         } else {
-            return Err(HubError::format(dir, "holds neither tokenizer.json nor vocab.json and merges.txt"));
+            return Err(HubError::format(
+                dir,
+                "contains neither tokenizer.json nor vocab.json and merges.txt",
+            ));
         };
         Self::build(&file, vocabulary, pairs, Found::read(dir, listed)?)
     }
 
-    /// The tokenizer of the texts of `vocab.json` and `merges.txt`, which messages call `name`. It pads with the
-    /// token that ends a text.
+    /// Creates the tokenizer from the contents of `vocab.json` and `merges.txt`; errors name `name`. It pads with the end
+    /// token.
     ///
     /// # Errors
-    /// If a text is not understood.
+    /// If a text is invalid.
     pub fn from_texts(name: &str, vocabulary: &str, merges: &str) -> Result<Self, HubError> {
         let path = Path::new(name);
         let vocabulary = serde_json::from_str(vocabulary)
-            .map_err(|e| HubError::format(path, format!("not the JSON expected: {e}")))?;
+            .map_err(|e| HubError::format(path, format!("invalid JSON: {e}")))?;
         Self::build(path, vocabulary, pairs_of(path, merges)?, Found::default())
     }
 
@@ -126,7 +130,7 @@ impl ClipTokenizer {
             }
         }
         let id = |token: &str| {
-            let reason = || HubError::format(file, format!("the token `{token}` is not in the vocabulary"));
+            let reason = || HubError::format(file, format!("token `{token}` is not in the vocabulary"));
             vocabulary.get(token).copied().ok_or_else(reason)
         };
         let mut merges = HashMap::new();
@@ -153,19 +157,19 @@ impl ClipTokenizer {
         Self { pad, added: Finder::new(tokens), ..self }
     }
 
-    /// Entries of the vocabulary: tokens are less than this.
+    /// Upper bound of token ids (exclusive).
     pub fn bound(&self) -> u32 {
         let added = self.added.tokens().iter().filter_map(|token| token.id);
         self.vocabulary.values().copied().chain(added).max().map_or(0, |last| last.saturating_add(1))
     }
 
-    /// The number of a token.
+    /// The id of a token.
     pub fn id(&self, token: &str) -> Option<u32> {
         let added = self.added.tokens().iter().find(|known| known.content == token);
         added.and_then(|known| known.id).or_else(|| self.vocabulary.get(token).copied())
     }
 
-    /// The tokens of a text, without those that begin and end it.
+    /// The tokens of a text, without those for its start and end.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut out = Vec::new();
         for piece in self.added.split(text) {
@@ -200,7 +204,7 @@ impl ClipTokenizer {
         }
     }
 
-    /// Joins the pair of the lowest rank, everywhere, until none is left.
+    /// Merges the pair with the lowest rank everywhere, until none is left.
     fn join(&self, symbols: &mut Vec<u32>) {
         loop {
             let ranked = symbols.windows(2).filter_map(|w| self.merges.get(&(w[0], w[1])));
@@ -227,12 +231,12 @@ fn lowered(text: &str) -> String {
     text.nfc().flat_map(char::to_lowercase).collect()
 }
 
-/// The words of a text, composed and in lower case.
+/// The words of a text, in composed Unicode form and lower case.
 fn words_of(text: &str) -> Vec<String> {
     WORDS.find_iter(&lowered(text)).map(|word| word.as_str().to_owned()).collect()
 }
 
-/// The merges in a text, one to a line.
+/// Parses merges, one per line.
 fn pairs_of(path: &Path, text: &str) -> Result<Vec<[String; 2]>, HubError> {
     let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
     lines.map(|line| pair_of(path, line)).collect()
@@ -241,11 +245,11 @@ fn pairs_of(path: &Path, text: &str) -> Result<Vec<[String; 2]>, HubError> {
 fn pair_of(path: &Path, line: &str) -> Result<[String; 2], HubError> {
     match line.split(' ').collect::<Vec<_>>()[..] {
         [a, b] => Ok([a.into(), b.into()]),
-        _ => Err(HubError::format(path, format!("the merge `{line}` is not a pair of tokens"))),
+        _ => Err(HubError::format(path, format!("invalid merge `{line}`; expected two tokens"))),
     }
 }
 
-/// A visible letter for each byte: Latin-1's own where they are visible, others from U+0100 on.
+/// A visible letter for each byte: Latin-1 if visible, otherwise from U+0100 on.
 fn byte_letters() -> [char; 256] {
     let visible = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 0x100u32;

@@ -1,5 +1,5 @@
-//! Learning a tokenizer from texts: the most frequent pair of neighbouring symbols becomes one symbol, again
-//! and again (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1).
+//! Learns a tokenizer from texts: the most frequent pair of neighbouring symbols is repeatedly replaced by a new symbol
+//! (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1).
 
 use std::{
     cmp::Reverse,
@@ -16,19 +16,19 @@ use super::{
 };
 use crate::{error::HubError, files};
 
-/// Every byte, within a word and at its end, and the two tokens that begin and end a text.
+/// All bytes, within a word and at its end, and the tokens for start and end of a text.
 pub const LEAST_ENTRIES: usize = 2 * 256 + 2;
-/// What is seen once is no pattern.
+/// Pairs that occur less often are not merged.
 const LEAST_COUNT: u64 = 2;
 
 type Pair = (u32, u32);
 
-/// Words as symbols, and how often which pair of symbols occurs in them.
+/// Words as symbols, and the counts of pairs in them.
 struct Words {
     words: Vec<(Vec<u32>, u64)>,
     counts: HashMap<Pair, u64>,
     places: HashMap<Pair, BTreeSet<usize>>,
-    /// Pairs by counts that they have or had, the smaller numbers first among equals.
+    /// Pairs by current or earlier counts, smaller ids first among equals.
     queue: BinaryHeap<(u64, Reverse<Pair>)>,
 }
 
@@ -93,8 +93,8 @@ impl Words {
 }
 
 impl ClipTokenizer {
-    /// Learns a vocabulary of at most `entries` tokens, fewer where the texts have no more pairs that occur
-    /// twice, and at least [`LEAST_ENTRIES`]. The same texts in any order give the same tokens.
+    /// Learns a vocabulary of at most `entries` tokens, fewer if no more pairs occur twice, and at least [`LEAST_ENTRIES`].
+    /// The order of the texts does not matter.
     pub fn train<'a>(texts: impl IntoIterator<Item = &'a str>, entries: usize) -> Self {
         let bytes = byte_letters();
         let mut letters = bytes;
@@ -123,7 +123,7 @@ impl ClipTokenizer {
         while names.len() + 2 < entries {
             let Some(pair) = words.most_frequent() else { break };
             let name = format!("{}{}", names[pair.0 as usize], names[pair.1 as usize]);
-            // Two pairs may spell the same symbol.
+            // Two pairs may give the same symbol.
             let joined = *known.entry(name.clone()).or_insert_with(|| {
                 names.push(name);
                 names.len() as u32 - 1
@@ -146,8 +146,8 @@ impl ClipTokenizer {
         format!("{:08x}", crc32c::crc32c(format!("{entries:?} {merges:?} {special:?}").as_bytes()))
     }
 
-    /// Writes `vocab.json`, `merges.txt` and the files beside them into the folder `dir`, for texts of at most
-    /// `length` tokens. transformers opens it as `CLIPTokenizer`.
+    /// Writes `vocab.json`, `merges.txt` and the files beside them to the folder `dir`, for texts of at most `length` tokens.
+    /// transformers opens it as `CLIPTokenizer`.
     ///
     /// # Errors
     /// If a file cannot be written.

@@ -48,11 +48,6 @@ pub(super) trait Dot: Copy + 'static {
     unsafe fn reciprocal(v: V<Self>) -> V<Self> {
         Self::S::div(Self::S::splat(1.0), v)
     }
-    /// `v·2^n` for integral `n` in `-126..=126`.
-    #[inline(always)]
-    unsafe fn scale(v: V<Self>, n: V<Self>) -> V<Self> {
-        Self::S::mul(v, Self::S::exp2_integral(n))
-    }
 
     /// Loads the first `n` of sixteen values; the others are zero.
     #[inline(always)]
@@ -121,7 +116,7 @@ pub(super) unsafe fn exp2<D: Dot>(power: V<D>) -> V<D> {
     for c in [0.242_611_12, 0.693_261, 0.999_928_06] {
         p = D::S::fma(p, f, D::S::splat(c));
     }
-    D::scale(p, n)
+    D::S::scale(p, n)
 }
 
 /// Rounding to `bf16`: to nearest even, subnormal numbers to zero, NaN to a quiet NaN, like `vcvtneps2bf16`.

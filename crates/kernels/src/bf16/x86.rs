@@ -83,10 +83,6 @@ impl Dot for Avx512Bf16 {
         _mm512_rcp14_ps(v)
     }
     #[inline(always)]
-    unsafe fn scale(v: __m512, n: __m512) -> __m512 {
-        _mm512_scalef_ps(v, n)
-    }
-    #[inline(always)]
     unsafe fn widen_n(p: *const Bf16, n: usize) -> __m512 {
         widen512_n(p, n)
     }
@@ -137,10 +133,6 @@ impl Dot for Avx512 {
     #[inline(always)]
     unsafe fn reciprocal(v: __m512) -> __m512 {
         _mm512_rcp14_ps(v)
-    }
-    #[inline(always)]
-    unsafe fn scale(v: __m512, n: __m512) -> __m512 {
-        _mm512_scalef_ps(v, n)
     }
     #[inline(always)]
     unsafe fn widen_n(p: *const Bf16, n: usize) -> __m512 {

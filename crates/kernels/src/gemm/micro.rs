@@ -142,6 +142,25 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
             }
         }
     }
+    let whole = first + NV * LANES <= job.n;
+    if whole && job.bias.is_null() && job.residual.is_null() {
+        // One branch for all of the tile: these loops are unrolled.
+        if job.accumulate {
+            for r in 0..MR {
+                let out = (*job.out.add(i + r)).add(job.out_offset + first);
+                for v in 0..NV {
+                    acc[r][v] = S::add(S::load(out.add(v * LANES)), acc[r][v]);
+                }
+            }
+        }
+        for r in 0..MR {
+            let out = (*job.out.add(i + r)).add(job.out_offset + first);
+            for v in 0..NV {
+                S::store(out.add(v * LANES), acc[r][v]);
+            }
+        }
+        return MR;
+    }
     // The finish reads a copy: `acc` stays in registers only while every index into it is a constant, and these
     // loops, with their branches, are not unrolled.
     let mut sums = [[[0.0f32; LANES]; NV]; MR];
@@ -150,7 +169,7 @@ unsafe fn rows_tile<S: Simd, const MR: usize, const NV: usize>(
             S::store(sums[r][v].as_mut_ptr(), acc[r][v]);
         }
     }
-    if first + NV * LANES <= job.n {
+    if whole {
         rows_finish::<S, NV, false>(job, sums.as_flattened(), i, first);
     } else {
         rows_finish::<S, NV, true>(job, sums.as_flattened(), i, first);

@@ -81,6 +81,10 @@ impl Simd for Avx512 {
         _mm512_scalef_ps(_mm512_set1_ps(1.0), a)
     }
     #[inline(always)]
+    unsafe fn scale(a: __m512, n: __m512) -> __m512 {
+        _mm512_scalef_ps(a, n)
+    }
+    #[inline(always)]
     unsafe fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
         // Transposes 4×4 blocks within 128-bit lanes, then the lanes themselves.
         let mut quads = rows;

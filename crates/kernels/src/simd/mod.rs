@@ -44,6 +44,12 @@ pub(crate) trait Simd: Copy + 'static {
     /// `2^a` for integral `a` in `-126..=127`.
     unsafe fn exp2_integral(a: Self::V) -> Self::V;
 
+    /// `a·2^n` for integral `n` in `-126..=126`.
+    #[inline(always)]
+    unsafe fn scale(a: Self::V, n: Self::V) -> Self::V {
+        Self::mul(a, Self::exp2_integral(n))
+    }
+
     /// Prefetches memory at `p`, which may be any address, if the machine supports it.
     #[inline(always)]
     unsafe fn prefetch(_: *const f32) {}
@@ -113,7 +119,21 @@ pub(crate) trait Simd: Copy + 'static {
             p = Self::fma(p, r, Self::splat(c));
         }
         let y = Self::add(Self::fma(Self::mul(r, r), p, r), Self::splat(1.0));
-        Self::mul(y, Self::exp2_integral(n))
+        Self::scale(y, n)
+    }
+
+    /// `2^x` for `x` up to 126 with relative error below 2e-7; `2^-126` below -126. The polynomial is that of the Cephes
+    /// library.
+    #[inline(always)]
+    unsafe fn exp2(x: Self::V) -> Self::V {
+        let x = Self::max(Self::splat(-126.0), x);
+        let n = Self::round(x);
+        let f = Self::sub(x, n);
+        let mut p = Self::splat(1.535_336_2e-4);
+        for c in [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0] {
+            p = Self::fma(p, f, Self::splat(c));
+        }
+        Self::scale(p, n)
     }
 
     /// `1 / (1 + e^-x)`.

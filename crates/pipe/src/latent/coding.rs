@@ -1,4 +1,4 @@
-//! Pictures to latents and back.
+//! Conversion between images and latents.
 
 use burn::tensor::Tensor;
 use tweedie_data::Image;
@@ -13,12 +13,12 @@ use crate::{
     pipeline::{host, images},
 };
 
-/// Pictures of more pixels than this are decoded and encoded in tiles of [`TILE`] pixels, if the request does not say.
+/// Images with more pixels are decoded and encoded in tiles of [`TILE`] pixels, unless the request sets a size.
 const WHOLE: usize = 1024 * 1024;
 const TILE: usize = 512;
 
 impl LatentPipeline {
-    /// The latents of a picture, unscaled, and the logarithm of their variance.
+    /// The unscaled latents of an image, and the logarithm of their variance.
     pub(super) fn encode(
         &self,
         vae: &Autoencoder,
@@ -42,14 +42,14 @@ impl LatentPipeline {
         Ok((mean, logvar))
     }
 
-    /// How a picture is cut for the autoencoder.
+    /// How an image is tiled for the autoencoder.
     fn tiles(&self, request: &Request, [height, width]: [usize; 2]) -> Option<Tiles> {
         let large = height.saturating_mul(width) > WHOLE;
         let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
         Some(Tiles::new((pixels / self.model.autoencoder.stride()).max(8)))
     }
 
-    /// Bytes that decoding one picture takes, about.
+    /// Approximate bytes to decode one image.
     pub(super) fn decoding(&self, request: &Request, size: [usize; 2], precision: Precision) -> u64 {
         let whole = size[0].saturating_mul(size[1]);
         let tile = self
@@ -63,10 +63,11 @@ impl LatentPipeline {
         memory::decoding(channels.unwrap_or(0), pixels, precision)
     }
 
-    /// The pictures of latents as the network sees them, `[rows, C, h, w]`, decoded by `small` or the model's own
-    /// autoencoder: for looks at a run.
+    /// Decodes latents as the network uses them, `[rows, C, h, w]`, with `small` or the model's own autoencoder, for previews.
     ///
     /// # Errors
+    /// If the latents of `small` have another number of channels, or the images do not have three.
+    /// If the latents of `small` have another number of channels, or the images do not have three.
     /// If `small` has latents of other channels, or the pictures are not of three.
     pub fn pictures(
         &self,
@@ -80,9 +81,7 @@ impl LatentPipeline {
         };
         if c != vae.latent_channels() {
             let found = vae.latent_channels();
-            return Err(fail(format!(
-                "an autoencoder of latents of {found} channels; this model's have {c}"
-            )));
+            return Err(fail(format!("the autoencoder has {found} latent channels, but the model has {c}")));
         }
         let z = vae.unscaled(from_host(latents.values.clone(), [rows, c, h, w], &self.device));
         let stride = vae.stride();
@@ -97,12 +96,12 @@ impl LatentPipeline {
             let picture = host(picture.map_err(|e| fail(e.to_string()))?);
             self.check_finite(vae, &picture.values)?;
             let images = images(&picture);
-            found.extend(images.ok_or_else(|| fail("the autoencoder's answers are no pictures".into()))?);
+            found.extend(images.ok_or_else(|| fail("the autoencoder's output is not an image".into()))?);
         }
         Ok(found)
     }
 
-    /// The pictures' values. Each is decoded by itself, which needs no more memory for many than for one.
+    /// The decoded values. Images are decoded one at a time, so that memory does not grow with their number.
     pub(super) fn decode(
         &self,
         vae: &Autoencoder,

@@ -1,4 +1,4 @@
-//! From prompts and classes to what the network is told.
+//! Converts prompts and classes to conditions of the network.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -9,19 +9,19 @@ use tweedie_models::{Added, Condition, params::non_finite};
 use super::prompt::{self, Encoded, Layer, Weighted, Weighting};
 use crate::{PipelineError, Request, class::Classes, error::broken};
 
-/// What all rows are told, and what stands for nothing where the answer is guided.
-pub(super) struct Told {
+/// The conditions of all images, and the unconditional ones for guidance.
+pub(super) struct Conditions {
     given: Source,
     null: Option<Source>,
-    /// The scale of the guidance, for networks that are told it.
+    /// The guidance scale, for networks that take it as an input.
     pub(super) scale: Option<f32>,
 }
 
 enum Source {
     Nothing,
-    /// One for each row.
+    /// One class per image.
     Classes(Vec<usize>),
-    /// Row `i` is told the text `i mod n` of these.
+    /// Image `i` has text `i mod n` of these.
     Texts(Vec<Text>),
 }
 
@@ -52,15 +52,15 @@ impl Source {
     }
 }
 
-impl Told {
-    /// What these rows are told, and what stands for nothing.
+impl Conditions {
+    /// The conditions of these images, and the unconditional ones.
     pub(super) fn rows(&self, rows: std::ops::Range<usize>) -> (Condition, Option<Condition>) {
         let guidance = self.scale.map(|scale| vec![scale; rows.len()]);
         let given = Condition { guidance, ..self.given.rows(rows.clone()) };
         (given, self.null.as_ref().map(|null| null.rows(rows)))
     }
 
-    /// The class of each row, if the model has classes.
+    /// The class of each image, if the model has classes.
     pub(super) fn classes(&self) -> Option<Vec<usize>> {
         match &self.given {
             Source::Classes(classes) => Some(classes.clone()),
@@ -68,20 +68,20 @@ impl Told {
         }
     }
 
-    /// Whether rows are told texts of different lengths, which do not fit into one call of the network.
+    /// Whether images have texts of different lengths, which cannot share a call of the network.
     pub(super) fn is_ragged(&self) -> bool {
         let Source::Texts(texts) = &self.given else { return false };
         texts.windows(2).any(|pair| pair[0].hidden.dims() != pair[1].hidden.dims())
     }
 }
 
-/// Reads the request's prompts or classes. `size` is that of the pictures.
-pub(super) fn told(
+/// Encodes the request's prompts or classes. `size` is that of the images.
+pub(super) fn conditions(
     model: &LatentModel,
     request: &Request,
     size: [usize; 2],
     guided: bool,
-) -> Result<Told, PipelineError> {
+) -> Result<Conditions, PipelineError> {
     let fail = PipelineError::request;
     let reads = model.class.reads_texts();
     for (field, set) in [
@@ -91,20 +91,20 @@ pub(super) fn told(
         ("clip_skip", request.clip_skip.is_some()),
     ] {
         if set && !reads {
-            return Err(fail(field, "this model reads no texts"));
+            return Err(fail(field, "this model does not support prompts"));
         }
     }
     if let LatentNetwork::Dit(dit) = &model.network {
         let known = dit.config().num_embeds_ada_norm;
         let classes = chosen_classes(model, request, known)?;
         let null = guided.then(|| Source::Classes(vec![known; classes.len()]));
-        return Ok(Told { given: Source::Classes(classes), null, scale: None });
+        return Ok(Conditions { given: Source::Classes(classes), null, scale: None });
     }
     if request.classes.is_some() {
-        return Err(fail("classes", "this model knows no classes"));
+        return Err(fail("classes", "this model has no classes"));
     }
     if !reads {
-        return Ok(Told { given: Source::Nothing, null: None, scale: None });
+        return Ok(Conditions { given: Source::Nothing, null: None, scale: None });
     }
     texts(model, request, size, guided)
 }
@@ -129,7 +129,7 @@ fn chosen_classes(model: &LatentModel, request: &Request, known: usize) -> Resul
         }
     };
     match chosen.is_empty() {
-        true => Err(fail("an empty list; expected at least one class".into())),
+        true => Err(fail("the list is empty; expected at least one class".into())),
         false => Ok(chosen.iter().copied().cycle().take(count).collect()),
     }
 }
@@ -139,10 +139,10 @@ fn texts(
     request: &Request,
     size: [usize; 2],
     guided: bool,
-) -> Result<Told, PipelineError> {
+) -> Result<Conditions, PipelineError> {
     let fail = |field: &'static str, reason: String| PipelineError::request(field, reason);
     if request.prompts.is_empty() {
-        return Err(fail("prompt", "this model makes pictures of texts; say what they show".into()));
+        return Err(fail("prompt", "this is a text-to-image model; expected a prompt".into()));
     }
     let wrong = |field| move |e: EncodeError| e.of_field(field);
     let layer = layer_of(model, request.clip_skip)?;
@@ -153,7 +153,7 @@ fn texts(
     let negative = prompt::parse(negative).map_err(|e| fail("negative_prompt", e))?;
     let least = chunks_of(model, &negative).map_err(|e| fail("negative_prompt", e))?;
     let mut given = Vec::new();
-    // A prompt and what stands against it have the same length.
+    // A prompt and its negative prompt must have the same length.
     let mut nulls: BTreeMap<usize, Text> = BTreeMap::new();
     let mut null = Vec::new();
     for text in request.prompts.iter().take(request.count.get()) {
@@ -177,21 +177,21 @@ fn texts(
         };
         null.push(text.clone());
     }
-    Ok(Told { given: Source::Texts(given), null: guided.then_some(Source::Texts(null)), scale: None })
+    Ok(Conditions { given: Source::Texts(given), null: guided.then_some(Source::Texts(null)), scale: None })
 }
 
-/// How many chunks the encoder that reads least at once needs.
+/// Number of chunks that the encoder with the smallest limit needs.
 fn chunks_of(model: &LatentModel, prompt: &[Weighted]) -> Result<usize, String> {
     model.texts.iter().try_fold(1, |most, part| Ok(prompt::chunks_of(part, prompt)?.max(most)))
 }
 
-/// SDXL reads the last layer but one, not normalized; older models the last.
+/// SDXL uses the output of the last layer but one, not normalized; older models use the last.
 fn layer_of(model: &LatentModel, skip: Option<usize>) -> Result<Layer, PipelineError> {
     let xl = model.class == LatentClass::StableDiffusionXl;
     let layers = model.texts.iter().map(|text| text.encoder.config().num_hidden_layers).min().unwrap_or(0);
     let skip = skip.unwrap_or(0) + usize::from(xl);
     if skip >= layers.max(1) {
-        let reason = format!("{skip} layers of {layers} would be left out");
+        let reason = format!("{skip}: cannot skip {skip} of {layers} layers");
         return Err(PipelineError::request("clip_skip", reason));
     }
     Ok(Layer { skip, normalize: !xl })
@@ -215,7 +215,7 @@ impl EncodeError {
     }
 }
 
-/// The features of a prompt by all encoders, in so many chunks.
+/// The features of a prompt by all encoders, in the given number of chunks.
 fn encoded(
     model: &LatentModel,
     prompt: &[Weighted],

@@ -1,10 +1,9 @@
-//! Pipelines that diffuse in the latents of an autoencoder: from a prompt, a class or nothing to a picture,
-//! also from another picture.
+//! Latent diffusion pipelines: from a prompt, a class or noise alone to an image, optionally starting from another image.
 
 mod coding;
 mod conditions;
+mod guided;
 pub mod prompt;
-mod steered;
 mod weighting;
 
 use std::{
@@ -32,13 +31,13 @@ use crate::{
     request::CHUNK,
     rows::row_seed,
 };
-use conditions::Told;
-use steered::Steered;
+use conditions::Conditions;
+use guided::Guided;
 
-/// The draw of a row's noise on the latents of a picture to begin with.
+/// The draw for an image's noise on the latents of the initial image.
 const ENCODING_DRAW: u64 = u64::MAX - 1;
 
-/// Guidance where neither request nor model say, as in diffusers.
+/// The default guidance scale, as in diffusers.
 fn default_guidance(class: LatentClass) -> f64 {
     match class {
         LatentClass::StableDiffusion => 7.5,
@@ -54,23 +53,23 @@ pub struct LatentPipeline {
     device: Device,
 }
 
-/// A request that suits the model.
+/// A request that has been checked against the model.
 pub struct LatentPlan {
-    /// Height and width of the pictures.
+    /// Height and width of the images.
     pub size: [usize; 2],
-    /// How they are sampled.
+    /// The sampler.
     pub recipe: Recipe,
     guidance: f64,
     rescale: f64,
     chunk: usize,
-    told: Told,
+    conditions: Conditions,
     precision: Precision,
 }
 
 impl LatentPlan {
-    /// What the network is told in these rows, without what it is guided away from.
+    /// The condition of the network for these images, without guidance.
     pub fn condition(&self, rows: Range<usize>) -> Condition {
-        self.told.rows(rows).0
+        self.conditions.rows(rows).0
     }
 }
 
@@ -78,20 +77,20 @@ impl LatentPipeline {
     /// Loads the model in `dir` onto `device`.
     ///
     /// # Errors
-    /// As [`LatentModel::load`].
+    /// Those of [`LatentModel::load`].
     pub fn load(dir: &Path, device: &Device) -> Result<Self, PipelineError> {
         Self::load_with(dir, &[], device)
     }
 
-    /// The same with low-rank changes of its networks.
+    /// The same with LoRAs merged into its networks.
     ///
     /// # Errors
-    /// As [`LatentModel::load_with`].
+    /// Those of [`LatentModel::load_with`].
     pub fn load_with(dir: &Path, loras: &[Lora], device: &Device) -> Result<Self, PipelineError> {
         Ok(Self::of(LatentModel::load_with(dir, loras, device)?, device))
     }
 
-    /// The pipeline of a model that is on `device`.
+    /// The pipeline of a model that is already on `device`.
     pub fn of(model: LatentModel, device: &Device) -> Self {
         Self { model, device: device.clone() }
     }
@@ -114,8 +113,7 @@ impl LatentPipeline {
         }
     }
 
-    /// The network and the autoencoder computing with `precision`, which [`Self::resolve`] has found that they
-    /// take; parameters are shared.
+    /// The network and the autoencoder with `precision`, which [`Self::resolve`] has checked; parameters are shared.
     pub fn held_in(&self, precision: Precision) -> (Box<dyn Network>, Autoencoder) {
         let network: Box<dyn Network> = match &self.model.network {
             LatentNetwork::UNet(unet) => Box::new(unet.clone().with_precision(precision)),
@@ -125,7 +123,7 @@ impl LatentPipeline {
         (network, self.model.autoencoder.clone().with_precision(precision))
     }
 
-    /// Channels of the network's answer.
+    /// Channels of the network's output.
     fn outputs(&self) -> usize {
         match &self.model.network {
             LatentNetwork::UNet(unet) => unet.config().out_channels,
@@ -134,7 +132,7 @@ impl LatentPipeline {
         }
     }
 
-    /// Whether the network is told the scale of the guidance.
+    /// Whether the network takes the guidance scale as an input.
     fn distilled(&self) -> bool {
         match &self.model.network {
             LatentNetwork::TextUNet(unet) => unet.config().time_cond_proj_dim.is_some(),
@@ -151,8 +149,8 @@ impl LatentPipeline {
         }
     }
 
-    /// A size of the model's own area in about the aspect of a picture of so many pixels, height first, whose sides
-    /// the networks take. `None` if the model has no size of its own, or only one.
+    /// A size with the model's own area and about the aspect ratio of an image of the given size, height first, whose sides
+    /// the networks support. `None` if the model has no own size or only supports one.
     pub fn size_like(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
         let levels = match &self.model.network {
             LatentNetwork::UNet(unet) => unet.config().block_out_channels.len(),
@@ -171,8 +169,7 @@ impl LatentPipeline {
         Some([round(side * aspect.sqrt()), round(side / aspect.sqrt())])
     }
 
-    /// Checks a request, encodes its prompts and gives what it comes to. `image` says whether there is a
-    /// picture to begin with.
+    /// Checks a request, encodes its prompts and resolves its settings. `image` says whether there is an initial image.
     ///
     /// # Errors
     /// [`PipelineError::Request`] naming the field, or an error of the plan.
@@ -187,27 +184,27 @@ impl LatentPipeline {
         let solver = sampling.solver.as_deref().unwrap_or_default();
         let guidance = checked_scale(solver, guidance, request.guidance.is_none())?;
         if guidance != 1.0 && self.model.class == LatentClass::Unconditional {
-            return Err(fail("guidance", "this model is told nothing that could guide it".into()));
+            return Err(fail("guidance", "this model is unconditional and does not support guidance".into()));
         }
         let rescale = request.guidance_rescale.unwrap_or(0.0);
         if !(0.0..=1.0).contains(&rescale) {
-            return Err(fail("guidance_rescale", format!("{rescale}: expected 0 to 1")));
+            return Err(fail("guidance_rescale", format!("{rescale}: expected a value in 0..=1")));
         }
         if request.dynamic_threshold.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
             let ratio = request.dynamic_threshold.unwrap_or_default();
-            return Err(fail("dynamic_threshold", format!("{ratio}: expected more than 0, at most 1")));
+            return Err(fail("dynamic_threshold", format!("{ratio}: expected a value > 0 and ≤ 1")));
         }
         let distilled = self.distilled();
         let guided = guidance != 1.0 && !distilled;
         if !guided {
-            let told = "has no effect: this network is told the scale of the guidance and is not guided";
+            let distilled_note = "has no effect: this network takes the guidance scale as an input";
             let fields = [
                 ("negative_prompt", request.negative_prompt.as_deref().is_some_and(|text| !text.is_empty())),
                 ("guidance_interval", request.guidance_interval.is_some()),
                 ("guidance_rescale", rescale > 0.0),
                 ("dynamic_threshold", request.dynamic_threshold.is_some()),
             ];
-            check_unused(if distilled { told } else { UNGUIDED }, &fields)?;
+            check_unused(if distilled { distilled_note } else { UNGUIDED }, &fields)?;
         }
         let precision = request.precision.unwrap_or_default();
         precision.check(&self.device).map_err(|e| fail("precision", e))?;
@@ -220,21 +217,21 @@ impl LatentPipeline {
         let mut recipe = shifted.as_ref().unwrap_or(&self.model.scheduler).resolve_with(&sampling)?;
         learned_variance(&recipe, self.outputs(), c)?;
         match (request.strength, image) {
-            (Some(_), false) => return Err(fail("strength", "needs a picture to begin with".into())),
+            (Some(_), false) => return Err(fail("strength", "needs an initial image".into())),
             (strength, true) => recipe = shortened(recipe, strength.unwrap_or(0.8), sampling.steps)?,
             (None, false) => {}
         }
-        let mut told = conditions::told(&self.model, request, size, guided)?;
-        told.scale = distilled.then_some(guidance as f32);
+        let mut conditions = conditions::conditions(&self.model, request, size, guided)?;
+        conditions.scale = distilled.then_some(guidance as f32);
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
         self.network()
-            .check([1, c, h, w], &[time], &told.rows(0..1).0)
+            .check([1, c, h, w], &[time], &conditions.rows(0..1).0)
             .map_err(|e| fail("size", e.to_string()))?;
         let chunk = request.chunk.map_or(CHUNK, std::num::NonZeroUsize::get);
-        // Rows of a batch share adaptive steps; alone, a sample does not depend on the others.
+        // Batches share adaptive steps; alone, a sample does not depend on the others.
         let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
         let chunk = match chunk {
-            _ if adaptive || told.is_ragged() => 1,
+            _ if adaptive || conditions.is_ragged() => 1,
             chunk if guided => (chunk / 2).max(1),
             chunk => chunk,
         };
@@ -242,10 +239,10 @@ impl LatentPipeline {
         let row = memory::latent_row(&self.model.network, [c, h, w], precision);
         let decoding = self.decoding(request, size, precision);
         Needed { count: request.count.get(), rows, size, row, decoding }.check()?;
-        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, told, precision })
+        Ok(LatentPlan { size, recipe, guidance, rescale, chunk, conditions, precision })
     }
 
-    /// Channels, height and width of the latents of a picture of this size.
+    /// Channels, height and width of the latents of an image of this size.
     pub fn latents_of(&self, [h, w]: [usize; 2]) -> [usize; 3] {
         let stride = self.model.autoencoder.stride();
         [self.model.autoencoder.latent_channels(), h / stride, w / stride]
@@ -257,26 +254,27 @@ impl LatentPipeline {
             (Some(size), _) => size,
             (None, Some(latents)) => latents.map(|n| n.saturating_mul(stride)),
             (None, None) => {
-                let reason = "the model does not say one, so the request must";
+                let reason = "the model has no default size, so the request needs one";
                 return Err(PipelineError::request("size", reason));
             }
         };
         request.check_size(size)?;
         if size.iter().any(|n| !n.is_multiple_of(stride)) {
             let [h, w] = size;
-            let reason = format!("{h}×{w} pixels: expected multiples of {stride}, which latents stand for");
+            let reason = format!(
+                "{h}×{w} pixels: expected multiples of {stride}, the downsampling factor of the model"
+            );
             return Err(PipelineError::request("size", reason));
         }
         Ok(size)
     }
 
-    /// Makes what the request asks for, from given latents of standard deviation 1 (`[count, C, h, w]`) if
-    /// there are any, and from `image` if there is one. `on` hears of every step and may stop the run; once
-    /// `cancelled` is set, it stops within a step.
+    /// Runs a request, optionally from given latents of standard deviation 1 (`[count, C, h, w]`), and from `image` if there
+    /// is one. `on` receives every step and may stop the run; once `cancelled` is set, it stops within a step.
     ///
     /// # Errors
-    /// For a request that does not suit the model, latents or a picture of another size, a network that
-    /// answers with numbers that are not finite, or [`PipelineError::Cancelled`].
+    /// For a request that does not suit the model, latents or an image of another size, a network whose output is not finite,
+    /// or [`PipelineError::Cancelled`].
     pub fn run_from(
         &self,
         request: &Request,
@@ -306,8 +304,8 @@ impl LatentPipeline {
         for first in (0..count).step_by(plan.chunk) {
             let rows = first..(first + plan.chunk).min(count);
             let start = self.start(&plan, rows.clone(), noise, begin.as_ref(), &mut source);
-            let (given, null) = plan.told.rows(rows.clone());
-            let steered = Steered {
+            let (given, null) = plan.conditions.rows(rows.clone());
+            let denoised = Guided {
                 network: &*network,
                 parameterization: plan.recipe.parameterization,
                 given,
@@ -318,7 +316,7 @@ impl LatentPipeline {
                 threshold: request.dynamic_threshold,
             };
             let recipe = &plan.recipe;
-            let denoiser = Watched { inner: &steered, clamp: recipe.clamp, cancelled };
+            let denoiser = Watched { inner: &denoised, clamp: recipe.clamp, cancelled };
             let x = follow(recipe, &denoiser, start, rows, &mut source, &mut progress, on);
             let x = x.map_err(|e| self.explained(e))?;
             values.extend(self.decode(&vae, x.0, request)?);
@@ -326,7 +324,7 @@ impl LatentPipeline {
         let channels = values.len() / (count * plan.size[0] * plan.size[1]).max(1);
         let tensors = HostTensor { shape: vec![count, channels, plan.size[0], plan.size[1]], values };
         let images = images(&tensors).unwrap_or_default();
-        Ok(Output { tensors, images, classes: plan.told.classes(), evals: progress.evals })
+        Ok(Output { tensors, images, classes: plan.conditions.classes(), evals: progress.evals })
     }
 
     /// The same error, with the weight that causes it if there is one.
@@ -374,15 +372,17 @@ impl LatentPipeline {
     }
 }
 
-/// The plan without the steps that a picture to begin with makes superfluous.
+/// The plan without the steps that the initial image replaces.
 fn shortened(recipe: Recipe, strength: f64, steps: usize) -> Result<Recipe, PipelineError> {
     let fail = |reason: String| PipelineError::request("strength", reason);
     if !(strength > 0.0 && strength <= 1.0) {
-        return Err(fail(format!("{strength}: expected more than 0, at most 1")));
+        return Err(fail(format!("{strength}: expected a value > 0 and ≤ 1")));
     }
     let kept = ((steps as f64 * strength) as usize).min(steps);
     if kept == 0 {
-        return Err(fail(format!("{strength}: of {steps} steps none is left")));
+        return Err(fail(format!(
+            "{strength}: no step remains of {steps}; increase the strength or the steps"
+        )));
     }
     recipe.begun_at(steps - kept).map_err(fail)
 }

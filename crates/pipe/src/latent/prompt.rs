@@ -1,4 +1,4 @@
-//! Prompts: weights of words, and texts longer than an encoder reads.
+//! Prompts with word weights, and texts longer than an encoder's limit.
 //!
 //! `a (red:1.3) house` weighs the features of `red` with 1.3 ([`Weighting`]); weights of nested parentheses multiply.
 //! Parentheses without a number are text, and `\(`, `\)` always are. A text of more tokens than an encoder
@@ -10,29 +10,29 @@ use tweedie_hub::TextPart;
 pub use super::weighting::Weighting;
 use super::weighting::weigh;
 
-/// A stretch of text and its weight.
+/// A piece of text and its weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weighted {
     /// The text.
     pub text: String,
-    /// 1 is none.
+    /// The weight; 1 has no effect.
     pub weight: f64,
 }
 
-/// The longest prompt, in bytes.
+/// Maximum length of a prompt in bytes.
 pub const MOST_BYTES: usize = 1 << 14;
-/// The deepest nesting of weights.
+/// Maximum nesting depth of weights.
 const MOST_NESTED: usize = 32;
-/// The most chunks of a prompt.
+/// Maximum number of chunks of a prompt.
 pub const MOST_CHUNKS: usize = 16;
 
-/// Reads the weights of a prompt.
+/// Parses the weights of a prompt.
 ///
 /// # Errors
-/// For a weight that is out of range, weights nested too deeply, or too long a text.
+/// If a weight is out of range, weights are nested too deeply, or the text is too long.
 pub fn parse(prompt: &str) -> Result<Vec<Weighted>, String> {
     if prompt.len() > MOST_BYTES {
-        return Err(format!("{} bytes: expected at most {MOST_BYTES}", prompt.len()));
+        return Err(format!("the prompt has {} bytes, expected at most {MOST_BYTES}", prompt.len()));
     }
     let letters: Vec<char> = prompt.chars().collect();
     let mut out = Vec::new();
@@ -42,7 +42,7 @@ pub fn parse(prompt: &str) -> Result<Vec<Weighted>, String> {
 
 fn stretch(letters: &[char], weight: f64, levels: usize, out: &mut Vec<Weighted>) -> Result<(), String> {
     let Some(levels) = levels.checked_sub(1) else {
-        return Err(format!("weights are nested more than {MOST_NESTED} deep"));
+        return Err(format!("weights are nested more than {MOST_NESTED} levels deep"));
     };
     let mut text = String::new();
     let mut i = 0;
@@ -75,15 +75,15 @@ fn stretch(letters: &[char], weight: f64, levels: usize, out: &mut Vec<Weighted>
     Ok(())
 }
 
-/// What a parenthesis with a number holds.
+/// The content of a parenthesis with a number.
 struct Parenthesis<'a> {
     letters: &'a [char],
     factor: f64,
-    /// Where the text goes on.
+    /// Where the text continues.
     end: usize,
 }
 
-/// What is inside the parenthesis at `start`; `None` if no number ends it.
+/// Parses the parenthesis at `start`; `None` if it does not end with a number.
 fn weighted(letters: &[char], start: usize) -> Result<Option<Parenthesis<'_>>, String> {
     let mut depth = 0;
     let mut colon = None;
@@ -103,12 +103,12 @@ fn weighted(letters: &[char], start: usize) -> Result<Option<Parenthesis<'_>>, S
     let number: String = letters[colon + 1..i].iter().collect();
     let Ok(factor) = number.trim().parse::<f64>() else { return Ok(None) };
     if !(-10.0..=10.0).contains(&factor) {
-        return Err(format!("the weight {factor}: expected -10 to 10"));
+        return Err(format!("weight {factor}: expected a value from -10 to 10"));
     }
     Ok(Some(Parenthesis { letters: &letters[start + 1..colon], factor, end: i + 1 }))
 }
 
-/// Tokens and their weights, in chunks that an encoder reads.
+/// Tokens and their weights, in chunks of the encoder's length.
 struct Chunks {
     tokens: Vec<Vec<u32>>,
     weights: Vec<Vec<f64>>,
@@ -118,26 +118,26 @@ struct Chunks {
 pub(super) struct Encoded {
     /// `[1, tokens, width]`.
     pub(super) hidden: Tensor<3>,
-    /// Of the first chunk, `[1, width]`.
+    /// Features of the first chunk, `[1, width]`.
     pub(super) pooled: Tensor<2>,
 }
 
-/// Which layer's output is used.
+/// The layer whose output is used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layer {
-    /// Layers after it.
+    /// Number of layers after it.
     pub(super) skip: usize,
-    /// Whether it is normalized as the last one is.
+    /// Whether the final normalization is applied to it.
     pub(super) normalize: bool,
 }
 
-/// How many chunks a prompt takes.
+/// Number of chunks of a prompt.
 pub(super) fn chunks_of(part: &TextPart, prompt: &[Weighted]) -> Result<usize, String> {
     let count: usize = prompt.iter().map(|w| part.tokenizer.encode(&w.text).len()).sum();
     let room = part.encoder.config().max_position_embeddings.saturating_sub(2).max(1);
     let chunks = count.div_ceil(room).max(1);
     if chunks > MOST_CHUNKS {
-        return Err(format!("{count} tokens: expected at most {}", room * MOST_CHUNKS));
+        return Err(format!("the prompt has {count} tokens, expected at most {}", room * MOST_CHUNKS));
     }
     Ok(chunks)
 }
@@ -167,7 +167,7 @@ fn cut(part: &TextPart, prompt: &[Weighted], chunks: usize) -> Chunks {
     out
 }
 
-/// The features of a prompt, in so many chunks.
+/// The features of a prompt, in the given number of chunks.
 pub(super) fn encode(
     part: &TextPart,
     prompt: &[Weighted],

@@ -11,7 +11,7 @@ use crate::PipelineError;
 /// A format for animations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnimationFormat {
-    /// 256 colours a frame; shown everywhere.
+    /// 256 colours per frame; supported everywhere.
     Gif,
     /// Animated PNG, lossless.
     Apng,
@@ -20,7 +20,7 @@ pub enum AnimationFormat {
 }
 
 impl AnimationFormat {
-    /// The format of a file name's ending: `gif`, `png` or `apng`, `webp`.
+    /// The format for a file extension: `gif`, `png` or `apng`, `webp`.
     pub fn of(path: &Path) -> Option<Self> {
         let ending = path.extension()?.to_str()?.to_lowercase();
         match &*ending {
@@ -32,29 +32,28 @@ impl AnimationFormat {
     }
 }
 
-/// Pictures of one size, one after the other, again and again.
+/// A looping sequence of images of the same size.
 #[derive(Clone, Debug)]
 pub struct Animation<'a> {
-    /// The pictures.
+    /// The images.
     pub frames: &'a [Image],
-    /// How long each is shown, in thousandths of a second. GIF rounds to hundredths.
+    /// Duration of each frame in milliseconds. GIF rounds to hundredths of a second.
     pub delay: u16,
-    /// How long the last one is shown.
+    /// Duration of the last frame in milliseconds.
     pub last_delay: u16,
 }
 
 /// Writes an animation.
 ///
 /// # Errors
-/// If there is no frame, the frames differ in size or are too large for the format, or the file cannot
-/// be written.
+/// If there are no frames, they differ in size or are too large for the format, or the file cannot be written.
 pub fn write_animation(
     path: &Path,
     animation: &Animation<'_>,
     format: AnimationFormat,
 ) -> Result<(), PipelineError> {
     let Animation { frames, delay, last_delay } = *animation;
-    let Some(first) = frames.first() else { return Err(media(path, "an animation without frames")) };
+    let Some(first) = frames.first() else { return Err(media(path, "the animation has no frames")) };
     let most = match format {
         AnimationFormat::Gif => u16::MAX.into(),
         AnimationFormat::Apng => i32::MAX as u32,
@@ -64,7 +63,10 @@ pub fn write_animation(
     for frame in frames {
         if size(path, frame, most)? != (width, height) {
             let (w, h) = (frame.width, frame.height);
-            return Err(media(path, format!("a frame of {w}×{h} pixels after one of {width}×{height}")));
+            return Err(media(
+                path,
+                format!("frames have different sizes, {width}×{height} and {w}×{h} pixels"),
+            ));
         }
     }
     let mut delays = vec![delay; frames.len()];
@@ -89,7 +91,7 @@ fn encode_gif(frames: &[Image], delays: &[u16]) -> Result<Vec<u8>, gif::Encoding
     let mut encoder = Encoder::new(&mut bytes, width, height, &[])?;
     encoder.set_repeat(Repeat::Infinite)?;
     for (image, delay) in frames.iter().zip(delays) {
-        // The quantizer's slowest but finest setting but for one.
+        // The second slowest and finest setting of the quantizer.
         let mut frame = Frame::from_rgb_speed(width, height, &image.pixels, 2);
         frame.delay = (delay + 5) / 10;
         encoder.write_frame(&frame)?;
@@ -174,7 +176,7 @@ mod tests {
             write_animation(&path, &animation, AnimationFormat::Gif).unwrap_err().to_string()
         };
         assert!(write(&frames).contains("1×1"));
-        assert!(write(&[]).contains("without frames"));
+        assert!(write(&[]).contains("no frames"));
         assert!(!path.exists());
     }
 }

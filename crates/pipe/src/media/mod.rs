@@ -1,4 +1,4 @@
-//! Pictures and animations as files. Every file appears whole or not at all.
+//! Image and animation files. Every file is written completely or not at all.
 
 mod animation;
 mod png;
@@ -14,7 +14,7 @@ use crate::PipelineError;
 pub use animation::{Animation, AnimationFormat, write_animation};
 pub use png::{read_request, read_text, write_png};
 
-/// The picture with every pixel repeated `factor` times in both directions.
+/// Repeats every pixel `factor` times in both directions.
 pub fn enlarge(image: &Image, factor: usize) -> Image {
     let factor = factor.max(1);
     let mut pixels = Vec::with_capacity(image.pixels.len() * factor * factor);
@@ -33,7 +33,7 @@ fn media(path: &Path, reason: impl ToString) -> PipelineError {
     PipelineError::Media { path: path.into(), reason: reason.to_string() }
 }
 
-/// Width and height, if `image` has pixels and as many as it says.
+/// Width and height, if `image` is not empty and has the right number of values.
 fn size(path: &Path, image: &Image, most: u32) -> Result<(u32, u32), PipelineError> {
     let side = |n: usize| u32::try_from(n).ok().filter(|n| (1..=most).contains(n));
     let whole = image.pixels.len() == 3 * image.width * image.height;

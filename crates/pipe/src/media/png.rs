@@ -1,4 +1,4 @@
-//! PNG, with the request that made the picture in a text chunk.
+//! PNG files with the request in a text chunk.
 
 use std::{
     io::{BufReader, Cursor},
@@ -16,11 +16,10 @@ use crate::{PipelineError, Request};
 /// The keyword of the text chunk.
 const KEYWORD: &str = "tweedie";
 
-/// Writes a PNG; with a request, its JSON goes along as international text (`iTXt`) under the keyword
-/// `tweedie`.
+/// Writes a PNG. With a request, its JSON is stored as international text (`iTXt`) under the keyword `tweedie`.
 ///
 /// # Errors
-/// If the picture has no pixels, or the file cannot be written.
+/// If the image has no pixels, or the file cannot be written.
 pub fn write_png(path: &Path, image: &Image, request: Option<&Request>) -> Result<(), PipelineError> {
     let (width, height) = size(path, image, i32::MAX as u32)?;
     let text = request.map(serde_json::to_string).transpose().map_err(|e| media(path, e))?;
@@ -46,24 +45,26 @@ fn encode(
     writer.finish()
 }
 
-/// The request in a PNG; `None` if there is none.
+/// Reads the request in a PNG; `None` if there is none.
 ///
 /// # Errors
-/// If the file is not a PNG, or what it holds is not a request.
+/// If the file is not a PNG, or the text is not a valid request.
 pub fn read_request(path: &Path) -> Result<Option<Request>, PipelineError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     let request = serde_json::from_str(&text);
-    request.map(Some).map_err(|e| media(path, format!("its text `{KEYWORD}` is not a request: {e}")))
+    request
+        .map(Some)
+        .map_err(|e| media(path, format!("the text `{KEYWORD}` in the file is not a valid request: {e}")))
 }
 
-/// The text under the keyword `tweedie` in a PNG.
+/// Reads the text under the keyword `tweedie` in a PNG.
 ///
 /// # Errors
 /// If the file is not a PNG.
 pub fn read_text(path: &Path) -> Result<Option<String>, PipelineError> {
     let file = files::open(path).map_err(|source| HubError::Read { path: path.into(), source })?;
     let mut reader = Decoder::new(BufReader::new(file)).read_info().map_err(|e| media(path, e))?;
-    // Text may also follow the pixels.
+    // Text may also follow the pixel data.
     if !reader.info().utf8_text.iter().any(|t| t.keyword == KEYWORD) {
         reader.finish().map_err(|e| media(path, e))?;
     }
@@ -77,7 +78,7 @@ pub fn read_text(path: &Path) -> Result<Option<String>, PipelineError> {
     }
 }
 
-/// Frames of one size as an animated PNG, shown for these thousandths of a second each, forever.
+/// Encodes frames of one size as a looping animated PNG; durations in milliseconds.
 pub(super) fn encode_animation(
     frames: &[Image],
     (width, height): (u32, u32),

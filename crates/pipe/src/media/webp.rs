@@ -1,13 +1,12 @@
-//! Animated WebP: the container of <https://developers.google.com/speed/webp/docs/riff_container> around
-//! lossless frames.
+//! Animated WebP: the container of <https://developers.google.com/speed/webp/docs/riff_container> around lossless frames.
 
 use image_webp::{ColorType, EncodingError, WebPEncoder};
 use tweedie_data::Image;
 
-/// The largest side.
+/// Maximum width and height.
 pub(super) const MOST: u32 = 1 << 14;
 
-/// Frames of one size, shown for these thousandths of a second each, forever.
+/// Encodes frames of one size as a looping animation; durations in milliseconds.
 pub(super) fn encode_animation(
     frames: &[Image],
     (width, height): (u32, u32),
@@ -20,7 +19,7 @@ pub(super) fn encode_animation(
     header.extend(three_bytes(width - 1));
     header.extend(three_bytes(height - 1));
     chunk(&mut body, b"VP8X", &header);
-    // Background colour and number of loops; none is forever.
+    // Background colour and number of loops; 0 loops forever.
     chunk(&mut body, b"ANIM", &[255, 255, 255, 255, 0, 0]);
     for (frame, delay) in frames.iter().zip(delays) {
         let mut file = Vec::new();
@@ -30,7 +29,7 @@ pub(super) fn encode_animation(
         content.extend(three_bytes(height - 1));
         content.extend(three_bytes(u32::from(*delay)));
         content.push(NO_BLENDING);
-        // A still file is `RIFF`, its length, `WEBP`, and the chunk with the pixels.
+        // A still file consists of `RIFF`, its length, `WEBP`, and the chunk with the pixels.
         content.extend(file.get(12..).unwrap_or_default());
         chunk(&mut body, b"ANMF", &content);
     }

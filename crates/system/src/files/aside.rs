@@ -1,4 +1,4 @@
-//! Temporary files and folders beside their destination, and what becomes of those that nobody will finish.
+//! Temporary files and folders beside their destination, and the removal of abandoned ones.
 
 use std::{
     collections::BTreeSet,
@@ -15,9 +15,9 @@ const SUFFIX: &str = ".tmp";
 
 #[derive(Default)]
 struct Open {
-    /// What is being written, or was made for work that has not succeeded yet.
+    /// Files being written, and folders created for work that has not succeeded yet.
     paths: BTreeSet<PathBuf>,
-    /// Folders whose stale files were removed already.
+    /// Folders whose stale files have been removed.
     swept: BTreeSet<PathBuf>,
 }
 
@@ -26,9 +26,10 @@ fn all() -> MutexGuard<'static, Open> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the process after removing everything that is only half written. To be called by whoever handles signals.
+/// Ends the process after removing all incomplete files. Signal handlers should call this instead of
+/// [`std::process::exit`].
 pub fn exit(code: i32) -> ! {
-    // Held until the end, so that nothing new is begun.
+    // Held until the end, so that no new file is started.
     let open = all();
     for path in &open.paths {
         // Other threads may still be adding files to a folder.
@@ -45,19 +46,19 @@ fn remove(path: &Path) {
     }
 }
 
-/// A file or folder of this process that is removed, with all that it holds, unless it is [kept](Made::keep): when
-/// this is dropped, and by [`exit`].
+/// A file or folder of this process that is removed with its content, on drop and by [`exit`], unless it is
+/// [kept](Made::keep).
 #[derive(Debug)]
 pub struct Made(Option<PathBuf>);
 
 impl Made {
-    /// Takes charge of what this process has made at `path`.
+    /// Owns what this process has created at `path`.
     pub fn new(path: &Path) -> Self {
         all().paths.insert(path.into());
         Self(Some(path.into()))
     }
 
-    /// It stays, or is no longer there.
+    /// Does not remove it.
     pub fn keep(mut self) {
         self.release();
     }
@@ -78,7 +79,7 @@ impl Drop for Made {
     }
 }
 
-/// A temporary file or folder. It is locked while its writer lives, by which [`sweep`] tells it from a stale one.
+/// A temporary file or folder. It is locked while its writer runs, so that [`sweep`] recognizes stale ones.
 pub(crate) struct Aside {
     pub path: PathBuf,
     /// `None` where folders cannot be opened.
@@ -114,7 +115,7 @@ impl Aside {
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let mut builder = Builder::new();
         builder.prefix(&prefix).suffix(SUFFIX).rand_bytes(12);
-        // As for any other file: what the user's mask leaves of these.
+        // The usual permissions, restricted by the user's mask.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
         #[cfg(not(unix))]
@@ -125,7 +126,7 @@ impl Aside {
             open.paths.insert(path.clone());
             drop(open);
             let made = Made(Some(path.clone()));
-            // Another process that sweeps may have found it before it was locked.
+            // Another process may have swept it before it was locked.
             let lost = file.as_ref().is_some_and(|f| matches!(f.try_lock(), Err(TryLockError::WouldBlock)));
             if !lost && path.exists() {
                 return Ok(Self { path, file, made });
@@ -133,7 +134,7 @@ impl Aside {
         }
     }
 
-    /// Gives it its name.
+    /// Renames it to its destination.
     pub fn rename(self, to: &Path) -> io::Result<()> {
         fs::rename(&self.path, to)?;
         self.made.keep();
@@ -141,13 +142,13 @@ impl Aside {
     }
 }
 
-/// The system's error without the temporary name, which users do not know.
+/// The system's error without the temporary name, which would confuse users.
 fn without_name(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|e| e.source()).and_then(|e| e.downcast_ref::<io::Error>());
     inner.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
 }
 
-/// The folder that `path` lies in.
+/// The folder that contains `path`.
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -163,8 +164,8 @@ pub fn sweep(folder: &Path) {
     }
 }
 
-/// As [`sweep`] in a folder that no other process writes to, which the caller has made sure of: also what versions up
-/// to 0.1.0 have left there, which did not lock it.
+/// Like [`sweep`], for a folder that no other process writes to, which the caller guarantees. Also removes the
+/// temporary files of versions up to 0.1.0, which did not lock them.
 pub fn sweep_own(folder: &Path) {
     sweep(folder);
     let Ok(entries) = fs::read_dir(folder) else { return };
@@ -183,7 +184,7 @@ fn is_old_aside(name: &str) -> bool {
     numbers.is_some_and(|(process, count)| digits(process) && digits(count))
 }
 
-/// Only once in the life of a process, so that many files in one folder do not cost as many searches.
+/// Once per process and folder, so that writing many files to a folder does not search it each time.
 fn sweep_once(folder: &Path) {
     if all().swept.insert(folder.into()) {
         sweep(folder);
@@ -198,7 +199,7 @@ fn is_aside(name: &str) -> bool {
     })
 }
 
-/// Whether its writer has ended shows in that it is locked no more.
+/// Its writer has ended if it is not locked.
 fn remove_if_stale(path: &Path) {
     if let Ok(file) = File::open(path)
         && file.try_lock().is_ok()

@@ -1,6 +1,6 @@
-//! Files that appear whole or not at all, and files that can be read without waiting.
+//! Files that appear completely or not at all, and reading without blocking.
 //!
-//! What is written goes to a hidden temporary file beside its destination, is flushed to the disk, and is then
+//! Content is written to a hidden temporary file beside its destination, is flushed to the disk, and is then
 //! renamed: readers see the old file or the new one. A temporary file is removed when its writer fails, when the
 //! program ends through [`exit`], and, after a crash, by the next program that writes to the same folder.
 

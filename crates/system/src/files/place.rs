@@ -1,4 +1,4 @@
-//! Whether something can be written at a place, found out before the work for it is done.
+//! Checks before the work whether its result can be written.
 
 use std::{
     fs, io,
@@ -7,16 +7,16 @@ use std::{
 
 use super::aside::{Aside, parent};
 
-/// Tries whether a file can be written at `path`, and leaves nothing behind: permission bits do not tell of other
-/// users' folders, mounts that are only read, and quotas.
+/// Checks whether a file can be written at `path` by creating one and removing it: permission bits do not account for
+/// other users' folders, read-only mounts and quotas.
 ///
 /// # Errors
-/// Why it cannot be written.
+/// The reason why it cannot be written.
 pub fn check_file(path: &Path) -> io::Result<()> {
     let folder = parent(path);
     match fs::metadata(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(io::Error::new(e.kind(), format!("there is no folder {}", folder.display())));
+            return Err(io::Error::new(e.kind(), format!("no such folder: {}", folder.display())));
         }
         Ok(m) if !m.is_dir() => {
             let reason = format!("{} is not a folder", folder.display());
@@ -26,23 +26,23 @@ pub fn check_file(path: &Path) -> io::Result<()> {
     }
     match fs::metadata(path) {
         Ok(m) if m.is_dir() => {
-            Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder, expected the name of a file"))
+            Err(io::Error::new(io::ErrorKind::IsADirectory, "this is a folder, expected a file name"))
         }
         // A device or a pipe is written directly.
         Ok(m) if !m.is_file() => Ok(()),
         Ok(_) => Aside::file(&fs::canonicalize(path)?).map(drop),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Aside::file(path).map(drop),
-        // Such as a name that is too long.
+        // For example a name that is too long.
         Err(e) => Err(e),
     }
 }
 
-/// Tries whether the folder `path` can be made, or files in it if it exists, and leaves nothing behind.
+/// Checks whether the folder `path`, or files in it if it exists, can be created; leaves nothing behind.
 ///
 /// # Errors
-/// Why it cannot be written.
+/// The reason why it cannot be written.
 pub fn check_folder(path: &Path) -> io::Result<()> {
-    /// What Linux, macOS and Windows take.
+    /// The limit of Linux, macOS and Windows.
     const LONGEST_NAME: usize = 255;
     let there = path.ancestors().find(|p| !p.as_os_str().is_empty() && fs::metadata(p).is_ok());
     let there = there.unwrap_or(Path::new("."));
@@ -54,7 +54,7 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
         if let Component::Normal(name) = part
             && name.len() > LONGEST_NAME
         {
-            let reason = format!("a name of {} bytes: expected at most {LONGEST_NAME}", name.len());
+            let reason = format!("the name has {} bytes, expected at most {LONGEST_NAME}", name.len());
             return Err(io::Error::new(io::ErrorKind::InvalidFilename, reason));
         }
     }

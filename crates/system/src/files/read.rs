@@ -1,4 +1,4 @@
-//! Reading. A pipe would be waited for, and a device read without end: neither is opened.
+//! Reading. Pipes and devices are never opened: a pipe could block, and a device may have no end.
 
 use std::{
     fs::{self, File},
@@ -9,9 +9,9 @@ use std::{
 /// Opens the regular file at `path`; links are followed.
 ///
 /// # Errors
-/// As the system has them, and for anything but a file.
+/// Those of the system; anything that is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    // Before it is opened, which would wait for a pipe's writer.
+    // Checked before opening, because opening a pipe waits for its writer.
     regular(&fs::metadata(path)?)?;
     let file = File::open(path)?;
     regular(&file.metadata()?)?;
@@ -21,9 +21,11 @@ pub fn open(path: &Path) -> io::Result<File> {
 fn regular(found: &fs::Metadata) -> io::Result<()> {
     match found {
         m if m.is_file() => Ok(()),
-        m if m.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "a folder, expected a file")),
+        m if m.is_dir() => {
+            Err(io::Error::new(io::ErrorKind::IsADirectory, "this is a folder, expected a file"))
+        }
         _ => {
-            let reason = "a pipe, socket or device, expected a regular file";
+            let reason = "this is a pipe, socket or device, expected a regular file";
             Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
         }
     }
@@ -32,30 +34,30 @@ fn regular(found: &fs::Metadata) -> io::Result<()> {
 /// The content of the regular file at `path`, of at most `most` bytes.
 ///
 /// # Errors
-/// As [`open`], and for a longer file.
+/// Those of [`open`]; a longer file.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let length = file.metadata()?.len();
     let long = |length: u64| {
-        let reason = format!("{length} bytes or more: expected at most {most}");
+        let reason = format!("the file has {length} bytes or more, expected at most {most}");
         io::Error::new(io::ErrorKind::FileTooLarge, reason)
     };
     if length > most {
         return Err(long(length));
     }
     let mut bytes = Vec::with_capacity(length as usize);
-    // It may grow while it is read.
+    // The file may grow while it is read.
     file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most { Err(long(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
-/// The same as UTF-8 text.
+/// The content as UTF-8 text.
 ///
 /// # Errors
-/// As [`read`], and for bytes that are not UTF-8.
+/// Those of [`read`]; bytes that are not UTF-8.
 pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?).map_err(|e| {
-        let reason = format!("not UTF-8 text: byte {} is wrong", e.utf8_error().valid_up_to());
+        let reason = format!("not UTF-8 text: byte {} is invalid", e.utf8_error().valid_up_to());
         io::Error::new(io::ErrorKind::InvalidData, reason)
     })
 }

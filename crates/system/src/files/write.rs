@@ -8,21 +8,21 @@ use std::{
 
 use super::aside::{Aside, parent};
 
-/// Replaces the file at `path` by `bytes`. Its folder must exist.
+/// Replaces the file at `path` with `bytes`. Its folder must exist.
 ///
 /// # Errors
-/// As the system has them; whatever was at `path` stays.
+/// Those of the system; then `path` is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(path, |out| out.write_all(bytes))
 }
 
-/// Replaces the file at `path` by what `fill` writes. A link is followed; a device or pipe is written directly.
+/// Replaces the file at `path` with the output of `fill`. A link is followed; a device or pipe is written directly.
 ///
 /// # Errors
-/// Those of `fill` and of the system; whatever was at `path` stays.
+/// Those of `fill` and of the system; then `path` is unchanged.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let path = match fs::metadata(path) {
-        Ok(m) if m.is_dir() => return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")),
+        Ok(m) if m.is_dir() => return Err(io::Error::new(io::ErrorKind::IsADirectory, "this is a folder")),
         Ok(m) if !m.is_file() => {
             let mut out = BufWriter::new(OpenOptions::new().write(true).open(path)?);
             fill(&mut out)?;
@@ -46,12 +46,12 @@ fn write_synced(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>
     file.sync_all()
 }
 
-/// Replaces the folder at `path` by one that `fill` writes, as a whole: the new folder is made beside it, passed to
-/// `fill`, and renamed, and then the old one is removed. A folder that is neither empty nor holds a file called
-/// `marker` is not ours to replace. `wrap` makes errors of the system those of `fill`.
+/// Replaces the folder at `path` as a whole: a new folder is created beside it, filled by `fill`, and renamed, and then the
+/// old one is removed. A folder that is neither empty nor contains a file called `marker` is not replaced. `wrap`
+/// converts errors of the system.
 ///
 /// # Errors
-/// Those of `fill` and of the system; whatever was at `path` stays.
+/// Those of `fill` and of the system; then `path` is unchanged.
 pub fn write_folder<E>(
     path: &Path,
     marker: &str,
@@ -81,7 +81,7 @@ fn put_in_place(aside: Aside, path: &Path) -> io::Result<()> {
     sync_folder(parent(path))
 }
 
-/// Lets two folders change places at once, so that there is one at `path` whenever the process or the machine stops.
+/// Exchanges two folders atomically, so that one is at `path` whenever the process or the machine stops.
 #[cfg(target_os = "linux")]
 fn exchange(aside: &Path, path: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -94,21 +94,21 @@ fn exchange(_: &Path, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether [`write_folder`] would replace what is at `path`.
+/// Checks whether [`write_folder`] would replace what is at `path`.
 ///
 /// # Errors
-/// If it is something else.
+/// If it would not.
 pub fn check_replaceable(path: &Path, marker: &str) -> io::Result<()> {
     let foreign = match fs::metadata(path) {
         Err(_) => false,
         Ok(m) if m.is_dir() => !path.join(marker).exists() && fs::read_dir(path)?.next().is_some(),
         Ok(_) => true,
     };
-    let reason = || format!("it exists and is not a folder with a `{marker}`; it is left as it is");
+    let reason = || format!("it exists and does not contain a `{marker}`, so it is not replaced");
     if foreign { Err(io::Error::new(io::ErrorKind::AlreadyExists, reason())) } else { Ok(()) }
 }
 
-/// Renames live in the folder: without this a power cut may undo them.
+/// A rename is stored in the folder: without this a power cut may undo it.
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

@@ -1,5 +1,5 @@
-//! What one optimizer step sees: images, and noise for their latents, a pure function of the configuration and
-//! the step.
+//! The data of one optimizer step: images, and noise for their latents, as a pure function of the configuration and the
+//! step.
 
 use tweedie_data::{AugmentConfig, Dataset, Order, augment};
 
@@ -9,14 +9,14 @@ use crate::{
     keys::{Purpose, key, normal},
 };
 
-/// The rows of one forward and backward pass.
+/// The images of one forward and backward pass.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ImageBatch {
-    /// How many.
+    /// Number of images.
     pub rows: usize,
     /// Images `[B, 3, H, W]` in −1..1.
     pub images: Vec<f32>,
-    /// Standard normals `[B, latent channels, h, w]`; empty for the means of latents.
+    /// Standard normals `[B, latent channels, h, w]`; empty if the means of latents are used.
     pub noise: Vec<f32>,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct ImageBatches {
     pub held_out: Dataset,
     order: Order,
     augment: AugmentConfig,
-    /// Numbers of an image's latents.
+    /// Number of values in an image's latents.
     latent: usize,
     seed: u64,
     batch: usize,
@@ -34,14 +34,14 @@ pub(crate) struct ImageBatches {
 }
 
 impl ImageBatches {
-    /// For a run whose images have latents of so many numbers.
+    /// Creates batches for a run whose images have `latent` latent values.
     ///
     /// # Errors
-    /// When every image is held out.
+    /// If every image is held out.
     pub fn new(config: &RunConfig, data: &Dataset, latent: usize) -> Result<Self, TrainError> {
         let (train, held_out) = data.split();
         if train.is_empty() {
-            let expected = format!("a fraction that leaves some of the {} images to train on", data.len());
+            let expected = format!("a fraction that leaves some of the {} images for training", data.len());
             return Err(TrainError::config("data.holdout", config.data.holdout, expected));
         }
         Ok(Self {
@@ -56,10 +56,10 @@ impl ImageBatches {
         })
     }
 
-    /// The batches, one per accumulated pass, of the step after `done` others.
+    /// The batches of the step after `done` steps, one for each accumulated pass.
     ///
     /// # Errors
-    /// When an image cannot be read.
+    /// If an image cannot be read.
     pub fn step(&self, done: u64) -> Result<Vec<ImageBatch>, TrainError> {
         let augment_seed = key(self.seed, Purpose::Augment, 0);
         let mut noise = vec![0.0; self.latent];
@@ -78,10 +78,10 @@ impl ImageBatches {
         Ok(batches)
     }
 
-    /// At most `most` images of `data`, evenly spread over it, as they are.
+    /// At most `most` images of `data`, evenly spread, without augmentation.
     ///
     /// # Errors
-    /// When an image cannot be read.
+    /// If an image cannot be read.
     pub fn plain(&self, data: &Dataset, most: usize) -> Result<Vec<ImageBatch>, TrainError> {
         let rows = most.min(data.len());
         let mut batches = Vec::new();

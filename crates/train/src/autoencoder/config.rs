@@ -1,4 +1,4 @@
-//! The `[vae]` table, and the networks that it describes.
+//! The `[vae]` table and its networks.
 
 use std::path::PathBuf;
 
@@ -11,34 +11,34 @@ use tweedie_models::{
 
 use crate::{config::RunConfig, error::TrainError};
 
-/// An autoencoder and what is asked of it.
+/// An autoencoder and its loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VaeConfig {
     /// Channels of the latents.
     pub latent_channels: usize,
-    /// Channels at each resolution, from the highest; each but the first has half the size of the one before.
+    /// Channels at each resolution, from the highest; each resolution is half the previous one.
     pub channels: Vec<usize>,
-    /// Residual layers of each resolution in the encoder; one more in the decoder.
+    /// Residual layers per resolution in the encoder; the decoder has one more.
     pub layers_per_block: usize,
-    /// Groups of the group normalizations; they divide all `channels`.
+    /// Groups of the group normalizations; must divide all `channels`.
     pub norm_groups: usize,
-    /// Attention at the lowest resolution.
+    /// Whether to use attention at the lowest resolution.
     pub mid_attention: bool,
-    /// How pixels are compared.
+    /// Pixel loss.
     pub reconstruction: Reconstruction,
-    /// Weight of the perceptual distance, 0 for none.
+    /// Weight of the perceptual distance; 0 turns it off.
     pub perceptual: f64,
-    /// What compares: a safetensors file with the weights of LPIPS or of torchvision's VGG-16; when empty, the
-    /// built-in encoder.
+    /// Safetensors file with the weights of LPIPS or of torchvision's VGG-16 for the perceptual distance; if empty, the
+    /// built-in encoder is used.
     pub perceptual_weights: PathBuf,
-    /// Weight of the KL divergence of the latents from standard normals, in nats per number of the latents.
+    /// Weight of the KL divergence of the latents from a standard normal, in nats per latent value.
     pub kl: f64,
-    /// A network that tells decoded pictures from real ones.
+    /// The discriminator and its loss.
     pub adversarial: AdversarialConfig,
 }
 
-/// How pixels, in −1..1, are compared.
+/// The pixel loss, for values in −1..1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reconstruction {
@@ -54,16 +54,16 @@ pub enum Reconstruction {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdversarialConfig {
-    /// Weight of what it says of decoded pictures, 0 for none.
+    /// Weight of the adversarial loss; 0 turns it off.
     pub weight: f64,
-    /// Multiply the weight so that its gradient at the decoder's last layer is as long as that of the
-    /// reconstruction (Esser et al. 2021, arXiv:2012.09841, eq. 7).
+    /// Whether to scale the weight such that the gradient at the decoder's last layer has the same norm as that of the
+    /// reconstruction loss (Esser et al. 2021, arXiv:2012.09841, eq. 7).
     pub adaptive: bool,
-    /// Steps before it begins.
+    /// Number of steps before the adversarial loss is used.
     pub start: u64,
-    /// Channels of its first layer, a multiple of 8; each further one has twice as many, up to eight times.
+    /// Channels of the first layer, a multiple of 8; doubled in each further layer, up to eight times.
     pub channels: usize,
-    /// Its layers of stride 2, at least 1.
+    /// Number of layers with stride 2, at least 1.
     pub layers: usize,
 }
 
@@ -98,19 +98,23 @@ impl VaeConfig {
             ("vae.adversarial.weight", self.adversarial.weight),
         ] {
             if !(value >= 0.0 && value.is_finite()) {
-                return Err(TrainError::config(key, value, "0 or more"));
+                return Err(TrainError::config(key, value, "a value ≥ 0"));
             }
         }
         let AdversarialConfig { channels, layers, .. } = self.adversarial;
         if !(channels > 0 && channels <= 1 << 12 && channels.is_multiple_of(8)) {
-            return Err(TrainError::config("vae.adversarial.channels", channels, "a multiple of 8, to 4096"));
+            return Err(TrainError::config(
+                "vae.adversarial.channels",
+                channels,
+                "a multiple of 8, at most 4096",
+            ));
         }
         if !(1..=8).contains(&layers) {
             return Err(TrainError::config("vae.adversarial.layers", layers, "1 to 8"));
         }
         let size = config.data.size;
         if self.adversarial.weight > 0.0 && (size >> layers) < 3 {
-            let expected = format!("fewer, for images of {size} pixels");
+            let expected = format!("fewer layers for images of {size} pixels");
             return Err(TrainError::config("vae.adversarial.layers", layers, expected));
         }
         if config.run.precision != Default::default() {
@@ -120,13 +124,13 @@ impl VaeConfig {
         network.validate().map_err(|e| TrainError::Model(format!("vae: {e}")))?;
         let stride = network.stride();
         if !size.is_multiple_of(stride) {
-            let expected = format!("a multiple of {stride}, which a pixel of the latents stands for");
+            let expected = format!("a multiple of {stride}, the downsampling factor of the autoencoder");
             return Err(TrainError::config("data.size", size, expected));
         }
         Ok(())
     }
 
-    /// The autoencoder of images of `size`×`size`.
+    /// The autoencoder for images of `size`×`size`.
     pub(crate) fn autoencoder(&self, size: usize) -> AutoencoderKlConfig {
         let levels = self.channels.len();
         AutoencoderKlConfig {
@@ -137,7 +141,7 @@ impl VaeConfig {
             latent_channels: self.latent_channels,
             norm_num_groups: self.norm_groups,
             sample_size: SampleSize::Square(size),
-            // Measured when the run ends.
+            // Measured at the end of the run.
             scaling_factor: 1.0,
             mid_block_add_attention: self.mid_attention,
             force_upcast: false,

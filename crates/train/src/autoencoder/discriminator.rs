@@ -1,4 +1,4 @@
-//! Which patches of a picture are real (Isola et al. 2017, arXiv:1611.07004, sec. 3.2.2).
+//! A patch discriminator (Isola et al. 2017, arXiv:1611.07004, sec. 3.2.2).
 
 use burn::{
     module::Module,
@@ -17,11 +17,11 @@ use super::config::AdversarialConfig;
 
 const SLOPE: f64 = 0.2;
 const GROUPS: usize = 8;
-/// The kernels' side.
+/// Kernel size.
 const KERNEL: usize = 4;
 
-/// Convolutions of 4×4 with stride 2, then two of stride 1. Normalizes groups of channels rather than batches, so
-/// that what it says of a picture does not depend on the others.
+/// 4×4 convolutions with stride 2, then two with stride 1. Uses group instead of batch normalization, so that the output
+/// for an image does not depend on the others.
 #[derive(Module, Debug)]
 pub(crate) struct Discriminator {
     first: Conv2d,
@@ -55,7 +55,7 @@ impl Discriminator {
         })
     }
 
-    /// One number a patch, above 0 for real ones, of planes `[B, 3, H, W]`: `[B, 1, h, w]`.
+    /// One value per patch, positive for real ones, of images `[B, 3, H, W]`: `[B, 1, h, w]`.
     pub fn forward(&self, planes: Tensor<4>) -> Tensor<4> {
         let activate = |x| channels_last(x, |x| leaky_relu(x, SLOPE));
         let mut x = activate(self.first.forward(planes, ConvOptions::strided(2, 1)));

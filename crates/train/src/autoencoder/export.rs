@@ -1,4 +1,4 @@
-//! The trained autoencoder as a diffusers folder.
+//! Exports the trained autoencoder as a diffusers folder.
 
 use serde_json::{Map, Value, json};
 use tweedie_hub::{Extras, component, weights::Precision};
@@ -6,19 +6,19 @@ use tweedie_models::AutoencoderKl;
 
 use crate::{config::RunConfig, error::TrainError, event::Summary, export::recorded};
 
-/// What latents are, over training images.
+/// Statistics of the latents over training images.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Measured {
     /// Mean of each channel.
     pub mean: Vec<f64>,
-    /// Standard deviation of each channel, with what is drawn.
+    /// Standard deviation of each channel, including the posterior's variance.
     pub std: Vec<f64>,
-    /// Divergence from standard normals of each channel, in nats per pixel of the latents.
+    /// Divergence of each channel from a standard normal, in nats per latent pixel.
     pub kl: Vec<f64>,
 }
 
 impl Measured {
-    /// By which latents are multiplied so that all channels together have variance 1 (Rombach et al. 2022, app. G).
+    /// The factor that scales all latents together to variance 1 (Rombach et al. 2022, app. G).
     pub fn scaling_factor(&self) -> f64 {
         let channels = self.mean.len() as f64;
         let mean = self.mean.iter().sum::<f64>() / channels;
@@ -28,8 +28,8 @@ impl Measured {
     }
 }
 
-/// Writes the autoencoder to the folder `summary.model`, with its scaling factor, and with `tweedie.json`: how it
-/// was trained and what its latents are.
+/// Writes the autoencoder to the folder `summary.model`, with its scaling factor and `tweedie.json`, which contains the
+/// training configuration and the statistics of the latents.
 pub(crate) fn export(
     model: AutoencoderKl,
     measured: &Measured,
@@ -39,7 +39,7 @@ pub(crate) fn export(
 ) -> Result<(), TrainError> {
     let factor = measured.scaling_factor();
     if !(factor.is_finite() && factor > 0.0) {
-        let reason = "the latents of the training images have no spread: nothing is left of them";
+        let reason = "the latents of the training images are constant; the autoencoder has collapsed";
         return Err(TrainError::Model(reason.into()));
     }
     let latents = json!({ "mean": measured.mean, "std": measured.std, "kl": measured.kl });

@@ -1,5 +1,5 @@
-//! Training autoencoders between images and the latents in which other models diffuse: reconstruction, a
-//! divergence from normals, what a network sees, and a discriminator (Rombach et al. 2022, arXiv:2112.10752).
+//! Trains autoencoders between images and latents: reconstruction loss, KL divergence, perceptual distance and a
+//! discriminator (Rombach et al. 2022, arXiv:2112.10752).
 
 mod batches;
 mod config;
@@ -24,10 +24,10 @@ pub(crate) use export::{Measured, export};
 pub(crate) use objective::{Found, Objective, Parts, divergence, number};
 pub(crate) use quality::{psnr, ssim};
 
-/// The network that `config` compares pictures with, if it does.
+/// The network of the perceptual distance, if `config` uses one.
 ///
 /// # Errors
-/// When its file is missing, damaged or another network's.
+/// If its file is missing, damaged or of another network.
 pub(crate) fn perceptual(config: &VaeConfig, device: &Device) -> Result<Option<Perceptual>, TrainError> {
     if config.perceptual == 0.0 {
         return Ok(None);

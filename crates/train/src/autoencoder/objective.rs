@@ -1,9 +1,8 @@
-//! What an autoencoder is asked for (Rombach et al. 2022, arXiv:2112.10752, app. G): that pictures come back as
-//! they were, pixel by pixel and in what a network sees of them; that latents stay near standard normals; and that
-//! a discriminator takes what comes back for real.
+//! The loss of an autoencoder (Rombach et al. 2022, arXiv:2112.10752, app. G): pixel loss, perceptual distance, divergence
+//! of the latents from a standard normal, and an adversarial loss.
 //!
-//! The losses of the decoded pictures are differentiated by the pictures alone. Their gradients, joined, then go
-//! through the autoencoder in one pass; how they weigh against each other is known before it.
+//! The losses of decoded images are first differentiated with respect to the images. Their combined gradient then passes
+//! through the autoencoder once, when the adaptive weight is already known.
 
 use burn::tensor::{Device, Tensor};
 use tweedie_models::{AutoencoderKl, Perceptual, vae::Posterior};
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{error::TrainError, event::Figure};
 
-/// What is asked for, with all that it takes.
+/// The loss and its networks.
 pub(crate) struct Objective {
     config: VaeConfig,
     perceptual: Option<Perceptual>,
@@ -24,22 +23,22 @@ pub(crate) struct Objective {
     size: usize,
 }
 
-/// The parts of a loss, means over a batch.
+/// The terms of a loss, averaged over a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Parts {
     pub reconstruction: f64,
     pub perceptual: f64,
     pub kl: f64,
-    /// Of the autoencoder, before its weight.
+    /// Adversarial loss of the autoencoder, before its weight.
     pub adversarial: f64,
-    /// Its weight.
+    /// Weight of the adversarial loss.
     pub adversarial_weight: f64,
-    /// Of the discriminator.
+    /// Loss of the discriminator.
     pub discriminator: f64,
 }
 
 impl Parts {
-    /// Adds `share` of another batch's.
+    /// Adds another batch with the weight `share`.
     pub fn add(&mut self, other: &Self, share: f64) {
         for (sum, part) in [
             (&mut self.reconstruction, other.reconstruction),
@@ -53,7 +52,7 @@ impl Parts {
         }
     }
 
-    /// As figures of a log; those of the discriminator only once it `plays`.
+    /// As figures for the log; those of the discriminator only once it is used (`plays`).
     pub fn figures(&self, config: &VaeConfig, plays: bool) -> Vec<Figure> {
         let mut figures =
             vec![Figure::new("reconstruction", self.reconstruction), Figure::new("kl", self.kl)];
@@ -71,12 +70,12 @@ impl Parts {
 
 /// The loss of a batch.
 pub(crate) struct Found {
-    /// The weighted sum of its parts, a mean over the batch.
+    /// The weighted sum of the terms, averaged over the batch.
     pub value: f64,
-    /// A number whose gradient is the loss', for the autoencoder.
+    /// A tensor with the gradient of the loss, for the autoencoder.
     pub graph: Tensor<1>,
     pub parts: Parts,
-    /// The decoded pictures, outside autodiff.
+    /// The decoded images, without autodiff.
     pub decoded: Tensor<4>,
 }
 
@@ -88,7 +87,7 @@ impl Objective {
         device: &Device,
     ) -> Result<Self, TrainError> {
         if let Some(least) = perceptual.as_ref().map(Perceptual::least).filter(|least| size < *least) {
-            let expected = format!("at least {least}, for the network of vae.perceptual");
+            let expected = format!("at least {least} for the network of vae.perceptual");
             return Err(TrainError::config("data.size", size, expected));
         }
         Ok(Self { config: config.clone(), perceptual, device: device.clone(), size })
@@ -99,10 +98,10 @@ impl Objective {
         from_host(batch.images.clone(), [batch.rows, 3, self.size, self.size], &self.device)
     }
 
-    /// The loss of `batch` for `model`, which is within autodiff.
+    /// The loss of `batch` for `model`, which must be tracked by autodiff.
     ///
     /// # Errors
-    /// When the autoencoder does not take the images.
+    /// If the autoencoder does not support the images.
     pub fn of(
         &self,
         model: &AutoencoderKl,
@@ -149,7 +148,7 @@ impl Objective {
         })
     }
 
-    /// How far `decoded` is from `x`, without a graph: the weighted loss and its parts.
+    /// The loss of `decoded` with respect to `x` without autodiff: the weighted sum and its terms.
     pub fn distance(&self, x: &Tensor<4>, decoded: &Tensor<4>) -> (f64, Parts) {
         let reconstruction = number(&self.pixels(x, decoded));
         let perceptual = match &self.perceptual {
@@ -170,7 +169,7 @@ impl Objective {
         }
     }
 
-    /// The losses of decoded pictures that know the originals, and the gradient of their weighted sum.
+    /// The losses of decoded images that use the originals, and the gradient of their weighted sum.
     fn seen(&self, x: &Tensor<4>, decoded: &Tensor<4>) -> Seen {
         let leaf = decoded.clone().autodiff().require_grad();
         let pixels = self.pixels(&x.clone().autodiff(), &leaf);
@@ -191,16 +190,14 @@ struct Seen {
     gradient: Tensor<4>,
 }
 
-/// The divergence of each number of the latents from a standard normal, in nats (Kingma & Welling 2014,
-/// arXiv:1312.6114, app. B).
+/// The divergence of each latent value from a standard normal, in nats (Kingma & Welling 2014, arXiv:1312.6114, app. B).
 pub(crate) fn divergence(posterior: &Posterior) -> Tensor<4> {
     let Posterior { mean, logvar } = posterior;
     let sum = mean.clone() * mean.clone() + logvar.clone().exp() - logvar.clone();
     sum.sub_scalar(1.0f32).mul_scalar(0.5f32)
 }
 
-/// The length of the gradient of the decoder's last layer, which reads `features`, where that of its output is
-/// `gradient`.
+/// The norm of the gradient of the decoder's last layer, with input `features` and output gradient `gradient`.
 fn last_layer_norm(model: &AutoencoderKl, features: &Tensor<4>, gradient: &Tensor<4>) -> f64 {
     let weight = model.last_weight().inner().autodiff().require_grad();
     let y = conv2d(features.clone(), weight.clone(), None, ConvOptions::same(1));
@@ -209,7 +206,7 @@ fn last_layer_norm(model: &AutoencoderKl, features: &Tensor<4>, gradient: &Tenso
     found.unwrap_or_default().sqrt()
 }
 
-/// The derivatives of `loss` by `leaf`.
+/// The gradient of `loss` with respect to `leaf`.
 fn slope(leaf: &Tensor<4>, loss: Tensor<1>) -> Tensor<4> {
     let gradients = loss.backward();
     leaf.grad(&gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like())

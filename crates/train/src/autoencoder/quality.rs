@@ -1,10 +1,10 @@
-//! How alike two images are, pixel by pixel.
+//! Similarity of images by pixels.
 
-/// Side of the window of [`ssim`].
+/// Window size of [`ssim`].
 const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
 
-/// Peak signal-to-noise ratio in decibels of planes in −1..1; higher is better, infinite for equal ones.
+/// Peak signal-to-noise ratio in decibels for values in −1..1; higher is better, infinite for equal images.
 pub(crate) fn psnr(a: &[f32], b: &[f32]) -> f64 {
     let squares = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
     let mean = squares.sum::<f64>() / a.len() as f64;
@@ -12,9 +12,8 @@ pub(crate) fn psnr(a: &[f32], b: &[f32]) -> f64 {
     10.0 * (4.0 / mean).log10()
 }
 
-/// Structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861) of planes of `width` columns and
-/// `width` rows in −1..1: Gaussian windows of 11×11 that lie within the image, the mean over all planes; 1 for equal
-/// ones. `None` for images smaller than a window.
+/// Structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861) of images of `width` × `width` in −1..1: Gaussian
+/// windows of 11×11 within the image, averaged over channels; 1 for equal images. `None` for images smaller than a window.
 pub(crate) fn ssim(a: &[f32], b: &[f32], width: usize) -> Option<f64> {
     if width < WINDOW {
         return None;
@@ -38,7 +37,7 @@ pub(crate) fn ssim(a: &[f32], b: &[f32], width: usize) -> Option<f64> {
     Some(sum / f64::from(count))
 }
 
-/// The means under Gaussian windows that lie within the image.
+/// The means under Gaussian windows within the image.
 fn windows(values: &[f64], width: usize) -> Vec<f64> {
     let radius = WINDOW / 2;
     let mut kernel = [0.0; WINDOW];

@@ -1,14 +1,14 @@
-//! From a preset, a file and single values to a configuration.
+//! Builds a configuration from a preset, a file and single values.
 
 use std::path::Path;
 
 use super::{RunConfig, preset};
 use crate::{error::TrainError, init};
 
-/// The longest file of a configuration that is read.
+/// Maximum size of a configuration file.
 const LONGEST: u64 = 1 << 24;
 
-/// Joins a preset, a file and single values into a configuration; later layers win.
+/// Combines a preset, a file and single values into a configuration; later layers take precedence.
 ///
 /// ```
 /// use tweedie_train::ConfigBuilder;
@@ -24,34 +24,34 @@ pub struct ConfigBuilder {
 }
 
 impl ConfigBuilder {
-    /// Starts from an embedded preset.
+    /// Starts from a built-in preset.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// If there is no preset of this name.
     pub fn preset(name: &str) -> Result<Self, TrainError> {
         let preset = preset(name)?;
         Self::text(preset.toml, &format!("preset {name}"))
     }
 
-    /// Starts from a file. Its first key may be `preset = "..."`, on which the rest is then laid; without
-    /// one, keys that are not given have the library's defaults.
+    /// Starts from a file. Its first key may be `preset = "..."`, which the rest then overrides. Without it, missing keys have
+    /// the library's defaults.
     ///
     /// # Errors
-    /// When it cannot be read, is not TOML, or names an unknown preset.
+    /// If it cannot be read, is not valid TOML, or names an unknown preset.
     pub fn file(path: &Path) -> Result<Self, TrainError> {
         let text = tweedie_system::files::read_text(path, LONGEST).map_err(|e| TrainError::io(path, e))?;
         Self::text(&text, &path.display().to_string())
     }
 
-    /// Starts from TOML text; `origin` is what errors call it.
+    /// Starts from TOML text; errors call it `origin`.
     ///
     /// # Errors
-    /// As [`ConfigBuilder::file`].
+    /// Those of [`ConfigBuilder::file`].
     pub fn text(text: &str, origin: &str) -> Result<Self, TrainError> {
         let mut table: toml::Table =
             text.parse().map_err(|e| TrainError::Toml { origin: origin.into(), reason: reason(&e, text) })?;
         let base = table.remove("preset");
-        // Unknown keys are reported while the file is still known by name and line.
+        // Unknown keys are reported here, where the file and the line are known.
         let mut own = text.to_owned();
         if base.is_some() {
             own = toml::to_string(&table)
@@ -67,8 +67,8 @@ impl ConfigBuilder {
         }
     }
 
-    /// Lays `layer` over this one, table by table. A layer that says how long to run, in steps or minutes, takes
-    /// back the other measure.
+    /// Overrides this configuration with `layer`, table by table. A layer that sets the length in steps or minutes removes the
+    /// other one.
     #[must_use]
     pub fn over(mut self, layer: Self) -> Self {
         if let (Some(toml::Value::Table(below)), Some(toml::Value::Table(above))) =
@@ -85,18 +85,17 @@ impl ConfigBuilder {
         self
     }
 
-    /// Begins from the model at `path` instead of random weights: lays over this its network, its process, the size of
-    /// its images and `run.init`.
+    /// Starts from the model at `path` instead of random weights: overrides the network, the process, the image size and
+    /// `run.init`.
     ///
     /// # Errors
-    /// When there is no model, or this configuration's task does not learn such (see [`crate::task_of`]); the message
-    /// names file and key.
+    /// If there is no model, or it is for another task than this configuration (see [`crate::task_of`]); names file and key.
     pub fn init(mut self, path: &Path) -> Result<Self, TrainError> {
         let task =
             self.parse().map_err(|reason| TrainError::Toml { origin: self.origin.clone(), reason })?.task;
         let of_model = init::task_of(path)?;
         if task != of_model {
-            let expected = format!("a model that task = {task} learns; this one is of task = {of_model}");
+            let expected = format!("a model for task = {task}; this one is for task = {of_model}");
             return Err(TrainError::config("run.init", path.display(), expected));
         }
         merge(&mut self.table, init::settings(path)?);
@@ -104,22 +103,21 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    /// Sets one value by its dotted key, as in `loss.weighting=min-snr`. What does not read as a TOML
-    /// value is taken as a string.
+    /// Sets one value by its dotted key, for example `loss.weighting=min-snr`. A value that is not valid TOML is used as a
+    /// string.
     ///
     /// # Errors
-    /// When `assignment` has no `=`, a key leads through something that is not a table, or the value
-    /// does not fit.
+    /// If `assignment` has no `=`, a part of the key is not a table, or the value is invalid.
     pub fn set(mut self, assignment: &str) -> Result<Self, TrainError> {
         let (key, value) = assignment
             .split_once('=')
-            .ok_or_else(|| TrainError::config("--set", assignment, "an assignment such as run.steps=1000"))?;
+            .ok_or_else(|| TrainError::config("--set", assignment, "an assignment like run.steps=1000"))?;
         let (key, value) = (key.trim(), value.trim());
         if value.strip_prefix(['-', '+']).unwrap_or(value).bytes().all(|b| b.is_ascii_digit())
             && !value.is_empty()
             && value.parse::<i64>().is_err()
         {
-            let expected = format!("a whole number from {} to {}", i64::MIN, i64::MAX);
+            let expected = format!("an integer from {} to {}", i64::MIN, i64::MAX);
             return Err(TrainError::config(key, value, expected));
         }
         let value = format!("v = {value}")
@@ -140,12 +138,12 @@ impl ConfigBuilder {
     }
 
     fn parse(&self) -> Result<RunConfig, String> {
-        // Through text, so that messages name the key.
+        // Goes through text, so that errors name the key.
         let text = toml::to_string(&self.table).map_err(|e| e.to_string())?;
         toml::from_str(&text).map_err(|e| reason(&e, &text))
     }
 
-    /// The configuration, with values that depend on others filled in, and checked.
+    /// The checked configuration, with values that depend on others filled in.
     ///
     /// # Errors
     /// [`TrainError::Config`] naming the key, the value, and what was expected.
@@ -156,9 +154,9 @@ impl ConfigBuilder {
     }
 }
 
-/// What is wrong with `text`, and where; without its line if that is too long to be read.
+/// The parser's error with its position, without the line of `text` if that is too long.
 fn reason(error: &toml::de::Error, text: &str) -> String {
-    /// Characters of a line, and of a message.
+    /// Maximum characters of a line, and of a message.
     const MOST: usize = 200;
     let whole = error.to_string();
     if whole.lines().all(|line| line.chars().count() <= MOST) {
@@ -172,7 +170,7 @@ fn reason(error: &toml::de::Error, text: &str) -> String {
     format!("line {line}: {clipped}{more}")
 }
 
-/// `layer` over `base`. A table that chooses between alternatives replaces the one below.
+/// Merges `layer` over `base`. A table of alternatives replaces the one below.
 fn merge(base: &mut toml::Table, layer: toml::Table) {
     for (key, value) in layer {
         match (base.get_mut(&key), value) {

@@ -1,4 +1,4 @@
-//! Which values fit together, and which make a run another one.
+//! Checks values, and compares configurations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ impl RunConfig {
     /// The configuration as TOML.
     ///
     /// # Errors
-    /// When a path is not Unicode.
+    /// If a path is not valid Unicode.
     pub fn to_toml(&self) -> Result<String, TrainError> {
         toml::to_string(self)
             .map_err(|e| TrainError::Toml { origin: "the configuration".into(), reason: e.to_string() })
@@ -28,21 +28,21 @@ impl RunConfig {
         Ok(self)
     }
 
-    /// The network for data of so many classes.
+    /// The network for data with this number of classes.
     ///
     /// # Errors
     /// [`TrainError::Config`] naming the key.
     pub fn unet(&self, classes_in_data: usize) -> Result<UNet2DConfig, TrainError> {
-        let told = self.conditioning.told(classes_in_data);
-        self.model.unet(self.data.size, told, self.diffusion.learned_range())
+        let classes = self.conditioning.class_count(classes_in_data);
+        self.model.unet(self.data.size, classes, self.diffusion.learned_range())
     }
 
-    /// What the network's raw output means.
+    /// The meaning of the network's raw output.
     pub fn parameterization(&self) -> Parameterization {
         self.diffusion.parameterization()
     }
 
-    /// The first table that is set and that the task does not read.
+    /// The first table that is set but not used by the task.
     fn unread(&self) -> Option<&'static str> {
         let default = Self::default();
         let set = [
@@ -58,7 +58,7 @@ impl RunConfig {
 
     fn check(&self) -> Result<(), TrainError> {
         if let Some(table) = self.unread() {
-            let expected = format!("none of the table [{table}], which this task does not read");
+            let expected = format!("no table [{table}], because this task does not use it");
             return Err(TrainError::config("task", self.task, expected));
         }
         let run = &self.run;
@@ -87,12 +87,12 @@ impl RunConfig {
             return Err(TrainError::config("run.batch", run.batch, "at most 16777216 images per step"));
         }
         if run.steps.is_none() && run.minutes.is_none() {
-            return Err(TrainError::config("run.steps", "none", "run.steps or run.minutes, so that it ends"));
+            return Err(TrainError::config("run.steps", "none", "a value for run.steps or run.minutes"));
         }
         /// A hundred years.
         const LONGEST: f64 = 5.3e7;
         if run.minutes.is_some_and(|m| !(m > 0.0 && m <= LONGEST)) {
-            let expected = format!("a positive number, at most {LONGEST}");
+            let expected = format!("a value > 0, at most {LONGEST}");
             return Err(TrainError::config("run.minutes", run.minutes.unwrap_or(0.0), expected));
         }
         if run.preview_steps < 2 {
@@ -120,7 +120,7 @@ impl RunConfig {
     fn check_diffusion(&self) -> Result<(), TrainError> {
         let dropout = self.conditioning.label_dropout;
         if !(0.0..=1.0).contains(&dropout) {
-            return Err(TrainError::config("conditioning.label_dropout", dropout, "a probability, 0 to 1"));
+            return Err(TrainError::config("conditioning.label_dropout", dropout, "a probability in 0..=1"));
         }
         self.diffusion.check()?;
         self.loss.check(&self.diffusion)?;
@@ -128,8 +128,8 @@ impl RunConfig {
         Ok(())
     }
 
-    /// The dotted keys whose values differ between `self` and `other`, except those that only say how
-    /// long to run, what to report and where to.
+    /// The dotted keys whose values differ between `self` and `other`, except those that only affect the length, the reports
+    /// and the output folder.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         const FREE: &[&str] = &[
             "run.steps",

@@ -1,4 +1,4 @@
-//! What a training run is: one TOML file, every key known, every value checked.
+//! The configuration of a training run: one TOML file, with all keys and values checked.
 
 mod builder;
 mod check;
@@ -22,36 +22,36 @@ use crate::{
 pub use builder::ConfigBuilder;
 pub use presets::{PRESETS, Preset, preset};
 
-/// Everything that determines a training run. Equal configurations on the same machine give equal bits.
-/// Written without the tables that its task does not read.
+/// Everything that determines a training run. Equal configurations on the same machine give equal bits. Tables that the task
+/// does not use are not written.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// What is learned. Tables that it does not read must be left out.
+    /// What to train. Tables that it does not use must be left out.
     pub task: TaskKind,
-    /// How long, how large, where to.
+    /// Length, batch size and output folder.
     pub run: Run,
     /// The images.
     pub data: DataConfig,
-    /// What is done to them on the way.
+    /// The augmentation of the images.
     pub augment: AugmentConfig,
     /// The network.
     pub model: ModelConfig,
-    /// The forward process and what the network answers.
+    /// The forward process and the prediction type.
     pub diffusion: DiffusionConfig,
-    /// What is minimized.
+    /// The loss.
     pub loss: LossConfig,
     /// AdamW.
     pub optimizer: OptimizerConfig,
-    /// The learning rate over time.
+    /// The learning rate schedule.
     pub learning_rate: LearningRateConfig,
-    /// The averages of the weights.
+    /// The weight averages.
     pub ema: EmaConfig,
-    /// What the network is told besides the noise level.
+    /// The conditions of the network.
     pub conditioning: Conditioning,
     /// Texts and latents of a text-to-image model.
     pub text: TextConfig,
-    /// An autoencoder and what is asked of it.
+    /// An autoencoder and its loss.
     pub vae: VaeConfig,
 }
 
@@ -87,47 +87,47 @@ impl Serialize for RunConfig {
     }
 }
 
-/// Length, batch, seed, intervals and place of a run.
+/// Length, batch size, seed, intervals and output folder of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Run {
-    /// Ends after this many optimizer steps; or after `minutes`, whichever comes first.
+    /// Stop after this many optimizer steps, or after `minutes`, whichever comes first.
     pub steps: Option<u64>,
-    /// Ends after this many minutes of training, over all sessions of the run.
+    /// Stop after this many minutes of training, counted over all sessions of the run.
     pub minutes: Option<f64>,
     /// Images per forward and backward pass, at least 1.
     pub batch: usize,
     /// Passes per optimizer step, at least 1; the step sees `batch * accumulation` images.
     pub accumulation: usize,
-    /// From this come the initial weights, order, noise, times, dropout and augmentation.
+    /// Seed of initial weights, order, noise, times, dropout and augmentation.
     pub seed: u64,
-    /// The model to begin from instead of random weights: its folder, or that of the run that trained it. Of the
-    /// same network; classes are found by their names. Not read again by a run that is resumed.
+    /// Model to start from instead of random weights: its folder, or that of the run that trained it. It must have the same
+    /// network; classes are matched by name. Not read again by a resumed run.
     pub init: Option<PathBuf>,
-    /// Steps between checkpoints; 0 for only the last.
+    /// Steps between checkpoints; 0 for only the last one.
     pub checkpoint_every: u64,
-    /// How many of the latest checkpoints stay on disk, at least 1.
+    /// Number of latest checkpoints to keep, at least 1.
     pub keep_last: usize,
     /// Steps between sample grids; 0 for none.
     pub preview_every: u64,
-    /// Samples in a grid.
+    /// Number of samples in a preview.
     pub preview_images: usize,
     /// Solver steps of a preview, at least 2.
     pub preview_steps: usize,
     /// Steps between losses on held-out images; 0 for none.
     pub validate_every: u64,
-    /// How many held-out images (at most; with fixed noise and times).
+    /// Maximum number of held-out images for validation.
     pub validation_images: usize,
-    /// Steps between lines of the log, at least 1; each holds the mean loss since the last.
+    /// Steps between lines of the log, at least 1; each contains the mean loss since the last one.
     pub log_every: u64,
-    /// Where tensors live: `cpu`, or what the build adds.
+    /// Device: `cpu`, or others that the build supports.
     pub device: String,
-    /// What activations, and their gradients, are held in: `f32` or `bf16`. Weights and their gradients are `f32`.
+    /// Precision of activations and their gradients: `f32` or `bf16`. Weights and their gradients are `f32`.
     pub precision: Precision,
-    /// Make normalized maps again on the way back instead of keeping them: less memory, somewhat longer steps, the
-    /// same bits.
+    /// Recompute normalized activations in the backward pass instead of storing them: less memory, slightly slower, the same
+    /// bits.
     pub recompute: bool,
-    /// The run's folder.
+    /// Output folder of the run.
     pub out: PathBuf,
 }
 
@@ -157,12 +157,12 @@ impl Default for Run {
 }
 
 impl Run {
-    /// Where tensors live.
+    /// The device of the tensors.
     pub(crate) fn device(&self) -> Result<Device, TrainError> {
         let device = tweedie_ops::device(&self.device).map_err(|e| TrainError::Device(e.to_string()))?;
         let expected = match self.precision {
-            Precision::Int8 => "`f32` or `bf16`: weights of eight bits cannot be trained",
-            Precision::Bf16 if !tweedie_ops::is_cpu(&device) => "`f32`: only the CPU computes with `bf16`",
+            Precision::Int8 => "`f32` or `bf16`; int8 weights cannot be trained",
+            Precision::Bf16 if !tweedie_ops::is_cpu(&device) => "`f32`; `bf16` is only supported on the CPU",
             _ => return Ok(device),
         };
         Err(TrainError::config("run.precision", self.precision, expected))
@@ -174,16 +174,16 @@ impl Run {
     }
 }
 
-/// Classes.
+/// Conditioning on classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Conditioning {
-    /// Tell the network each image's class; when not given, if the data has classes.
+    /// Whether the network is class-conditional; by default if the data has classes.
     pub classes: Option<bool>,
     /// Show every class equally often, whatever its size.
     pub balance: bool,
-    /// Probability, `0..=1`, of telling it "no class" (index K of K classes) instead, so that guidance
-    /// can contrast the two (Ho & Salimans 2022, arXiv:2207.12598).
+    /// Probability, `0..=1`, of using the null class (index K for K classes) instead, for guidance (Ho & Salimans 2022,
+    /// arXiv:2207.12598).
     pub label_dropout: f64,
 }
 
@@ -194,8 +194,8 @@ impl Default for Conditioning {
 }
 
 impl Conditioning {
-    /// How many classes the network is told of, given those of the data; `None` if it is told none.
-    pub fn told(&self, in_data: usize) -> Option<usize> {
+    /// Number of classes of the network, given those of the data; `None` if it is unconditional.
+    pub fn class_count(&self, in_data: usize) -> Option<usize> {
         self.classes.unwrap_or(in_data > 0).then_some(in_data)
     }
 }

@@ -158,7 +158,7 @@ fn keys(prefix: &str, table: &toml::Table, found: &mut Vec<String>) {
 }
 
 #[test]
-fn no_value_of_any_key_is_a_panic() {
+fn no_value_of_any_key_panics() {
     let values = [
         "0",
         "-1",
@@ -210,10 +210,10 @@ fn no_value_of_any_key_is_a_panic() {
 }
 
 #[test]
-fn numbers_that_toml_does_not_have_are_named() {
+fn integers_out_of_range_are_named() {
     assert_eq!(
         error(&["run.seed=9223372036854775808"]),
-        "run.seed = 9223372036854775808: expected a whole number from -9223372036854775808 to 9223372036854775807"
+        "run.seed = 9223372036854775808: expected an integer from -9223372036854775808 to 9223372036854775807"
     );
     let long = format!("data.background=\"{}\"", "#".repeat(50_000));
     let said = error(&[&long]);

@@ -1,4 +1,4 @@
-//! Beginning from a trained model instead of random weights: `run.init`.
+//! Starting from a trained model instead of random weights: `run.init`.
 
 mod settings;
 mod weights;
@@ -13,17 +13,17 @@ use crate::{error::TrainError, task::TaskKind};
 pub(crate) use settings::settings;
 pub(crate) use weights::{autoencoder, text, tokenizer, unet};
 
-/// The folder of the model at `path`: itself, or that of the run whose model it is.
+/// The model folder at `path`: itself, or that of a run.
 fn folder(path: &Path) -> PathBuf {
     let of_run = path.join("model");
     let itself = ["model_index.json", "config.json"].iter().any(|file| path.join(file).exists());
     if !itself && of_run.is_dir() { of_run } else { path.into() }
 }
 
-/// What learns a model such as the one at `path`.
+/// The task that can train the model at `path` further.
 ///
 /// # Errors
-/// When there is no model there, or training knows none of its kind.
+/// If there is no model, or no task supports it.
 pub fn task_of(path: &Path) -> Result<TaskKind, TrainError> {
     let dir = folder(path);
     match latent_dir::class_of(&dir)? {
@@ -42,8 +42,8 @@ pub fn task_of(path: &Path) -> Result<TaskKind, TrainError> {
     Ok(if of_autoencoder { TaskKind::Vae } else { TaskKind::Diffusion })
 }
 
-/// Fails where two descriptions of a network differ in more than the keys of `free`; `table` is where the
-/// configuration has `ours`.
+/// Checks that two network configurations are equal except for the keys in `free`; `table` is the configuration table of
+/// `ours`.
 fn same_network(table: &str, ours: &str, theirs: &str, free: &[&str], path: &Path) -> Result<(), TrainError> {
     let read = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
     let (ours, theirs) = (read(ours), read(theirs));
@@ -51,7 +51,7 @@ fn same_network(table: &str, ours: &str, theirs: &str, free: &[&str], path: &Pat
     for key in keys.filter(|key| !key.starts_with('_') && !free.contains(&key.as_str())) {
         let (a, b) = (&ours[key.as_str()], &theirs[key.as_str()]);
         if a != b {
-            let expected = format!("{b}, as in the model to begin from, {}", path.display());
+            let expected = format!("{b}, as in the initial model {}", path.display());
             return Err(TrainError::config(format!("{table}.{key}"), a, expected));
         }
     }

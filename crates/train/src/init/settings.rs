@@ -1,4 +1,4 @@
-//! What a model's folder says of a run that begins from it.
+//! Configuration values that follow from an initial model.
 
 use std::path::Path;
 
@@ -17,14 +17,13 @@ use crate::{
     task::TaskKind,
 };
 
-/// The keys of a configuration that the model at `path` answers: its network, its process, the size of its images, and
-/// `run.init`.
+/// The configuration that follows from the model at `path`: its network, its process, the image size, and `run.init`.
 ///
 /// # Errors
-/// When there is no model, or it cannot be trained here; the message names file and key.
+/// If there is no model, or it cannot be trained here; names file and key.
 pub(crate) fn settings(path: &Path) -> Result<Table, TrainError> {
     let Some(name) = path.to_str() else {
-        return Err(TrainError::config("run.init", path.display(), "a path in Unicode"));
+        return Err(TrainError::config("run.init", path.display(), "a path in valid Unicode"));
     };
     let dir = folder(path);
     let mut layer = match task_of(path)? {
@@ -109,12 +108,12 @@ fn vae(dir: &Path) -> Result<Table, TrainError> {
     Ok(layer)
 }
 
-/// The side of square samples.
+/// The width of square samples.
 fn square(size: Option<SampleSize>) -> Option<usize> {
     size.map(|size| size.dims()).filter(|[h, w]| h == w).map(|[h, _]| h)
 }
 
-/// The keys of a network's `config.json` as `[model.unet]` has them.
+/// The keys of a network's `config.json` in the format of `[model.unet]`.
 fn network(json: &str) -> toml::Value {
     fn toml_of(value: Value) -> toml::Value {
         match value {
@@ -130,14 +129,14 @@ fn network(json: &str) -> toml::Value {
             Value::Object(map) => toml::Value::Table(map.into_iter().map(|(k, v)| (k, toml_of(v))).collect()),
         }
     }
-    // Those that follow from the data.
+    // Keys that follow from the data.
     const OTHERS: [&str; 2] = ["sample_size", "num_class_embeds"];
     let Ok(Value::Object(mut entries)) = serde_json::from_str(json) else { return Table::new().into() };
     entries.retain(|key, _| !key.starts_with('_') && !OTHERS.contains(&key.as_str()));
     toml_of(Value::Object(entries))
 }
 
-/// The process that a scheduler's configuration describes, as `[diffusion]` has it.
+/// The process of a scheduler's configuration in the format of `[diffusion]`.
 fn process(scheduler: &SchedulerConfig) -> Result<toml::Value, TrainError> {
     let wrong = |key: &str, found: String, expected: &str| HubError::Key {
         path: scheduler.path().into(),
@@ -156,7 +155,7 @@ fn process(scheduler: &SchedulerConfig) -> Result<toml::Value, TrainError> {
         "squaredcos_cap_v2" => Process::SquaredCosine,
         "sigmoid" => Process::Sigmoid,
         other => {
-            let expected = "linear, scaled_linear, squaredcos_cap_v2 or sigmoid, which training knows";
+            let expected = "linear, scaled_linear, squaredcos_cap_v2 or sigmoid for training";
             return Err(wrong("beta_schedule", other.into(), expected).into());
         }
     };
@@ -171,7 +170,7 @@ fn process(scheduler: &SchedulerConfig) -> Result<toml::Value, TrainError> {
             Parameterization::Flow => Output::Flow,
             Parameterization::Edm { .. } => Output::Edm,
             other => {
-                let expected = "an answer that training knows";
+                let expected = "a prediction type that training supports";
                 return Err(wrong("prediction_type", format!("{other:?}"), expected).into());
             }
         },
@@ -179,7 +178,7 @@ fn process(scheduler: &SchedulerConfig) -> Result<toml::Value, TrainError> {
             Some("fixed_large" | "fixed_large_log") => ReverseVariance::FixedLarge,
             Some("learned_range") => ReverseVariance::LearnedRange,
             Some(other @ "learned") => {
-                return Err(wrong("variance_type", other.into(), "a fixed one or learned_range").into());
+                return Err(wrong("variance_type", other.into(), "a fixed variance or learned_range").into());
             }
             _ => ReverseVariance::FixedSmall,
         },
@@ -200,7 +199,7 @@ fn process(scheduler: &SchedulerConfig) -> Result<toml::Value, TrainError> {
         !(near(a.alpha, b.alpha) && near(a.sigma, b.sigma))
     };
     if config.is_table() && (0..config.train_steps).any(differs) {
-        let expected = "levels that follow from beta_schedule, beta_start and beta_end";
+        let expected = "noise levels given by beta_schedule, beta_start and beta_end";
         return Err(wrong("trained_betas", "other levels".into(), expected).into());
     }
     toml::Value::try_from(config).map_err(|e| TrainError::Model(e.to_string()))

@@ -1,4 +1,4 @@
-//! The weights of a model, in place of random ones.
+//! Loads the weights of an initial model.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,14 +12,14 @@ use tweedie_ops::Device;
 use super::{folder, same_network};
 use crate::{error::TrainError, text::TextModel};
 
-/// The table of classes, a row for each.
+/// The class embedding table, with one row per class.
 const CLASSES: &str = "class_embedding.weight";
 
-/// `fresh` with the weights of the model at `path`. Classes are found by their names in `names`; those that the
-/// model does not know keep their fresh rows.
+/// `fresh` with the weights of the model at `path`. Classes are matched by their names in `names`; new ones keep their
+/// random rows.
 ///
 /// # Errors
-/// When there is no such model, or it is of another network.
+/// If there is no such model, or it has another network.
 pub(crate) fn unet(fresh: UNet2DModel, path: &Path, names: &[String]) -> Result<UNet2DModel, TrainError> {
     let model = ModelDir::open(&folder(path))?;
     let file = model.weights()?;
@@ -35,7 +35,7 @@ pub(crate) fn unet(fresh: UNet2DModel, path: &Path, names: &[String]) -> Result<
     Ok(params::import(fresh, &tensors).map_err(of(&file))?)
 }
 
-/// The rows of `table` for which `rows` says where in `learned` they are, taken from there.
+/// Copies rows of `learned` to `table`; `rows` contains their positions in `learned`.
 fn classes(mut table: HostTensor, learned: Option<HostTensor>, rows: &[Option<usize>]) -> HostTensor {
     let width = table.shape.last().copied().unwrap_or(0).max(1);
     let Some(learned) = learned.filter(|l| l.shape.last() == table.shape.last()) else { return table };
@@ -50,7 +50,7 @@ fn classes(mut table: HostTensor, learned: Option<HostTensor>, rows: &[Option<us
 /// `fresh` with the weights of the autoencoder at `path`.
 ///
 /// # Errors
-/// As [`unet`].
+/// Those of [`unet`].
 pub(crate) fn autoencoder(
     fresh: AutoencoderKl,
     path: &Path,
@@ -61,7 +61,7 @@ pub(crate) fn autoencoder(
     let Component::Autoencoder(tweedie_models::Autoencoder::Kl(theirs)) = component.load(device)? else {
         return Err(TrainError::config("run.init", dir.display(), "the folder of an AutoencoderKL"));
     };
-    // How latents are scaled is measured when the run ends.
+    // The scaling factor is measured at the end of the run.
     let free =
         ["sample_size", "scaling_factor", "shift_factor", "force_upcast", "latents_mean", "latents_std"];
     same_network("vae", &fresh.config().to_json(), &theirs.config().to_json(), &free, &dir)?;
@@ -72,7 +72,7 @@ pub(crate) fn autoencoder(
 /// `fresh` with the weights of the pipeline at `path`.
 ///
 /// # Errors
-/// As [`unet`].
+/// Those of [`unet`].
 pub(crate) fn text(
     fresh: TextModel,
     path: &Path,
@@ -103,7 +103,7 @@ pub(crate) fn text(
 /// The tokenizer of the pipeline at `path`.
 ///
 /// # Errors
-/// When it has none.
+/// If it has none.
 pub(crate) fn tokenizer(path: &Path) -> Result<ClipTokenizer, TrainError> {
     Ok(ClipTokenizer::open(&folder(path).join("tokenizer"))?)
 }

@@ -1,4 +1,4 @@
-//! One step after the other, and what is due between them.
+//! Runs steps, and what is due between them.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ impl TrainLoop {
             self.phase = Phase::Training;
             self.session = Some(Instant::now());
             if self.is_over() && self.done.save == Some(self.state.step) && !self.stop.is_requested() {
-                // Nothing to add to what was saved.
+                // There is nothing new to save.
                 self.phase = Phase::Over;
                 return self.finish();
             }
@@ -39,7 +39,7 @@ impl TrainLoop {
         let made = self.train_step();
         self.tell_skipped();
         match made {
-            // Over with the next turn.
+            // The next turn ends the run.
             Err(TrainError::Stopped) => return Ok(()),
             other => other?,
         }
@@ -56,23 +56,23 @@ impl TrainLoop {
         Ok(())
     }
 
-    /// Warns of images that were found to be corrupt since the last time.
+    /// Warns about images that were found to be corrupt since the last call.
     pub(super) fn tell_skipped(&mut self) {
         const MOST: usize = 50;
         let skipped = self.data.skipped_from(self.skipped);
         for image in skipped.iter().take(MOST.saturating_sub(self.skipped)) {
             let (path, reason) = (image.path.display(), &image.reason);
-            self.events.push_back(TrainEvent::Warning(format!("left out {path}: {reason}")));
+            self.events.push_back(TrainEvent::Warning(format!("skipped {path}: {reason}")));
         }
         let all = self.skipped + skipped.len();
         if all > MOST && self.skipped <= MOST {
-            let text = format!("more than {MOST} images left out; further ones are not listed");
+            let text = format!("more than {MOST} images were skipped; further ones are not listed");
             self.events.push_back(TrainEvent::Warning(text));
         }
         self.skipped = all;
     }
 
-    /// Validation and previews that are due, or all that are wanted at all.
+    /// Validation and previews that are due, or all enabled ones at the end.
     fn report(&mut self, last: bool) -> Result<(), TrainError> {
         let (run, step) = (&self.config.run, self.state.step);
         let wanted = |every: u64| every > 0 && (last || due(every, step));
@@ -133,7 +133,7 @@ impl TrainLoop {
         }
     }
 
-    /// Runs `work` without counting its time into the rate of training.
+    /// Runs `work` without counting its time in the training rate.
     pub(super) fn aside<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, TrainError>,
@@ -157,7 +157,7 @@ impl TrainLoop {
         })
     }
 
-    /// Held-out losses that are infinite or none end a run as the losses of steps do.
+    /// A held-out loss that is not finite ends the run, like the loss of a step.
     fn require_finite(&self, found: &Validation) -> Result<(), TrainError> {
         let losses = [Some(found.loss), found.ema_loss];
         match losses.into_iter().flatten().all(f64::is_finite) {
@@ -170,7 +170,7 @@ impl TrainLoop {
         }
     }
 
-    /// A last look at the weights, which no later step tries: on held-out images, where nobody asked for it.
+    /// Checks the final weights on held-out images, even if validation is off, because no later step would fail.
     fn examine(&mut self) -> Result<(), TrainError> {
         if self.done.validation == Some(self.state.step) {
             return Ok(());

@@ -1,5 +1,5 @@
-//! The training loop, as an iterator: steps, checkpoints, exact resume, logs, validation, previews and the finished
-//! model, whatever the task. Progress and stopping belong to whoever holds it.
+//! The training loop as an iterator: steps, checkpoints, exact resume, logs, validation, previews and the finished model, for
+//! any task. The caller controls progress and stopping.
 
 mod advance;
 mod save;
@@ -28,7 +28,7 @@ use crate::{
     task::{self, Size, Task},
 };
 
-/// A training run. Iterating it trains; each item is something that happened. After an error it is over.
+/// A training run. Iterating it trains; each item is an event. It ends after an error.
 ///
 /// ```no_run
 /// use tweedie_train::{ConfigBuilder, TrainEvent, TrainLoop};
@@ -44,13 +44,13 @@ use crate::{
 pub struct TrainLoop {
     config: RunConfig,
     data: Dataset,
-    /// How many of its images were told to be corrupt.
+    /// Number of its images reported as corrupt.
     skipped: usize,
     task: Box<dyn Task>,
     state: State,
     log: Log,
     saved: Option<PathBuf>,
-    /// The steps at which the latest validation, preview and checkpoint were made.
+    /// The steps of the latest validation, preview and checkpoint.
     done: Done,
     events: VecDeque<TrainEvent>,
     stop: StopHandle,
@@ -74,12 +74,12 @@ enum Phase {
     Over,
 }
 
-/// Asks a run to save and end, from any thread.
+/// Requests that a run saves and stops, from any thread.
 #[derive(Clone, Debug, Default)]
 pub struct StopHandle(Arc<AtomicBool>);
 
 impl StopHandle {
-    /// The run saves and ends after the step it is making.
+    /// The run saves and stops after the current step.
     pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -94,24 +94,23 @@ const CHECKPOINTS: &str = "checkpoints";
 const CONFIG: &str = "config.toml";
 
 impl TrainLoop {
-    /// A new run in the folder `run.out`.
+    /// Creates a new run in the folder `run.out`.
     ///
     /// # Errors
-    /// When the folder holds a run already or cannot be written, or the data, model or device are not
-    /// as the configuration says.
+    /// If the folder already contains a run or cannot be written, or the data, model or device do not match the configuration.
     pub fn new(config: RunConfig) -> Result<Self, TrainError> {
         let config = config.resolved()?;
         vacant(&config.run.out)?;
         let lock = FolderLock::take(&config.run.out)?;
-        // Another process may have begun one meanwhile.
+        // Another process may have started a run meanwhile.
         vacant(&config.run.out)?;
         Self::build(config, lock, Found::default(), Vec::new())
     }
 
-    /// Goes on with the run in the folder `out`, from its latest whole checkpoint, as it was configured.
+    /// Resumes the run in the folder `out` from its latest complete checkpoint, with its own configuration.
     ///
     /// # Errors
-    /// As [`TrainLoop::new`], and when there is no run.
+    /// Those of [`TrainLoop::new`], and if there is no run.
     pub fn resume(out: &Path) -> Result<Self, TrainError> {
         let path = out.join(CONFIG);
         let mut config = ConfigBuilder::file(&path)?.build()?;
@@ -119,16 +118,15 @@ impl TrainLoop {
         Self::resume_with(config)
     }
 
-    /// Goes on with the run in `run.out`, configured anew where that leaves the bits alone: its length, what
-    /// it reports and saves.
+    /// Resumes the run in `run.out` with changed settings that do not affect the bits: its length, reports and checkpoints.
     ///
     /// # Errors
-    /// As [`TrainLoop::resume`], and [`TrainError::Changed`] naming the keys that differ.
+    /// Those of [`TrainLoop::resume`], and [`TrainError::Changed`] naming the keys that differ.
     pub fn resume_with(config: RunConfig) -> Result<Self, TrainError> {
         let config = config.resolved()?;
         let out = config.run.out.clone();
         if !out.join(CONFIG).exists() {
-            let reason = "there is no run to resume (config.toml is missing)";
+            let reason = "no run to resume (config.toml is missing)";
             return Err(TrainError::Checkpoint { path: out, reason: reason.into() });
         }
         let lock = FolderLock::take(&out)?;
@@ -154,7 +152,7 @@ impl TrainLoop {
         mut warnings: Vec<String>,
     ) -> Result<Self, TrainError> {
         let out = config.run.out.clone();
-        // Found out before the work, and not after it.
+        // Checked before the work.
         tweedie_system::files::check_folder(&out).map_err(|e| TrainError::io(&out, e))?;
         for folder in [&out, &out.join(CHECKPOINTS), &out.join(SNAPSHOTS)] {
             tweedie_system::files::sweep_own(folder);
@@ -172,15 +170,14 @@ impl TrainLoop {
         inputs.extend(images_of(&data)?);
         for (what, found) in &inputs {
             if state.inputs.get(what).is_some_and(|before| before != found) {
-                warnings.push(format!(
-                    "{what} changed since the last checkpoint; the run goes on with the new ones"
-                ));
+                warnings
+                    .push(format!("{what} changed since the last checkpoint; continuing with the new ones"));
             }
         }
         state.inputs = inputs;
         for (path, reason) in damaged {
             let kept = checkpoint::set_aside(&path)?;
-            warnings.push(format!("skipped: {reason}; it is now called {}", kept.display()));
+            warnings.push(format!("skipped: {reason}; renamed to {}", kept.display()));
         }
         let log = Log::open(&out, &state.logs)?;
         write_atomic(&out.join(CONFIG), config.to_toml()?.as_bytes())?;
@@ -224,7 +221,7 @@ impl TrainLoop {
         self.state.step
     }
 
-    /// By which any thread can end the run.
+    /// A handle to stop the run from any thread.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
@@ -241,8 +238,8 @@ impl TrainLoop {
     }
 }
 
-/// Numbers that differ where the images, or their names and classes, do. The images themselves only where they are in
-/// memory: to decode all of them may take longer than the run.
+/// Fingerprints of the images' names and classes, and of the images themselves if they are in memory: decoding all of
+/// them may take longer than the run.
 fn images_of(data: &Dataset) -> Result<BTreeMap<String, String>, TrainError> {
     let mut sum = 0;
     for (name, class) in data.names().zip(data.classes()) {
@@ -259,7 +256,7 @@ fn images_of(data: &Dataset) -> Result<BTreeMap<String, String>, TrainError> {
     Ok(found)
 }
 
-/// Whether a new run can begin in the folder `out`.
+/// Checks that a new run can start in the folder `out`.
 fn vacant(out: &Path) -> Result<(), TrainError> {
     if out.join(CONFIG).exists() {
         return Err(TrainError::Occupied { path: out.into() });

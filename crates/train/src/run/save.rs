@@ -1,4 +1,4 @@
-//! What a run leaves on the disk: checkpoints, snapshots, the finished model.
+//! Writes checkpoints, snapshots and the finished model.
 
 use super::{CHECKPOINTS, TrainLoop};
 use crate::{
@@ -30,7 +30,7 @@ impl TrainLoop {
         })
     }
 
-    /// Keeps the averages of this step for lengths that are wanted after training.
+    /// Saves the averages of this step, from which other lengths can be computed after training.
     pub(super) fn snapshot(&mut self) -> Result<(), TrainError> {
         self.aside(|run| {
             let tensors = run.task.averages();
@@ -41,7 +41,7 @@ impl TrainLoop {
         })
     }
 
-    /// Refuses tensors that must not go into a checkpoint, as an overflowing update leaves them.
+    /// Rejects tensors that are not finite, as after an overflowing update.
     fn check(&self, files: &Files) -> Result<(), TrainError> {
         let mut all = files.iter().flat_map(|(file, tensors)| tensors.iter().map(move |(n, t)| (file, n, t)));
         match all.find(|(.., t)| !t.values.iter().all(|v| v.is_finite())) {
@@ -58,7 +58,7 @@ impl TrainLoop {
         let recent = &self.log.curves.train;
         let tail = recent.get(recent.len().saturating_sub(10)..).unwrap_or_default();
         let (sum, n) = match (tail.len(), self.state.pending) {
-            // Shorter than the interval of the log.
+            // The run is shorter than the interval of the log.
             (0, (sum, n)) => (sum, n as usize),
             (n, _) => (tail.iter().map(|p| p.1).sum(), n),
         };

@@ -1,4 +1,4 @@
-//! A network that denoises images.
+//! Training a denoising network on images.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::{
     preview,
 };
 
-/// The file of the latest losses of all times.
+/// The file with the last losses of all times.
 const TIMES: &str = "times";
 
 pub(super) struct Diffusion {
@@ -34,11 +34,11 @@ pub(super) struct Diffusion {
     class_names: Vec<String>,
     maker: Arc<BatchMaker>,
     batches: Prefetch<Vec<HostBatch>>,
-    /// Made when first needed.
+    /// Computed at the first use.
     validation: Option<Vec<HostBatch>>,
     learner: Learner<TrainModel>,
     objective: Objective,
-    /// Where times follow the losses.
+    /// Set if times depend on the losses.
     history: Option<LossHistory>,
 }
 
@@ -129,7 +129,7 @@ impl Task for Diffusion {
     }
 
     fn preview(&mut self) -> Result<Sheet, TrainError> {
-        let classes = self.config.conditioning.told(self.class_names.len());
+        let classes = self.config.conditioning.class_count(self.class_names.len());
         let images = preview::samples(&self.config, &self.learner.best()?, classes, &self.device)?;
         let columns = (images.len() as f64).sqrt().ceil() as usize;
         Ok(Sheet { images, columns })
@@ -152,8 +152,8 @@ impl Task for Diffusion {
 
 /// The sizes of the network and of the data.
 pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
-    let told = config.conditioning.told(data.class_names().len());
-    let classes = if told.is_some() { data.class_names().to_vec() } else { Vec::new() };
+    let classes_in_model = config.conditioning.class_count(data.class_names().len());
+    let classes = if classes_in_model.is_some() { data.class_names().to_vec() } else { Vec::new() };
     let unet = config.unet(data.class_names().len())?;
     let model = TrainModel::new(&unet, config.augment.has_labels(), config.run.seed, device)?;
     let activations =

@@ -1,4 +1,4 @@
-//! A module that learns: its weights, their averages, and its optimizer.
+//! A module in training: its weights, their averages, and its optimizer.
 
 use burn::{
     module::Module,
@@ -15,44 +15,44 @@ use crate::{
     optim::{GradientMap, Optimizer, OptimizerConfig},
 };
 
-/// A pass' share of a step's loss.
+/// The contribution of a pass to a step's loss.
 pub(crate) struct PassLoss {
-    /// The loss itself.
+    /// The value of the loss.
     pub value: f64,
-    /// A number whose gradient is the loss'.
+    /// A tensor with the gradient of the loss.
     pub graph: Tensor<1>,
 }
 
 /// A module in training.
 pub(crate) struct Learner<M> {
-    /// `None` only while a step moves it.
+    /// `None` only during an update.
     model: Option<M>,
     averages: Vec<(Average, M)>,
     optimizer: Optimizer,
     config: OptimizerConfig,
-    /// Whether gradients make normalized maps again.
+    /// Whether gradients recompute normalized activations.
     recompute: bool,
     prefix: &'static str,
 }
 
 impl<M: Module> Learner<M> {
-    /// A run's main module, as it is before the first step, with the averages that the run keeps of it.
+    /// The main module of a run before the first step, with the run's averages.
     pub fn new(model: M, config: &RunConfig) -> Self {
         let averages = config.ema.averages().into_iter().map(|law| (law, model.valid())).collect();
         Self { averages, recompute: config.run.recompute, ..Self::plain(model, &config.optimizer, "") }
     }
 
-    /// A module beside it, whose files' names begin with `prefix`, without averages.
+    /// An additional module without averages, whose files have the prefix `prefix`.
     pub fn plain(model: M, config: &OptimizerConfig, prefix: &'static str) -> Self {
         let optimizer = Optimizer::new(config);
         let (averages, config) = (Vec::new(), config.clone());
         Self { model: Some(model), averages, optimizer, config, recompute: false, prefix }
     }
 
-    /// As it was at a checkpoint, after `steps` steps of its own.
+    /// Restores the state at a checkpoint, after `steps` steps of this module.
     ///
     /// # Errors
-    /// When the checkpoint is of other networks or optimizers.
+    /// If the checkpoint belongs to other networks or optimizers.
     pub fn restored(mut self, from: &Checkpoint, steps: u64, device: &Device) -> Result<Self, TrainError> {
         let wrong = |e: &dyn std::fmt::Display| TrainError::checkpoint(&from.path, e);
         let model = self.model.take().ok_or_else(ended)?;
@@ -72,17 +72,17 @@ impl<M: Module> Learner<M> {
         format!("{}{name}", self.prefix)
     }
 
-    /// The module, within autodiff.
+    /// The module, tracked by autodiff.
     pub fn model(&self) -> Result<&M, TrainError> {
         self.model.as_ref().ok_or_else(ended)
     }
 
-    /// The first average, if one is kept.
+    /// The first average, if there is one.
     pub fn average(&self) -> Option<&M> {
         self.averages.first().map(|(_, model)| model)
     }
 
-    /// What is shown and exported, outside autodiff: the first average, or else the weights.
+    /// The module for previews and export, without autodiff: the first average, or else the weights.
     pub fn best(&self) -> Result<M, TrainError> {
         match self.average() {
             Some(average) => Ok(average.clone()),
@@ -90,11 +90,10 @@ impl<M: Module> Learner<M> {
         }
     }
 
-    /// Makes one optimizer step down the sum of the losses of `passes`. `loss` hears which pass it is, counted
-    /// from 0.
+    /// Makes one optimizer step with the sum of the losses of `passes`. `loss` gets the index of the pass.
     ///
     /// # Errors
-    /// What `loss` returns, and when a loss or a gradient is not finite.
+    /// Those of `loss`, and if a loss or a gradient is not finite.
     pub fn learn<B>(
         &mut self,
         passes: &[B],
@@ -120,10 +119,10 @@ impl<M: Module> Learner<M> {
         Ok(Learned { loss: total, grad_norm, figures: Vec::new() })
     }
 
-    /// Makes one optimizer step, with clipped gradients, and moves the averages. Returns the gradient's norm.
+    /// Makes one optimizer step with clipped gradients, and updates the averages. Returns the gradient's norm.
     ///
     /// # Errors
-    /// When a gradient is not finite.
+    /// If a gradient is not finite.
     pub fn step(&mut self, mut gradients: GradientMap, at: &StepAt) -> Result<f64, TrainError> {
         let norm = gradients.norm().map_err(|name| at.not_finite(format!("the gradient of {name}")))?;
         let clip = self.config.clip_norm;
@@ -133,7 +132,7 @@ impl<M: Module> Learner<M> {
         let model = self.model.take().ok_or_else(ended)?;
         let (rate, weight) = (at.learning_rate, |law: &Average| law.weight(at.images, at.rows as u64));
         let mut averages = std::mem::take(&mut self.averages).into_iter();
-        // The first average moves as the parameters are stepped: one pass over memory less.
+        // The first average is updated together with the parameters, which saves a pass over memory.
         let model = match averages.next() {
             None => self.optimizer.step(model, gradients, rate),
             Some((law, average)) => {
@@ -168,7 +167,7 @@ fn ended() -> TrainError {
     TrainError::Model("the run has ended".into())
 }
 
-/// The file of an average.
+/// The file name of an average.
 pub(crate) fn ema_name(index: usize) -> String {
     if index == 0 { "ema".into() } else { format!("ema-{index}") }
 }

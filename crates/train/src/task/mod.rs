@@ -1,4 +1,4 @@
-//! What a run learns. The loop knows steps, time, files and events; a task knows its data, networks and losses.
+//! Training tasks. The loop handles steps, time, files and events; a task handles its data, networks and losses.
 
 mod diffusion;
 mod learner;
@@ -24,22 +24,21 @@ use crate::{
 
 pub(crate) use learner::{Learner, ema_name};
 
-/// What is learned: the `task` key of a configuration.
+/// What to train: the `task` key of a configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
-    /// A network that denoises images: `[model]`, `[diffusion]`, `[loss]` and `[conditioning]`.
+    /// A denoising network on images: `[model]`, `[diffusion]`, `[loss]` and `[conditioning]`.
     #[default]
     Diffusion,
-    /// A U-Net in the latents of a finished autoencoder, and the text encoder that it reads: `[text]`, `[model]`,
-    /// `[diffusion]` and `[loss]`.
+    /// A U-Net and its text encoder in the latents of a finished autoencoder: `[text]`, `[model]`, `[diffusion]` and `[loss]`.
     TextToImage,
     /// An autoencoder between images and latents: `[vae]`.
     Vae,
 }
 
 impl TaskKind {
-    /// Whether it reads this table of a configuration, among those that not all tasks read.
+    /// Whether it uses this configuration table, among those that not all tasks use.
     pub(crate) fn reads(self, table: &str) -> bool {
         match self {
             Self::Diffusion => ["model", "diffusion", "loss", "conditioning"].contains(&table),
@@ -59,84 +58,84 @@ impl std::fmt::Display for TaskKind {
     }
 }
 
-/// Tensors by the stem of their file and their name.
+/// Tensors by file name and tensor name.
 pub(crate) type Files = Vec<(String, BTreeMap<String, HostTensor>)>;
 
-/// How large a task is.
+/// The size of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Size {
-    /// Trainable numbers.
+    /// Number of trainable values.
     pub parameters: usize,
-    /// Images to learn from.
+    /// Number of training images.
     pub images: usize,
-    /// Images held out.
+    /// Number of held-out images.
     pub held_out: usize,
 }
 
-/// A step that is to be made.
+/// The parameters of an optimizer step.
 #[derive(Clone, Debug)]
 pub(crate) struct StepAt {
-    /// By which the run may be ended meanwhile.
+    /// Stops the run during the step.
     pub stop: StopHandle,
     /// Steps done before.
     pub done: u64,
-    /// Images seen, with those of this step.
+    /// Images seen, including those of this step.
     pub images: u64,
-    /// Images of this step.
+    /// Number of images in this step.
     pub rows: usize,
     /// The learning rate.
     pub learning_rate: f64,
 }
 
 impl StepAt {
-    /// The error of a number in this step that is infinite or none. The loop adds the last checkpoint.
+    /// The error for a value that is not finite in this step. The loop adds the last checkpoint.
     pub fn not_finite(&self, what: impl Into<String>) -> TrainError {
         TrainError::NotFinite { step: self.done + 1, what: what.into(), checkpoint: None }
     }
 }
 
-/// A step that was made.
+/// The result of an optimizer step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Learned {
-    /// What was minimized, over the step's images.
+    /// The loss over the step's images.
     pub loss: f64,
-    /// The L2 norm of its whole gradient, before clipping.
+    /// The L2 norm of the whole gradient before clipping.
     pub grad_norm: f64,
-    /// Its parts, and whatever else a log should have.
+    /// Further figures for the log, for example the terms of the loss.
     pub figures: Vec<Figure>,
 }
 
-/// What held-out images say.
+/// The result of a validation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Validation {
-    /// Of the weights.
+    /// Loss of the weights.
     pub loss: f64,
-    /// Of their first average, if any is kept.
+    /// Loss of their first average, if there is one.
     pub ema_loss: Option<f64>,
-    /// Other measures, of the average if one is kept.
+    /// Other figures, for the average if there is one.
     pub figures: Vec<Figure>,
 }
 
 /// Images for a grid.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Sheet {
-    /// Row by row.
+    /// The images, row by row.
     pub images: Vec<Image>,
-    /// Images in a row.
+    /// Number of images per row.
     pub columns: usize,
 }
 
-/// Something to learn. Equal configurations and steps give equal bits, whatever was interrupted between them:
-/// a task's state is what [`Task::tensors`] gives and the constructor takes back, and all else is a pure
-/// function of the configuration and the step.
+/// A training task. Equal configurations and steps give equal bits, however often the run was interrupted: the state is what
+/// [`Task::tensors`] returns and the constructor takes back, and everything else is a pure function of the configuration and
+/// the step.
 pub(crate) trait Task: Send {
-    /// How large it is.
+    /// The size of the task.
     fn size(&self) -> Size;
 
-    /// What it depends on besides configuration and checkpoint, and a number that differs where that does.
+    /// Inputs besides configuration and checkpoint, each with a fingerprint.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// If a file cannot be read.
     fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
         Ok(BTreeMap::new())
     }
@@ -144,44 +143,44 @@ pub(crate) trait Task: Send {
     /// Makes an optimizer step.
     ///
     /// # Errors
-    /// When an image cannot be read, or [`StepAt::not_finite`]; the run is over then. [`TrainError::Stopped`] if nothing
-    /// was done because the run is to end.
+    /// If an image cannot be read, or [`StepAt::not_finite`]; this ends the run. [`TrainError::Stopped`] if a stop was
+    /// requested before the step was done.
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError>;
 
-    /// The losses on held-out images; `None` if there are none.
+    /// The losses on held-out images; `None` if there are no held-out images.
     ///
     /// # Errors
-    /// When an image cannot be read.
+    /// If an image cannot be read.
     fn validate(&mut self) -> Result<Option<Validation>, TrainError>;
 
-    /// What the networks now do, as images, the same each time but for the weights.
+    /// A preview of the current networks as images, always from the same noise or data.
     ///
     /// # Errors
-    /// When they cannot be made.
+    /// If it cannot be computed.
     fn preview(&mut self) -> Result<Sheet, TrainError>;
 
-    /// The whole state, but for what the loop keeps itself: the files of a checkpoint.
+    /// The whole state except what the loop stores itself: the files of a checkpoint.
     fn tensors(&self) -> Files;
 
-    /// The averages of the weights alone: the files of a snapshot.
+    /// Only the averages of the weights: the files of a snapshot.
     fn averages(&self) -> Files;
 
     /// Writes the finished model to the folder `summary.model`.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     fn export(&mut self, summary: &Summary) -> Result<(), TrainError>;
 }
 
-/// What the task of `config` has a use for of `data`, and what its user should know of the rest.
+/// The part of `data` that the task of `config` uses, and notes about the rest.
 ///
 /// # Errors
-/// When it has none.
+/// If it can use nothing.
 pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec<String>), TrainError> {
     let mut notes = Vec::new();
     if !data.passed_over().is_empty() {
         let (place, found) = (&config.data.source, counted_endings(data.passed_over()));
-        notes.push(format!("{place}: passed over files that are no images: {found}"));
+        notes.push(format!("{place}: ignoring files that are not images: {found}"));
     }
     match config.task {
         TaskKind::TextToImage => text::captioned(config, data, notes),
@@ -192,7 +191,7 @@ pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec
 /// The task of `config` on `data`, as new or as it was at a checkpoint.
 ///
 /// # Errors
-/// When data or network are not as the configuration says, or the checkpoint is another task's.
+/// If data or network do not match the configuration, or the checkpoint belongs to another task.
 pub(crate) fn open(
     config: &RunConfig,
     data: &Dataset,
@@ -209,7 +208,7 @@ pub(crate) fn open(
 /// The size of the task of `config` on `data`, for [`crate::dry_run()`].
 ///
 /// # Errors
-/// As [`open`].
+/// Those of [`open`].
 pub(crate) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
     match config.task {
         TaskKind::Diffusion => diffusion::plan(config, data, device),

@@ -1,4 +1,4 @@
-//! A latent diffusion model that reads texts: see [`crate::text`].
+//! Training a text-to-image latent diffusion model: see [`crate::text`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
     text::{self, TextBatch, TextBatches, TextModel, Vae},
 };
 
-/// The folder, within the run's, of a tokenizer that was not learned from the captions.
+/// The folder in the run's folder for a tokenizer that was not learned from the captions.
 const TOKENIZER: &str = "tokenizer";
 
 pub(super) struct TextToImage {
@@ -58,7 +58,7 @@ impl TextToImage {
                 Some(_) => {
                     format!("the tokenizer in {} is damaged", config.run.out.join(TOKENIZER).display())
                 }
-                None => "the captions changed, and with them the tokenizer that is learned from them".into(),
+                None => "the captions changed, and so did the tokenizer that is trained on them".into(),
             };
             return Err(TrainError::checkpoint(&checkpoint.path, reason));
         }
@@ -66,7 +66,7 @@ impl TextToImage {
         let mut model = TextModel::new(config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?;
         if let (Some(path), None) = (&config.run.init, from) {
             model = init::text(model, path, maker.tokenizer(), device)?;
-            // The run goes on without the model.
+            // The run must not depend on the initial model.
             let folder = config.run.out.join(TOKENIZER);
             std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
             maker.tokenizer().save(&folder, config.text.tokens)?;
@@ -127,7 +127,7 @@ impl Task for TextToImage {
     fn preview(&mut self) -> Result<Sheet, TrainError> {
         let images =
             text::samples(&self.config, &self.learner.best()?, &self.maker, &self.vae, &self.device)?;
-        // A prompt's samples stand below each other, if the prompts fit into a row.
+        // Samples of a prompt are put below each other, if the prompts fit in a row.
         const WIDEST: usize = 16;
         let prompts = self.maker.prompts().len();
         let square = (images.len() as f64).sqrt().ceil() as usize;
@@ -148,7 +148,7 @@ impl Task for TextToImage {
     }
 }
 
-/// The share of `batch` in the mean weighted squared error of `rows`.
+/// The contribution of `batch` to the mean weighted squared error of `rows`.
 fn loss(
     model: &TextModel,
     batch: &TextBatch,

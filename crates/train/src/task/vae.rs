@@ -1,4 +1,4 @@
-//! An autoencoder: see [`crate::autoencoder`].
+//! Training an autoencoder: see [`crate::autoencoder`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,9 +24,9 @@ use crate::{
     prefetch::Prefetch,
 };
 
-/// Before the names of the discriminator's files.
+/// Prefix of the discriminator's files.
 const DISCRIMINATOR: &str = "discriminator-";
-/// The most training images whose latents are measured.
+/// Maximum number of training images whose latents are measured.
 const MEASURED: usize = 2048;
 
 pub(super) struct Vae {
@@ -34,10 +34,10 @@ pub(super) struct Vae {
     maker: Arc<ImageBatches>,
     batches: Prefetch<Vec<ImageBatch>>,
     learner: Learner<AutoencoderKl>,
-    /// `None` where none is asked for.
+    /// `None` without an adversarial loss.
     discriminator: Option<Learner<Discriminator>>,
     objective: Objective,
-    /// What held-out images said last.
+    /// The figures of the last validation.
     quality: Vec<Figure>,
 }
 
@@ -90,7 +90,7 @@ impl Vae {
         })
     }
 
-    /// What the finished autoencoder makes of the images of `batch`.
+    /// The reconstruction of the images of `batch` by the finished autoencoder.
     fn reconstructed(&self, model: &AutoencoderKl, batch: &ImageBatch) -> Result<[Tensor<4>; 2], TrainError> {
         let x = self.objective.images(batch);
         let mean = model.encode(x.clone()).map_err(wrong)?.mean;
@@ -131,7 +131,7 @@ impl Vae {
         Ok((loss + self.config.vae.kl * all, figures))
     }
 
-    /// What the latents of training images are.
+    /// The statistics of the latents of training images.
     fn measure(&self, model: &AutoencoderKl) -> Result<Measured, TrainError> {
         let batches = self.maker.plain(&self.maker.train, MEASURED)?;
         let rows: usize = batches.iter().map(|b| b.rows).sum();
@@ -151,11 +151,11 @@ impl Vae {
 
 /// Means over the latents of images, for each channel.
 struct Moments {
-    /// Of the numbers themselves.
+    /// Means of the values.
     mean: Vec<f64>,
-    /// Of their squares, with what is drawn.
+    /// Means of the squares, including the posterior's variance.
     square: Vec<f64>,
-    /// Of their divergence from standard normals.
+    /// Means of the divergence from a standard normal.
     kl: Vec<f64>,
 }
 
@@ -241,7 +241,7 @@ impl Task for Vae {
         Ok(Some(Validation { loss, ema_loss, figures }))
     }
 
-    /// Images, held-out ones first, each above what becomes of it.
+    /// Images, held-out ones first, each above its reconstruction.
     fn preview(&mut self) -> Result<Sheet, TrainError> {
         let (run, size) = (&self.config.run, self.config.data.size);
         let wanted = (run.preview_images / 2).max(1);
@@ -261,7 +261,7 @@ impl Task for Vae {
         let mut images = Vec::with_capacity(2 * pairs.len());
         for row in pairs.chunks(columns) {
             images.extend(row.iter().map(|pair| pair.0.clone()));
-            // A last row that is not full.
+            // Fills an incomplete last row.
             let blank = Image::filled(size, size, tweedie_data::Rgb([255; 3]));
             let fill = if pairs.len() > columns { columns - row.len() } else { 0 };
             images.extend(std::iter::repeat_n(blank, fill));

@@ -1,4 +1,4 @@
-//! What one optimizer step sees: noisy latents and texts, a pure function of the configuration and the step.
+//! The data of one optimizer step: noisy latents and texts, as a pure function of the configuration and the step.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     time_sampler::TimeSampler,
 };
 
-/// The file of the latents, within the run's folder.
+/// The file of the latents in the run's folder.
 const FILE: &str = "latents.safetensors";
 const HELD_OUT: &str = "latents-held-out.safetensors";
 
@@ -26,7 +26,7 @@ const HELD_OUT: &str = "latents-held-out.safetensors";
 pub(crate) struct TextBatch {
     /// Latents, times and weights.
     pub rows: HostBatch,
-    /// A text for each row, all equally long.
+    /// One text per row, all of equal length.
     pub texts: Vec<Vec<u32>>,
 }
 
@@ -47,10 +47,10 @@ pub(crate) struct TextBatches {
     accumulation: usize,
 }
 
-/// The tokenizer of the model to begin from, or else that which the captions of `data` teach.
+/// The tokenizer of the initial model, or else one trained on the captions of `data`.
 ///
 /// # Errors
-/// When that model has none.
+/// If the initial model has none.
 pub(crate) fn tokenizer(data: &Dataset, config: &RunConfig) -> Result<ClipTokenizer, TrainError> {
     if let Some(path) = &config.run.init {
         return init::tokenizer(path);
@@ -61,10 +61,10 @@ pub(crate) fn tokenizer(data: &Dataset, config: &RunConfig) -> Result<ClipTokeni
 }
 
 impl TextBatches {
-    /// For a run.
+    /// Creates batches for a run.
     ///
     /// # Errors
-    /// When every image is held out, none has a caption, or as [`Latents::open`].
+    /// If every image is held out or none has a caption, and those of [`Latents::open`].
     pub fn new(
         config: &RunConfig,
         data: &Dataset,
@@ -74,7 +74,7 @@ impl TextBatches {
     ) -> Result<Self, TrainError> {
         let (train, held) = data.split();
         if train.is_empty() {
-            let expected = format!("a fraction that leaves some of the {} images to train on", data.len());
+            let expected = format!("a fraction that leaves some of the {} images for training", data.len());
             return Err(TrainError::config("data.holdout", config.data.holdout, expected));
         }
         if train.words().all(|words| *words == Words::default()) {
@@ -105,7 +105,7 @@ impl TextBatches {
         })
     }
 
-    /// Reads and writes texts.
+    /// The tokenizer.
     pub fn tokenizer(&self) -> &Arc<ClipTokenizer> {
         &self.tokenizer
     }
@@ -122,12 +122,12 @@ impl TextBatches {
         self.latents.shape()
     }
 
-    /// Images to learn from.
+    /// Number of training images.
     pub fn len(&self) -> usize {
         self.words.len()
     }
 
-    /// Images held out.
+    /// Number of held-out images.
     pub fn held_out(&self) -> usize {
         self.held_words.len()
     }
@@ -153,7 +153,7 @@ impl TextBatches {
         tokens(&self.tokenizer, text, self.config.tokens)
     }
 
-    /// The batches, one per accumulated pass, of the step after `done` others.
+    /// The batches of the step after `done` steps, one for each accumulated pass.
     pub fn step(&self, done: u64) -> Vec<TextBatch> {
         let rows = self.batch * self.accumulation;
         let captions = key(self.seed, Purpose::Caption, 0);
@@ -179,8 +179,8 @@ impl TextBatches {
         batches
     }
 
-    /// Held-out images, `rows` in all and so each several times if there are fewer, with times and noise that
-    /// are always the same, evenly spread, and their plain captions.
+    /// Held-out images with their plain captions and fixed, evenly spread times and noise: `rows` in all, so each is repeated if
+    /// there are fewer.
     pub fn validation(&self, rows: usize) -> Vec<TextBatch> {
         let Some(latents) = &self.held_out else { return Vec::new() };
         let sampler = TimeSampler { low_discrepancy: true, ..self.sampler };

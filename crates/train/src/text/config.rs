@@ -1,4 +1,4 @@
-//! The `[text]` table, and the networks that it and `[model]` describe.
+//! The `[text]` table, and the networks of it and `[model]`.
 
 use std::path::PathBuf;
 
@@ -23,30 +23,27 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextConfig {
-    /// The finished autoencoder: the folder of an `AutoencoderKL`, of a pipeline with one, or of the run that
-    /// trained it.
+    /// The finished autoencoder: the folder of an `AutoencoderKL`, of a pipeline with one, or of the run that trained it.
     pub vae: PathBuf,
-    /// The most entries of the tokenizer's vocabulary, which is learned from the captions; at least 514.
+    /// Maximum size of the tokenizer's vocabulary, which is learned from the captions; at least 514.
     pub vocabulary: usize,
-    /// Tokens that the encoder reads, with those that begin and end a text, 3 to 1024.
+    /// Maximum length of a text in tokens, including begin and end, 3 to 1024.
     pub tokens: usize,
     /// Width of the text encoder, a multiple of `heads`.
     pub width: usize,
-    /// Layers of the text encoder, at least 1.
+    /// Number of layers of the text encoder, at least 1.
     pub layers: usize,
-    /// Heads of its attention.
+    /// Number of attention heads.
     pub heads: usize,
-    /// Probability, `0..=1`, of an empty text instead of the caption, so that guidance can contrast the two
-    /// (Ho & Salimans 2022, arXiv:2207.12598).
+    /// Probability, `0..=1`, of an empty text instead of the caption, for guidance (Ho & Salimans 2022, arXiv:2207.12598).
     pub dropout: f64,
-    /// Texts of the previews, one for each sample, from the first on again; when empty, captions of held-out
-    /// images, or else of the first ones.
+    /// Prompts of the previews, used in turn; if empty, captions of held-out images, or else of the first ones.
     pub prompts: Vec<String>,
-    /// Scale of the guidance in previews, and by default in the finished model; 1 is none.
+    /// Guidance scale of previews, and default of the finished model; 1 means no guidance.
     pub guidance: f64,
     /// How captions are composed.
     pub captions: CaptionConfig,
-    /// How images become latents.
+    /// How images are encoded.
     pub latents: LatentConfig,
 }
 
@@ -72,11 +69,11 @@ impl Default for TextConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LatentConfig {
-    /// How many times each image is encoded, at least 1: once as it is, else as `[augment]` changes it.
+    /// Number of versions of each image, at least 1: the first is unchanged, the others are augmented by `[augment]`.
     pub variants: usize,
-    /// Draw latents from the autoencoder's posterior, anew each time; else its mean is taken.
+    /// Whether to draw latents from the autoencoder's posterior in each step instead of using its mean.
     pub sample: bool,
-    /// The most MiB that all latents may take.
+    /// Memory limit for all latents in MiB.
     pub cache_mb: usize,
 }
 
@@ -87,7 +84,7 @@ impl Default for LatentConfig {
 }
 
 impl TextConfig {
-    /// Checks every value, and what else of `config` does not suit this task.
+    /// Checks all values, and whether the rest of `config` suits this task.
     pub(crate) fn check(&self, config: &RunConfig) -> Result<(), TrainError> {
         let wrong =
             |key: &str, value: String, expected: &str| Err::<(), _>(TrainError::config(key, value, expected));
@@ -102,10 +99,10 @@ impl TextConfig {
             }
         }
         if !(0.0..=1.0).contains(&self.dropout) {
-            return wrong("text.dropout", self.dropout.to_string(), "a probability, 0 to 1");
+            return wrong("text.dropout", self.dropout.to_string(), "a probability in 0..=1");
         }
         if !(self.guidance >= 0.0 && self.guidance.is_finite()) {
-            return wrong("text.guidance", self.guidance.to_string(), "a number, at least 0");
+            return wrong("text.guidance", self.guidance.to_string(), "a finite value ≥ 0");
         }
         if self.vae.as_os_str().is_empty() {
             return wrong("text.vae", "\"\"".into(), "the folder of an autoencoder");
@@ -116,7 +113,11 @@ impl TextConfig {
 
         if config.augment.has_labels() {
             let found = config.augment.edm.p.to_string();
-            return wrong("augment.edm.p", found, "0: this network is not told of changes");
+            return wrong(
+                "augment.edm.p",
+                found,
+                "0, because this network has no input for augmentation labels",
+            );
         }
         if config.run.precision != Default::default() {
             return wrong("run.precision", config.run.precision.to_string(), "f32");
@@ -129,9 +130,13 @@ impl TextConfig {
             return wrong("diffusion.variance", "another".into(), "fixed-small");
         }
         if config.loss.objective != ObjectiveKind::Simple || config.loss.times.adapts() {
-            return wrong("loss.objective", "a bound".into(), "simple, with times that do not follow losses");
+            return wrong(
+                "loss.objective",
+                "a bound".into(),
+                "simple, with times that do not depend on losses",
+            );
         }
-        // The number of channels comes with the autoencoder.
+        // The number of channels follows from the autoencoder.
         self.unet(&config.model, [4, 1, 1]).map(drop)
     }
 
@@ -183,11 +188,11 @@ impl TextConfig {
             ..base
         };
         if unet.class_embed_type.is_some() || unet.num_class_embeds.is_some() {
-            let expected = "no classes: this network is told texts";
+            let expected = "no classes, because this network is conditioned on text";
             return Err(TrainError::config("model.unet.num_class_embeds", "given", expected));
         }
         if unet.addition_embed_type.is_some() {
-            let expected = "none: a StableDiffusionPipeline tells texts alone";
+            let expected = "none, because a StableDiffusionPipeline only supports text";
             return Err(TrainError::config("model.unet.addition_embed_type", "given", expected));
         }
         unet.validate().map_err(wrong)?;
@@ -196,13 +201,13 @@ impl TextConfig {
 }
 
 impl CompactUNet {
-    /// The U-Net that reads texts: transformers where [`CompactUNet::unet`] has self-attention.
+    /// The text-conditional U-Net, with transformers where [`CompactUNet::unet`] has self-attention.
     fn condition_unet(&self) -> Result<UNet2DConditionConfig, TrainError> {
         // All values are checked there.
         let plain = self.unet()?;
         let levels = plain.block_out_channels.len();
         if !self.mid_attention {
-            let expected = "true: the block between the ways down and up reads the text";
+            let expected = "true, because the middle block needs attention to the text";
             return Err(TrainError::config("model.mid_attention", false, expected));
         }
         let attends = |level: usize| self.attention_levels.contains(&level);

@@ -1,4 +1,4 @@
-//! The trained model as a diffusers folder.
+//! Exports the trained model as a diffusers folder.
 
 use serde_json::{Map, Value, json};
 use tweedie_hub::{
@@ -10,12 +10,11 @@ use crate::{
     config::RunConfig, diffusion::DiffusionConfig, error::TrainError, event::Summary, export::recorded,
 };
 
-/// Solver steps by default.
+/// Default number of solver steps.
 const STEPS: usize = 30;
 
 impl DiffusionConfig {
-    /// The scheduler with which a latent model is sampled by default: a multistep solver where there is a
-    /// signal at every level.
+    /// The default scheduler of a latent model: a multistep solver if there is a signal at every level.
     fn latent_scheduler(&self) -> Value {
         let mut scheduler = self.scheduler_config();
         if let Some(entries) = scheduler.as_object_mut() {
@@ -23,7 +22,7 @@ impl DiffusionConfig {
                 entries.remove(key);
             }
             entries.insert("timestep_spacing".into(), "trailing".into());
-            // Of no effect with this spacing; diffusers warns of another number.
+            // Has no effect with this spacing; diffusers warns about other values.
             entries.insert("steps_offset".into(), 1.into());
             if self.zero_terminal_snr {
                 entries.insert("_class_name".into(), "DDIMScheduler".into());
@@ -40,8 +39,8 @@ impl DiffusionConfig {
     }
 }
 
-/// Writes the pipeline to the folder `summary.model`, with `tweedie.json`: how to sample it and how it was
-/// trained.
+/// Writes the pipeline to the folder `summary.model`, with `tweedie.json`, which contains sampling defaults and the training
+/// configuration.
 pub(crate) fn export(
     model: &TextModel,
     vae: &Vae,

@@ -1,4 +1,4 @@
-//! Latents of all images, computed once: the autoencoder costs more than the network that learns from them.
+//! Latents of all images, computed once, because the autoencoder costs more than the network that is trained.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -14,12 +14,12 @@ use crate::{
     keys::{Purpose, key, normal, uniform},
 };
 
-/// Images encoded at once.
+/// Number of images encoded at once.
 const BATCH: usize = 16;
 const MEAN: &str = "mean";
 const STD: &str = "std";
 
-/// Scaled latents: each image several times, as it is and changed.
+/// Scaled latents: several versions of each image.
 pub(crate) struct Latents {
     /// `[C, H, W]`.
     shape: [usize; 3],
@@ -32,11 +32,11 @@ pub(crate) struct Latents {
 }
 
 impl Latents {
-    /// Encodes the images of `data`, `config.variants` times each with changes that follow from `seed`, or reads
-    /// them from `file` if that holds the same; else it is written.
+    /// Encodes the images of `data`, `config.variants` times each with augmentation determined by `seed`, or reads them from
+    /// `file` if it contains the same latents; otherwise writes it.
     ///
     /// # Errors
-    /// When there would be more than `config.cache_mb`, an image cannot be read, or `file` not be written.
+    /// If they would exceed `config.cache_mb`, an image cannot be read, or `file` cannot be written.
     pub fn open(
         data: &Dataset,
         vae: &Vae,
@@ -67,7 +67,7 @@ impl Latents {
             let mut planes = Vec::with_capacity(rows.len() * 3 * size * size);
             for row in rows.clone() {
                 let image = data.get(row / variants)?.image;
-                // The first one is as it is.
+                // The first version is not augmented.
                 planes.extend(match row % variants {
                     0 => image.to_planes(),
                     _ => augment(&image, changes, seed, row as u64).0,
@@ -82,7 +82,7 @@ impl Latents {
         Ok(latents)
     }
 
-    /// A number that differs where the images, their changes or the autoencoder do.
+    /// A fingerprint of the images, their augmentation and the autoencoder.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -92,8 +92,7 @@ impl Latents {
         self.shape
     }
 
-    /// What the `counter`-th sample of the run sees of an image: one of its variants, and a draw of its
-    /// posterior.
+    /// The latents of an image for sample number `counter` of the run: one of its versions, and a draw from its posterior.
     pub fn draw(&self, image: usize, seed: u64, counter: u64) -> Vec<f32> {
         let coin = uniform(seed, Purpose::Variant, counter, 0);
         let variant = ((coin * self.variants as f64) as usize).min(self.variants - 1);
@@ -106,7 +105,7 @@ impl Latents {
         mean.iter().zip(std).zip(noise).map(|((m, s), e)| m + s * e).collect()
     }
 
-    /// The mean of an image as it is.
+    /// The mean for the unchanged image.
     pub fn plain(&self, image: usize) -> &[f32] {
         self.of(image, 0)[0]
     }
@@ -129,14 +128,14 @@ impl Latents {
     }
 }
 
-/// Mean and standard deviation in `file`, if it holds what it should.
+/// Mean and standard deviation in `file`, if its content is valid.
 fn read(file: &Path, fingerprint: &str, len: usize) -> Option<[Vec<f32>; 2]> {
     let mut found = cache::read(file, fingerprint)?;
     let mut take = |name| found.remove(name).map(|t| t.values).filter(|values| values.len() == len);
     Some([take(MEAN)?, take(STD)?])
 }
 
-/// A number that differs where latents do: FNV-1a over autoencoder, images, changes and seed.
+/// A fingerprint of the latents: FNV-1a over autoencoder, images, augmentation and seed.
 fn fingerprint(
     data: &Dataset,
     vae: &Vae,

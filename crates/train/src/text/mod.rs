@@ -1,5 +1,5 @@
-//! Training a latent diffusion model that reads texts: a U-Net and the text encoder that it reads, jointly, in
-//! the latents of a finished autoencoder (Rombach et al. 2022, arXiv:2112.10752).
+//! Trains text-to-image latent diffusion models: a U-Net and its text encoder, jointly, in the latents of a finished
+//! autoencoder (Rombach et al. 2022, arXiv:2112.10752).
 
 mod batches;
 mod config;
@@ -28,17 +28,17 @@ pub(crate) use latents::Latents;
 pub(crate) use preview::samples;
 pub(crate) use vae::Vae;
 
-/// What is trained.
+/// The trained networks.
 #[derive(Module, Debug)]
 pub(crate) struct TextModel {
     /// Denoises latents.
     pub unet: UNet2DConditionModel,
-    /// Reads texts.
+    /// Encodes texts.
     pub text_encoder: ClipTextModel,
 }
 
 impl TextModel {
-    /// With initial weights, for latents of `shape` (`[C, H, W]`) and a tokenizer.
+    /// Creates it with initial weights, for latents of `shape` (`[C, H, W]`) and a tokenizer.
     ///
     /// # Errors
     /// [`TrainError::Config`] naming the key.
@@ -57,7 +57,7 @@ impl TextModel {
         }))
     }
 
-    /// The features of equally long texts, `[B, tokens, width]`.
+    /// The features of texts of equal length, `[B, tokens, width]`.
     pub fn encode(&self, texts: &[Vec<u32>]) -> Result<Tensor<3>, InputError> {
         Ok(self.text_encoder.encode(texts, 0)?.last)
     }
@@ -77,11 +77,11 @@ impl TextModel {
     }
 }
 
-/// The images of `data` that a run learns from, as `text.captions.missing` has it; what it does with others is added
-/// to `notes`.
+/// The images of `data` that a run uses, depending on `text.captions.missing`. A note about the others is added to
+/// `notes`.
 ///
 /// # Errors
-/// When there are others and they must not be, or no image has a caption.
+/// If an image has no caption and `missing = "fail"`, or no image has one.
 pub(crate) fn captioned(
     config: &RunConfig,
     data: Dataset,
@@ -94,7 +94,8 @@ pub(crate) fn captioned(
     }
     let known: HashSet<&str> = with.names().collect();
     let without: Vec<&str> = data.names().filter(|name| !known.contains(name)).take(3).collect();
-    let found = format!("{missing} of {} images have no caption, such as {}", data.len(), without.join(", "));
+    let found =
+        format!("{missing} of {} images have no caption, for example {}", data.len(), without.join(", "));
     let says = match config.text.captions.missing {
         NoCaption::Fail => {
             let expected = "a caption for each: in metadata.csv, metadata.jsonl or captions.jsonl, or in a .txt file \
@@ -109,16 +110,16 @@ pub(crate) fn captioned(
             let found = format!("{} (no image has a caption)", config.data.source);
             return Err(TrainError::config("data.source", found, "images with captions"));
         }
-        NoCaption::Skip => "they are left out",
-        NoCaption::Class => "the name of their class is taken",
-        NoCaption::Empty => "an empty text is taken",
+        NoCaption::Skip => "they are skipped",
+        NoCaption::Class => "using the name of their class",
+        NoCaption::Empty => "using an empty text",
     };
     notes.push(format!("{found}: {says}"));
     let skips = config.text.captions.missing == NoCaption::Skip;
     Ok((if skips { with } else { data }, notes))
 }
 
-/// The tokens of a text as the encoder reads it: begun, cut to `length`, ended and filled up.
+/// The tokens of a text for the encoder: with a begin token, truncated to `length`, with an end token and padding.
 pub(crate) fn tokens(tokenizer: &ClipTokenizer, text: &str, length: usize) -> Vec<u32> {
     let mut tokens = vec![tokenizer.begin];
     tokens.extend(tokenizer.encode(text).into_iter().take(length.saturating_sub(2)));

@@ -1,4 +1,4 @@
-//! Samples of prompts during training, by the run's own networks and schedule.
+//! Samples of prompts during training, with the run's own networks and schedule.
 
 use burn::tensor::{Device, Tensor};
 use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction, lin, sample};
@@ -14,8 +14,8 @@ use crate::{
     preview::plan,
 };
 
-/// Draws `run.preview_images` samples with about `run.preview_steps` steps each, always from the same noise.
-/// Sample `i` is of prompt `i mod prompts`.
+/// Draws `run.preview_images` samples with about `run.preview_steps` steps each, always from the same noise. Sample `i` has
+/// prompt `i mod prompts`.
 pub(crate) fn samples(
     config: &RunConfig,
     model: &TextModel,
@@ -44,7 +44,7 @@ pub(crate) fn samples(
         };
         let seeds = rows.iter().map(|&i| key(run.seed, Purpose::Preview, i as u64)).collect();
         let mut noise = RowNoise(seeds);
-        // The draws of a plan are counted from 0.
+        // The draws of a plan start at 0.
         let x = noise.tensor([rows.len(), c, h, w], u64::MAX, device).mul_scalar(plan.start_std);
         let x = sample(&plan, &*solver, &guided, Batch(x), &mut noise).finish()?;
         images.extend(vae.decode(x.0)?);
@@ -56,7 +56,7 @@ pub(crate) fn samples(
 struct Guided<'a> {
     unet: &'a UNet2DConditionModel,
     parameterization: Parameterization,
-    /// The features of what is given, then of nothing, `[2·B, tokens, width]`.
+    /// The features of the prompts, then of the empty text, `[2·B, tokens, width]`.
     both: Tensor<3>,
     scale: f64,
 }

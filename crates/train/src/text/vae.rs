@@ -1,4 +1,4 @@
-//! The finished autoencoder of a run.
+//! The finished autoencoder of a text-to-image run.
 
 use std::path::{Path, PathBuf};
 
@@ -10,20 +10,20 @@ use tweedie_ops::{Device, to_host};
 
 use crate::error::TrainError;
 
-/// An autoencoder between images and scaled latents. Not trained.
+/// An autoencoder between images and scaled latents. It is not trained.
 #[derive(Clone, Debug)]
 pub(crate) struct Vae {
     autoencoder: Autoencoder,
 }
 
-/// Where an autoencoder lies within a folder: itself, in a pipeline, or in a run.
+/// Where an autoencoder may be in a folder: itself, in a pipeline, or in a run.
 const PLACES: [&str; 4] = ["", "vae", "model", "model/vae"];
 
 impl Vae {
     /// Loads the autoencoder in the folder `dir`.
     ///
     /// # Errors
-    /// When there is none, or it is damaged or of another class.
+    /// If there is none, or it is damaged or of another class.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, TrainError> {
         let wrong = |expected: &str| TrainError::config("text.vae", dir.display(), expected);
         let found = PLACES.iter().map(|place| dir.join(place)).find(|p| p.join("config.json").is_file());
@@ -48,16 +48,16 @@ impl Vae {
     /// Channels, height and width of the latents of images of `size`×`size`.
     ///
     /// # Errors
-    /// When the autoencoder does not take such images.
+    /// If the autoencoder does not support such images.
     pub fn shape(&self, size: usize) -> Result<[usize; 3], TrainError> {
         let stride = self.autoencoder.stride();
         let channels = self.kl().map_or(3, |vae| vae.config().in_channels);
         if !size.is_multiple_of(stride) {
-            let expected = format!("a multiple of {stride}, which a pixel of the latents stands for");
+            let expected = format!("a multiple of {stride}, the downsampling factor of the autoencoder");
             return Err(TrainError::config("data.size", size, expected));
         }
         if channels != 3 {
-            let expected = "an autoencoder of images of 3 channels";
+            let expected = "an autoencoder for images with 3 channels";
             return Err(TrainError::config("text.vae", format!("{channels} channels"), expected));
         }
         Ok([self.autoencoder.latent_channels(), size / stride, size / stride])
@@ -66,7 +66,7 @@ impl Vae {
     /// Mean and standard deviation of the scaled latents of images `[B, 3, H, W]`.
     ///
     /// # Errors
-    /// When the autoencoder does not take them.
+    /// If the autoencoder does not support the images.
     pub fn encode(&self, x: Tensor<4>) -> Result<[Vec<f32>; 2], TrainError> {
         let (mean, logvar) = self.autoencoder.encode(x).map_err(|e| TrainError::Model(e.to_string()))?;
         let scaled = self.autoencoder.scaled(mean.clone());
@@ -80,10 +80,10 @@ impl Vae {
         Ok([to_host(scaled), to_host(std)])
     }
 
-    /// The images of scaled latents, each decoded by itself.
+    /// The images of scaled latents, decoded one at a time.
     ///
     /// # Errors
-    /// When the latents are of other channels.
+    /// If the latents have the wrong number of channels.
     pub fn decode(&self, latents: Tensor<4>) -> Result<Vec<Image>, TrainError> {
         let z = self.autoencoder.unscaled(latents);
         let rows = z.dims()[0];

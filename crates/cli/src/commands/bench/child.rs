@@ -1,4 +1,4 @@
-//! What only a process of its own can show: start-up and peak memory.
+//! Measurements that need a separate process: start-up and peak memory.
 
 use std::{
     ffi::OsString,
@@ -18,10 +18,10 @@ use super::{
     network::{Named, PROMPT, write_random},
 };
 
-/// Steps of the run whose first step is waited for.
+/// Number of steps of the run; only the first one is awaited.
 const STEPS: &str = "50";
 
-/// A child that does not outlive its measurement.
+/// A child process that is killed when dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -31,9 +31,9 @@ impl Drop for Running {
     }
 }
 
-/// This program with `args`, told to answer in JSON.
+/// This program with `args` and JSON output.
 fn program(bench: &Bench<'_>, args: &[&str]) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program's file")?);
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program's executable")?);
     command.args(args).args(["--json", "--device", bench.device_name]);
     command.args(["--threads", &bench.threads.to_string()]);
     command.args(["--precision", &bench.args.precision.to_string()]);
@@ -49,15 +49,15 @@ fn until<T>(mut command: Command, wanted: impl Fn(&Value) -> Option<T>) -> Resul
     let mut child = Running(command.spawn().context("cannot start a child process")?);
     let output = child.0.stdout.take().context("the child process has no output")?;
     for line in BufReader::new(output).lines() {
-        let line: Value = serde_json::from_str(&line?).context("a child process")?;
+        let line: Value = serde_json::from_str(&line?).context("invalid output of a child process")?;
         if let Some(found) = wanted(&line) {
             return Ok(found);
         }
         if let Some(error) = line["error"].as_str() {
-            bail!("a child process: {error}");
+            bail!("a child process failed: {error}");
         }
     }
-    bail!("a child process ended early ({})", child.0.wait()?)
+    bail!("a child process exited early ({})", child.0.wait()?)
 }
 
 pub fn startup(bench: &Bench<'_>) -> Result<()> {
@@ -65,7 +65,7 @@ pub fn startup(bench: &Bench<'_>) -> Result<()> {
     if !bench.wants(Piece::Startup, name) {
         return Ok(());
     }
-    let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
     let _removed_when_interrupted = tweedie_system::files::Made::new(scratch.path());
     let written = scratch.path().join("model");
     let folder: Option<&Path> = match (&bench.args.model, bench.args.network) {
@@ -120,7 +120,9 @@ pub fn memory(bench: &Bench<'_>) -> Result<()> {
             bar.finish_and_clear();
             match found {
                 Ok(bytes) => bench.bytes(Piece::Memory, &name, bytes),
-                Err(e) => return Err(e.context(format!("the peak memory of {name}"))),
+                Err(e) => {
+                    return Err(e.context(format!("cannot measure the peak memory of {name}")));
+                }
             }
         }
     }
@@ -128,7 +130,7 @@ pub fn memory(bench: &Bench<'_>) -> Result<()> {
 }
 
 impl Bench<'_> {
-    /// The flags that choose the network.
+    /// The flags that select the network.
     fn subject(&self) -> Vec<OsString> {
         match (&self.args.model, self.args.network) {
             (Some(folder), _) => vec!["--model".into(), folder.into()],

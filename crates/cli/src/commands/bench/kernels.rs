@@ -1,4 +1,4 @@
-//! The CPU's kernels by themselves, as shares of what the machine can do.
+//! Benchmarks of single CPU kernels, compared with the machine's peak.
 
 use std::{cell::OnceCell, hint::black_box, time::Instant};
 
@@ -31,20 +31,20 @@ const CONVOLUTIONS: &[[usize; 3]] = &[
     [1, 1280, 16],
     [1, 512, 64],
 ];
-/// Rows, numbers in, numbers out.
+/// Rows, input features, output features.
 const LINEARS: &[[usize; 3]] = &[[8, 128, 512], [2048, 256, 256], [4096, 320, 1280], [1024, 1024, 1024]];
 /// Batch, channels, height and width.
 const NORMS: &[[usize; 3]] = &[[8, 128, 32], [8, 256, 16], [1, 128, 32], [1, 320, 64]];
-/// Batch, heads, positions, numbers per head: the U-Net's attention, and Stable Diffusion's largest.
+/// Batch, heads, positions, width of a head: the U-Net's attention, and Stable Diffusion's largest.
 const ATTENTIONS: &[[usize; 4]] = &[[8, 1, 256, 256], [1, 8, 1024, 40], [1, 8, 4096, 40]];
 /// Parameters of an optimizer step.
 const PARAMETERS: usize = 4 << 20;
-/// Seconds after which the machine has shown how fast its memory is.
+/// Seconds that suffice to measure the memory bandwidth.
 const LONG_ENOUGH: f64 = 0.1;
 
 pub fn run(bench: &Bench<'_>) -> Result<()> {
     if bench.device_name != "cpu" {
-        bench.ui.note("kernels are those of the CPU: left out");
+        bench.ui.note("skipping the kernel benchmarks, which only exist for the CPU");
         return Ok(());
     }
     let k = Kernels { bench, isa: Isa::active(), peak: OnceCell::new() };
@@ -60,7 +60,7 @@ pub fn run(bench: &Bench<'_>) -> Result<()> {
     k.adamw()
 }
 
-/// The machine's multiply-adds.
+/// The peak of multiply-adds.
 const PEAK: &str = "peak of multiply-adds";
 
 struct Kernels<'a> {
@@ -69,7 +69,7 @@ struct Kernels<'a> {
     peak: OnceCell<f64>,
 }
 
-/// Numbers between -0.5 and 0.5.
+/// Values between -0.5 and 0.5.
 fn numbers(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 7919 % 1009) as f32 / 1008.0 - 0.5).collect()
 }
@@ -83,8 +83,8 @@ impl Kernels<'_> {
         Work::Flops { giga: operations as f64 * 1e-9, peak: self.peak() }
     }
 
-    /// `count` numbers read or written: the limit is how fast one array is added to another that together
-    /// take as many accesses.
+    /// Work of reading and writing `count` values. The limit is the speed of adding one array to another with the same
+    /// number of accesses.
     fn bytes(&self, count: usize) -> Work {
         const PIECE: usize = 1 << 14;
         let from = vec![1.0f32; count / 3];
@@ -128,7 +128,7 @@ impl Kernels<'_> {
         self.conv("conv1x1 8x512x16x16 to 256", &same(8, 512, 256, 16, 1))
     }
 
-    /// With weights prepared once, as in sampling, and with new ones, as in training; and the gradients.
+    /// With packed weights, as in sampling, and with new ones, as in training; and the gradients.
     fn conv(&self, name: &str, c: &Conv) -> Result<()> {
         let names =
             ["", ", new weights", ", data gradient", ", weight gradient"].map(|s| format!("{name}{s}"));
@@ -233,14 +233,14 @@ impl Kernels<'_> {
             root_correction: 1.0,
             eps: 1e-8,
         };
-        // Five arrays read, four written.
+        // Five arrays are read, four written.
         self.time(&name, self.bytes(9 * PARAMETERS), || {
             adamw::adamw_averaged(self.isa, &mut param, &grad, &mut m, &mut v, &settings, &mut average, 1e-4);
         })
     }
 }
 
-/// Stride 1, output as large as the input.
+/// Stride 1, with an output of the input's size.
 fn same(batch: usize, in_channels: usize, out_channels: usize, size: usize, kernel: usize) -> Conv {
     Conv {
         batch,

@@ -1,4 +1,4 @@
-//! Where the time of a pass goes.
+//! Shows the time of each layer in a pass.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -11,10 +11,10 @@ use super::{
     measure::{self, Bench},
 };
 
-/// Layers that the table has, of those that take longest.
+/// Number of layers in the table, slowest first.
 const SHOWN: usize = 12;
 
-/// Layers that are alike, or of one kind.
+/// The sum over layers of the same kind or shape.
 #[derive(Clone, Copy, Default)]
 struct Sum {
     count: usize,
@@ -31,13 +31,13 @@ impl Sum {
         self.seconds += layer.seconds;
     }
 
-    /// Operations per second, those by definition and those made, in 10⁹.
+    /// Operations per second in 10⁹, by definition and executed.
     fn rates(&self) -> [f64; 2] {
         [self.operations, self.taken].map(|operations| operations * 1e-9 / self.seconds.max(1e-12))
     }
 }
 
-/// The layers of passes, each with the median of its times, and the median of whole passes.
+/// The layers of passes, each with its median time, and the median time of a pass.
 fn medians(passes: Vec<(f64, Vec<Layer>)>) -> (f64, Vec<Layer>) {
     let whole = measure::median(passes.iter().map(|(seconds, _)| *seconds).collect());
     let mut layers = passes.first().map(|(_, layers)| layers.clone()).unwrap_or_default();
@@ -48,7 +48,7 @@ fn medians(passes: Vec<(f64, Vec<Layer>)>) -> (f64, Vec<Layer>) {
     (whole, layers)
 }
 
-/// Reports passes of which each layer was timed.
+/// Reports passes with timed layers.
 pub fn report(bench: &Bench<'_>, name: &str, passes: Vec<(f64, Vec<Layer>)>) {
     let (whole, layers) = medians(passes);
     let peak = peak::gflops(Isa::active());
@@ -58,7 +58,7 @@ pub fn report(bench: &Bench<'_>, name: &str, passes: Vec<(f64, Vec<Layer>)>) {
         kinds.entry(layer.kind).or_default().add(layer);
         alike.entry((layer.kind, &layer.shape, layer.algorithm)).or_default().add(layer);
     }
-    let mut text = format!("{:.1} ms; the machine multiplies and adds at {peak:.0} GFLOP/s\n", 1e3 * whole);
+    let mut text = format!("{:.1} ms; peak of the machine: {peak:.0} GFLOP/s\n", 1e3 * whole);
     let _ = writeln!(
         text,
         "  {:<44} {:>5} {:>7} {:>9} {:>7} {:>8}",

@@ -1,4 +1,4 @@
-//! Repeating, timing, reporting.
+//! Repeats, times and reports measurements.
 
 use std::{cell::Cell, time::Instant};
 
@@ -10,10 +10,10 @@ use tweedie::ops::Device;
 use super::{Args, Piece};
 use crate::ui::Ui;
 
-/// A call that is shorter is repeated within a run until so many seconds have passed.
+/// Shorter calls are repeated within a run until this many seconds have passed.
 const SHORTEST: f64 = 0.01;
 
-/// What all pieces share.
+/// Settings and output that all measurements share.
 pub struct Bench<'a> {
     pub args: &'a Args,
     pub ui: Ui,
@@ -23,16 +23,16 @@ pub struct Bench<'a> {
     reported: Cell<bool>,
 }
 
-/// What a call gets done, for rates.
+/// The work of one call, for rates.
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
-    /// Images through the network.
+    /// Number of images.
     Images(usize),
-    /// Operations, in 10⁹, and the machine's most of them per second.
+    /// Operations in 10⁹, and the machine's peak per second.
     Flops { giga: f64, peak: f64 },
-    /// Bytes read and written, in 10⁹, and the machine's most of them per second.
+    /// Bytes read and written in 10⁹, and the machine's peak per second.
     Bytes { giga: f64, peak: f64 },
-    /// Nothing to divide by.
+    /// No rate.
     Whole,
 }
 
@@ -42,13 +42,13 @@ impl<'a> Bench<'a> {
         Self { args, ui, device, device_name, threads, reported: Cell::new(false) }
     }
 
-    /// Whether `--only` leaves this measurement in.
+    /// Whether `--only` selects this measurement.
     pub fn wants(&self, piece: Piece, name: &str) -> bool {
         let full = format!("{} {name}", piece.name());
         self.args.only.as_ref().is_none_or(|only| full.contains(only.as_str()))
     }
 
-    /// The batch sizes left in, each with the name of its measurement.
+    /// The selected batch sizes, each with the name of its measurement.
     pub fn batches(&self, piece: Piece) -> Vec<(usize, String)> {
         let more = match piece {
             Piece::Sample => format!(", {} steps", self.args.steps),
@@ -107,7 +107,7 @@ impl<'a> Bench<'a> {
         self.report(piece, name, fields, &format!("{:>10}  {spread:<23}  {rate}", duration(median)));
     }
 
-    /// Reports bytes.
+    /// Reports a number of bytes.
     pub fn bytes(&self, piece: Piece, name: &str, bytes: u64) {
         self.report(
             piece,
@@ -117,7 +117,7 @@ impl<'a> Bench<'a> {
         );
     }
 
-    /// Reports one measurement: `fields` for scripts, `text` for people.
+    /// Reports one measurement: `fields` for JSON, `text` for people.
     pub fn report(&self, piece: Piece, name: &str, fields: Value, text: &str) {
         self.reported.set(true);
         let mut row = Map::from_iter([
@@ -132,7 +132,7 @@ impl<'a> Bench<'a> {
 }
 
 impl Work {
-    /// What `seconds` per call make of it, for scripts and for people.
+    /// The rates for `seconds` per call, for JSON and for people.
     fn rates(self, seconds: f64) -> (Map<String, Value>, String) {
         let (fields, text) = match self {
             Self::Images(n) => {
@@ -150,7 +150,7 @@ impl Work {
                 let rate = giga / seconds;
                 (
                     json!({ "gb_per_s": rate, "of_peak": rate / peak }),
-                    format!("{rate:.1} GB/s, {:.0} % of the memory's", 100.0 * rate / peak),
+                    format!("{rate:.1} GB/s, {:.0} % of the memory's peak peak", 100.0 * rate / peak),
                 )
             }
             Self::Whole => (json!({}), String::new()),
@@ -160,7 +160,7 @@ impl Work {
     }
 }
 
-/// The middle one, or the mean of the two in the middle; 0 of none.
+/// The median; 0 for an empty list.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
@@ -171,7 +171,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Seconds that `call` takes.
+/// Duration of `call` in seconds.
 pub fn seconds(call: &mut impl FnMut() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     call()?;
@@ -187,14 +187,14 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// The processor's name.
+/// Name of the processor.
 pub fn cpu() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
-/// The most memory that this process has held so far, in bytes, where the system tells (Linux).
+/// Peak memory of this process so far in bytes, if the system reports it (Linux).
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

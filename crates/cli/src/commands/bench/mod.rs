@@ -19,76 +19,76 @@ use network::Named;
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "\
-Every measurement is repeated; the table shows the median and, in brackets, the fastest and the slowest. \
-With --json each is one line with all its times. Other programs at work on the machine distort everything.")]
+Every measurement is repeated. The table shows the median and, in brackets, the fastest and the slowest run. \
+With --json each measurement is one line with all its times. Other running programs distort the results.")]
 pub struct Args {
-    /// What to measure, in this order [default: everything].
+    /// What to measure [default: everything].
     #[arg(value_name = "PIECE")]
     pieces: Vec<Piece>,
-    /// Only measurements whose name contains this.
+    /// Only run measurements whose name contains this text.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 
-    /// The network of a model folder, in pixels or in latents.
-    #[arg(short, long, value_name = "DIR", conflicts_with = "network", help_heading = "Which network")]
+    /// Benchmark the network of this model folder.
+    #[arg(short, long, value_name = "DIR", conflicts_with = "network", help_heading = "Network")]
     model: Option<PathBuf>,
-    /// A network by name.
-    #[arg(long, value_name = "NAME", value_enum, default_value_t, help_heading = "Which network")]
+    /// Benchmark a built-in network.
+    #[arg(long, value_name = "NAME", value_enum, default_value_t, help_heading = "Network")]
     network: Named,
-    /// Height and width of the pictures in pixels [default: what the network was made for].
-    #[arg(long, value_name = "PIXELS", help_heading = "Which network")]
+    /// Width and height of the images in pixels [default: the network's training size].
+    #[arg(long, value_name = "PIXELS", help_heading = "Network")]
     size: Option<usize>,
-    /// Images in one call; each number is measured.
+    /// Batch sizes to measure, separated by commas.
     #[arg(
         short,
         long,
         value_name = "N,...",
         value_delimiter = ',',
         default_value = "1,8",
-        help_heading = "Which network"
+        help_heading = "Network"
     )]
     batch: Vec<NonZeroUsize>,
-    /// What the network computes with: f32, bf16 or int8.
-    #[arg(long, value_name = "TYPE", default_value_t, help_heading = "Which network")]
+    /// Precision of the network: f32, bf16 or int8.
+    #[arg(long, value_name = "TYPE", default_value_t, help_heading = "Network")]
     precision: Precision,
-    /// Convolutions take the algorithm that is measured to be the fastest, not the one that the rule says.
-    #[arg(long, help_heading = "Which network")]
+    /// Measure which convolution algorithm is the fastest, instead of using the fixed rule.
+    #[arg(long, help_heading = "Network")]
     fastest_kernels: bool,
-    /// Steps of the sampling run.
-    #[arg(long, value_name = "N", default_value = "10", help_heading = "Which network")]
+    /// Number of steps of the sampling run.
+    #[arg(long, value_name = "N", default_value = "10", help_heading = "Network")]
     steps: NonZeroUsize,
 
-    /// Repetitions that count.
-    #[arg(long, value_name = "N", default_value = "7", help_heading = "How often")]
+    /// Number of measured runs.
+    #[arg(long, value_name = "N", default_value = "7", help_heading = "Repetitions")]
     runs: NonZeroUsize,
-    /// Repetitions before these.
-    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "How often")]
+    /// Number of runs before the measured ones.
+    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Repetitions")]
     warm_up: usize,
 }
 
-/// A kind of work.
+/// A kind of benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Piece {
-    /// Convolutions, linear maps, normalization, attention and the optimizer by themselves.
+    /// Single kernels: convolutions, linear layers, normalization, attention and the optimizer.
     Kernels,
-    /// One pass of the network, per batch size.
+    /// A forward pass of the network, for each batch size.
     Forward,
-    /// Where the time of a pass goes: each kind of layer, what takes longest, and how much of the machine's
-    /// multiply-adds they reach.
+    /// The time of each kind of layer in a forward pass, the slowest layers, and their speed compared with the machine's
+    /// peak.
     Layers,
-    /// A training step, per batch size: forward, backward, AdamW and the average of the weights. Of models in
-    /// pixels only, and not in int8.
+    /// A training step for each batch size: forward, backward, AdamW and the weight average. Not for latent models, and
+    /// not with int8.
     Train,
-    /// A whole sampling run, per batch size.
+    /// A whole sampling run, for each batch size.
     Sample,
-    /// From the start of the process to the end of the first denoising step, one image.
+    /// The time from process start to the end of the first denoising step, for one image.
     Startup,
-    /// The most memory that a process holds which does one of the above and nothing else.
+    /// Peak memory of a process that does one of the above.
     Memory,
 }
 
 impl Piece {
-    /// As on the command line.
+    /// The name on the command line.
     fn name(self) -> &'static str {
         match self {
             Self::Kernels => "kernels",
@@ -102,16 +102,16 @@ impl Piece {
     }
 }
 
-/// Bounds beyond which nobody has the memory or the time.
+/// Limits that exceed any machine's memory or time.
 const MOST_BATCH: usize = 4096;
-/// In one call.
+/// Limit for the pixels in one call.
 const MOST_PIXELS: usize = 1 << 24;
 const MOST_STEPS: usize = 10_000;
 const MOST_RUNS: usize = 1_000_000;
 
 pub fn run(args: Args, ui: Ui, device_name: &str) -> Result<()> {
     let device = ops::device(device_name)?;
-    args.precision.check(&device).map_err(|e| anyhow!("--precision {e}"))?;
+    args.precision.check(&device).map_err(|e| anyhow!("--precision: {e}"))?;
     let most = |name: &str, value: usize, most: usize| {
         ensure!(value <= most, "--{name} {value}: expected at most {most}");
         Ok(())
@@ -153,7 +153,11 @@ pub fn run(args: Args, ui: Ui, device_name: &str) -> Result<()> {
             Piece::Memory => child::memory(&bench),
         })?;
     }
-    ensure!(bench.reported(), "--only {}: no measurement has this name", args.only.unwrap_or_default());
+    ensure!(
+        bench.reported(),
+        "--only {}: no measurement contains this text in its name",
+        args.only.unwrap_or_default()
+    );
     if let Some(bytes) = measure::peak_memory() {
         ui.event(&json!({ "bench": "process", "name": "peak memory", "bytes": bytes }));
     }

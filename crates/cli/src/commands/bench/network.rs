@@ -1,4 +1,4 @@
-//! Whole networks: a pass, a training step, a sampling run.
+//! Benchmarks of whole networks: a forward pass, a training step, a sampling run.
 
 use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::atomic::AtomicBool, time::Instant};
 
@@ -22,10 +22,11 @@ use super::{
 };
 use crate::{builtin, process};
 
-/// Networks that need no folder.
+/// Built-in networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Named {
-    /// The 35.7 million parameters of Ho et al. 2020 (arXiv:2006.11239) for 32×32 pixels, with random weights.
+    /// The U-Net of DDPM for CIFAR-10 (Ho et al. 2020, arXiv:2006.11239): 35.7 million parameters, 32×32 pixels, random
+    /// weights.
     #[default]
     DdpmCifar10,
     /// The built-in emoji model.
@@ -33,13 +34,13 @@ pub enum Named {
 }
 
 const DDPM_CIFAR10: &str = include_str!("ddpm-cifar10.json");
-/// Edge in pixels where neither flags nor network say.
+/// Width and height in pixels if neither flags nor network set them.
 const SIZE: usize = 32;
 
-/// What models are told that read texts.
+/// The prompt for text-to-image models.
 pub const PROMPT: &str = "a photograph of a small blue house";
 
-/// A model in latents or in pixels.
+/// A latent model or a pixel model.
 enum Subject {
     Pixels(Box<UNet2DModel>),
     Latents(Box<LatentPipeline>, Box<dyn Network>),
@@ -62,21 +63,21 @@ impl Subject {
 }
 
 impl Bench<'_> {
-    /// The class of the model under test, if it diffuses in latents.
+    /// The class of the benchmarked model, if it is a latent model.
     pub fn latent_class(&self) -> Result<Option<LatentClass>> {
         Ok(self.args.model.as_deref().map(latent_dir::class_of).transpose()?.flatten())
     }
 
-    /// Why no training is measured, if none is.
+    /// The reason why training is not measured, if there is one.
     pub fn untrained(&self) -> Result<Option<&'static str>> {
         Ok(match (self.latent_class()?, self.args.precision) {
-            (Some(_), _) => Some("only models without latents are measured"),
-            (None, models::Precision::Int8) => Some("weights of eight bits cannot be trained"),
+            (Some(_), _) => Some("training is only measured for models without latents"),
+            (None, models::Precision::Int8) => Some("int8 weights cannot be trained"),
             _ => None,
         })
     }
 
-    /// The pipeline under test, if it diffuses in latents.
+    /// The benchmarked pipeline, if it is a latent model.
     fn latent_pipeline(&self) -> Result<Option<LatentPipeline>> {
         match (&self.args.model, self.latent_class()?) {
             (Some(folder), Some(_)) => Ok(Some(LatentPipeline::load(folder, &self.device)?)),
@@ -84,7 +85,7 @@ impl Bench<'_> {
         }
     }
 
-    /// `batch` pictures of a model in latents.
+    /// A request for `batch` images of a latent model.
     fn request(&self, class: LatentClass, batch: usize) -> Request {
         Request {
             count: NonZeroUsize::new(batch).unwrap_or(NonZeroUsize::MIN),
@@ -96,7 +97,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The pipeline under test.
+    /// The benchmarked pipeline.
     fn pipeline(&self, device: &Device) -> Result<Pipeline> {
         match (&self.args.model, self.args.network) {
             (Some(folder), _) => Ok(Pipeline::load(folder, device)?),
@@ -108,7 +109,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The network under test.
+    /// The benchmarked network.
     fn network(&self, device: &Device) -> Result<UNet2DModel> {
         let network = match (&self.args.model, self.args.network) {
             (Some(folder), _) => ModelDir::open(folder)?.load_unet(device)?,
@@ -118,14 +119,14 @@ impl Bench<'_> {
         Ok(network.with_precision(self.args.precision))
     }
 
-    /// `[batch, channels, height, width]` of its inputs.
+    /// Shape of the inputs, `[batch, channels, height, width]`.
     fn shape(&self, config: &UNet2DConfig, batch: usize) -> Result<[usize; 4]> {
         let made_for = config.sample_size.map_or([SIZE; 2], |s| s.dims());
         let [height, width] = self.args.size.map_or(made_for, |s| [s; 2]);
         let pixels = batch.saturating_mul(height).saturating_mul(width);
         ensure!(
             pixels <= MOST_PIXELS,
-            "{batch} images of {height}x{width}: expected at most {MOST_PIXELS} pixels"
+            "{batch} images of {height}x{width} pixels: expected at most {MOST_PIXELS} pixels in all"
         );
         Ok([batch, config.in_channels, height, width])
     }
@@ -142,7 +143,7 @@ pub fn write_random(path: &Path, device: &Device) -> Result<()> {
     Ok(model_dir::save(path, &random(device)?, &scheduler, &Extras::default(), Precision::F32)?)
 }
 
-/// What a network is told in a call, checked.
+/// The checked inputs of a call.
 struct Input {
     shape: [usize; 4],
     noise: Vec<f32>,
@@ -177,7 +178,7 @@ impl Input {
     }
 }
 
-/// Passes of `batches`: `f` hears their size and name, and makes them.
+/// Measures passes of several batch sizes: `f` gets the size and name, and runs them.
 fn passes(
     bench: &Bench<'_>,
     batches: Vec<(usize, String)>,
@@ -216,7 +217,7 @@ pub fn forward(bench: &Bench<'_>) -> Result<()> {
 pub fn layers(bench: &Bench<'_>) -> Result<()> {
     let batches = bench.batches(Piece::Layers);
     if bench.device_name != "cpu" {
-        bench.ui.note("layers are timed on the CPU alone: left out");
+        bench.ui.note("skipping the layer benchmark, which only exists for the CPU");
         return Ok(());
     }
     passes(bench, batches, |_, name, pass| {
@@ -232,13 +233,13 @@ pub fn layers(bench: &Bench<'_>) -> Result<()> {
 }
 
 pub fn train(bench: &Bench<'_>) -> Result<()> {
-    /// Of the weights' average.
+    /// Decay rate of the weight average.
     const DECAY: f64 = 0.9999;
     const LEARNING_RATE: f64 = 1e-4;
 
     let batches = bench.batches(Piece::Train);
     if let (false, Some(reason)) = (batches.is_empty(), bench.untrained()?) {
-        bail!("train: {reason}; expected other pieces");
+        bail!("train: {reason}");
     }
     for (batch, name) in batches {
         let mut network = Some(bench.network(&bench.device.clone().autodiff())?);

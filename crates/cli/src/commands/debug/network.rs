@@ -50,11 +50,11 @@ pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
     if let Some(event) = event.as_object_mut() {
         event.extend(shapes);
     }
-    ui.result(&event, format!("{} in {}", said.join(", "), args.outputs.display()));
+    ui.result(&event, format!("wrote {} to {}", said.join(", "), args.outputs.display()));
     Ok(())
 }
 
-/// The network of a pipeline of one U-Net, or the only one in a folder.
+/// The network of a pipeline with one U-Net, or the only network in a folder.
 fn load(args: &RunArgs, device: &Device) -> Result<Component> {
     let pipeline = args.model.join("model_index.json").exists();
     if pipeline || !args.model.join("config.json").exists() {
@@ -68,7 +68,7 @@ fn has(inputs: &SafetensorsFile, name: &str) -> bool {
     inputs.names().iter().any(|n| n == name)
 }
 
-/// A tensor of `D` dimensions, which messages describe as `expected`.
+/// A tensor with `D` dimensions; errors describe it as `expected`.
 fn given<const D: usize>(
     inputs: &SafetensorsFile,
     name: &str,
@@ -111,7 +111,7 @@ fn denoise(
     if has(inputs, embeds) || has(inputs, ids) {
         let HostTensor { shape, values } = tensors::read(inputs, ids)?;
         let &[rows, n] = &*shape else { bail!("{ids}: has shape {shape:?}, expected [B, n]") };
-        ensure!(rows > 0 && n > 0, "{ids}: has shape {shape:?}, which is empty");
+        ensure!(rows > 0 && n > 0, "{ids}: the shape {shape:?} is empty");
         let time_ids = values.chunks(n).map(<[f32]>::to_vec).collect();
         condition.added = Some(Added { text_embeds: given(inputs, embeds, "[B, width]", device)?, time_ids });
     }
@@ -146,7 +146,7 @@ fn code(
 fn read(encoder: &ClipTextModel, inputs: &SafetensorsFile) -> Result<BTreeMap<String, HostTensor>> {
     let HostTensor { shape, values } = tensors::read(inputs, "input_ids")?;
     let &[rows, n] = &*shape else { bail!("input_ids: has shape {shape:?}, expected [B, T]") };
-    ensure!(rows > 0 && n > 0, "input_ids: has shape {shape:?}, which is empty");
+    ensure!(rows > 0 && n > 0, "input_ids: the shape {shape:?} is empty");
     let texts: Vec<Vec<u32>> = whole("input_ids", &values)?.chunks(n).map(<[u32]>::to_vec).collect();
     let features = encoder.encode(&texts, 1)?;
     let pooled = if encoder.config().projects() { "text_embeds" } else { "pooler_output" };
@@ -160,15 +160,15 @@ fn read(encoder: &ClipTextModel, inputs: &SafetensorsFile) -> Result<BTreeMap<St
 
 fn whole(name: &str, values: &[f32]) -> Result<Vec<u32>> {
     let fits = values.iter().all(|v| v.fract() == 0.0 && *v >= 0.0);
-    ensure!(fits, "{name}: expected whole numbers, at least 0; got {values:?}");
+    ensure!(fits, "{name}: expected integers ≥ 0, got {values:?}");
     Ok(values.iter().map(|v| *v as u32).collect())
 }
 
-/// One value per row; a single one serves them all.
+/// One value per row; a single value is used for all.
 fn per_row(name: &str, tensor: HostTensor, rows: usize) -> Result<Vec<f32>> {
     match tensor.values.len() {
         1 => Ok(vec![tensor.values[0]; rows]),
         n if n == rows => Ok(tensor.values),
-        n => bail!("{name}: {n} values for a batch of {rows}; expected 1 or {rows}"),
+        n => bail!("{name}: {n} values for a batch of {rows}, expected 1 or {rows}"),
     }
 }

@@ -18,17 +18,17 @@ use crate::{commands::sample::check_place, source, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Instead of generated pictures, the bits that the model needs for the data: its variational bound.
+    /// Compute the variational bound of the data in bits per dimension instead of scoring generated images.
     #[arg(long, help_heading = "Bits per dimension")]
     pub bound: bool,
-    /// The generated pictures too, in one report.
+    /// Also score generated images, in the same report.
     #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
     pub quality: bool,
-    /// Which part of the data.
+    /// Which part of the data to use.
     #[arg(long, value_enum, default_value_t = Part::HeldOut, requires = "bound", value_name = "PART",
         help_heading = "Bits per dimension")]
     part: Part,
-    /// How many images, at most, evenly spread over the part.
+    /// Maximum number of images, evenly spread over the part.
     #[arg(
         long,
         default_value = "256",
@@ -37,10 +37,10 @@ pub struct Args {
         help_heading = "Bits per dimension"
     )]
     bound_images: NonZeroUsize,
-    /// Noise levels visited for each image, drawn from as many strata [default: all].
+    /// Number of noise levels per image, one from each of as many strata [default: all].
     #[arg(long, requires = "bound", value_name = "N", help_heading = "Bits per dimension")]
     bound_levels: Option<usize>,
-    /// Noise levels of a continuous process; a table has its own.
+    /// Number of noise levels of a continuous process; a table has its own.
     #[arg(
         long,
         default_value = "1000",
@@ -49,7 +49,7 @@ pub struct Args {
         help_heading = "Bits per dimension"
     )]
     bound_steps: NonZeroUsize,
-    /// The variance of the reverse process [default: the model's own].
+    /// Variance of the reverse process [default: the model's].
     #[arg(
         long,
         value_enum,
@@ -58,15 +58,15 @@ pub struct Args {
         help_heading = "Bits per dimension"
     )]
     bound_variance: Option<Variance>,
-    /// Leave predictions as they are, even if the model's sampler keeps them in range.
+    /// Do not clamp predictions, even if the model's sampler does.
     #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
     no_clamp: bool,
-    /// Also by the density of the deterministic sampler, the probability-flow ODE, whose predictions are not
-    /// kept in range: hold it against the bound with --no-clamp.
+    /// Also compute the density of the deterministic sampler, the probability-flow ODE. Its predictions are never clamped:
+    /// compare it with the bound under --no-clamp.
     #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
     ode: bool,
-    /// Runge-Kutta steps of the ODE, four network evaluations with gradients each. Too few flatter: try twice
-    /// as many.
+    /// Runge-Kutta steps of the ODE, each with four network evaluations and their gradients. Too few give results that are
+    /// too good; check with twice as many.
     #[arg(
         long,
         default_value = "64",
@@ -75,7 +75,7 @@ pub struct Args {
         help_heading = "Bits per dimension"
     )]
     ode_steps: NonZeroUsize,
-    /// The terms over the noise levels.
+    /// Image file with the plot of the terms by noise level.
     #[arg(
         long,
         default_value = "bound.png",
@@ -110,7 +110,7 @@ impl From<Variance> for ReverseVariance {
     }
 }
 
-/// What was computed.
+/// The results.
 pub struct Computed {
     pub report: Report,
     pub ode: Option<ode::Report>,
@@ -120,7 +120,7 @@ pub struct Computed {
 }
 
 impl Computed {
-    /// For people.
+    /// The results as text.
     pub fn text(&self) -> String {
         let mut text = table(&self.report, self.part);
         if let Some(ode) = &self.ode {
@@ -159,7 +159,7 @@ pub fn compute(
         Part::All => (all, "all"),
     };
     if part.is_empty() {
-        bail!("no image is held out of {} (--holdout {}): try --part all", config.source, config.holdout);
+        bail!("no image is held out from {} (--holdout {}); try --part all", config.source, config.holdout);
     }
     let rows = rows(&part, pipeline, bound.bound_images.get())?;
     let unknown = rows.iter().filter(|r| r.class.is_none()).count();
@@ -167,9 +167,11 @@ pub fn compute(
         let null = pipeline.extras().null_class.is_some();
         ensure!(
             null,
-            "{unknown} images are of classes that the model does not have, and it has no \"no class\""
+            "{unknown} images have classes that the model does not have, and the model has no null class"
         );
-        ui.warn(format!("of {unknown} images the model does not know the class: it is told \"no class\""));
+        ui.warn(format!(
+            "{unknown} images have classes that the model does not have; evaluating them without a class"
+        ));
     }
     let options = Options {
         levels: bound.bound_levels,
@@ -208,7 +210,7 @@ pub fn compute(
     Ok(Computed { report, ode: flow, part: name, data, plot })
 }
 
-/// At most `most` images, evenly spread, with the model's numbers of their classes.
+/// At most `most` images, evenly spread, with the model's class indices.
 fn rows(part: &Dataset, pipeline: &Pipeline, most: usize) -> Result<Vec<Row>> {
     let n = most.min(part.len());
     let names = &pipeline.extras().class_names;
@@ -231,7 +233,7 @@ fn line(name: &str, e: &Estimate) -> String {
 fn ode_table(report: &ode::Report) -> String {
     let [images, evaluations, steps] = [report.images, report.evaluations, report.steps];
     [
-        format!("by the density of the probability-flow ODE, the same images and decoder, {steps} steps"),
+        format!("density of the probability-flow ODE, same images and decoder, {steps} steps"),
         line("total", &report.total),
         line("  cleanest noise level", &report.density),
         line("  reconstruction, L(0)", &report.reconstruction),
@@ -245,12 +247,13 @@ fn ode_table(report: &ode::Report) -> String {
 
 fn table(report: &Report, part: &str) -> String {
     let variance = serde_json::to_value(report.variance).unwrap_or_default();
-    let clamp = report.clamp.map_or("predictions as they are".into(), |c| format!("predictions within ±{c}"));
+    let clamp =
+        report.clamp.map_or("predictions not clamped".into(), |c| format!("predictions clamped to ±{c}"));
     let [images, visited, levels] = [report.images, report.visited, report.levels];
     let all = if visited < levels { format!(" (all levels: {})", images * levels) } else { String::new() };
     [
         format!(
-            "variational bound, bits/dim with 95 % intervals: {images} images ({part}) of {} numbers, seed {}",
+            "variational bound, bits/dim with 95 % intervals: {images} images ({part}) with {} values each, seed {}",
             report.dims, report.seed
         ),
         line("total", &report.total),

@@ -1,4 +1,4 @@
-//! Pictures and their features.
+//! Generates images and computes features.
 
 use std::{ops::ControlFlow, path::PathBuf};
 
@@ -14,10 +14,10 @@ use crate::{source, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Cache {
-    /// Where features of data sets are kept for the next time [default: in the user's cache].
+    /// Folder where features of data sets are cached [default: the user's cache folder].
     #[arg(long, value_name = "FOLDER")]
     cache: Option<PathBuf>,
-    /// Keep no features of data sets.
+    /// Do not cache features of data sets.
     #[arg(long, conflicts_with = "cache")]
     no_cache: bool,
 }
@@ -44,7 +44,7 @@ pub fn images(set: &Dataset, ui: Ui) -> Result<Vec<Image>> {
     images
 }
 
-/// The pictures of a request.
+/// Generates the images of a request.
 pub fn generate(pipeline: &Pipeline, request: &Request, ui: Ui) -> Result<Vec<Image>> {
     let bar = ui.bar(0, "steps");
     let made = pipeline.run(request, &mut |event| {
@@ -57,7 +57,7 @@ pub fn generate(pipeline: &Pipeline, request: &Request, ui: Ui) -> Result<Vec<Im
     Ok(made.images)
 }
 
-/// What `extractor` says of pictures.
+/// The features of images.
 pub fn of_pictures(extractor: &dyn Extractor, images: &[Image], ui: Ui) -> Result<Extracted> {
     let bar = ui.bar(images.len() as u64, "pictures");
     let extracted = extractor.extract(images, &mut |done, _| {
@@ -68,17 +68,17 @@ pub fn of_pictures(extractor: &dyn Extractor, images: &[Image], ui: Ui) -> Resul
     Ok(extracted)
 }
 
-/// What `extractor` says of data, which may be known already.
+/// The features of data, from the cache if possible.
 pub fn of_data(extractor: &dyn Extractor, images: &[Image], cache: &Cache, ui: Ui) -> Result<Extracted> {
     let Some(folder) = cache.folder() else { return of_pictures(extractor, images, ui) };
-    let bar = ui.bar(images.len() as u64, "pictures of the data");
+    let bar = ui.bar(images.len() as u64, "images of the data");
     let stored = stored(extractor, images, &folder, &mut |done, _| {
         bar.set_position(done as u64);
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
     if let Some(reason) = stored.not_kept {
-        ui.warn(format!("features of the data were not kept: {reason}"));
+        ui.warn(format!("the features of the data were not cached: {reason}"));
     }
     Ok(stored.extracted)
 }

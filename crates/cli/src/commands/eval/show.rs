@@ -1,4 +1,4 @@
-//! What was found, for people and for scripts, and pictures of it.
+//! Shows results as text, JSON and images.
 
 use serde_json::{Value, json};
 use tweedie::{
@@ -11,16 +11,16 @@ use tweedie::{
     pipe::media::enlarge,
 };
 
-/// Pictures in a row of a sheet.
+/// Images in a row of a grid.
 const COLUMNS: usize = 16;
 const PAPER: Rgb = Rgb([255; 3]);
 
-/// Pictures in rows, twice as large.
+/// Images in a grid, enlarged by 2.
 pub fn sheet(images: &[Image]) -> Image {
     enlarge(&grid(images, COLUMNS, 2, PAPER), 2)
 }
 
-/// At most `most` generated pictures, closest first, each above its nearest training picture.
+/// At most `most` generated images, closest first, each above its nearest training image.
 pub fn pairs(pictures: &[Image], train: &[Image], found: &Memorisation, most: usize) -> Image {
     let mut order = found.order();
     order.truncate(most);
@@ -35,7 +35,7 @@ pub fn pairs(pictures: &[Image], train: &[Image], found: &Memorisation, most: us
     enlarge(&grid(&cells, columns, 2, PAPER), 2)
 }
 
-/// The tables.
+/// The result tables.
 pub fn text(found: &Evaluation) -> String {
     let mut parts = vec![format!("{}, seed {}, against {}", found.subject, found.seed, found.data)];
     for (i, quality) in found.quality.iter().enumerate() {
@@ -53,7 +53,7 @@ fn scores(quality: &Quality, held_out: Option<&Quality>) -> String {
     let mut lines = vec![quality.extractor.clone(), quality.comparable.clone()];
     let header = |q: &Quality, name| format!("{} {name}", q.generated);
     let last = held_out.map_or(String::new(), |h| header(h, "held out"));
-    lines.push(format!("{:<16} {:<6} {:<22} {last}", "score", "better", header(quality, "pictures")));
+    lines.push(format!("{:<16} {:<6} {:<22} {last}", "score", "better", header(quality, "images")));
     let mut reasons: Vec<String> = Vec::new();
     for (i, (name, better, outcome)) in quality.rows().into_iter().enumerate() {
         let mut cell = |outcome: &Outcome| match outcome {
@@ -65,7 +65,7 @@ fn scores(quality: &Quality, held_out: Option<&Quality>) -> String {
                     reasons.push(refused.clone());
                     reasons.len() - 1
                 });
-                format!("refused [{}]", at + 1)
+                format!("none [{}]", at + 1)
             }
         };
         let first = cell(outcome);
@@ -75,7 +75,7 @@ fn scores(quality: &Quality, held_out: Option<&Quality>) -> String {
     let blocks =
         quality.kid_blocks.map(|[n, size]| format!("; KID of {n} blocks of {size}")).unwrap_or_default();
     lines.push(format!(
-        "against {} training pictures; ± is the 95 % interval; balls to neighbour {}{blocks}",
+        "compared with {} training images; ± is the 95 % interval; balls reach to neighbour {}{blocks}",
         quality.data, quality.k
     ));
     lines.extend(reasons.iter().enumerate().map(|(i, reason)| format!("[{}] {reason}", i + 1)));
@@ -89,20 +89,20 @@ fn distances(unit: &str, found: &Memorisation) -> String {
     };
     let head = ["least", "5 %", "median", "95 %", "most"].map(|h| format!("{h:>8}")).join(" ");
     let mut lines = vec![
-        format!("distance to the nearest training picture ({unit})\n{:<16} {head}", ""),
+        format!("distance to the nearest training image ({unit})\n{:<16} {head}", ""),
         line("generated", found.generated.len(), found.generated_quantiles()),
         line("held out", found.held_out.len(), found.held_out_quantiles()),
     ];
     if let Some(closer) = found.closer() {
         let of = found.generated.len();
         lines.push(format!(
-            "{closer} of {of} generated pictures are closer than the closest 5 % of held-out ones"
+            "{closer} of {of} generated images are closer than the closest 5 % of held-out ones"
         ));
     }
     lines.join("\n")
 }
 
-/// Without the single distances and levels, which are in the report's file.
+/// Without single distances and levels, which are in the report's file.
 pub fn json(found: &Evaluation) -> Value {
     let memorisation = |m: &Option<Memorisation>| {
         m.as_ref().map(|m| {

@@ -1,4 +1,4 @@
-//! `tweedie sample` with a model that diffuses in latents.
+//! `tweedie sample` with a latent model.
 
 use std::{
     ops::ControlFlow,
@@ -37,7 +37,7 @@ pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str
             model::latent(path, tokenizer, args.prediction, variant, &loras, &device, ui)?
         }
         None => {
-            ensure!(loras.is_empty(), "--lora: changes a model that --model names");
+            ensure!(loras.is_empty(), "--lora needs --model");
             builtin::text_model(&device)?
         }
     };
@@ -89,7 +89,7 @@ pub fn run(args: &Args, animation: Option<AnimationFormat>, ui: Ui, device: &str
     Ok(ExitCode::SUCCESS)
 }
 
-/// Filmstrip and animation, whose moments are decoded.
+/// Filmstrip and animation with decoded frames.
 struct Films<'a> {
     pipeline: &'a LatentPipeline,
     small: Option<Autoencoder>,
@@ -103,7 +103,7 @@ impl<'a> Films<'a> {
         let wants = [args.filmstrip.is_some(), animated];
         ensure!(
             args.preview_vae.is_none() || wants != [false; 2],
-            "--preview-vae: decodes the moments of --filmstrip and --animation, and neither is asked for"
+            "--preview-vae needs --filmstrip or --animation"
         );
         let open = |path: &PathBuf| match ComponentDir::open(path)?.load(device)? {
             Component::Autoencoder(vae) => Ok(vae),
@@ -114,7 +114,7 @@ impl<'a> Films<'a> {
             let (found, expected) = (vae.latent_channels(), pipeline.model().autoencoder.latent_channels());
             ensure!(
                 found == expected,
-                "--preview-vae: an autoencoder of latents of {found} channels; this model's have {expected}"
+                "--preview-vae: the autoencoder has {found} latent channels, but the model has {expected}"
             );
         }
         let show = if args.noisy { Show::Noisy } else { Show::Clean };
@@ -123,7 +123,7 @@ impl<'a> Films<'a> {
 
     fn see(&mut self, event: &Event<'_>, steps: usize) -> Result<(), PipelineError> {
         let (pipeline, small) = (self.pipeline, self.small.as_ref());
-        // Both may want the same moment.
+        // Both may need the same frame.
         let mut decoded: Option<Vec<Image>> = None;
         let mut pictures = |preview: &Preview<'_>, show: Show| {
             if decoded.is_none() {
@@ -149,14 +149,14 @@ fn report(request: &Request, recipe: &Recipe, evals: usize, seconds: f64, writte
             "steps": steps, "evaluations": evals, "seconds": seconds, "files": places }),
         format!(
             "{}, {} of {solver}, in {seconds:.1} s\n{}",
-            counted(count.get(), "picture"),
+            counted(count.get(), "image"),
             counted(steps, "step"),
             places.join("\n")
         ),
     );
 }
 
-/// The picture to begin with, cut and resized to what is asked for.
+/// The initial image, cropped and resized to the requested size.
 fn picture(path: &Path, size: [usize; 2]) -> Result<Image> {
     open_sized(path, size).with_context(|| cannot_read(path))
 }

@@ -1,4 +1,4 @@
-//! Guidance between two conditions, whatever they are: a prompt and a negative prompt, a class and none.
+//! Guidance between two conditions: prompt and negative prompt, or class and no class.
 
 use burn::tensor::Tensor;
 use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction};
@@ -7,22 +7,22 @@ use tweedie_ops::Batch;
 
 use crate::clamp::{noise_of, quantile};
 
-/// A network's answer `F_null + scale·(F_given − F_null)`, where `null` is given; see [`crate::guidance`].
-pub(super) struct Steered<'a> {
+/// A network's output `F_null + scale·(F_given − F_null)`, if `null` is given; see [`crate::guidance`].
+pub(super) struct Guided<'a> {
     pub(super) network: &'a dyn Network,
     pub(super) parameterization: Parameterization,
     pub(super) given: Condition,
     pub(super) null: Option<Condition>,
     pub(super) scale: f64,
-    /// How much of the guided answer has the standard deviation of `F_given`, per row.
+    /// How much of the guided output is rescaled to the standard deviation of `F_given`, per row.
     pub(super) rescale: f64,
     pub(super) interval: Option<[f64; 2]>,
-    /// Which quantile of the magnitudes of the guided `x0`, per row, is brought back to that of the one for
-    /// `given`; magnitudes beyond are cut there.
+    /// The quantile of the magnitudes of the guided `x0`, per row, that is reduced to that of the unguided one; larger
+    /// magnitudes are clipped.
     pub(super) threshold: Option<f64>,
 }
 
-impl Denoiser<Batch<4>> for Steered<'_> {
+impl Denoiser<Batch<4>> for Guided<'_> {
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
         let ask = |condition| NetworkDenoiser::new(self.network, self.parameterization, condition);
         let outside = self.interval.is_some_and(|[from, to]| !(from..=to).contains(&at.nsr()));
@@ -52,14 +52,14 @@ impl Denoiser<Batch<4>> for Steered<'_> {
     }
 }
 
-/// Each row of `x0` cut at the `ratio` quantile of its magnitudes, and scaled so that this is at most `like`'s.
-/// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487) holds it against 1, the range of pixels, which
-/// latents do not have.
+/// Clips each row of `x0` at the `ratio` quantile of its magnitudes, and scales it such that this is at most `like`'s.
+/// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487) compares with 1, the range of pixels, which does not
+/// apply to latents.
 fn brought_back(x0: Tensor<4>, like: Tensor<4>, ratio: f64) -> Tensor<4> {
     let own = quantile(like.abs(), ratio);
     let s = quantile(x0.clone().abs(), ratio).max_pair(own.clone());
     let cut = x0.min_pair(s.clone()).max_pair(s.clone().neg());
-    // Both are zero where all of a row is.
+    // Both are zero if the whole row is.
     cut * own / s.clamp_min(f32::MIN_POSITIVE)
 }
 
@@ -73,7 +73,7 @@ fn cat<const D: usize>(a: &Option<Tensor<D>>, b: &Option<Tensor<D>>) -> Option<T
     Some(Tensor::cat(vec![a.clone()?, b.clone()?], 0))
 }
 
-/// The rows of both, one after the other.
+/// Concatenates the rows of both.
 fn joined(a: &Condition, b: &Condition) -> Condition {
     let classes = |a: &Vec<usize>, b: &Vec<usize>| [&a[..], &b[..]].concat();
     let added = |a: &Added, b: &Added| Added {
@@ -93,7 +93,7 @@ fn joined(a: &Condition, b: &Condition) -> Condition {
 mod tests {
     use super::*;
 
-    /// By hand: magnitudes 0, 1, 2, 3, 4 have their 0.5 quantile at 2, half of them at 1.
+    /// Computed by hand: magnitudes 0, 1, 2, 3, 4 have their 0.5 quantile at 2, half of them at 1.
     #[test]
     fn strong_answers_are_brought_back() {
         let device = tweedie_ops::device("cpu").unwrap();
@@ -102,7 +102,7 @@ mod tests {
         let like = row([0.0, -0.5, 1.0, -1.5, 2.0]);
         let back = |like| brought_back(guided(), like, 0.5).into_data().iter::<f32>().collect::<Vec<_>>();
         assert_eq!(back(like), [0.0, -0.5, 1.0, -1.0, 1.0]);
-        // Never made stronger.
+        // The result is never amplified.
         assert_eq!(back(guided() * 2.0), [0.0, -1.0, 2.0, -3.0, 4.0]);
         let zeros = brought_back(guided() * 0.0, guided() * 0.0, 0.5);
         assert!(zeros.into_data().iter::<f32>().all(|v| v == 0.0));
