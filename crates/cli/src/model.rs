@@ -19,7 +19,7 @@ pub fn pipeline(dir: Option<&Path>, device: &tweedie::ops::Device, ui: Ui) -> Re
     pipeline_of(dir, None, device, ui)
 }
 
-/// The same with the weights of one variant.
+/// The same with one variant of the weights.
 pub fn pipeline_of(
     dir: Option<&Path>,
     variant: Option<&str>,
@@ -43,7 +43,7 @@ pub fn tell_passed_over(scheduler: &SchedulerConfig, ui: Ui) {
     }
 }
 
-/// Says how classes were understood whose texts could be names or numbers.
+/// Notes how ambiguous classes, which could be names or numbers, were interpreted.
 pub fn tell_classes(classes: Classes<'_>, asked: &[ClassSelector], ui: Ui) {
     asked.iter().filter_map(|class| classes.explain(class)).for_each(|text| ui.note(text));
 }
@@ -72,7 +72,7 @@ pub fn latent(
             Prediction::Eps => hub::Prediction::Eps,
             Prediction::V => hub::Prediction::V,
         });
-        ensure!(variant.is_none(), "--variant: for the folders of models; a file has no variants");
+        ensure!(variant.is_none(), "--variant is only supported for model folders");
         let checkpoint = OriginalCheckpoint::open(path, prediction)?;
         let model = LatentModel::load_original(&checkpoint, tokenizer, loras, device)?;
         tell_remarks(path, &model.remarks, loras, ui);
@@ -92,7 +92,7 @@ pub fn latent(
     Ok(model)
 }
 
-/// Says how the files of a model were understood.
+/// Prints warnings about the files of a model.
 fn tell_remarks(path: &Path, remarks: &[String], loras: &[Lora], ui: Ui) {
     let own = remarks.iter().map(|remark| (path, remark));
     let changes = loras.iter().flat_map(|lora| lora.remarks().iter().map(|remark| (lora.path(), remark)));

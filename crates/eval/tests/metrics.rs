@@ -172,7 +172,7 @@ fn what_cannot_be_scored_is_refused() {
     assert_eq!(refused, MetricError::Singular { found: 8, dim: 8 });
     assert!(refused.to_string().contains("8 images for 8"), "{refused}");
     assert_eq!(frechet::fid(&a, &Moments::of(&few)).unwrap_err(), refused);
-    assert!(kernel::kid(&few, &a).unwrap_err().to_string().contains("KID needs 20"));
+    assert!(kernel::kid(&few, &a).unwrap_err().to_string().contains("KID needs at least 20"));
     assert!(matches!(shares(&few, &a, 8), Err(MetricError::TooFew { least: 9, .. })));
     assert!(matches!(Features::new(3, vec![0.0; 4]), Err(MetricError::Ragged { .. })));
     assert_eq!(

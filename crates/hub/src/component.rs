@@ -88,13 +88,13 @@ impl ComponentDir {
         Self { dir: origin.into(), config: origin.into(), class, text, variant: None }
     }
 
-    /// The same with the variant of the weights that is to be read, if there are several.
+    /// The same with the given variant of the weights.
     #[must_use]
     pub fn with_variant(self, variant: Option<&str>) -> Self {
         Self { variant: variant.map(str::to_owned), ..self }
     }
 
-    /// Whether there is such a variant of the weights.
+    /// Whether the weights have this variant.
     pub(crate) fn has_variant(&self, variant: &str) -> Result<bool, HubError> {
         Ok(variants(&self.dir, self.stem())?.contains_key(variant))
     }
@@ -193,7 +193,7 @@ pub(crate) fn write<M: Module>(
     let tensors = export(module);
     let broken = tensors.iter().find_map(|(name, t)| Some((name, t.values.iter().find(|v| !v.is_finite())?)));
     if let Some((name, value)) = broken {
-        return Err(HubError::tensor(&file, name, format!("its value {value} is not finite")));
+        return Err(HubError::tensor(&file, name, format!("has a value that is not finite ({value})")));
     }
     weights::write(&file, &tensors, precision, &BTreeMap::new())
 }

@@ -255,18 +255,18 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
         Dtype::U64 => whole(bytes, |b| u64::from_le_bytes(b).into())?,
         other => {
             return Err(format!(
-                "values of type {other} are not supported; F32, F16, BF16, F64, F8_E4M3, F8_E5M2 are"
+                "unsupported type {other}; expected F32, F16, BF16, F64, F8_E4M3 or F8_E5M2"
             ));
         }
     })
 }
 
-/// Five bits of exponent and two of significand: the upper half of a number in half precision.
+/// Five exponent bits and two significand bits: the upper half of a half-precision value.
 fn e5m2(bits: u8) -> f32 {
     f16::from_bits(u16::from(bits) << 8).to_f32()
 }
 
-/// Four bits of exponent and three of significand, without infinities (Micikevicius et al. 2022, arXiv:2209.05433).
+/// Four exponent bits and three significand bits, without infinities (Micikevicius et al. 2022, arXiv:2209.05433).
 fn e4m3fn(bits: u8) -> f32 {
     let (exponent, significand) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
     let magnitude = match (exponent, bits & 7) {

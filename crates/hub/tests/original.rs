@@ -264,7 +264,7 @@ fn a_file_says_what_its_network_predicts_and_from_where() {
         let said = opened.remarks().join("\n");
         let by_file = told.is_none() && !(marks.is_empty() && metadata.is_empty());
         let usual = (family == "sd2") == (expected.0 == v);
-        assert_eq!(said.contains("says so"), zero_snr || by_file && !usual, "{context}: {said}");
+        assert_eq!(said.contains("according to"), zero_snr || by_file && !usual, "{context}: {said}");
     }
 }
 

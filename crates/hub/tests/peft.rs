@@ -136,7 +136,7 @@ fn changes_that_do_not_hold_together_are_refused() {
     for (ends, words) in [
         (&[("hada_w1_a", &[4, 2][..]), ("hada_w1_b", &[2, 3]), ("hada_w2_a", &[4, 2])][..], "hada_w2_b"),
         (&[("lokr_w1", &[2, 2]), ("lokr_w2_a", &[2, 1])], "lokr_w2_b"),
-        (&[("lora_A.weight", &[2, 3]), ("lora_B.weight", &[4, 2]), ("lokr_w1", &[2, 2])], "another kind"),
+        (&[("lora_A.weight", &[2, 3]), ("lora_B.weight", &[4, 2]), ("lokr_w1", &[2, 2])], "another format"),
         (
             &[("hada_w1_a", &[4, 2]), ("hada_w1_b", &[2, 3]), ("hada_w2_a", &[4, 2]), ("hada_w2_b", &[2, 4])],
             "[4, 4]",
@@ -146,7 +146,7 @@ fn changes_that_do_not_hold_together_are_refused() {
             "[3, 3, 1, 1]",
         ),
         (&[("dora_scale", &[4, 1])], "dora_scale"),
-        (&[("alpha", &[])], "without a change"),
+        (&[("alpha", &[])], "without LoRA weights"),
         (&[("lora_A.a.weight", &[2, 3]), ("lora_B.b.weight", &[4, 2])], "adapters a, b"),
     ] {
         let dir = tempfile::tempdir().unwrap();
@@ -163,7 +163,7 @@ fn changes_that_do_not_hold_together_are_refused() {
     let weight = HostTensor { shape: vec![4, 3], values: vec![1.0; 12] };
     let base: BTreeMap<_, _> = [("mid_block.attn1.to_q.weight".to_owned(), weight)].into();
     let error = lora.merged("unet", &base).read("mid_block.attn1.to_q.weight").unwrap_err();
-    assert!(error.contains("DoRA of 5 outputs"), "{error}");
+    assert!(error.contains("DoRA has 5 outputs"), "{error}");
 }
 
 #[test]
@@ -198,5 +198,5 @@ fn embeddings_that_come_with_a_change_are_said() {
     );
     let lora = Lora::open(&path, 1.0).unwrap();
     let said = lora.remarks().join("\n");
-    assert!(said.contains("`my cat`, `toy`") && said.contains("not read"), "{said}");
+    assert!(said.contains("`my cat`, `toy`") && said.contains("skipped the embedding"), "{said}");
 }

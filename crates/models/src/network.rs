@@ -97,7 +97,7 @@ pub struct Condition {
     pub text: Option<Tensor<3>>,
     /// SDXL's additional conditions: pooled text features, and sizes.
     pub added: Option<Added>,
-    /// The scale of guidance for each row, for networks that were distilled to need no second answer.
+    /// The guidance scale of each row, for guidance-distilled networks.
     pub guidance: Option<Vec<f32>>,
 }
 

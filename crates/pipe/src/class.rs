@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum ClassSelector {
     /// Its number.
     Index(usize),
-    /// Its name, as the model has it. Upper and lower case are alike unless two names differ in nothing else. A
-    /// number where no class has this name.
+    /// Its name. Case only matters if two names differ in nothing else. Interpreted as a number if no class has this
+    /// name.
     Name(String),
 }
 
@@ -26,19 +26,19 @@ impl FromStr for ClassSelector {
 /// The classes of a model.
 #[derive(Clone, Copy, Debug)]
 pub struct Classes<'a> {
-    /// How many there are.
+    /// Number of classes.
     pub count: usize,
-    /// Their names in order of their numbers; there may be fewer, or none.
+    /// Names of the classes, ordered by number; there may be fewer, or none.
     pub names: &'a [String],
-    /// Whether each of them is a list of names with commas between.
+    /// Whether each one is a comma-separated list of names.
     pub listed: bool,
 }
 
 impl Classes<'_> {
-    /// The number of the class that is meant: names come first, then numbers.
+    /// The number of the selected class: names take precedence over numbers.
     ///
     /// # Errors
-    /// If there is no such class, or several that the name could mean.
+    /// If there is no such class, or the name is ambiguous.
     pub fn find(&self, class: &ClassSelector) -> Result<usize, String> {
         let text = match class {
             ClassSelector::Index(i) => return self.numbered(*i),
@@ -59,19 +59,23 @@ impl Classes<'_> {
             ([], Err(_)) => Err(match self.names {
                 [] => {
                     let last = self.count.saturating_sub(1);
-                    format!("`{text}`: this model's classes have no names, only numbers 0 to {last}")
+                    format!(
+                        "`{text}`: this model's classes have no names; expected a number from 0 to {last}"
+                    )
                 }
-                names => format!("`{text}` is not one of {}", listed(names)),
+                names => format!("unknown class `{text}`; expected one of {}", listed(names)),
             }),
             (several, _) => {
                 let numbers: Vec<_> = several.iter().map(usize::to_string).collect();
-                Err(format!("`{text}` names several classes: {}. Give a number", numbers.join(", ")))
+                Err(format!(
+                    "`{text}` is the name of several classes, {}; select one by its number",
+                    numbers.join(", ")
+                ))
             }
         }
     }
 
-    /// How the choice of `class` was understood, where its text could be a name or a number; `None` where only
-    /// one of them is possible.
+    /// How `class` was interpreted if its text could be a name or a number; `None` if it is unambiguous.
     pub fn explain(&self, class: &ClassSelector) -> Option<String> {
         let ClassSelector::Name(text) = class else { return None };
         let number: usize = text.trim().parse().ok()?;
@@ -79,22 +83,25 @@ impl Classes<'_> {
         let name = self.names.get(found)?;
         match found == number {
             true if name == text => None,
-            true => Some(format!("class {text}: no class has this name; taken as the number of `{name}`")),
-            false => Some(format!("class {text}: taken as the name of class number {found}")),
+            true => {
+                Some(format!("class {text}: no class has this name; using class number {text}, `{name}`"))
+            }
+            false => Some(format!("class {text}: using the class with this name, number {found}")),
         }
     }
 
     fn numbered(&self, number: usize) -> Result<usize, String> {
         match number < self.count {
             true => Ok(number),
-            false => {
-                Err(format!("{number}: this model has the classes 0 to {}", self.count.saturating_sub(1)))
-            }
+            false => Err(format!(
+                "class {number} is out of range; this model has the classes 0 to {}",
+                self.count.saturating_sub(1)
+            )),
         }
     }
 }
 
-/// Names for a message, of many the first.
+/// The first names, for a message.
 fn listed(names: &[String]) -> String {
     const MOST: usize = 40;
     let shown = names[..names.len().min(MOST)].join(", ");
@@ -115,7 +122,7 @@ mod tests {
 
     #[test]
     fn names_come_before_numbers() {
-        // Folders in the order of their names.
+        // Folders ordered by name.
         let names = names(&["0", "1", "10", "11", "2"]);
         let classes = Classes { count: 6, names: &names, listed: false };
         for (text, number) in [("0", 0), ("2", 4), ("10", 2), ("5", 5), (" 2 ", 4)] {
@@ -123,12 +130,12 @@ mod tests {
         }
         assert_eq!(classes.find(&ClassSelector::Index(2)), Ok(2));
         assert!(classes.find(&of("7")).unwrap_err().contains("0 to 5"));
-        assert!(classes.explain(&of("2")).unwrap().contains("name of class number 4"));
+        assert!(classes.explain(&of("2")).unwrap().contains("with this name, number 4"));
         assert_eq!(classes.explain(&of("1")), None);
         assert_eq!(classes.explain(&ClassSelector::Index(2)), None);
         let names = self::names(&["cat", "dog"]);
         let classes = Classes { count: 2, names: &names, listed: false };
-        assert!(classes.explain(&of("1")).unwrap().contains("number of `dog`"));
+        assert!(classes.explain(&of("1")).unwrap().contains("number 1, `dog`"));
         assert_eq!(classes.explain(&of("dog")), None);
     }
 
@@ -138,7 +145,7 @@ mod tests {
         let plain = Classes { count: 5, names: &names, listed: false };
         assert_eq!((plain.find(&of("crane")), plain.find(&of("Crane"))), (Ok(1), Ok(2)));
         assert!(plain.find(&of("CRANE")).unwrap_err().contains("1, 2"));
-        assert!(plain.find(&of("chick")).unwrap_err().contains("is not one of"));
+        assert!(plain.find(&of("chick")).unwrap_err().contains("expected one of"));
         let listed = Classes { listed: true, ..plain };
         assert_eq!((listed.find(&of("Chick")), listed.find(&of("bird"))), (Ok(4), Ok(0)));
         assert!(listed.find(&of("CRANE")).unwrap_err().contains("0, 1, 2, 3"));

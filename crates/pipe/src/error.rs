@@ -57,9 +57,9 @@ pub enum PipelineError {
     },
 }
 
-/// A component whose output is not finite, because of a weight that is not or of too large values.
+/// The error for a component whose output is not finite, because a weight is not finite or values overflow.
 pub(crate) fn broken(component: &str, weight: Option<String>) -> PipelineError {
-    let cause = weight.map_or(String::new(), |name| format!(": its weight `{name}` is not finite"));
+    let cause = weight.map_or(String::new(), |name| format!(": weight `{name}` is not finite"));
     PipelineError::Model { reason: format!("the output of `{component}` is not finite{cause}") }
 }
 

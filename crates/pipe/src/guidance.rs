@@ -9,34 +9,34 @@ use tweedie_ops::Batch;
 
 use crate::PipelineError;
 
-/// The scale that a request's `guidance` means for the solver of this name: 1, no guidance, for all numbers up to
-/// 1, as in diffusers. CFG++ solvers take numbers from 0 to 1 as they are.
+/// The effective scale of a request's `guidance` for this solver: 1, no guidance, for all values up to 1, as in
+/// diffusers, except that CFG++ solvers use values from 0 to 1.
 pub fn scale_for(solver: &str, guidance: f64) -> f64 {
     if cfgpp(solver).is_some() { guidance } else { guidance.max(1.0) }
 }
 
-/// The same, checked. `own` says that the model chose the number, not the request.
+/// The same with a check. `own`: the value is the model's default.
 pub(crate) fn checked_scale(solver: &str, guidance: f64, own: bool) -> Result<f64, PipelineError> {
     let fail = |reason: String| Err(PipelineError::request("guidance", reason));
     if !guidance.is_finite() || guidance < 0.0 {
-        return fail(format!("{guidance}: expected a number, at least 0"));
+        return fail(format!("{guidance}: expected a finite value ≥ 0"));
     }
     if let Some(name) = cfgpp(solver).filter(|_| guidance > 1.0) {
-        let whose = if own { " (the model's own)" } else { "" };
-        return fail(format!("{guidance}{whose}: the solver `{name}` takes 0 to 1"));
+        let whose = if own { " (the model's default)" } else { "" };
+        return fail(format!("{guidance}{whose}: the solver `{name}` needs a value in 0..=1"));
     }
     Ok(scale_for(solver, guidance))
 }
 
-/// Its name, if it is a CFG++ solver.
+/// The name of the solver if it is a CFG++ solver.
 fn cfgpp(solver: &str) -> Option<&'static str> {
     solver::find(solver).filter(|entry| entry.is_cfgpp()).map(|entry| entry.name)
 }
 
-/// Why what acts on guidance does nothing.
-pub(crate) const UNGUIDED: &str = "has no effect without guidance: set `guidance` above 1, or leave it out";
+/// The reason why fields that modify guidance have no effect.
+pub(crate) const UNGUIDED: &str = "has no effect without guidance; set `guidance` above 1, or remove it";
 
-/// Refuses the fields that are set although they change nothing, for this reason.
+/// Returns an error with `reason` if a field that has no effect is set.
 pub(crate) fn check_unused(reason: &str, fields: &[(&'static str, bool)]) -> Result<(), PipelineError> {
     match fields.iter().find(|(_, set)| *set) {
         Some((field, _)) => Err(PipelineError::request(field, reason)),

@@ -117,10 +117,10 @@ impl Pipeline {
         Self::load_variant(dir, None, device)
     }
 
-    /// The same with the weights of one variant, such as `fp16`.
+    /// The same with one variant of the weights, for example `fp16`.
     ///
     /// # Errors
-    /// As [`Self::load`], and if there is no such variant.
+    /// Those of [`Self::load`], and if there is no such variant.
     pub fn load_variant(dir: &Path, variant: Option<&str>, device: &Device) -> Result<Self, PipelineError> {
         let mut folder = ModelDir::open(dir)?;
         folder.variant = variant.map(str::to_owned);
@@ -162,7 +162,7 @@ impl Pipeline {
         &self.extras
     }
 
-    /// The classes that requests choose from.
+    /// The classes that requests can select.
     pub fn classes(&self) -> Classes<'_> {
         let count = self.unet.config().num_class_embeds.unwrap_or(0);
         Classes { count, names: &self.extras.class_names, listed: false }

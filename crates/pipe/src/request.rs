@@ -40,8 +40,7 @@ pub struct Request {
     /// diffusers' pipelines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mu: Option<f64>,
-    /// How much to exaggerate the class or prompt. 1 and less are none, as in diffusers, but for CFG++ solvers, which
-    /// take 0 to 1.
+    /// Guidance scale; 1 or less means no guidance, as in diffusers, except that CFG++ solvers use 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f64>,
     /// The range of noise levels `sigma/alpha` with guidance; by default all.
@@ -62,11 +61,10 @@ pub struct Request {
     /// The negative prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<String>,
-    /// What the weights of words do; by default as in ComfyUI.
+    /// Convention for word weights; ComfyUI's by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_weights: Option<Weighting>,
-    /// Layers of the text encoder that are left out at its end, for prompts but, as in diffusers, not for the negative
-    /// prompt.
+    /// Number of the text encoder's last layers to skip for the prompt but, as in diffusers, not for the negative prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
     /// How much of the initial image is replaced, > 0 and ≤ 1 (all).
@@ -164,11 +162,11 @@ pub struct Resolved {
     pub seed: u64,
     /// The sampler.
     pub sampling: Sampling,
-    /// As in the request or by the model; what it means depends on the solver: [`Self::scale_for`].
+    /// Guidance scale of the request or the model; the effective scale depends on the solver: [`Self::scale_for`].
     pub guidance: f64,
     /// Range of noise levels with guidance.
     pub guidance_interval: Option<[f64; 2]>,
-    /// The class that stands for none; known where the request is guided.
+    /// The null class, if the request uses guidance.
     pub null_class: Option<usize>,
     /// Channels, height and width.
     pub shape: [usize; 3],
@@ -179,7 +177,7 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// The scale of the guidance with the solver of this name; 1 is none.
+    /// The effective guidance scale with this solver; 1 means no guidance.
     pub fn scale_for(&self, solver: &str) -> f64 {
         guidance::scale_for(solver, self.guidance)
     }

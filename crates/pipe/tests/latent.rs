@@ -560,11 +560,11 @@ fn requests_that_do_not_fit_are_refused() {
         (&sd, json!({"prompt": "cat", "guidance_rescale": 2}), &["`guidance_rescale`"]),
         (&sd, json!({"prompt": "cat", "dynamic_threshold": 0}), &["`dynamic_threshold`", "> 0"]),
         (&sd, json!({"prompt": "cat", "classes": [1]}), &["`classes`"]),
-        (&sd, json!({"prompt": "cat", "guidance": -1}), &["`guidance`", "at least 0"]),
+        (&sd, json!({"prompt": "cat", "guidance": -1}), &["`guidance`", "≥ 0"]),
         (
             &sd,
             json!({"prompt": "cat", "solver": "cfgpp"}),
-            &["`guidance`", "7.5 (the model's own)", "0 to 1"],
+            &["`guidance`", "7.5 (the model's default)", "0..=1"],
         ),
         (
             &sd,

@@ -214,7 +214,7 @@ impl Args {
             let guided = study.resolved().scale_for(name) != 1.0;
             ensure!(
                 !guided || study.resolved().null_class.is_some(),
-                "--guidance: needs a model with a class that stands for none; this one has no such class"
+                "--guidance: needs a model with classes and a null class, which this model does not have"
             );
             for budget in self.evals.iter().map(|n| n.get()) {
                 entries.extend(self.fitting(study, name, known, budget)?);

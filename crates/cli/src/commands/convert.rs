@@ -28,8 +28,7 @@ pub struct Args {
     /// What the network of a single-file checkpoint predicts [default: `eps`, or `v` for Stable Diffusion 2.x].
     #[arg(long, value_name = "KIND")]
     prediction: Option<model::Prediction>,
-    /// Which variant of the weights in a folder is read, such as `fp16` [default: the weights without a variant, else
-    /// fp32, fp16 or bf16, whichever is there].
+    /// Variant of the weights in a folder, for example `fp16` [default: no variant, or else fp32, fp16 or bf16].
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
     /// LoRA to merge into the weights, with an optional scale; may be repeated.

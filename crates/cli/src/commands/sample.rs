@@ -80,8 +80,7 @@ pub struct Args {
     /// What the network of a single-file checkpoint predicts [default: `eps`, or `v` for Stable Diffusion 2.x].
     #[arg(long, value_name = "KIND", requires = "model")]
     prediction: Option<model::Prediction>,
-    /// Which variant of the weights in a folder is read, such as `fp16` [default: the weights without a variant, else
-    /// fp32, fp16 or bf16, whichever is there].
+    /// Variant of the weights in a folder, for example `fp16` [default: no variant, or else fp32, fp16 or bf16].
     #[arg(long, value_name = "NAME", requires = "model")]
     variant: Option<String>,
     /// Number of images [default: 36, or one per prompt for latent models].
@@ -134,8 +133,7 @@ pub struct Args {
     /// Shift of a model whose noise levels depend on the image size [default: computed as in diffusers].
     #[arg(long, value_name = "MU", help_heading = "Sampler")]
     mu: Option<f64>,
-    /// How much to exaggerate the class or prompt; 1 and less are none [default: the model's]. CFG++ solvers take 0
-    /// to 1.
+    /// Guidance scale; 1 or less means no guidance, except that CFG++ solvers use 0 to 1 [default: the model's].
     #[arg(long, value_name = "SCALE", help_heading = "Sampler")]
     guidance: Option<f64>,
     /// How much the guided prediction is rescaled to the standard deviation of the conditional one, from 0 to 1. Latent
@@ -149,7 +147,7 @@ pub struct Args {
     /// Prevents saturated colours. Latent models only.
     #[arg(long, value_name = "QUANTILE", help_heading = "Sampler")]
     dynamic_threshold: Option<f64>,
-    /// What weights of words as in `(word:1.3)` do: `comfyui`, `a1111` or `a1111-no-norm` [default: comfyui].
+    /// Convention for word weights like `(word:1.3)`: `comfyui`, `a1111` or `a1111-no-norm` [default: comfyui].
     #[arg(long, value_name = "KIND", requires = "prompt", help_heading = "Sampler")]
     prompt_weights: Option<Weighting>,
     /// Skip this many of the text encoder's last layers.

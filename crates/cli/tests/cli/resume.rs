@@ -157,6 +157,6 @@ fn a_damaged_checkpoint_is_passed_over() {
     *bytes.last_mut().unwrap() ^= 1;
     scratch.write(&damaged, bytes);
     let ran = scratch.ok(&["train", "--resume", "--out", "run"]);
-    ran.says(&["warning", "ema.safetensors is damaged", "going on from step 55"]);
+    ran.says(&["warning", "ema.safetensors is damaged", "resuming from step 55"]);
     assert_as_uninterrupted(&scratch.path("run"));
 }

@@ -1,4 +1,4 @@
-//! The components that `model_index.json` names.
+//! The components listed in `model_index.json`.
 
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf};
 
@@ -14,7 +14,7 @@ use crate::{
     tokenizer::ClipTokenizer,
 };
 
-/// An index, read, and what is asked of its components.
+/// The content of an index, and the requested variant and LoRAs of its components.
 pub(super) struct Index<'a> {
     pub(super) dir: PathBuf,
     pub(super) path: PathBuf,
@@ -25,7 +25,7 @@ pub(super) struct Index<'a> {
     pub(super) without: RefCell<Vec<&'static str>>,
 }
 
-/// Applies `load` to the tensors of `source` with all changes.
+/// Applies `load` to the tensors of `source` with all LoRAs merged.
 pub(super) fn merge<T>(
     loras: &[Lora],
     component: &'static str,
@@ -39,7 +39,7 @@ pub(super) fn merge<T>(
 }
 
 impl Index<'_> {
-    /// Whether the index names a component other than null.
+    /// Whether the index lists a component other than null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.entries.get(name).and_then(|v| v.get(1)).is_some_and(|class| !class.is_null())
     }
@@ -49,13 +49,13 @@ impl Index<'_> {
         match (self.has(name), dir.is_dir()) {
             (true, true) => Ok(dir),
             (true, false) => {
-                Err(HubError::format(&dir, "the component is missing, which model_index.json names"))
+                Err(HubError::format(&dir, "this component is listed in model_index.json but missing"))
             }
-            (false, _) => Err(HubError::key(&self.path, name, "the component is missing")),
+            (false, _) => Err(HubError::key(&self.path, name, "this component is required but missing")),
         }
     }
 
-    /// The component `name` with the changes that are meant for it.
+    /// The component `name` with the LoRAs for it merged.
     pub(super) fn load(&self, name: &'static str, device: &Device) -> Result<Component, HubError> {
         let mut component = ComponentDir::open(&self.folder(name)?)?;
         if let Some(variant) = self.variant {
@@ -71,7 +71,7 @@ impl Index<'_> {
 
     pub(super) fn wrong<T>(&self, name: &str, expected: &str) -> Result<T, HubError> {
         let class = self.entries.get(name).map(Value::to_string).unwrap_or_default();
-        Err(HubError::key(&self.path, name, format!("{class} is not supported here; expected {expected}")))
+        Err(HubError::key(&self.path, name, format!("unsupported class {class}; expected {expected}")))
     }
 
     pub(super) fn text(
@@ -87,18 +87,18 @@ impl Index<'_> {
         TextPart::new(tokenizer, *encoder, &folder, name)
     }
 
-    /// What is to be said of the variant asked for, of so many components.
+    /// Warnings about the requested variant, for a model with this number of components.
     pub(super) fn remarks(&self, components: usize) -> Result<Vec<String>, HubError> {
         let (Some(variant), without) = (self.variant, self.without.borrow()) else { return Ok(Vec::new()) };
         if without.len() == components {
-            let reason = format!("no component has weights of the variant `{variant}`");
+            let reason = format!("no component has the variant `{variant}`");
             return Err(HubError::format(&self.dir, reason));
         }
-        let remark = |name: &&str| format!("`{name}` has no variant `{variant}`: its usual weights are read");
+        let remark = |name: &&str| format!("`{name}` has no variant `{variant}`; using its default weights");
         Ok(without.iter().map(remark).collect())
     }
 
-    /// Whether all components of the index belong to the class.
+    /// Checks that all components of the index belong to the class.
     pub(super) fn check(&self, class: LatentClass, name: &str) -> Result<(), HubError> {
         let known: &[&str] = match class {
             LatentClass::StableDiffusion => &["vae", "text_encoder", "tokenizer", "unet", "scheduler"],
@@ -111,11 +111,11 @@ impl Index<'_> {
         for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
             let component = value.as_array().is_some_and(|pair| pair.len() == 2);
             if component && !known.contains(&key.as_str()) && !UNUSED.contains(&key.as_str()) {
-                return Err(HubError::key(&self.path, key, format!("a {name} has no such component")));
+                return Err(HubError::key(&self.path, key, format!("not a component of {name}")));
             }
         }
         if self.entries.get("requires_aesthetics_score") == Some(&Value::Bool(true)) {
-            let reason = "a refiner, which is supported as a network but not as a pipeline";
+            let reason = "SDXL refiners are only supported as networks, not as pipelines";
             return Err(HubError::key(&self.path, "requires_aesthetics_score", reason));
         }
         Ok(())
@@ -134,7 +134,7 @@ impl Index<'_> {
             .map_err(|e| wrong(&e))?;
         numbered.sort();
         match numbered.iter().enumerate().find(|(i, (n, _))| i != n) {
-            Some((i, _)) => Err(wrong(&format!("the class {i} has no name"))),
+            Some((i, _)) => Err(wrong(&format!("class {i} has no name"))),
             None => Ok(numbered.into_iter().map(|(_, name)| name).collect()),
         }
     }

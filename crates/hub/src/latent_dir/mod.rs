@@ -58,7 +58,7 @@ impl LatentClass {
     }
 }
 
-/// What folders call text encoders and their tokenizers.
+/// Names of text encoders and their tokenizers in folders.
 pub const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
 
 const CLASSES: [(&str, LatentClass); 6] = [
@@ -112,7 +112,7 @@ pub struct LatentModel {
     pub class_names: Vec<String>,
     /// Default sampling settings, and how the model was trained.
     pub extras: Extras,
-    /// What users should know of how its files were understood: a sentence each.
+    /// Warnings about its files, one sentence each.
     pub remarks: Vec<String>,
 }
 
@@ -214,7 +214,7 @@ impl LatentModel {
         Self::load_variant(dir, None, loras, device)
     }
 
-    /// The same with the weights of one variant, such as `fp16`, where a component has it.
+    /// The same with one variant of the weights, for example `fp16`, for components that have it.
     ///
     /// # Errors
     /// As [`Self::load_with`], and if no component has that variant.
@@ -298,7 +298,7 @@ impl LatentModel {
         let text = |name: &'static str, padded: bool| {
             let mut tokenizer = ClipTokenizer::open(&folder)?;
             if padded {
-                // OpenCLIP pads texts with token 0, which is this one.
+                // OpenCLIP pads texts with token 0, which is `!`.
                 tokenizer = tokenizer.padded_with("!");
             }
             let Component::Text(encoder) = load(name)? else { return Err(wrong(name)) };

@@ -1,4 +1,4 @@
-//! What a change adds to the weights of a layer.
+//! The weights that an adapter adds to a layer.
 
 use std::collections::BTreeMap;
 
@@ -6,23 +6,23 @@ use tweedie_models::HostTensor;
 
 use super::names::{LYCORIS_MAGNITUDE, Of, Part, Piece, sibling};
 
-/// The tensors of one layer's change.
+/// The adapter's tensors for one layer.
 pub(super) type Parts = BTreeMap<Part, (String, HostTensor)>;
 
-/// One layer's change.
+/// The adapter for one layer.
 #[derive(Debug)]
 pub(super) struct Change {
     product: Product,
-    /// `alpha/rank`, or what else the file or PEFT's configuration says.
+    /// `alpha/rank`, or the factor given by the file or PEFT's configuration.
     pub(super) factor: f64,
     magnitude: Option<Magnitude>,
 }
 
-/// The lengths that changed weights get: DoRA, Liu et al. 2024, arXiv:2402.09353.
+/// Magnitudes of the merged weights: DoRA, Liu et al. 2024, arXiv:2402.09353.
 #[derive(Debug)]
 struct Magnitude {
     lengths: Vec<f32>,
-    /// Whether each is that of the weights of an input, as in files of older LyCORIS, and not of an output.
+    /// Whether there is one per input, as in files of older LyCORIS, instead of one per output.
     by_input: bool,
 }
 
@@ -38,17 +38,17 @@ impl Magnitude {
 enum Product {
     /// `up·down` (Hu et al. 2021, arXiv:2106.09685), or `up·mid·down`.
     Low(Matrix),
-    /// The elementwise product of two such (LoHa: Hyeon-Woo et al. 2021, arXiv:2108.06098).
+    /// The elementwise product of two of them (LoHa: Hyeon-Woo et al. 2021, arXiv:2108.06098).
     Hadamard(Matrix, Matrix),
     /// Their Kronecker product (LoKr: Yeh et al. 2023, arXiv:2309.14859).
     Kronecker(Matrix, Matrix),
 }
 
-/// What is wrong with a tensor: its name and the reason.
+/// The name of an invalid tensor, and the reason.
 type Wrong = (String, String);
 
 impl Change {
-    /// Of the tensors of a layer. The factor is still 1.
+    /// Creates it from the tensors of a layer, with the factor 1.
     pub(super) fn of(mut parts: Parts) -> Result<Self, Wrong> {
         let kind = |part: &Part| match part {
             Part::Down | Part::Up | Part::Mid => Some(0),
@@ -59,12 +59,12 @@ impl Change {
         let first = parts.iter().find(|(part, _)| kind(part).is_some());
         let Some((first, (name, _))) = first.map(|(part, named)| (*part, named.clone())) else {
             let name = parts.into_values().map(|(name, _)| name).next().unwrap_or_default();
-            return Err((name, "is not part of a low-rank change that is known".into()));
+            return Err((name, "is not part of a known LoRA format".into()));
         };
         if let Some((_, (other, _))) =
             parts.iter().find(|(part, _)| kind(part).is_some_and(|k| Some(k) != kind(&first)))
         {
-            return Err((other.clone(), format!("is of another kind of change than `{name}`")));
+            return Err((other.clone(), format!("has another format than `{name}`")));
         }
         let magnitude = parts.remove(&Part::Magnitude).map(Magnitude::of);
         let product = match first {
@@ -90,7 +90,7 @@ impl Change {
         let Product::Hadamard(a, b) = &self.product else { return Ok(()) };
         match a.dims() == b.dims() {
             true => Ok(()),
-            false => Err(format!("its two matrices are of {:?} and {:?}", a.dims(), b.dims())),
+            false => Err(format!("its two matrices have shapes {:?} and {:?}", a.dims(), b.dims())),
         }
     }
 
@@ -102,12 +102,12 @@ impl Change {
         }
     }
 
-    /// Changes `tensor` by `scale` times this.
+    /// Adds `scale` times this to `tensor`.
     pub(super) fn apply(&self, tensor: &mut HostTensor, scale: f64) -> Result<(), String> {
         let [rows, columns] = self.dims();
         if tensor.shape.first() != Some(&rows) || tensor.values.len() != rows * columns {
             let shape = &tensor.shape;
-            return Err(format!("has shape {shape:?}, which a change of {rows}×{columns} does not fit"));
+            return Err(format!("has shape {shape:?}, but the LoRA has shape {rows}×{columns}"));
         }
         let scale = (scale * self.factor) as f32;
         tensor.values.iter_mut().zip(self.values()).for_each(|(w, d)| *w += scale * d);
@@ -152,7 +152,7 @@ impl Change {
 
 fn take(parts: &mut Parts, known: &str, part: Part) -> Result<(String, HostTensor), Wrong> {
     parts.remove(&part).ok_or_else(|| {
-        (known.to_owned(), format!("`{}`, which belongs to it, is missing", sibling(known, part)))
+        (known.to_owned(), format!("the matching tensor `{}` is missing", sibling(known, part)))
     })
 }
 
@@ -173,10 +173,10 @@ fn lokr(parts: &mut Parts, known: &str, of: Of) -> Result<Matrix, Wrong> {
     Matrix::cored(left, right, core).checked(&name)
 }
 
-/// A matrix that is whole, or `left·right`, or in Tucker's form `Σ left[p, i]·core[i, j, …]·right[j, r]`.
+/// A full matrix, or `left·right`, or in Tucker's form `Σ left[p, i]·core[i, j, …]·right[j, r]`.
 #[derive(Debug)]
 struct Matrix {
-    /// `[rows, rank]`, or all of it: `[rows, columns…]`.
+    /// `[rows, rank]`, or the full matrix `[rows, columns…]`.
     left: HostTensor,
     /// `[rank, columns…]`.
     right: Option<HostTensor>,
@@ -191,7 +191,7 @@ impl Matrix {
         Self { left, right: Some(right), core }
     }
 
-    /// Errors are said of the tensor called `name`.
+    /// Errors name the tensor `name`.
     fn checked(self, name: &str) -> Result<Self, Wrong> {
         let left = (self.left.shape.first().copied().unwrap_or(0), inner(&self.left));
         let right =
@@ -217,7 +217,10 @@ impl Matrix {
             .map(|tensor| format!("{:?}", tensor.shape))
             .collect();
         let own = self.right.as_ref().unwrap_or(&self.left);
-        Err((name.into(), format!("has shape {:?}, which does not fit {}", own.shape, shapes.join(" and "))))
+        Err((
+            name.into(),
+            format!("has shape {:?}, which does not match {}", own.shape, shapes.join(" and ")),
+        ))
     }
 
     fn rank(&self) -> Option<usize> {
@@ -278,7 +281,7 @@ fn multiplied(a: &[f32], inner: usize, b: &[f32], columns: usize) -> Vec<f32> {
     out
 }
 
-/// Gives the weights of each output, or of each input, their lengths.
+/// Scales the weights of each output, or of each input, to their magnitudes.
 fn stretch(tensor: &mut HostTensor, Magnitude { lengths, by_input }: &Magnitude) -> Result<(), String> {
     let rows = tensor.shape.first().copied().unwrap_or(0);
     let inputs = tensor.shape.get(1).copied().unwrap_or(1);
@@ -286,7 +289,7 @@ fn stretch(tensor: &mut HostTensor, Magnitude { lengths, by_input }: &Magnitude)
     let (expected, what) = if *by_input { (inputs, "inputs") } else { (rows, "outputs") };
     if lengths.len() != expected {
         let (shape, found) = (&tensor.shape, lengths.len());
-        return Err(format!("has shape {shape:?}, which a DoRA of {found} {what} does not fit"));
+        return Err(format!("has shape {shape:?}, but the DoRA has {found} {what}"));
     }
     let place = |i: usize| if *by_input { i / window % inputs } else { i / (inputs * window) };
     let mut squares = vec![0f64; expected];

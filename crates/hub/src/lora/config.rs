@@ -1,4 +1,4 @@
-//! PEFT's configuration of a change, which says how much of it is made.
+//! PEFT's configuration of an adapter, which determines its scale.
 
 use std::path::PathBuf;
 
@@ -8,29 +8,29 @@ use serde_json::{Map, Value};
 use super::names::COMPONENTS;
 use crate::{error::HubError, files, weights::SafetensorsFile};
 
-/// Where diffusers keeps the configuration in a file's header, and PEFT beside its own file.
+/// The key of the configuration in a file's header (diffusers), and its file name (PEFT).
 const HEADER: &str = "lora_adapter_metadata";
 const BESIDE: (&str, &str) = ("adapter_model.safetensors", "adapter_config.json");
 
-/// Kinds of changes that are read.
+/// Supported kinds of adapters.
 const KINDS: [&str; 3] = ["LORA", "LOHA", "LOKR"];
-/// Ways to begin training that take something out of the model's own weights, which such a file does not hold.
+/// Initializations that modify the model's own weights, which the file does not contain.
 const RESIDUAL: [&str; 4] = ["pissa", "olora", "corda", "loftq"];
 
-/// What is known of how a file's changes are scaled.
+/// The configured scales of a file's layers.
 pub(super) struct Config {
-    /// Where it was found.
+    /// Path of the configuration.
     path: PathBuf,
     entries: Map<String, Value>,
-    /// By key.
+    /// Patterns by key.
     patterns: Vec<(String, Patterns)>,
 }
 
-/// Patterns of layers' names with their numbers, in order.
+/// Patterns of layer names with their values, in order.
 type Patterns = Vec<(Regex, f64)>;
 
 impl Config {
-    /// That of `file`; without entries where there is none.
+    /// The configuration of `file`; empty if there is none.
     pub(super) fn of(file: &SafetensorsFile) -> Result<Self, HubError> {
         let path = file.path();
         let beside = path.with_file_name(BESIDE.1);
@@ -53,21 +53,21 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether it asks for nothing that is not done.
+    /// Checks that everything in it is supported.
     fn check(&self) -> Result<(), HubError> {
         for (key, value) in &self.entries {
             let fail = |reason: String| Err(HubError::key(&self.path, key, reason));
             let text = value.as_str().map(str::to_lowercase).unwrap_or_default();
             match bare(key) {
                 "peft_type" if !KINDS.iter().any(|kind| kind.eq_ignore_ascii_case(&text)) => {
-                    return fail(format!("{value} is not supported; supported: {}", KINDS.join(", ")));
+                    return fail(format!("{value} is not supported; expected one of {}", KINDS.join(", ")));
                 }
                 "fan_in_fan_out" if *value == Value::Bool(true) => {
                     return fail("true is not supported: the weights would be transposed".into());
                 }
                 "init_lora_weights" if RESIDUAL.iter().any(|way| text.starts_with(way)) => {
                     return fail(format!(
-                        "{value}: such a change belongs to other weights than the model's. Save it in PEFT with \
+                        "{value} is not supported, because it modifies the model's own weights; save the adapter with PEFT's \
                          `path_initial_model_for_weight_conversion`"
                     ));
                 }
@@ -91,11 +91,10 @@ impl Config {
             for (pattern, number) in entries {
                 let number =
                     number.as_f64().ok_or_else(|| wrong(format!("`{pattern}`: expected a number")))?;
-                // As PEFT matches: the end of a name, from its beginning or a dot on.
+                // Like PEFT, matches the end of a name, from its start or from a dot.
                 let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
-                let regex = regex.map_err(|e| {
-                    wrong(format!("`{pattern}`: not a regular expression that is understood: {e}"))
-                })?;
+                let regex = regex
+                    .map_err(|e| wrong(format!("`{pattern}` is not a supported regular expression: {e}")))?;
                 list.push((regex, number));
             }
             all.push((key.clone(), list));
@@ -103,12 +102,12 @@ impl Config {
         Ok(all)
     }
 
-    /// An entry for `component`, or for all.
+    /// The entry for `component`, or the general one.
     fn get(&self, component: &str, key: &str) -> Option<&Value> {
         self.entries.get(&format!("{component}.{key}")).or_else(|| self.entries.get(key))
     }
 
-    /// The number of the first pattern that the name of `layer` matches, or the number at `key`.
+    /// The value of the first pattern that matches the name of `layer`, or else the value at `keys`.
     fn number(&self, component: &str, layer: &str, pattern: &str, keys: &[&str]) -> Option<f64> {
         let own = format!("{component}.{pattern}");
         let list = [own.as_str(), pattern]
@@ -119,8 +118,7 @@ impl Config {
         matched.map(|(_, number)| *number).or_else(general)
     }
 
-    /// The number that the change of a layer is multiplied by, if anything says so. `rank` is that of its factors, if
-    /// they tell it.
+    /// The configured factor of a layer, if any. `rank` is the rank of its matrices, if they have one.
     pub(super) fn factor(&self, component: &str, layer: &str, rank: Option<usize>) -> Option<f64> {
         let alpha = self.number(component, layer, "alpha_pattern", &["lora_alpha", "alpha"])?;
         let rank = match rank {
@@ -132,7 +130,7 @@ impl Config {
     }
 }
 
-/// A key without the component that it is for.
+/// A key without the name of its component.
 fn bare(key: &str) -> &str {
     let rest = COMPONENTS.iter().find_map(|component| key.strip_prefix(component)?.strip_prefix('.'));
     rest.unwrap_or(key)

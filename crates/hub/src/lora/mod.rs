@@ -1,7 +1,7 @@
-//! Changes of weights by few numbers, in files as diffusers, PEFT, kohya's scripts and LyCORIS write them: low-rank
-//! products (LoRA, and LoCon for convolutions), elementwise and Kronecker products of such (LoHa, LoKr), each also with
-//! new lengths (DoRA). They are merged while weights are read. kohya's scripts name the layers of SDXL's U-Net as its
-//! first code does; their names in full are in [`original`](crate::original).
+//! Low-rank adapters in the formats of diffusers, PEFT, kohya's scripts and LyCORIS: low-rank products (LoRA, and LoCon
+//! for convolutions), elementwise and Kronecker products of them (LoHa, LoKr), each optionally with magnitudes (DoRA).
+//! They are merged while weights are read. kohya's scripts use the original layer names of SDXL's U-Net, which
+//! [`original`](crate::original) maps.
 
 mod change;
 mod config;
@@ -23,11 +23,11 @@ use self::{
 };
 use crate::{error::HubError, original::names::original_unet, weights::SafetensorsFile};
 
-/// A file of changes.
+/// A file with a low-rank adapter.
 #[derive(Debug)]
 pub struct Lora {
     path: PathBuf,
-    /// How much of the change is made. Of DoRA, as in PEFT, it scales what is added before lengths are given.
+    /// Scale of the adapter. With DoRA, as in PEFT, it applies before the magnitudes.
     pub scale: f64,
     layers: BTreeMap<Place, Change>,
     used: RefCell<BTreeSet<Place>>,
@@ -38,8 +38,8 @@ impl Lora {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// If it is damaged, or a tensor's name, shape or value is not understood: the message names it. Also if PEFT's
-    /// configuration, in the header or beside the file, asks for what is not supported.
+    /// If it is damaged, has a tensor with an unknown name or an invalid shape or value, or PEFT's configuration, in the
+    /// header or beside the file, is not supported.
     pub fn open(path: &Path, scale: f64) -> Result<Self, HubError> {
         let file = SafetensorsFile::open(path)?;
         let unknown = |name: &str, reason: &str| HubError::tensor(path, name, reason);
@@ -50,11 +50,11 @@ impl Lora {
         for name in names.iter().filter(|name| !name.starts_with(EMBEDDING)) {
             let (bare, adapter) = without_adapter(name);
             adapters.extend(adapter);
-            let (stem, part) = part_of(&bare)
-                .ok_or_else(|| unknown(name, "is not part of a low-rank change that is known"))?;
+            let (stem, part) =
+                part_of(&bare).ok_or_else(|| unknown(name, "is not part of a known LoRA format"))?;
             let tensor = file.read(name).map_err(|reason| unknown(name, &reason))?;
             if let Some(value) = tensor.values.iter().find(|v| !v.is_finite()) {
-                return Err(unknown(name, &format!("its value {value} is not finite")));
+                return Err(unknown(name, &format!("has a value that is not finite ({value})")));
             }
             stems.entry(stem.to_owned()).or_default().insert(part, (name.clone(), tensor));
         }
@@ -62,16 +62,16 @@ impl Lora {
         let mut layers = BTreeMap::new();
         for (stem, mut parts) in stems {
             let first = parts.values().next().map_or(stem.clone(), |(name, _)| name.clone());
-            let key = place(&stem).ok_or_else(|| unknown(&first, "belongs to no component that is known"))?;
+            let key = place(&stem).ok_or_else(|| unknown(&first, "does not belong to a known component"))?;
             let alpha = parts.remove(&Part::Alpha);
             if parts.is_empty() {
-                return Err(unknown(&first, "belongs to a layer without a change"));
+                return Err(unknown(&first, "belongs to a layer without LoRA weights"));
             }
             let mut change = Change::of(parts).map_err(|(name, reason)| unknown(&name, &reason))?;
             let alpha = alpha.and_then(|(_, tensor)| tensor.values.first().copied());
             change.factor = match (alpha, change.rank()) {
                 (Some(alpha), Some(rank)) => f64::from(alpha) / rank as f64,
-                // Whole matrices are not scaled.
+                // Full matrices are not scaled.
                 (Some(_), None) => 1.0,
                 (None, rank) => config.factor(key.0, key.1.text(), rank).unwrap_or(1.0),
             };
@@ -81,17 +81,17 @@ impl Lora {
         Ok(Self { path: path.into(), scale, layers, used: RefCell::default(), remarks })
     }
 
-    /// Where it was read.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What users should know of how the file was understood: a sentence each.
+    /// Warnings about the file, one sentence each.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
     }
 
-    /// The tensors of `source`, those of the component called `component`, with this change.
+    /// The tensors of `source`, which belong to the component `component`, with this adapter merged.
     pub fn merged<'a>(&'a self, component: &'static str, source: &'a dyn TensorSource) -> Merged<'a> {
         let mut changes: BTreeMap<String, Vec<&Change>> = BTreeMap::new();
         let names = source.names();
@@ -119,10 +119,10 @@ impl Lora {
         Merged { source, changes, scale: self.scale }
     }
 
-    /// Whether each change found its layer.
+    /// Checks that all layers of the adapter exist.
     ///
     /// # Errors
-    /// Names the first that did not.
+    /// Names the first missing layer.
     pub fn check_used(&self) -> Result<(), HubError> {
         let used = self.used.borrow();
         match self.layers.keys().find(|key| !used.contains(*key)) {
@@ -135,7 +135,7 @@ impl Lora {
     }
 }
 
-/// Tensors with a change.
+/// Tensors with an adapter merged.
 pub struct Merged<'a> {
     source: &'a dyn TensorSource,
     changes: BTreeMap<String, Vec<&'a Change>>,

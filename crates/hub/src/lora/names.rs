@@ -1,8 +1,8 @@
-//! Names of tensors in files of changes, and the layers that they mean.
+//! Tensor names in LoRA files, and the layers they refer to.
 
 use crate::error::HubError;
 
-/// What the names of a layer's tensors end in, and which part of its change each is.
+/// Suffixes of a layer's tensor names, and the part that each one is.
 const ENDS: [(&str, Part); 28] = [
     (".lora_A.weight", Part::Down),
     (".lora_B.weight", Part::Up),
@@ -34,10 +34,10 @@ const ENDS: [(&str, Part); 28] = [
     (".lokr_t2", Part::Lokr(Of::Second, Piece::Core)),
 ];
 
-/// LyCORIS' and kohya's name of DoRA's lengths.
+/// LyCORIS' and kohya's name of DoRA's magnitudes.
 pub(super) const LYCORIS_MAGNITUDE: &str = ".dora_scale";
 
-/// A tensor's part in the change of its layer.
+/// The role of a tensor in the adapter of its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     /// The second factor of a low-rank product, `[rank, inputs…]`.
@@ -46,9 +46,9 @@ pub(super) enum Part {
     Up,
     /// Between them in Tucker's form, `[rank, rank, height, width]`.
     Mid,
-    /// What the change is multiplied by, times its rank.
+    /// The factor of the adapter times its rank.
     Alpha,
-    /// DoRA's lengths of the changed weights' rows.
+    /// DoRA's magnitudes.
     Magnitude,
     /// Of an elementwise product (LoHa).
     Hada(Of, Piece),
@@ -56,14 +56,14 @@ pub(super) enum Part {
     Lokr(Of, Piece),
 }
 
-/// Which of a product's two matrices.
+/// One of the two matrices of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Of {
     First,
     Second,
 }
 
-/// What of a matrix.
+/// The part of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Piece {
     Whole,
@@ -72,13 +72,13 @@ pub(super) enum Piece {
     Core,
 }
 
-/// What begins the names of a textual inversion that OneTrainer puts beside a change.
+/// Prefix of the tensor names of a textual inversion that OneTrainer adds to a LoRA.
 pub(super) const EMBEDDING: &str = "bundle_emb.";
 
-/// Parts whose names PEFT's modules, though not its files, continue by the name of an adapter.
+/// Parts whose names are followed by an adapter's name in PEFT's modules, but not in its files.
 const ADAPTED: [&str; 5] = ["lora_A", "lora_B", "lora_magnitude_vector", "hada_", "lokr_"];
 
-/// A name without that of an adapter, and the adapter: `x.lora_A.default.weight` is `x.lora_A.weight`.
+/// A tensor name without the adapter's name, and the adapter: `x.lora_A.default.weight` is `x.lora_A.weight`.
 pub(super) fn without_adapter(name: &str) -> (String, Option<&str>) {
     let parts: Vec<&str> = name.split('.').collect();
     let marks = |part: &&str| {
@@ -93,12 +93,12 @@ pub(super) fn without_adapter(name: &str) -> (String, Option<&str>) {
     (kept.join("."), Some(adapter))
 }
 
-/// The layer and the part of its change that a name means.
+/// The layer and the part that a tensor name refers to.
 pub(super) fn part_of(name: &str) -> Option<(&str, Part)> {
     ENDS.iter().find_map(|(end, part)| Some((name.strip_suffix(end)?, *part)))
 }
 
-/// A name of `part` beside the tensor called `known`, for messages.
+/// The name of `part` in the format of the tensor `known`, for messages.
 pub(super) fn sibling(known: &str, part: Part) -> String {
     let ends = || ENDS.iter().filter(|(_, other)| *other == part).map(|(end, _)| *end);
     let own = ENDS.iter().find_map(|(end, _)| Some((known.strip_suffix(end)?, *end)));
@@ -109,13 +109,13 @@ pub(super) fn sibling(known: &str, part: Part) -> String {
     format!("{stem}{}", end.unwrap_or_default())
 }
 
-/// What PEFT puts before a model's names.
+/// PEFT's prefix of a model's names.
 const PEFT: &str = "base_model.model.";
 
-/// diffusers' names of the components that can be changed.
+/// diffusers' names of the components that support adapters.
 pub(super) const COMPONENTS: [&str; 4] = ["unet", "transformer", "text_encoder", "text_encoder_2"];
 
-/// What begins names with underscores for dots, and the component they belong to.
+/// Prefixes of names with underscores instead of dots, and their component.
 const UNDERSCORED: [(&str, &str); 4] = [
     ("lora_unet_", "unet"),
     ("lora_te_", "text_encoder"),
@@ -123,7 +123,7 @@ const UNDERSCORED: [(&str, &str); 4] = [
     ("lora_te2_", "text_encoder_2"),
 ];
 
-/// What begins the names of a component's own layers, where PEFT was given the component alone.
+/// Prefixes of layer names if PEFT was only given the component.
 const LAYERS: [(&str, &str); 8] = [
     ("down_blocks.", "unet"),
     ("mid_block.", "unet"),
@@ -157,7 +157,7 @@ impl Layer {
 /// A component and one of its layers.
 pub(super) type Place = (&'static str, Layer);
 
-/// The component and layer that a name without its ending means.
+/// The component and layer of a name without its suffix.
 pub(super) fn place(stem: &str) -> Option<Place> {
     for (prefix, component) in UNDERSCORED {
         if let Some(rest) = stem.strip_prefix(prefix) {
@@ -182,7 +182,7 @@ pub(super) fn place(stem: &str) -> Option<Place> {
     Some((component, Layer::Dotted(layer)))
 }
 
-/// A remark on the textual inversions among `names`, which are not read.
+/// A warning about textual inversions among `names`, which are skipped.
 pub(super) fn embeddings<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut found: Vec<&str> = names
         .filter_map(|name| name.strip_prefix(EMBEDDING))
@@ -192,7 +192,7 @@ pub(super) fn embeddings<'a>(names: impl Iterator<Item = &'a str>) -> Option<Str
     found.dedup();
     (!found.is_empty()).then(|| {
         let names = found.join("`, `");
-        format!("the embedding `{names}` that it brings along is not read: in prompts the name is plain text")
+        format!("skipped the embedding `{names}`; in prompts its name is plain text")
     })
 }
 
@@ -202,6 +202,9 @@ pub(super) fn one_adapter(path: &std::path::Path, mut all: Vec<&str>) -> Result<
     all.dedup();
     match all.len() {
         0 | 1 => Ok(()),
-        _ => Err(HubError::format(path, format!("holds the adapters {}: expected one", all.join(", ")))),
+        _ => Err(HubError::format(
+            path,
+            format!("contains the adapters {}, expected a single one", all.join(", ")),
+        )),
     }
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint in one file says of itself beside its weights, and tensors in it that are not needed.
+//! Metadata of single-file checkpoints, and tensors in them that are not needed.
 
 use std::collections::BTreeMap;
 
@@ -7,47 +7,47 @@ use tweedie_models::TensorSource;
 use super::Prediction;
 use crate::{error::HubError, weights::SafetensorsFile};
 
-/// What the file says, each with where it says so.
+/// The metadata, each with its source in the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Declared {
-    /// What the network predicts.
+    /// The prediction of the network.
     pub(super) prediction: Option<(Prediction, String)>,
-    /// That the noisiest level is pure noise.
+    /// Whether the noisiest level is pure noise.
     pub(super) zero_snr: Option<String>,
     /// Height and width of the images it was trained on.
     pub(super) size: Option<[usize; 2]>,
 }
 
-/// Marks that finetunes put into their files as empty tensors.
+/// Markers that fine-tuned models contain as empty tensors.
 const V_MARK: &str = "v_pred";
 const ZERO_SNR_MARK: &str = "ztsnr";
-/// Marks of processes that are not those of Stable Diffusion.
+/// Markers of noise processes other than Stable Diffusion's.
 const FOREIGN_MARKS: [&str; 4] = ["edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"];
 /// Keys of Stability AI's ModelSpec in the header.
 const PREDICTION: &str = "modelspec.prediction_type";
 const ARCHITECTURE: &str = "modelspec.architecture";
 const RESOLUTION: &str = "modelspec.resolution";
-/// Sides in pixels that are taken for a resolution.
+/// Plausible image sizes in pixels.
 const SIDES: std::ops::RangeInclusive<usize> = 64..=8192;
 
 impl Declared {
-    /// `told` is the prediction that the user names, which wins.
+    /// `given` is the prediction given by the user, which takes precedence.
     ///
     /// # Errors
-    /// If the file was made for another process, or what it says of its prediction is not understood or contradicts
-    /// itself.
-    pub(super) fn of(file: &SafetensorsFile, told: Option<Prediction>) -> Result<Self, HubError> {
+    /// If the file is for another noise process, or its prediction is unknown or contradictory.
+    pub(super) fn of(file: &SafetensorsFile, given: Option<Prediction>) -> Result<Self, HubError> {
         let has = |name: &str| file.shape(name).is_some();
         if let Some(name) = FOREIGN_MARKS.into_iter().find(|name| has(name)) {
-            let reason = "marks a model of EDM's noise levels, which are not supported in one file";
+            let reason =
+                "this marks a model with EDM's noise levels, which is not supported in a single file";
             return Err(HubError::tensor(file.path(), name, reason));
         }
         let metadata = file.metadata();
         let prediction = match (has(V_MARK), metadata.get(PREDICTION)) {
-            _ if told.is_some() => None,
+            _ if given.is_some() => None,
             (true, Some(text)) if read_prediction(text) == Some(Prediction::Eps) => {
                 let reason = format!(
-                    "\"{text}\", but the file has a tensor `{V_MARK}`, which marks v-prediction; say which with \
+                    "\"{text}\", but the file has a tensor `{V_MARK}`, which marks v-prediction; select one with \
                      --prediction"
                 );
                 return Err(HubError::key(file.path(), PREDICTION, reason));
@@ -60,7 +60,7 @@ impl Declared {
                     return Err(HubError::key(file.path(), PREDICTION, reason));
                 }
             },
-            // Of 2.x, the networks for 512×512 pixels predict noise.
+            // The networks of 2.x for 512×512 pixels predict noise.
             (false, None) => metadata
                 .get(ARCHITECTURE)
                 .filter(|text| text.contains("v2-512"))
@@ -88,8 +88,8 @@ fn read_size(text: &str) -> Option<[usize; 2]> {
     size.iter().all(|side| SIDES.contains(side) && side.is_multiple_of(8)).then_some(size)
 }
 
-/// Tensors under a component's prefix that are no part of it: of training, or of a larger network. Entries that end in
-/// a dot are beginnings of names.
+/// Tensors with a component's prefix that do not belong to it, but to training or a larger network. Entries that end in
+/// a dot are prefixes.
 const IDLE: [&str; 10] = [
     "first_stage_model.loss.",
     "first_stage_model.model_ema.",
@@ -108,7 +108,7 @@ pub(super) fn idle(whole: &str) -> Option<&'static str> {
     IDLE.into_iter().find(|idle| if idle.ends_with('.') { whole.starts_with(idle) } else { whole == *idle })
 }
 
-/// A remark for each group of tensors that no component takes. `prefixes` are those of the components.
+/// A warning for each group of tensors that no component uses. `prefixes` are those of the components.
 pub(super) fn passed_over(file: &SafetensorsFile, prefixes: &[&str]) -> Vec<String> {
     let mut groups: BTreeMap<String, usize> = BTreeMap::new();
     for name in file.names() {
@@ -121,9 +121,9 @@ pub(super) fn passed_over(file: &SafetensorsFile, prefixes: &[&str]) -> Vec<Stri
         *groups.entry(group).or_default() += 1;
     }
     let remark = |(group, count): (String, usize)| match (group.ends_with('.'), count) {
-        (true, 1) => format!("a tensor whose name begins with `{group}` is not needed and not read"),
-        (true, _) => format!("{count} tensors whose names begin with `{group}` are not needed and not read"),
-        (false, _) => format!("the tensor `{group}` is not needed and not read"),
+        (true, 1) => format!("skipped a tensor with the prefix `{group}`, which is not needed"),
+        (true, _) => format!("skipped {count} tensors with the prefix `{group}`, which are not needed"),
+        (false, _) => format!("skipped the tensor `{group}`, which is not needed"),
     };
     groups.into_iter().map(remark).collect()
 }

@@ -42,7 +42,7 @@ pub enum Prediction {
 }
 
 impl Family {
-    /// What the names of its components' tensors begin with.
+    /// Prefixes of its components' tensor names.
     fn prefixes(self) -> &'static [&'static str] {
         match self {
             Self::Sd1 => &[UNET, AUTOENCODER, SD1_TEXT],
@@ -51,7 +51,7 @@ impl Family {
         }
     }
 
-    /// The side of the images that the published model makes.
+    /// Image size of the published model.
     fn side(self, prediction: Prediction) -> usize {
         match (self, prediction) {
             (Self::Sdxl, _) => 1024,
@@ -87,13 +87,13 @@ const SD1_TEXT: &str = "cond_stage_model.transformer.";
 const SD2_TEXT: &str = "cond_stage_model.model.";
 const SDXL_TEXTS: [&str; 2] = ["conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."];
 const REFINER_TEXT: &str = "conditioner.embedders.0.model.";
-/// Pixels of an image to each of its latents, along a side.
+/// Pixels per latent, along a side.
 const LATENT_PIXELS: usize = 8;
 
 impl OriginalCheckpoint {
-    /// Opens the file at `path`. `prediction` is what its U-Net predicts; by default what the file says of itself: a
-    /// tensor called `v_pred` or `modelspec.prediction_type` in its header. If it says nothing: the noise, of 2.x the
-    /// velocity, as its models for 768×768 pixels do.
+    /// Opens the file at `path`. `prediction` is what its U-Net predicts; by default given by a tensor
+    /// called `v_pred` or `modelspec.prediction_type` in the header. Without either it is the noise, or for 2.x the
+    /// velocity, as in its models for 768×768 pixels.
     ///
     /// # Errors
     /// If it is damaged, or not one of these models.
@@ -130,18 +130,18 @@ impl OriginalCheckpoint {
         if let (None, Some((kind, source))) = (prediction, &declared.prediction)
             && *kind != by_default
         {
-            remarks.push(format!("the network predicts {}: {source} says so", kind.what()));
+            remarks.push(format!("the network predicts {}, according to {source}", kind.what()));
         }
         let prediction = prediction.or(declared.prediction.map(|(kind, _)| kind)).unwrap_or(by_default);
         let zero_snr = match (declared.zero_snr, prediction) {
             (Some(source), Prediction::V) => {
-                remarks.push(format!("the noise schedule ends at pure noise: {source} says so"));
+                remarks.push(format!("the noise schedule ends at pure noise, according to {source}"));
                 true
             }
             (Some(source), Prediction::Eps) => {
                 remarks.push(format!(
-                    "{source} is passed over: a network that predicts the noise cannot start from pure noise; a \
-                     network that predicts the velocity needs --prediction v"
+                    "ignoring {source}: a network that predicts the noise cannot start from pure noise; use \
+                     --prediction v if it predicts the velocity"
                 ));
                 false
             }
@@ -151,7 +151,7 @@ impl OriginalCheckpoint {
         Ok(Self { file, family, prediction, size, zero_snr, remarks })
     }
 
-    /// What users should know of how the file was understood: a sentence each.
+    /// Warnings about the file, one sentence each.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
     }
@@ -265,7 +265,7 @@ impl OriginalCheckpoint {
                 config["skip_prk_steps"] = json!(true);
                 config["set_alpha_to_one"] = json!(false);
             }
-            // PNDM knows no such schedule.
+            // PNDM does not support this schedule.
             (_, true) => {
                 config["_class_name"] = json!("DDIMScheduler");
                 config["clip_sample"] = json!(false);
@@ -274,7 +274,7 @@ impl OriginalCheckpoint {
         }
         if self.zero_snr {
             config["rescale_betas_zero_snr"] = json!(true);
-            // Only this spacing begins at the last time, which is the pure noise (Lin et al. 2023, arXiv:2305.08891).
+            // Only this spacing starts at the last time, which is pure noise (Lin et al. 2023, arXiv:2305.08891).
             config["timestep_spacing"] = json!("trailing");
         }
         SchedulerConfig::from_json(&config.to_string(), self.path())

@@ -7,10 +7,10 @@ use tweedie_models::{HostTensor, TensorSource};
 use super::declared;
 use crate::weights::SafetensorsFile;
 
-/// Tensors that come with text encoders and are not weights, or are of training only.
+/// Tensors of text encoders that are not weights, or only used in training.
 const IDLE: [&str; 3] = ["position_ids", "logit_scale", "attn_mask"];
 
-/// How a tensor comes from the original one.
+/// How a tensor is derived from the original one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Whole,
@@ -25,32 +25,34 @@ enum Cut {
 pub struct Part<'a> {
     file: &'a SafetensorsFile,
     prefix: &'static str,
-    /// diffusers' name to the original one (whole) and what to take of it.
+    /// diffusers' names to the original full names and the derived part.
     tensors: BTreeMap<String, (String, Cut)>,
 }
 
 impl<'a> Part<'a> {
-    /// The component whose tensors' names begin with `prefix`, none of them taken in yet.
+    /// The component whose tensor names start with `prefix`, without any tensors yet.
     pub(super) fn new(file: &'a SafetensorsFile, prefix: &'static str) -> Self {
         Self { file, prefix, tensors: BTreeMap::new() }
     }
 }
 
 impl Part<'_> {
-    /// The shape of a tensor under its original name, without what all of this component's begin with.
+    /// The shape of a tensor by its original name without the component's prefix.
     pub(super) fn original_shape(&self, name: &str) -> Option<Vec<usize>> {
         self.file.shape(&format!("{}{name}", self.prefix))
     }
 
-    /// Takes in all tensors of the component, by what `rename` makes of their names: several equal parts, or
-    /// none if they are not needed.
+    /// Adds all tensors of the component under the names given by `rename`: several for equal parts, or none if a tensor is
+    /// not needed.
     pub(super) fn rename(&mut self, rename: impl Fn(&str) -> Option<Vec<String>>) -> Result<(), String> {
         for whole in self.file.names() {
             let Some(name) = whole.strip_prefix(self.prefix) else { continue };
             if IDLE.iter().any(|idle| name.ends_with(idle)) || declared::idle(&whole).is_some() {
                 continue;
             }
-            let renamed = rename(name).ok_or_else(|| format!("the tensor `{whole}` belongs to no layer"))?;
+            let renamed = rename(name).ok_or_else(|| {
+                format!("unexpected tensor `{whole}`, which does not belong to a known layer")
+            })?;
             let rank = self.file.shape(&whole).map_or(0, |shape| shape.len());
             let parts = renamed.len();
             for (i, name) in renamed.into_iter().enumerate() {
@@ -91,8 +93,8 @@ impl TensorSource for Part<'_> {
     fn read(&self, name: &str) -> Result<HostTensor, String> {
         let (whole, cut) = self.tensors.get(name).ok_or("missing")?;
         let mut tensor = self.file.read(whole)?;
-        let told = tensor.shape.clone();
-        match (cut, told.as_slice()) {
+        let shape = tensor.shape.clone();
+        match (cut, shape.as_slice()) {
             (Cut::Whole, _) => {}
             (Cut::Third(i), [rows, ..]) if rows.is_multiple_of(3) => {
                 let third = tensor.values.len() / 3;
@@ -105,7 +107,7 @@ impl TensorSource for Part<'_> {
                 tensor.shape.reverse();
             }
             (Cut::Linear, [_, _, 1, 1]) => tensor.shape.truncate(2),
-            _ => return Err(format!("`{whole}` has shape {told:?}")),
+            _ => return Err(format!("tensor `{whole}` has an unexpected shape {shape:?}")),
         }
         Ok(tensor)
     }

@@ -28,7 +28,7 @@ pub(super) struct BetaRules {
     pub(super) rescaled: Rescaled,
 }
 
-/// What some classes set the last `alpha` of rescaled betas to: diffusers has 2^-24 for its square.
+/// The last `alpha` of rescaled betas in some classes: diffusers sets its square to 2^-24.
 pub(super) const FINITE_ALPHA: f64 = 1.0 / 4096.0;
 
 /// The noise at the last timestep of betas that were rescaled to zero terminal SNR.

@@ -414,8 +414,8 @@ fn no_eta(name: &str, eta: f64) -> String {
     format!("eta = {eta}: the solver `{name}` does not support eta; solvers that do: {}", names.join(", "))
 }
 
-/// Whether the network is asked where nothing of the sample is left: at `alpha` = 0 or, of a table that was `rescaled`
-/// to end there, at what some classes have in its place.
+/// Whether the network is evaluated at pure noise: at `alpha` = 0 or, for a `rescaled` table, at the value that some
+/// classes use instead.
 fn asks_at_pure_noise(plan: &Plan, rescaled: bool) -> bool {
     let nothing = |alpha: f64| alpha == 0.0 || rescaled && (alpha - betas::FINITE_ALPHA).abs() < 1e-9;
     plan.steps().any(|(from, step)| matches!(step, Move::Solve(_)) && nothing(from.alpha))

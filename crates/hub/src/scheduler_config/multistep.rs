@@ -30,7 +30,7 @@ const BETAS: BetaRules = BetaRules {
     rescaled: Rescaled::Never,
 };
 
-/// How far below a whole number a time may be that stands for it.
+/// Tolerance below an integer within which a time counts as that integer.
 const WHOLE: f64 = 1e-6;
 
 /// The keys and rules of a class.
@@ -257,7 +257,7 @@ impl Grid {
                 return self.flow_level(nsr / (nsr + 1.0));
             }
             let level = table.at_nsr(nsr);
-            // The network is told whole times: rounded, or else cut off. What is whole but for rounding errors stays.
+            // The network gets integer times: rounded or truncated. Times that are integers except for rounding errors stay.
             let t = if self.rounded { level.t.round_ties_even() } else { (level.t + WHOLE).floor() };
             Level { t, ..level }
         };

@@ -1,5 +1,5 @@
-//! Tokens that are found in a text as they stand, before words are split: special ones, and those that textual
-//! inversions and trainers add to a vocabulary.
+//! Tokens that are matched in a text before it is split into words: special tokens, and those that textual inversions
+//! and trainers add to a vocabulary.
 
 use std::{
     collections::BTreeMap,
@@ -13,22 +13,22 @@ use serde_json::{Map, Value};
 use super::{BEGIN, END};
 use crate::{error::HubError, files};
 
-/// A token as transformers keeps it.
+/// An added token in the format of transformers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Added {
     #[serde(default, skip_serializing)]
     pub(super) id: Option<u32>,
     pub(super) content: String,
-    /// Whether blanks before it belong to it.
+    /// Whether whitespace before it belongs to it.
     #[serde(default)]
     lstrip: bool,
-    /// Whether it is looked for in the text in lower case.
+    /// Whether it is matched in the lower-case text.
     #[serde(default = "yes")]
     normalized: bool,
-    /// Whether blanks behind it belong to it.
+    /// Whether whitespace after it belongs to it.
     #[serde(default)]
     rstrip: bool,
-    /// Whether it is none within a longer word.
+    /// Whether it is only matched as a whole word.
     #[serde(default)]
     single_word: bool,
     #[serde(default)]
@@ -66,11 +66,11 @@ impl Added {
     }
 }
 
-/// What the files of a tokenizer's folder say of added tokens.
+/// The added tokens in the files of a tokenizer's folder.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     tokens: Vec<(PathBuf, Added)>,
-    /// The token that fills texts up.
+    /// The padding token.
     pub(super) pad: Option<String>,
 }
 
@@ -78,12 +78,12 @@ const ADDED: &str = "added_tokens.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 const DECODER: &str = "added_tokens_decoder";
-/// Keys of [`CONFIG`] and [`SPECIAL`] that hold one special token, and those that hold several.
+/// Keys of [`CONFIG`] and [`SPECIAL`] with one special token, and with several.
 const SINGLE: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 const SEVERAL: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 impl Found {
-    /// Reads all places in which transformers keeps them but `tokenizer.json`, whose own are `listed`.
+    /// Reads all files in which transformers stores them except `tokenizer.json`, whose tokens are `listed`.
     pub(super) fn read(dir: &Path, listed: Vec<Added>) -> Result<Self, HubError> {
         let json = dir.join("tokenizer.json");
         let mut found = Self::default();
@@ -93,7 +93,7 @@ impl Found {
             let entries = if path.exists() { files::read_json(&path)? } else { Map::new() };
             Ok((path, entries))
         };
-        // Where several tell of a token, the first with its flags counts, so that those without come last.
+        // If several files contain a token, the first one counts, so files without flags come last.
         let (special, config, added) = (read(SPECIAL)?, read(CONFIG)?, read(ADDED)?);
         if let Some(listed) = config.1.get(DECODER) {
             let wrong = |e: serde_json::Error| HubError::key(&config.0, DECODER, e.to_string());
@@ -116,7 +116,7 @@ impl Found {
         let mut special = |key: &str, value: &Value| -> Result<(), HubError> {
             let token = match value {
                 Value::String(text) => Added::special(text, None),
-                // Only the flags that are written differ from those of a text.
+                // Flags that are not given have the defaults of plain text.
                 Value::Object(_) => {
                     let read: Added = serde_json::from_value(value.clone()).map_err(|e| wrong(key, e))?;
                     let normalized = value.get("normalized").and_then(Value::as_bool).unwrap_or(false);
@@ -144,8 +144,8 @@ impl Found {
         Ok(())
     }
 
-    /// Each token once, numbered: by its file, else by the vocabulary (`number`), else after all others, from `next`
-    /// on. The two that begin and end a text are not among them.
+    /// Each token once, with an id: from its file, or else from the vocabulary (`number`), or else after all others, from
+    /// `next`. Begin and end tokens are not included.
     pub(super) fn settle(
         self,
         number: &dyn Fn(&str) -> Option<u32>,
@@ -160,7 +160,7 @@ impl Found {
                 Some(known) => match (known.id, token.id) {
                     (Some(a), Some(b)) if a != b => {
                         let reason =
-                            format!("the token `{}` has the number {b}, elsewhere {a}", token.content);
+                            format!("token `{}` has the id {b}, but {a} in another file", token.content);
                         return Err(HubError::format(&path, reason));
                     }
                     (number, other) => known.id = number.or(other),
@@ -182,7 +182,7 @@ impl Found {
         Ok(settled)
     }
 
-    /// The number that the files give a token.
+    /// The id of a token in the files.
     pub(super) fn numbered(&self, content: &str) -> Option<u32> {
         self.tokens.iter().find(|(_, token)| token.content == content && token.id.is_some())?.1.id
     }
@@ -192,16 +192,16 @@ impl Found {
 #[derive(Debug, Default)]
 pub(super) struct Finder {
     tokens: Vec<Added>,
-    /// Those that are looked for in the text as it is, and those in lower case: the longest first.
+    /// Tokens matched in the original text, and in the lower-case text; longest first.
     raw: Option<Regex>,
     lowered: Option<Regex>,
 }
 
-/// A stretch of a text.
+/// A part of a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Token(u32),
-    /// Composed and in lower case.
+    /// In composed Unicode form and lower case.
     Text(String),
 }
 
@@ -225,7 +225,7 @@ impl Finder {
         &self.tokens
     }
 
-    /// The tokens of `text` and what is between them.
+    /// The added tokens in `text` and the text between them.
     pub(super) fn split(&self, text: &str) -> Vec<Piece> {
         let mut out = Vec::new();
         for piece in self.cut(text, self.raw.as_ref(), false) {
@@ -279,8 +279,7 @@ impl Finder {
     }
 }
 
-/// Writes the tokens that the vocabulary has not, as transformers reads them: one of the two is read by each of its
-/// versions.
+/// Writes the tokens that are not in the vocabulary to two files, because versions of transformers read different ones.
 pub(super) fn save(
     tokens: &[Added],
     own: &dyn Fn(&str) -> bool,

@@ -67,9 +67,9 @@ struct TokenizerJson {
 }
 
 impl ClipTokenizer {
-    /// Reads the tokenizer in the folder `dir`, with the tokens that were added to it: those in `tokenizer.json`,
-    /// `added_tokens.json`, `tokenizer_config.json` and `special_tokens_map.json`. They are found in texts as they
-    /// stand, like the special ones, among which is the one that fills texts up.
+    /// Reads the tokenizer in the folder `dir`, with added and special tokens from `tokenizer.json`, `added_tokens.json`,
+    /// `tokenizer_config.json` and `special_tokens_map.json`. They are matched before a text is split into words; the
+    /// padding token is one of them.
     ///
     /// # Errors
     /// If the files are missing or invalid, or belong to another kind of tokenizer.
@@ -123,7 +123,7 @@ impl ClipTokenizer {
         pairs: Vec<[String; 2]>,
         mut found: Found,
     ) -> Result<Self, HubError> {
-        // The two may be in the vocabulary or be added to it.
+        // They may be in the vocabulary or added to it.
         for token in [BEGIN, END] {
             if let Some(number) = found.numbered(token) {
                 vocabulary.insert(token.into(), number);
@@ -146,7 +146,7 @@ impl ClipTokenizer {
         Ok(tokenizer)
     }
 
-    /// The same with texts that are filled up with another token, which, as in transformers, is then no word of a text.
+    /// The same with another padding token, which, as in transformers, is then no longer a word.
     #[must_use]
     pub fn padded_with(self, token: &str) -> Self {
         let Some(pad) = self.id(token) else { return self };
@@ -226,7 +226,7 @@ impl ClipTokenizer {
     }
 }
 
-/// A text composed and in lower case.
+/// A text in composed Unicode form and lower case.
 fn lowered(text: &str) -> String {
     text.nfc().flat_map(char::to_lowercase).collect()
 }

@@ -61,7 +61,7 @@ impl FourierProjection {
 #[derive(Module, Debug)]
 pub struct TimestepEmbedding {
     linear_1: Linear,
-    /// Of a further vector, which is added to the first map's input.
+    /// Projection of an additional vector, which is added to the input of the first layer.
     cond_proj: Option<Linear>,
     linear_2: Linear,
 }
@@ -76,13 +76,13 @@ impl TimestepEmbedding {
         }
     }
 
-    /// The same with a further vector of `condition` numbers, which is mapped to `inputs` and added to them.
+    /// The same with an additional vector of `condition` values, which is projected to `inputs` and added.
     pub(crate) fn with_condition(self, init: &Init, condition: usize, inputs: usize) -> Self {
         let cond_proj = Linear::new(&init.at("cond_proj"), condition, inputs, false);
         Self { cond_proj: Some(cond_proj), ..self }
     }
 
-    /// `x: [B, inputs]` and what comes of the further vector `condition: [B, n]`, where there is one.
+    /// `x: [B, inputs]` and the additional vector `condition: [B, n]`, if any.
     pub(crate) fn joined(&self, x: Tensor<2>, condition: Tensor<2>) -> Tensor<2> {
         match &self.cond_proj {
             Some(map) => x + map.forward(condition),

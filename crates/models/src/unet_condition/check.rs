@@ -151,13 +151,13 @@ impl UNet2DConditionConfig {
         match (self.time_cond_proj_dim, &condition.guidance) {
             (None, None) => {}
             (None, Some(_)) => {
-                return Err(InputError("a scale of guidance that this network does not take".into()));
+                return Err(InputError("this network does not take a guidance scale".into()));
             }
             (Some(_), None) => {
-                return Err(InputError("no scale of guidance, which this network expects".into()));
+                return Err(InputError("this network needs a guidance scale".into()));
             }
             (Some(_), Some(scales)) => {
-                ensure(scales.len() == b, || format!("{} scales of guidance for {b} samples", scales.len()))?;
+                ensure(scales.len() == b, || format!("{} guidance scales for {b} samples", scales.len()))?;
             }
         }
         self.check_added(b, condition)

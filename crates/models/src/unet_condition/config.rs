@@ -154,7 +154,7 @@ pub struct UNet2DConditionConfig {
     pub resnet_time_scale_shift: TimeScaleShift,
     /// Width of the time embedding; by default four times the first of `block_out_channels`.
     pub time_embedding_dim: Option<usize>,
-    /// Width of the embedding of the guidance scale, in U-Nets that get it as an input (guidance distillation).
+    /// Width of the embedding of the guidance scale, in guidance-distilled U-Nets.
     pub time_cond_proj_dim: Option<usize>,
     /// Width of the concatenation of pooled text features and embedded values for `addition_embed_type`.
     pub projection_class_embeddings_input_dim: Option<usize>,

@@ -148,7 +148,7 @@ impl UNet2DConditionModel {
         let (first, act) = (self.config.block_out_channels[0], self.config.act_fn);
         let mut numbers = self.project(times, first);
         if let (Some(width), Some(scales)) = (self.config.time_cond_proj_dim, &condition.guidance) {
-            // Meng et al. 2023, arXiv:2210.03142, in the numbers of published networks.
+            // Meng et al. 2023, arXiv:2210.03142, with the constants of published networks.
             let beyond: Vec<f32> = scales.iter().map(|scale| 1000.0 * (scale - 1.0)).collect();
             let embedded =
                 embed::rows(positional(&beyond, width, 1.0, false), beyond.len(), &numbers.device());

@@ -109,7 +109,7 @@ pub(super) fn conditions(
     texts(model, request, size, guided)
 }
 
-/// The classes that requests choose from.
+/// The classes that requests can select.
 pub(super) fn classes(model: &LatentModel) -> Classes<'_> {
     let count = match &model.network {
         LatentNetwork::Dit(dit) => dit.config().num_embeds_ada_norm,
@@ -147,7 +147,7 @@ fn texts(
     let wrong = |field| move |e: EncodeError| e.of_field(field);
     let layer = layer_of(model, request.clip_skip)?;
     let weighting = request.prompt_weights.unwrap_or_default();
-    // As in diffusers, `clip_skip` is for the prompt alone.
+    // As in diffusers, `clip_skip` only applies to the prompt.
     let null_layer = layer_of(model, None)?;
     let negative = request.negative_prompt.as_deref().unwrap_or_default();
     let negative = prompt::parse(negative).map_err(|e| fail("negative_prompt", e))?;
@@ -197,16 +197,16 @@ fn layer_of(model: &LatentModel, skip: Option<usize>) -> Result<Layer, PipelineE
     Ok(Layer { skip, normalize: !xl })
 }
 
-/// Why a text has no features.
+/// Why a text could not be encoded.
 enum EncodeError {
-    /// The text does not suit the encoder.
+    /// The text is invalid for the encoder.
     Input(String),
     /// The encoder is damaged.
     Broken(PipelineError),
 }
 
 impl EncodeError {
-    /// The error of a text in this field of a request.
+    /// The error for a text in this field of a request.
     fn of_field(self, field: &'static str) -> PipelineError {
         match self {
             Self::Input(reason) => PipelineError::request(field, reason),

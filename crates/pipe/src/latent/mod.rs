@@ -100,7 +100,7 @@ impl LatentPipeline {
         &self.model
     }
 
-    /// The classes that requests choose from.
+    /// The classes that requests can select.
     pub fn classes(&self) -> Classes<'_> {
         conditions::classes(&self.model)
     }
@@ -327,7 +327,7 @@ impl LatentPipeline {
         Ok(Output { tensors, images, classes: plan.conditions.classes(), evals: progress.evals })
     }
 
-    /// The same error, with the weight that causes it if there is one.
+    /// Adds the cause to the error if a weight is not finite.
     fn explained(&self, error: PipelineError) -> PipelineError {
         let PipelineError::Step { step, of, reason } = error else { return error };
         let weight = match &self.model.network {
@@ -335,7 +335,7 @@ impl LatentPipeline {
             LatentNetwork::TextUNet(unet) => non_finite(&**unet),
             LatentNetwork::Dit(dit) => non_finite(&**dit),
         };
-        let cause = weight.map_or(String::new(), |name| format!(": its weight `{name}` is not finite"));
+        let cause = weight.map_or(String::new(), |name| format!(": weight `{name}` is not finite"));
         PipelineError::Step { step, of, reason: reason + &cause }
     }
 

@@ -1,8 +1,8 @@
 //! Prompts with word weights, and texts longer than an encoder's limit.
 //!
-//! `a (red:1.3) house` weighs the features of `red` with 1.3 ([`Weighting`]); weights of nested parentheses multiply.
-//! Parentheses without a number are text, and `\(`, `\)` always are. A text of more tokens than an encoder
-//! reads is cut into chunks, each encoded by itself, whose features stand one after another.
+//! `a (red:1.3) house` weights the features of `red` by 1.3 ([`Weighting`]); weights of nested parentheses multiply.
+//! Parentheses without a number are text, as are `\(` and `\)`. A text with more tokens than an encoder accepts is
+//! divided into chunks, which are encoded separately and whose features are concatenated.
 
 use burn::tensor::Tensor;
 use tweedie_hub::TextPart;

@@ -1,27 +1,27 @@
-//! What the weights of words do to the features of a text.
+//! Applies word weights to the features of a text.
 
 use std::str::FromStr;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-/// A convention for weights of words. With all weights 1 they are the same.
+/// A convention for word weights. All agree if all weights are 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weighting {
-    /// `empty + weight·(features − empty)` at each weighted token, where `empty` is the same place of an empty text.
-    /// Other tokens keep their features. As ComfyUI has it.
+    /// `empty + weight·(features − empty)` at each weighted token, where `empty` are the features at the same position of an
+    /// empty text. Other tokens keep their features. ComfyUI's convention.
     #[default]
     Comfyui,
-    /// Each token's features times its weight, then all of a chunk times one factor that restores their mean. As
-    /// AUTOMATIC1111's web UI has it by default ("Original"). Refused where the mean is near zero, as in SDXL.
+    /// Each token's features times its weight, then all of a chunk times a factor that restores their mean. The
+    /// default of AUTOMATIC1111's web UI ("Original"). An error if the mean is close to zero, as in SDXL.
     A1111,
     /// Each token's features times its weight: AUTOMATIC1111's "No norm".
     A1111NoNorm,
 }
 
 impl Weighting {
-    /// All of them, by name.
+    /// All conventions by name.
     pub const NAMES: [(&str, Self); 3] =
         [("comfyui", Self::Comfyui), ("a1111", Self::A1111), ("a1111-no-norm", Self::A1111NoNorm)];
 }
@@ -31,18 +31,23 @@ impl FromStr for Weighting {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
-        found.ok_or_else(|| format!("`{text}`: expected {}", Self::NAMES.map(|(name, _)| name).join(", ")))
+        found.ok_or_else(|| {
+            format!(
+                "unknown convention `{text}`; expected one of {}",
+                Self::NAMES.map(|(name, _)| name).join(", ")
+            )
+        })
     }
 }
 
-/// The most that the mean of a chunk may change, either way, for `a1111` to restore it.
+/// Maximum factor by which the mean of a chunk may change for `a1111` to restore it.
 const MOST_FACTOR: f32 = 2.0;
 
 /// Applies `weights`, one per token of each chunk, to `hidden: [chunks, tokens, width]`. `empty: [1, tokens, width]`
 /// are the features of an empty text.
 ///
 /// # Errors
-/// If the mean of a chunk is too near zero to be restored.
+/// If the mean of a chunk is too close to zero to be restored.
 pub(super) fn weigh(
     kind: Weighting,
     hidden: Tensor<3>,

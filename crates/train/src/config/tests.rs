@@ -72,7 +72,7 @@ fn a_whole_network_replaces_the_compact_one() {
     assert!(message.to_string().contains("norm_groups"), "{message}");
     let both = "[model]\nbase_channels = 8\nunet = { layers_per_block = 1 }";
     let message = ConfigBuilder::text(both, "mine.toml").unwrap_err().to_string();
-    assert!(message.contains("`base_channels` beside `model.unet`"), "{message}");
+    assert!(message.contains("`base_channels` cannot be combined with `model.unet`"), "{message}");
 }
 
 #[test]
