@@ -21,6 +21,8 @@ pub(super) struct Declared {
 /// Markers that fine-tuned models contain as empty tensors.
 const V_MARK: &str = "v_pred";
 const ZERO_SNR_MARK: &str = "ztsnr";
+/// Keys of the header with the same meaning.
+const ZERO_SNR_KEYS: [&str; 2] = [ZERO_SNR_MARK, "ss_zero_terminal_snr"];
 /// Markers of noise processes other than Stable Diffusion's.
 const FOREIGN_MARKS: [&str; 4] = ["edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"];
 /// Keys of Stability AI's ModelSpec in the header.
@@ -66,10 +68,18 @@ impl Declared {
                 .filter(|text| text.contains("v2-512"))
                 .map(|text| (Prediction::Eps, format!("`{ARCHITECTURE}` = \"{text}\""))),
         };
-        let zero_snr = has(ZERO_SNR_MARK).then(|| format!("the tensor `{ZERO_SNR_MARK}`"));
+        let key = ZERO_SNR_KEYS.into_iter().find(|key| metadata.get(*key).is_some_and(|text| is_true(text)));
+        let zero_snr = match has(ZERO_SNR_MARK) {
+            true => Some(format!("the tensor `{ZERO_SNR_MARK}`")),
+            false => key.map(|key| format!("`{key}` in the header")),
+        };
         let size = metadata.get(RESOLUTION).and_then(|text| read_size(text));
         Ok(Self { prediction, zero_snr, size })
     }
+}
+
+fn is_true(text: &str) -> bool {
+    ["true", "1"].iter().any(|yes| text.eq_ignore_ascii_case(yes))
 }
 
 fn read_prediction(text: &str) -> Option<Prediction> {
