@@ -272,3 +272,36 @@ fn models_are_converted() {
     scratch.fails(&["convert", "-m", "sd", "--out", "merged"], &["vae"]);
     assert!(scratch.read("merged/unet/diffusion_pytorch_model.safetensors") == whole);
 }
+
+#[test]
+fn what_is_passed_over_or_understood_is_said() {
+    let scratch = Scratch::new();
+    model(&scratch);
+    let ones = |shape: &[usize]| tensors::ramp(shape);
+    let layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+    let (down, up) = (format!("{layer}.lora_A.default.weight"), format!("{layer}.lora_B.default.weight"));
+    let lora = [
+        (down.as_str(), ones(&[1, 32])),
+        (up.as_str(), ones(&[32, 1])),
+        ("bundle_emb.toy.clip_l", ones(&[2, 24])),
+    ];
+    scratch.write("l.safetensors", tensors::file(&lora));
+    let run = ["sample", "-m", "sd", "-p", "a cat", "--steps", "1"];
+    scratch.ok(&[&run[..], &["--lora", "l.safetensors"]].concat()).says(&[
+        "warning",
+        "l.safetensors",
+        "`toy`",
+    ]);
+    let unet = "sd/unet/diffusion_pytorch_model";
+    scratch.write(&format!("{unet}.fp16.safetensors"), scratch.read(&format!("{unet}.safetensors")));
+    let words = ["warning", "`vae` has no variant `fp16`", "`text_encoder`"];
+    scratch.ok(&[&run[..], &["--variant", "fp16"]].concat()).says(&words);
+    scratch.fails(&[&run[..], &["--variant", "bf16", "-o", "no.png"]].concat(), &["no component", "`bf16`"]);
+    scratch.fails(
+        &[&run[..], &["--guidance", "1", "--negative-prompt", "dog", "-o", "no.png"]].concat(),
+        &["`negative_prompt`", "`guidance`"],
+    );
+    // A number where classes have names.
+    let run = ["sample", "-m", crate::common::model(), "--class", "1", "-n", "1", "--steps", "1"];
+    scratch.ok(&run).says(&["class 1", "number of `"]);
+}
