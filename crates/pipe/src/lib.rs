@@ -16,6 +16,7 @@ pub mod interpolate;
 pub mod latent;
 pub mod media;
 mod memory;
+mod one_or_many;
 mod pipeline;
 mod request;
 mod rows;

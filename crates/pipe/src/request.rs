@@ -56,7 +56,7 @@ pub struct Request {
     pub dynamic_threshold: Option<f64>,
     /// Prompts: image `i` has prompt `i mod n` of these `n`. Text-to-image models only. In JSON `prompt`, a text or a list of
     /// texts.
-    #[serde(rename = "prompt", with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[serde(rename = "prompt", with = "crate::one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<String>,
     /// The negative prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,32 +111,6 @@ impl Default for Request {
             chunk: None,
             precision: None,
         }
-    }
-}
-
-/// A list that is written as a single value if it has one entry.
-mod one_or_many {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a text or a list of texts")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-
-    pub(super) fn serialize<S: Serializer>(list: &[String], out: S) -> Result<S::Ok, S::Error> {
-        match list {
-            [one] => one.serialize(out),
-            many => many.serialize(out),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-        Ok(match OneOrMany::deserialize(from)? {
-            OneOrMany::One(text) => vec![text],
-            OneOrMany::Many(list) => list,
-        })
     }
 }
 

@@ -1,0 +1,139 @@
+//! Whole latent pipelines compared with diffusers, and rejected requests. `golden/latent` documents how its folders were
+//! made.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[path = "../../../models/tests/common/mod.rs"]
+mod common;
+mod folders;
+mod parity;
+mod requests;
+
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use burn::module::Module;
+use common::weight;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tweedie_hub::weights;
+use tweedie_models::{
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
+    ClipTextModel, DitConfig, DitTransformer, HostTensor, UNet2DConditionConfig, UNet2DConditionModel,
+    UNet2DConfig, UNet2DModel, params,
+};
+use tweedie_ops::Device;
+use tweedie_pipe::{Image, LatentPipeline, Output, PipelineError, Request};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/latent")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn formula<M: Module>(model: &M) -> std::collections::BTreeMap<String, HostTensor> {
+    params::shapes(model).iter().map(|(name, shape)| (name.clone(), weight(name, shape))).collect()
+}
+
+/// Writes the weights of the component in `dir`.
+fn fill(dir: &Path, precision: weights::Precision) {
+    let text = fs::read_to_string(dir.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    let device = Device::flex();
+    let (stem, tensors) = match config["_class_name"].as_str() {
+        Some("AutoencoderKL") => {
+            let config = AutoencoderKlConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&AutoencoderKl::new(&config, 0, &device).unwrap()))
+        }
+        Some("AutoencoderTiny") => {
+            let config = AutoencoderTinyConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&AutoencoderTiny::new(&config, 0, &device).unwrap()))
+        }
+        Some("UNet2DConditionModel") => {
+            let config = UNet2DConditionConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&UNet2DConditionModel::new(&config, 0, &device).unwrap()))
+        }
+        Some("UNet2DModel") => {
+            let config = UNet2DConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&UNet2DModel::new(&config, 0, &device).unwrap()))
+        }
+        Some("DiTTransformer2DModel") => {
+            let config = DitConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&DitTransformer::new(&config, 0, &device).unwrap()))
+        }
+        _ => {
+            let config = ClipTextConfig::from_json(&text).unwrap();
+            ("model", formula(&ClipTextModel::new(&config, 0, &device).unwrap()))
+        }
+    };
+    let half = if precision == weights::Precision::F32 { "" } else { ".fp16" };
+    let file = dir.join(format!("{stem}{half}.safetensors"));
+    weights::write(&file, &tensors, precision, &Default::default()).unwrap();
+}
+
+/// The golden folder `name` with weights and tokenizers.
+fn folder_in(name: &str, precision: weights::Precision) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&golden().join(name), dir.path());
+    let index: Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("model_index.json")).unwrap()).unwrap();
+    for (key, value) in index.as_object().unwrap() {
+        if key.starts_with("tokenizer") {
+            // One that fills texts up with `!`.
+            let padded = name == "sdxl_skip" && key == "tokenizer_2";
+            let from = if padded { "tokenizer_files" } else { "tokenizer" };
+            copy(&golden().join(from), &dir.path().join(key));
+        } else if value.is_array() && dir.path().join(key).join("config.json").exists() {
+            fill(&dir.path().join(key), precision);
+        }
+    }
+    dir
+}
+
+fn folder(name: &str) -> TempDir {
+    folder_in(name, weights::Precision::F32)
+}
+
+fn load(dir: &Path) -> Result<LatentPipeline, PipelineError> {
+    LatentPipeline::load(dir, &Device::flex())
+}
+
+fn run(
+    pipeline: &LatentPipeline,
+    request: &Request,
+    latents: Option<&HostTensor>,
+    image: Option<&Image>,
+) -> Result<Output, PipelineError> {
+    let never = AtomicBool::new(false);
+    pipeline.run_from(request, latents, image, &never, &mut |_| ControlFlow::Continue(()))
+}
+
+fn picture(size: usize) -> Image {
+    let mut image = Image::filled(size, size, tweedie_data::Rgb([0, 0, 0]));
+    image.pixels.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 37 % 256) as u8);
+    image
+}
+
+/// Images of two steps.
+fn two_steps(pipeline: &LatentPipeline, name: &str) -> Vec<f32> {
+    let request = match name {
+        "dit" => json!({"classes": [1], "steps": 2}),
+        "ldm" => json!({"steps": 2}),
+        _ => json!({"prompt": "a red hat", "steps": 2, "seed": 5}),
+    };
+    run(pipeline, &serde_json::from_value(request).unwrap(), None, None).unwrap().tensors.values
+}

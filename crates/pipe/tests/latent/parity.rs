@@ -1,0 +1,141 @@
+//! Images, tokens and text features compared with diffusers and transformers.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tweedie_hub::{ClipTokenizer, Lora, SafetensorsFile, weights};
+use tweedie_models::{HostTensor, TensorSource};
+use tweedie_ops::Device;
+use tweedie_pipe::{LatentPipeline, Request};
+
+use super::{common::noise, folder, folder_in, golden, load, picture, run};
+
+/// Relative to the images' root mean square, after all steps and the decoder.
+const TOLERANCE: f64 = 1e-3;
+
+fn request(file: &SafetensorsFile) -> (Request, HostTensor) {
+    let request = serde_json::from_str(&file.metadata()["request"]).unwrap();
+    let shape: Vec<usize> = serde_json::from_str(&file.metadata()["latents"]).unwrap();
+    let count = shape.iter().product();
+    let values = noise("latents", count).map(|u| (3f64.sqrt() * u) as f32).collect();
+    (request, HostTensor { shape, values })
+}
+
+/// The largest difference from diffusers' images, relative to their RMS.
+fn difference(name: &str, precision: weights::Precision) -> f64 {
+    let dir = folder_in(name, precision);
+    let answer = SafetensorsFile::open(&golden().join(name).join("answer.safetensors")).unwrap();
+    let (request, latents) = request(&answer);
+    // The arguments of `set_adapters`.
+    let loras = match dir.path().join("lora.safetensors") {
+        file if file.exists() => vec![Lora::open(&file, 0.4).unwrap()],
+        _ => Vec::new(),
+    };
+    let pipeline = LatentPipeline::load_with(dir.path(), &loras, &Device::flex()).unwrap();
+    let image = (name == "img2img").then(|| picture(16));
+    let output = run(&pipeline, &request, Some(&latents), image.as_ref()).unwrap();
+    let expected = answer.read("pictures").unwrap();
+    assert_eq!(output.tensors.shape, expected.shape, "{name}");
+    assert_eq!(output.images.len(), expected.shape[0], "{name}");
+    let square: f64 = expected.values.iter().map(|v| f64::from(*v).powi(2)).sum();
+    let rms = (square / expected.values.len() as f64).sqrt();
+    let each = expected.values.iter().zip(&output.tensors.values);
+    let worst = each.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max) / rms;
+    eprintln!("{name}: {worst:.1e} of RMS");
+    worst
+}
+
+#[test]
+fn pictures_are_those_of_diffusers() {
+    let mut wrong = Vec::new();
+    for name in ["sd1", "sd2", "sdxl", "sdxl_skip", "distilled", "img2img", "lora", "dit", "ldm"] {
+        let worst = difference(name, weights::Precision::F32);
+        if worst.is_nan() || worst >= TOLERANCE {
+            wrong.push(format!("{name} differs by {worst:.1e} of RMS"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn networks_compute_in_bf16_and_in_eight_bits() {
+    let request = |name: &str, precision: &str| -> Request {
+        let mut keys = json!({"steps": 4, "count": 2, "seed": 3, "precision": precision});
+        match name {
+            "sd1" => keys["prompt"] = "cat".into(),
+            "dit" => keys["classes"] = json!([0, 1]),
+            _ => {}
+        }
+        serde_json::from_value(keys).unwrap()
+    };
+    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|d| d * d).sum::<f32>().sqrt();
+    // All layers of this transformer are too narrow for 8 bits.
+    for (name, precisions) in [("sd1", &["bf16", "int8"][..]), ("ldm", &["bf16", "int8"]), ("dit", &["bf16"])]
+    {
+        let pipeline = load(folder(name).path()).unwrap();
+        let sample = |p: &str| run(&pipeline, &request(name, p), None, None).unwrap().tensors.values;
+        let f32s = sample("f32");
+        for precision in precisions {
+            let other = sample(precision);
+            let off =
+                norm(&mut f32s.iter().zip(&other).map(|(a, b)| a - b)) / norm(&mut f32s.iter().copied());
+            eprintln!("{name}: {precision} off by {off:.1e} of RMS");
+            assert!(off > 0.0 && off < 0.1, "{name}, {precision}: {off}");
+        }
+    }
+}
+
+#[test]
+fn half_precision_is_read() {
+    let worst = difference("sdxl", weights::Precision::F16);
+    assert!(worst > 0.0 && worst < 0.1, "{worst}");
+}
+
+#[test]
+fn tokens_are_those_of_transformers() {
+    let data: Value =
+        serde_json::from_str(&fs::read_to_string(golden().join("tokens.json")).unwrap()).unwrap();
+    for form in ["tokenizer", "tokenizer_files"] {
+        let tokenizer = ClipTokenizer::open(&golden().join(form)).unwrap();
+        // In files `!` fills texts up, and so is no word of them.
+        let ids = if form == "tokenizer" { "input_ids" } else { "padded_ids" };
+        for (text, ids) in data["texts"].as_array().unwrap().iter().zip(data[ids].as_array().unwrap()) {
+            let mut found = vec![tokenizer.begin];
+            found.extend(tokenizer.encode(text.as_str().unwrap()));
+            found.push(tokenizer.end);
+            assert_eq!(json!(found), *ids, "{form}: {text}");
+        }
+        let exclamation = tokenizer.encode("!").len();
+        assert_eq!((tokenizer.pad == tokenizer.end, exclamation), (form == "tokenizer", 1));
+    }
+}
+
+/// `make_latent_pipelines.py` has the formulas.
+#[test]
+fn weighted_words_are_those_of_each_convention() {
+    let answer = SafetensorsFile::open(&golden().join("weighted.safetensors")).unwrap();
+    let pipeline = load(folder("sd1").path()).unwrap();
+    let features = |prompt: &str, weights: Option<&str>| {
+        let request = json!({"prompt": prompt, "prompt_weights": weights, "guidance": 1});
+        let plan = pipeline.resolve(&serde_json::from_value(request).unwrap(), false).unwrap();
+        plan.condition(0..1).text.unwrap().into_data().iter::<f32>().collect::<Vec<_>>()
+    };
+    let weighted = "a photo of the (cat:1.3) with (red hat:0.6) on hills";
+    let plain = "a photo of the cat with red hat on hills";
+    for (name, found) in [
+        ("plain", features(plain, None)),
+        ("comfyui", features(weighted, None)),
+        ("comfyui", features(weighted, Some("comfyui"))),
+        ("a1111", features(weighted, Some("a1111"))),
+        ("a1111-no-norm", features(weighted, Some("a1111-no-norm"))),
+    ] {
+        let expected = answer.read(name).unwrap().values;
+        let rms = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
+        let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / rms;
+        assert!(worst < 1e-4, "{name}: {worst}");
+    }
+    // Only what is weighted moves, and weights of 1 move nothing.
+    let (found, plain) = (features(weighted, None), features(plain, None));
+    assert_eq!(found[..5 * 24], plain[..5 * 24]);
+    assert_eq!(features("a photo of the (cat:1) with red hat on hills", None), plain);
+}
