@@ -47,6 +47,18 @@ impl<const D: usize> Vector for Batch<D> {
     }
 }
 
+impl<const D: usize> Batch<D> {
+    /// Whether every number is finite. A device other than the CPU is asked for one number.
+    pub fn is_finite(&self) -> bool {
+        if engine::is_plain(&self.0) {
+            return engine::plain(self.0.clone()).is_some_and(engine::is_finite);
+        }
+        // A sum of finite numbers that is not finite has run over: only then each is looked at.
+        let sum = self.0.clone().sum().into_scalar::<f32>();
+        sum.is_finite() || self.rms().is_finite()
+    }
+}
+
 /// Noise with one seed per row, drawn on the CPU, so that a row is the same in every batch and on every device.
 #[derive(Clone, Debug)]
 pub struct RowNoise(pub Vec<u64>);

@@ -4,7 +4,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{channels_last, close, compare, random, values};
-use tweedie_ops::{self as ops, AdamW, Added, ConvOptions, Kernel, Maps, Norm, reference};
+use tweedie_ops::{self as ops, AdamW, Added, Batch, ConvOptions, Kernel, Maps, Norm, reference};
 
 fn vector(x: Tensor<4>) -> Tensor<1> {
     let n = x.dims()[1];
@@ -204,5 +204,23 @@ fn an_average_moves_with_its_parameter() {
     let others = ops::of_primitives(|| ops::adamw_averaged([p, m, v, average], g, h, 0.1));
     for (got, want) in got.iter().zip(&others) {
         close(&values(got), &values(want), 1e-5, "of primitives");
+    }
+}
+
+/// In both memory orders, where the numbers are and as another device would; finite numbers whose sum is not are
+/// finite.
+#[test]
+fn one_number_that_is_not_finite_is_found() {
+    let device = Device::flex();
+    for at in [0, 4097, 5879] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            let mut numbers = vec![3e38; 2 * 3 * 28 * 35];
+            numbers[at] = bad;
+            let x = ops::from_host(numbers, [2, 3, 28, 35], &device);
+            for x in [x.clone(), channels_last(x.clone()), x.narrow(2, 0, 28)] {
+                assert_eq!(Batch(x.clone()).is_finite(), bad == f32::MAX);
+                assert_eq!(ops::of_primitives(|| Batch(x).is_finite()), bad == f32::MAX);
+            }
+        }
     }
 }

@@ -2,20 +2,20 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tweedie_core::{Denoiser, Halt, Level, Prediction, Vector};
+use tweedie_core::{Denoiser, Halt, Level, Prediction};
 use tweedie_ops::Batch;
 
 /// Fails if a prediction is not finite, instead of producing a black image.
 pub struct Finite<'a>(pub &'a dyn Denoiser<Batch<4>>);
 
 impl Denoiser<Batch<4>> for Finite<'_> {
-    /// Reads the prediction back, which waits for the device.
+    /// Waits for the device; the prediction stays there.
     fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
         let answer = self.0.denoise(x, at)?;
-        if answer.x0.rms().is_finite() {
+        if answer.x0.is_finite() {
             return Ok(answer);
         }
-        let cause = if x.rms().is_finite() { "returned" } else { "got" };
+        let cause = if x.is_finite() { "returned" } else { "got" };
         Err(Halt::Failed(format!("the network {cause} values that are not finite at t = {:.3}", at.t)))
     }
 }

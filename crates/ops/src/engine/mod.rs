@@ -24,7 +24,7 @@ use burn::{
 };
 use tweedie_kernels::Isa;
 
-pub(crate) use update::{adamw, adamw_averaged, lerp, linear_combination};
+pub(crate) use update::{adamw, adamw_averaged, is_finite, lerp, linear_combination};
 
 use crate::{ConvOptions, scope};
 

@@ -6,7 +6,7 @@ use tweedie_kernels::{adamw as adamw_kernel, elementwise};
 
 use super::{
     isa,
-    layout::{Image, dense, like, stretch, uninitialized, values, values_mut},
+    layout::{Image, dense, flat, like, stretch, uninitialized, values, values_mut},
 };
 use crate::{AdamW, file_map};
 
@@ -94,4 +94,12 @@ pub(crate) fn linear_combination(terms: Vec<(f64, FlexTensor)>) -> FlexTensor {
     let mut out = uninitialized::<f32>(slices[0].1.len());
     tweedie_kernels::linear_combination(isa(), &slices, &mut out);
     like(&terms[0].1, out)
+}
+
+/// Whether every number is finite; reads them where they are.
+pub(crate) fn is_finite(x: FlexTensor) -> bool {
+    let x = flat(x);
+    // Without a branch for each, so that the compiler can take many at once.
+    let finite = |chunk: &[f32]| chunk.iter().fold(true, |all, v| all & v.is_finite());
+    stretch(&x).chunks(4096).all(finite)
 }
