@@ -5,19 +5,21 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tweedie::{
-    data::{DataConfig, Dataset, Source, counted_endings},
+    data::{DataConfig, Dataset, Source, counted_endings, is_packed},
     hub::Extras,
 };
 
 use crate::ui::Ui;
 
-/// `emoji`, a Parquet file or a folder that contains one, or a folder of images.
+/// `emoji`, a Parquet file or a folder that contains one, an archive or arrays, or a folder of images.
 pub fn parse(text: &str) -> Source {
     let path = Path::new(text);
     if text == "emoji" {
         Source::Emoji
     } else if is_parquet(path) || holds_parquet(path) {
         Source::Parquet(path.into())
+    } else if is_packed(path) {
+        Source::Packed(path.into())
     } else {
         Source::Folder(path.into())
     }
@@ -48,6 +50,9 @@ pub fn of_model(
 /// Opens a data set, and warns about ignored files and skipped images.
 pub fn open(config: &DataConfig, ui: Ui) -> Result<Dataset> {
     let set = Dataset::open(config)?;
+    if !set.recognized_as().is_empty() {
+        ui.note(format!("{}: {}", config.source, set.recognized_as()));
+    }
     if !set.passed_over().is_empty() {
         let found = counted_endings(set.passed_over());
         ui.warn(format!("{}: ignoring files that are not images: {found}", config.source));

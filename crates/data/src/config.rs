@@ -9,7 +9,7 @@ use crate::DataError;
 /// Source and preparation of the images.
 ///
 /// ```toml
-/// source = "emoji"            # or { folder = "pictures" } or { parquet = "train.parquet" }
+/// source = "emoji"            # or { folder = "pictures" }, { parquet = "train.parquet" }, { packed = "train.npz" }
 /// size = 32
 /// background = "#ffffff"
 /// holdout = 0.05
@@ -24,6 +24,8 @@ pub struct DataConfig {
     pub source: Source,
     /// Width and height of the images in pixels, 1 to 4096.
     pub size: usize,
+    /// Image channels: 3, or 1 for grey images. With 1, colour images are converted to grey.
+    pub channels: usize,
     /// Colour behind transparent pixels and around padded images.
     pub background: Rgb,
     /// How images that are not square are made square.
@@ -49,6 +51,7 @@ impl Default for DataConfig {
         Self {
             source: Source::Emoji,
             size: 32,
+            channels: 3,
             background: Rgb([255; 3]),
             fit: Fit::Crop,
             margin: 0.0,
@@ -72,6 +75,9 @@ impl DataConfig {
         if !(1..=4096).contains(&self.size) {
             return wrong("data.size", self.size.to_string(), "1 to 4096 pixels");
         }
+        if ![1, 3].contains(&self.channels) {
+            return wrong("channels", self.channels.to_string(), "3, or 1 for grey images");
+        }
         if !(0.0..0.5).contains(&self.margin) {
             return wrong("data.margin", self.margin.to_string(), "a fraction ≥ 0 and < 0.5");
         }
@@ -93,13 +99,16 @@ pub enum Source {
     Folder(PathBuf),
     /// A Parquet file with encoded images in the format of Hugging Face datasets, or a folder of such files.
     Parquet(PathBuf),
+    /// A data set as it is downloaded: a zip or tar archive of images (gzipped or not), or arrays in IDX, CIFAR's
+    /// binary batches, NPY or NPZ, in one file, an archive or a folder. Its contents decide which.
+    Packed(PathBuf),
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Emoji => f.write_str("emoji"),
-            Self::Folder(path) | Self::Parquet(path) => path.display().fmt(f),
+            Self::Folder(path) | Self::Parquet(path) | Self::Packed(path) => path.display().fmt(f),
         }
     }
 }
@@ -137,7 +146,7 @@ pub enum EmojiClasses {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FolderConfig {
-    /// Whether first-level subfolders are classes, in sorted order.
+    /// Whether first-level subfolders are classes, in sorted order; of an archive, too.
     pub classes: bool,
     /// A captions file, relative to the folder: JSON lines `{"file_name": ..., "text": ...}`, or a `.csv` with these columns.
     /// By default `metadata.csv`, `metadata.jsonl` and `captions.jsonl` are used if they exist, otherwise a `.txt` beside

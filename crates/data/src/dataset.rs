@@ -9,10 +9,12 @@ use std::{
     },
 };
 
+use rayon::prelude::*;
+
 use crate::{
     DataConfig, DataError, Image, OnError, Skipped, Source, Words, decode, emoji, folder,
     order::mix,
-    parquet,
+    packed, parquet,
     resize::{Frame, cover, fit},
     source::{Collection, Entry},
 };
@@ -60,11 +62,7 @@ impl Dataset {
     /// `on_error = "fail"`.
     pub fn open(config: &DataConfig) -> Result<Self, DataError> {
         config.validate()?;
-        let mut collection = match &config.source {
-            Source::Emoji => emoji::open(&config.emoji)?,
-            Source::Folder(path) => folder::open(path, &config.folder, config.on_error)?,
-            Source::Parquet(path) => parquet::open(path, &config.parquet, config.on_error)?,
-        };
+        let mut collection = collection(config)?;
         let frame = Frame::of(config);
         let bytes = collection.entries.len().saturating_mul(3 * config.size * config.size + 64);
         let mut shared = Shared {
@@ -124,6 +122,12 @@ impl Dataset {
     /// The words of each item; decodes nothing.
     pub fn words(&self) -> impl Iterator<Item = &Words> {
         self.indices.iter().map(|&i| &*self.shared.collection.entries[i].words)
+    }
+
+    /// What an archive or arrays were recognized as, such as "IDX, 60000 images in train-images-idx3-ubyte.gz, with labels";
+    /// empty for other sources.
+    pub fn recognized_as(&self) -> &str {
+        &self.shared.collection.recognized_as
     }
 
     /// Whether all images are in memory.
@@ -260,6 +264,73 @@ pub fn counted_endings(counts: &BTreeMap<String, usize>) -> String {
         ending => format!("{count} {ending}"),
     };
     counts.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn collection(config: &DataConfig) -> Result<Collection, DataError> {
+    match &config.source {
+        Source::Emoji => emoji::open(&config.emoji),
+        Source::Folder(path) => folder::open(path, &config.folder, config.on_error),
+        Source::Parquet(path) => parquet::open(path, &config.parquet, config.on_error),
+        Source::Packed(path) => packed::open(path, config.folder.classes),
+    }
+}
+
+/// What a collection contains, judged by some of its images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// Number of images, including those that cannot be decoded.
+    pub images: usize,
+    /// Classes.
+    pub classes: usize,
+    /// As [`Dataset::recognized_as`].
+    pub recognized_as: String,
+    /// Images that were decoded for the fields below, evenly spread over the collection.
+    pub looked_at: usize,
+    /// The lower quartile of their shorter sides, in pixels.
+    pub side: usize,
+    /// Whether all are of one size.
+    pub one_size: bool,
+    /// Whether none has a colour.
+    pub grey: bool,
+}
+
+/// Number of images that a survey decodes.
+const SURVEYED: usize = 256;
+
+/// Inspects a collection without resizing its images.
+///
+/// # Errors
+/// As [`Dataset::open`], and if none of the images looked at can be decoded.
+pub fn survey(config: &DataConfig) -> Result<Survey, DataError> {
+    config.validate()?;
+    let collection = collection(config)?;
+    let images = collection.entries.len();
+    let picks: Vec<usize> = (0..SURVEYED.min(images)).map(|i| i * images / SURVEYED.min(images)).collect();
+    let facts = |&at: &usize| {
+        let raster = collection.raster(at)?;
+        Ok(ImageFacts { width: raster.width, height: raster.height, grey: raster.is_grey() })
+    };
+    let found: Vec<Result<ImageFacts, String>> = picks.par_iter().map(facts).collect();
+    let good: Vec<ImageFacts> = found.iter().flatten().copied().collect();
+    let mut sides: Vec<usize> = good.iter().map(|f| f.width.min(f.height)).collect();
+    sides.sort_unstable();
+    let Some(&side) = sides.get(sides.len() / 4) else {
+        let Collection { place, looked_for, .. } = &collection;
+        let but = match found.into_iter().find_map(Result::err) {
+            Some(reason) => format!(", and none of {} can be decoded; first {reason}", picks.len()),
+            None => String::new(),
+        };
+        return Err(DataError::Empty { place: place.clone(), looked_for: format!("{looked_for}{but}") });
+    };
+    Ok(Survey {
+        images,
+        classes: collection.class_names.len(),
+        recognized_as: collection.recognized_as.clone(),
+        looked_at: good.len(),
+        side,
+        one_size: good.iter().all(|f| (f.width, f.height) == (good[0].width, good[0].height)),
+        grey: good.iter().all(|f| f.grey),
+    })
 }
 
 /// Decodes the image file at `path`, brought to the size, background and fit of `config`.

@@ -54,6 +54,14 @@ pub enum DataError {
         /// What is wrong.
         reason: String,
     },
+    /// An archive or an array that cannot be read, or holds no images.
+    #[error("{}: {reason}", path.display())]
+    Packed {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A captions file that is invalid.
     #[error("{}, line {line}: {reason}", path.display())]
     Captions {

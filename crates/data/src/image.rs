@@ -51,6 +51,11 @@ impl Image {
         [self.pixels[i], self.pixels[i + 1], self.pixels[i + 2]]
     }
 
+    /// Whether no pixel has a colour.
+    pub fn is_grey(&self) -> bool {
+        self.pixels.chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2])
+    }
+
     /// Encodes as PNG; errors name `path`.
     ///
     /// # Errors

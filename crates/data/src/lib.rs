@@ -1,6 +1,7 @@
 //! Data sets of images: sources, decoding, order and augmentation. This crate does not depend on models.
 //!
-//! - [`Dataset`]: the built-in emoji, a folder of images, or Parquet files, decoded to square images of one size.
+//! - [`Dataset`]: the built-in emoji, a folder of images, Parquet files, archives or arrays, decoded to square images of
+//!   one size.
 //! - [`Order`]: the endless shuffled stream of indices, a pure function of the seed and the position.
 //! - [`CaptionConfig`]: from [`Words`] to a text, a pure function of the seed and the position.
 //! - [`augment()`]: from an [`Image`] to a training sample, a pure function of the seed and the position.
@@ -34,6 +35,7 @@ mod grid;
 mod guard;
 mod image;
 mod order;
+mod packed;
 mod parquet;
 mod resize;
 mod source;
@@ -45,7 +47,9 @@ pub use crate::{
     caption::{CaptionConfig, NoCaption, Words},
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
-    dataset::{Dataset, ImageFacts, Item, counted_endings, image_facts, open_image, open_sized},
+    dataset::{
+        Dataset, ImageFacts, Item, Survey, counted_endings, image_facts, open_image, open_sized, survey,
+    },
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},
@@ -53,6 +57,7 @@ pub use crate::{
     guard::is_guarded,
     image::Image,
     order::Order,
+    packed::is_packed,
     stream::{Batch, Stream},
     warp::Padding,
 };

@@ -118,6 +118,7 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig, on_error: OnError) -> Re
         tables: Some(Tables(tables)),
         skipped,
         passed_over,
+        ..Collection::default()
     })
 }
 

@@ -17,6 +17,17 @@ pub(crate) struct Raster {
     pub _lent: Option<Lent>,
 }
 
+impl Raster {
+    fn is_opaque(&self) -> bool {
+        self.rgba.iter().skip(3).step_by(4).all(|alpha| *alpha == 255)
+    }
+
+    /// Whether no pixel that can be seen has a colour.
+    pub fn is_grey(&self) -> bool {
+        self.rgba.chunks_exact(4).all(|p| p[0] == p[1] && p[1] == p[2] || p[3] == 0)
+    }
+}
+
 /// The square of a data set's images.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
@@ -24,12 +35,14 @@ pub(crate) struct Frame {
     pub background: Rgb,
     pub fit: Fit,
     pub margin: f64,
+    /// Whether colours are taken away.
+    pub grey: bool,
 }
 
 impl Frame {
     pub fn of(config: &DataConfig) -> Self {
-        let &DataConfig { size, background, fit, margin, .. } = config;
-        Self { size, background, fit, margin }
+        let &DataConfig { size, channels, background, fit, margin, .. } = config;
+        Self { size, background, fit, margin, grey: channels == 1 }
     }
 }
 
@@ -68,7 +81,16 @@ pub(crate) fn fit(raster: &Raster, frame: &Frame) -> Image {
         let start = 3 * ((top + y) * frame.size + left);
         image.pixels[start..start + row.len()].copy_from_slice(row);
     }
+    if frame.grey {
+        image.pixels.chunks_exact_mut(3).for_each(|pixel| pixel.fill(luma(pixel)));
+    }
     image
+}
+
+/// Rec. 601's luma of an sRGB pixel, as most programs bring pictures to grey; what is grey stays as it is.
+fn luma(pixel: &[u8]) -> u8 {
+    let [r, g, b] = [0, 1, 2].map(|c| u32::from(pixel[c]));
+    ((299 * r + 587 * g + 114 * b + 500) / 1000) as u8
 }
 
 /// Crops `raster` about its centre to the aspect ratio of `height` to `width`, and resizes it.
@@ -87,6 +109,13 @@ pub(crate) fn cover(raster: &Raster, [height, width]: [usize; 2], background: Rg
 struct Taps {
     first: usize,
     weights: Vec<f32>,
+}
+
+impl Taps {
+    /// Whether the output sample is a source sample.
+    fn is_copy(&self) -> bool {
+        self.weights.iter().all(|w| *w == 0.0 || *w == 1.0)
+    }
 }
 
 /// Resamples the interval `from..to` of source samples to `count` samples.
@@ -128,6 +157,10 @@ pub(crate) fn catmull_rom(x: f64) -> f64 {
 }
 
 fn resample(raster: &Raster, background: Rgb, across: &[Taps], down: &[Taps]) -> Vec<u8> {
+    let whole = |taps: &[Taps], len: usize| taps.len() == len && taps.iter().all(Taps::is_copy);
+    if whole(across, raster.width) && whole(down, raster.height) && raster.is_opaque() {
+        return raster.rgba.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    }
     let first = down.iter().map(|t| t.first).min().unwrap_or(0);
     let last = down.iter().map(|t| t.first + t.weights.len()).max().unwrap_or(first);
     let mut line = vec![[0.0_f32; 3]; raster.width];
@@ -172,7 +205,7 @@ mod tests {
     const WHITE: Rgb = Rgb([255; 3]);
 
     fn frame(size: usize, fit: Fit) -> Frame {
-        Frame { size, background: WHITE, fit, margin: 0.0 }
+        Frame { size, background: WHITE, fit, margin: 0.0, grey: false }
     }
 
     fn raster(width: usize, height: usize, pixel: impl Fn(usize, usize) -> [u8; 4]) -> Raster {

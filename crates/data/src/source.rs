@@ -10,8 +10,9 @@ use rayon::prelude::*;
 
 use crate::{
     Image, Skipped, Words, decode,
+    packed::{Files, Stretch},
     parquet::{Row, Tables},
-    resize::{Frame, fit},
+    resize::{Frame, Raster, fit},
 };
 
 /// One image that is not decoded yet.
@@ -32,6 +33,7 @@ pub(crate) enum Place {
     Bytes(&'static [u8]),
     File(PathBuf),
     Row(Row),
+    Stretch(Stretch),
 }
 
 #[derive(Default)]
@@ -47,6 +49,10 @@ pub(crate) struct Collection {
     pub passed_over: BTreeMap<String, usize>,
     /// The tables of [`Place::Row`].
     pub tables: Option<Tables>,
+    /// The files of [`Place::Stretch`].
+    pub files: Files,
+    /// What the contents were recognized as; empty for other sources.
+    pub recognized_as: String,
 }
 
 /// The file extension in lower case, with its dot; empty if there is none.
@@ -67,13 +73,18 @@ impl Collection {
 
     /// Decodes one image.
     pub fn decode(&self, index: usize, frame: &Frame) -> Result<Image, String> {
-        let raster = match (&self.entries[index].place, &self.tables) {
+        Ok(fit(&self.raster(index)?, frame))
+    }
+
+    /// Decodes one image, as it is.
+    pub fn raster(&self, index: usize) -> Result<Raster, String> {
+        Ok(match (&self.entries[index].place, &self.tables) {
             (Place::Bytes(bytes), _) => decode::bytes(bytes)?,
             (Place::File(path), _) => decode::file(path)?,
+            (Place::Stretch(stretch), _) => stretch.raster(&self.files)?,
             (Place::Row(row), Some(tables)) => tables.raster(*row)?,
             (Place::Row(_), None) => return Err("the row is missing".into()),
-        };
-        Ok(fit(&raster, frame))
+        })
     }
 
     /// Decodes all images in order, on all cores.

@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// `emoji`, a folder of images, or a Parquet file or folder.
+    /// `emoji`, a folder of images, a zip or tar archive of such, IDX, CIFAR's batches, NPY, NPZ or Parquet.
     #[arg(default_value = "emoji")]
     source: String,
     /// Width and height to resize images to.
@@ -73,7 +73,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     }
     ui.result(
         &json!({ "images": set.len(), "captioned": captioned, "classes": counts,
-            "passed_over": set.passed_over(), "sheet": args.output }),
+            "passed_over": set.passed_over(), "recognized_as": set.recognized_as(), "sheet": args.output }),
         text,
     );
     Ok(())
