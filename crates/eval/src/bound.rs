@@ -52,8 +52,8 @@ pub enum BoundError {
         /// Height of the first image.
         expected_height: usize,
     },
-    /// A network for something other than RGB images.
-    #[error("the network has {channels} input channels, expected 3 for RGB images")]
+    /// A network for something other than images.
+    #[error("the network has {channels} input channels, expected 3 for RGB images or 1 for grey ones")]
     Channels {
         /// Number of input channels.
         channels: usize,
@@ -223,8 +223,10 @@ pub fn evaluate(
 
     let dims: usize = shape.iter().product();
     let bits = |nats: f64| tweedie_core::bound::bits_per_dim(nats, dims);
-    let prior: Vec<f64> =
-        rows.iter().map(|row| bits(values(&row.image).map(|x0| model.bound.prior(x0)).sum())).collect();
+    let prior: Vec<f64> = rows
+        .iter()
+        .map(|row| bits(values(&row.image, shape[0]).map(|x0| model.bound.prior(x0)).sum()))
+        .collect();
     let reconstruction: Vec<f64> = terms.iter().map(|t| bits(t[0])).collect();
     let sizes = strata.sizes();
     let denoising: Vec<f64> = terms
@@ -275,7 +277,7 @@ fn check_rows(pipeline: &Pipeline, rows: &[Row]) -> Result<[usize; 3], BoundErro
             return Err(BoundError::Input(reason));
         }
     }
-    Ok([3, expected_height, expected_width])
+    Ok([pipeline.unet().config().in_channels, expected_height, expected_width])
 }
 
 /// The variance of the model's own sampler, from its network or its scheduler.
@@ -301,10 +303,10 @@ struct Model<'a> {
     clamp: Option<f64>,
 }
 
-/// The pixels, channel by channel, as values from -1 to 1.
-fn values(image: &Image) -> impl Iterator<Item = f64> + '_ {
-    let plane = |c| image.pixels.iter().skip(c).step_by(3).map(|&v| f64::from(v) / 127.5 - 1.0);
-    plane(0).chain(plane(1)).chain(plane(2))
+/// The pixels, channel by channel, as values from -1 to 1; one channel of a grey image.
+fn values(image: &Image, channels: usize) -> impl Iterator<Item = f64> + '_ {
+    let plane = |c: usize| image.pixels.iter().skip(c).step_by(3).map(|&v| f64::from(v) / 127.5 - 1.0);
+    (0..channels).flat_map(plane)
 }
 
 impl<'a> Model<'a> {
@@ -315,12 +317,13 @@ impl<'a> Model<'a> {
         options: &Options,
     ) -> Result<Self, BoundError> {
         let config = pipeline.unet().config();
-        if config.in_channels != 3 {
+        if ![1, 3].contains(&config.in_channels) {
             return Err(BoundError::Channels { channels: config.in_channels });
         }
         let variance = options.variance.unwrap_or_else(|| own_variance(pipeline));
-        if variance == ReverseVariance::LearnedRange && config.out_channels != 6 {
-            return Err(BoundError::Variance { channels: config.out_channels, expected: 6 });
+        if variance == ReverseVariance::LearnedRange && config.out_channels != 2 * config.in_channels {
+            let (channels, expected) = (config.out_channels, 2 * config.in_channels);
+            return Err(BoundError::Variance { channels, expected });
         }
         let schedule = &pipeline.scheduler().process().schedule;
         let steps = match schedule.times() {
@@ -365,7 +368,7 @@ impl<'a> Model<'a> {
             let scalings = parameterization.scalings(at);
             times.push(scalings.c_noise as f32);
             fill_normal(row_seed(seed, image as u64), index as u64, &mut eps);
-            let x = values(&rows[image].image).zip(&eps).map(|(x0, e)| alpha * x0 + sigma * f64::from(*e));
+            let x = values(&rows[image].image, c).zip(&eps).map(|(x0, e)| alpha * x0 + sigma * f64::from(*e));
             noisy.extend(x);
             let fresh = &noisy[noisy.len() - pixels..];
             input.extend(fresh.iter().map(|x| (scalings.c_in * x) as f32));
@@ -389,7 +392,7 @@ impl<'a> Model<'a> {
                 let x0_hat = self.clamp.map_or(x0_hat, |limit| x0_hat.clamp(-limit, limit));
                 self.bound.term(index, x0, x0_hat, if learned { f64::from(v[i]) } else { 0.0 }).nats
             };
-            terms.push(values(&rows[image].image).enumerate().map(term).sum());
+            terms.push(values(&rows[image].image, c).enumerate().map(term).sum());
         }
         Ok(terms)
     }

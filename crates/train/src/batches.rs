@@ -15,7 +15,7 @@ use crate::{
     time_sampler::{Draw, TimeSampler},
 };
 
-/// The rows of one forward and backward pass. Images are `[B, 3, H, W]`, row-major.
+/// The rows of one forward and backward pass. Images are `[B, C, H, W]`, row-major.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostBatch {
     /// The network's input, `c_in·(alpha·x0 + sigma·eps)`.
@@ -104,6 +104,8 @@ pub struct BatchMaker {
     sampler: TimeSampler,
     /// Whether rows store their image, for the bound.
     bound: bool,
+    /// Of an image, as the network sees it.
+    values: usize,
     seed: u64,
     batch: usize,
     accumulation: usize,
@@ -146,6 +148,7 @@ impl BatchMaker {
             noising: Noising::new(config),
             sampler: config.loss.sampler(),
             bound: config.loss.objective != ObjectiveKind::Simple,
+            values: config.data.channels * config.data.size * config.data.size,
             seed: config.run.seed,
             batch: config.run.batch,
             accumulation: config.run.accumulation,
@@ -183,6 +186,8 @@ impl BatchMaker {
                 let sample = done * rows as u64 + row as u64;
                 let item = self.train.get(self.order.index(sample))?;
                 let (mut x0, label) = augment(&item.image, &self.augment, augment_seed, sample);
+                // The planes of a grey image are equal.
+                x0.truncate(self.values);
                 eps.resize(x0.len(), 0.0);
                 normal(self.seed, Purpose::Noise, done, row as u64, &mut eps);
                 if self.bound {
@@ -246,7 +251,8 @@ impl BatchMaker {
             for row in start..(start + self.batch).min(rows) {
                 // Spread over the held-out set, with times in another order.
                 let item = self.held_out.get(row * self.held_out.len() / rows)?;
-                let x0 = item.image.to_planes();
+                let mut x0 = item.image.to_planes();
+                x0.truncate(self.values);
                 eps.resize(x0.len(), 0.0);
                 normal(0, Purpose::ValidationNoise, 0, row as u64, &mut eps);
                 let u = sampler.position(Purpose::ValidationTime, 0, 0, spread(row, rows), rows);

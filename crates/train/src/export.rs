@@ -55,7 +55,7 @@ pub(crate) fn model(
             steps: multistep.then_some(30),
             solver: multistep.then(|| "dpmpp-2m".to_owned()),
             spacing: multistep.then_some(Spacing::Trailing),
-            guidance: guided.then_some(2.0),
+            guidance: guided.then_some(config.conditioning.guidance),
             ..SamplingDefaults::default()
         },
         training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),

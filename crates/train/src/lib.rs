@@ -40,7 +40,7 @@ mod time_sampler;
 pub use autoencoder::{AdversarialConfig, Reconstruction, VaeConfig};
 pub use batches::{BatchMaker, HostBatch};
 pub use checkpoint::{Checkpoint, State};
-pub use config::{Conditioning, ConfigBuilder, PRESETS, Preset, Run, RunConfig, preset};
+pub use config::{Choice, Conditioning, ConfigBuilder, PRESETS, Preset, Run, RunConfig, Suited, preset};
 pub use diffusion::{DiffusionConfig, Output, Process};
 pub use dry_run::{DryRun, Memory, dry_run};
 pub use ema::{EmaConfig, EmaKind};

@@ -97,19 +97,22 @@ impl<'de> Deserialize<'de> for ModelConfig {
 }
 
 impl ModelConfig {
-    /// The diffusers configuration for RGB images of `size`×`size`. With `classes`, the network has that many classes and a null
-    /// class. With `learned_range` it has six output channels, the second half for the variance.
+    /// The diffusers configuration for images of `size`×`size` with 3 channels or 1. With `classes`, the network has that many classes and a null
+    /// class. With `learned_range` it has twice the output channels, the second half for the variance.
     ///
     /// # Errors
     /// [`TrainError::Config`] naming the key.
     pub fn unet(
         &self,
         size: usize,
+        channels: usize,
         classes: Option<usize>,
         learned_range: bool,
     ) -> Result<UNet2DConfig, TrainError> {
         let mut config = match self {
-            Self::Compact(compact) => compact.unet()?,
+            Self::Compact(compact) => {
+                UNet2DConfig { in_channels: channels, out_channels: channels, ..compact.unet()? }
+            }
             Self::UNet(table) => {
                 let value = nulls(serde_json::to_value(table).unwrap_or_default());
                 UNet2DConfig::from_json(&value.to_string())
@@ -117,14 +120,21 @@ impl ModelConfig {
             }
         };
         config.sample_size = Some(SampleSize::Square(size));
-        if config.in_channels != 3 {
-            return Err(TrainError::config("model.unet.in_channels", config.in_channels, "3 for RGB images"));
+        let images = format!("{channels}, as images have (data.channels)");
+        if config.in_channels != channels {
+            return Err(TrainError::config("model.unet.in_channels", config.in_channels, images));
         }
         let (answered, expected) = match learned_range {
-            false => (3, "3 for RGB images"),
-            true => (6, "3, or 6 with a learned variance (diffusion.variance = learned-range)"),
+            false => (channels, images),
+            true => (
+                2 * channels,
+                format!(
+                    "{channels} or {}, for images and their variances (diffusion.variance = learned-range)",
+                    2 * channels
+                ),
+            ),
         };
-        if ![3, answered].contains(&config.out_channels) {
+        if ![channels, answered].contains(&config.out_channels) {
             return Err(TrainError::config("model.unet.out_channels", config.out_channels, expected));
         }
         config.out_channels = answered;

@@ -84,8 +84,9 @@ impl Objective {
     ) -> BatchLoss {
         let b = batch.len();
         let pixels = batch.input.len() / b.max(1);
-        let side = ((pixels / 3) as f64).sqrt().round() as usize;
-        let shape = [b, 3, side, side];
+        let channels = model.unet.config().in_channels;
+        let side = ((pixels / channels) as f64).sqrt().round() as usize;
+        let shape = [b, channels, side, side];
         let classes = (!batch.classes.is_empty()).then(|| batch.classes.clone());
         let labels = (!batch.labels.is_empty()).then_some(batch.labels.as_slice());
         let input = from_host(batch.input.clone(), shape, device);
@@ -93,10 +94,7 @@ impl Objective {
         let mut loss = BatchLoss { value: 0.0, rows: vec![0.0; b], graph: Tensor::zeros([1], device) };
         let mut graph = None;
         if self.kind != ObjectiveKind::Vlb {
-            let mean = match output.dims() {
-                [_, 3, ..] => output.clone(),
-                _ => output.clone().narrow(1, 0, 3),
-            };
+            let mean = output.clone().narrow(1, 0, channels);
             let error = mean - constant(batch.target.clone(), shape, &output);
             let square = error.clone() * error;
             let share = 1.0 / (pixels as f64 * rows as f64);
@@ -111,7 +109,7 @@ impl Objective {
             graph = Some(sum);
         }
         if let Some(bound) = &self.bound {
-            let [_, channels, ..] = output.dims();
+            let [_, answered, ..] = output.dims();
             let terms = self.terms(bound, batch, &to_host(output.clone()));
             let share: Vec<f64> =
                 batch.importance.iter().map(|i| f64::from(*i) * self.vlb_weight / rows as f64).collect();
@@ -122,7 +120,7 @@ impl Objective {
             let each = terms.gradient.len() / b.max(1);
             let scaled = terms.gradient.chunks(each.max(1)).zip(&share);
             let gradient = scaled.flat_map(|(g, s)| g.iter().map(move |g| (g * s) as f32)).collect();
-            let sum = (output.clone() * constant(gradient, [b, channels, side, side], &output)).sum();
+            let sum = (output.clone() * constant(gradient, [b, answered, side, side], &output)).sum();
             graph = Some(match graph {
                 Some(simple) => simple + sum,
                 None => sum,
@@ -199,7 +197,7 @@ mod tests {
         let batch = BatchMaker::new(&config, &data).unwrap().step(0).unwrap().remove(0);
         let device = tweedie_ops::device("cpu").unwrap();
         let learned = config.diffusion.learned_range();
-        let unet = config.model.unet(8, Some(data.class_names().len()), learned).unwrap();
+        let unet = config.model.unet(8, 3, Some(data.class_names().len()), learned).unwrap();
         Case { model: TrainModel::new(&unet, true, 0, &device).unwrap(), batch, device, config }
     }
 
@@ -335,7 +333,7 @@ mod tests {
             let case = case(3, &set);
             let device = case.device.clone().autodiff();
             let data = Dataset::open(&case.config.data).unwrap();
-            let unet = case.config.model.unet(8, Some(data.class_names().len()), true).unwrap();
+            let unet = case.config.model.unet(8, 3, Some(data.class_names().len()), true).unwrap();
             let model = TrainModel::new(&unet, true, 0, &device).unwrap();
             let objective = Objective::new(&case.config).unwrap();
             let loss = objective.of(&model, &case.batch, 3, Mode::Eval, &case.device);

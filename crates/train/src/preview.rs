@@ -29,7 +29,7 @@ pub(crate) fn samples(
     let run = &config.run;
     let schedule = config.diffusion.schedule()?;
     let (plan, solver) = plan(schedule, config.diffusion.shift, run.preview_steps)?;
-    let size = config.data.size;
+    let (size, channels) = (config.data.size, config.data.channels);
     let mut images = Vec::with_capacity(run.preview_images);
     for start in (0..run.preview_images).step_by(run.batch) {
         let rows: Vec<usize> = (start..(start + run.batch).min(run.preview_images)).collect();
@@ -41,14 +41,15 @@ pub(crate) fn samples(
         let seeds = rows.iter().map(|&i| key(run.seed, Purpose::Preview, i as u64)).collect();
         let mut noise = RowNoise(seeds);
         // The draws of a plan start at 0.
-        let x = noise.tensor([rows.len(), 3, size, size], u64::MAX, device).mul_scalar(plan.start_std);
+        let x = noise.tensor([rows.len(), channels, size, size], u64::MAX, device).mul_scalar(plan.start_std);
         let x = sample(&plan, &*solver, &Clamped(network), Batch(x), &mut noise).finish()?;
         let data = x.0.into_data().convert::<f32>();
         let values = data.as_slice::<f32>().unwrap_or_default();
         if !values.iter().all(|v| v.is_finite()) {
             return Err(Halt::Failed("the network's output is not finite".into()).into());
         }
-        images.extend(values.chunks_exact(3 * size * size).map(|v| Image::from_planes(size, size, v)));
+        let rows = values.chunks_exact(channels * size * size);
+        images.extend(rows.map(|v| Image::from_planes(size, size, &v.repeat(3 / channels))));
     }
     Ok(images)
 }

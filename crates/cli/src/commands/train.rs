@@ -7,8 +7,10 @@ use clap::Args as ClapArgs;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar};
 use serde_json::json;
 use tweedie::{
-    data::Source,
-    train::{ConfigBuilder, PRESETS, RunConfig, TaskKind, TrainEvent, TrainLoop, dry_run, task_of},
+    data::{Source, survey},
+    train::{
+        Choice, ConfigBuilder, PRESETS, RunConfig, Suited, TaskKind, TrainEvent, TrainLoop, dry_run, task_of,
+    },
 };
 
 use crate::{
@@ -25,7 +27,7 @@ pub struct Args {
     /// Preset to start from.
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Training data: `emoji`, a folder of images, or a Parquet file or folder.
+    /// Training data: `emoji`, a folder of images, a zip or tar archive, IDX, CIFAR's batches, NPY, NPZ or Parquet.
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
     /// Autoencoder of a text-to-image model: its folder, or that of the run that trained it.
@@ -70,7 +72,13 @@ pub fn run(args: Args, ui: Ui, device: Option<&str>) -> Result<ExitCode> {
     if args.dry_run {
         return show(&args, ui, device);
     }
-    let config = args.resolve(device)?;
+    let (config, suited) = args.resolve(device)?;
+    if !suited.choices.is_empty() {
+        ui.event(&json!({ "event": "chosen", "data": suited.data, "choices": suited.choices }));
+        ui.note(chosen(&suited));
+    } else if let Source::Packed(path) = &config.data.source {
+        ui.note(format!("{}: {}", path.display(), survey(&config.data)?.recognized_as));
+    }
     let mut run = if args.resume { TrainLoop::resume_with(config)? } else { TrainLoop::new(config)? };
     let stop = run.stop_handle();
     interrupt::answer(ui, "stopping after this step and saving a checkpoint", move || stop.request());
@@ -97,6 +105,7 @@ impl Args {
                 Source::Emoji => quoted("emoji"),
                 Source::Folder(_) => format!("{{ folder = {} }}", quoted(data)),
                 Source::Parquet(_) => format!("{{ parquet = {} }}", quoted(data)),
+                Source::Packed(_) => format!("{{ packed = {} }}", quoted(data)),
             };
             put("data.source", value);
         }
@@ -120,26 +129,34 @@ impl Args {
     fn own(&self) -> Result<ConfigBuilder> {
         let out = match &self.out {
             Some(out) => out.clone(),
-            None => ConfigBuilder::preset(PRESETS[0].name)?.build()?.run.out,
+            None => ConfigBuilder::preset(self.default_preset()?)?.out()?,
         };
         let file = out.join("config.toml");
         ensure!(file.is_file(), "{}: no run to resume (config.toml is missing)", out.display());
         Ok(ConfigBuilder::file(&file)?)
     }
 
-    /// The preset for the model given by --init, or the first preset.
+    /// The preset for the data and the model given by --init.
     fn default_preset(&self) -> Result<&'static str> {
         Ok(match &self.init {
             Some(init) => match task_of(init)? {
+                TaskKind::Diffusion if self.has_own_data() => "folder",
                 TaskKind::Diffusion => "emoji",
                 TaskKind::TextToImage => "text-to-image",
                 TaskKind::Vae => "vae",
             },
-            None => PRESETS[0].name,
+            None if self.has_own_data() => "folder",
+            None => "emoji",
         })
     }
 
-    fn resolve(&self, device: Option<&str>) -> Result<RunConfig> {
+    /// Whether the data is not the emoji.
+    fn has_own_data(&self) -> bool {
+        self.data.as_deref().is_some_and(|data| source::parse(data) != Source::Emoji)
+    }
+
+    /// The configuration, and the settings chosen from the data.
+    fn resolve(&self, device: Option<&str>) -> Result<(RunConfig, Suited)> {
         let base = match (&self.preset, &self.config) {
             (Some(name), None) => ConfigBuilder::preset(name)?,
             (Some(name), Some(file)) => ConfigBuilder::preset(name)?.over(ConfigBuilder::file(file)?),
@@ -162,6 +179,7 @@ impl Args {
         for assignment in self.assignments(device) {
             builder = builder.set(&assignment)?;
         }
+        let (builder, suited) = builder.suited()?;
         let mut config = builder.build()?;
         // A length on the command line replaces the preset's limit.
         match (self.steps, self.minutes) {
@@ -169,7 +187,7 @@ impl Args {
             (None, Some(_)) => config.run.steps = None,
             _ => {}
         }
-        Ok(config.resolved()?)
+        Ok((config.resolved()?, suited))
     }
 }
 
@@ -247,13 +265,28 @@ fn tell(ui: Ui, bar: &ProgressBar, minutes: Option<f64>, event: TrainEvent) -> b
     false
 }
 
+/// The chosen settings, one per line.
+fn chosen(suited: &Suited) -> String {
+    let mut lines = vec![format!("{}; settings chosen from the data:", suited.data)];
+    let key = |c: &Choice| format!("{} = {}", c.key, c.value);
+    let width = suited.choices.iter().map(|c| key(c).len()).max().unwrap_or(0);
+    lines.extend(suited.choices.iter().map(|c| format!("  {:<width$}  {}", key(c), c.why)));
+    lines.join("\n")
+}
+
 fn show(args: &Args, ui: Ui, device: Option<&str>) -> Result<ExitCode> {
-    let plan = dry_run(args.resolve(device)?)?;
+    let (config, suited) = args.resolve(device)?;
+    let plan = dry_run(config)?;
     let m = &plan.memory;
     let value = json!({ "config": plan.config, "parameters": plan.parameters, "images": plan.images,
-        "held_out": plan.held_out, "classes": plan.classes, "memory_bytes": m.total() });
+        "held_out": plan.held_out, "classes": plan.classes, "memory_bytes": m.total(),
+        "chosen": suited.choices });
+    let chosen = match suited.choices.is_empty() {
+        true => String::new(),
+        false => format!("# {}\n", chosen(&suited).replace('\n', "\n# ")),
+    };
     let text = format!(
-        "{}\n# {} parameters; {} images, {} held out; {} classes\n\
+        "{}\n{chosen}# {} parameters; {} images, {} held out; {} classes\n\
          # memory about {}: weights {}, gradients {}, optimizer {}, averages {}, activations {}, data {}",
         plan.config.trim_end(),
         plan.parameters,

@@ -92,7 +92,7 @@ pub fn evaluate(
         let mut eps = vec![0.0f32; dims];
         for &image in chunk {
             fill_normal(row_seed(options.seed, image as u64), 0, &mut eps);
-            let noisy = values(&rows[image].image).zip(&eps);
+            let noisy = values(&rows[image].image, shape[0]).zip(&eps);
             x.extend(noisy.map(|(x0, e)| first.alpha * x0 + first.sigma * f64::from(*e)));
             log_q.push(log_normal(eps.iter().map(|e| f64::from(*e)), 1.0) - dims as f64 * first.sigma.ln());
             probes.extend(signs(options.seed, image, dims));

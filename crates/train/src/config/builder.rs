@@ -19,8 +19,10 @@ const LONGEST: u64 = 1 << 24;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConfigBuilder {
-    table: toml::Table,
-    origin: String,
+    pub(super) table: toml::Table,
+    pub(super) origin: String,
+    /// Whether keys that are not given are chosen from the data.
+    pub(super) follows_data: bool,
 }
 
 impl ConfigBuilder {
@@ -30,7 +32,8 @@ impl ConfigBuilder {
     /// If there is no preset of this name.
     pub fn preset(name: &str) -> Result<Self, TrainError> {
         let preset = preset(name)?;
-        Self::text(preset.toml, &format!("preset {name}"))
+        let built = Self::text(preset.toml, &format!("preset {name}"))?;
+        Ok(Self { follows_data: preset.follows_data, ..built })
     }
 
     /// Starts from a file. Its first key may be `preset = "..."`, which the rest then overrides. Without it, missing keys have
@@ -59,7 +62,7 @@ impl ConfigBuilder {
         }
         toml::from_str::<RunConfig>(&own)
             .map_err(|e| TrainError::Toml { origin: origin.into(), reason: reason(&e, &own) })?;
-        let layer = Self { table, origin: origin.into() };
+        let layer = Self { table, origin: origin.into(), follows_data: false };
         match base {
             None => Ok(layer),
             Some(toml::Value::String(name)) => Ok(Self::preset(&name)?.over(layer)),
@@ -137,17 +140,30 @@ impl ConfigBuilder {
         Ok(self)
     }
 
-    fn parse(&self) -> Result<RunConfig, String> {
+    pub(super) fn parse(&self) -> Result<RunConfig, String> {
         // Goes through text, so that errors name the key.
         let text = toml::to_string(&self.table).map_err(|e| e.to_string())?;
         toml::from_str(&text).map_err(|e| reason(&e, &text))
     }
 
-    /// The checked configuration, with values that depend on others filled in.
+    /// The folder of the run.
     ///
     /// # Errors
-    /// [`TrainError::Config`] naming the key, the value, and what was expected.
+    /// If a value is invalid.
+    pub fn out(&self) -> Result<std::path::PathBuf, TrainError> {
+        let parsed = self.parse().map_err(|reason| TrainError::Toml { origin: self.origin.clone(), reason });
+        Ok(parsed?.run.out)
+    }
+
+    /// The checked configuration, with values that depend on others filled in. With the preset `folder` it reads some of the
+    /// data; [`ConfigBuilder::suited`] returns what was chosen.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] naming the key, the value and what was expected; as [`ConfigBuilder::suited`].
     pub fn build(self) -> Result<RunConfig, TrainError> {
+        if self.follows_data {
+            return self.suited()?.0.build();
+        }
         let config =
             self.parse().map_err(|reason| TrainError::Toml { origin: self.origin.clone(), reason })?;
         config.resolved()
@@ -171,7 +187,7 @@ fn reason(error: &toml::de::Error, text: &str) -> String {
 }
 
 /// Merges `layer` over `base`. A table of alternatives replaces the one below.
-fn merge(base: &mut toml::Table, layer: toml::Table) {
+pub(super) fn merge(base: &mut toml::Table, layer: toml::Table) {
     for (key, value) in layer {
         match (base.get_mut(&key), value) {
             (Some(toml::Value::Table(below)), toml::Value::Table(above)) => {

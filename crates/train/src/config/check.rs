@@ -34,7 +34,7 @@ impl RunConfig {
     /// [`TrainError::Config`] naming the key.
     pub fn unet(&self, classes_in_data: usize) -> Result<UNet2DConfig, TrainError> {
         let classes = self.conditioning.class_count(classes_in_data);
-        self.model.unet(self.data.size, classes, self.diffusion.learned_range())
+        self.model.unet(self.data.size, self.data.channels, classes, self.diffusion.learned_range())
     }
 
     /// The meaning of the network's raw output.
@@ -106,6 +106,10 @@ impl RunConfig {
         self.optimizer.check()?;
         self.learning_rate.check()?;
         self.ema.check()?;
+        if self.data.channels != 3 && self.task != TaskKind::Diffusion {
+            let expected = format!("3: task = {} learns images in colour only", self.task);
+            return Err(TrainError::config("data.channels", self.data.channels, expected));
+        }
         match self.task {
             TaskKind::Diffusion => self.check_diffusion(),
             TaskKind::TextToImage => {
@@ -122,9 +126,13 @@ impl RunConfig {
         if !(0.0..=1.0).contains(&dropout) {
             return Err(TrainError::config("conditioning.label_dropout", dropout, "a probability in 0..=1"));
         }
+        let guidance = self.conditioning.guidance;
+        if !(guidance >= 0.0 && guidance.is_finite()) {
+            return Err(TrainError::config("conditioning.guidance", guidance, "a finite number, at least 0"));
+        }
         self.diffusion.check()?;
         self.loss.check(&self.diffusion)?;
-        self.model.unet(self.data.size, None, self.diffusion.learned_range())?;
+        self.model.unet(self.data.size, self.data.channels, None, self.diffusion.learned_range())?;
         Ok(())
     }
 
@@ -146,6 +154,7 @@ impl RunConfig {
             "run.out",
             "data.cache_mb",
             "ema.snapshot_every",
+            "conditioning.guidance",
             "text.prompts",
             "text.guidance",
             "text.latents.cache_mb",

@@ -3,6 +3,7 @@
 mod builder;
 mod check;
 mod presets;
+mod suited;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::{
 
 pub use builder::ConfigBuilder;
 pub use presets::{PRESETS, Preset, preset};
+pub use suited::{Choice, Suited};
 
 /// Everything that determines a training run. Equal configurations on the same machine give equal bits. Tables that the task
 /// does not use are not written.
@@ -185,11 +187,13 @@ pub struct Conditioning {
     /// Probability, `0..=1`, of using the null class (index K for K classes) instead, for guidance (Ho & Salimans 2022,
     /// arXiv:2207.12598).
     pub label_dropout: f64,
+    /// Default guidance scale stored with the model, at least 0; 1 means no guidance. Used only with label dropout.
+    pub guidance: f64,
 }
 
 impl Default for Conditioning {
     fn default() -> Self {
-        Self { classes: None, balance: false, label_dropout: 0.1 }
+        Self { classes: None, balance: false, label_dropout: 0.1, guidance: 2.0 }
     }
 }
 

@@ -11,6 +11,9 @@ pub struct Preset {
     pub about: &'static str,
     /// The TOML text.
     pub toml: &'static str,
+    /// Whether keys that are not given are chosen from the data; see
+    /// [`ConfigBuilder::suited`](super::ConfigBuilder::suited).
+    pub follows_data: bool,
 }
 
 /// All presets; the first is the default.
@@ -19,26 +22,37 @@ pub const PRESETS: &[Preset] = &[
         name: "emoji",
         about: "32x32 emoji by subgroup, from the built-in artwork; takes minutes on a laptop",
         toml: include_str!("../presets/emoji.toml"),
+        follows_data: false,
+    },
+    Preset {
+        name: "folder",
+        about: "your own images: size, channels, augmentation and network follow from them",
+        toml: include_str!("../presets/folder.toml"),
+        follows_data: true,
     },
     Preset {
         name: "tiny",
         about: "a very small network on 16x16 emoji, for quick tries",
         toml: include_str!("../presets/tiny.toml"),
+        follows_data: false,
     },
     Preset {
         name: "cifar",
         about: "DDPM's network for CIFAR-10 (35.7 M parameters), for a folder of 32x32 images by class",
         toml: include_str!("../presets/cifar.toml"),
+        follows_data: false,
     },
     Preset {
         name: "vae",
         about: "an autoencoder of 64x64 emoji, for latent diffusion models",
         toml: include_str!("../presets/vae.toml"),
+        follows_data: false,
     },
     Preset {
         name: "text-to-image",
         about: "text to 64x64 emoji, in the latents of an autoencoder (--vae)",
         toml: include_str!("../presets/text-to-image.toml"),
+        follows_data: false,
     },
 ];
 

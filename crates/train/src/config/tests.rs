@@ -20,7 +20,7 @@ fn presets_build_and_survive_toml() {
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config);
     }
-    assert!(preset("nope").unwrap_err().to_string().contains("one of emoji, tiny, cifar"));
+    assert!(preset("nope").unwrap_err().to_string().contains("one of emoji, folder, tiny, cifar"));
 }
 
 /// The number is that of google/ddpm-cifar10-32 on the hub.
@@ -64,7 +64,7 @@ fn a_whole_network_replaces_the_compact_one() {
         norm_num_groups = 8
     "#;
     let config = ConfigBuilder::text(text, "mine.toml").and_then(ConfigBuilder::build).unwrap();
-    let unet = config.model.unet(16, Some(9), false).unwrap();
+    let unet = config.model.unet(16, 3, Some(9), false).unwrap();
     assert_eq!((unet.attention_head_dim, unet.num_class_embeds), (None, Some(10)));
     assert_eq!(toml::from_str::<RunConfig>(&config.to_toml().unwrap()).unwrap(), config);
     let wrong = text.replace("norm_num_groups", "norm_groups");
@@ -187,6 +187,8 @@ fn no_value_of_any_key_panics() {
     for p in PRESETS {
         let base = ConfigBuilder::preset(p.name).unwrap();
         let text = base.clone().build().unwrap().to_toml().unwrap();
+        // Without a look at the data for each.
+        let base = if p.follows_data { ConfigBuilder::text(&text, p.name).unwrap() } else { base };
         let mut all = Vec::new();
         keys("", &text.parse().unwrap(), &mut all);
         for key in &all {
@@ -247,4 +249,55 @@ fn floats_survive_both_formats_bit_for_bit() {
         let toml = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<LearningRateConfig>(&toml).unwrap().peak.to_bits(), peak.to_bits());
     }
+}
+
+/// Images of one colour each, in two classes.
+fn pictures(n: usize, side: usize, pixel: impl Fn(usize) -> [u8; 3]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..n {
+        let class = dir.path().join(["a", "b"][i % 2]);
+        std::fs::create_dir_all(&class).unwrap();
+        let image = tweedie_data::Image::filled(side, side, tweedie_data::Rgb(pixel(i)));
+        image.save_png(class.join(format!("{i}.png"))).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn the_preset_folder_follows_the_data_and_what_is_given() {
+    let suited = |data: &tempfile::TempDir, set: &[&str]| {
+        let source = format!("data.source={{ folder = {:?} }}", data.path());
+        let base = ConfigBuilder::preset("folder").unwrap().set(&source).unwrap();
+        let (builder, said) = set.iter().try_fold(base, |b, a| b.set(a)).unwrap().suited().unwrap();
+        (builder.build().unwrap(), said)
+    };
+    let grey = pictures(8, 28, |i| [i as u8 * 20; 3]);
+    let (config, said) = suited(&grey, &["run.minutes=5.0"]);
+    assert_eq!((config.data.size, config.data.channels, config.augment.edm.p), (28, 1, 0.25));
+    assert_eq!(config.augment.padding, tweedie_data::Padding::Reflect);
+    assert_eq!((config.conditioning.guidance, Conditioning::default().guidance), (1.0, 2.0));
+    let unet = config.unet(2).unwrap();
+    assert_eq!((unet.in_channels, unet.out_channels, unet.block_out_channels.len()), (1, 1, 3));
+    assert_eq!(said.data, "8 images of 28 pixels a side, grey, 2 classes");
+    let keys: Vec<_> = said.choices.iter().map(|c| c.key).collect();
+    assert_eq!(keys[..3], ["data.size", "data.channels", "augment.edm.p"]);
+    // What was chosen is stored, and is not chosen again.
+    let again = ConfigBuilder::text(&config.to_toml().unwrap(), "config.toml").unwrap();
+    assert_eq!(again.build().unwrap(), config);
+
+    let given = ["run.minutes=5.0", "data.size=16", "augment.edm.p=0.0", "model.base_channels=16"];
+    let (config, said) = suited(&grey, &given);
+    assert_eq!((config.data.size, config.augment.edm.p), (16, 0.0));
+    assert_eq!(config.unet(2).unwrap().block_out_channels, [16, 32, 64]);
+    assert!(said.choices.iter().all(|c| !given.iter().any(|g| g.starts_with(&format!("{}=", c.key)))));
+
+    let coloured = pictures(4, 70, |i| [9, 20, i as u8]);
+    let (short, _) = suited(&coloured, &["run.minutes=5.0"]);
+    let (long, _) = suited(&coloured, &["run.minutes=600.0"]);
+    assert_eq!((short.data.size, short.data.channels), (32, 3));
+    assert_eq!((long.data.size, long.unet(2).unwrap().block_out_channels.len()), (64, 4));
+    let empty = tempfile::tempdir().unwrap();
+    let source = format!("data.source={{ folder = {:?} }}", empty.path());
+    let none = ConfigBuilder::preset("folder").unwrap().set(&source).unwrap().build().unwrap_err();
+    assert!(none.to_string().contains("no images in"), "{none}");
 }

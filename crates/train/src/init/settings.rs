@@ -50,9 +50,9 @@ fn diffusion(dir: &Path) -> Result<Table, TrainError> {
     if let Some(scheduler) = &model.scheduler {
         layer.insert("diffusion".into(), process(scheduler)?);
     }
-    if let Some(size) = square(model.unet.sample_size) {
-        layer.insert("data".into(), table([("size", number(size))]));
-    }
+    let mut data = Table::from_iter([("channels".to_owned(), number(model.unet.in_channels))]);
+    data.extend(square(model.unet.sample_size).map(|size| ("size".to_owned(), number(size))));
+    layer.insert("data".into(), toml::Value::Table(data));
     Ok(layer)
 }
 
