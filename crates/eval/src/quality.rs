@@ -4,13 +4,7 @@ use serde::Serialize;
 
 use crate::{
     extract::{Extracted, Extractor},
-    metrics::{
-        MetricError, Moments, Score,
-        frechet::fid,
-        inception::inception_score,
-        kernel::kid,
-        manifold::{Shares, shares},
-    },
+    metrics::{MetricError, Reference, Score, Watch, inception::inception_score, manifold::Shares},
 };
 
 /// The neighbour that balls reach to, for precision, recall, density and coverage.
@@ -84,10 +78,15 @@ pub struct Quality {
 
 impl Quality {
     /// All scores of `pictures` compared with `data`, both from `extractor`.
-    pub fn of(extractor: &dyn Extractor, pictures: &Extracted, data: &Extracted) -> Self {
-        let (a, b) = (&pictures.features, &data.features);
-        let kid = kid(a, b);
-        let shares = shares(a, b, NEIGHBOUR);
+    pub fn of(
+        extractor: &dyn Extractor,
+        pictures: &Extracted,
+        data: &Reference<'_>,
+        watch: Watch<'_>,
+    ) -> Self {
+        let (a, b) = (&pictures.features, data.features());
+        let kid = data.kid(a, watch);
+        let shares = data.shares(a, NEIGHBOUR, watch);
         let share = |f: fn(&Shares) -> Score| Outcome::from(shares.as_ref().map(f).map_err(Clone::clone));
         Self {
             extractor: extractor.name().into(),
@@ -95,7 +94,7 @@ impl Quality {
             dim: a.dim(),
             generated: a.len(),
             data: b.len(),
-            fid: fid(a, &Moments::of(b)).into(),
+            fid: data.fid(a).into(),
             kid_blocks: kid.as_ref().ok().and_then(|k| k.blocks),
             kid: kid.map(|k| k.score).into(),
             inception_score: inception_score(&pictures.probabilities).into(),

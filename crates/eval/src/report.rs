@@ -36,6 +36,17 @@ pub struct Evaluation {
     pub bound: Option<bound::Report>,
     /// Bits per dimension by the density of the deterministic sampler.
     pub ode: Option<ode::Report>,
+    /// Seconds for each part of the evaluation.
+    pub cost: Vec<(String, f64)>,
+}
+
+impl Evaluation {
+    /// The time of the evaluation in one line; `None` if unknown.
+    pub fn took(&self) -> Option<String> {
+        let parts: Vec<_> = self.cost.iter().map(|(what, s)| format!("{what} {s:.1} s")).collect();
+        let total: f64 = self.cost.iter().map(|(_, s)| s).sum();
+        (!parts.is_empty()).then(|| format!("{total:.1} s: {}", parts.join(", ")))
+    }
 }
 
 /// Images of the page, as PNG files.
@@ -95,8 +106,9 @@ pub fn html(found: &Evaluation, pictures: &Pictures) -> String {
 fn facts(page: &mut String, found: &Evaluation) {
     let own = [("data", found.data.clone()), ("seed", found.seed.to_string())];
     let own = own.into_iter().map(|(k, v)| (k.to_owned(), v));
+    let took = found.took().map(|took| ("took".to_owned(), took));
     page.push_str("<table class=\"facts\">\n");
-    for (key, value) in own.chain(found.facts.iter().cloned()) {
+    for (key, value) in own.chain(found.facts.iter().cloned()).chain(took) {
         row(page, &[&escape(&key), &escape(&value)]);
     }
     page.push_str("</table>\n");

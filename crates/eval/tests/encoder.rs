@@ -7,7 +7,7 @@ use std::{fs, ops::ControlFlow, sync::LazyLock};
 use tweedie_data::{DataConfig, Dataset, EmojiClasses, EmojiConfig, Image};
 use tweedie_eval::{
     extract::{Encoder, ExtractError, Extracted, Extractor, stored},
-    metrics::{Features, Moments, frechet},
+    metrics::{Features, Moments, Reference, Watch, frechet},
     neighbours::{Memorisation, nearest_features},
     quality::{Outcome, Quality},
     report::{Evaluation, Pictures, html},
@@ -20,6 +20,8 @@ static EMOJI: LazyLock<Vec<Image>> = LazyLock::new(|| {
 });
 
 static ENCODER: LazyLock<Encoder> = LazyLock::new(|| Encoder::embedded(&Device::flex()).unwrap());
+
+const QUIET: Watch<'_> = &|_, _| {};
 
 fn extract(images: &[Image]) -> Extracted {
     ENCODER.extract(images, &mut |_, _| ControlFlow::Continue(())).unwrap()
@@ -42,7 +44,8 @@ fn a_changed_emoji_is_still_known() {
     let all = extract(&EMOJI);
     assert_eq!((all.features.dim(), ENCODER.dim()), (64, 64));
     let changed: Vec<Image> = EMOJI.iter().map(moved).collect();
-    let found = nearest_features(&extract(&changed).features, &all.features).unwrap();
+    let set = Reference::new(&all.features);
+    let found = nearest_features(&extract(&changed).features, &set, QUIET).unwrap();
     let known = found.iter().enumerate().filter(|(i, n)| n.index == *i).count();
     assert!(known > 340, "{known} of {}", EMOJI.len());
     let moments = Moments::of(&all.features);
@@ -143,12 +146,13 @@ fn features_are_kept_and_made_anew_when_damaged() {
 #[test]
 fn the_page_holds_everything_and_needs_nothing() {
     let (a, b) = (extract(&EMOJI[..90]), extract(&EMOJI[90..200]));
-    let quality = Quality::of(&*ENCODER, &a, &b);
+    let data = Reference::new(&b.features);
+    let quality = Quality::of(&*ENCODER, &a, &data, QUIET);
     assert!(quality.rows().iter().all(|(_, _, o)| matches!(o, Outcome::Scored { .. })), "{quality:?}");
     let few = extract(&EMOJI[..10]);
-    let refused = Quality::of(&*ENCODER, &few, &b);
+    let refused = Quality::of(&*ENCODER, &few, &data, QUIET);
     assert!(matches!(&refused.fid, Outcome::Refused { refused } if refused.contains("10 images for 64")));
-    let near = |x: &Features| nearest_features(x, &b.features).unwrap();
+    let near = |x: &Features| nearest_features(x, &data, QUIET).unwrap();
     let features = Memorisation { generated: near(&a.features), held_out: near(&few.features) };
     let found = Evaluation {
         subject: "a <model> & more".into(),
@@ -161,6 +165,7 @@ fn the_page_holds_everything_and_needs_nothing() {
         features: Some(features),
         bound: None,
         ode: None,
+        cost: vec![("features".into(), 1.25), ("scores".into(), 0.5)],
     };
     let png = EMOJI[0].to_png("a.png".as_ref()).unwrap();
     let page = html(&found, &Pictures { samples: png.clone(), features: png, ..Pictures::default() });
@@ -172,6 +177,7 @@ fn the_page_holds_everything_and_needs_nothing() {
         "neither with FID of Inception",
         "<svg",
         "90 generated",
+        "1.8 s: features 1.2 s, scores 0.5 s",
     ] {
         assert!(page.contains(text), "{text}: {page}");
     }

@@ -1,6 +1,7 @@
 //! `tweedie ema`.
 
 use std::{
+    cell::OnceCell,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -10,7 +11,8 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
     eval::{
-        extract::Encoder,
+        extract::{Encoder, Extracted},
+        metrics::Reference,
         quality::{Outcome, Quality},
         sweep::{Point, plot},
     },
@@ -21,7 +23,7 @@ use tweedie::{
 use tweedie_system::files::Made;
 
 use super::{
-    eval::scores::{Cache, generate, images, of_data, of_pictures},
+    eval::scores::{Cache, generate, images, of_data, of_pictures, watch},
     sample::{check_folder, check_place},
 };
 use crate::{source, ui::Ui};
@@ -113,21 +115,24 @@ fn sweep(args: &Args, stds: &[f64], ui: Ui, device: &str) -> Result<()> {
     let request = Request { count: args.count, seed: args.seed, steps: args.steps, ..Request::default() };
     let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
     let _removed_when_interrupted = Made::new(scratch.path());
-    let (mut points, mut data) = (Vec::new(), None);
+    let (mut points, data, reference) = (Vec::new(), OnceCell::<Extracted>::new(), OnceCell::new());
     for (std, made) in stds.iter().zip(models) {
         let folder = scratch.path().join(format!("std-{std}"));
         made.export(&folder)?;
         let pipeline = Pipeline::load(&folder, &device)?;
-        if data.is_none() {
+        if data.get().is_none() {
             let (resolved, _) = pipeline.resolve(&request)?;
             let config = source::of_model(pipeline.extras(), None, resolved.shape[1], None)?;
             let (train, _) = source::open(&config, ui)?.split();
-            data = Some(of_data(&encoder, &images(&train, ui)?, &args.cache, ui)?);
+            let _ = data.set(of_data(&encoder, &images(&train, ui)?, &args.cache, ui)?);
         }
-        let data = data.as_ref().context("no data")?;
+        let data = data.get().context("no data")?;
+        let reference = reference.get_or_init(|| Reference::new(&data.features));
         ui.note(format!("std {std}"));
         let pictures = of_pictures(&encoder, &generate(&pipeline, &request, ui)?, ui)?;
-        let quality = Quality::of(&encoder, &pictures, data);
+        let bar = ui.bar(0, "pairs of features");
+        let quality = Quality::of(&encoder, &pictures, reference, &watch(&bar));
+        bar.finish_and_clear();
         points.push(Point { std: *std, missing: made.fit.error, quality });
     }
     plot(&points, &args.picture)?;

@@ -7,6 +7,7 @@ mod show;
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +17,7 @@ use tweedie::{
     data::{DataConfig, Dataset, Image, ImageFacts, Source, image_facts},
     eval::{
         extract::{Encoder, Extracted, Extractor, Inception},
+        metrics::Reference,
         neighbours::{Memorisation, nearest, nearest_features},
         quality::Quality,
         report::{Evaluation, Pictures, html},
@@ -26,7 +28,7 @@ use tweedie::{
 
 use super::sample::check_place;
 use crate::{model, source, ui::Ui};
-use scores::{Cache, generate, images, of_data, of_pictures};
+use scores::{Cache, generate, images, of_data, of_pictures, watch};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -40,7 +42,8 @@ pub struct Args {
     /// this flag that is an error, because the scores then also measure the resizing.
     #[arg(long)]
     adapt: bool,
-    /// `emoji`, a folder of images, or a Parquet file or folder [default: the model's training data].
+    /// `emoji`, a folder of images, a zip or tar archive, IDX, CIFAR's batches, NPY, NPZ or Parquet [default: the model's
+    /// training data].
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
     /// Fraction of the data held out from training [default: as in training].
@@ -117,6 +120,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     // Checks everything that can be wrong before images are generated.
     let inception = args.inception.as_deref().map(|path| Inception::open(path, &device)).transpose()?;
     let encoder = Encoder::embedded(&device)?;
+    let mut clock = Clock::default();
     let (train, held_out) = source::open(&config, ui)?.split();
     ensure!(
         !train.is_empty(),
@@ -125,7 +129,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
         config.holdout
     );
     let (train, held_out) = (images(&train, ui)?, images(&held_out, ui)?);
+    clock.lap("reading the data");
     let subject = subject(&args, pipeline.as_ref(), config.size, ui)?;
+    clock.lap(if pipeline.is_some() { "generating" } else { "reading the images" });
 
     let sets = Sets { pictures: &subject.pictures, train: &train, held_out: &held_out };
     let mut found = Evaluation {
@@ -142,25 +148,26 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
         facts: subject.facts.clone(),
         quality: Vec::new(),
         held_out: Vec::new(),
-        pixels: Some(Memorisation {
-            generated: nearest(sets.pictures, &train)?,
-            held_out: if held_out.is_empty() { Vec::new() } else { nearest(&held_out, &train)? },
-        }),
+        pixels: Some(sets.nearest(ui)?),
         features: None,
         bound: None,
         ode: None,
+        cost: Vec::new(),
     };
-    let of_encoder = sets.score(&encoder, &args.cache, ui, &mut found)?;
+    clock.lap("nearest images");
+    let of_encoder = sets.score(&encoder, &args.cache, ui, &mut found, &mut clock)?;
     found.features = Some(of_encoder);
     if let Some(inception) = &inception {
-        sets.score(inception, &args.cache, ui, &mut found)?;
+        sets.score(inception, &args.cache, ui, &mut found, &mut clock)?;
     }
     let mut bits = None;
     if let Some(pipeline) = pipeline.as_ref().filter(|_| args.bound.bound) {
         let computed = bound::compute(&args, ui, pipeline, &device, config.size)?;
         (found.bound, found.ode) = (Some(computed.report.clone()), computed.ode.clone());
         bits = Some(computed);
+        clock.lap("bits per dimension");
     }
+    found.cost = clock.laps;
     write(&args, &found, &sets, subject.request.as_ref())?;
     files::write_json(&beside, &found)?;
 
@@ -279,6 +286,26 @@ fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Res
     Ok(Subject { name, pictures: made, request: Some(request), facts })
 }
 
+/// The time of each part of the work.
+struct Clock {
+    laps: Vec<(String, f64)>,
+    last: Instant,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { laps: Vec::new(), last: Instant::now() }
+    }
+}
+
+impl Clock {
+    /// Adds the time since the last call under the name `what`.
+    fn lap(&mut self, what: &str) {
+        self.laps.push((what.into(), self.last.elapsed().as_secs_f64()));
+        self.last = Instant::now();
+    }
+}
+
 struct Sets<'a> {
     pictures: &'a [Image],
     train: &'a [Image],
@@ -286,6 +313,19 @@ struct Sets<'a> {
 }
 
 impl Sets<'_> {
+    /// The nearest training images by pixels.
+    fn nearest(&self, ui: Ui) -> Result<Memorisation> {
+        let bar = ui.bar(0, "pairs of images");
+        let watch = watch(&bar);
+        let held_out = match self.held_out {
+            [] => Vec::new(),
+            held_out => nearest(held_out, self.train, &watch)?,
+        };
+        let found = Memorisation { generated: nearest(self.pictures, self.train, &watch)?, held_out };
+        bar.finish_and_clear();
+        Ok(found)
+    }
+
     /// Adds the scores of one network, and returns the distances of its features.
     fn score(
         &self,
@@ -293,6 +333,7 @@ impl Sets<'_> {
         cache: &Cache,
         ui: Ui,
         found: &mut Evaluation,
+        clock: &mut Clock,
     ) -> Result<Memorisation> {
         let train = of_data(extractor, self.train, cache, ui)?;
         let pictures = of_pictures(extractor, self.pictures, ui)?;
@@ -300,13 +341,20 @@ impl Sets<'_> {
             true => None,
             false => Some(of_data(extractor, self.held_out, cache, ui)?),
         };
-        found.quality.push(Quality::of(extractor, &pictures, &train));
-        found.held_out.extend(held_out.as_ref().map(|held_out| Quality::of(extractor, held_out, &train)));
-        let nearest = |set: &Extracted| nearest_features(&set.features, &train.features);
-        Ok(Memorisation {
+        clock.lap("features");
+        let bar = ui.bar(0, "pairs of features");
+        let (watch, data) = (watch(&bar), Reference::new(&train.features));
+        found.quality.push(Quality::of(extractor, &pictures, &data, &watch));
+        let of_held_out = held_out.as_ref().map(|held_out| Quality::of(extractor, held_out, &data, &watch));
+        found.held_out.extend(of_held_out);
+        let nearest = |set: &Extracted| nearest_features(&set.features, &data, &watch);
+        let memorisation = Memorisation {
             generated: nearest(&pictures)?,
             held_out: held_out.as_ref().map(nearest).transpose()?.unwrap_or_default(),
-        })
+        };
+        bar.finish_and_clear();
+        clock.lap("scores");
+        Ok(memorisation)
     }
 }
 

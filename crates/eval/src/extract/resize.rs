@@ -6,18 +6,28 @@ use tweedie_data::Image;
 
 /// The image at `width × height`: `height·width·3` values in `0..=255`, in the layout of [`Image::pixels`].
 pub fn bicubic(image: &Image, width: usize, height: usize) -> Vec<f32> {
-    let (across, down) = (taps(image.width, width), taps(image.height, height));
-    let mut narrow = Vec::with_capacity(image.height * width * 3);
-    for row in image.pixels.chunks_exact(3 * image.width.max(1)) {
-        for (first, weights) in &across {
-            for channel in 0..3 {
-                let value = |(i, w): (usize, &f64)| f64::from(row[3 * (first + i) + channel]) * w;
-                narrow.push(sum(weights.iter().enumerate().map(value)));
+    let narrow = if image.width == width {
+        image.pixels.iter().map(|v| f32::from(*v)).collect()
+    } else {
+        let across = taps(image.width, width);
+        let mut narrow = Vec::with_capacity(image.height * width * 3);
+        for row in image.pixels.chunks_exact(3 * image.width.max(1)) {
+            for (first, weights) in &across {
+                for channel in 0..3 {
+                    let value = |(i, w): (usize, &f64)| f64::from(row[3 * (first + i) + channel]) * w;
+                    narrow.push(sum(weights.iter().enumerate().map(value)));
+                }
             }
         }
-    }
+        narrow
+    };
     let line = 3 * width;
     let mut out = Vec::with_capacity(height * line);
+    // At its own size a picture stays as it is.
+    let down = if image.height == height { Vec::new() } else { taps(image.height, height) };
+    if down.is_empty() {
+        out.extend(narrow.iter().map(|v| v.clamp(0.0, 255.0)));
+    }
     for (first, weights) in &down {
         for at in 0..line {
             let value = |(i, w): (usize, &f64)| f64::from(narrow[(first + i) * line + at]) * w;

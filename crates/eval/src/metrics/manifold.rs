@@ -7,9 +7,12 @@
 //!   data's balls that contain a generated image (Naeem et al. 2020, arXiv:2002.09797). Both are more robust to outliers,
 //!   because a large ball counts once.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use super::{
-    Features, MetricError, Score,
-    linalg::{dot, products},
+    Features, MetricError, Reference, Score,
+    features::Centred,
+    pairs::{self, Distances, Rows, Watch},
 };
 
 /// An image and its distance.
@@ -43,35 +46,76 @@ pub struct Shares {
 /// # Errors
 /// For different numbers of features, `k = 0`, or a set with at most `k` images.
 pub fn shares(generated: &Features, data: &Features, k: usize) -> Result<Shares, MetricError> {
-    generated.same_dim(data)?;
-    for set in [generated, data] {
-        set.at_least(k.max(1) + 1, "precision and recall")?;
-    }
-    let k = k.max(1);
-    let (of_data, of_generated) = (radii(data, k), radii(generated, k));
-    let mut covered = vec![0.0; data.len()];
-    let mut reached = vec![0.0; data.len()];
-    let (mut precise, mut dense) = (Vec::new(), Vec::new());
-    panels(generated, data, |row, distances| {
-        let inside = distances.iter().zip(&of_data).filter(|(d, r)| d < r).count();
-        precise.push(f64::from(u8::from(inside > 0)));
-        dense.push(inside as f64 / k as f64);
-        for (j, d) in distances.iter().enumerate() {
-            if *d < of_data[j] {
-                covered[j] = 1.0;
-            }
-            if *d < of_generated[row] {
-                reached[j] = 1.0;
-            }
+    Reference::new(data).shares(generated, k, &|_, _| {})
+}
+
+impl Reference<'_> {
+    /// As [`shares`] of `generated` against this set.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn shares(&self, generated: &Features, k: usize, watch: Watch<'_>) -> Result<Shares, MetricError> {
+        let data = self.features();
+        generated.same_dim(data)?;
+        for set in [generated, data] {
+            set.at_least(k.max(1) + 1, "precision and recall")?;
         }
-    });
-    Ok(Shares {
-        precision: share(&precise),
-        recall: share(&reached),
-        density: Score::mean(&dense),
-        coverage: share(&covered),
-        k,
-    })
+        let k = k.max(1);
+        let of_data = self.radii(k, watch);
+        let centre = data.mean();
+        let sets = [&Centred::new(generated, &centre), &Centred::new(data, &centre)];
+        let of_generated = radii(sets[0], k, watch);
+
+        let flags = || (0..data.len()).map(|_| AtomicBool::new(false)).collect::<Vec<_>>();
+        let (covered, reached) = (flags(), flags());
+        let mut inside = vec![0_usize; generated.len()];
+        let distances = Distances::new(sets);
+        distances.each(sets, &mut inside, watch, |inside, row, start, out| {
+            let (square, wrong) = distances.of(row);
+            for (i, v) in out.iter().enumerate() {
+                let (at, mut d) = (start + i, square + f64::from(*v));
+                let limits = [of_data[at], of_generated[row]];
+                let sure = limits.iter().all(|limit| (d - limit).abs() > wrong);
+                if !sure {
+                    d = sets[0].apart(row, sets[1], at);
+                }
+                if d < limits[0] {
+                    *inside += 1;
+                    covered[at].store(true, Relaxed);
+                }
+                if d < limits[1] {
+                    reached[at].store(true, Relaxed);
+                }
+            }
+        });
+        let of_flags = |flags: Vec<AtomicBool>| {
+            let values = flags.into_iter().map(|f| f64::from(u8::from(f.into_inner())));
+            share(&values.collect::<Vec<_>>())
+        };
+        let precise: Vec<f64> = inside.iter().map(|n| f64::from(u8::from(*n > 0))).collect();
+        let dense: Vec<f64> = inside.iter().map(|n| *n as f64 / k as f64).collect();
+        Ok(Shares {
+            precision: share(&precise),
+            recall: of_flags(reached),
+            density: Score::mean(&dense),
+            coverage: of_flags(covered),
+            k,
+        })
+    }
+
+    /// For each of `queries` the nearest of this set. Costs `n·m·dim`.
+    ///
+    /// # Errors
+    /// For different numbers of features, or an empty set.
+    pub fn nearest(&self, queries: &Features, watch: Watch<'_>) -> Result<Vec<Nearest>, MetricError> {
+        let set = self.features();
+        queries.same_dim(set)?;
+        set.at_least(1, "a nearest neighbour")?;
+        let centre = set.mean();
+        let sets = [&Centred::new(queries, &centre), &Centred::new(set, &centre)];
+        let found = pairs::nearest(sets, 1, false, watch).into_iter().flatten();
+        Ok(found.map(|(square, index)| Nearest { index, distance: square.sqrt() }).collect())
+    }
 }
 
 /// The mean of zeros and ones.
@@ -86,62 +130,11 @@ fn share(values: &[f64]) -> Score {
 /// # Errors
 /// For different numbers of features, or an empty `set`.
 pub fn nearest(queries: &Features, set: &Features) -> Result<Vec<Nearest>, MetricError> {
-    queries.same_dim(set)?;
-    set.at_least(1, "a nearest neighbour")?;
-    let mut found = Vec::with_capacity(queries.len());
-    panels(queries, set, |_, distances| {
-        let least = distances.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1));
-        let (index, square) = least.map_or((0, 0.0), |(i, d)| (i, *d));
-        found.push(Nearest { index, distance: square.sqrt() });
-    });
-    Ok(found)
+    Reference::new(set).nearest(queries, &|_, _| {})
 }
 
-/// The squared distance of each image to its `k`-th nearest neighbour in its own set, which has more than `k`.
-fn radii(set: &Features, k: usize) -> Vec<f64> {
-    let mut found = Vec::with_capacity(set.len());
-    let mut others = Vec::new();
-    panels(set, set, |row, distances| {
-        others.clear();
-        others.extend(distances.iter().enumerate().filter(|(j, _)| *j != row).map(|(_, d)| *d));
-        let (_, kth, _) = others.select_nth_unstable_by(k - 1, f64::total_cmp);
-        found.push(*kth);
-    });
-    found
-}
-
-/// Number of queries whose distances are held in memory at once.
-const PANEL: usize = 256;
-
-/// Passes each query's squared distances from all of `set` to `on`. Both are centred, so that `|a|² + |b|² - 2·a·b` keeps its
-/// precision; very small distances are recomputed.
-fn panels(queries: &Features, set: &Features, mut on: impl FnMut(usize, &[f64])) {
-    let dim = set.dim();
-    let mut centre = vec![0.0; dim];
-    for row in set.values().chunks_exact(dim) {
-        centre.iter_mut().zip(row).for_each(|(c, v)| *c += f64::from(*v) / set.len() as f64);
-    }
-    let centred = |values: &[f32]| -> Vec<f64> {
-        values.chunks_exact(dim).flat_map(|r| r.iter().zip(&centre)).map(|(v, c)| f64::from(*v) - c).collect()
-    };
-    let squares = |rows: &[f64]| rows.chunks_exact(dim).map(|r| dot(r, r)).collect::<Vec<_>>();
-    let theirs = centred(set.values());
-    let norms = squares(&theirs);
-    for start in (0..queries.len()).step_by(PANEL) {
-        let ours = centred(queries.rows(start, (start + PANEL).min(queries.len())));
-        let lengths = squares(&ours);
-        let mut distances = products(&ours, &theirs, dim);
-        for (i, row) in distances.chunks_exact_mut(set.len()).enumerate() {
-            let a = &ours[i * dim..(i + 1) * dim];
-            for (j, d) in row.iter_mut().enumerate() {
-                let sum = lengths[i] + norms[j];
-                *d = sum - 2.0 * *d;
-                if *d < 1e-6 * sum {
-                    let b = &theirs[j * dim..(j + 1) * dim];
-                    *d = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
-                }
-            }
-            on(start + i, row);
-        }
-    }
+/// The squared distance of each image to its `k`-th nearest neighbour in its own set, of more than `k`.
+pub(super) fn radii(set: &Centred<'_>, k: usize, watch: Watch<'_>) -> Vec<f64> {
+    let found = pairs::nearest([set, set], k, true, watch).into_iter();
+    found.map(|near| near.last().map_or(f64::INFINITY, |(d, _)| *d)).collect()
 }

@@ -8,6 +8,7 @@
 //! | [`manifold`] | balls around neighbours | Kynkäänniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797 |
 //!
 //! Sums are in `f64` with a fixed order: the same features give the same bits for any number of threads.
+//! Products of all pairs of two sets run on the CPU engine in bounded memory; [`Reference`] keeps what depends on the data alone.
 
 mod features;
 pub mod frechet;
@@ -16,9 +17,13 @@ pub mod kernel;
 mod linalg;
 pub mod manifold;
 mod moments;
+pub(crate) mod pairs;
+mod reference;
 
 pub use features::Features;
 pub use moments::Moments;
+pub use pairs::Watch;
+pub use reference::Reference;
 
 use serde::Serialize;
 

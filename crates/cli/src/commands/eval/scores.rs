@@ -4,6 +4,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
+use indicatif::ProgressBar;
 use tweedie::{
     data::{Dataset, Image},
     eval::extract::{Extracted, Extractor, stored},
@@ -55,6 +56,14 @@ pub fn generate(pipeline: &Pipeline, request: &Request, ui: Ui) -> Result<Vec<Im
     })?;
     bar.finish_and_clear();
     Ok(made.images)
+}
+
+/// Shows on `bar` how many pairs were compared.
+pub fn watch(bar: &ProgressBar) -> impl Fn(u64, u64) + Sync {
+    |done, of| {
+        bar.set_length(of);
+        bar.set_position(done);
+    }
 }
 
 /// The features of images.

@@ -46,6 +46,7 @@ pub fn text(found: &Evaluation) -> String {
     {
         parts.extend(memorisation.as_ref().map(|m| distances(name, m)));
     }
+    parts.extend(found.took().map(|took| format!("took {took}")));
     parts.join("\n\n")
 }
 
@@ -113,5 +114,9 @@ pub fn json(found: &Evaluation) -> Value {
     json!({ "subject": found.subject, "data": found.data, "seed": found.seed,
         "quality": found.quality, "held_out_quality": found.held_out,
         "pixels": memorisation(&found.pixels), "features": memorisation(&found.features),
-        "bound": found.bound, "ode": found.ode })
+        "bound": found.bound, "ode": found.ode, "cost": seconds(found) })
+}
+
+fn seconds(found: &Evaluation) -> Value {
+    found.cost.iter().map(|(what, seconds)| (what.clone(), json!(seconds))).collect()
 }
