@@ -35,7 +35,7 @@ fn unknown_keys_and_wrong_values_are_named() {
         (&["preset.toml"], &["tinny", "tiny"]),
         (&["syntax.toml"], &["syntax.toml", "line 1"]),
         (&["none.toml"], &["none.toml"]),
-        (&["--preset", "tinny"], &["tinny", "one of emoji, tiny"]),
+        (&["--preset", "tinny"], &["tinny", "one of emoji, folder, tiny"]),
         (&["--set", "run.stepz=3"], &["run.stepz=3", "stepz"]),
         (&["--set", "runn.steps=3"], &["runn"]),
         (&["--set", "steps"], &["steps", "run.steps=1000"]),
