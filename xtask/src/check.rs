@@ -1,8 +1,13 @@
 //! Everything that CI checks, in the order that fails soonest.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
+
+use crate::cost;
 
 /// One command of the check: its arguments to cargo, and its environment.
 struct Job(&'static str, &'static [(&'static str, &'static str)]);
@@ -10,6 +15,7 @@ struct Job(&'static str, &'static [(&'static str, &'static str)]);
 const JOBS: &[Job] = &[
     Job("fmt --all --check", &[]),
     Job("xtask layers", &[]),
+    Job(FIRST, &[]),
     Job("xtask asm", &[]),
     // The README's test command.
     Job("test --release --workspace", &[]),
@@ -24,15 +30,34 @@ const JOBS: &[Job] = &[
     Job("check --release -p tweedie-cli --features wgpu,cuda", &[("DOCS_RS", "1")]),
 ];
 
+/// The README's first command.
+const FIRST: &str = "run --release -- sample --output target/first.png";
+
 pub fn run() -> Result<()> {
+    let from_scratch = cost::from_scratch()?;
+    let mut report = Vec::new();
     for Job(arguments, environment) in JOBS {
         println!("── cargo {arguments}");
+        let (start, cpu) = (Instant::now(), cost::cpu_of_children());
         let status = Command::new(env!("CARGO"))
             .args(arguments.split(' '))
             .envs(environment.iter().copied())
             .status()
             .with_context(|| format!("cannot run cargo {arguments}"))?;
         ensure!(status.success(), "cargo {arguments}: {status}");
+        let cpu = cost::cpu_of_children().zip(cpu).map(|(after, before)| after - before);
+        report.push(line(start.elapsed(), cpu, environment, arguments));
+        if *arguments == FIRST {
+            report.extend(cost::of_first_command(from_scratch)?);
+        }
     }
+    println!("── time of each job");
+    report.iter().for_each(|line| println!("{line}"));
     Ok(())
+}
+
+fn line(wall: Duration, cpu: Option<Duration>, environment: &[(&str, &str)], arguments: &str) -> String {
+    let cpu = cpu.map_or("      ?".into(), |cpu| format!("{:7.1}", cpu.as_secs_f64()));
+    let environment: String = environment.iter().map(|(key, value)| format!("{key}={value} ")).collect();
+    format!("{:7.1} s {cpu} CPU-s  {environment}cargo {arguments}", wall.as_secs_f64())
 }

@@ -2,6 +2,7 @@
 
 mod asm;
 mod check;
+mod cost;
 mod layers;
 mod solvers;
 
