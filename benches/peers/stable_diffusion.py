@@ -21,10 +21,17 @@ STEPS = 3
 
 
 def folder(work: Path) -> Path:
-    """The model, made at the first call."""
+    """The model, made at the first call, by a process of its own: the system counts what a process held before it
+    starts a program towards that program's peak, and this one would hold all weights."""
     out = work / "stable-diffusion-1"
-    if out.exists():
-        return out
+    if not out.exists():
+        subprocess.run([sys.executable, __file__, "--make", "--work", work], check=True)
+    return out
+
+
+def make(work: Path):
+    """The model's folder, with random weights."""
+    out = work / "stable-diffusion-1"
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -72,7 +79,6 @@ def folder(work: Path) -> Path:
         feature_extractor=None,
     )
     pipe.save_pretrained(out)
-    return out
 
 
 def diffusers(model: str, threads: int):
@@ -125,7 +131,11 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--diffusers", help=argparse.SUPPRESS)
+    parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.make:
+        make(args.work)
+        return
     if args.diffusers:
         diffusers(args.diffusers, args.threads)
         return
