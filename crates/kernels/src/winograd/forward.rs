@@ -18,12 +18,13 @@ use crate::{
 
 /// Bytes that a block's transformed input and one panel of its output may take: they stay in a core's cache.
 const OWN_BYTES: usize = 768 << 10;
-/// Bytes of transformed input that all threads share, where panels are tasks.
-const SHARED_BYTES: usize = 8 << 20;
+/// Bytes of transformed input that all threads share, where panels are tasks. For each part of the input beyond these
+/// all kernels are transformed again.
+const SHARED_BYTES: usize = 12 << 20;
 /// Bytes of transformed weights above which a panel's are made when needed, in a core's cache, and not all
 /// at once: written to memory and read again they would cost more than the products.
 const KERNEL_BYTES: usize = 2560 << 10;
-/// The same where hundreds of tiles read them.
+/// The same where hundreds of tiles read them, unless the transformed input is larger still.
 const MOST_KERNEL_BYTES: usize = 8 << 20;
 /// Rows of the widest microkernel: blocks are multiples of it.
 const UNIT: usize = 12;
@@ -168,11 +169,12 @@ impl<'a> Run<'a> {
         if self.tiles.count == 0 || self.panels.n == 0 {
             return;
         }
-        let kernels = self.panels.all() * size_of::<f32>();
-        // Neither way of cutting the work changes a sum.
-        let most = if self.tiles.count >= 256 { MOST_KERNEL_BYTES } else { KERNEL_BYTES };
-        let (few, ready) = (kernels <= most, matches!(weights, kernels::Source::Transformed(_)));
         let count = self.tiles.count;
+        let kernels = self.panels.all() * size_of::<f32>();
+        let input = self.points() * count * self.k_row * size_of::<f32>();
+        // Neither way of cutting the work changes a sum.
+        let most = if count >= 256 { MOST_KERNEL_BYTES.max(input) } else { KERNEL_BYTES };
+        let (few, ready) = (kernels <= most, matches!(weights, kernels::Source::Transformed(_)));
         if few && count >= par::threads() * UNIT || ready && count >= par::threads() * BLOCK {
             self.by_tiles(weights);
         } else {
