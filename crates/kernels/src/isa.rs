@@ -91,6 +91,17 @@ impl Isa {
         self.1.vnni
     }
 
+    /// Whether sums of products of bytes are of 32 bits without such instructions, too.
+    pub(crate) fn adds_bytes_in_32_bits(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx2 => false,
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => true,
+            Kind::Scalar => true,
+        }
+    }
+
     /// The same instruction set without its `bf16` and 8-bit extensions.
     pub fn without_extensions(self) -> Self {
         Self(self.0, Extensions::default())

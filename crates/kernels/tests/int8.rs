@@ -6,7 +6,7 @@ use common::{bits, close, every_isa, numbers, same_on_any_threads};
 use tweedie_kernels::{
     Isa,
     conv::{self, Conv, Epilogue, Input},
-    int8::{Kernels, Linear},
+    int8::{Direct, Kernels, Linear},
     maps::Maps,
 };
 
@@ -189,5 +189,193 @@ fn convolutions_read_their_weights_from_bytes() {
             conv::forward_with(isa, &c, Input::from(&x[..]), &kernels.widened(), epilogue, &mut want);
             assert!(bits(&out) == bits(&want), "{}, {c:?}", isa.name());
         });
+    }
+}
+
+/// The pixel that an output at `at` meets under tap `t`, along one dimension.
+fn met(c: &Conv, i: usize, at: usize, t: usize) -> Option<usize> {
+    let place = (at * c.stride[i] + t * c.dilation[i]).checked_sub(c.pad_before[i])?;
+    (place < c.size[i]).then_some(place)
+}
+
+/// The convolution of the numbers that the bytes of pixels and weights stand for.
+fn convolved(c: &Conv, x: &[f32], w: &[f32]) -> Vec<f64> {
+    let ([h, w_], [oh, ow], [kh, kw]) = (c.size, c.out_size(), c.kernel);
+    let (k, taps) = (c.in_channels, kh * kw);
+    let pixels: Vec<Vec<f64>> = x
+        .chunks_exact(k)
+        .map(|pixel| {
+            let (low, high) = pixel.iter().fold((0.0f32, 0.0f32), |(a, b), v| (a.min(*v), b.max(*v)));
+            let (s, inverse) = scale(&[high - low], 254.0);
+            let zero = (-low * inverse).round_ties_even();
+            let byte = |v: &f32| ((v * inverse).round_ties_even() + zero).clamp(0.0, 255.0);
+            pixel.iter().map(|v| f64::from(s) * f64::from(byte(v) - zero)).collect()
+        })
+        .collect();
+    let kernels: Vec<Vec<f64>> = (0..c.out_channels * taps)
+        .map(|i| {
+            let (output, tap) = (i / taps, i % taps);
+            let row: Vec<f32> = (0..k).map(|j| w[(output * k + j) * taps + tap]).collect();
+            let (q, s) = quantized(&row, 127.0);
+            q.iter().map(|q| *q as f64 * s).collect()
+        })
+        .collect();
+    let mut out = Vec::new();
+    for at in 0..c.batch * oh * ow {
+        let (sample, y, x) = (at / (oh * ow), at / ow % oh, at % ow);
+        for output in 0..c.out_channels {
+            let mut sum = 0.0;
+            for tap in 0..taps {
+                if let (Some(y), Some(x)) = (met(c, 0, y, tap / kw), met(c, 1, x, tap % kw)) {
+                    let pixel = &pixels[(sample * h + y) * w_ + x];
+                    sum += pixel.iter().zip(&kernels[output * taps + tap]).map(|(a, b)| a * b).sum::<f64>();
+                }
+            }
+            out.push(sum);
+        }
+    }
+    out
+}
+
+fn exact_sets() -> Vec<Isa> {
+    sets().into_iter().filter(|isa| Direct::serves(*isa)).collect()
+}
+
+#[test]
+fn convolutions_of_bytes_are_sums_of_integers() {
+    assert!(!exact_sets().is_empty());
+    for c in [
+        layer(2, [9, 7], [33, 35], 3, 1),
+        layer(1, [4, 4], [40, 64], 3, 1),
+        layer(3, [10, 16], [130, 17], 3, 1),
+        layer(2, [8, 8], [32, 48], 3, 2),
+        layer(1, [6, 5], [20, 20], 5, 1),
+        layer(1, [6, 5], [20, 20], 1, 2),
+        Conv { dilation: [2, 1], pad_after: [0, 2], ..layer(1, [7, 6], [12, 5], 3, 1) },
+    ] {
+        let [x, w, y] = c.lens();
+        let (mut x, w) = (numbers(x, 1), numbers(w, 2));
+        // As after SiLU: hardly anything below zero; and one pixel of zeros.
+        x.iter_mut().for_each(|v| *v = v.max(-0.2));
+        x[..c.in_channels].fill(0.0);
+        let (bias, residual) = (numbers(c.batch * c.out_channels, 3), numbers(y, 4));
+        let plain = convolved(&c, &x, &w);
+        let per_sample = y / c.batch;
+        let joined: Vec<f64> = (0..y)
+            .map(|i| {
+                let bias = bias[i / per_sample * c.out_channels + i % c.out_channels];
+                plain[i] + f64::from(bias) + f64::from(residual[i])
+            })
+            .collect();
+        for isa in exact_sets() {
+            let direct = Direct::new(isa, &w, c.out_channels, c.kernel);
+            let mut out = vec![f32::NAN; y];
+            direct.forward(&c, Input::from(&x[..]), Epilogue::default(), &mut out);
+            close(&out, &plain, 1e-6, &format!("{}, {c:?}", isa.name()));
+            let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual) };
+            direct.forward(&c, Input::from(&x[..]), epilogue, &mut out);
+            close(&out, &joined, 1e-6, &format!("{}, {c:?}", isa.name()));
+        }
+    }
+}
+
+#[test]
+fn the_largest_products_of_bytes_fit() {
+    let c = layer(1, [3, 3], [1030, 20], 3, 1);
+    let [x, w, y] = c.lens();
+    let (x, w) = (vec![1.0f32; x], vec![-2.0f32; w]);
+    let taps = |at: usize| f64::from([2, 3, 2][at / 3]) * f64::from([2, 3, 2][at % 3]);
+    let want: Vec<f64> = (0..y).map(|i| -2.0 * 1030.0 * taps(i / c.out_channels)).collect();
+    for isa in exact_sets() {
+        let mut out = vec![f32::NAN; y];
+        let direct = Direct::new(isa, &w, c.out_channels, c.kernel);
+        direct.forward(&c, Input::from(&x[..]), Epilogue::default(), &mut out);
+        close(&out, &want, 1e-6, isa.name());
+    }
+}
+
+#[test]
+fn convolutions_of_bytes_read_two_maps_and_small_ones() {
+    let c = layer(2, [6, 8], [70, 50], 3, 1);
+    let (pixels, first) = (2 * 6 * 8, 41);
+    let (x, w) = (numbers(pixels * 70, 1), numbers(c.lens()[1], 2));
+    let part = |from: usize, to: usize| -> Vec<f32> {
+        x.chunks_exact(70).flat_map(|row| row[from..to].to_vec()).collect()
+    };
+    let (a, b) = (part(0, first), part(first, 70));
+    let small = numbers(pixels / 4 * 70, 3);
+    let mut large = vec![0.0; pixels * 70];
+    for (at, to) in large.chunks_exact_mut(70).enumerate() {
+        let (sample, y, x) = (at / 48, at / 8 % 6, at % 8);
+        to.copy_from_slice(&small[((sample * 3 + y / 2) * 4 + x / 2) * 70..][..70]);
+    }
+    for isa in exact_sets() {
+        let direct = Direct::new(isa, &w, c.out_channels, c.kernel);
+        let run = |x: Input<'_>| {
+            let mut out = vec![0.0; pixels * c.out_channels];
+            direct.forward(&c, x, Epilogue::default(), &mut out);
+            bits(&out)
+        };
+        assert!(run(Input::from(&x[..])) == run(Maps::two(&a, &b, 70 - first).into()), "{}", isa.name());
+        assert!(run(Input::from(&large[..])) == run(Input::doubled(&small[..])), "{}", isa.name());
+    }
+}
+
+#[test]
+fn a_map_of_bytes_is_the_same_in_every_batch_and_on_any_threads() {
+    let c = layer(3, [9, 11], [70, 130], 3, 1);
+    let one = Conv { batch: 1, ..c };
+    let [x, w, y] = c.lens();
+    let (x, w) = (numbers(x, 1), numbers(w, 2));
+    for isa in exact_sets() {
+        let direct = Direct::new(isa, &w, c.out_channels, c.kernel);
+        let run = |c: &Conv, x: &[f32]| {
+            let mut out = vec![0.0; c.lens()[2]];
+            direct.forward(c, Input::from(x), Epilogue::default(), &mut out);
+            out
+        };
+        let all = run(&c, &x);
+        let third = run(&one, &x[2 * x.len() / 3..]);
+        assert!(bits(&third) == bits(&all[2 * y / 3..]), "{}", isa.name());
+        same_on_any_threads("convolution of bytes", || run(&c, &x));
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_with_the_outputs_that_meet_it() {
+    let c = layer(1, [5, 5], [20, 12], 3, 1);
+    let [x, w, _] = c.lens();
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (mut x, w) = (numbers(x, 1), numbers(w, 2));
+        x[7] = odd;
+        for isa in exact_sets() {
+            let mut out = vec![0.0; c.lens()[2]];
+            let direct = Direct::new(isa, &w, c.out_channels, c.kernel);
+            direct.forward(&c, Input::from(&x[..]), Epilogue::default(), &mut out);
+            for (at, out) in out.chunks_exact(c.out_channels).enumerate() {
+                let meets = at / 5 < 2 && at % 5 < 2;
+                assert!(out.iter().all(|v| v.is_nan() == meets), "{at}: {out:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn convolutions_of_bytes_are_close_to_those_in_f32() {
+    let c = layer(1, [12, 12], [320, 64], 3, 1);
+    let [x, w, y] = c.lens();
+    let silu = |v: f32| 3.0 * v / (1.0 + (-3.0 * v).exp());
+    let x: Vec<f32> = numbers(x, 1).into_iter().map(silu).collect();
+    let w = numbers(w, 2);
+    let mut exact = vec![0.0; y];
+    conv::forward(Isa::active(), &c, &x, &w, None, &mut exact);
+    let rms = |v: &mut dyn Iterator<Item = f32>| (v.map(|v| v * v).sum::<f32>() / y as f32).sqrt();
+    let scale = rms(&mut exact.iter().copied());
+    for isa in exact_sets() {
+        let mut out = vec![0.0; y];
+        let direct = Direct::new(isa, &w, c.out_channels, c.kernel);
+        direct.forward(&c, Input::from(&x[..]), Epilogue::default(), &mut out);
+        let error = rms(&mut out.iter().zip(&exact).map(|(a, b)| a - b)) / scale;
+        assert!(error < 0.008, "{}: {error}", isa.name());
     }
 }

@@ -91,7 +91,7 @@ pub const HOT: &[Hot] = &[
         limits: &[
             at_least("vnni", 24, 0, 0),
             at_least("avx512", 24, 0, 0),
-            at_least("avx2", 16, 8, 8),
+            at_least("avx2", 8, 0, 0),
             at_least("neon", 32, 10, 10),
         ],
     },

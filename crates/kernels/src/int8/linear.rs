@@ -2,8 +2,8 @@
 
 use super::{
     MOST, MOST_OF_PAIRS,
-    quantize::{self, load},
-    simd::{Bytes, GROUP, dispatch8},
+    quantize::{self, Steps, load},
+    simd::{self, Bytes, GROUP, dispatch8},
 };
 use crate::{
     Isa,
@@ -33,6 +33,7 @@ pub struct Linear {
 impl Linear {
     /// From PyTorch's layout, `weight: [outputs, inputs]`.
     pub fn new(isa: Isa, weight: &[f32], outputs: usize, inputs: usize) -> Self {
+        assert!(inputs > 0, "at least one input");
         assert_eq!(weight.len(), outputs * inputs, "a weight of {outputs} outputs and {inputs} inputs");
         let width = panel_width(isa, outputs);
         let columns = outputs.next_multiple_of(width);
@@ -148,10 +149,11 @@ unsafe fn quantize_rows<B: Bytes>(x: Parts, from: usize, end: usize, to: Rows) {
         }
         let (s, inverse) = quantize::scale(most, MOST);
         to.scales.get().add(r).write(s + odd);
+        let steps = Steps { inverse, low: -MOST, high: MOST, shift: MIDDLE as u8 };
         let mut at = 0;
         for part in x.each() {
             let row = part.start.get().add(r * part.channels);
-            quantize::round::<B::S>(row, part.channels, inverse, MOST, MIDDLE as u8, bytes.add(at));
+            quantize::round::<B::S>(row, part.channels, steps, bytes.add(at));
             at += part.channels;
         }
         bytes.add(at).write_bytes(MIDDLE as u8, to.row - at);
@@ -184,7 +186,7 @@ struct Job {
 
 #[inline(always)]
 unsafe fn block<B: Bytes>(job: Job) {
-    if job.width == LANES { panels::<B, 1>(job) } else { panels::<B, 2>(job) }
+    if job.width == LANES || B::S::NV == 1 { panels::<B, 1>(job) } else { panels::<B, 2>(job) }
 }
 
 #[inline(always)]
@@ -205,21 +207,10 @@ unsafe fn panels<B: Bytes, const NV: usize>(job: Job) {
 
 #[inline(always)]
 unsafe fn tile<B: Bytes, const MR: usize, const NV: usize>(job: Job, i: usize, first: usize) -> usize {
-    let mut b = job.b.add(first * job.groups * GROUP);
-    let mut a = job.a.bytes.get().add(i * job.a.row).cast_const();
-    let start: [B::Sums; NV] = std::array::from_fn(|v| B::load(job.starts.add(first + v * LANES)));
-    let mut acc = [start; MR];
-    for _ in 0..job.groups {
-        let bv: [B::Groups; NV] = std::array::from_fn(|v| B::groups(b.add(v * LANES * GROUP)));
-        for r in 0..MR {
-            let av = B::broadcast(a.add(r * job.a.row));
-            for v in 0..NV {
-                acc[r][v] = B::dot(acc[r][v], av, bv[v]);
-            }
-        }
-        a = a.add(GROUP);
-        b = b.add(NV * LANES * GROUP);
-    }
+    let b = job.b.add(first * job.groups * GROUP);
+    let a = std::array::from_fn(|r| job.a.bytes.get().add((i + r) * job.a.row).cast_const());
+    let start = std::array::from_fn(|v| B::load(job.starts.add(first + v * LANES)));
+    let acc: [[B::Sums; NV]; MR] = simd::sums::<B, MR, NV>(a, b, job.groups, start);
     // Only constant indices into `acc`: anything else would move it from registers to the stack.
     let mut sums = [[[0.0f32; LANES]; NV]; MR];
     for r in 0..MR {

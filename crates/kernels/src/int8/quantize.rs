@@ -24,23 +24,41 @@ pub(super) unsafe fn largest<S: Simd>(x: *const f32, len: usize) -> (f32, f32) {
     (S::largest(most), S::sum(odd))
 }
 
-/// The `q` of numbers, with the bits of `flip` turned: 128 makes the unsigned byte `q + 128` of it. What is no number
-/// becomes one.
+/// The smallest and the largest number, of these and zero; and 0, or NaN where a number is not finite.
 #[inline(always)]
-pub(super) unsafe fn round<S: Simd>(
-    x: *const f32,
-    len: usize,
-    inverse: f32,
-    most: f32,
-    flip: u8,
-    to: *mut u8,
-) {
-    let (inverse, low, high) = (S::splat(inverse), S::splat(-most), S::splat(most));
+pub(super) unsafe fn range<S: Simd>(x: *const f32, len: usize) -> ([f32; 2], f32) {
+    let (mut below, mut above, mut odd) = (S::zero(), S::zero(), S::zero());
+    for c in (0..len).step_by(LANES) {
+        let v = load::<S>(x.add(c), len - c);
+        below = S::max(S::sub(S::zero(), v), below);
+        above = S::max(v, above);
+        odd = S::fma(v, S::zero(), odd);
+    }
+    ([-S::largest(below), S::largest(above)], S::sum(odd))
+}
+
+/// How numbers become bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    /// Steps of a byte in a number of 1.
+    pub inverse: f32,
+    /// The least and the most steps.
+    pub low: f32,
+    pub high: f32,
+    /// The byte of zero.
+    pub shift: u8,
+}
+
+/// The bytes of numbers. What is no number becomes one.
+#[inline(always)]
+pub(super) unsafe fn round<S: Simd>(x: *const f32, len: usize, steps: Steps, to: *mut u8) {
+    let (inverse, low, high) = (S::splat(steps.inverse), S::splat(steps.low), S::splat(steps.high));
     for c in (0..len).step_by(LANES) {
         let q = S::round(S::mul(load::<S>(x.add(c), len - c), inverse));
         let mut lanes = [0.0f32; LANES];
         S::store(lanes.as_mut_ptr(), S::max(S::min(q, high), low));
-        let some: [u8; LANES] = std::array::from_fn(|i| lanes[i].to_int_unchecked::<i32>() as u8 ^ flip);
+        let byte = |i: usize| (lanes[i].to_int_unchecked::<i32>() as u8).wrapping_add(steps.shift);
+        let some: [u8; LANES] = std::array::from_fn(byte);
         if len - c >= LANES {
             to.add(c).cast::<[u8; LANES]>().write_unaligned(some);
         } else {
@@ -67,6 +85,6 @@ pub(super) fn weights(isa: Isa, weights: &[f32], most: f32, to: &mut [i8]) -> f3
 unsafe fn all<S: Simd>(x: *const f32, len: usize, most: f32, to: *mut u8) -> f32 {
     let (most_of_all, odd) = largest::<S>(x, len);
     let (s, inverse) = scale(most_of_all, most);
-    round::<S>(x, len, inverse, most, 0, to);
+    round::<S>(x, len, Steps { inverse, low: -most, high: most, shift: 0 }, to);
     s + odd
 }

@@ -58,6 +58,33 @@ impl Bytes for Scalar {
     }
 }
 
+/// `start` plus the products of rows of bytes `a` with a panel's columns at `b`, over `groups`, at least one. The sums
+/// stay in registers only while every index into them is a constant.
+#[inline(always)]
+pub(super) unsafe fn sums<B: Bytes, const MR: usize, const NV: usize>(
+    a: [*const u8; MR],
+    mut b: *const i8,
+    groups: usize,
+    start: [B::Sums; NV],
+) -> [[B::Sums; NV]; MR] {
+    let mut acc = [start; MR];
+    let mut i = 0;
+    loop {
+        let bv: [B::Groups; NV] = std::array::from_fn(|v| B::groups(b.add(v * LANES * GROUP)));
+        for r in 0..MR {
+            let av = B::broadcast(a[r].add(i * GROUP));
+            for v in 0..NV {
+                acc[r][v] = B::dot(acc[r][v], av, bv[v]);
+            }
+        }
+        b = b.add(NV * LANES * GROUP);
+        i += 1;
+        if i >= groups {
+            return acc;
+        }
+    }
+}
+
 /// As `isa::dispatch`, with `f` over `B: Bytes`.
 macro_rules! dispatch8 {
     ($isa:expr, $f:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{

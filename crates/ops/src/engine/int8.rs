@@ -40,6 +40,10 @@ pub(super) fn conv2d(c: &Conv, x: Input<'_>, weight: &FlexTensor, epilogue: Epil
             let _timer = layer(|| Layer::of_conv(c, "int8", Algorithm::Direct.products(c)));
             prepared::int8_linear([c.out_channels, c.in_channels], weight).forward(x, epilogue, out);
         }
+        None if isa().has_vnni() => {
+            let _timer = layer(|| Layer::of_conv(c, "int8", Algorithm::Direct.products(c)));
+            prepared::int8_direct(c, weight).forward(c, x, epilogue, out);
+        }
         None => {
             let algorithm = Algorithm::of(c);
             let _timer = layer(|| Layer::of_conv(c, choice::name(algorithm), algorithm.products(c)));

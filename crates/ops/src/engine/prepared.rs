@@ -80,7 +80,15 @@ pub(super) fn half_linear([n, k]: [usize; 2], weight: &FlexTensor) -> Arc<bf16::
         .unwrap_or_else(|| Arc::new(make()))
 }
 
-/// The 8-bit weights of a convolution. `weight` is dense.
+/// The weights of a convolution, for products of bytes. `weight` is dense.
+pub(super) fn int8_direct(c: &Conv, weight: &FlexTensor) -> Arc<int8::Direct> {
+    let make = || int8::Direct::new(isa(), values(weight), c.out_channels, c.kernel);
+    let shape = [c.in_channels, c.out_channels, c.kernel[0], c.kernel[1], 0];
+    let bytes = values::<f32>(weight).len();
+    prepared(weight, shape, bytes, Use::First, || Some(make())).unwrap_or_else(|| Arc::new(make()))
+}
+
+/// The 8-bit weights of a convolution, for products in `f32`. `weight` is dense.
 pub(super) fn int8_kernels(outputs: usize, weight: &FlexTensor) -> Arc<int8::Kernels> {
     let make = || int8::Kernels::new(isa(), values(weight), outputs);
     let bytes = values::<f32>(weight).len();
