@@ -41,7 +41,7 @@ pub fn recomputing<T>(on: bool, f: impl FnOnce() -> T) -> T {
 }
 
 /// Runs `f`. If `on`, layers on the CPU use 8-bit weights, and linear layers also quantize their input rows to 8 bits.
-/// Narrow layers and linear layers on vectors (`[B, C]`: times, classes) are excluded. Weights keep this form while they
+/// With VNNI, so do convolutions; with `bf16` instructions, attention computes in `bf16`. Narrow layers and linear layers on vectors (`[B, C]`: times, classes) are excluded. Weights keep this form while they
 /// exist. Not for training: gradients would belong to other weights.
 pub fn in_int8<T>(on: bool, f: impl FnOnce() -> T) -> T {
     let _set = Set::new(&INT8, on);

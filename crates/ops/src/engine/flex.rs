@@ -350,6 +350,10 @@ impl Engine for Flex {
         if half::is(&q) {
             return half::attention(q, k, v, scale);
         }
+        if int8::attends_in_bf16() {
+            let [q, k, v] = [q, k, v].map(half::narrow);
+            return half::wide(half::attention(q, k, v, scale));
+        }
         let [q, k, v] = [q, k, v].map(heads_of);
         let a = attention_of(&q, &k, scale);
         let mut out = uninitialized(a.batch * a.heads * a.queries * a.width);

@@ -33,6 +33,12 @@ pub(super) fn takes_rows(x: &FlexTensor, weight: &FlexTensor) -> bool {
     scope::is_in_int8() && x.layout().num_dims() > 2 && is_wide(k, n)
 }
 
+/// Whether attention computes in `bf16`: where the machine has instructions for it, which are twice as fast as those
+/// for `f32`. Its error is a fraction of that of 8-bit layers.
+pub(super) fn attends_in_bf16() -> bool {
+    scope::is_in_int8() && isa().has_bf16()
+}
+
 pub(super) fn conv2d(c: &Conv, x: Input<'_>, weight: &FlexTensor, epilogue: Epilogue<'_>, out: &mut [f32]) {
     let is_linear = c.kernel == [1; 2] && c.stride == [1; 2] && [c.pad_before, c.pad_after] == [[0; 2]; 2];
     match x.plain().filter(|_| is_linear) {
