@@ -160,7 +160,7 @@ fn what_is_out_of_range_is_refused() {
     let order = || Order::new(0, dataset.len());
     let bad = AugmentConfig { flip: 1.5, ..AugmentConfig::default() };
     let error = Stream::new(dataset.clone(), order(), bad, 0).err().unwrap();
-    assert_eq!(error.to_string(), "flip = 1.5: expected 0 to 1");
+    assert_eq!(error.to_string(), "augment.flip = 1.5: expected 0 to 1");
     assert!(Stream::new(dataset.clone(), Order::new(0, 3), AugmentConfig::default(), 0).is_err());
     let text = "padding = \"#00ff00\"\n[edm]\np = 0.12\n";
     let read: AugmentConfig = toml::from_str(text).unwrap();

@@ -181,8 +181,8 @@ fn what_does_not_fit_is_said() {
     let learned = Some(ReverseVariance::LearnedRange);
     let found = error(&small, &rows(1), &Options { variance: learned, ..options.clone() });
     assert!(found.contains("has 3 output channels") && found.contains("needs 6"), "{found}");
-    let grey = pipeline(|c| (c.in_channels, c.out_channels) = (1, 1));
-    assert!(error(&grey, &rows(1), &options).contains("has 1 input channels"));
+    let other = pipeline(|c| (c.in_channels, c.out_channels) = (2, 2));
+    assert!(error(&other, &rows(1), &options).contains("has 2 input channels"));
     let mut wrong = rows(1);
     wrong[0].class = Some(7);
     assert!(error(&small, &wrong, &options).contains('7'));

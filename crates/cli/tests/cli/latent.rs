@@ -303,5 +303,5 @@ fn what_is_passed_over_or_understood_is_said() {
     );
     // A number where classes have names.
     let run = ["sample", "-m", crate::common::model(), "--class", "1", "-n", "1", "--steps", "1"];
-    scratch.ok(&run).says(&["class 1", "number of `"]);
+    scratch.ok(&run).says(&["class 1", "class number 1"]);
 }

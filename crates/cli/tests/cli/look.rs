@@ -38,7 +38,7 @@ fn help_lists_every_command() {
         let own = scratch.ok(&[command, "--help"]).stdout;
         assert!(own.contains("models without latents"), "{own}");
     }
-    assert!(help.contains("Check parity:"));
+    assert!(help.contains("Compare with other programs:"));
     assert!(scratch.ok(&["sample", "--help"]).stdout.contains("dpmpp-2m"));
     assert!(scratch.ok(&["--version"]).stdout.starts_with("tweedie "));
     assert_eq!(scratch.run(&[]).code, Some(2));

@@ -124,7 +124,7 @@ fn bad_input() {
     fails("0", &[], &["s.json", "steps = 0", "at least 1"]);
     fails("1001", &[], &["steps = 1001", "at most 1000"]);
     fails("-3", &[], &["-3"]);
-    fails("5", &["--begin", "5"], &["begin = 5", "5 steps"]);
+    fails("5", &["--begin", "5"], &["begin = 5", "number of steps, 5"]);
     fails("5", &["--eta", "2"], &["eta = 2"]);
     fails("5", &["--mu", "0.5"], &["use_dynamic_shifting"]);
     config(r#"{"_class_name": "DDIMScheduler", "beta_strat": 1}"#);

@@ -95,7 +95,7 @@ fn moments_are_decoded_by_the_models_own_autoencoder_or_another() {
         assert_eq!((pictures[0].height, pictures[0].width), (16, 8));
     }
     let error = pipeline.pictures(&latents, Some(&tiny(16))).unwrap_err().to_string();
-    assert!(error.contains("16 channels") && error.contains("4"), "{error}");
+    assert!(error.contains("16 latent channels") && error.contains("4"), "{error}");
 }
 
 /// As in diffusers; the picture of the golden folder `sd2` is one of guidance 1.

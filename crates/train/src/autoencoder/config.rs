@@ -114,7 +114,7 @@ impl VaeConfig {
         }
         let size = config.data.size;
         if self.adversarial.weight > 0.0 && (size >> layers) < 3 {
-            let expected = format!("fewer layers for images of {size} pixels");
+            let expected = format!("fewer layers for images of data.size = {size} pixels");
             return Err(TrainError::config("vae.adversarial.layers", layers, expected));
         }
         if config.run.precision != Default::default() {
