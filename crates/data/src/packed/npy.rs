@@ -65,10 +65,10 @@ pub(super) fn find(members: &[Member], files: &mut Files) -> Result<Option<Found
         arrays.push(array(member, files)?);
     }
     // A single file may have any name.
-    if let ([member], true) = (members, arrays.is_empty()) {
-        if files.begins_with(member, MAGIC) {
-            arrays.push(array(member, files)?);
-        }
+    if let ([member], true) = (members, arrays.is_empty())
+        && files.begins_with(member, MAGIC)
+    {
+        arrays.push(array(member, files)?);
     }
     if arrays.is_empty() {
         return Ok(None);
@@ -104,10 +104,10 @@ pub(super) fn find(members: &[Member], files: &mut Files) -> Result<Option<Found
             class_names.push(image.name.clone());
         }
     }
-    if let [image] = images[..] {
-        if let Some(own) = labels_of(image, &arrays) {
-            classes = values(own, files)?;
-        }
+    if let [image] = images[..]
+        && let Some(own) = labels_of(image, &arrays)
+    {
+        classes = values(own, files)?;
     }
     let with = match (images.len(), classes.is_empty()) {
         (1, true) => "no labels".to_owned(),
