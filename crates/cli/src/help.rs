@@ -7,7 +7,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Make", &["sample", "interpolate", "train", "ema", "tune-steps", "convert"]),
     ("Measure", &["eval", "compare", "bench"]),
     ("Look", &["info", "plan", "forward", "data"]),
-    ("Set up", &["devices", "completions"]),
+    ("Set up", &["models", "devices", "completions"]),
     ("Compare with other programs", &["debug"]),
 ];
 

@@ -1,6 +1,5 @@
 //! The binary `tweedie`: parses flags, calls the library, prints results.
 
-mod builtin;
 mod commands;
 mod help;
 mod interrupt;

@@ -1,35 +1,64 @@
-//! The model of a command: a given folder or the built-in one.
+//! The model of a command: a folder, a file or a name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tweedie::{
-    hub::{
-        self, Extras, LatentModel, Lora, ModelDir, OriginalCheckpoint, SchedulerConfig, latent_dir,
-        model_dir::extras_in,
-        scheduler_config::{PATCH, tokens},
-    },
-    pipe::{ClassSelector, Classes, Pipeline},
+    builtin,
+    hub::{self, Extras, SchedulerConfig, model::scheduler_of},
+    library::{self, Place},
+    ops::Device,
+    pipe::{ClassSelector, Classes, LoadOptions, LoraFile, Pipeline, RecordedFile},
 };
 
-use crate::{builtin, ui::Ui};
+use crate::ui::Ui;
 
-/// The pipeline of the model in `dir`, or of the built-in model.
-pub fn pipeline(dir: Option<&Path>, device: &tweedie::ops::Device, ui: Ui) -> Result<Pipeline> {
-    pipeline_of(dir, None, device, ui)
+/// The pipeline of `model`, or of the built-in model.
+pub fn pipeline(model: Option<&Path>, device: &Device, ui: Ui) -> Result<Pipeline> {
+    pipeline_with(model, &LoadOptions::default(), device, ui)
 }
 
-/// The same with one variant of the weights.
-pub fn pipeline_of(
-    dir: Option<&Path>,
-    variant: Option<&str>,
-    device: &tweedie::ops::Device,
+/// The same, by default of the built-in text-to-image model if there are prompts.
+pub fn pipeline_for(model: Option<&Path>, prompts: &[String], device: &Device, ui: Ui) -> Result<Pipeline> {
+    let texts = (!prompts.is_empty()).then_some(Path::new(builtin::TEXTS));
+    pipeline_with(model.or(texts), &LoadOptions::default(), device, ui)
+}
+
+/// The same with options.
+pub fn pipeline_with(
+    model: Option<&Path>,
+    options: &LoadOptions<'_>,
+    device: &Device,
     ui: Ui,
 ) -> Result<Pipeline> {
-    let Some(dir) = dir else { return builtin::pipeline(device) };
-    let pipeline = Pipeline::load_variant(dir, variant, device)?;
+    let model = model.unwrap_or(Path::new(builtin::IMAGES));
+    if model.is_dir() {
+        ensure!(
+            options.tokenizer.is_none(),
+            "--tokenizer is only supported for single-file checkpoints; a folder has its own tokenizer"
+        );
+        ensure!(
+            options.prediction.is_none(),
+            "--prediction is only supported for single-file checkpoints; a folder contains it"
+        );
+    }
+    let pipeline = library::load(model, options, device)?;
+    for remark in &pipeline.model().remarks {
+        ui.warn(format!("{}: {remark}", model.display()));
+    }
     tell_passed_over(pipeline.scheduler(), ui);
     Ok(pipeline)
+}
+
+/// The folder or file of `model`, for commands that need one.
+pub fn path(model: &Path) -> Result<PathBuf> {
+    match library::find(model)? {
+        Place::Path(path) => Ok(path),
+        Place::BuiltIn(name) => anyhow::bail!(
+            "`{name}` is part of the binary, but this command needs its folder; put a copy of the folder into one of \
+             the folders of `tweedie models`"
+        ),
+    }
 }
 
 /// Warns about keys of a scheduler configuration that its class ignores although they would have an effect.
@@ -57,74 +86,33 @@ pub enum Prediction {
     V,
 }
 
-/// The latent model at `path`, a folder or a single file, with `loras` merged.
-pub fn latent(
-    path: &Path,
-    tokenizer: Option<&Path>,
-    prediction: Option<Prediction>,
-    variant: Option<&str>,
-    loras: &[Lora],
-    device: &tweedie::ops::Device,
-    ui: Ui,
-) -> Result<LatentModel> {
-    if path.is_file() {
-        let prediction = prediction.map(|kind| match kind {
-            Prediction::Eps => hub::Prediction::Eps,
-            Prediction::V => hub::Prediction::V,
-        });
-        ensure!(variant.is_none(), "--variant is only supported for model folders");
-        let checkpoint = OriginalCheckpoint::open(path, prediction)?;
-        let model = LatentModel::load_original(&checkpoint, tokenizer, loras, device)?;
-        tell_remarks(path, &model.remarks, loras, ui);
-        return Ok(model);
+impl From<Prediction> for hub::Prediction {
+    fn from(kind: Prediction) -> Self {
+        match kind {
+            Prediction::Eps => Self::Eps,
+            Prediction::V => Self::V,
+        }
     }
-    ensure!(
-        tokenizer.is_none(),
-        "--tokenizer is only supported for single-file checkpoints; a folder has its own tokenizer"
-    );
-    ensure!(
-        prediction.is_none(),
-        "--prediction is only supported for single-file checkpoints; a folder contains it"
-    );
-    let model = LatentModel::load_variant(path, variant, loras, device)?;
-    tell_remarks(path, &model.remarks, loras, ui);
-    tell_passed_over(&model.scheduler, ui);
-    Ok(model)
-}
-
-/// Prints warnings about the files of a model.
-fn tell_remarks(path: &Path, remarks: &[String], loras: &[Lora], ui: Ui) {
-    let own = remarks.iter().map(|remark| (path, remark));
-    let changes = loras.iter().flat_map(|lora| lora.remarks().iter().map(|remark| (lora.path(), remark)));
-    own.chain(changes).for_each(|(path, remark)| ui.warn(format!("{}: {remark}", path.display())));
 }
 
 /// Parses `FILE` or `FILE:SCALE`.
-pub fn lora(text: &str) -> Result<Lora> {
+pub fn lora(text: &str) -> Result<LoraFile> {
     let (path, scale) = match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
         Some((path, Ok(scale))) => (path, scale),
         _ => (text, 1.0),
     };
     ensure!(scale.is_finite(), "--lora {text}: expected a finite number after the colon");
-    Ok(Lora::open(Path::new(path), scale)?)
+    Ok(LoraFile { file: RecordedFile::of(Path::new(path))?, scale })
 }
 
 /// The model's scheduler, with the shift for its own size or `mu`, and the model's defaults.
-pub fn scheduler(dir: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(SchedulerConfig, Extras)> {
-    let (scheduler, extras, own) = match dir {
-        Some(dir) => match latent_dir::class_of(dir)? {
-            Some(class) => {
-                let scheduler = SchedulerConfig::load(&dir.join("scheduler/scheduler_config.json"))?;
-                (scheduler, extras_in(dir)?, latent_dir::own_tokens(dir, class)?)
-            }
-            None => {
-                let ModelDir { scheduler, unet, extras, .. } = ModelDir::open(dir)?;
-                let scheduler = scheduler
-                    .with_context(|| format!("{}: scheduler_config.json is missing", dir.display()))?;
-                (scheduler, extras, unet.sample_size.map(|size| tokens(size.dims(), PATCH)))
-            }
-        },
-        None => (builtin::scheduler()?, builtin::extras()?, None),
+pub fn scheduler(model: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(SchedulerConfig, Extras)> {
+    let (scheduler, extras, own) = match library::find(model.unwrap_or(Path::new(builtin::IMAGES)))? {
+        Place::Path(dir) => scheduler_of(&dir)?,
+        Place::BuiltIn(name) => {
+            let (scheduler, extras) = builtin::settings(name)?;
+            (scheduler, extras, None)
+        }
     };
     tell_passed_over(&scheduler, ui);
     let shifted = match (mu, own) {

@@ -1,7 +1,5 @@
 //! Reads tensors from files.
 
-use std::path::Path;
-
 use anyhow::{Result, anyhow};
 use tweedie::{
     hub::SafetensorsFile,
@@ -21,10 +19,4 @@ pub fn read(file: &SafetensorsFile, name: &str) -> Result<HostTensor> {
         };
         anyhow!("{place}: tensor `{name}`: {e}; the file contains {shown}{more}")
     })
-}
-
-/// The tensor `name` of the file at `path`.
-pub fn read_one(path: &Path, name: &str) -> Result<HostTensor> {
-    let file = SafetensorsFile::open(path)?;
-    read(&file, name)
 }

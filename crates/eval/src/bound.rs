@@ -21,8 +21,8 @@ use tweedie_core::{
 };
 use tweedie_data::Image;
 use tweedie_hub::scheduler_config::ClampRange;
-use tweedie_models::{Condition, Mode, Network};
-use tweedie_ops::{Device, from_host, to_host};
+use tweedie_models::{Conditions, Mode};
+use tweedie_ops::{Batch, Device};
 use tweedie_pipe::{Pipeline, row_seed};
 
 pub use estimate::Estimate;
@@ -266,7 +266,13 @@ fn check_rows(pipeline: &Pipeline, rows: &[Row]) -> Result<[usize; 3], BoundErro
     let first = rows.first().ok_or(BoundError::Empty)?;
     let (expected_width, expected_height) = (first.image.width, first.image.height);
     let null = pipeline.extras().null_class;
-    let told = pipeline.unet().config().num_class_embeds.is_some();
+    let spec = pipeline.network().spec();
+    if pipeline.model().autoencoder.is_some() || spec.text.is_some() {
+        let reason = "the bound is only computed for models in pixels without prompts, because latents have no density of \
+                      pixels";
+        return Err(BoundError::Input(reason.into()));
+    }
+    let told = spec.classes.count.is_some();
     for (index, Row { image, class }) in rows.iter().enumerate() {
         let (width, height) = (image.width, image.height);
         if (width, height) != (expected_width, expected_height) {
@@ -277,13 +283,13 @@ fn check_rows(pipeline: &Pipeline, rows: &[Row]) -> Result<[usize; 3], BoundErro
             return Err(BoundError::Input(reason));
         }
     }
-    Ok([pipeline.unet().config().in_channels, expected_height, expected_width])
+    Ok([spec.inputs, expected_height, expected_width])
 }
 
 /// The variance of the model's own sampler, from its network or its scheduler.
 pub fn own_variance(pipeline: &Pipeline) -> ReverseVariance {
-    let config = pipeline.unet().config();
-    if config.out_channels == 2 * config.in_channels {
+    let spec = pipeline.network().spec();
+    if spec.outputs == 2 * spec.inputs {
         return ReverseVariance::LearnedRange;
     }
     let scheduler: serde_json::Value =
@@ -316,13 +322,13 @@ impl<'a> Model<'a> {
         shape: [usize; 3],
         options: &Options,
     ) -> Result<Self, BoundError> {
-        let config = pipeline.unet().config();
-        if ![1, 3].contains(&config.in_channels) {
-            return Err(BoundError::Channels { channels: config.in_channels });
+        let spec = pipeline.network().spec();
+        if ![1, 3].contains(&spec.inputs) {
+            return Err(BoundError::Channels { channels: spec.inputs });
         }
         let variance = options.variance.unwrap_or_else(|| own_variance(pipeline));
-        if variance == ReverseVariance::LearnedRange && config.out_channels != 2 * config.in_channels {
-            let (channels, expected) = (config.out_channels, 2 * config.in_channels);
+        if variance == ReverseVariance::LearnedRange && spec.outputs != 2 * spec.inputs {
+            let (channels, expected) = (spec.outputs, 2 * spec.inputs);
             return Err(BoundError::Variance { channels, expected });
         }
         let schedule = &pipeline.scheduler().process().schedule;
@@ -340,16 +346,18 @@ impl<'a> Model<'a> {
         Ok(Self { pipeline, device, bound, shape, clamp })
     }
 
-    fn condition(&self, rows: &[&Row]) -> Condition {
+    fn conditions(&self, rows: &[&Row]) -> Conditions {
         let none = self.pipeline.extras().null_class;
-        let told = self.pipeline.unet().config().num_class_embeds.is_some();
-        let classes = rows.iter().map(|row| row.class.or(none).unwrap_or(0)).collect();
-        Condition { classes: told.then_some(classes), ..Condition::default() }
+        match self.pipeline.network().spec().classes.count {
+            Some(_) => {
+                Conditions::of_classes(rows.iter().map(|row| row.class.or(none).unwrap_or(0)).collect())
+            }
+            None => Conditions::none(),
+        }
     }
 
     fn check(&self, row: &Row) -> Result<(), BoundError> {
-        let [c, h, w] = self.shape;
-        let checked = self.pipeline.unet().check([1, c, h, w], &[0.0], &self.condition(&[row]));
+        let checked = self.pipeline.network().check(1, &self.shape.into(), &[0.0], &self.conditions(&[row]));
         checked.map_err(|e| BoundError::Input(e.to_string()))
     }
 
@@ -374,12 +382,13 @@ impl<'a> Model<'a> {
             input.extend(fresh.iter().map(|x| (scalings.c_in * x) as f32));
         }
         let images: Vec<&Row> = tasks.iter().map(|&(image, _)| &rows[image]).collect();
-        let condition = self.condition(&images);
-        let unet = self.pipeline.unet();
-        unet.check([tasks.len(), c, h, w], &times, &condition)
+        let (conditions, network) = (self.conditions(&images), self.pipeline.network());
+        let shape = self.shape.into();
+        network
+            .check(tasks.len(), &shape, &times, &conditions)
             .map_err(|e| BoundError::Input(e.to_string()))?;
-        let input = from_host(input, [tasks.len(), c, h, w], self.device);
-        let output = to_host(unet.forward(input, &times, &condition, Mode::Eval));
+        let input = Batch::from_host(input, tasks.len(), &shape, self.device);
+        let output = network.forward(input, &times, &conditions, Mode::Eval).to_host();
         let learned = self.bound.variance() == ReverseVariance::LearnedRange;
         let each = output.len() / tasks.len();
         let mut terms = Vec::with_capacity(tasks.len());

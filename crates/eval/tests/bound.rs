@@ -15,8 +15,8 @@ use tweedie_hub::{
     Extras, SchedulerConfig,
     scheduler_config::{BetaCurve, TableProcess},
 };
-use tweedie_models::{Condition, NetworkDenoiser, UNet2DConfig, UNet2DModel};
-use tweedie_ops::{Batch, Device, from_host, to_host};
+use tweedie_models::{Conditions, NetworkDenoiser, UNet2DConfig, UNet2DModel};
+use tweedie_ops::{Batch, Device, from_host};
 use tweedie_pipe::{Pipeline, row_seed};
 
 const STEPS: usize = 12;
@@ -41,7 +41,7 @@ fn pipeline(change: impl Fn(&mut UNet2DConfig)) -> Pipeline {
     };
     let scheduler = SchedulerConfig::ddpm(&process, tweedie_core::Parameterization::V).unwrap();
     let extras = Extras { null_class: Some(2), ..Extras::default() };
-    Pipeline::from_parts(unet, scheduler, extras, &device())
+    Pipeline::of_network(unet, scheduler, extras, &device())
 }
 
 fn rows(n: usize) -> Vec<Row> {
@@ -70,8 +70,8 @@ fn the_report_is_the_sum_of_its_terms() {
         let mut expected = [0.0; 3];
         let mut levels = [0.0; STEPS];
         for (i, row) in rows.iter().enumerate() {
-            let condition = Condition::classes(vec![row.class.unwrap_or(2)]);
-            let network = NetworkDenoiser::new(pipeline.unet(), process.parameterization, condition);
+            let condition = Conditions::of_classes(vec![row.class.unwrap_or(2)]);
+            let network = NetworkDenoiser::new(pipeline.network(), process.parameterization, condition);
             let x0 = row.image.to_planes();
             let prior: f64 = x0.iter().map(|x| bound.prior(f64::from(*x))).sum();
             expected[0] += bits_per_dim(prior, 192) / 3.0;
@@ -81,7 +81,7 @@ fn the_report_is_the_sum_of_its_terms() {
                 let noisy =
                     |(x, e): (&f32, &f32)| (level.alpha * f64::from(*x) + level.sigma * f64::from(*e)) as f32;
                 let x = from_host(x0.iter().zip(&eps).map(noisy).collect(), [1, 3, 8, 8], &device());
-                let found = to_host(network.denoise(&Batch(x), *level).unwrap().x0.0);
+                let found = network.denoise(&Batch::of(x), *level).unwrap().x0.to_host();
                 let term = |(x0, x0_hat): (&f32, &f32)| {
                     let hat = if clamp { x0_hat.clamp(-1.0, 1.0) } else { *x0_hat };
                     bound.term(index, f64::from(*x0), f64::from(hat), 0.0).nats

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, error::Error, path::PathBuf};
 
 use burn::tensor::{DType, Tensor, TensorData};
 use tweedie_hub::{Extras, ModelDir, Precision, SafetensorsFile, SchedulerConfig, model_dir, weights};
-use tweedie_models::{Condition, HostTensor, InputError, Mode, Network, TensorSource};
+use tweedie_models::{Conditions, HostTensor, InputError, Mode, TensorSource};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -26,12 +26,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let x = inputs.read("sample")?;
     let shape: [usize; 4] = x.shape.try_into().map_err(|_| "`sample` must have the shape [B, C, H, W]")?;
     let times = inputs.read("timestep")?.values;
-    let mut condition = Condition::default();
+    let mut condition = Conditions::none();
     if inputs.shape("class_labels").is_some() {
         let labels = inputs.read("class_labels")?.values;
-        condition = Condition::classes(labels.into_iter().map(|c| c as usize).collect());
+        condition = Conditions::of_classes(labels.into_iter().map(|c| c as usize).collect());
     }
-    unet.check(shape, &times, &condition).map_err(|InputError(reason)| reason)?;
+    unet.config().check_input(shape, &times, &condition).map_err(|InputError(reason)| reason)?;
     let x = Tensor::from_data(TensorData::new(x.values, shape), (&device, DType::F32));
     let answer = unet.forward(x, &times, &condition, Mode::Eval);
     let shape = answer.dims().to_vec();

@@ -9,8 +9,8 @@ use burn::{module::Module, tensor::Device};
 use serde_json::{Map, Value};
 use tweedie_models::{
     Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
-    ClipTextModel, ConfigError, DitConfig, DitTransformer, LoadError, TensorSource, UNet2DConditionConfig,
-    UNet2DConditionModel, UNet2DConfig, UNet2DModel, export,
+    ClipTextModel, ConfigError, HostTensor, IoSpec, LoadError, NETWORKS, Network, TensorSource, export,
+    registry,
 };
 
 use crate::{
@@ -28,28 +28,17 @@ pub(crate) const TEXT_WEIGHTS: &str = "model";
 /// A loaded network of any supported class.
 #[derive(Debug)]
 pub enum Component {
-    /// `UNet2DModel`.
-    UNet(Box<UNet2DModel>),
-    /// `UNet2DConditionModel`.
-    TextUNet(Box<UNet2DConditionModel>),
-    /// `DiTTransformer2DModel`.
-    Dit(Box<DitTransformer>),
+    /// One of [`NETWORKS`].
+    Network(Box<dyn Network>),
     /// `AutoencoderKL` or `AutoencoderTiny`.
     Autoencoder(Autoencoder),
     /// `CLIPTextModel` or `CLIPTextModelWithProjection`.
     Text(Box<ClipTextModel>),
 }
 
-/// The supported classes.
-const CLASSES: [&str; 7] = [
-    "UNet2DModel",
-    "UNet2DConditionModel",
-    "DiTTransformer2DModel",
-    "AutoencoderKL",
-    "AutoencoderTiny",
-    "CLIPTextModel",
-    "CLIPTextModelWithProjection",
-];
+/// The supported classes besides [`NETWORKS`].
+const OTHERS: [&str; 4] =
+    ["AutoencoderKL", "AutoencoderTiny", "CLIPTextModel", "CLIPTextModelWithProjection"];
 
 /// A network's folder with its configuration; the weights are not read yet.
 pub struct ComponentDir {
@@ -74,10 +63,11 @@ impl ComponentDir {
         let first = |v: &Value| v.get(0).and_then(Value::as_str).map(str::to_owned);
         let class = match entries.get("_class_name").and_then(Value::as_str) {
             Some(name) => name.to_owned(),
-            None => entries.get("architectures").and_then(first).unwrap_or_else(|| CLASSES[0].into()),
+            None => entries.get("architectures").and_then(first).unwrap_or_else(|| NETWORKS[0].class.into()),
         };
-        if !CLASSES.contains(&class.as_str()) {
-            let reason = format!("unsupported class `{class}`; expected one of {}", CLASSES.join(", "));
+        if registry::find(&class).is_none() && !OTHERS.contains(&class.as_str()) {
+            let all: Vec<_> = NETWORKS.iter().map(|entry| entry.class).chain(OTHERS).collect();
+            let reason = format!("unsupported class `{class}`; expected one of {}", all.join(", "));
             return Err(HubError::key(&path, "_class_name", reason));
         }
         Ok(Self { dir: dir.into(), config: path, class, text, variant: None })
@@ -111,6 +101,17 @@ impl ComponentDir {
     /// The text of the configuration.
     pub fn config(&self) -> &str {
         &self.text
+    }
+
+    /// What the network takes and gives.
+    ///
+    /// # Errors
+    /// If it does not denoise samples, or its configuration does not describe a network.
+    pub fn spec(&self) -> Result<IoSpec, HubError> {
+        let entry = registry::find(&self.class).ok_or_else(|| {
+            HubError::key(&self.config, "_class_name", format!("`{}` does not denoise samples", self.class))
+        })?;
+        (entry.spec)(&self.text).map_err(|source| HubError::Config { path: self.config.clone(), source })
     }
 
     /// Loads the network on `device`, with the weights of its folder.
@@ -147,15 +148,6 @@ impl ComponentDir {
         };
         let text = &self.text;
         Ok(match self.class.as_str() {
-            "UNet2DConditionModel" => {
-                let config = UNet2DConditionConfig::from_json(text).map_err(bad)?;
-                let unet = UNet2DConditionModel::load(&config, source, device).map_err(fail)?;
-                Component::TextUNet(Box::new(unet))
-            }
-            "DiTTransformer2DModel" => {
-                let config = DitConfig::from_json(text).map_err(bad)?;
-                Component::Dit(Box::new(DitTransformer::load(&config, source, device).map_err(fail)?))
-            }
             "AutoencoderKL" => {
                 let config = AutoencoderKlConfig::from_json(text).map_err(bad)?;
                 let vae = AutoencoderKl::load(&config, source, device).map_err(fail)?;
@@ -170,9 +162,9 @@ impl ComponentDir {
                 let config = ClipTextConfig::from_json(text).map_err(bad)?;
                 Component::Text(Box::new(ClipTextModel::load(&config, source, device).map_err(fail)?))
             }
-            _ => {
-                let config = UNet2DConfig::from_json(text).map_err(bad)?;
-                Component::UNet(Box::new(UNet2DModel::load(&config, source, device).map_err(fail)?))
+            class => {
+                let entry = registry::find(class).unwrap_or(&NETWORKS[0]);
+                Component::Network((entry.load)(text, source, device).map_err(fail)?)
             }
         })
     }
@@ -187,15 +179,25 @@ pub(crate) fn write<M: Module>(
     config: &str,
     precision: Precision,
 ) -> Result<(), HubError> {
+    write_tensors(dir, stem, &export(module), config, precision)
+}
+
+/// The same for tensors.
+pub(crate) fn write_tensors(
+    dir: &Path,
+    stem: &str,
+    tensors: &BTreeMap<String, HostTensor>,
+    config: &str,
+    precision: Precision,
+) -> Result<(), HubError> {
     files::create_dir(dir)?;
     files::write_atomic(&dir.join(CONFIG), config.as_bytes())?;
     let file = dir.join(format!("{stem}.safetensors"));
-    let tensors = export(module);
     let broken = tensors.iter().find_map(|(name, t)| Some((name, t.values.iter().find(|v| !v.is_finite())?)));
     if let Some((name, value)) = broken {
         return Err(HubError::tensor(&file, name, format!("has a value that is not finite ({value})")));
     }
-    weights::write(&file, &tensors, precision, &BTreeMap::new())
+    weights::write(&file, tensors, precision, &BTreeMap::new())
 }
 
 /// Writes the folder `path`, which Python opens with `AutoencoderKL.from_pretrained(path)`, and `tweedie.json` if

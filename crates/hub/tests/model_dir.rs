@@ -10,7 +10,7 @@ use std::{
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use tweedie_hub::{Extras, HubError, ModelDir, Precision, SafetensorsFile, SamplingDefaults, model_dir};
-use tweedie_models::{Condition, HostTensor, Mode, TensorSource, UNet2DModel, export};
+use tweedie_models::{Conditions, HostTensor, Mode, TensorSource, UNet2DModel, export};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -45,7 +45,7 @@ fn input() -> Tensor<4> {
     Tensor::from_data(TensorData::new(values, [2, 3, 8, 8]), (&device(), DType::F32))
 }
 
-fn answer(model: &UNet2DModel, times: &[f32], condition: &Condition) -> Vec<f32> {
+fn answer(model: &UNet2DModel, times: &[f32], condition: &Conditions) -> Vec<f32> {
     model.forward(input(), times, condition, Mode::Eval).into_data().iter::<f32>().collect()
 }
 
@@ -62,7 +62,7 @@ fn a_pipeline_that_diffusers_wrote_answers_as_there() {
     assert_eq!(folder.scheduler.as_ref().unwrap().class_name(), "DDPMScheduler");
     let model = folder.load_unet(&device()).unwrap();
     let expected = SafetensorsFile::open(&golden().join("ddpm_answers.safetensors")).unwrap();
-    let found = answer(&model, &[3.0, 777.0], &Condition::default());
+    let found = answer(&model, &[3.0, 777.0], &Conditions::none());
     let distance = distance(&found, &expected.read("sample").unwrap());
     assert!(distance < 1e-4, "{distance}");
 }
@@ -73,7 +73,7 @@ fn a_component_in_shards_of_half_precision_answers_as_in_diffusers() {
     assert!(folder.pipeline.is_none() && folder.scheduler.is_none());
     let model = folder.load_unet(&device()).unwrap();
     let expected = SafetensorsFile::open(&golden().join("classes_answers.safetensors")).unwrap();
-    let found = answer(&model, &[10.0, 500.0], &Condition::classes(vec![4, 1]));
+    let found = answer(&model, &[10.0, 500.0], &Conditions::of_classes(vec![4, 1]));
     let distance = distance(&found, &expected.read("sample").unwrap());
     assert!(distance < 1e-4, "{distance}");
 }

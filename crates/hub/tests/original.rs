@@ -9,8 +9,7 @@ use std::{
 
 use serde_json::Value;
 use tweedie_hub::{
-    ClipTokenizer, HubError, LatentClass, LatentModel, LatentNetwork, Lora, OriginalCheckpoint, Precision,
-    Prediction,
+    ClipTokenizer, HubError, Lora, Model, OriginalCheckpoint, Precision, Prediction,
     original::{Family, Part},
     weights,
 };
@@ -126,12 +125,12 @@ fn whole_models_load() {
         let dir = tempfile::tempdir().unwrap();
         let (_, path) = checkpoint(dir.path(), name, |_| {});
         let opened = OriginalCheckpoint::open(&path, None).unwrap();
-        let error = LatentModel::load_original(&opened, None, &[], &device).unwrap_err().to_string();
+        let error = Model::load_original(&opened, None, &[], &device).unwrap_err().to_string();
         assert!(error.contains("tokenizer"), "{error}");
         tokenizer(&dir.path().join("tokenizer"));
-        let model = LatentModel::load_original(&opened, None, &[], &device).unwrap();
+        let model = Model::load_original(&opened, None, &[], &device).unwrap();
         let xl = family == Family::Sdxl;
-        assert_eq!(model.class == LatentClass::StableDiffusionXl, xl);
+        assert_eq!(model.kind.name == "StableDiffusionXLPipeline", xl);
         assert_eq!(model.texts.len(), if xl { 2 } else { 1 });
         let pads: Vec<_> = model.texts.iter().map(|text| text.tokenizer.pad).collect();
         assert_eq!(
@@ -148,17 +147,14 @@ fn whole_models_load() {
         // The same as a folder.
         let folder = dir.path().join("folder");
         model.save(&folder, Precision::F32).unwrap();
-        let again = LatentModel::load(&folder, &device).unwrap();
-        assert_eq!((again.class, again.scheduler.class_name()), (model.class, class));
+        let again = Model::load(&folder, &device).unwrap();
+        assert_eq!((again.kind, again.scheduler.class_name()), (model.kind, class));
         assert_eq!(again.scheduler.to_json(), model.scheduler.to_json());
         assert_eq!(again.zeros_for_no_negative, model.zeros_for_no_negative);
-        let unet = |model: &LatentModel| match &model.network {
-            LatentNetwork::TextUNet(unet) => (unet.config().clone(), export(&**unet)),
-            other => panic!("{other:?}"),
-        };
+        let unet = |model: &Model| (model.network.config_json(), model.network.tensors());
         assert!(unet(&again) == unet(&model), "{name}");
-        let vae = |model: &LatentModel| match &model.autoencoder {
-            Autoencoder::Kl(vae) => (vae.config().clone(), export(&**vae)),
+        let vae = |model: &Model| match &model.autoencoder {
+            Some(Autoencoder::Kl(vae)) => (vae.config().clone(), export(&**vae)),
             other => panic!("{other:?}"),
         };
         assert!(vae(&again) == vae(&model), "{name}");
@@ -194,7 +190,7 @@ fn another_encoders_tokenizer_is_refused() {
         };
         let vocabulary: BTreeMap<String, usize> = whole.iter().map(moved).collect();
         std::fs::write(&file, serde_json::to_string(&vocabulary).unwrap()).unwrap();
-        let error = LatentModel::load_original(&opened, None, &[], &device).unwrap_err().to_string();
+        let error = Model::load_original(&opened, None, &[], &device).unwrap_err().to_string();
         assert!(error.contains("text_encoder") && words.iter().all(|w| error.contains(w)), "{error}");
     }
 }
@@ -325,7 +321,7 @@ fn leftovers_are_passed_over_and_said() {
         for (component, expected) in &golden.components {
             assert_eq!(digest(&opened.component(component).unwrap().1), expected["digest"], "{component}");
         }
-        LatentModel::load_original(&opened, None, &[], &device).unwrap();
+        Model::load_original(&opened, None, &[], &device).unwrap();
         let said = opened.remarks();
         assert_eq!(said.len(), leftovers.len(), "{said:?}");
         for name in leftovers {
@@ -352,7 +348,7 @@ fn what_is_wrong_is_named() {
             Ok(opened) => opened,
             Err(e) => return e,
         };
-        LatentModel::load_original(&opened, None, &[], &device).unwrap_err()
+        Model::load_original(&opened, None, &[], &device).unwrap_err()
     };
     let cases: [(&str, Change<'_>, &str); 5] = [
         ("sd2", &|t| t.retain(|name, _| !name.starts_with("first_stage_model.")), "`first_stage_model.`"),

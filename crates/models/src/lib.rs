@@ -6,8 +6,8 @@
 //! ```
 //! use burn::tensor::Device;
 //! use tweedie_core::{Denoiser, Level, Parameterization};
-//! use tweedie_models::{Condition, NetworkDenoiser, UNet2DConfig, UNet2DModel};
-//! use tweedie_ops::{Batch, RowNoise};
+//! use tweedie_models::{Conditions, NetworkDenoiser, UNet2DConfig, UNet2DModel};
+//! use tweedie_ops::{RowNoise, SampleShape};
 //!
 //! let config = UNet2DConfig::from_json(
 //!     r#"{"block_out_channels": [16, 32], "norm_num_groups": 8, "layers_per_block": 1,
@@ -17,32 +17,37 @@
 //! let device = Device::flex();
 //! let unet = UNet2DModel::new(&config, 0, &device)?;
 //!
-//! let denoiser = NetworkDenoiser::new(&unet, Parameterization::Eps, Condition::default());
-//! let x = Batch(RowNoise(vec![1, 2]).tensor([2, 3, 16, 16], 0, &device));
+//! let denoiser = NetworkDenoiser::new(&unet, Parameterization::Eps, Conditions::none());
+//! let x = RowNoise(vec![1, 2]).batch(&SampleShape::from([3, 16, 16]), 0, &device);
 //! let prediction = denoiser.denoise(&x, Level { alpha: 0.6, sigma: 0.8, t: 400.0 })?;
-//! assert_eq!(prediction.x0.0.dims(), [2, 3, 16, 16]);
+//! assert_eq!(prediction.x0.tensor().dims(), [2, 3, 16, 16]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod conditions;
 mod config;
 pub mod denoiser;
 pub mod dit;
 pub mod layers;
+pub mod memory;
 pub mod network;
 pub mod params;
 pub mod perceptual;
+pub mod registry;
 pub mod text;
 pub mod unet;
 pub mod unet_condition;
 pub mod vae;
 
+pub use conditions::{Conditions, Entry};
 pub use denoiser::NetworkDenoiser;
 pub use dit::{DitConfig, DitTransformer};
-pub use network::{Added, Condition, InputError, Mode, Network, Precision};
+pub use network::{Classes, InputError, IoSpec, Mode, Network, Precision};
 pub use params::{HostTensor, ParamError, TensorSource, count, export, import, settle};
 pub use perceptual::Perceptual;
+pub use registry::{NETWORKS, NetworkEntry};
 pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};
 pub use unet_condition::{UNet2DConditionConfig, UNet2DConditionModel};

@@ -1,7 +1,12 @@
 //! The common interface of denoising networks.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use tweedie_ops::{Batch, SampleShape};
+
+use crate::{conditions::Conditions, params::HostTensor};
 
 /// The arithmetic of a network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -86,64 +91,137 @@ pub enum Mode {
     },
 }
 
-/// A network's inputs besides the noisy sample and the time.
-#[derive(Clone, Debug, Default)]
-pub struct Condition {
-    /// One class per row.
-    pub classes: Option<Vec<usize>>,
-    /// A vector added to the time embedding, `[B, time embedding width]`.
-    pub embedding: Option<Tensor<2>>,
-    /// Text features, `[B, tokens, width]`.
-    pub text: Option<Tensor<3>>,
-    /// SDXL's additional conditions: pooled text features, and sizes.
-    pub added: Option<Added>,
-    /// The guidance scale of each row, for guidance-distilled networks.
-    pub guidance: Option<Vec<f32>>,
-}
-
-/// SDXL's conditions besides the text features.
-#[derive(Clone, Debug)]
-pub struct Added {
-    /// Pooled text features, `[B, width]`.
-    pub text_embeds: Tensor<2>,
-    /// For each row: height and width of the original image, top and left of the crop, height and width of the target. For
-    /// the refiner: the first four and an aesthetic score.
-    pub time_ids: Vec<Vec<f32>>,
-}
-
-impl Condition {
-    /// A condition of one class per row.
-    pub fn classes(classes: Vec<usize>) -> Self {
-        Self { classes: Some(classes), ..Self::default() }
-    }
-}
-
 /// An input that a network does not support.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct InputError(pub String);
 
-/// A network with a noisy sample as input.
-pub trait Network {
-    /// Checks inputs for [`Network::forward`]; `shape` is that of `x`.
+/// What a network takes and gives. Everything that a pipeline must know of a network is here, so that a new network needs no
+/// change elsewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IoSpec {
+    /// The name of the class in diffusers.
+    pub class: &'static str,
+    /// Channels of the input, including those of maps.
+    pub inputs: usize,
+    /// Channels of the output: those of the sample, or twice as many with a learned variance.
+    pub outputs: usize,
+    /// The axes of the samples that the network was made for, such as `[height, width]`.
+    pub native: Option<Vec<usize>>,
+    /// Whether only [`Self::native`] is supported.
+    pub fixed: bool,
+    /// Number of axes.
+    pub axes: usize,
+    /// Every axis must be a multiple of this.
+    pub multiple: usize,
+    /// Side of a token, by which schedules may be shifted.
+    pub patch: usize,
+    /// The classes, if it reads them.
+    pub classes: Classes,
+    /// Width of the text features, if it reads them.
+    pub text: Option<usize>,
+    /// Whether it reads pooled text features and sizes.
+    pub pooled: bool,
+    /// Whether it takes the guidance scale as an input, instead of being guided.
+    pub takes_guidance: bool,
+}
+
+/// The classes of a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Classes {
+    /// Their number, without `null` if that is not among them. `None`: it has none, or they are not numbers.
+    pub count: Option<usize>,
+    /// The class that means "no class", if the network itself has one.
+    pub null: Option<usize>,
+    /// What they are instead, if the network has classes that are not numbers.
+    pub other: Option<&'static str>,
+}
+
+impl IoSpec {
+    /// A spec of a network that works on any axes and reads no conditions.
+    pub fn new(class: &'static str, axes: usize, [inputs, outputs]: [usize; 2]) -> Self {
+        Self {
+            class,
+            inputs,
+            outputs,
+            native: None,
+            fixed: false,
+            axes,
+            multiple: 1,
+            patch: 2,
+            classes: Classes::default(),
+            text: None,
+            pooled: false,
+            takes_guidance: false,
+        }
+    }
+}
+
+/// A network that reads a noisy sample and a time.
+pub trait Network: std::fmt::Debug + Send + Sync {
+    /// What it takes and gives.
+    fn spec(&self) -> IoSpec;
+
+    /// Checks inputs for [`Network::forward`]; `shape` is that of each of `rows` samples.
     ///
     /// # Errors
     /// Says which input is wrong and what was expected.
-    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError>;
+    fn check(
+        &self,
+        rows: usize,
+        shape: &SampleShape,
+        times: &[f32],
+        conditions: &Conditions,
+    ) -> Result<(), InputError>;
 
-    /// The raw output `[B, C', H, W]` for `x: [B, C, H, W]` at `times`, one per row.
+    /// The raw output, with the axes of `x`, at `times`, one per row.
     ///
     /// # Panics
     /// For inputs that [`Network::check`] rejects.
-    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4>;
+    fn forward(&self, x: Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Batch;
+
+    /// Approximate bytes that one row of this shape needs.
+    fn row_bytes(&self, shape: &SampleShape, precision: Precision) -> u64;
+
+    /// The same network in `precision`. Parameters are shared.
+    fn in_precision(&self, precision: Precision) -> Box<dyn Network>;
+
+    /// The same network as a constant function of its input, for gradients with respect to the input.
+    fn differentiable(&self) -> Box<dyn Network>;
+
+    /// The `config.json` for diffusers.
+    fn config_json(&self) -> String;
+
+    /// All parameters by name.
+    fn tensors(&self) -> BTreeMap<String, HostTensor>;
+
+    /// The name of a parameter that is not finite, if any.
+    fn non_finite(&self) -> Option<String>;
 }
 
-impl<N: Network + ?Sized> Network for &N {
-    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError> {
-        (**self).check(shape, times, condition)
-    }
+/// Implements what is the same for every network that is a [`Module`](burn::module::Module) with `config` and
+/// `with_precision`.
+macro_rules! module_network {
+    () => {
+        fn in_precision(&self, precision: $crate::network::Precision) -> Box<dyn $crate::network::Network> {
+            Box::new(self.clone().with_precision(precision))
+        }
 
-    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
-        (**self).forward(x, times, condition, mode)
-    }
+        fn differentiable(&self) -> Box<dyn $crate::network::Network> {
+            Box::new(burn::module::Module::no_grad(self.clone().train()))
+        }
+
+        fn config_json(&self) -> String {
+            self.config.to_json()
+        }
+
+        fn tensors(&self) -> std::collections::BTreeMap<String, $crate::params::HostTensor> {
+            $crate::params::export(self)
+        }
+
+        fn non_finite(&self) -> Option<String> {
+            $crate::params::non_finite(self)
+        }
+    };
 }
+pub(crate) use module_network;

@@ -5,7 +5,7 @@
 use burn::tensor::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use tweedie_core::noise::generator;
-use tweedie_models::{Condition, Mode, UNet2DConfig, UNet2DModel, unet::DownBlockType};
+use tweedie_models::{Conditions, Mode, UNet2DConfig, UNet2DModel, unet::DownBlockType};
 
 /// A small network with some keys replaced.
 fn with(changes: Value) -> String {
@@ -118,8 +118,8 @@ fn errors_name_key_and_value() {
 #[test]
 fn inputs_that_do_not_fit_are_refused() {
     let config = |changes| UNet2DConfig::from_json(&with(changes)).unwrap();
-    let none = Condition::default();
-    let classes = |c: &[usize]| Condition::classes(c.to_vec());
+    let none = Conditions::none();
+    let classes = |c: &[usize]| Conditions::of_classes(c.to_vec());
     let plain = config(json!({}));
     let labelled = config(json!({"num_class_embeds": 4}));
     let learned = config(json!({"time_embedding_type": "learned", "num_train_timesteps": 10}));
@@ -194,7 +194,7 @@ fn accepted_configurations_run() {
         accepted += 1;
         let model = UNet2DModel::new(&config, 0, &device).unwrap();
         let x = Tensor::<4>::ones([1, 3, 8, 8], (&device, DType::F32));
-        let y = model.forward(x, &[3.0], &Condition::default(), Mode::Eval);
+        let y = model.forward(x, &[3.0], &Conditions::none(), Mode::Eval);
         assert_eq!(y.dims(), [1, 3, 8, 8], "{text}");
         let values: Vec<f32> = y.into_data().try_into_vec().unwrap();
         assert!(values.iter().all(|v| v.is_finite()), "{text}");

@@ -16,7 +16,9 @@ use burn::{
 };
 use common::{hash, sample, weight};
 use safetensors::SafeTensors;
-use tweedie_models::{Condition, HostTensor, Mode, Precision, UNet2DConfig, UNet2DModel, params};
+use tweedie_models::{
+    Conditions, Entry, HostTensor, Mode, Precision, UNet2DConfig, UNet2DModel, conditions::EMBEDDING, params,
+};
 
 /// Relative to the output's root mean square.
 const TOLERANCE: f64 = 1e-4;
@@ -81,16 +83,16 @@ fn model(golden: &Golden, device: &Device) -> UNet2DModel {
     UNet2DModel::load(&config, &weights, device).unwrap()
 }
 
-fn inputs(golden: &Golden, device: &Device) -> (Tensor<4>, Vec<f32>, Condition) {
+fn inputs(golden: &Golden, device: &Device) -> (Tensor<4>, Vec<f32>, Conditions) {
     let x = sample("sample", golden.json::<[usize; 4]>("sample"), device);
     let times: Vec<f32> = golden.json("times");
     let condition = match golden.json::<serde_json::Value>("classes") {
-        serde_json::Value::Null => Condition::default(),
+        serde_json::Value::Null => Conditions::none(),
         serde_json::Value::String(_) => {
             let shape = [times.len(), golden.config().time_width()];
-            Condition { embedding: Some(sample("embedding", shape, device)), ..Condition::default() }
+            Conditions::none().with(EMBEDDING, Entry::Vectors(sample("embedding", shape, device)))
         }
-        classes => Condition::classes(serde_json::from_value(classes).unwrap()),
+        classes => Conditions::of_classes(serde_json::from_value(classes).unwrap()),
     };
     (x, times, condition)
 }

@@ -15,11 +15,14 @@ use common::{hash, sample, weight};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tweedie_models::{
-    Added, Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig,
-    ClipTextConfig, ClipTextModel, Condition, DitConfig, DitTransformer, HostTensor, Mode, Network,
-    Precision, UNet2DConditionConfig, UNet2DConditionModel, params, vae::Tiles,
+    Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
+    ClipTextModel, Conditions, DitConfig, DitTransformer, Entry, HostTensor, Mode, Network, Precision,
+    UNet2DConditionConfig, UNet2DConditionModel,
+    conditions::{CLASSES, POOLED, SIZES, TEXT},
+    params,
+    vae::Tiles,
 };
-use tweedie_ops::to_host;
+use tweedie_ops::{Batch, to_host};
 
 /// Relative to the output's root mean square.
 const TOLERANCE: f64 = 1e-4;
@@ -104,22 +107,22 @@ impl Golden {
         assert!(4 * seen > 3 * expected.len(), "{output}");
     }
 
-    fn condition(&self) -> Condition {
+    fn conditions(&self) -> Conditions {
         let has = |name: &str| self.shapes.get(name).is_some();
-        let added = |time_ids| Added { text_embeds: self.input("text_embeds"), time_ids };
-        Condition {
-            classes: self.given("class_labels"),
-            text: has("encoder_hidden_states").then(|| self.input("encoder_hidden_states")),
-            added: self.given("time_ids").map(added),
-            ..Condition::default()
-        }
+        let ids: Option<Vec<Vec<f32>>> = self.given("time_ids");
+        let text = "encoder_hidden_states";
+        Conditions::none()
+            .with_some(CLASSES, self.given("class_labels").map(Entry::Indices))
+            .with_some(TEXT, has(text).then(|| Entry::Tokens(self.input(text))))
+            .with_some(POOLED, ids.is_some().then(|| Entry::Vectors(self.input("text_embeds"))))
+            .with_some(SIZES, ids.map(Entry::Numbers))
     }
 
     fn run(&self, network: &dyn Network) {
         let (x, times): (Tensor<4>, Vec<f32>) = (self.input("sample"), self.given("timestep").unwrap());
-        let condition = self.condition();
-        network.check(x.dims(), &times, &condition).unwrap();
-        self.expect("sample", network.forward(x, &times, &condition, Mode::Eval));
+        let (x, conditions) = (Batch::of(x), self.conditions());
+        network.check(x.len(), x.shape(), &times, &conditions).unwrap();
+        self.expect("sample", network.forward(x, &times, &conditions, Mode::Eval).tensor::<4>());
     }
 }
 
@@ -257,7 +260,7 @@ fn outputs_in_fewer_bits_are_close() {
             let unet = unet.with_precision(precision);
             let (x, times): (Tensor<4>, Vec<f32>) =
                 (golden.input("sample"), golden.given("timestep").unwrap());
-            let found = unet.forward(x, &times, &golden.condition(), Mode::Eval);
+            let found = unet.forward(x, &times, &golden.conditions(), Mode::Eval);
             changed |= off(&golden, "sample", precision, found) && precision == Precision::Int8;
         }
         for golden in goldens("dit") {
@@ -266,7 +269,7 @@ fn outputs_in_fewer_bits_are_close() {
             let dit = DitTransformer::load(&config, &weights, &device).unwrap().with_precision(precision);
             let (x, times): (Tensor<4>, Vec<f32>) =
                 (golden.input("sample"), golden.given("timestep").unwrap());
-            off(&golden, "sample", precision, dit.forward(x, &times, &golden.condition(), Mode::Eval));
+            off(&golden, "sample", precision, dit.forward(x, &times, &golden.conditions(), Mode::Eval));
         }
     }
     assert!(changed);
@@ -291,7 +294,7 @@ fn a_wide_transformer_in_eight_bits_is_close() {
     let x = tweedie_ops::from_host((0..512).map(|i| (i as f32).sin()).collect(), [2, 4, 8, 8], &device);
     let outputs = [Precision::F32, Precision::Int8].map(|precision| {
         let dit = dit.clone().with_precision(precision);
-        to_host(dit.forward(x.clone(), &[10.0, 500.0], &Condition::classes(vec![0, 2]), Mode::Eval))
+        to_host(dit.forward(x.clone(), &[10.0, 500.0], &Conditions::of_classes(vec![0, 2]), Mode::Eval))
     });
     let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|d| d * d).sum::<f32>().sqrt();
     let [full, fewer] = &outputs;

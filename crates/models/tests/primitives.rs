@@ -14,8 +14,10 @@ use burn::{
 use common::{sample, weight};
 use safetensors::SafeTensors;
 use tweedie_models::{
-    Added, AutoencoderKl, AutoencoderKlConfig, Condition, DitConfig, DitTransformer, HostTensor, Mode,
-    Network, UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel, params,
+    AutoencoderKl, AutoencoderKlConfig, Conditions, DitConfig, DitTransformer, Entry, HostTensor, Mode,
+    UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel,
+    conditions::{CLASSES, POOLED, SIZES, TEXT},
+    params,
 };
 use tweedie_ops::{of_primitives, recomputing, to_host};
 
@@ -112,9 +114,10 @@ fn unets() {
         let weights = weights(&UNet2DModel::new(&config, 1, &Device::flex()).unwrap());
         let model = UNet2DModel::load(&config, &weights, &device).unwrap();
         let labelled = config.num_class_embeds.is_some() || config.class_embed_type.is_some();
-        let condition = Condition { classes: labelled.then(|| vec![1, 0]), ..Condition::default() };
+        let classes = labelled.then(|| Entry::Indices(vec![1, 0]));
+        let conditions = Conditions::none().with_some(CLASSES, classes);
         let x = sample("sample", [2, config.in_channels, 16, 16], &Device::flex());
-        compare(file, &model, |m| m.forward(x.clone(), &[1.0, 7.0], &condition, Mode::Eval));
+        compare(file, &model, |m| m.forward(x.clone(), &[1.0, 7.0], &conditions, Mode::Eval));
     }
 }
 
@@ -135,7 +138,7 @@ fn a_unet_as_ddpms() {
     for (batch, size) in [(1, 16), (3, 32)] {
         let x = sample("sample", [batch, 3, size, size], &Device::flex());
         let times: Vec<f32> = (0..batch).map(|i| 300.0 * i as f32).collect();
-        compare("ddpm", &model, |m| m.forward(x.clone(), &times, &Condition::default(), Mode::Eval));
+        compare("ddpm", &model, |m| m.forward(x.clone(), &times, &Conditions::none(), Mode::Eval));
     }
 }
 
@@ -147,19 +150,17 @@ fn text_conditioned_unets() {
         let weights = weights(&UNet2DConditionModel::new(&config, 1, &Device::flex()).unwrap());
         let model = UNet2DConditionModel::load(&config, &weights, &device).unwrap();
         let width = config.cross_attention_dim.get(0).unwrap();
-        let mut condition = Condition {
-            text: Some(sample("encoder_hidden_states", [2, 9, width], &Device::flex())),
-            ..Condition::default()
-        };
+        let text = Entry::Tokens(sample("encoder_hidden_states", [2, 9, width], &Device::flex()));
+        let mut condition = Conditions::none().with(TEXT, text);
         if let Some(each) = config.addition_time_embed_dim {
             let inputs = config.projection_class_embeddings_input_dim.unwrap() - 6 * each;
             let text_embeds = sample("text_embeds", [2, inputs], &Device::flex());
-            condition.added =
-                Some(Added { text_embeds, time_ids: vec![vec![8.0, 9.0, 0.0, 1.0, 8.0, 8.0]; 2] });
+            let sizes = Entry::Numbers(vec![vec![8.0, 9.0, 0.0, 1.0, 8.0, 8.0]; 2]);
+            condition = condition.with(POOLED, Entry::Vectors(text_embeds)).with(SIZES, sizes);
         }
         let x = sample("sample", [2, config.in_channels, 16, 16], &Device::flex());
-        if model.check(x.dims(), &[5.0, 900.0], &condition).is_err() {
-            condition.classes = Some(vec![1, 0]);
+        if config.check_input(x.dims(), &[5.0, 900.0], &condition).is_err() {
+            condition = condition.with(CLASSES, Entry::Indices(vec![1, 0]));
         }
         compare(file, &model, |m| m.forward(x.clone(), &[5.0, 900.0], &condition, Mode::Eval));
     }
@@ -191,7 +192,7 @@ fn diffusion_transformers() {
             [2, config.in_channels, config.sample_size, config.sample_size],
             &Device::flex(),
         );
-        let condition = Condition::classes(vec![0, 1]);
+        let condition = Conditions::of_classes(vec![0, 1]);
         compare(file, &model, |m| m.forward(x.clone(), &[5.0, 900.0], &condition, Mode::Eval));
     }
 }

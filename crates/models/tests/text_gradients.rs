@@ -9,8 +9,8 @@ use burn::{
     tensor::{Device, Gradients, Tensor},
 };
 use tweedie_models::{
-    ClipTextConfig, ClipTextModel, Condition, HostTensor, Mode, Network, UNet2DConditionConfig,
-    UNet2DConditionModel, export, import,
+    ClipTextConfig, ClipTextModel, Conditions, Entry, HostTensor, Mode, UNet2DConditionConfig,
+    UNet2DConditionModel, conditions::TEXT, export, import,
 };
 use tweedie_ops::{RowNoise, to_host};
 
@@ -48,11 +48,11 @@ fn both(seed: u64, linear: bool, device: &Device) -> Both {
 /// A random linear function of the output for two rows.
 fn loss(model: &Both, device: &Device) -> Tensor<1> {
     let texts = vec![vec![18, 3, 7, 4, 19, 19, 19], vec![18, 5, 19, 19, 19, 19, 19]];
-    let text = Some(model.text.encode(&texts, 0).unwrap().last);
+    let text = Entry::Tokens(model.text.encode(&texts, 0).unwrap().last);
     let x = RowNoise(vec![1, 2]).tensor([2, 4, 8, 8], 0, device);
     let weights = RowNoise(vec![3, 4]).tensor([2, 4, 8, 8], 0, device);
-    let condition = Condition { text, ..Condition::default() };
-    let y = model.unet.forward(x, &[3.0, 700.0], &condition, Mode::Eval);
+    let conditions = Conditions::none().with(TEXT, text);
+    let y = model.unet.forward(x, &[3.0, 700.0], &conditions, Mode::Eval);
     let weights = if y.is_autodiff() { weights.autodiff() } else { weights };
     (y * weights).sum()
 }

@@ -9,12 +9,14 @@ use burn::{
     tensor::{DType, Device, Tensor, TensorData},
 };
 use serde_json::json;
-use tweedie_core::{Denoiser, Level, Parameterization};
+use tweedie_core::{Denoiser, Level, Parameterization, lin};
 use tweedie_models::{
-    Condition, HostTensor, Mode, Network, NetworkDenoiser, Precision, UNet2DConfig, UNet2DModel, export,
-    params,
+    Conditions, Entry, HostTensor, InputError, IoSpec, Mode, Network, NetworkDenoiser, Precision,
+    UNet2DConfig, UNet2DModel,
+    conditions::{CLASSES, EMBEDDING},
+    export, params,
 };
-use tweedie_ops::{Batch, RowNoise};
+use tweedie_ops::{Batch, RowNoise, SampleShape};
 
 fn config(changes: serde_json::Value) -> UNet2DConfig {
     let mut keys = json!({
@@ -83,9 +85,9 @@ fn varied() -> Vec<UNet2DConfig> {
     ]
 }
 
-fn condition(config: &UNet2DConfig, rows: usize) -> Condition {
+fn condition(config: &UNet2DConfig, rows: usize) -> Conditions {
     let labelled = config.num_class_embeds.is_some() || config.class_embed_type.is_some();
-    Condition { classes: labelled.then(|| vec![1; rows]), ..Condition::default() }
+    Conditions::none().with_some(CLASSES, labelled.then(|| Entry::Indices(vec![1; rows])))
 }
 
 #[test]
@@ -204,7 +206,7 @@ fn dropout_is_a_function_of_seed_layer_and_row() {
     let model = UNet2DModel::new(&config(json!({"dropout": 0.5})), 1, &device).unwrap();
     let run = |rows: &[u64], mode| {
         let times = vec![7.0; rows.len()];
-        values(model.forward(noise(rows, &device), &times, &Condition::default(), mode))
+        values(model.forward(noise(rows, &device), &times, &Conditions::none(), mode))
     };
     let train = |dropout_seed| Mode::Train { dropout_seed };
     let one = run(&[5], train(1));
@@ -220,7 +222,7 @@ fn dropout_is_a_function_of_seed_layer_and_row() {
     assert_ne!(same[..192], same[192..], "two rows share a mask");
 
     let none = UNet2DModel::new(&config(json!({"dropout": 1.0})), 1, &device).unwrap();
-    let y = none.forward(noise(&[5], &device), &[7.0], &Condition::default(), train(1));
+    let y = none.forward(noise(&[5], &device), &[7.0], &Conditions::none(), train(1));
     assert!(values(y).iter().all(|v| v.is_finite()));
 }
 
@@ -243,21 +245,50 @@ fn rows_do_not_depend_on_the_batch() {
 }
 
 /// A network whose output is twice its input, optionally followed by a variance.
+#[derive(Debug)]
 struct Twice {
     learned_variance: bool,
 }
 
 impl Network for Twice {
-    fn check(&self, shape: [usize; 4], _: &[f32], _: &Condition) -> Result<(), tweedie_models::InputError> {
-        match shape[2] {
-            8 => Ok(()),
-            _ => Err(tweedie_models::InputError("too large".into())),
+    fn spec(&self) -> IoSpec {
+        IoSpec::new("Twice", 2, [3, if self.learned_variance { 6 } else { 3 }])
+    }
+
+    fn check(&self, _: usize, shape: &SampleShape, _: &[f32], _: &Conditions) -> Result<(), InputError> {
+        match shape.axes() {
+            [8, 8] => Ok(()),
+            _ => Err(InputError("too large".into())),
         }
     }
 
-    fn forward(&self, x: Tensor<4>, _: &[f32], _: &Condition, _: Mode) -> Tensor<4> {
-        let y = x.mul_scalar(2.0f32);
-        if self.learned_variance { Tensor::cat(vec![y.clone(), y.mul_scalar(9.0f32)], 1) } else { y }
+    fn forward(&self, x: Batch, _: &[f32], _: &Conditions, _: Mode) -> Batch {
+        let y = lin![2.0 => &x];
+        if self.learned_variance { Batch::cat_channels(&[y.clone(), lin![9.0 => &y]]) } else { y }
+    }
+
+    fn row_bytes(&self, shape: &SampleShape, _: Precision) -> u64 {
+        4 * shape.len() as u64
+    }
+
+    fn in_precision(&self, _: Precision) -> Box<dyn Network> {
+        Box::new(Self { ..*self })
+    }
+
+    fn differentiable(&self) -> Box<dyn Network> {
+        self.in_precision(Precision::F32)
+    }
+
+    fn config_json(&self) -> String {
+        "{}".into()
+    }
+
+    fn tensors(&self) -> BTreeMap<String, HostTensor> {
+        BTreeMap::new()
+    }
+
+    fn non_finite(&self) -> Option<String> {
+        None
     }
 }
 
@@ -268,9 +299,9 @@ fn the_denoiser_reads_the_networks_answer() {
     let at = Level { alpha: 0.8, sigma: 0.6, t: 500.0 };
     for learned_variance in [false, true] {
         let network = Twice { learned_variance };
-        let denoiser = NetworkDenoiser::new(&network, Parameterization::Eps, Condition::default());
-        let p = denoiser.denoise(&Batch(x.clone()), at).unwrap();
-        for ((x, x0), eps) in values(x.clone()).iter().zip(values(p.x0.0)).zip(values(p.eps.0)) {
+        let denoiser = NetworkDenoiser::new(&network, Parameterization::Eps, Conditions::none());
+        let p = denoiser.denoise(&Batch::of(x.clone()), at).unwrap();
+        for ((x, x0), eps) in values(x.clone()).iter().zip(p.x0.to_host()).zip(p.eps.to_host()) {
             assert!((eps - 2.0 * x).abs() < 1e-6);
             assert!((x0 - (x - 0.6 * eps) / 0.8).abs() < 1e-5);
         }
@@ -279,14 +310,15 @@ fn the_denoiser_reads_the_networks_answer() {
     let network = Twice { learned_variance: false };
     let edm = Parameterization::Edm { sigma_data: 0.5 };
     let at = Level { alpha: 1.0, sigma: 2.0, t: 2.0 };
-    let raw = NetworkDenoiser::new(&network, edm, Condition::default()).raw(&x, at).unwrap().0;
+    let raw =
+        NetworkDenoiser::new(&network, edm, Conditions::none()).raw(&Batch::of(x.clone()), at).unwrap().0;
     let c_in = 1.0 / (4.25f32).sqrt();
-    for (x, raw) in values(x.clone()).iter().zip(values(raw)) {
+    for (x, raw) in values(x.clone()).iter().zip(raw.to_host()) {
         assert!((raw - 2.0 * c_in * x).abs() < 1e-5);
     }
 
-    let large = Batch(Tensor::<4>::ones([1, 3, 16, 16], (&device, DType::F32)));
-    let error = NetworkDenoiser::new(&network, edm, Condition::default()).denoise(&large, at);
+    let large = Batch::of(Tensor::<4>::ones([1, 3, 16, 16], (&device, DType::F32)));
+    let error = NetworkDenoiser::new(&network, edm, Conditions::none()).denoise(&large, at);
     assert_eq!(error.unwrap_err().to_string(), "too large");
 }
 
@@ -297,9 +329,9 @@ fn an_embedding_joins_the_time() {
     let model = UNet2DModel::new(&config, 1, &device).unwrap();
     let table = &export(&model)["class_embedding.weight"];
     let width = config.time_width();
-    let run = |classes, embedding| {
-        let condition = Condition { classes: Some(classes), embedding, ..Condition::default() };
-        values(model.forward(noise(&[4], &device), &[10.0], &condition, Mode::Eval))
+    let run = |classes, embedding: Option<Tensor<2>>| {
+        let conditions = Conditions::of_classes(classes).with_some(EMBEDDING, embedding.map(Entry::Vectors));
+        values(model.forward(noise(&[4], &device), &[10.0], &conditions, Mode::Eval))
     };
     // The change from class 0 to class 2, computed by hand.
     let step: Vec<f32> = (0..width).map(|i| table.values[2 * width + i] - table.values[i]).collect();

@@ -25,7 +25,7 @@ use burn::{
 };
 use engine::Engine;
 
-pub use batch::{Batch, RowNoise};
+pub use batch::{Batch, RowNoise, SampleShape};
 pub use burn::tensor::{Device, Tensor};
 pub use conv::{Added, ConvOptions, Kernel, Maps, conv2d, conv2d_with, norm_conv2d, upsample_conv2d};
 pub use device::{DeviceError, check_instruction_set, device, devices, instruction_set, is_cpu};

@@ -210,8 +210,8 @@ fn updates() {
 
     let x = random([2, 3, 4, 5], 1, &device);
     let y = channels_last(random([2, 3, 4, 5], 2, &device));
-    let sum = tweedie_core::lin![0.5 => &Batch(x.clone()), -2.0 => &Batch(y.clone())];
-    close(&values(&sum.0), &values(&(x * 0.5 - y * 2.0)), 1e-6, "lin");
+    let sum = tweedie_core::lin![0.5 => &Batch::of(x.clone()), -2.0 => &Batch::of(y.clone())];
+    close(&sum.to_host(), &values(&(x * 0.5 - y * 2.0)), 1e-6, "lin");
 }
 
 #[test]

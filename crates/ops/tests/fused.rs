@@ -218,8 +218,8 @@ fn one_number_that_is_not_finite_is_found() {
             numbers[at] = bad;
             let x = ops::from_host(numbers, [2, 3, 28, 35], &device);
             for x in [x.clone(), channels_last(x.clone()), x.narrow(2, 0, 28)] {
-                assert_eq!(Batch(x.clone()).is_finite(), bad == f32::MAX);
-                assert_eq!(ops::of_primitives(|| Batch(x).is_finite()), bad == f32::MAX);
+                assert_eq!(Batch::of(x.clone()).is_finite(), bad == f32::MAX);
+                assert_eq!(ops::of_primitives(|| Batch::of(x).is_finite()), bad == f32::MAX);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Snapshots of a run as images: a filmstrip, or the frames of an animation.
 
-use std::{collections::BTreeMap, convert::Infallible, ops::ControlFlow};
+use std::collections::BTreeMap;
 
 use tweedie_data::{Image, Rgb, grid};
 
@@ -33,22 +33,12 @@ impl Film {
         Self { moments: moments.max(1), show, rows: BTreeMap::new() }
     }
 
-    /// Takes a snapshot of every image if the event belongs to one. `steps` is the number of steps per image.
-    pub fn see(&mut self, event: &Event<'_>, steps: usize) -> ControlFlow<()> {
-        let pictures = |show: Show, preview: &Preview<'_>| match show {
-            Show::Clean => preview.x0_images(),
-            Show::Noisy => preview.x_images(),
-        };
-        self.see_by(event, steps, &mut |preview, show| Ok::<_, Infallible>(pictures(show, preview)))
-            .unwrap_or_else(|never| match never {});
-        ControlFlow::Continue(())
-    }
-
-    /// The same for samples that are not images; `pictures` converts them.
+    /// Takes a snapshot of every image if the event belongs to one. `steps` is the number of steps per image; `pictures`
+    /// converts the samples.
     ///
     /// # Errors
     /// Those of `pictures`.
-    pub fn see_by<E>(
+    pub fn see<E>(
         &mut self,
         event: &Event<'_>,
         steps: usize,

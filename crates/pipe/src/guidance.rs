@@ -3,11 +3,17 @@
 //! levels only: Kynkäänniemi et al. 2024, arXiv:2404.07724.
 
 use burn::tensor::Tensor;
-use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction, solver};
-use tweedie_models::{Condition, Network, NetworkDenoiser};
+use tweedie_core::{Halt, Level, Parameterization, Prediction, lin, solver};
+use tweedie_models::{
+    Conditions,
+    denoiser::{Call, split_variance},
+};
 use tweedie_ops::Batch;
 
-use crate::PipelineError;
+use crate::{
+    PipelineError,
+    clamp::{noise_of, quantile},
+};
 
 /// The effective scale of a request's `guidance` for this solver: 1, no guidance, for all values up to 1, as in
 /// diffusers, except that CFG++ solvers use values from 0 to 1.
@@ -44,53 +50,125 @@ pub(crate) fn check_unused(reason: &str, fields: &[(&'static str, bool)]) -> Res
     }
 }
 
-/// A network guided towards one class per row.
-pub struct Guided<'a, N: ?Sized> {
-    /// The network.
-    pub network: &'a N,
-    /// What it predicts.
-    pub parameterization: Parameterization,
-    /// The class of each row.
-    pub classes: Vec<usize>,
-    /// The class that means "no class".
-    pub null_class: usize,
-    /// 0 ignores the class, 1 is the prediction for the class, larger values exaggerate it.
+/// How the prediction is guided.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    /// 0 ignores the condition, 1 is the prediction for the condition, larger values exaggerate it.
     pub scale: f64,
+    /// How much the guided output is rescaled to the standard deviation of the conditional one, per row.
+    pub rescale: f64,
     /// The range of noise levels `sigma/alpha` with guidance; elsewhere the scale is 1.
     pub interval: Option<[f64; 2]>,
+    /// The quantile of the magnitudes of the guided `x0`, per row, that is reduced to that of the unguided one; larger
+    /// magnitudes are clipped.
+    pub threshold: Option<f64>,
 }
 
-impl<N: Network + ?Sized> Guided<'_, N> {
-    fn scale_at(&self, at: Level) -> f64 {
-        match self.interval {
-            Some([from, to]) if !(from..=to).contains(&at.nsr()) => 1.0,
-            _ => self.scale,
+/// Rows with their conditions: which network call an evaluation needs, and how its output is read.
+#[derive(Clone, Debug)]
+pub struct Guided {
+    /// What the network predicts.
+    pub parameterization: Parameterization,
+    /// The conditions of the rows.
+    pub given: Conditions,
+    /// The unconditional ones, if there are any.
+    pub null: Option<Conditions>,
+    /// How the prediction is guided.
+    pub guidance: Guidance,
+}
+
+/// Which predictions an evaluation consists of.
+enum Parts<'a> {
+    Given,
+    Null(&'a Conditions),
+    Both(&'a Conditions),
+}
+
+impl Guided {
+    fn parts(&self, at: Level) -> Parts<'_> {
+        let outside = self.guidance.interval.is_some_and(|[from, to]| !(from..=to).contains(&at.nsr()));
+        match &self.null {
+            Some(null) if !outside && self.guidance.scale == 0.0 => Parts::Null(null),
+            Some(null) if !outside && self.guidance.scale != 1.0 => Parts::Both(null),
+            _ => Parts::Given,
         }
+    }
+
+    /// The network call for `x` at the level `at`: with twice the rows if both predictions are needed.
+    pub fn call(&self, x: &Batch, at: Level) -> Call {
+        match self.parts(at) {
+            Parts::Given => Call::new(self.parameterization, x, at, self.given.clone()),
+            Parts::Null(null) => Call::new(self.parameterization, x, at, null.clone()),
+            Parts::Both(null) => {
+                let both = Conditions::cat(&[&self.given, null]).expect("both are of one kind");
+                let twice = Batch::cat(&[x.clone(), x.clone()]);
+                Call::new(self.parameterization, &twice, at, both)
+            }
+        }
+    }
+
+    /// Reads the network's output for [`Self::call`].
+    ///
+    /// # Errors
+    /// [`Halt::Failed`] for an output with another number of channels.
+    pub fn read(&self, x: &Batch, at: Level, raw: Batch) -> Result<Prediction<Batch>, Halt> {
+        let (raw, variance) = split_variance(raw, x.shape().channels())?;
+        let Parts::Both(_) = self.parts(at) else {
+            return Ok(Prediction { variance, ..self.parameterization.read(x, &raw, at) });
+        };
+        let (rows, Guidance { scale, rescale, threshold, .. }) = (x.len(), self.guidance);
+        let (given, null) = (raw.narrow(0..rows), raw.narrow(rows..2 * rows));
+        let mut raw = lin![scale => &given, 1.0 - scale => &null];
+        if rescale > 0.0 {
+            let ratio = spread(given.rows().clone()) / spread(raw.rows().clone());
+            let rescaled = raw.with_rows(raw.rows().clone() * ratio);
+            raw = lin![rescale => &rescaled, 1.0 - rescale => &raw];
+        }
+        let null_eps = Some(self.parameterization.read(x, &null, at).eps);
+        let variance = variance.map(|v| v.narrow(0..rows));
+        let mut guided = self.parameterization.read(x, &raw, at);
+        if let Some(ratio) = threshold {
+            let unguided = self.parameterization.read(x, &given, at).x0;
+            let x0 = brought_back(guided.x0.rows().clone(), unguided.rows().clone(), ratio);
+            guided.x0 = guided.x0.with_rows(x0);
+            guided.eps = noise_of(x, &guided.x0, at).unwrap_or(guided.eps);
+        }
+        Ok(Prediction { null_eps, variance, ..guided })
     }
 }
 
-impl<N: Network + ?Sized> Denoiser<Batch<4>> for Guided<'_, N> {
-    /// One call of the network, with twice the rows unless the scale is 0 or 1.
-    fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
-        let scale = self.scale_at(at);
-        let nulls = || vec![self.null_class; self.classes.len()];
-        let ask = |classes: Vec<usize>| {
-            NetworkDenoiser::new(self.network, self.parameterization, Condition::classes(classes))
-        };
-        if scale == 1.0 {
-            return ask(self.classes.clone()).denoise(x, at);
-        }
-        if scale == 0.0 {
-            return ask(nulls()).denoise(x, at);
-        }
-        let rows = self.classes.len();
-        let classes = self.classes.iter().copied().chain(nulls()).collect();
-        let (raw, variance) = ask(classes).raw(&Tensor::cat(vec![x.0.clone(), x.0.clone()], 0), at)?;
-        let given = Batch(raw.clone().narrow(0, 0, rows));
-        let null = Batch(raw.narrow(0, rows, rows));
-        let raw = tweedie_core::lin![scale => &given, 1.0 - scale => &null];
-        let null_eps = Some(self.parameterization.read(x, &null, at).eps);
-        let variance = variance.map(|v| Batch(v.narrow(0, 0, rows)));
-        Ok(Prediction { null_eps, variance, ..self.parameterization.read(x, &raw, at) })
+/// Clips each row of `x0` at the `ratio` quantile of its magnitudes, and scales it such that this is at most `like`'s.
+/// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487) compares with 1, the range of pixels, which does not
+/// apply to latents.
+fn brought_back(x0: Tensor<2>, like: Tensor<2>, ratio: f64) -> Tensor<2> {
+    let own = quantile(like.abs(), ratio);
+    let s = quantile(x0.clone().abs(), ratio).max_pair(own.clone());
+    let cut = x0.min_pair(s.clone()).max_pair(s.clone().neg());
+    // Both are zero if the whole row is.
+    cut * own / s.clamp_min(f32::MIN_POSITIVE)
+}
+
+/// The standard deviation of each row, `[B, 1]`.
+fn spread(x: Tensor<2>) -> Tensor<2> {
+    x.var(1).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed by hand: magnitudes 0, 1, 2, 3, 4 have their 0.5 quantile at 2, half of them at 1.
+    #[test]
+    fn strong_predictions_are_brought_back() {
+        let device = tweedie_ops::device("cpu").unwrap();
+        let row = |values: [f32; 5]| tweedie_ops::from_host(values.to_vec(), [1, 5], &device);
+        let guided = || row([0.0, -1.0, 2.0, -3.0, 4.0]);
+        let like = row([0.0, -0.5, 1.0, -1.5, 2.0]);
+        let back = |like| tweedie_ops::to_host(brought_back(guided(), like, 0.5));
+        assert_eq!(back(like), [0.0, -0.5, 1.0, -1.0, 1.0]);
+        // The result is never amplified.
+        assert_eq!(back(guided() * 2.0), [0.0, -1.0, 2.0, -3.0, 4.0]);
+        let zeros = brought_back(guided() * 0.0, guided() * 0.0, 0.5);
+        assert!(tweedie_ops::to_host(zeros).iter().all(|v| *v == 0.0));
     }
 }

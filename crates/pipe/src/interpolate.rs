@@ -21,7 +21,7 @@ impl Inversion {
     /// For a solver that is unknown or stochastic, or more steps than the schedule allows.
     pub fn new(study: &Study<'_>, solver: &str, steps: usize) -> Result<Self, PipelineError> {
         let (name, spacing) = (Some(solver.to_owned()), Some(Spacing::KlOptimal));
-        let down = study.recipe(&Sampling { steps, solver: name, spacing, eta: None })?;
+        let down = study.job().recipe_with(&Sampling { steps, solver: name, spacing, eta: None })?;
         let fail = |reason: String| PipelineError::request("solver", reason);
         let known = tweedie_core::solver::find(solver);
         if known.is_some_and(|entry| !entry.is_deterministic() || entry.is_cfgpp()) {
@@ -36,13 +36,13 @@ impl Inversion {
         Ok(Self { down, up })
     }
 
-    /// The noise that the rows `x0: [rows, C, H, W]` come from, with a nominal standard deviation of 1. The rows are the first
+    /// The noise that the rows of `x0` come from, with a nominal standard deviation of 1. The rows are the first
     /// ones of the study.
     ///
     /// # Errors
     /// If the model fails.
-    pub fn encode(&self, study: &Study<'_>, x0: &Batch<4>) -> Result<Batch<4>, PipelineError> {
-        let rows = 0..x0.0.dims()[0];
+    pub fn encode(&self, study: &Study<'_>, x0: &Batch) -> Result<Batch, PipelineError> {
+        let rows = 0..x0.len();
         let start = lin![self.up.start.alpha => x0];
         let noise = study.run(&self.up, &self.down, &rows, start)?;
         Ok(lin![1.0 / self.down.plan.start_std => &noise])
@@ -52,8 +52,8 @@ impl Inversion {
     ///
     /// # Errors
     /// If the model fails.
-    pub fn decode(&self, study: &Study<'_>, noise: &Batch<4>) -> Result<Batch<4>, PipelineError> {
-        study.end(&self.down, &(0..noise.0.dims()[0]), noise)
+    pub fn decode(&self, study: &Study<'_>, noise: &Batch) -> Result<Batch, PipelineError> {
+        study.end(&self.down, &(0..noise.len()), noise)
     }
 }
 

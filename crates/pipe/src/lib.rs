@@ -1,34 +1,43 @@
-//! From a request to images: guidance, clamping, the sampling run, and image files.
+//! From a request to images and other media: guidance, clamping, the sampling run, and files.
 //!
-//! [`Pipeline`] is a model folder on a device. A [`Request`] says what to make and is stored in the image files, so that
-//! they can be made again.
+//! [`Pipeline`] is a model on a device. A [`Request`] says what to make and is stored in the files, so that they can be made
+//! again. [`Pipeline::prepare`] checks it and encodes its prompts: the [`Job`] holds everything that sampling needs.
+//! [`Job::run`] runs one job; [`together::Together`] drives several, which share calls of the network.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod clamp;
 pub mod class;
-mod denoiser;
+mod coding;
+mod conditions;
 mod error;
+mod file;
 pub mod film;
+pub mod flight;
 pub mod forward;
 pub mod guidance;
 pub mod interpolate;
-pub mod latent;
+mod job;
 pub mod media;
 mod memory;
 mod one_or_many;
 mod pipeline;
+pub mod prompt;
 mod request;
 mod rows;
+mod run;
 pub mod study;
+pub mod together;
 pub mod tune;
-mod watch;
+mod weighting;
 
 pub use class::{ClassSelector, Classes};
 pub use error::PipelineError;
-pub use latent::{LatentPipeline, LatentPlan};
-pub use pipeline::{Event, NoiseOfRows, Output, Pipeline, Preview};
-pub use request::{Request, Resolved};
+pub use file::{LoraFile, RecordedFile};
+pub use job::{Job, NoiseOfRows, RowsDenoiser};
+pub use pipeline::{Inputs, LoadOptions, Pipeline};
+pub use request::Request;
 pub use rows::row_seed;
+pub use run::{Event, Output, Preview};
 pub use tweedie_data::Image;
-pub use watch::{Cancellable, Finite};
+pub use weighting::Weighting;

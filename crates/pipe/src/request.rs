@@ -1,13 +1,17 @@
-//! Requests for images.
+//! Requests: everything that determines a result, apart from the model.
 
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 use tweedie_core::spacing::Spacing;
-use tweedie_hub::{Extras, Sampling, SamplingDefaults};
-use tweedie_models::{Precision, UNet2DConfig, unet::ClassEmbedType};
+use tweedie_hub::{Sampling, SamplingDefaults};
+use tweedie_models::Precision;
 
-use crate::{ClassSelector, PipelineError, class::Classes, guidance, latent::prompt::Weighting};
+use crate::{
+    ClassSelector, PipelineError,
+    file::{LoraFile, RecordedFile},
+    weighting::Weighting,
+};
 
 /// What to make. Fields that are left out use the model's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,11 +51,11 @@ pub struct Request {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_interval: Option<[f64; 2]>,
     /// How much the guided prediction is rescaled to the standard deviation of the conditional one, from 0 (not) to 1 (fully):
-    /// Lin et al. 2023, arXiv:2305.08891. Latent models only.
+    /// Lin et al. 2023, arXiv:2305.08891.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_rescale: Option<f64>,
     /// The quantile of the magnitudes of each guided prediction that is reduced to that of the unguided one, > 0 and ≤ 1.
-    /// Prevents saturated colours with strong guidance. Latent models only.
+    /// Prevents saturated colours with strong guidance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic_threshold: Option<f64>,
     /// Prompts: image `i` has prompt `i mod n` of these `n`. Text-to-image models only. In JSON `prompt`, a text or a list of
@@ -67,16 +71,26 @@ pub struct Request {
     /// Number of the text encoder's last layers to skip for the prompt but, as in diffusers, not for the negative prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
+    /// The initial image. Without `size`, the result has about its aspect ratio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<RecordedFile>,
     /// How much of the initial image is replaced, > 0 and ≤ 1 (all).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
+    /// The initial noise: the tensor `noise` in a safetensors file, `[count, channels, …]` with a standard deviation of 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<RecordedFile>,
+    /// The LoRAs that are merged into the model's weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraFile>,
     /// Latents are decoded, and an initial image is encoded, in tiles of this many pixels, which limits memory for large
     /// images. By default images of more than 1024×1024 pixels use tiles of 512.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<NonZeroUsize>,
-    /// Height and width of the images; by default those the model was made for.
+    /// Height and width of the images, by default those the model was made for. For other media their axes: the length of a
+    /// signal, or frames, height and width of a clip.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub size: Option<[usize; 2]>,
+    pub size: Option<Vec<usize>>,
     /// Maximum batch size in one call of the network; smaller values need less memory and do not change the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk: Option<NonZeroUsize>,
@@ -105,7 +119,10 @@ impl Default for Request {
             negative_prompt: None,
             prompt_weights: None,
             clip_skip: None,
+            image: None,
             strength: None,
+            noise: None,
+            loras: Vec::new(),
             vae_tile: None,
             size: None,
             chunk: None,
@@ -125,85 +142,7 @@ pub(crate) const CHUNK: usize = 16;
 /// Steps if neither the request nor the model sets them.
 const STEPS: usize = 50;
 
-/// A request with all defaults filled in, checked against the model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Resolved {
-    /// Number of images.
-    pub count: usize,
-    /// The class of each image, if the network has classes.
-    pub classes: Option<Vec<usize>>,
-    /// As in the request.
-    pub seed: u64,
-    /// The sampler.
-    pub sampling: Sampling,
-    /// Guidance scale of the request or the model; the effective scale depends on the solver: [`Self::scale_for`].
-    pub guidance: f64,
-    /// Range of noise levels with guidance.
-    pub guidance_interval: Option<[f64; 2]>,
-    /// The null class, if the request uses guidance.
-    pub null_class: Option<usize>,
-    /// Channels, height and width.
-    pub shape: [usize; 3],
-    /// Maximum batch size in one call of the network, including the unconditional rows of guidance.
-    pub chunk: usize,
-    /// Precision of the network.
-    pub precision: Precision,
-}
-
-impl Resolved {
-    /// The effective guidance scale with this solver; 1 means no guidance.
-    pub fn scale_for(&self, solver: &str) -> f64 {
-        guidance::scale_for(solver, self.guidance)
-    }
-}
-
 impl Request {
-    /// Fills in the model's defaults, and checks the request against the model.
-    ///
-    /// # Errors
-    /// [`PipelineError::Request`] naming the field, what was found and what was expected.
-    pub fn resolve(&self, network: &UNet2DConfig, extras: &Extras) -> Result<Resolved, PipelineError> {
-        let fail = PipelineError::request;
-        let (count, own) = (self.checked_count()?, &extras.sampling);
-        if let Some(field) = self.latent_field() {
-            return Err(fail(field, "only supported for latent models; this model works on pixels"));
-        }
-        let classes = self.classes_of(network, extras)?;
-        let guidance = self.guidance.or(own.guidance.filter(|_| classes.is_some())).unwrap_or(1.0);
-        let sampling = self.sampling(own);
-        let solver = sampling.solver.as_deref().unwrap_or_default();
-        let scale = guidance::checked_scale(solver, guidance, self.guidance.is_none())?;
-        if scale != 1.0 && (classes.is_none() || extras.null_class.is_none()) {
-            let reason = "needs a model with classes and a null class, which this model does not have";
-            return Err(fail("guidance", reason));
-        }
-        self.check_interval()?;
-        if scale == 1.0 {
-            let fields = [("guidance_interval", self.guidance_interval.is_some())];
-            guidance::check_unused(guidance::UNGUIDED, &fields)?;
-        }
-        let [height, width] = match (self.size, network.sample_size) {
-            (Some(size), _) => size,
-            (None, Some(size)) => size.dims(),
-            (None, None) => {
-                return Err(fail("size", "the model has no default size, so the request needs one"));
-            }
-        };
-        self.check_size([height, width])?;
-        Ok(Resolved {
-            count,
-            classes,
-            seed: self.seed,
-            sampling,
-            guidance,
-            guidance_interval: self.guidance_interval,
-            null_class: extras.null_class,
-            shape: [network.in_channels, height, width],
-            chunk: self.chunk.map_or(CHUNK, NonZeroUsize::get),
-            precision: self.precision.unwrap_or_default(),
-        })
-    }
-
     pub(crate) fn checked_count(&self) -> Result<usize, PipelineError> {
         match self.count.get() {
             count if count > MOST => {
@@ -214,43 +153,41 @@ impl Request {
         }
     }
 
-    /// A field that is set but only supported for latent models, if any.
-    fn latent_field(&self) -> Option<&'static str> {
-        [
-            ("prompt", !self.prompts.is_empty()),
-            ("negative_prompt", self.negative_prompt.is_some()),
-            ("prompt_weights", self.prompt_weights.is_some()),
-            ("clip_skip", self.clip_skip.is_some()),
-            ("strength", self.strength.is_some()),
-            ("vae_tile", self.vae_tile.is_some()),
-            ("guidance_rescale", self.guidance_rescale.is_some()),
-            ("dynamic_threshold", self.dynamic_threshold.is_some()),
-        ]
-        .into_iter()
-        .find_map(|(field, set)| set.then_some(field))
-    }
-
-    pub(crate) fn check_interval(&self) -> Result<(), PipelineError> {
-        match self.guidance_interval {
-            Some([from, to]) if !(from >= 0.0 && from < to) => {
-                let reason = format!("[{from}, {to}]: expected 0 ≤ from < to");
-                Err(PipelineError::request("guidance_interval", reason))
+    pub(crate) fn check_guidance(&self) -> Result<(), PipelineError> {
+        let fail = PipelineError::request;
+        if let Some([from, to]) = self.guidance_interval
+            && !(from >= 0.0 && from < to)
+        {
+            return Err(fail("guidance_interval", format!("[{from}, {to}]: expected 0 ≤ from < to")));
+        }
+        if let Some(rescale) = self.guidance_rescale
+            && !(0.0..=1.0).contains(&rescale)
+        {
+            return Err(fail("guidance_rescale", format!("{rescale}: expected a value in 0..=1")));
+        }
+        match self.dynamic_threshold {
+            Some(ratio) if !(ratio > 0.0 && ratio <= 1.0) => {
+                Err(fail("dynamic_threshold", format!("{ratio}: expected a value > 0 and ≤ 1")))
             }
             _ => Ok(()),
         }
     }
 
-    pub(crate) fn check_size(&self, [height, width]: [usize; 2]) -> Result<(), PipelineError> {
+    pub(crate) fn check_size(&self, size: &[usize]) -> Result<(), PipelineError> {
         let (fail, count) = (PipelineError::request, self.count.get());
-        let pixels = height.checked_mul(width).and_then(|n| n.checked_mul(count));
+        let pixels = size.iter().try_fold(count, |all, n| all.checked_mul(*n));
         if pixels.is_none_or(|n| n > MOST_PIXELS) {
+            let sides: Vec<_> = size.iter().map(usize::to_string).collect();
             let reason = format!(
-                "{count} images of {height}×{width} pixels: expected at most {MOST_PIXELS} pixels in all"
+                "{count} images of {} pixels: expected at most {MOST_PIXELS} pixels in all",
+                sides.join("×")
             );
             return Err(fail("size", reason));
         }
-        if !(1..=MOST_SIDE).contains(&height) || !(1..=MOST_SIDE).contains(&width) {
-            return Err(fail("size", format!("[{height}, {width}]: expected sides from 1 to {MOST_SIDE}")));
+        // The length of a signal is not a side.
+        let most = if size.len() == 1 { MOST_PIXELS } else { MOST_SIDE };
+        if size.iter().any(|n| !(1..=most).contains(n)) {
+            return Err(fail("size", format!("{size:?}: expected sides from 1 to {most}")));
         }
         Ok(())
     }
@@ -265,97 +202,11 @@ impl Request {
             eta: self.eta.or(own.eta.filter(|_| self.solver.is_none())),
         }
     }
-
-    fn classes_of(
-        &self,
-        network: &UNet2DConfig,
-        extras: &Extras,
-    ) -> Result<Option<Vec<usize>>, PipelineError> {
-        let fail = |reason: String| PipelineError::request("classes", reason);
-        let known = match (network.class_embed_type, network.num_class_embeds) {
-            (None, Some(n)) => n,
-            (None, None) if self.classes.is_none() => return Ok(None),
-            (None, None) => return Err(fail("this model has no classes".into())),
-            (Some(kind), _) => {
-                let kind = match kind {
-                    ClassEmbedType::Timestep => "times",
-                    ClassEmbedType::Identity => "vectors",
-                };
-                return Err(fail(format!("this model's classes are {kind}, which requests do not support")));
-            }
-        };
-        let chosen = match &self.classes {
-            None => (0..known).filter(|c| Some(*c) != extras.null_class).collect(),
-            Some(list) => {
-                let classes = Classes { count: known, names: &extras.class_names, listed: false };
-                list.iter().map(|class| classes.find(class).map_err(fail)).collect::<Result<Vec<_>, _>>()?
-            }
-        };
-        if chosen.is_empty() {
-            return Err(fail("the list is empty; expected at least one class".into()));
-        }
-        Ok(Some(chosen.iter().copied().cycle().take(self.count.get()).collect()))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn model() -> (UNet2DConfig, Extras) {
-        let sample_size = Some(tweedie_models::unet::SampleSize::Square(8));
-        let network = UNet2DConfig { num_class_embeds: Some(4), sample_size, ..Default::default() };
-        let class_names = ["Cat", "Dog", "Bird"].map(String::from).to_vec();
-        (network, Extras { class_names, null_class: Some(3), ..Default::default() })
-    }
-
-    fn resolve(json: &str) -> Result<Resolved, String> {
-        let (network, extras) = model();
-        let request: Request = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        request.resolve(&network, &extras).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn classes_are_cycled_and_named() {
-        let classes = |json| resolve(json).unwrap().classes.unwrap();
-        assert_eq!(classes(r#"{"count": 4}"#), [0, 1, 2, 0]);
-        assert_eq!(classes(r#"{"count": 3, "classes": ["dog", 3]}"#), [1, 3, 1]);
-    }
-
-    #[test]
-    fn errors_name_the_field() {
-        for (json, words) in [
-            (r#"{"classes": ["cow"]}"#, ["`classes`", "Cat, Dog, Bird"]),
-            (r#"{"classes": [9]}"#, ["`classes`", "0 to 3"]),
-            (r#"{"classes": []}"#, ["`classes`", "at least one"]),
-            (r#"{"guidance": -1}"#, ["`guidance`", "≥ 0"]),
-            (r#"{"guidance_interval": [2, 1]}"#, ["`guidance_interval`", "from < to"]),
-            (r#"{"count": 1000000}"#, ["`count`", "at most"]),
-            (r#"{"count": 0}"#, ["0", "nonzero"]),
-            (r#"{"size": [1000000, 1000000]}"#, ["`size`", "at most"]),
-            (r#"{"stepps": 3}"#, ["stepps", "steps"]),
-            (r#"{"prompt": 3}"#, ["a text or", "a list of texts"]),
-        ] {
-            let error = resolve(json).unwrap_err();
-            assert!(words.iter().all(|w| error.contains(w)), "{json}: {error}");
-        }
-    }
-
-    #[test]
-    fn guidance_needs_a_class_for_none() {
-        let (network, mut extras) = model();
-        extras.null_class = None;
-        let with = |guidance: f64, solver: Option<&str>| {
-            let solver = solver.map(String::from);
-            let request = Request { guidance: Some(guidance), solver, ..Default::default() };
-            request.resolve(&network, &extras).map_err(|e| e.to_string())
-        };
-        for (guidance, solver) in [(2.0, None), (0.5, Some("ddim-cfgpp"))] {
-            let error = with(guidance, solver).unwrap_err();
-            assert!(error.contains("`guidance`"), "{error}");
-        }
-        assert_eq!(with(0.5, None).unwrap().scale_for("ddim"), 1.0);
-    }
 
     #[test]
     fn json_keeps_what_was_asked_for_and_no_more() {

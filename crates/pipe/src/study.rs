@@ -3,31 +3,19 @@
 use std::{ops::Range, sync::atomic::AtomicBool};
 
 use serde::Serialize;
-use tweedie_core::{
-    Denoiser, Halt, Level, Plan, Prediction, Vector, lin, sample, solver::Bespoke, spacing::Spacing,
-};
-use tweedie_hub::{Recipe, Sampling, SchedulerConfig};
-use tweedie_models::HostTensor;
-use tweedie_ops::{Batch, RowNoise, to_host};
+use tweedie_core::{Halt, Level, Plan, Prediction, Vector, lin, sample, spacing::Spacing};
+use tweedie_hub::{Recipe, Sampling};
+use tweedie_ops::Batch;
 
-use crate::{
-    Image, Pipeline, PipelineError, Request, Resolved,
-    denoiser::RowsDenoiser,
-    pipeline::{INITIAL_DRAW, host, images},
-    rows::row_seed,
-};
+use crate::{Inputs, Job, Pipeline, PipelineError, Request, job::RowsDenoiser};
 
 /// Default steps of [`Study::converged`]: about ten times as many as samplers take.
 pub const CONVERGED_STEPS: usize = 120;
 
-/// A request whose images are sampled in batches by several samplers.
+/// A job whose images are sampled in batches by several samplers.
 pub struct Study<'a> {
-    pipeline: &'a Pipeline,
-    resolved: Resolved,
-    /// The scheduler with the shift for the request's size, if it has one.
-    shifted: Option<SchedulerConfig>,
+    job: Job,
     cancelled: &'a AtomicBool,
-    batch: usize,
 }
 
 impl<'a> Study<'a> {
@@ -36,65 +24,26 @@ impl<'a> Study<'a> {
     /// # Errors
     /// If the request does not suit the model.
     pub fn new(
-        pipeline: &'a Pipeline,
+        pipeline: &Pipeline,
         request: &Request,
         cancelled: &'a AtomicBool,
     ) -> Result<Self, PipelineError> {
-        let (resolved, _) = pipeline.resolve(request)?;
-        let batch = if resolved.guidance == 1.0 { resolved.chunk } else { (resolved.chunk / 2).max(1) };
-        let shifted = pipeline.shifted(request, &resolved)?;
-        Ok(Self { pipeline, resolved, shifted, cancelled, batch })
+        Ok(Self { job: pipeline.prepared(request, Inputs::default(), true)?, cancelled })
     }
 
-    fn scheduler(&self) -> &SchedulerConfig {
-        self.shifted.as_ref().unwrap_or(self.pipeline.scheduler())
+    /// The job.
+    pub fn job(&self) -> &Job {
+        &self.job
     }
 
-    /// The request, resolved.
-    pub fn resolved(&self) -> &Resolved {
-        &self.resolved
-    }
-
-    /// Number of images in one call of the network.
-    pub fn batch(&self) -> usize {
-        self.batch
-    }
-
-    /// All images, in batches.
-    pub fn batches(&self) -> Vec<Range<usize>> {
-        let count = self.resolved.count;
-        (0..count).step_by(self.batch).map(|start| start..(start + self.batch).min(count)).collect()
-    }
-
-    /// The starting noise, standard normal, `[rows, C, H, W]`.
-    pub fn noise(&self, rows: &Range<usize>) -> Batch<4> {
-        let [c, h, w] = self.resolved.shape;
-        Batch(self.row_noise(rows).tensor([rows.len(), c, h, w], INITIAL_DRAW, self.pipeline.device()))
-    }
-
-    fn row_noise(&self, rows: &Range<usize>) -> RowNoise {
-        RowNoise(rows.clone().map(|i| row_seed(self.resolved.seed, i as u64)).collect())
+    /// The starting noise, standard normal.
+    pub fn noise(&self, rows: &Range<usize>) -> Batch {
+        self.job.initial_noise(rows.clone())
     }
 
     /// The model with the clamp of `recipe` for these images.
-    pub fn denoiser(&self, recipe: &Recipe, rows: &Range<usize>) -> impl Denoiser<Batch<4>> + use<'a> {
-        RowsDenoiser::new(self.pipeline.unet(), &self.resolved, recipe, rows.clone(), self.cancelled)
-    }
-
-    /// The sampler for `ask`.
-    ///
-    /// # Errors
-    /// Like [`SchedulerConfig::resolve_with`](tweedie_hub::SchedulerConfig::resolve_with).
-    pub fn recipe(&self, ask: &Sampling) -> Result<Recipe, PipelineError> {
-        Ok(self.scheduler().resolve_with(ask)?)
-    }
-
-    /// A learned sampler.
-    ///
-    /// # Errors
-    /// If its levels and weights are invalid.
-    pub fn bespoke(&self, sampler: &Bespoke) -> Result<Recipe, PipelineError> {
-        Ok(self.scheduler().resolve_bespoke(sampler)?)
+    pub fn denoiser<'b>(&'b self, recipe: &'b Recipe, rows: &Range<usize>) -> RowsDenoiser<'b> {
+        self.job.denoiser(recipe, rows.clone(), self.cancelled)
     }
 
     /// A solution of the probability-flow ODE with small steps, from the noisiest level to a clean sample.
@@ -103,19 +52,14 @@ impl<'a> Study<'a> {
     /// If the model's schedule does not have enough levels.
     pub fn converged(&self, steps: usize) -> Result<Recipe, PipelineError> {
         let (solver, spacing) = (Some("dpmpp-3m".to_owned()), Some(Spacing::KlOptimal));
-        self.recipe(&Sampling { steps, solver, spacing, eta: None })
+        self.job.recipe_with(&Sampling { steps, solver, spacing, eta: None })
     }
 
     /// The results for images that start from `noise` times the plan's standard deviation.
     ///
     /// # Errors
     /// If the model fails.
-    pub fn end(
-        &self,
-        recipe: &Recipe,
-        rows: &Range<usize>,
-        noise: &Batch<4>,
-    ) -> Result<Batch<4>, PipelineError> {
+    pub fn end(&self, recipe: &Recipe, rows: &Range<usize>, noise: &Batch) -> Result<Batch, PipelineError> {
         let start = lin![recipe.plan.start_std => noise];
         self.run(&recipe.plan, recipe, rows, start)
     }
@@ -128,14 +72,14 @@ impl<'a> Study<'a> {
         &self,
         recipe: &Recipe,
         rows: &Range<usize>,
-        noise: &Batch<4>,
+        noise: &Batch,
         every: usize,
-    ) -> Result<(Vec<Batch<4>>, Batch<4>), PipelineError> {
-        let solver = recipe.solver.build::<Batch<4>>();
+    ) -> Result<(Vec<Batch>, Batch), PipelineError> {
+        let solver = recipe.solver.build::<Batch>();
         let denoiser = self.denoiser(recipe, rows);
         let mut end = lin![recipe.plan.start_std => noise];
         let mut way = vec![end.clone()];
-        let mut source = self.row_noise(rows);
+        let mut source = self.job.fresh(rows.clone());
         for moment in sample(&recipe.plan, &*solver, &denoiser, end.clone(), &mut source) {
             let moment = moment.map_err(halted)?;
             end = moment.x;
@@ -155,12 +99,12 @@ impl<'a> Study<'a> {
         plan: &Plan,
         recipe: &Recipe,
         rows: &Range<usize>,
-        start: Batch<4>,
-    ) -> Result<Batch<4>, PipelineError> {
-        let solver = recipe.solver.build::<Batch<4>>();
+        start: Batch,
+    ) -> Result<Batch, PipelineError> {
+        let solver = recipe.solver.build::<Batch>();
         let denoiser = self.denoiser(recipe, rows);
-        let end = sample(plan, &*solver, &denoiser, start, &mut self.row_noise(rows)).finish();
-        end.map_err(halted)
+        let mut source = self.job.fresh(rows.clone());
+        sample(plan, &*solver, &denoiser, start, &mut source).finish().map_err(halted)
     }
 }
 
@@ -179,14 +123,14 @@ pub fn evaluations(recipe: &Recipe) -> Result<usize, Halt> {
 }
 
 /// The root mean square difference over all elements.
-pub fn distance(a: &Batch<4>, b: &Batch<4>) -> f64 {
+pub fn distance(a: &Batch, b: &Batch) -> f64 {
     lin![1.0 => a, -1.0 => b].rms()
 }
 
 /// The root mean square difference of each image.
-pub fn distances(a: &Batch<4>, b: &Batch<4>) -> Vec<f64> {
-    let rows = a.0.dims()[0];
-    let differences = to_host(lin![1.0 => a, -1.0 => b].0);
+pub fn distances(a: &Batch, b: &Batch) -> Vec<f64> {
+    let rows = a.len();
+    let differences = lin![1.0 => a, -1.0 => b].to_host();
     let each = (differences.len() / rows.max(1)).max(1);
     let square = |v: &f32| f64::from(*v).powi(2);
     differences.chunks(each).map(|row| (row.iter().map(square).sum::<f64>() / each as f64).sqrt()).collect()
@@ -219,16 +163,6 @@ impl Spread {
     }
 }
 
-/// The samples as images. Empty if the number of channels does not suit images.
-pub fn pictures(x: &Batch<4>) -> Vec<Image> {
-    images(&tensor(x)).unwrap_or_default()
-}
-
-/// The samples as values.
-pub fn tensor(x: &Batch<4>) -> HostTensor {
-    host(x.0.clone())
-}
-
 pub(crate) fn halted(halt: Halt) -> PipelineError {
     match halt {
         Halt::Cancelled => PipelineError::Cancelled,
@@ -243,7 +177,7 @@ mod tests {
     #[test]
     fn spreads_of_rows() {
         let device = tweedie_ops::device("cpu").unwrap();
-        let batch = |values: &[f32]| Batch(tweedie_ops::from_host(values.to_vec(), [2, 1, 1, 2], &device));
+        let batch = |values: &[f32]| Batch::from_host(values.to_vec(), 2, &[1, 1, 2].into(), &device);
         let rows = distances(&batch(&[0.0, 0.0, 3.0, 4.0]), &batch(&[1.0, -1.0, 3.0, 0.0]));
         assert!((rows[0] - 1.0).abs() < 1e-6 && (rows[1] - 8f64.sqrt()).abs() < 1e-6, "{rows:?}");
         let spread = Spread::of(&[1.0, 7.0, 2.0]);

@@ -143,7 +143,7 @@ pub fn tune(
     on: &mut dyn FnMut(TuneEvent),
 ) -> Result<Learned, PipelineError> {
     let probe = Study::new(pipeline, request, stop)?;
-    let whole = |n: usize| n.max(1).div_ceil(probe.batch()) * probe.batch();
+    let whole = |n: usize| n.max(1).div_ceil(probe.job().chunk()) * probe.job().chunk();
     let (seeds, held_out) = (whole(options.seeds), whole(options.held_out));
     let count = (seeds + held_out).try_into().map_err(|_| PipelineError::request("count", "0"))?;
     let steps = options.evaluations.try_into().ok();
@@ -152,14 +152,14 @@ pub fn tune(
     let reference = study.converged(options.reference_steps)?;
     let references = References::of(&study, &reference, seeds, options.evaluations);
     let mut rows = Vec::new();
-    for range in study.batches() {
+    for range in study.job().chunks() {
         let noise = study.noise(&range);
         let every = if range.start < seeds { references.every } else { usize::MAX };
         let (way, target) = study.way(&reference, &range, &noise, every)?;
         on(TuneEvent::Converging { done: range.end, of: seeds + held_out });
         rows.push(Row { range, noise, way, target });
     }
-    let (train, unseen) = rows.split_at(seeds / study.batch());
+    let (train, unseen) = rows.split_at(seeds / study.job().chunk());
     let half = study.converged(options.reference_steps.div_ceil(2))?;
     let converged = error_of(&study, &half, &[train[0].first(FEW)])?;
 
@@ -171,7 +171,7 @@ pub fn tune(
         path: row.way.clone(),
         target: row.target.clone(),
     });
-    let cases: Vec<Case<'_, Batch<4>>> = cases.collect();
+    let cases: Vec<Case<'_, Batch>> = cases.collect();
     let sampler = learn(&reference, &references.levels, &cases, &untuned, options, stop, on)?;
     // The evaluation runs to its end, even when stopped, because it is needed for the result.
     let cancelled = stop.load(Ordering::Relaxed);
@@ -182,8 +182,8 @@ pub fn tune(
         u.error = error_of(&study, &u.recipe, unseen)?;
     }
     untuned.sort_by(|a, b| a.error.rms.total_cmp(&b.error.rms));
-    let own = error_of(&study, &pipeline.resolve(&request)?.1, unseen)?;
-    let recipe = study.bespoke(&sampler)?;
+    let own = error_of(&study, pipeline.prepare(&request)?.recipe(), unseen)?;
+    let recipe = study.job().bespoke(&sampler)?;
     let (seen, held_out) = (error_of(&study, &recipe, train)?, error_of(&study, &recipe, unseen)?);
     let learned = Choice { sampler, train: seen, held_out };
     let registered = untuned.iter().find_map(|u| {
@@ -194,7 +194,7 @@ pub fn tune(
     let as_registered = registered.is_some();
     let Choice { sampler, train, held_out } = registered.unwrap_or(learned);
     let report = serde_json::Map::from_iter([("error".to_owned(), held_out.rms.into())]);
-    let tuned = Tuned { guidance: study.resolved().scale_for(TUNED), sampler, report };
+    let tuned = Tuned { guidance: study.job().scale_for(TUNED), sampler, report };
     Ok(Learned { tuned, train, held_out, untuned, as_registered, own, converged, cancelled })
 }
 
@@ -202,7 +202,7 @@ pub fn tune(
 fn learn(
     reference: &Recipe,
     levels: &[Level],
-    cases: &[Case<'_, Batch<4>>],
+    cases: &[Case<'_, Batch>],
     untuned: &[Untuned],
     options: &TuneOptions,
     stop: &AtomicBool,
@@ -251,7 +251,7 @@ struct References {
 impl References {
     fn of(study: &Study<'_>, reference: &Recipe, seeds: usize, evaluations: usize) -> Self {
         let moves = reference.plan.moves.len();
-        let numbers = seeds * study.resolved().shape.iter().product::<usize>();
+        let numbers = seeds * study.job().shape().len();
         let most =
             (MOST_KEPT / numbers.max(1)).clamp(CHOICES * evaluations, moves.max(CHOICES * evaluations));
         let every = moves.div_ceil(most).max(1);
@@ -262,16 +262,16 @@ impl References {
 
 struct Row {
     range: Range<usize>,
-    noise: Batch<4>,
-    way: Vec<Batch<4>>,
-    target: Batch<4>,
+    noise: Batch,
+    way: Vec<Batch>,
+    target: Batch,
 }
 
 impl Row {
     /// The first `n` images.
     fn first(&self, n: usize) -> Self {
         let n = n.min(self.range.len());
-        let part = |x: &Batch<4>| Batch(x.0.clone().narrow(0, 0, n));
+        let part = |x: &Batch| x.narrow(0..n);
         let range = self.range.start..self.range.start + n;
         Self { range, noise: part(&self.noise), way: Vec::new(), target: part(&self.target) }
     }
@@ -336,6 +336,6 @@ fn fitting(
     budget: usize,
 ) -> Option<Recipe> {
     let ask = Sampling { steps, solver: Some(solver.name.into()), spacing: Some(spacing), eta: None };
-    let recipe = study.recipe(&ask).ok()?;
+    let recipe = study.job().recipe_with(&ask).ok()?;
     (evaluations(&recipe).ok()? <= budget).then_some(recipe)
 }

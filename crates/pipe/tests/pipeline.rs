@@ -7,16 +7,20 @@ use std::{
     num::NonZeroUsize,
     ops::{ControlFlow, Range},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::Device;
 use tweedie_core::spacing::Spacing;
 use tweedie_data::Rgb;
 use tweedie_hub::{Extras, ModelDir, SafetensorsFile, SchedulerConfig, model_dir};
 use tweedie_models::{HostTensor, TensorSource, UNet2DModel, export};
+use tweedie_ops::{Batch, SampleShape};
 use tweedie_pipe::{
-    Event, NoiseOfRows, Output, Pipeline, PipelineError, Request,
+    Event, Inputs, NoiseOfRows, Output, Pipeline, PipelineError, Request,
     film::{Film, Show},
     study::Study,
 };
@@ -37,7 +41,7 @@ fn device() -> Device {
 fn ddpm(scheduler: &str) -> Pipeline {
     let folder = ModelDir::open(&golden().join("ddpm")).unwrap();
     let scheduler = SchedulerConfig::from_json(scheduler, Path::new("test")).unwrap();
-    Pipeline::from_parts(folder.load_unet(&device()).unwrap(), scheduler, Extras::default(), &device())
+    Pipeline::of_network(folder.load_unet(&device()).unwrap(), scheduler, Extras::default(), &device())
 }
 
 fn classes() -> Pipeline {
@@ -46,7 +50,7 @@ fn classes() -> Pipeline {
     let scheduler = SchedulerConfig::from_json(scheduler, Path::new("test")).unwrap();
     let class_names = ["one", "two", "three", "four"].map(String::from).to_vec();
     let extras = Extras { class_names, null_class: Some(4), ..Default::default() };
-    Pipeline::from_parts(folder.load_unet(&device()).unwrap(), scheduler, extras, &device())
+    Pipeline::of_network(folder.load_unet(&device()).unwrap(), scheduler, extras, &device())
 }
 
 fn request(count: usize, steps: usize) -> Request {
@@ -71,10 +75,9 @@ fn wave(draw: u64, n: usize) -> Vec<f32> {
 }
 
 impl NoiseOfRows for Waves {
-    fn normal(&mut self, rows: Range<usize>, shape: [usize; 4], draw: u64, device: &Device) -> Tensor<4> {
-        let row: usize = shape[1..].iter().product();
-        let values = wave(draw, rows.end * row).split_off(rows.start * row);
-        Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+    fn normal(&self, rows: Range<usize>, shape: &SampleShape, draw: u64, device: &Device) -> Batch {
+        let values = wave(draw, rows.end * shape.len()).split_off(rows.start * shape.len());
+        Batch::from_host(values, rows.len(), shape, device)
     }
 }
 
@@ -99,7 +102,9 @@ fn pipelines_answer_as_in_diffusers() {
         let go_on = &mut |_: Event<'_>| ControlFlow::Continue(());
         let pipeline = ddpm(scheduler);
         let never = AtomicBool::new(false);
-        let found = pipeline.run_with(&request, Some(&noise), &mut Waves, &never, go_on).unwrap().tensors;
+        let inputs = Inputs { noise: Some(noise), draws: Some(Arc::new(Waves)), ..Inputs::default() };
+        let job = pipeline.prepare_with(&request, inputs).unwrap();
+        let found = job.run(&never, go_on).unwrap().tensors;
         let expected = expected.read(name).unwrap();
         assert_eq!(found.shape, expected.shape);
         let n = found.values.len() as f64;
@@ -170,7 +175,7 @@ fn guidance_acts_where_it_should() {
     let [unguided, none] = [with(0.0, None), none].map(|request| run(&pipeline, &cfgpp(request)).tensors);
     assert_eq!(unguided, none);
     assert_ne!(run(&pipeline, &cfgpp(with(0.6, None))).tensors, none);
-    let error = pipeline.resolve(&with(1.0, Some([0.0, 1.0]))).err().unwrap().to_string();
+    let error = pipeline.prepare(&with(1.0, Some([0.0, 1.0]))).err().unwrap().to_string();
     assert!(error.contains("`guidance_interval`") && error.contains("without guidance"), "{error}");
 }
 
@@ -182,7 +187,7 @@ fn seeds_and_settings_matter() {
     assert_ne!(run(&pipeline, &Request { seed: 4, ..request(2, 3) }).tensors, base.tensors);
     // This network does not predict a variance.
     let learned = Request { solver: Some("ddpm-learned".into()), ..request(1, 3) };
-    let error = pipeline.resolve(&learned).err().unwrap().to_string();
+    let error = pipeline.prepare(&learned).err().unwrap().to_string();
     assert!(error.contains("`solver`") && error.contains("variance"), "{error}");
     for solver in tweedie_core::solver::SOLVERS.iter().filter(|s| s.name != "ddpm-learned") {
         for spacing in [None, Some(Spacing::Karras { rho: 7.0 })] {
@@ -191,7 +196,7 @@ fn seeds_and_settings_matter() {
             assert!(output.tensors.values.iter().all(|v| v.is_finite()));
         }
     }
-    let small = run(&pipeline, &Request { size: Some([4, 16]), ..request(1, 2) });
+    let small = run(&pipeline, &Request { size: Some(vec![4, 16]), ..request(1, 2) });
     assert_eq!((small.images[0].height, small.images[0].width), (4, 16));
 }
 
@@ -199,8 +204,8 @@ fn seeds_and_settings_matter() {
 fn shifts_follow_the_size_or_the_request() {
     let dynamic = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#;
     let pipeline = ddpm(dynamic);
-    let second = |request: &Request| pipeline.resolve(request).unwrap().1.plan.moves[0].to().sigma;
-    let of = |size: usize, mu| Request { size: Some([size; 2]), mu, ..request(1, 3) };
+    let second = |request: &Request| pipeline.prepare(request).unwrap().recipe().plan.moves[0].to().sigma;
+    let of = |size: usize, mu| Request { size: Some(vec![size; 2]), mu, ..request(1, 3) };
     assert!(second(&of(32, None)) > second(&of(16, None)));
     assert!(second(&of(16, Some(1.0))) > second(&of(32, None)));
     // 256 tokens: base_shift.
@@ -209,10 +214,10 @@ fn shifts_follow_the_size_or_the_request() {
     // Studies of solvers have the same levels.
     let never = AtomicBool::new(false);
     let study = Study::new(&pipeline, &of(32, None), &never).unwrap();
-    let studied = study.recipe(&study.resolved().sampling).unwrap().plan.moves;
-    assert_eq!(studied, pipeline.resolve(&of(32, None)).unwrap().1.plan.moves);
+    let studied = study.job().recipe_with(study.job().sampling()).unwrap().plan.moves;
+    assert_eq!(studied, pipeline.prepare(&of(32, None)).unwrap().recipe().plan.moves);
     let fixed = ddpm(r#"{"_class_name": "DDPMScheduler"}"#);
-    let error = fixed.resolve(&of(16, Some(0.5))).err().unwrap().to_string();
+    let error = fixed.prepare(&of(16, Some(0.5))).err().unwrap().to_string();
     assert!(error.contains("`mu`") && error.contains("use_dynamic_shifting"), "{error}");
 }
 
@@ -226,7 +231,8 @@ fn events_count_and_show() {
         let Event::Step { index, of, evals, step, .. } = &event else { panic!("a step") };
         assert_eq!((*of, *evals), (10, *index));
         seen.push((*index, *step));
-        film.see(&event, 5)
+        film.see(&event, 5, &mut |preview, show| preview.images(show, None)).unwrap();
+        ControlFlow::Continue(())
     });
     let output = output.unwrap();
     assert_eq!((seen.first(), seen.last(), seen.len()), (Some(&(1, 1)), Some(&(10, 5)), 10));
@@ -250,7 +256,7 @@ fn runs_can_be_stopped() {
     assert!(matches!(broken, Err(PipelineError::Cancelled)));
     assert_eq!(steps, 2);
     let flag = AtomicBool::new(false);
-    let stopped = pipeline.run_from(&request(1, 5), None, &flag, &mut |_| {
+    let stopped = pipeline.prepare(&request(1, 5)).unwrap().run(&flag, &mut |_| {
         flag.store(true, Ordering::Relaxed);
         ControlFlow::Continue(())
     });
@@ -263,7 +269,7 @@ fn numbers_that_are_not_finite_stop_the_run_and_name_the_step() {
     let mut weights = export(&folder.load_unet(&device()).unwrap());
     weights.get_mut("conv_out.bias").unwrap().values[0] = f32::NAN;
     let unet = UNet2DModel::load(&folder.unet, &weights, &device()).unwrap();
-    let pipeline = Pipeline::from_parts(unet, folder.scheduler.unwrap(), Extras::default(), &device());
+    let pipeline = Pipeline::of_network(unet, folder.scheduler.unwrap(), Extras::default(), &device());
     let failed = pipeline.run(&request(1, 5), &mut |_| ControlFlow::Continue(()));
     let text = failed.unwrap_err().to_string();
     assert!(text.contains("step 1 of 5") && text.contains("not finite"), "{text}");
@@ -278,15 +284,15 @@ fn requests_that_do_not_suit_are_errors_naming_the_field() {
     let class = Some(vec!["0".parse().unwrap()]);
     assert!(error(Request { classes: class, ..request(1, 2) }).contains("`classes`"));
     assert!(error(Request { guidance: Some(2.0), ..request(1, 2) }).contains("`guidance`"));
-    assert!(error(Request { size: Some([7, 8]), ..request(1, 2) }).contains("`size`"));
-    assert!(error(Request { size: Some([0, 8]), ..request(1, 2) }).contains("`size`"));
-    assert!(error(Request { size: Some([usize::MAX, 8]), ..request(1, 2) }).contains("`size`"));
+    assert!(error(Request { size: Some(vec![7, 8]), ..request(1, 2) }).contains("`size`"));
+    assert!(error(Request { size: Some(vec![0, 8]), ..request(1, 2) }).contains("`size`"));
+    assert!(error(Request { size: Some(vec![usize::MAX, 8]), ..request(1, 2) }).contains("`size`"));
     assert!(error(Request { eta: Some(-0.5), ..request(1, 2) }).contains("eta"));
     assert!(error(request(1, 2000)).contains("2000"));
     let noise = HostTensor { shape: vec![1, 3, 4, 4], values: vec![0.0; 48] };
-    let go_on = &mut |_: Event<'_>| ControlFlow::Continue(());
-    let failed = pipeline.run_from(&request(1, 2), Some(&noise), &AtomicBool::new(false), go_on);
-    assert!(failed.unwrap_err().to_string().contains("`noise`"));
+    let inputs = Inputs { noise: Some(noise), ..Inputs::default() };
+    let failed = pipeline.prepare_with(&request(1, 2), inputs);
+    assert!(failed.err().unwrap().to_string().contains("`noise`"));
 }
 
 #[test]
@@ -314,4 +320,62 @@ fn every_kind_of_trained_model_is_sampled_from_its_folder() {
             assert!(output.tensors.values.iter().all(|v| v.is_finite()), "{name} {solver:?}");
         }
     }
+}
+
+/// The defaults of a request for a model with classes, of which one means "no class".
+#[test]
+fn requests_are_checked_against_the_model() {
+    let pipeline = classes();
+    let prepare = |json: &str| -> Result<_, String> {
+        let request: Request = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        pipeline.prepare(&request).map_err(|e| e.to_string())
+    };
+    let chosen = |json| prepare(json).unwrap().classes().unwrap().to_vec();
+    assert_eq!(chosen(r#"{"count": 5}"#), [0, 1, 2, 3, 0]);
+    assert_eq!(chosen(r#"{"count": 3, "classes": ["two", 4]}"#), [1, 4, 1]);
+    assert_eq!(prepare(r#"{"guidance": 0.5}"#).unwrap().scale_for("ddim"), 1.0);
+    for (json, words) in [
+        (r#"{"classes": ["cow"]}"#, ["`classes`", "one, two, three"]),
+        (r#"{"classes": [9]}"#, ["`classes`", "0 to 4"]),
+        (r#"{"classes": []}"#, ["`classes`", "at least one"]),
+        (r#"{"guidance": -1}"#, ["`guidance`", "≥ 0"]),
+        (r#"{"guidance": 2, "guidance_interval": [2, 1]}"#, ["`guidance_interval`", "from < to"]),
+        (r#"{"count": 1000000}"#, ["`count`", "at most"]),
+        (r#"{"count": 0}"#, ["0", "nonzero"]),
+        (r#"{"size": [1000000, 1000000]}"#, ["`size`", "at most"]),
+        (r#"{"size": [8]}"#, ["`size`", "expected 2 numbers"]),
+        (r#"{"stepps": 3}"#, ["stepps", "steps"]),
+        (r#"{"prompt": 3}"#, ["a text or", "a list of texts"]),
+    ] {
+        let error = prepare(json).err().unwrap();
+        assert!(words.iter().all(|w| error.contains(w)), "{json}: {error}");
+    }
+}
+
+/// An image is a sample of a model in pixels: with no noise it comes back.
+#[test]
+fn models_in_pixels_start_from_an_image() {
+    let pipeline =
+        ddpm(r#"{"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", "clip_sample": false}"#);
+    let mut image = tweedie_data::Image::filled(8, 8, Rgb([200, 40, 90]));
+    image.pixels[0] = 7;
+    let run = |strength: f64| {
+        let request = Request { strength: Some(strength), ..request(2, 100) };
+        let inputs = Inputs { image: Some(image.clone()), ..Inputs::default() };
+        let job = pipeline.prepare_with(&request, inputs).unwrap();
+        job.run(&AtomicBool::new(false), &mut |_| ControlFlow::Continue(())).unwrap()
+    };
+    let off = |output: &Output| {
+        let x0 = image.to_planes();
+        let each = output.tensors.values.chunks(x0.len());
+        each.map(|row| row.iter().zip(&x0).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / 192.0)
+            .fold(0.0, f32::max)
+    };
+    let (little, much) = (run(0.01), run(0.9));
+    assert_eq!(little.evals, 1);
+    assert!(off(&little) < 0.05 && off(&much) > 10.0 * off(&little), "{} {}", off(&little), off(&much));
+    let request = Request { strength: Some(0.5), ..request(1, 4) };
+    let wrong = Inputs { image: Some(tweedie_data::Image::filled(4, 8, Rgb([0; 3]))), ..Inputs::default() };
+    let error = pipeline.prepare_with(&request, wrong).err().unwrap().to_string();
+    assert!(error.contains("`image`") && error.contains("8×4 pixels, expected 8×8"), "{error}");
 }

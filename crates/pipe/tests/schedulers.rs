@@ -5,13 +5,13 @@
 
 use std::{cell::RefCell, collections::BTreeMap, path::Path};
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::Device;
 use serde::Deserialize;
 use serde_json::Value;
 use tweedie_core::{Denoiser, Level, Move, Parameterization, Prediction, lin, sample};
 use tweedie_hub::{Sampling, SchedulerConfig};
 use tweedie_ops::Batch;
-use tweedie_pipe::clamp::Clamped;
+use tweedie_pipe::clamp::clamped;
 
 const ELEMENTS: usize = 6;
 
@@ -37,22 +37,22 @@ fn device() -> Device {
     tweedie_ops::device("cpu").unwrap()
 }
 
-fn batch(values: Vec<f64>) -> Batch<4> {
+fn batch(values: Vec<f64>) -> Batch {
     let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
-    Batch(Tensor::from_data(TensorData::new(values, [1, 1, 2, 3]), (&device(), DType::F32)))
+    Batch::from_host(values, 1, &[1, 2, 3].into(), &device())
 }
 
-fn values(x: &Batch<4>) -> Vec<f64> {
-    x.0.clone().into_data().iter::<f64>().collect()
+fn values(x: &Batch) -> Vec<f64> {
+    x.to_host().into_iter().map(f64::from).collect()
 }
 
-fn wave(draw: i64) -> Batch<4> {
+fn wave(draw: i64) -> Batch {
     batch(
         (0..ELEMENTS).map(|i| 1.3 * (12.9898 * (i + 1) as f64 + 78.233 * (draw + 1) as f64).sin()).collect(),
     )
 }
 
-fn network(x: &Batch<4>, t: f64) -> Batch<4> {
+fn network(x: &Batch, t: f64) -> Batch {
     let f = |(i, x): (usize, f64)| 0.7 * x + 0.3 * (2.0 * x).tanh() + 0.2 * (t / 37.0 + i as f64).sin();
     batch(values(x).into_iter().enumerate().map(f).collect())
 }
@@ -64,17 +64,17 @@ fn run(case: &Case) -> (Vec<f64>, Vec<Vec<f64>>) {
     let recipe = config.resolve_with(&ask).unwrap();
     let times = RefCell::new(Vec::new());
     let parameterization: Parameterization = recipe.parameterization;
-    let answer = |x: &Batch<4>, at: Level| -> Prediction<Batch<4>> {
+    let answer = |x: &Batch, at: Level| -> Prediction<Batch> {
         let s = parameterization.scalings(at);
         times.borrow_mut().push(s.c_noise);
-        parameterization.read(x, &network(&lin![s.c_in => x], s.c_noise), at)
+        let read = parameterization.read(x, &network(&lin![s.c_in => x], s.c_noise), at);
+        match recipe.clamp {
+            Some(clamp) => clamped(read, x, at, clamp),
+            None => read,
+        }
     };
-    let clamped = recipe.clamp.map(|clamp| Clamped { inner: &answer, clamp });
-    let denoiser: &dyn Denoiser<Batch<4>> = match &clamped {
-        Some(clamped) => clamped,
-        None => &answer,
-    };
-    let mut noise = |_: &Batch<4>, draw: u64| wave(draw as i64);
+    let denoiser: &dyn Denoiser<Batch> = &answer;
+    let mut noise = |_: &Batch, draw: u64| wave(draw as i64);
     let solver = recipe.solver.build();
     let start = lin![recipe.plan.start_std => &wave(-1)];
     let mut samples = Vec::new();

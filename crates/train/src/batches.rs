@@ -1,6 +1,6 @@
 //! The data of one optimizer step, computed on the CPU as a pure function of the configuration and the step.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use tweedie_core::{Level, NoiseSchedule, Parameterization};
 use tweedie_data::{AugmentConfig, Dataset, Order, augment};
@@ -63,29 +63,113 @@ impl HostBatch {
         self.weights.push((importance * noising.weighting.weight(p, draw)) as f32);
         self.times.push(scalings.c_noise as f32);
         self.importance.push(importance as f32);
-        if noising.indexed {
+        if noising.indexed() {
             // Times of a table are integers.
             self.levels.push(draw.level.t as usize);
         }
     }
 }
 
-/// How images are noised.
-#[derive(Clone, Copy, Debug)]
+/// Draws noise and times for clean samples: images or latents.
 pub(crate) struct Noising {
     parameterization: Parameterization,
     weighting: Weighting,
-    /// Whether rows store the index of their time.
-    indexed: bool,
+    schedule: Arc<dyn NoiseSchedule>,
+    sampler: TimeSampler,
+    /// Whether rows store their clean sample, for the bound.
+    bound: bool,
+    seed: u64,
+    batch: usize,
+    accumulation: usize,
 }
 
 impl Noising {
     /// The settings of a run.
-    pub(crate) fn new(config: &RunConfig) -> Self {
-        Self {
+    pub fn new(config: &RunConfig) -> Result<Self, TrainError> {
+        Ok(Self {
             parameterization: config.parameterization(),
             weighting: config.loss.weighting(config.diffusion.sigma_data),
-            indexed: config.loss.times.adapts() || config.loss.objective != ObjectiveKind::Simple,
+            schedule: config.diffusion.schedule()?,
+            sampler: config.loss.sampler(),
+            bound: config.loss.objective != ObjectiveKind::Simple,
+            seed: config.run.seed,
+            batch: config.run.batch,
+            accumulation: config.run.accumulation,
+        })
+    }
+
+    /// Whether rows store the index of their time.
+    fn indexed(&self) -> bool {
+        self.sampler.sampling.adapts() || self.bound
+    }
+
+    /// Rows of a step.
+    pub fn rows(&self) -> usize {
+        self.batch * self.accumulation
+    }
+
+    /// The rows of each pass of a step.
+    pub fn passes(&self) -> impl Iterator<Item = Range<usize>> {
+        let batch = self.batch;
+        (0..self.accumulation).map(move |pass| pass * batch..(pass + 1) * batch)
+    }
+
+    /// The rows of each batch of `rows` held-out samples.
+    pub fn held_out(&self, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        let batch = self.batch;
+        (0..rows).step_by(batch).map(move |start| start..(start + batch).min(rows))
+    }
+
+    /// Adds a clean sample as row `row` of the step after `done` steps.
+    pub fn add(&self, batch: &mut HostBatch, x0: &[f32], done: u64, row: usize) {
+        let mut eps = vec![0.0; x0.len()];
+        normal(self.seed, Purpose::Noise, done, row as u64, &mut eps);
+        let adapts = self.sampler.sampling.adapts();
+        if self.bound || adapts {
+            batch.x0.extend(x0);
+        }
+        if adapts {
+            batch.eps.extend(&eps);
+        } else {
+            let draw = self.sampler.draw(&*self.schedule, self.seed, done, row, self.rows());
+            batch.push(x0, &eps, draw, 1.0, self);
+        }
+    }
+
+    /// Adds a clean sample as row `row` of `rows` held-out ones, with fixed, evenly spread times and fixed noise.
+    pub fn add_held_out(&self, batch: &mut HostBatch, x0: &[f32], row: usize, rows: usize) {
+        let mut eps = vec![0.0; x0.len()];
+        normal(0, Purpose::ValidationNoise, 0, row as u64, &mut eps);
+        let sampler = TimeSampler { low_discrepancy: true, ..self.sampler };
+        let u = sampler.position(Purpose::ValidationTime, 0, 0, spread(row, rows), rows);
+        batch.push(x0, &eps, sampler.at(&*self.schedule, u), 1.0, self);
+        if self.bound {
+            batch.x0.extend(x0);
+        }
+    }
+
+    /// Draws the times of the step after `done` steps from the losses so far.
+    pub fn draw_times<'a>(
+        &self,
+        batches: impl Iterator<Item = &'a mut HostBatch>,
+        done: u64,
+        history: &LossHistory,
+    ) {
+        let table = Table::new(history.probabilities());
+        let mut row = 0;
+        for batch in batches {
+            let values = batch.x0.len() / self.batch;
+            let (x0s, eps) = (std::mem::take(&mut batch.x0), std::mem::take(&mut batch.eps));
+            for (x0, eps) in x0s.chunks(values.max(1)).zip(eps.chunks(values.max(1))) {
+                let u = self.sampler.position(Purpose::Time, self.seed, done, row, self.rows());
+                let Drawn { index, weight } = table.at(u);
+                let draw = self.sampler.entry(&*self.schedule, index);
+                batch.push(x0, eps, draw, weight, self);
+                row += 1;
+            }
+            if self.bound {
+                batch.x0 = x0s;
+            }
         }
     }
 }
@@ -99,16 +183,10 @@ pub struct BatchMaker {
     labels: bool,
     classes: Option<usize>,
     dropout: f64,
-    schedule: Arc<dyn NoiseSchedule>,
-    noising: Noising,
-    sampler: TimeSampler,
-    /// Whether rows store their image, for the bound.
-    bound: bool,
+    pub(crate) noising: Noising,
     /// Of an image, as the network sees it.
     values: usize,
     seed: u64,
-    batch: usize,
-    accumulation: usize,
 }
 
 impl BatchMaker {
@@ -144,14 +222,9 @@ impl BatchMaker {
             labels: config.augment.has_labels(),
             classes,
             dropout: config.conditioning.label_dropout,
-            schedule: config.diffusion.schedule()?,
-            noising: Noising::new(config),
-            sampler: config.loss.sampler(),
-            bound: config.loss.objective != ObjectiveKind::Simple,
+            noising: Noising::new(config)?,
             values: config.data.channels * config.data.size * config.data.size,
             seed: config.run.seed,
-            batch: config.run.batch,
-            accumulation: config.run.accumulation,
         })
     }
 
@@ -171,38 +244,26 @@ impl BatchMaker {
     }
 
     /// The batches of the step after `done` steps, one for each accumulated pass. If times depend on the losses,
-    /// `BatchMaker::draw_times` must complete them.
+    /// `Noising::draw_times` must complete them.
     ///
     /// # Errors
     /// If an image cannot be read.
     pub fn step(&self, done: u64) -> Result<Vec<HostBatch>, TrainError> {
-        let rows = self.batch * self.accumulation;
+        let rows = self.noising.rows();
         let augment_seed = key(self.seed, Purpose::Augment, 0);
-        let mut batches = Vec::with_capacity(self.accumulation);
-        let mut eps = Vec::new();
-        for pass in 0..self.accumulation {
+        let mut batches = Vec::new();
+        for pass in self.noising.passes() {
             let mut batch = HostBatch::default();
-            for row in pass * self.batch..(pass + 1) * self.batch {
+            for row in pass {
                 let sample = done * rows as u64 + row as u64;
                 let item = self.train.get(self.order.index(sample))?;
                 let (mut x0, label) = augment(&item.image, &self.augment, augment_seed, sample);
                 // The planes of a grey image are equal.
                 x0.truncate(self.values);
-                eps.resize(x0.len(), 0.0);
-                normal(self.seed, Purpose::Noise, done, row as u64, &mut eps);
-                if self.bound {
+                if self.noising.bound {
                     x0.iter_mut().for_each(round);
-                    batch.x0.extend(&x0);
                 }
-                if self.sampler.sampling.adapts() {
-                    if !self.bound {
-                        batch.x0.extend(&x0);
-                    }
-                    batch.eps.extend(&eps);
-                } else {
-                    let draw = self.sampler.draw(&*self.schedule, self.seed, done, row, rows);
-                    batch.push(&x0, &eps, draw, 1.0, &self.noising);
-                }
+                self.noising.add(&mut batch, &x0, done, row);
                 if let Some(none) = self.classes {
                     let dropped = uniform(self.seed, Purpose::Labels, done, row as u64) < self.dropout;
                     batch.classes.push(item.class.filter(|_| !dropped).unwrap_or(none));
@@ -216,50 +277,21 @@ impl BatchMaker {
         Ok(batches)
     }
 
-    /// Draws the times of the step after `done` steps from the losses so far.
-    pub(crate) fn draw_times(&self, batches: &mut [HostBatch], done: u64, history: &LossHistory) {
-        let table = Table::new(history.probabilities());
-        let rows = self.batch * self.accumulation;
-        let mut row = 0;
-        for batch in batches {
-            let pixels = batch.x0.len() / self.batch;
-            let (x0s, eps) = (std::mem::take(&mut batch.x0), std::mem::take(&mut batch.eps));
-            for (x0, eps) in x0s.chunks(pixels.max(1)).zip(eps.chunks(pixels.max(1))) {
-                let u = self.sampler.position(Purpose::Time, self.seed, done, row, rows);
-                let Drawn { index, weight } = table.at(u);
-                let draw = self.sampler.entry(&*self.schedule, index);
-                batch.push(x0, eps, draw, weight, &self.noising);
-                row += 1;
-            }
-            if self.bound {
-                batch.x0 = x0s;
-            }
-        }
-    }
-
     /// At most `most` held-out images with fixed, evenly spread times and fixed noise, without augmentation or dropout.
     ///
     /// # Errors
     /// If an image cannot be read.
     pub fn validation(&self, most: usize) -> Result<Vec<HostBatch>, TrainError> {
         let rows = most.min(self.held_out.len());
-        let sampler = TimeSampler { low_discrepancy: true, ..self.sampler };
-        let mut eps = Vec::new();
         let mut batches = Vec::new();
-        for start in (0..rows).step_by(self.batch) {
+        for part in self.noising.held_out(rows) {
             let mut batch = HostBatch::default();
-            for row in start..(start + self.batch).min(rows) {
+            for row in part {
                 // Spread over the held-out set, with times in another order.
                 let item = self.held_out.get(row * self.held_out.len() / rows)?;
                 let mut x0 = item.image.to_planes();
                 x0.truncate(self.values);
-                eps.resize(x0.len(), 0.0);
-                normal(0, Purpose::ValidationNoise, 0, row as u64, &mut eps);
-                let u = sampler.position(Purpose::ValidationTime, 0, 0, spread(row, rows), rows);
-                batch.push(&x0, &eps, sampler.at(&*self.schedule, u), 1.0, &self.noising);
-                if self.bound {
-                    batch.x0.extend(&x0);
-                }
+                self.noising.add_held_out(&mut batch, &x0, row, rows);
                 if let Some(none) = self.classes {
                     batch.classes.push(item.class.unwrap_or(none));
                 }
@@ -276,7 +308,7 @@ fn round(v: &mut f32) {
 }
 
 /// A permutation of `rows` that is not in order.
-pub(crate) fn spread(row: usize, rows: usize) -> usize {
+fn spread(row: usize, rows: usize) -> usize {
     let stride = (rows / 2 + 1..).find(|s| gcd(*s, rows) == 1).unwrap_or(1);
     row * stride % rows
 }
@@ -358,7 +390,8 @@ mod tests {
             let batch = maker.step(0).unwrap().remove(0);
             let p = maker.noising.parameterization;
             for row in 0..4 {
-                let level = maker.sampler.draw(&*maker.schedule, maker.seed, 0, row, 4).level;
+                let noising = &maker.noising;
+                let level = noising.sampler.draw(&*noising.schedule, maker.seed, 0, row, 4).level;
                 let x0 = maker.train.get(maker.order.index(row as u64)).unwrap().image.to_planes();
                 let mut eps = vec![0.0f32; 192];
                 normal(maker.seed, Purpose::Noise, 0, row as u64, &mut eps);

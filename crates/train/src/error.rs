@@ -137,7 +137,7 @@ pub enum TrainError {
     DataThread(String),
     /// Sampling a preview failed.
     #[error("preview: {0}")]
-    Preview(#[from] tweedie_core::Halt),
+    Preview(#[from] tweedie_pipe::PipelineError),
     /// A plot that cannot be drawn.
     #[error("cannot draw {}: {reason}", path.display())]
     Drawing {

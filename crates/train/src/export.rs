@@ -37,8 +37,6 @@ pub(crate) fn model(
     classes: &[String],
     summary: &Summary,
 ) -> Result<(), TrainError> {
-    let conditional = config.conditioning.class_count(classes.len()).is_some();
-    let guided = conditional && config.conditioning.label_dropout > 0.0;
     let training: [(&str, Value); 5] = [
         ("steps", json!(summary.step)),
         ("images", json!(summary.images)),
@@ -46,9 +44,22 @@ pub(crate) fn model(
         ("loss", json!(summary.loss)),
         ("config", recorded(config)),
     ];
+    let extras = Extras {
+        training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
+        ..extras(config, classes)
+    };
+    let scheduler = config.diffusion.scheduler(&summary.model)?;
+    model_dir::save(&summary.model, unet, &scheduler, &extras, Precision::F32)?;
+    Ok(())
+}
+
+/// Class names and sampling defaults.
+pub(crate) fn extras(config: &RunConfig, classes: &[String]) -> Extras {
+    let conditional = config.conditioning.class_count(classes.len()).is_some();
+    let guided = conditional && config.conditioning.label_dropout > 0.0;
     let multistep = !matches!(config.diffusion.schedule, Process::Flow | Process::Edm)
         && !config.diffusion.zero_terminal_snr;
-    let extras = Extras {
+    Extras {
         class_names: if conditional { classes.to_vec() } else { Vec::new() },
         null_class: conditional.then_some(classes.len()),
         sampling: SamplingDefaults {
@@ -58,12 +69,8 @@ pub(crate) fn model(
             guidance: guided.then_some(config.conditioning.guidance),
             ..SamplingDefaults::default()
         },
-        training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
         ..Extras::default()
-    };
-    let scheduler = config.diffusion.scheduler(&summary.model)?;
-    model_dir::save(&summary.model, unet, &scheduler, &extras, Precision::F32)?;
-    Ok(())
+    }
 }
 
 /// The configuration without the path of the run.

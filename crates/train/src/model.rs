@@ -7,13 +7,16 @@ use burn::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tweedie_data::EDM_LABELS;
 use tweedie_models::{
+    conditions::{CLASSES, Conditions, EMBEDDING, Entry},
     layers::{Init, Linear},
-    network::{Condition, Mode, Precision},
+    network::{Mode, Precision},
     params::settle,
     unet::{DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlockType},
 };
 
-use crate::error::TrainError;
+use tweedie_ops::Batch;
+
+use crate::{batches::HostBatch, error::TrainError};
 
 /// The `[model]` table: a few sizes, or in `[model.unet]` all keys of a diffusers `config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -248,6 +251,13 @@ impl TrainModel {
         self
     }
 
+    /// The raw output for a batch's input.
+    pub(crate) fn of_batch(&self, x: Batch, batch: &HostBatch, mode: Mode) -> Batch {
+        let classes = (!batch.classes.is_empty()).then(|| batch.classes.clone());
+        let labels = (!batch.labels.is_empty()).then_some(batch.labels.as_slice());
+        Batch::of(self.forward(x.tensor(), &batch.times, classes, labels, mode))
+    }
+
     /// The raw output for a batch. `labels` contains nine values per row, or is empty.
     pub fn forward(
         &self,
@@ -262,6 +272,9 @@ impl TrainModel {
             let labels = TensorData::new(labels.to_vec(), shape);
             linear.forward(Tensor::<2>::from_data(labels, (&x.device(), DType::F32)))
         });
-        self.unet.forward(x, times, &Condition { classes, embedding, ..Condition::default() }, mode)
+        let conditions = Conditions::none()
+            .with_some(CLASSES, classes.map(Entry::Indices))
+            .with_some(EMBEDDING, embedding.map(Entry::Vectors));
+        self.unet.forward(x, times, &conditions, mode)
     }
 }

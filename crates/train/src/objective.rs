@@ -9,16 +9,15 @@
 //! The bound is computed on the host in double precision, with its derivatives with respect to the network's output in closed
 //! form. The backward pass starts from `Σ derivative·output`, whose gradient is that of the bound.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use tweedie_core::{
     Parameterization,
     bound::{Bound, ReverseVariance, bits_per_dim},
 };
-use tweedie_models::Mode;
-use tweedie_ops::{from_host, to_host};
+use tweedie_ops::{Batch, SampleShape, from_host, to_host};
 
-use crate::{batches::HostBatch, config::RunConfig, error::TrainError, model::TrainModel};
+use crate::{batches::HostBatch, config::RunConfig, error::TrainError};
 
 /// The loss function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,44 +72,40 @@ impl Objective {
         })
     }
 
-    /// The contribution of `batch` to the mean over a step's `rows`.
+    /// The contribution of `batch`, of samples of `shape`, to the mean over a step's `rows`. `forward` is the network: it gets
+    /// the batch's input.
+    ///
+    /// # Errors
+    /// Those of `forward`.
     pub fn of(
         &self,
-        model: &TrainModel,
         batch: &HostBatch,
+        shape: &SampleShape,
         rows: usize,
-        mode: Mode,
         device: &Device,
-    ) -> BatchLoss {
-        let b = batch.len();
-        let pixels = batch.input.len() / b.max(1);
-        let channels = model.unet.config().in_channels;
-        let side = ((pixels / channels) as f64).sqrt().round() as usize;
-        let shape = [b, channels, side, side];
-        let classes = (!batch.classes.is_empty()).then(|| batch.classes.clone());
-        let labels = (!batch.labels.is_empty()).then_some(batch.labels.as_slice());
-        let input = from_host(batch.input.clone(), shape, device);
-        let output = model.forward(input, &batch.times, classes, labels, mode);
+        forward: &dyn Fn(Batch) -> Result<Batch, TrainError>,
+    ) -> Result<BatchLoss, TrainError> {
+        let (b, values) = (batch.len(), shape.len());
+        let output = forward(Batch::from_host(batch.input.clone(), b, shape, device))?;
         let mut loss = BatchLoss { value: 0.0, rows: vec![0.0; b], graph: Tensor::zeros([1], device) };
         let mut graph = None;
         if self.kind != ObjectiveKind::Vlb {
-            let mean = output.clone().narrow(1, 0, channels);
-            let error = mean - constant(batch.target.clone(), shape, &output);
+            let mean = output.channels(0..shape.channels());
+            let error = mean.rows().clone() - constant(batch.target.clone(), [b, values], &output);
             let square = error.clone() * error;
-            let share = 1.0 / (pixels as f64 * rows as f64);
+            let share = 1.0 / (values as f64 * rows as f64);
             let weights = batch.weights.iter().map(|&w| (f64::from(w) * share) as f32).collect();
             if self.each_row {
-                let means = to_host(square.clone().reshape([b, pixels]).mean_dim(1));
+                let means = to_host(square.clone().mean_dim(1));
                 let weights = batch.weights.iter().zip(&batch.importance).map(|(w, i)| f64::from(w / i));
                 loss.rows = means.iter().zip(weights).map(|(m, w)| f64::from(*m) * w).collect();
             }
-            let sum = (square * constant(weights, [b, 1, 1, 1], &output)).sum();
+            let sum = (square * constant(weights, [b, 1], &output)).sum();
             loss.value = f64::from(sum.clone().into_scalar::<f32>());
             graph = Some(sum);
         }
         if let Some(bound) = &self.bound {
-            let [_, answered, ..] = output.dims();
-            let terms = self.terms(bound, batch, &to_host(output.clone()));
+            let terms = self.terms(bound, batch, &output.to_host());
             let share: Vec<f64> =
                 batch.importance.iter().map(|i| f64::from(*i) * self.vlb_weight / rows as f64).collect();
             for ((row, bits), share) in loss.rows.iter_mut().zip(&terms.bits).zip(&share) {
@@ -120,14 +115,14 @@ impl Objective {
             let each = terms.gradient.len() / b.max(1);
             let scaled = terms.gradient.chunks(each.max(1)).zip(&share);
             let gradient = scaled.flat_map(|(g, s)| g.iter().map(move |g| (g * s) as f32)).collect();
-            let sum = (output.clone() * constant(gradient, [b, answered, side, side], &output)).sum();
+            let sum = (output.rows().clone() * constant(gradient, [b, each], &output)).sum();
             graph = Some(match graph {
                 Some(simple) => simple + sum,
                 None => sum,
             });
         }
         loss.graph = graph.unwrap_or(loss.graph);
-        loss
+        Ok(loss)
     }
 
     /// The bound's terms for the raw output `[B, C, H, W]`, with `C` = 6 for learned variances. In the hybrid objective the
@@ -169,18 +164,18 @@ impl Objective {
 }
 
 /// A constant tensor in the autodiff graph of `like`.
-fn constant(values: Vec<f32>, shape: [usize; 4], like: &Tensor<4>) -> Tensor<4> {
-    let device = like.device().inner();
-    let tensor = Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32));
-    if like.is_autodiff() { tensor.autodiff() } else { tensor }
+fn constant(values: Vec<f32>, shape: [usize; 2], like: &Batch) -> Tensor<2> {
+    let tensor = from_host(values, shape, &like.device().inner());
+    if like.rows().is_autodiff() { tensor.autodiff() } else { tensor }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tweedie_data::Dataset;
+    use tweedie_models::Mode;
 
-    use crate::{ConfigBuilder, batches::BatchMaker, optim::GradientMap};
+    use super::*;
+    use crate::{ConfigBuilder, batches::BatchMaker, model::TrainModel, optim::GradientMap};
 
     struct Case {
         config: RunConfig,
@@ -203,14 +198,15 @@ mod tests {
 
     fn value(case: &Case, rows: usize) -> f64 {
         let objective = Objective::new(&case.config).unwrap();
-        objective.of(&case.model, &case.batch, rows, Mode::Eval, &case.device).value
+        let forward = |x: Batch| Ok(case.model.of_batch(x, &case.batch, Mode::Eval));
+        objective.of(&case.batch, &SHAPE.into(), rows, &case.device, &forward).unwrap().value
     }
 
+    const SHAPE: [usize; 3] = [3, 8, 8];
+
     fn output(model: &TrainModel, batch: &HostBatch, labels: Option<&[f32]>, device: &Device) -> Vec<f32> {
-        let data = TensorData::new(batch.input.clone(), [batch.len(), 3, 8, 8]);
-        let x = Tensor::from_data(data, (device, DType::F32));
-        let y = model.forward(x, &batch.times, Some(batch.classes.clone()), labels, Mode::Eval);
-        y.into_data().as_slice::<f32>().unwrap().to_vec()
+        let x = from_host(batch.input.clone(), [batch.len(), 3, 8, 8], device);
+        to_host(model.forward(x, &batch.times, Some(batch.classes.clone()), labels, Mode::Eval))
     }
 
     #[test]
@@ -336,7 +332,8 @@ mod tests {
             let unet = case.config.model.unet(8, 3, Some(data.class_names().len()), true).unwrap();
             let model = TrainModel::new(&unet, true, 0, &device).unwrap();
             let objective = Objective::new(&case.config).unwrap();
-            let loss = objective.of(&model, &case.batch, 3, Mode::Eval, &case.device);
+            let forward = |x: Batch| Ok(model.of_batch(x, &case.batch, Mode::Eval));
+            let loss = objective.of(&case.batch, &SHAPE.into(), 3, &case.device, &forward).unwrap();
             let mut gradients = loss.graph.backward();
             let gradients = GradientMap::take(&model, &mut gradients).0;
             to_host(gradients["unet.conv_out.bias"].clone())

@@ -1,99 +1,63 @@
-//! Samples during training, with the run's own network and schedule.
+//! Samples during training: jobs of the sampling pipeline with the run's own networks and schedule.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use burn::tensor::Device;
-use tweedie_core::{
-    Denoiser, Halt, Level, NoiseSchedule, Plan, Prediction, Solver, lin, sample, schedule::Times, solver,
-    spacing::Spacing,
-};
+use tweedie_core::{NoiseSchedule, schedule::Times, spacing::Spacing};
 use tweedie_data::Image;
-use tweedie_models::{Condition, NetworkDenoiser};
-use tweedie_ops::{Batch, RowNoise};
+use tweedie_ops::{Batch, RowNoise, SampleShape};
+use tweedie_pipe::{Inputs, NoiseOfRows, Pipeline, Request};
 
 use crate::{
     config::RunConfig,
     error::TrainError,
     keys::{Purpose, key},
-    model::TrainModel,
 };
 
-/// Draws `run.preview_images` samples with about `run.preview_steps` network evaluations each, always from the same noise.
-/// With classes, sample `i` has class `i mod classes`.
+/// Makes `run.preview_images` samples with about `run.preview_steps` network evaluations each, always from the same noise.
+/// `asked` says which conditions they have.
 pub(crate) fn samples(
     config: &RunConfig,
-    model: &TrainModel,
-    classes: Option<usize>,
-    device: &Device,
+    pipeline: &Pipeline,
+    asked: Request,
 ) -> Result<Vec<Image>, TrainError> {
     let run = &config.run;
-    let schedule = config.diffusion.schedule()?;
-    let (plan, solver) = plan(schedule, config.diffusion.shift, run.preview_steps)?;
-    let (size, channels) = (config.data.size, config.data.channels);
-    let mut images = Vec::with_capacity(run.preview_images);
-    for start in (0..run.preview_images).step_by(run.batch) {
-        let rows: Vec<usize> = (start..(start + run.batch).min(run.preview_images)).collect();
-        let condition = match classes {
-            Some(k) => Condition::classes(rows.iter().map(|i| i % k.max(1)).collect()),
-            None => Condition::default(),
-        };
-        let network = NetworkDenoiser::new(&model.unet, config.parameterization(), condition);
-        let seeds = rows.iter().map(|&i| key(run.seed, Purpose::Preview, i as u64)).collect();
-        let mut noise = RowNoise(seeds);
-        // The draws of a plan start at 0.
-        let x = noise.tensor([rows.len(), channels, size, size], u64::MAX, device).mul_scalar(plan.start_std);
-        let x = sample(&plan, &*solver, &Clamped(network), Batch(x), &mut noise).finish()?;
-        let data = x.0.into_data().convert::<f32>();
-        let values = data.as_slice::<f32>().unwrap_or_default();
-        if !values.iter().all(|v| v.is_finite()) {
-            return Err(Halt::Failed("the network's output is not finite".into()).into());
-        }
-        let rows = values.chunks_exact(channels * size * size);
-        images.extend(rows.map(|v| Image::from_planes(size, size, &v.repeat(3 / channels))));
-    }
-    Ok(images)
+    let Some(count) = run.preview_images.try_into().ok() else { return Ok(Vec::new()) };
+    let (solver, spacing, steps) = sampler(&*config.diffusion.schedule()?, run.preview_steps);
+    let request = Request {
+        count,
+        steps: steps.try_into().ok(),
+        solver: Some(solver.to_owned()),
+        spacing,
+        chunk: run.batch.try_into().ok(),
+        precision: Some(run.precision),
+        ..asked
+    };
+    let inputs = Inputs { draws: Some(Arc::new(PreviewNoise(run.seed))), ..Inputs::default() };
+    let never = std::sync::atomic::AtomicBool::new(false);
+    let job = pipeline.prepare_with(&request, inputs)?;
+    Ok(job.run(&never, &mut |_| std::ops::ControlFlow::Continue(()))?.images)
 }
 
-pub(crate) type BoxedSolver = Box<dyn Solver<Batch<4>>>;
-
-/// A plan with about this many network evaluations.
-pub(crate) fn plan(
-    schedule: Arc<dyn NoiseSchedule>,
-    shift: f64,
-    evaluations: usize,
-) -> Result<(Plan, BoxedSolver), TrainError> {
+/// Solver, spacing and steps for about this many network evaluations; without a spacing, the scheduler's own.
+fn sampler(schedule: &dyn NoiseSchedule, evaluations: usize) -> (&'static str, Option<Spacing>, usize) {
     let noisiest = schedule.level(schedule.times().max());
-    let (spacing, name, steps) = match schedule.times() {
+    match schedule.times() {
         // At pure noise, a multistep solver has no step size.
-        Times::Table { .. } if noisiest.alpha == 0.0 => (Spacing::Trailing, "ddim", evaluations),
-        Times::Table { .. } => (Spacing::Trailing, "dpmpp-2m", evaluations),
-        _ if noisiest.alpha == 0.0 => (Spacing::Shifted { shift }, "heun", evaluations.div_ceil(2)),
-        _ => (Spacing::Karras { rho: 7.0 }, "heun", evaluations.div_ceil(2)),
-    };
-    let steps = match schedule.times() {
-        Times::Table { steps: most } => steps.min(most),
-        _ => steps,
-    };
-    let wrong = |e: &dyn std::fmt::Display| {
-        TrainError::config("run.preview_steps", evaluations, format!("a valid number of steps: {e}"))
-    };
-    let mut levels = spacing.levels(&*schedule, steps).map_err(|e| wrong(&e))?;
-    levels.push(Level::CLEAN);
-    let plan = Plan::through(schedule, &levels).map_err(|e| wrong(&e))?;
-    let solver = solver::solver(name).ok_or_else(|| wrong(&name))?;
-    Ok((plan, solver))
+        Times::Table { steps } if noisiest.alpha == 0.0 => {
+            ("ddim", Some(Spacing::Trailing), evaluations.min(steps))
+        }
+        Times::Table { steps } => ("dpmpp-2m", Some(Spacing::Trailing), evaluations.min(steps)),
+        Times::Interval { .. } => ("heun", None, evaluations.div_ceil(2)),
+    }
 }
 
-/// Clamps predicted images to -1..1.
-struct Clamped<D>(D);
+/// The noise of previews, which does not change during a run.
+struct PreviewNoise(u64);
 
-impl<D: Denoiser<Batch<4>>> Denoiser<Batch<4>> for Clamped<D> {
-    fn denoise(&self, x: &Batch<4>, at: Level) -> Result<Prediction<Batch<4>>, Halt> {
-        let Prediction { x0, eps, null_eps, variance } = self.0.denoise(x, at)?;
-        let clamped = Batch(x0.0.clone().clamp(-1.0, 1.0));
-        // eps' = (x - alpha·x0')/sigma, written as a correction, so that it is exact where nothing was clamped.
-        let shift = at.alpha / at.sigma;
-        let eps = lin![1.0 => &eps, shift => &x0, -shift => &clamped];
-        Ok(Prediction { x0: clamped, eps, null_eps, variance })
+impl NoiseOfRows for PreviewNoise {
+    fn normal(&self, rows: Range<usize>, shape: &SampleShape, draw: u64, device: &Device) -> Batch {
+        RowNoise(rows.map(|row| key(self.0, Purpose::Preview, row as u64)).collect())
+            .batch(shape, draw, device)
     }
 }

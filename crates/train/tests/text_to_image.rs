@@ -9,7 +9,7 @@ use std::{
 };
 
 use tweedie_hub::{
-    LatentClass, LatentModel, LatentNetwork,
+    Model,
     weights::{self, Precision},
 };
 use tweedie_models::{AutoencoderKl, AutoencoderKlConfig, export, unet::SampleSize};
@@ -93,10 +93,9 @@ fn a_run_ends_in_a_pipeline_and_resumes_bit_for_bit() {
     });
     assert_eq!(held, Some(2));
 
-    let model = LatentModel::load(&whole.join("model"), &Device::flex()).unwrap();
-    assert_eq!(model.class, LatentClass::StableDiffusion);
-    let LatentNetwork::TextUNet(unet) = &model.network else { panic!("another network") };
-    assert_eq!(unet.config().sample_size.map(SampleSize::dims), Some([8, 8]));
+    let model = Model::load(&whole.join("model"), &Device::flex()).unwrap();
+    assert_eq!(model.kind.name, "StableDiffusionPipeline");
+    assert_eq!(model.network.spec().native, Some(vec![8, 8]));
     let text = &model.texts[0];
     assert_eq!(text.tokenizer.bound() as usize, text.encoder.config().vocab_size);
     assert!(text.tokenizer.encode("heart").len() <= 2, "captions teach the tokenizer their words");
@@ -143,8 +142,6 @@ fn what_does_not_fit_is_named() {
         ("text.captions.shuffle=3", &["captions.shuffle = 3"]),
         ("augment.edm.p=0.1", &["augment.edm.p = 0.1"]),
         ("diffusion.schedule=flow", &["diffusion"]),
-        ("loss.times=loss-second-moment", &["loss"]),
-        ("run.precision=bf16", &["run.precision = bf16"]),
         ("model.mid_attention=false", &["model.mid_attention"]),
         ("conditioning.label_dropout=0.5", &["conditioning", "text-to-image"]),
         ("text.latents.variants=0", &["text.latents.variants = 0"]),
@@ -204,4 +201,47 @@ fn another_autoencoder_is_told_when_a_run_goes_on() {
     let mut run = TrainLoop::resume_with(config(&vae, &out, DECAY)).unwrap();
     let told = |e: &Result<TrainEvent, _>| matches!(e, Ok(TrainEvent::Warning(w)) if w.contains("autoencoder changed"));
     assert!(run.any(|e| told(&e)));
+}
+
+/// Activations of 16 bits change the weights a little, and leave a whole model.
+#[test]
+fn networks_are_trained_in_bf16() {
+    let dir = tempfile::tempdir().unwrap();
+    let vae = vae(dir.path());
+    let (single, half) = (dir.path().join("f32"), dir.path().join("bf16"));
+    finish(TrainLoop::new(config(&vae, &single, &[])).unwrap());
+    finish(TrainLoop::new(config(&vae, &half, &["run.precision=bf16"])).unwrap());
+    assert_ne!(weights_of(&half), weights_of(&single));
+    Model::load(&half.join("model"), &Device::flex()).unwrap();
+}
+
+/// Learned variances and times that follow the losses, as for images; a resumed run has the same bits.
+#[test]
+fn variances_and_times_are_learned() {
+    let dir = tempfile::tempdir().unwrap();
+    let vae = vae(dir.path());
+    let set = [
+        "diffusion.schedule=squared-cosine",
+        "diffusion.train_steps=20",
+        "diffusion.variance=learned-range",
+        "loss.objective=hybrid",
+        "loss.times=loss-second-moment",
+    ];
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    finish(TrainLoop::new(config(&vae, &whole, &set)).unwrap());
+    let model = Model::load(&whole.join("model"), &Device::flex()).unwrap();
+    let spec = model.network.spec();
+    assert_eq!(spec.outputs, 2 * spec.inputs);
+    let mut run = TrainLoop::new(config(&vae, &parts, &set)).unwrap();
+    let stop = run.stop_handle();
+    for event in &mut run {
+        if let TrainEvent::Step(step) = event.unwrap()
+            && step.step == 4
+        {
+            stop.request();
+        }
+    }
+    drop(run);
+    finish(TrainLoop::resume(&parts).unwrap());
+    assert_eq!(weights_of(&parts), weights_of(&whole));
 }

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use tweedie::core::{Denoiser, Halt, Level, Parameterization, Plan, Prediction, noise, plan::Final};
 use tweedie::core::{sample, schedule::FlowSchedule, solver::HEUN};
 use tweedie::models::layers::{Init, Linear};
-use tweedie::ops::{Batch, RowNoise, from_host, silu, to_host};
+use tweedie::ops::{Batch, RowNoise, from_host, silu};
 use tweedie::train::{OptimizerConfig, optim::GradientMap, optim::Optimizer};
 
 #[derive(Module, Debug)]
@@ -26,10 +26,10 @@ impl Mlp {
     }
 }
 
-impl Denoiser<Batch<2>> for Mlp {
-    fn denoise(&self, x: &Batch<2>, at: Level) -> Result<Prediction<Batch<2>>, Halt> {
-        let t = Tensor::full([x.0.dims()[0], 1], at.t as f32, &x.0.device());
-        Ok(Parameterization::Flow.read(x, &Batch(self.forward(x.0.clone(), t)), at))
+impl Denoiser<Batch> for Mlp {
+    fn denoise(&self, x: &Batch, at: Level) -> Result<Prediction<Batch>, Halt> {
+        let t = Tensor::full([x.len(), 1], at.t as f32, &x.device());
+        Ok(Parameterization::Flow.read(x, &Batch::of(self.forward(x.rows().clone(), t)), at))
     }
 }
 
@@ -58,8 +58,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let times: Vec<f64> = (1..=20).rev().map(|i| f64::from(i) / 20.0).collect();
     let plan = Plan::descend(Arc::new(FlowSchedule::new()), &times, Final::Clean)?;
     let mut noise = RowNoise((0..1000).collect());
-    let start = Batch(noise.tensor([1000, 2], noise::INITIAL, &device));
-    let points = to_host(sample(&plan, &HEUN, &model.valid(), start, &mut noise).finish()?.0);
+    let start = noise.batch(&[2].into(), noise::INITIAL, &device);
+    let points = sample(&plan, &HEUN, &model.valid(), start, &mut noise).finish()?.to_host();
     let mut pixels = vec![255; 400 * 400 * 3];
     let area = BitMapBackend::with_buffer(&mut pixels, (400, 400)).into_drawing_area();
     let chart = ChartBuilder::on(&area).build_cartesian_2d(-2f32..2.0, -2f32..2.0)?;

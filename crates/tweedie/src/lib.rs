@@ -12,6 +12,11 @@
 //! | [`pipe`] | pipelines: from a request to images |
 //! | [`train`] | losses, optimizer, checkpoints, the training loop |
 //! | [`eval`] | evaluation of models |
+//! | [`builtin`] | the models that are part of the binary |
+//! | [`library`] | models by name |
+
+pub mod builtin;
+pub mod library;
 
 pub use tweedie_core as core;
 pub use tweedie_data as data;

@@ -15,7 +15,7 @@ use tweedie::{
     pipe::{
         ClassSelector, Pipeline, PipelineError, Request,
         media::{enlarge, write_png},
-        study::{CONVERGED_STEPS, Spread, Study, distances, evaluations, pictures},
+        study::{CONVERGED_STEPS, Spread, Study, distances, evaluations},
     },
 };
 
@@ -28,9 +28,12 @@ use crate::{
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// A model folder [default: the built-in emoji model].
-    #[arg(short, long, value_name = "DIR")]
+    /// Model folder or file, or a name of `tweedie models` [default: emoji-32, or emoji-text-64 with --prompt].
+    #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
+    /// Prompt, for text-to-image models; repeat to use several in turn.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Vec<String>,
     /// Number of images per solver. All solvers start from the same noise.
     #[arg(short = 'n', long, value_name = "N", default_value = "4")]
     count: NonZeroUsize,
@@ -94,21 +97,22 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     ensure!(args.evals.iter().all(|n| n.get() <= 10_000), "--evals: expected at most 10000 each");
     check_place(&args.output)?;
     let device = tweedie::ops::device(device)?;
-    let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
+    let pipeline = model::pipeline_for(args.model.as_deref(), &args.prompt, &device, ui)?;
     let request = Request {
         count: args.count,
         seed: args.seed,
         classes: (!args.class.is_empty()).then(|| args.class.clone()),
         guidance: args.guidance,
+        prompts: args.prompt.clone(),
         untuned: true,
         ..Request::default()
     };
     let cancelled = interrupt::flag(ui);
     let study = Study::new(&pipeline, &request, &cancelled)?;
     model::tell_classes(pipeline.classes(), &args.class, ui);
-    let [_, height, width] = study.resolved().shape;
     let entries = args.entries(&pipeline, &study)?;
-    let pixels = height * width * args.count.get() * args.zoom.pow(2) * (entries.len() + 1);
+    let size: usize = study.job().size().iter().product();
+    let pixels = size * args.count.get() * args.zoom.pow(2) * (entries.len() + 1);
     ensure!(
         pixels <= MOST_PIXELS,
         "the grid would have {pixels} pixels, expected at most {MOST_PIXELS}; reduce --count, --zoom or --evals"
@@ -141,9 +145,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         .collect();
     ui.result(
         &json!({ "event": "finished", "output": args.output, "count": args.count, "seed": args.seed,
-            "guidance": study.resolved().guidance, "rows": rows,
+            "guidance": study.job().guidance(), "rows": rows,
             "converged": { "steps": args.reference_steps, "seconds_per_image": converged.seconds / count } }),
-        args.table(&entries, &outcomes, &converged),
+        args.table(&entries, &outcomes, &converged, pipeline.model().autoencoder.is_some()),
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -156,13 +160,14 @@ fn compare(
     zoom: usize,
     on: &mut dyn FnMut(usize),
 ) -> Result<(Outcome, Vec<Outcome>), PipelineError> {
-    let batches = study.batches();
+    let batches = study.job().chunks();
     let run = |recipe: &Recipe| {
         let start = Instant::now();
         let ends = batches.iter().map(|rows| study.end(recipe, rows, &study.noise(rows)));
         let ends = ends.collect::<Result<Vec<_>, _>>()?;
         let seconds = start.elapsed().as_secs_f64();
-        let images: Vec<Image> = ends.iter().flat_map(pictures).collect();
+        let images = ends.iter().map(|end| study.job().pictures(end));
+        let images = images.collect::<Result<Vec<_>, _>>()?.concat();
         let columns = (images.len() as f64).sqrt().ceil() as usize;
         let image = match images.is_empty() {
             true => Image::filled(0, 0, Rgb([255; 3])),
@@ -189,11 +194,10 @@ impl Args {
         for name in &self.solvers {
             if name == TUNED {
                 for budget in self.evals.iter().map(|n| n.get()) {
-                    let Some(tuned) = pipeline.extras().tuned(budget, study.resolved().scale_for(TUNED))
-                    else {
+                    let Some(tuned) = pipeline.extras().tuned(budget, study.job().scale_for(TUNED)) else {
                         continue;
                     };
-                    let recipe = study.bespoke(&tuned.sampler)?;
+                    let recipe = study.job().bespoke(&tuned.sampler)?;
                     let (solver, evaluations) = (name.clone(), budget);
                     entries.push(Entry { solver, recipe, budget, evaluations, stochastic: false });
                 }
@@ -207,14 +211,14 @@ impl Args {
                 "--solvers: `{name}` is adaptive and cannot run with a fixed number of evaluations"
             );
             ensure!(
-                !known.is_cfgpp() || study.resolved().guidance <= 1.0,
+                !known.is_cfgpp() || study.job().guidance() <= 1.0,
                 "--solvers: `{name}` needs a guidance from 0 to 1, got {}",
-                study.resolved().guidance
+                study.job().guidance()
             );
-            let guided = study.resolved().scale_for(name) != 1.0;
+            let guided = study.job().scale_for(name) != 1.0;
             ensure!(
-                !guided || study.resolved().null_class.is_some(),
-                "--guidance: needs a model with classes and a null class, which this model does not have"
+                !guided || study.job().can_be_guided(),
+                "--guidance: needs a model with prompts, or with classes and a null class; this model has neither"
             );
             for budget in self.evals.iter().map(|n| n.get()) {
                 entries.extend(self.fitting(study, name, known, budget)?);
@@ -235,7 +239,7 @@ impl Args {
         // The last step may take fewer evaluations than the others.
         for steps in (1..=budget.div_ceil(known.evaluations)).rev() {
             let ask = Sampling { steps, solver: Some(name.into()), spacing: Some(self.spacing), eta: None };
-            let recipe = study.recipe(&ask)?;
+            let recipe = study.job().recipe_with(&ask)?;
             let evaluations = evaluations(&recipe)?;
             if evaluations <= budget {
                 let stochastic = !known.is_deterministic();
@@ -263,12 +267,13 @@ impl Args {
         Sheet { columns, rows: self.solvers.iter().filter(present).map(row).collect() }
     }
 
-    fn table(&self, entries: &[Entry], outcomes: &[Outcome], converged: &Outcome) -> String {
+    fn table(&self, entries: &[Entry], outcomes: &[Outcome], converged: &Outcome, latents: bool) -> String {
         let count = self.count.get() as f64;
         let mut lines = vec![
             format!(
-                "RMS distance of {} images (samples in -1..1) to the reference solution from the same noise",
-                self.count
+                "RMS distance of {} {} to the reference solution from the same noise",
+                self.count,
+                if latents { "latents" } else { "images (samples in -1..1)" }
             ),
             format!(
                 "{:<24} {:>12} {:>10} {:>10} {:>14}",

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
-use tweedie::hub::{Precision, files, latent_dir, model_index};
+use tweedie::{
+    hub::{Precision, files, model_index},
+    pipe::LoadOptions,
+};
 
 use crate::{model, ui::Ui};
 
@@ -19,7 +22,7 @@ enum Stored {
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Single-file checkpoint of Stable Diffusion 1.x, 2.x or XL, or folder of a latent model.
+    /// Single-file checkpoint of Stable Diffusion 1.x, 2.x or XL, or model folder.
     #[arg(short, long, value_name = "PATH")]
     model: PathBuf,
     /// Folder of CLIP's tokenizer, for a single-file checkpoint [default: the checkpoint's folder].
@@ -43,8 +46,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args, ui: Ui) -> Result<()> {
-    let (path, out) = (&args.model, &args.out);
-    path.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+    let (path, out) = (&model::path(&args.model)?, &args.out);
     if let (Ok(a), Ok(b)) = (path.canonicalize(), out.canonicalize()) {
         ensure!(
             !a.starts_with(&b),
@@ -53,23 +55,20 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         );
     }
     files::check_dir(out, model_index::FILE)?;
-    ensure!(
-        path.is_file() || latent_dir::class_of(path)?.is_some(),
-        "{}: not a latent model; expected a single-file checkpoint, or a folder with a `model_index.json` of Stable Diffusion, \
-         Stable Diffusion XL, DiT or LDM",
-        path.display()
-    );
     let device = tweedie::ops::device("cpu")?;
     let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
     let (tokenizer, variant) = (args.tokenizer.as_deref(), args.variant.as_deref());
-    let model = model::latent(path, tokenizer, args.prediction, variant, &loras, &device, ui)?;
+    let prediction = args.prediction.map(Into::into);
+    let options = LoadOptions { variant, loras: &loras, tokenizer, prediction };
+    let pipeline = model::pipeline_with(Some(path), &options, &device, ui)?;
+    let model = pipeline.model();
     let precision = match args.precision {
         Stored::F32 => Precision::F32,
         Stored::F16 => Precision::F16,
         Stored::Bf16 => Precision::BF16,
     };
     model.save(out, precision)?;
-    let class = model.class.name();
+    let class = model.kind.name;
     ui.result(
         &json!({ "event": "finished", "model": path, "out": out, "pipeline": class, "precision": precision,
             "loras": args.lora }),

@@ -121,15 +121,15 @@ fn sweep(args: &Args, stds: &[f64], ui: Ui, device: &str) -> Result<()> {
         made.export(&folder)?;
         let pipeline = Pipeline::load(&folder, &device)?;
         if data.get().is_none() {
-            let (resolved, _) = pipeline.resolve(&request)?;
-            let config = source::of_model(pipeline.extras(), None, resolved.shape[1], None)?;
+            let size = pipeline.prepare(&request)?.size().first().copied().unwrap_or(1);
+            let config = source::of_model(pipeline.extras(), None, size, None)?;
             let (train, _) = source::open(&config, ui)?.split();
             let _ = data.set(of_data(&encoder, &images(&train, ui)?, &args.cache, ui)?);
         }
         let data = data.get().context("no data")?;
         let reference = reference.get_or_init(|| Reference::new(&data.features));
         ui.note(format!("std {std}"));
-        let pictures = of_pictures(&encoder, &generate(&pipeline, &request, ui)?, ui)?;
+        let pictures = of_pictures(&encoder, &generate(pipeline.prepare(&request)?, ui)?, ui)?;
         let bar = ui.bar(0, "pairs of features");
         let quality = Quality::of(&encoder, &pictures, reference, &watch(&bar));
         bar.finish_and_clear();

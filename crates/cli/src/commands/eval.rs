@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::{DataConfig, Dataset, Image, ImageFacts, Source, image_facts},
+    data::{CaptionConfig, DataConfig, Dataset, Image, ImageFacts, Source, Words, image_facts},
     eval::{
         extract::{Encoder, Extracted, Extractor, Inception},
         metrics::Reference,
@@ -32,9 +32,12 @@ use scores::{Cache, generate, images, of_data, of_pictures, watch};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Model folder [default: the built-in emoji model].
-    #[arg(short, long, value_name = "DIR")]
+    /// Model folder or file, or a name of `tweedie models` [default: emoji-32].
+    #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
+    /// Prompt, for text-to-image models; repeat to use several in turn [default: captions of the data].
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Vec<String>,
     /// Evaluate a folder of images of one size instead of a model.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "bound"])]
     images: Option<PathBuf>,
@@ -99,17 +102,17 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     let (pipeline, config) = match &args.images {
         Some(folder) => (None, of_folder(&args, folder)?),
         None => {
-            let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
-            let (resolved, _) = pipeline.resolve(&request(&args))?;
-            let [channels, height, width] = resolved.shape;
-            ensure!(
-                [1, 3].contains(&channels),
-                "the model's samples have {channels} channels, expected 3 (colour) or 1 (grey)"
-            );
+            let pipeline = model::pipeline_for(args.model.as_deref(), &args.prompt, &device, ui)?;
+            let size = pipeline.native_size().context("the model has no default size")?;
+            let &[height, width] = &*size else { bail!("this model does not make images") };
             ensure!(
                 height == width,
                 "the model's images have {width}×{height} pixels, but only square images are supported here"
             );
+            if !pipeline.reads_texts() {
+                // Finds what is wrong before the data is read.
+                pipeline.prepare(&request(&args, Vec::new()))?;
+            }
             if only_bound {
                 return bound::run(&args, ui, &pipeline, &device, height);
             }
@@ -122,6 +125,12 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     let encoder = Encoder::embedded(&device)?;
     let mut clock = Clock::default();
     let (train, held_out) = source::open(&config, ui)?.split();
+    let prompts = match &pipeline {
+        Some(pipeline) if pipeline.reads_texts() && args.prompt.is_empty() => {
+            captions(&train, args.count.get())?
+        }
+        _ => args.prompt.clone(),
+    };
     ensure!(
         !train.is_empty(),
         "no training images: all of {} is held out (holdout {})",
@@ -130,7 +139,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     );
     let (train, held_out) = (images(&train, ui)?, images(&held_out, ui)?);
     clock.lap("reading the data");
-    let subject = subject(&args, pipeline.as_ref(), config.size, ui)?;
+    let subject = subject(&args, pipeline.as_ref(), prompts, config.size, ui)?;
     clock.lap(if pipeline.is_some() { "generating" } else { "reading the images" });
 
     let sets = Sets { pictures: &subject.pictures, train: &train, held_out: &held_out };
@@ -190,8 +199,21 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     Ok(())
 }
 
-fn request(args: &Args) -> Request {
+/// The captions of up to `count` images, evenly spread.
+fn captions(data: &Dataset, count: usize) -> Result<Vec<String>> {
+    let words: Vec<&Words> = data.words().collect();
+    ensure!(
+        words.iter().any(|words| **words != Words::default()),
+        "this is a text-to-image model, and the data has no captions; give prompts with --prompt"
+    );
+    let n = count.min(words.len());
+    let compose = |i: usize| CaptionConfig::default().compose(words[i * words.len() / n], 0, 0);
+    Ok((0..n).map(compose).collect())
+}
+
+fn request(args: &Args, prompts: Vec<String>) -> Request {
     Request {
+        prompts,
         count: args.count,
         seed: args.seed,
         steps: args.steps,
@@ -259,7 +281,13 @@ fn facts_of(folder: &Path) -> Result<ImageFacts> {
     first.map(|(_, facts)| facts).with_context(|| format!("{}: no images", folder.display()))
 }
 
-fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Result<Subject> {
+fn subject(
+    args: &Args,
+    pipeline: Option<&Pipeline>,
+    prompts: Vec<String>,
+    size: usize,
+    ui: Ui,
+) -> Result<Subject> {
     if let (Some(folder), None) = (&args.images, pipeline) {
         let config = DataConfig { source: Source::Folder(folder.clone()), size, ..DataConfig::default() };
         let pictures = images(&source::open(&config, ui)?, ui)?;
@@ -267,20 +295,20 @@ fn subject(args: &Args, pipeline: Option<&Pipeline>, size: usize, ui: Ui) -> Res
         return Ok(Subject { name: folder.display().to_string(), pictures, request: None, facts });
     }
     let pipeline = pipeline.context("expected a model or a folder of images")?;
-    let request = request(args);
-    let (resolved, recipe) = pipeline.resolve(&request)?;
-    let made = generate(pipeline, &request, ui)?;
-    let spacing = match resolved.sampling.spacing {
+    let request = request(args, prompts);
+    let job = pipeline.prepare(&request)?;
+    let (solver, steps) = (job.recipe().solver.name(), job.recipe().plan.solves());
+    let (scale, spacing) = (job.scale_for(solver), job.sampling().spacing);
+    let made = generate(job, ui)?;
+    ensure!(!made.is_empty(), "the model's samples are not images");
+    let spacing = match spacing {
         None => String::new(),
         Some(spacing) => format!(", {spacing} spacing"),
     };
-    let (solver, steps) = (recipe.solver.name(), recipe.plan.solves());
+    let of = if pipeline.reads_texts() { "prompts" } else { "classes" };
     let facts = vec![
-        ("pictures".into(), format!("{}, of all classes in turn", made.len())),
-        (
-            "sampling".into(),
-            format!("{solver}, {steps} steps{spacing}, guidance {}", resolved.scale_for(solver)),
-        ),
+        ("pictures".into(), format!("{}, of all {of} in turn", made.len())),
+        ("sampling".into(), format!("{solver}, {steps} steps{spacing}, guidance {scale}")),
     ];
     let name = args.model.as_ref().map_or("the built-in model".into(), |m| m.display().to_string());
     Ok(Subject { name, pictures: made, request: Some(request), facts })

@@ -7,15 +7,16 @@ use clap::Args as ClapArgs;
 use indicatif::HumanBytes;
 use serde_json::{Map, Value, json};
 use tweedie::{
-    hub::{ComponentDir, ModelDir, OriginalCheckpoint, SchedulerConfig, files, latent_dir},
+    hub::{ComponentDir, ModelDir, OriginalCheckpoint, SchedulerConfig, files, model::kind_of},
     models::TensorSource,
 };
 
-use crate::ui::Ui;
+use crate::{model, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Model folder in diffusers' layout, one of its components, or a single-file checkpoint of Stable Diffusion.
+    /// Model folder in diffusers' layout, one of its components, a single-file checkpoint of Stable Diffusion, or a name of
+    /// `tweedie models`.
     model: PathBuf,
     /// Also list every tensor.
     #[arg(long)]
@@ -31,10 +32,11 @@ struct Sheet {
 }
 
 pub fn run(args: Args, ui: Ui) -> Result<()> {
-    let path = &args.model;
+    let path = &model::path(&args.model)?;
+    let kind = if path.is_file() { None } else { kind_of(path)? };
     let sheet = if path.is_file() {
         in_one_file(path)?
-    } else if latent_dir::class_of(path)?.is_some() {
+    } else if kind.is_some_and(|kind| kind.network.1 != "UNet2DModel" || kind.autoencoder.is_some()) {
         pipeline(path)?
     } else if is_component(path)? {
         component(path)?

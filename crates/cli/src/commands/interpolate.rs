@@ -6,17 +6,17 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::{DataConfig, Image, Rgb, grid, open_image},
-    ops::{Batch, Device, from_host},
+    data::{Image, Rgb, grid, open_sized},
+    ops::Batch,
     pipe::{
         ClassSelector, Pipeline, PipelineError, Request,
         interpolate::{Inversion, slerp},
         media::{Animation, enlarge, write_animation, write_png},
-        study::{Study, distance, pictures},
+        study::{Study, distance},
     },
 };
 
@@ -29,9 +29,12 @@ pub struct Args {
     from: String,
     /// End: a seed or an image.
     to: String,
-    /// A model folder [default: the built-in emoji model].
-    #[arg(short, long, value_name = "DIR")]
+    /// Model folder or file, or a name of `tweedie models` [default: emoji-32, or emoji-text-64 with --prompt].
+    #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
+    /// Prompt of all images, for text-to-image models.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
     /// Number of images, including both ends.
     #[arg(short = 'n', long, value_name = "N", default_value = "9")]
     frames: NonZeroUsize,
@@ -73,14 +76,21 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         check_place(path)?;
     }
     let device = tweedie::ops::device(device)?;
-    let pipeline = model::pipeline(args.model.as_deref(), &device, ui)?;
+    let prompts: Vec<String> = args.prompt.iter().cloned().collect();
+    let pipeline = model::pipeline_for(args.model.as_deref(), &prompts, &device, ui)?;
     model::tell_classes(pipeline.classes(), args.class.as_slice(), ui);
-    if let Some(size) = pipeline.unet().config().sample_size {
+    if let Some(&[height, width]) = pipeline.native_size().as_deref() {
         let sheets = if animation.is_some() { 3 } else { 1 };
-        memory::check_sheets(args.frames.get() + 2, size.dims(), args.zoom, sheets, "--frames or --zoom")?;
+        memory::check_sheets(
+            args.frames.get() + 2,
+            [height, width],
+            args.zoom,
+            sheets,
+            "--frames or --zoom",
+        )?;
     }
     let bar = ui.spinner("encoding and decoding");
-    let made = args.make(&pipeline, &device, ui);
+    let made = args.make(&pipeline, prompts, ui);
     bar.finish_and_clear();
     let (frames, ends) = match made {
         Err(e) if matches!(e.downcast_ref(), Some(PipelineError::Cancelled)) => {
@@ -96,7 +106,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     for end in &ends {
         if let Some(error) = end.round_trip {
             text.push(format!(
-                "{}: encoding and decoding gives an RMS error of {error:.4} (values in -1..1); the noise has an RMS of {:.3}",
+                "{}: encoding and decoding gives an RMS error of {error:.4}; the noise has an RMS of {:.3}",
                 end.name, end.noise_rms
             ));
         }
@@ -123,22 +133,23 @@ struct End {
     name: String,
     /// The given image, if any.
     picture: Option<Image>,
-    noise: Batch<4>,
+    noise: Batch,
     noise_rms: f64,
     /// Root mean square difference between the image and its reconstruction.
     round_trip: Option<f64>,
 }
 
 impl Args {
-    fn make(&self, pipeline: &Pipeline, device: &Device, ui: Ui) -> Result<(Vec<Image>, [End; 2])> {
-        let known = pipeline.unet().config().num_class_embeds.is_some();
+    fn make(&self, pipeline: &Pipeline, prompts: Vec<String>, ui: Ui) -> Result<(Vec<Image>, [End; 2])> {
+        let known = pipeline.classes().count > 0;
         let null = pipeline.extras().null_class.map(ClassSelector::Index);
         let class = self.class.clone().or(null.filter(|_| known));
         let request = |seed: u64, count: NonZeroUsize| Request {
             count,
             seed,
             classes: class.clone().map(|c| vec![c]),
-            guidance: known.then_some(self.guidance),
+            guidance: (known || pipeline.reads_texts()).then_some(self.guidance),
+            prompts: prompts.clone(),
             untuned: true,
             ..Request::default()
         };
@@ -158,7 +169,7 @@ impl Args {
                     round_trip: None,
                 });
             }
-            let (picture, x0) = open(Path::new(text), &study, device)?;
+            let (picture, x0) = open(Path::new(text), &study)?;
             let noise = inversion.encode(&study, &x0)?;
             let noise_rms = distance(&noise, &tweedie::core::lin![0.0 => &noise]);
             let round_trip = Some(distance(&inversion.decode(&study, &noise)?, &x0));
@@ -169,28 +180,16 @@ impl Args {
         let mut frames = Vec::new();
         for index in 0..self.frames.get() {
             let noise = slerp(&ends[0].noise, &ends[1].noise, index as f64 / last);
-            frames.extend(pictures(&inversion.decode(&study, &noise)?));
+            frames.extend(study.job().pictures(&inversion.decode(&study, &noise)?)?);
         }
         Ok((frames, ends))
     }
 }
 
-/// An image at the model's size, and as a sample `[1, C, H, W]`.
-fn open(path: &Path, study: &Study<'_>, device: &Device) -> Result<(Image, Batch<4>)> {
-    let [channels, height, width] = study.resolved().shape;
-    ensure!(
-        height == width,
-        "the model's images have {width}×{height} pixels, but only square images are supported here"
-    );
-    ensure!(
-        matches!(channels, 1 | 3),
-        "the model's samples have {channels} channels, so they are not images"
-    );
-    let picture = open_image(path, &DataConfig { size: height, ..DataConfig::default() })?;
-    let mut values = picture.to_planes();
-    if channels == 1 {
-        let plane = height * width;
-        values = (0..plane).map(|i| (values[i] + values[plane + i] + values[2 * plane + i]) / 3.0).collect();
-    }
-    Ok((picture, Batch(from_host(values, [1, channels, height, width], device))))
+/// An image at the model's size, and as a sample.
+fn open(path: &Path, study: &Study<'_>) -> Result<(Image, Batch)> {
+    let &[height, width] = study.job().size() else { bail!("this model does not make images") };
+    let picture = open_sized(path, [height, width])?;
+    let sample = study.job().sample_of(&picture)?;
+    Ok((picture, sample))
 }

@@ -12,6 +12,7 @@ mod eval;
 mod forward;
 mod info;
 mod interpolate;
+mod models;
 mod plan;
 mod sample;
 mod train;
@@ -34,18 +35,14 @@ pub enum Command {
     Ema(ema::Args),
     /// Interpolate between seeds or images.
     ///
-    /// Images are encoded as noise first. Only for models without latents.
+    /// Images are encoded as noise first.
     Interpolate(interpolate::Args),
     /// Learn a sampler with few evaluations for a model, and store it in the model folder.
-    ///
-    /// Only for models without latents.
     #[command(name = "tune-steps")]
     Tune(tune::Args),
     /// Evaluate a model: image quality, memorization, bits per dimension (--bound).
     Eval(eval::Args),
     /// Compare solvers: a grid of images, and the error and time of each.
-    ///
-    /// Only for models without latents.
     Compare(compare::Args),
     /// Benchmark this machine: kernels, forward passes, training steps, sampling, start-up, memory.
     Bench(bench::Args),
@@ -53,6 +50,8 @@ pub enum Command {
     Convert(convert::Args),
     /// Show what a model folder contains.
     Info(info::Args),
+    /// List the models that can be selected by name, and the folders that are searched.
+    Models,
     /// Print the noise levels of a sampling run.
     Plan(plan::Args),
     /// Show how the forward process turns an image into noise.
@@ -83,6 +82,7 @@ impl Command {
             Self::Bench(args) => bench::run(args, ui, device)?,
             Self::Convert(args) => convert::run(args, ui)?,
             Self::Info(args) => info::run(args, ui)?,
+            Self::Models => models::run(ui)?,
             Self::Plan(args) => plan::run(args, ui)?,
             Self::Forward(args) => forward::run(args, ui)?,
             Self::Data(args) => data::run(args, ui)?,

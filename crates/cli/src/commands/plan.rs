@@ -15,8 +15,8 @@ use crate::{model, process, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Model folder [default: the built-in model].
-    #[arg(long, value_name = "DIR", conflicts_with = "schedule")]
+    /// Model folder, or a name of `tweedie models` [default: emoji-32].
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "schedule")]
     model: Option<PathBuf>,
     /// Use this forward process instead of a model's.
     #[arg(long, value_name = "NAME", value_parser = process::names())]

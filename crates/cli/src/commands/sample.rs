@@ -1,7 +1,5 @@
 //! `tweedie sample`.
 
-mod latent;
-
 use std::{
     num::NonZeroUsize,
     ops::ControlFlow,
@@ -10,30 +8,34 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
+    builtin,
     core::{
         solver::SOLVERS,
         spacing::{SPACINGS, Spacing},
     },
     data::{Image, Rgb, grid},
-    hub::{files, latent_dir, weights},
-    models::Precision,
+    hub::{Component, ComponentDir, files, weights},
+    models::{Autoencoder, Precision},
+    ops::Device,
     pipe::{
-        ClassSelector, Event, Output, PipelineError, Request,
+        ClassSelector, Event, LoadOptions, Output, Pipeline, PipelineError, Preview, RecordedFile, Request,
+        Weighting,
         film::{Film, Show},
-        latent::prompt::Weighting,
         media::{Animation, AnimationFormat, enlarge, read_request, write_animation, write_png},
     },
 };
 
 use crate::{
-    interrupt, memory, model, tensors,
+    interrupt, memory, model,
     ui::{Ui, counted},
 };
 
+/// Default number of images of models without latents.
+const PIXELS: usize = 36;
 const PAPER: Rgb = Rgb([255, 255, 255]);
 /// Maximum number of frames of a filmstrip.
 const MOMENTS: usize = 10;
@@ -70,8 +72,8 @@ fn interval(text: &str) -> Result<Interval, String> {
 #[derive(ClapArgs, Debug)]
 #[command(after_help = menus())]
 pub struct Args {
-    /// Model folder of `tweedie train` or diffusers, or a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL
-    /// [default: the built-in emoji models].
+    /// Model folder of `tweedie train` or diffusers, a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL, or a name of
+    /// `tweedie models` [default: emoji-32, or emoji-text-64 with --prompt].
     #[arg(short, long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Folder of CLIP's tokenizer, for a single-file checkpoint [default: the checkpoint's folder].
@@ -92,7 +94,7 @@ pub struct Args {
     /// Negative prompt.
     #[arg(long, value_name = "TEXT", requires = "prompt", help_heading = "Images")]
     negative_prompt: Option<String>,
-    /// Start from this image, for latent models. Without --size the result has its aspect ratio.
+    /// Start from this image. Without --size the result has its aspect ratio.
     #[arg(long, value_name = "FILE", help_heading = "Images")]
     image: Option<PathBuf>,
     /// How much of the initial image is replaced, > 0 and ≤ 1 [default: 0.8].
@@ -136,15 +138,14 @@ pub struct Args {
     /// Guidance scale; 1 or less means no guidance, except that CFG++ solvers use 0 to 1 [default: the model's].
     #[arg(long, value_name = "SCALE", help_heading = "Sampler")]
     guidance: Option<f64>,
-    /// How much the guided prediction is rescaled to the standard deviation of the conditional one, from 0 to 1. Latent
-    /// models only.
+    /// How much the guided prediction is rescaled to the standard deviation of the conditional one, from 0 to 1.
     #[arg(long, value_name = "R", help_heading = "Sampler")]
     guidance_rescale: Option<f64>,
     /// Range of noise levels sigma/alpha with guidance, for example `0.2,5` [default: all].
     #[arg(long, value_name = "FROM,TO", value_parser = interval, help_heading = "Sampler")]
     guidance_interval: Option<Interval>,
     /// Quantile of the guided prediction's magnitudes that is reduced to that of the unguided one, for example 0.995.
-    /// Prevents saturated colours. Latent models only.
+    /// Prevents saturated colours.
     #[arg(long, value_name = "QUANTILE", help_heading = "Sampler")]
     dynamic_threshold: Option<f64>,
     /// Convention for word weights like `(word:1.3)`: `comfyui`, `a1111` or `a1111-no-norm` [default: comfyui].
@@ -256,52 +257,49 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if let Some(folder) = &args.singles {
         check_folder(folder)?;
     }
-    if args.is_latent()? {
-        return latent::run(&args, animation, ui, device);
-    }
-    ensure!(args.tokenizer.is_none(), "--tokenizer is only supported for single-file checkpoints");
-    ensure!(args.prediction.is_none(), "--prediction is only supported for single-file checkpoints");
-    let request = args.request(36)?;
-    ensure!(args.lora.is_empty(), "--lora is only supported for latent models");
-    ensure!(args.preview_vae.is_none(), "--preview-vae is only supported for latent models");
-    ensure!(args.image.is_none(), "--image is only supported for latent models");
     let device = tweedie::ops::device(device)?;
-    let pipeline = model::pipeline_of(args.model.as_deref(), args.variant.as_deref(), &device, ui)?;
-    let (resolved, recipe) = pipeline.resolve(&request)?;
+    let mut request = args.request()?;
+    let pipeline = args.pipeline(&request, &device, ui)?;
+    if args.like.is_none() && args.count.is_none() {
+        let latents = pipeline.model().autoencoder.is_some();
+        let count = if latents || !request.prompts.is_empty() { request.prompts.len() } else { PIXELS };
+        request.count = NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+    }
+    let job = pipeline.prepare(&request)?;
     model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
-    let [_, height, width] = resolved.shape;
-    args.check_memory(resolved.count, [height, width], recipe.plan.solves())?;
-    let noise = args.noise.as_deref().map(|path| tensors::read_one(path, "noise")).transpose()?;
+    let (count, steps) = (job.count(), job.recipe().plan.solves());
+    let solver = job.recipe().solver.name();
+    if let &[height, width] = job.size() {
+        args.check_memory(count, [height, width], steps)?;
+    }
+    let mut films = Films::new(&args, animation.is_some(), &pipeline)?;
 
     let cancelled = interrupt::flag(ui);
-    let steps = recipe.plan.solves();
-    let show = if args.noisy { Show::Noisy } else { Show::Clean };
-    let mut strip = Film::new(MOMENTS, show);
-    let mut frames = Film::new(FRAMES, show);
-    let (wants_strip, wants_frames) = (args.filmstrip.is_some(), animation.is_some());
     let start = Instant::now();
     let bar = ui.bar(0, "steps");
-    let run = pipeline.run_from(&request, noise.as_ref(), &cancelled, &mut |event| {
+    let mut failed = None;
+    let run = job.run(&cancelled, &mut |event| {
         let Event::Step { index, of, ref rows, .. } = event else { return ControlFlow::Continue(()) };
         bar.set_length(of as u64);
         bar.set_position(index as u64);
-        let made = resolved.count as f64 * index as f64 / of as f64;
+        let (first, last) = (rows.start + 1, rows.end);
         bar.set_message(format!(
-            "images {}-{} · {:.1} images/s",
-            rows.start + 1,
-            rows.end,
-            made / start.elapsed().as_secs_f64()
+            "images {first}-{last} · {}",
+            speed(count as f64 * index as f64 / of as f64, start)
         ));
         ui.event(&json!({ "event": "step", "index": index, "of": of }));
-        if wants_strip {
-            let _ = strip.see(&event, steps);
+        match films.see(&event, steps) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
         }
-        if wants_frames {
-            let _ = frames.see(&event, steps);
-        }
-        ControlFlow::Continue(())
     });
     bar.finish_and_clear();
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
     let output = match run {
         Err(PipelineError::Cancelled) => {
             return Ok(interrupt::nothing_written(ui));
@@ -309,50 +307,113 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         other => other?,
     };
     let seconds = start.elapsed().as_secs_f64();
-    let written = args.write(&request, &output, &strip, &frames, animation)?;
+    let said = speed(count as f64, start);
+    let written = args.write(&request, &output, &films, animation)?;
 
-    let count = resolved.count;
     let places: Vec<_> = written.iter().map(|p| p.display().to_string()).collect();
     ui.result(
-        &json!({ "event": "finished", "request": request, "count": count, "solver": recipe.solver.name(),
+        &json!({ "event": "finished", "request": request, "count": count, "solver": solver,
             "steps": steps, "evaluations": output.evals, "seconds": seconds, "files": places }),
         format!(
-            "{}, {} of {}, in {seconds:.1} s ({:.1} images/s)\n{}",
+            "{}, {} of {solver}, in {seconds:.1} s ({said})\n{}",
             counted(count, "image"),
             counted(steps, "step"),
-            recipe.solver.name(),
-            count as f64 / seconds,
             places.join("\n")
         ),
     );
     Ok(ExitCode::SUCCESS)
 }
 
-impl Args {
-    /// Whether the model is a latent model.
-    fn is_latent(&self) -> Result<bool> {
-        Ok(match (&self.model, &self.like) {
-            (Some(path), _) => path.is_file() || latent_dir::class_of(path)?.is_some(),
-            // Without --model, a stored prompt selects the built-in text-to-image model.
-            (None, Some(like)) => read_request(like)?.is_some_and(|request| !request.prompts.is_empty()),
-            (None, None) => !self.prompt.is_empty(),
-        })
+/// Images per second, or seconds per image.
+fn speed(images: f64, start: Instant) -> String {
+    let seconds = start.elapsed().as_secs_f64();
+    if images >= seconds {
+        format!("{:.1} images/s", images / seconds)
+    } else {
+        format!("{:.1} s/image", seconds / images)
+    }
+}
+
+/// Filmstrip and animation.
+struct Films {
+    small: Option<Autoencoder>,
+    strip: Film,
+    frames: Film,
+    wants: [bool; 2],
+}
+
+impl Films {
+    fn new(args: &Args, animated: bool, pipeline: &Pipeline) -> Result<Self> {
+        let wants = [args.filmstrip.is_some(), animated];
+        let small = args.preview_vae.as_ref().map(|path| {
+            ensure!(wants != [false; 2], "--preview-vae needs --filmstrip or --animation");
+            let Some(own) = &pipeline.model().autoencoder else {
+                bail!("--preview-vae is only supported for latent models");
+            };
+            let Component::Autoencoder(vae) = ComponentDir::open(path)?.load(pipeline.device())? else {
+                bail!("--preview-vae {}: expected an AutoencoderTiny or AutoencoderKL", path.display());
+            };
+            let (found, expected) = (vae.latent_channels(), own.latent_channels());
+            ensure!(
+                found == expected,
+                "--preview-vae: the autoencoder has {found} latent channels, but the model has {expected}"
+            );
+            Ok(vae)
+        });
+        let show = if args.noisy { Show::Noisy } else { Show::Clean };
+        let (strip, frames) = (Film::new(MOMENTS, show), Film::new(FRAMES, show));
+        Ok(Self { small: small.transpose()?, strip, frames, wants })
     }
 
-    /// The request; `count` is the default number of images.
-    fn request(&self, count: usize) -> Result<Request> {
+    fn see(&mut self, event: &Event<'_>, steps: usize) -> Result<(), PipelineError> {
+        let small = self.small.as_ref();
+        // Both may need the same frame.
+        let mut decoded: Option<Vec<Image>> = None;
+        let mut pictures = |preview: &Preview<'_>, show: Show| {
+            if decoded.is_none() {
+                decoded = Some(preview.images(show, small)?);
+            }
+            Ok::<_, PipelineError>(decoded.clone().unwrap_or_default())
+        };
+        for (film, wanted) in [&mut self.strip, &mut self.frames].into_iter().zip(self.wants) {
+            if wanted {
+                film.see(event, steps, &mut pictures)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Args {
+    /// The model, with the request's LoRAs.
+    fn pipeline(&self, request: &Request, device: &Device, ui: Ui) -> Result<Pipeline> {
+        let options = LoadOptions {
+            variant: self.variant.as_deref(),
+            loras: &request.loras,
+            tokenizer: self.tokenizer.as_deref(),
+            prediction: self.prediction.map(Into::into),
+        };
+        // Without --model, prompts select the built-in text-to-image model.
+        let texts = (!request.prompts.is_empty()).then_some(Path::new(builtin::TEXTS));
+        model::pipeline_with(self.model.as_deref().or(texts), &options, device, ui)
+    }
+
+    /// The request.
+    fn request(&self) -> Result<Request> {
+        let recorded = |path: &Option<PathBuf>| path.as_deref().map(RecordedFile::of).transpose();
         let mut request = match &self.like {
             Some(path) => read_request(path)?.with_context(|| {
                 format!("{}: no request of tweedie is stored in this file", path.display())
             })?,
             None => Request {
-                count: self.count.or(NonZeroUsize::new(count)).unwrap_or(NonZeroUsize::MIN),
+                count: self.count.unwrap_or(NonZeroUsize::MIN),
                 prompts: self.prompt.clone(),
                 negative_prompt: self.negative_prompt.clone(),
+                image: recorded(&self.image)?,
                 strength: self.strength,
                 classes: (!self.class.is_empty()).then(|| self.class.clone()),
                 seed: self.seed,
-                size: self.size.map(|s| s.0),
+                size: self.size.map(|s| s.0.to_vec()),
                 ..Request::default()
             },
         };
@@ -371,6 +432,10 @@ impl Args {
         request.vae_tile = self.vae_tile.or(request.vae_tile);
         request.chunk = self.chunk.or(request.chunk);
         request.precision = self.precision.or(request.precision);
+        request.noise = recorded(&self.noise)?.or(request.noise);
+        if !self.lora.is_empty() {
+            request.loras = self.lora.iter().map(|text| model::lora(text)).collect::<Result<_>>()?;
+        }
         Ok(request)
     }
 
@@ -390,8 +455,7 @@ impl Args {
         &self,
         request: &Request,
         output: &Output,
-        strip: &Film,
-        frames: &Film,
+        films: &Films,
         animation: Option<AnimationFormat>,
     ) -> Result<Vec<PathBuf>> {
         let mut written = Vec::new();
@@ -420,12 +484,12 @@ impl Args {
             written.push(folder.clone());
         }
         if let Some(path) = &self.filmstrip {
-            write_png(path, &enlarge(&strip.strip(2, PAPER), self.zoom), Some(request))?;
+            write_png(path, &enlarge(&films.strip.strip(2, PAPER), self.zoom), Some(request))?;
             written.push(path.clone());
         }
         if let (Some(path), Some(format)) = (&self.animation, animation) {
             let sheets: Vec<Image> =
-                frames.frames(columns, 2, PAPER).iter().map(|f| enlarge(f, self.zoom)).collect();
+                films.frames.frames(columns, 2, PAPER).iter().map(|f| enlarge(f, self.zoom)).collect();
             write_animation(path, &Animation { frames: &sheets, delay: 80, last_delay: 2000 }, format)?;
             written.push(path.clone());
         }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 use tweedie::{
-    hub::{ModelDir, model_dir::save_extras},
+    hub::model_dir::{extras_in, save_extras},
     pipe::{
         ClassSelector, PipelineError, Request,
         study::{CONVERGED_STEPS, Spread},
@@ -23,8 +23,11 @@ use crate::{
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Model folder.
+    /// Model folder, or a name of `tweedie models`.
     model: PathBuf,
+    /// Prompt, for text-to-image models; repeat to use several in turn.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Vec<String>,
     /// Number of network evaluations; `tweedie sample --steps N` then uses the sampler.
     #[arg(long, value_name = "N", default_value = "6")]
     evals: NonZeroUsize,
@@ -72,16 +75,22 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         4 * evaluations
     );
     let device = tweedie::ops::device(device)?;
-    let mut extras = ModelDir::open(&args.model)?.extras;
-    if !args.dry_run {
-        check_place(&args.model.join("tweedie.json"))?;
-    }
     let pipeline = model::pipeline(Some(&args.model), &device, ui)?;
+    let folder = if args.dry_run { None } else { Some(model::path(&args.model)?) };
+    if let Some(folder) = &folder {
+        ensure!(
+            folder.is_dir(),
+            "{}: a learned sampler is stored in a model folder, not in a single file",
+            folder.display()
+        );
+        check_place(&folder.join("tweedie.json"))?;
+    }
     let request = Request {
         seed: args.seed,
         steps: Some(args.evals),
         classes: (!args.class.is_empty()).then(|| args.class.clone()),
         guidance: args.guidance,
+        prompts: args.prompt.clone(),
         untuned: true,
         ..Request::default()
     };
@@ -127,16 +136,18 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if let Value::Object(entries) = &report {
         learned.tuned.report = entries.clone();
     }
-    let mut text = table(&learned, &options, seconds);
-    if !args.dry_run {
+    let samples = if pipeline.model().autoencoder.is_some() { "latents" } else { "samples in -1..1" };
+    let mut text = table(&learned, &options, samples, seconds);
+    if let Some(folder) = &folder {
+        let mut extras = extras_in(folder)?;
         let guidance = learned.tuned.guidance;
         extras.tuned.retain(|t| t.sampler.evaluations() != evaluations || t.guidance != guidance);
         extras.tuned.push(learned.tuned.clone());
         extras.tuned.sort_by_key(|t| t.sampler.evaluations());
-        save_extras(&args.model, &extras)?;
+        save_extras(folder, &extras)?;
         text.push_str(&format!(
             "\nstored in {}: `tweedie sample --model {} --steps {evaluations}` uses it (unless --untuned)",
-            args.model.join("tweedie.json").display(),
+            folder.join("tweedie.json").display(),
             args.model.display()
         ));
     }
@@ -164,7 +175,7 @@ fn report(args: &Args, learned: &Learned, seconds: f64) -> Value {
         "as_registered": learned.as_registered, "seconds": seconds, "stopped_early": learned.cancelled })
 }
 
-fn table(learned: &Learned, options: &TuneOptions, seconds: f64) -> String {
+fn table(learned: &Learned, options: &TuneOptions, samples: &str, seconds: f64) -> String {
     let row = |name: &str, held_out: Spread, train: Option<Spread>| {
         let Spread { rms, mean, median } = held_out;
         let train = train.map_or(String::new(), |train| format!("{:>12.5}", train.rms));
@@ -172,7 +183,7 @@ fn table(learned: &Learned, options: &TuneOptions, seconds: f64) -> String {
     };
     let mut lines = vec![
         format!(
-            "distance to the reference solution (samples in -1..1), {} evaluations, guidance {}",
+            "distance to the reference solution ({samples}), {} evaluations, guidance {}",
             options.evaluations, learned.tuned.guidance
         ),
         format!(

@@ -34,7 +34,7 @@ fn fails(scratch: &Scratch, words: &[&str]) {
 fn missing_parts() {
     let scratch = scratch();
     for command in [&["sample", "--model", "none"][..], &["info", "none"], &["plan", "--model", "none"]] {
-        scratch.fails(command, &["none", "No such file"]);
+        scratch.fails(command, &["none", "no such folder", "emoji-32"]);
     }
     std::fs::create_dir(scratch.path("empty")).unwrap();
     scratch.fails(&["sample", "--model", "empty"], &["empty"]);

@@ -142,6 +142,6 @@ fn what_cannot_be_measured_is_told() {
     scratch.fails(&["bench", "forward", "--model", model(), "--size", "9000000"], &["pixels"]);
     scratch.fails(&["bench", "forward", "--model", model(), "--size", "7"], &["7"]);
     scratch.fails(&["bench", "forward", "--model", "missing"], &["missing"]);
-    scratch.fails(&["bench", "startup", "--model", "missing"], &["child process", "missing"]);
-    scratch.fails(&["bench", "memory", "--only", "train", "--model", "missing"], &["train", "missing"]);
+    scratch.fails(&["bench", "startup", "--model", "missing"], &["missing", "emoji-32"]);
+    scratch.fails(&["bench", "memory", "--only", "train", "--model", "missing"], &["missing", "emoji-32"]);
 }

@@ -14,6 +14,7 @@ const COMMANDS: &[&str] = &[
     "train",
     "convert",
     "info",
+    "models",
     "plan",
     "forward",
     "data",
@@ -34,9 +35,9 @@ fn help_lists_every_command() {
         let own = scratch.ok(&[command, "--help"]).stdout;
         assert!(own.contains("Usage: tweedie") && own.contains("--threads"), "{own}");
     }
-    for command in ["interpolate", "tune-steps", "compare"] {
+    for command in ["interpolate", "tune-steps", "compare", "eval"] {
         let own = scratch.ok(&[command, "--help"]).stdout;
-        assert!(own.contains("models without latents"), "{own}");
+        assert!(own.contains("--prompt") && own.contains("`tweedie models`"), "{own}");
     }
     assert!(help.contains("Compare with other programs:"));
     assert!(scratch.ok(&["sample", "--help"]).stdout.contains("dpmpp-2m"));

@@ -54,7 +54,7 @@ fn inputs_that_do_not_fit_are_named() {
         (vec![sample(), time(), labels(&[0.0; 3])], &["class_labels", "3", "2"]),
         (vec![sample(), ("time", (vec![], vec![5.0]))], &["`time`", "timestep"]),
         (vec![("sample", tensors::ramp(&[2, 4, 8, 8])), time(), labels(&[0.0, 1.0])], &["4", "3"]),
-        (vec![("sample", tensors::ramp(&[3, 8, 8])), time()], &["sample", "[3, 8, 8]"]),
+        (vec![("sample", tensors::ramp(&[3, 8, 8])), time()], &["sample", "8×8", "channels×height×width"]),
     ] {
         scratch.write("in.safetensors", tensors::file(&inputs));
         let run = ["debug", "run", model(), "--inputs", "in.safetensors", "--outputs", "out.safetensors"];

@@ -17,7 +17,6 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use burn::module::Module;
 use serde::Serialize;
 use tweedie_core::{
     Level, NoiseSchedule, Parameterization,
@@ -25,8 +24,8 @@ use tweedie_core::{
     noise::{fill_normal, generator},
     schedule::Axis,
 };
-use tweedie_models::{Condition, Mode, UNet2DModel};
-use tweedie_ops::{Device, from_host, to_host};
+use tweedie_models::{Conditions, Mode, Network};
+use tweedie_ops::{Batch, Device, SampleShape, from_host, to_host};
 use tweedie_pipe::{Pipeline, row_seed};
 
 use super::{BoundError, Estimate, Model, Options, Row, check_rows, values};
@@ -80,7 +79,7 @@ pub fn evaluate(
     let (first, last) = (levels[0], levels[levels.len() - 1]);
     // At pure noise sigma/alpha is infinite.
     let axis = if last.alpha == 0.0 { Axis::Flow } else { process.schedule.axis() };
-    let differentiable = pipeline.unet().clone().train().no_grad();
+    let differentiable = pipeline.network().differentiable();
     let dims: usize = shape.iter().product();
     let (mut density, mut reconstruction) = (Vec::new(), Vec::new());
     let tasks: Vec<usize> = (0..rows.len()).collect();
@@ -99,12 +98,12 @@ pub fn evaluate(
         }
         let images: Vec<&Row> = chunk.iter().map(|&image| &rows[image]).collect();
         let field = NetworkField {
-            unet: &differentiable,
+            network: &*differentiable,
             parameterization: process.parameterization,
             schedule: &*process.schedule,
             axis,
-            condition: model.condition(&images),
-            shape: [chunk.len(), shape[0], shape[1], shape[2]],
+            conditions: model.conditions(&images),
+            shape: shape.into(),
             probes,
             device: device.clone().autodiff(),
         };
@@ -191,12 +190,12 @@ fn log_density(
 /// The ODE of a network.
 struct NetworkField<'a> {
     /// On an autodiff device, with constant parameters.
-    unet: &'a UNet2DModel,
+    network: &'a dyn Network,
     parameterization: Parameterization,
     schedule: &'a dyn NoiseSchedule,
     axis: Axis,
-    condition: Condition,
-    shape: [usize; 4],
+    conditions: Conditions,
+    shape: SampleShape,
     probes: Vec<f64>,
     device: Device,
 }
@@ -209,14 +208,15 @@ impl NetworkField<'_> {
         // The slope is a·x + b·raw.
         let slope = |x: f64, raw: f64| self.axis.slope(&self.parameterization.read(&x, &raw, at));
         let (a, b) = (slope(1.0, 0.0), slope(0.0, 1.0));
-        let [rows, c, ..] = self.shape;
-        let dims = y.len() / rows;
+        let dims = self.shape.len();
+        let rows = y.len() / dims;
         let single = |values: &[f64], by: f64| values.iter().map(|v| (by * v) as f32).collect::<Vec<_>>();
-        let input = from_host(single(y, scale * scalings.c_in), self.shape, &self.device).require_grad();
+        let input = from_host(single(y, scale * scalings.c_in), [rows, dims], &self.device).require_grad();
+        let batch = Batch::of(input.clone()).shaped(&self.shape);
         let times = vec![scalings.c_noise as f32; rows];
-        let output = self.unet.forward(input.clone(), &times, &self.condition, Mode::Eval);
-        let raw = if output.dims()[1] == c { output } else { output.narrow(1, 0, c) };
-        let probes = from_host(single(&self.probes, 1.0), self.shape, &self.device);
+        let output = self.network.forward(batch, &times, &self.conditions, Mode::Eval);
+        let raw = output.channels(0..self.shape.channels()).rows().clone();
+        let probes = from_host(single(&self.probes, 1.0), [rows, dims], &self.device);
         let gradients = (raw.clone() * probes).sum().backward();
         let pulled = input.grad(&gradients).map(to_host).unwrap_or_default();
         let raw = to_host(raw);
@@ -237,7 +237,8 @@ mod tests {
         schedule::{FlowSchedule, TableSchedule},
     };
 
-    use tweedie_models::UNet2DConfig;
+    use burn::module::Module;
+    use tweedie_models::{UNet2DConfig, UNet2DModel};
 
     use super::*;
 
@@ -254,12 +255,12 @@ mod tests {
         let schedule = TableSchedule::squared_cosine(1000).unwrap();
         for (axis, u) in [(Axis::Nsr, 0.7), (Axis::Flow, 0.6)] {
             let field = NetworkField {
-                unet: &unet,
+                network: &unet,
                 parameterization: Parameterization::V,
                 schedule: &schedule,
                 axis,
-                condition: Condition::default(),
-                shape: [2, 3, 8, 8],
+                conditions: Conditions::none(),
+                shape: [3, 8, 8].into(),
                 probes: signs(3, 0, 192).chain(signs(3, 1, 192)).collect(),
                 device: device.clone().autodiff(),
             };

@@ -95,13 +95,9 @@ const CLASSES: &[(&str, Reader)] = &[
 /// The name of a learned sampler where a solver is expected.
 pub const TUNED: &str = "tuned";
 
-/// The patch size that [`tokens`] uses for networks without their own.
-pub const PATCH: usize = 2;
-
-/// Number of tokens of a sample with the given height and width in patches of `patch`×`patch`, for
-/// [`SchedulerConfig::of_tokens`].
-pub fn tokens(size: [usize; 2], patch: usize) -> usize {
-    size.into_iter().map(|n| n.div_ceil(patch.max(1))).product()
+/// Number of tokens of a sample with these axes in patches with sides of `patch`, for [`SchedulerConfig::of_tokens`].
+pub fn tokens(axes: &[usize], patch: usize) -> usize {
+    axes.iter().map(|n| n.div_ceil(patch.max(1))).product()
 }
 
 /// Limit of the number of steps, if the schedule itself has none.

@@ -7,19 +7,21 @@ use burn::{
     module::Module,
     tensor::{DType, Device, Tensor, TensorData},
 };
-use tweedie_ops::ConvOptions;
+use tweedie_ops::{Batch, ConvOptions, SampleShape};
 
 pub use config::DitConfig;
 
 use crate::{
+    conditions::{CLASSES, Conditions},
     config::ConfigError,
     layers::{Conv2d, Embedding, FeedForward, FeedForwardActivation, Init, Linear, TokenAttention},
-    network::{Condition, InputError, Mode, Network, Precision},
+    memory::unet_row,
+    network::{Classes, InputError, IoSpec, Mode, Network, Precision, module_network},
     params::{self, TensorSource},
     unet::{
         LoadError,
         embed::{self, TimestepEmbedding},
-        positional,
+        positional, shape_of,
     },
 };
 
@@ -186,8 +188,61 @@ impl DitTransformer {
     }
 }
 
+impl DitConfig {
+    /// What a network of this configuration takes and gives.
+    pub fn spec(&self) -> IoSpec {
+        let c = self;
+        IoSpec {
+            native: Some(vec![c.sample_size; 2]),
+            fixed: true,
+            patch: c.patch_size.max(1),
+            classes: Classes {
+                count: Some(c.num_embeds_ada_norm),
+                null: Some(c.num_embeds_ada_norm),
+                other: None,
+            },
+            ..IoSpec::new(DitConfig::CLASS, 2, [c.in_channels, c.outputs()])
+        }
+    }
+}
+
 impl Network for DitTransformer {
-    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError> {
+    fn spec(&self) -> IoSpec {
+        self.config.spec()
+    }
+
+    fn check(
+        &self,
+        rows: usize,
+        shape: &SampleShape,
+        times: &[f32],
+        conditions: &Conditions,
+    ) -> Result<(), InputError> {
+        conditions.only(&[CLASSES], rows)?;
+        self.check_input(shape_of(rows, shape)?, times, conditions)
+    }
+
+    fn forward(&self, x: Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Batch {
+        Batch::of(DitTransformer::forward(self, x.tensor(), times, conditions, mode))
+    }
+
+    fn row_bytes(&self, shape: &SampleShape, precision: Precision) -> u64 {
+        let patch = self.config.patch_size.max(1);
+        let axes: Vec<usize> = shape.axes().iter().map(|n| n / patch).collect();
+        let tokens = SampleShape::new(shape.channels(), &axes);
+        unet_row(&[self.config.width()], |_| 0, true, &tokens, precision)
+    }
+
+    module_network!();
+}
+
+impl DitTransformer {
+    fn check_input(
+        &self,
+        shape: [usize; 4],
+        times: &[f32],
+        conditions: &Conditions,
+    ) -> Result<(), InputError> {
         let (c, [b, channels, h, w]) = (&self.config, shape);
         let side = c.sample_size;
         ensure(channels == c.in_channels && h == side && w == side, || {
@@ -197,9 +252,7 @@ impl Network for DitTransformer {
             )
         })?;
         ensure(times.len() == b, || format!("{} times for {b} samples", times.len()))?;
-        let known = condition.embedding.is_none() && condition.text.is_none() && condition.added.is_none();
-        ensure(known, || "this network only supports classes as a condition".into())?;
-        let Some(classes) = &condition.classes else {
+        let Some(classes) = conditions.classes() else {
             return Err(InputError("this network needs classes".into()));
         };
         ensure(classes.len() == b, || format!("{} classes for {b} samples", classes.len()))?;
@@ -211,8 +264,10 @@ impl Network for DitTransformer {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, _: Mode) -> Tensor<4> {
-        let classes = match (self.check(x.dims(), times, condition), &condition.classes) {
+    /// The raw output `[B, out_channels, H, W]` for `x: [B, in_channels, H, W]` at `times`, one per row. See
+    /// [`Network::forward`].
+    pub fn forward(&self, x: Tensor<4>, times: &[f32], conditions: &Conditions, _: Mode) -> Tensor<4> {
+        let classes = match (self.check_input(x.dims(), times, conditions), conditions.classes()) {
             (Ok(()), Some(classes)) => classes,
             (checked, _) => panic!("{checked:?}"),
         };

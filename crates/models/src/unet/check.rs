@@ -13,8 +13,9 @@ use super::{
     },
 };
 use crate::{
+    conditions::{Conditions, EMBEDDING},
     layers::Init,
-    network::{Condition, InputError},
+    network::InputError,
 };
 
 /// Larger networks are considered a mistake.
@@ -42,7 +43,7 @@ impl UNet2DConfig {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
 
-    /// Checks that the network supports images of `shape` (`[B, C, H, W]`) at `times` with `condition`.
+    /// Checks that the network supports images of `shape` (`[B, C, H, W]`) at `times` with `conditions`.
     ///
     /// # Errors
     /// Says which input is wrong and what was expected.
@@ -50,7 +51,7 @@ impl UNet2DConfig {
         &self,
         shape: [usize; 4],
         times: &[f32],
-        condition: &Condition,
+        conditions: &Conditions,
     ) -> Result<(), InputError> {
         let [b, c, h, w] = shape;
         ensure(c == self.in_channels, || {
@@ -75,8 +76,8 @@ impl UNet2DConfig {
                 ensure(known, || format!("time {t}, expected an integer in 0..{n}"))?;
             }
         }
-        self.check_classes(b, condition)?;
-        match condition.embedding.as_ref().map(|e| e.dims()) {
+        self.check_classes(b, conditions)?;
+        match conditions.vectors(EMBEDDING).map(|e| e.dims()) {
             Some(found) => ensure(found == [b, self.time_width()], || {
                 format!("the class embedding has shape {found:?}, expected {:?}", [b, self.time_width()])
             }),
@@ -86,7 +87,7 @@ impl UNet2DConfig {
         }
     }
 
-    fn check_classes(&self, b: usize, condition: &Condition) -> Result<(), InputError> {
+    fn check_classes(&self, b: usize, conditions: &Conditions) -> Result<(), InputError> {
         let least_unknown = match (self.class_embed_type, self.num_class_embeds) {
             (Some(ClassEmbedType::Timestep), _) => match self.time_embedding_type {
                 TimeEmbeddingType::Learned => self.num_train_timesteps,
@@ -95,7 +96,7 @@ impl UNet2DConfig {
             (Some(ClassEmbedType::Identity), _) => None,
             (None, entries) => entries,
         };
-        match (least_unknown, &condition.classes) {
+        match (least_unknown, conditions.classes()) {
             (None, None) => Ok(()),
             (None, Some(_)) => Err(InputError("this network has no classes".into())),
             (Some(_), None) => Err(InputError("this network needs classes".into())),

@@ -14,7 +14,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{self as ops, Batch, ConvOptions, SampleShape};
 
 pub use config::{
     ClassEmbedType, ConfigError, DIFFUSERS_VERSION, DownBlockType, MidBlockType, ResampleType, SampleSize,
@@ -24,8 +24,10 @@ pub use embed::positional;
 pub use legacy::CurrentNames;
 
 use crate::{
+    conditions::{CLASSES, Conditions, EMBEDDING},
     layers::{Activation, Conv2d, Either, Embedding, GroupNorm, Init},
-    network::{Condition, InputError, Mode, Network, Precision},
+    memory::unet_row,
+    network::{Classes, InputError, IoSpec, Mode, Network, Precision, module_network},
     params::{self, ParamError, TensorSource},
 };
 use blocks::{DownBlock, MidBlock, UpBlock, UpChannels};
@@ -190,9 +192,9 @@ impl UNet2DModel {
     }
 
     /// Embeds time and condition in one vector per row, `[B, time width]`.
-    fn embed(&self, times: &[f32], condition: &Condition) -> Tensor<2> {
+    fn embed(&self, times: &[f32], conditions: &Conditions) -> Tensor<2> {
         let mut sum = self.time_embedding.forward(self.project(times));
-        if let (Some(embedding), Some(classes)) = (&self.class_embedding, &condition.classes) {
+        if let (Some(embedding), Some(classes)) = (&self.class_embedding, conditions.classes()) {
             sum = sum
                 + match embedding {
                     Either::A(maps) => {
@@ -202,7 +204,7 @@ impl UNet2DModel {
                     Either::B(table) => table.forward(classes),
                 };
         }
-        match &condition.embedding {
+        match conditions.vectors(EMBEDDING) {
             Some(e) => sum + e.clone(),
             None => sum,
         }
@@ -210,16 +212,16 @@ impl UNet2DModel {
 
     /// The raw output `[B, out_channels, H, W]` for `x: [B, in_channels, H, W]` at `times`, one per row. See
     /// [`Network::forward`].
-    pub fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
-        if let Err(e) = self.check(x.dims(), times, condition) {
+    pub fn forward(&self, x: Tensor<4>, times: &[f32], conditions: &Conditions, mode: Mode) -> Tensor<4> {
+        if let Err(e) = self.config.check_input(x.dims(), times, conditions) {
             panic!("{e}");
         }
-        self.precision.run(|| self.run(x, times, condition, mode))
+        self.precision.run(|| self.run(x, times, conditions, mode))
     }
 
-    fn run(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
+    fn run(&self, x: Tensor<4>, times: &[f32], conditions: &Conditions, mode: Mode) -> Tensor<4> {
         let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
-        let raw = self.embed(times, condition);
+        let raw = self.embed(times, conditions);
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
 
         let mut image = x.clone();
@@ -260,12 +262,56 @@ pub enum LoadError {
     Params(#[from] ParamError),
 }
 
+impl UNet2DConfig {
+    /// What a network of this configuration takes and gives.
+    pub fn spec(&self) -> IoSpec {
+        let c = self;
+        let classes = match (c.class_embed_type, c.num_class_embeds) {
+            (None, count) => Classes { count, ..Classes::default() },
+            (Some(ClassEmbedType::Timestep), _) => Classes { other: Some("times"), ..Classes::default() },
+            (Some(ClassEmbedType::Identity), _) => Classes { other: Some("vectors"), ..Classes::default() },
+        };
+        IoSpec {
+            native: c.sample_size.map(|size| size.dims().to_vec()),
+            multiple: c.stride(),
+            classes,
+            ..IoSpec::new("UNet2DModel", 2, [c.in_channels, c.out_channels])
+        }
+    }
+}
+
 impl Network for UNet2DModel {
-    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError> {
-        self.config.check_input(shape, times, condition)
+    fn spec(&self) -> IoSpec {
+        self.config.spec()
     }
 
-    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
-        UNet2DModel::forward(self, x, times, condition, mode)
+    fn check(
+        &self,
+        rows: usize,
+        shape: &SampleShape,
+        times: &[f32],
+        conditions: &Conditions,
+    ) -> Result<(), InputError> {
+        conditions.only(&[CLASSES, EMBEDDING], rows)?;
+        self.config.check_input(shape_of(rows, shape)?, times, conditions)
+    }
+
+    fn forward(&self, x: Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Batch {
+        Batch::of(UNet2DModel::forward(self, x.tensor(), times, conditions, mode))
+    }
+
+    fn row_bytes(&self, shape: &SampleShape, precision: Precision) -> u64 {
+        let c = &self.config;
+        unet_row(&c.block_out_channels, |_| c.layers_per_block, false, shape, precision)
+    }
+
+    module_network!();
+}
+
+/// `[B, C, H, W]`, if that is the rank of the samples.
+pub(crate) fn shape_of(rows: usize, shape: &SampleShape) -> Result<[usize; 4], InputError> {
+    match *shape.dims() {
+        [c, h, w] => Ok([rows, c, h, w]),
+        _ => Err(InputError(format!("the samples have the shape {shape}, expected channels×height×width"))),
     }
 }

@@ -2,11 +2,12 @@
 
 use burn::tensor::Device;
 
-use super::{AdditionEmbedType, UNet2DConditionConfig, UNet2DConditionModel};
+use super::{UNet2DConditionConfig, UNet2DConditionModel};
 use crate::{
+    conditions::{Conditions, GUIDANCE, POOLED, SIZES},
     config::{ConfigError, in_range},
     layers::Init,
-    network::{Condition, InputError},
+    network::InputError,
     unet::SampleSize,
 };
 
@@ -105,7 +106,7 @@ impl UNet2DConditionConfig {
         self.only_cross_attention.get(level).ok_or_else(missing)
     }
 
-    /// Checks that the network supports latents of `shape` (`[B, C, H, W]`) at `times` with `condition`.
+    /// Checks that the network supports latents of `shape` (`[B, C, H, W]`) at `times` with `conditions`.
     ///
     /// # Errors
     /// Says which input is wrong and what was expected.
@@ -113,7 +114,7 @@ impl UNet2DConditionConfig {
         &self,
         shape: [usize; 4],
         times: &[f32],
-        condition: &Condition,
+        conditions: &Conditions,
     ) -> Result<(), InputError> {
         let [b, c, h, w] = shape;
         ensure(c == self.in_channels, || {
@@ -121,9 +122,8 @@ impl UNet2DConditionConfig {
         })?;
         ensure(h > 0 && w > 0, || format!("the sample has {h}×{w} pixels, expected at least 1×1"))?;
         ensure(times.len() == b, || format!("{} times for {b} samples", times.len()))?;
-        ensure(condition.embedding.is_none(), || "this network does not support class embeddings".into())?;
 
-        let Some(text) = &condition.text else {
+        let Some(text) = conditions.text() else {
             return Err(InputError("this network needs text features".into()));
         };
         let [rows, tokens, width] = text.dims();
@@ -137,7 +137,7 @@ impl UNet2DConditionConfig {
             (Some(_), _) => Some(usize::MAX),
             (None, entries) => entries,
         };
-        match (least_unknown, &condition.classes) {
+        match (least_unknown, conditions.classes()) {
             (None, None) => {}
             (None, Some(_)) => return Err(InputError("this network has no classes".into())),
             (Some(_), None) => return Err(InputError("this network needs classes".into())),
@@ -148,7 +148,7 @@ impl UNet2DConditionConfig {
                 }
             }
         }
-        match (self.time_cond_proj_dim, &condition.guidance) {
+        match (self.time_cond_proj_dim, conditions.numbers(GUIDANCE)) {
             (None, None) => {}
             (None, Some(_)) => {
                 return Err(InputError("this network does not take a guidance scale".into()));
@@ -160,36 +160,35 @@ impl UNet2DConditionConfig {
                 ensure(scales.len() == b, || format!("{} guidance scales for {b} samples", scales.len()))?;
             }
         }
-        self.check_added(b, condition)
+        self.check_added(b, conditions)
     }
 
-    fn check_added(&self, b: usize, condition: &Condition) -> Result<(), InputError> {
-        match (self.addition_embed_type, &condition.added) {
-            (None, None) => Ok(()),
-            (None, Some(_)) => {
-                Err(InputError("this network does not support pooled text features and time ids".into()))
-            }
-            (Some(AdditionEmbedType::TextTime), None) => {
-                Err(InputError("this network needs pooled text features and time ids".into()))
-            }
-            (Some(AdditionEmbedType::TextTime), Some(added)) => {
-                let [rows, pooled] = added.text_embeds.dims();
-                ensure(rows == b, || format!("pooled text features for {rows} samples, expected {b}"))?;
-                ensure(added.time_ids.len() == b, || {
-                    format!("time ids for {} samples, expected {b}", added.time_ids.len())
-                })?;
-                let expected = self.added_numbers(pooled);
-                let found = added.time_ids.iter().map(Vec::len).find(|n| Some(*n) != expected);
-                ensure(found.is_none(), || {
-                    let all = self.projection_class_embeddings_input_dim.unwrap_or(0);
-                    let each = self.addition_time_embed_dim.unwrap_or(0);
-                    let n = found.unwrap_or(0);
-                    format!(
-                        "pooled text features of width {pooled} and {n} time ids of width {each}, expected a total width of {all}"
-                    )
-                })
-            }
+    fn check_added(&self, b: usize, conditions: &Conditions) -> Result<(), InputError> {
+        let (pooled, ids) = (conditions.vectors(POOLED), conditions.numbers(SIZES));
+        if self.addition_embed_type.is_none() {
+            return match (pooled, ids) {
+                (None, None) => Ok(()),
+                _ => {
+                    Err(InputError("this network does not support pooled text features and time ids".into()))
+                }
+            };
         }
+        let (Some(pooled), Some(ids)) = (pooled, ids) else {
+            return Err(InputError("this network needs pooled text features and time ids".into()));
+        };
+        let [rows, pooled] = pooled.dims();
+        ensure(rows == b, || format!("pooled text features for {rows} samples, expected {b}"))?;
+        ensure(ids.len() == b, || format!("time ids for {} samples, expected {b}", ids.len()))?;
+        let expected = self.added_numbers(pooled);
+        let found = ids.iter().map(Vec::len).find(|n| Some(*n) != expected);
+        ensure(found.is_none(), || {
+            let all = self.projection_class_embeddings_input_dim.unwrap_or(0);
+            let each = self.addition_time_embed_dim.unwrap_or(0);
+            let n = found.unwrap_or(0);
+            format!(
+                "pooled text features of width {pooled} and {n} time ids of width {each}, expected a total width of {all}"
+            )
+        })
     }
 }
 

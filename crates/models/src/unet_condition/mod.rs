@@ -10,7 +10,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use tweedie_ops::ConvOptions;
+use tweedie_ops::{Batch, ConvOptions, SampleShape};
 
 pub use config::{
     AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, NumberEmbedType, PerBlock,
@@ -18,15 +18,18 @@ pub use config::{
 };
 
 use crate::{
+    conditions::{CLASSES, Conditions, GUIDANCE, POOLED, SIZES, TEXT},
     config::ConfigError,
     layers::{Conv2d, Either, Embedding, GroupNorm, Init},
-    network::{Condition, InputError, Mode, Network, Precision},
+    memory::unet_row,
+    network::{Classes, InputError, IoSpec, Mode, Network, Precision, module_network},
     params::{self, TensorSource},
     unet::{
         LoadError,
         embed::{self, TimestepEmbedding},
         positional,
         resnet::{Time, check_groups},
+        shape_of,
     },
 };
 use blocks::{DownBlock, Inputs, MidBlock, UpBlock};
@@ -144,18 +147,18 @@ impl UNet2DConditionModel {
     }
 
     /// Embeds time, class and additional conditions in one vector per row, `[B, time width]`.
-    fn embed(&self, times: &[f32], condition: &Condition) -> Tensor<2> {
+    fn embed(&self, times: &[f32], conditions: &Conditions) -> Tensor<2> {
         let (first, act) = (self.config.block_out_channels[0], self.config.act_fn);
         let mut numbers = self.project(times, first);
-        if let (Some(width), Some(scales)) = (self.config.time_cond_proj_dim, &condition.guidance) {
+        if let (Some(width), Some(scales)) = (self.config.time_cond_proj_dim, conditions.numbers(GUIDANCE)) {
             // Meng et al. 2023, arXiv:2210.03142, with the constants of published networks.
-            let beyond: Vec<f32> = scales.iter().map(|scale| 1000.0 * (scale - 1.0)).collect();
+            let beyond: Vec<f32> = scales.iter().flatten().map(|scale| 1000.0 * (scale - 1.0)).collect();
             let embedded =
                 embed::rows(positional(&beyond, width, 1.0, false), beyond.len(), &numbers.device());
             numbers = self.time_embedding.joined(numbers, embedded);
         }
         let mut sum = self.time_embedding.forward_with(act, numbers);
-        if let (Some(embedding), Some(classes)) = (&self.class_embedding, &condition.classes) {
+        if let (Some(embedding), Some(classes)) = (&self.class_embedding, conditions.classes()) {
             sum = sum
                 + match embedding {
                     Either::A(maps) => {
@@ -165,42 +168,84 @@ impl UNet2DConditionModel {
                     Either::B(table) => table.forward(classes),
                 };
         }
-        if let (Some(maps), Some(added)) = (&self.add_embedding, &condition.added) {
-            let rows = added.time_ids.len();
-            let numbers = added.time_ids.concat();
+        let added = (conditions.vectors(POOLED), conditions.numbers(SIZES));
+        if let (Some(maps), (Some(pooled), Some(ids))) = (&self.add_embedding, added) {
+            let rows = ids.len();
+            let numbers = ids.concat();
             let width = self.config.addition_time_embed_dim.unwrap_or(0);
             let ids = self.project(&numbers, width).reshape([rows, numbers.len() / rows.max(1) * width]);
-            sum = sum + maps.forward(Tensor::cat(vec![added.text_embeds.clone(), ids], 1));
+            sum = sum + maps.forward(Tensor::cat(vec![pooled.clone(), ids], 1));
         }
         sum
     }
 }
 
-impl Network for UNet2DConditionModel {
-    fn check(&self, shape: [usize; 4], times: &[f32], condition: &Condition) -> Result<(), InputError> {
-        self.config.check_input(shape, times, condition)
-    }
-
-    fn forward(&self, x: Tensor<4>, times: &[f32], condition: &Condition, mode: Mode) -> Tensor<4> {
-        let text = match (self.check(x.dims(), times, condition), &condition.text) {
-            (Ok(()), Some(text)) => text,
-            (checked, _) => panic!("{checked:?}"),
-        };
-        self.precision.run(|| self.run(x, times, text, condition, mode))
+impl UNet2DConditionConfig {
+    /// What a network of this configuration takes and gives.
+    pub fn spec(&self) -> IoSpec {
+        let c = self;
+        IoSpec {
+            native: c.sample_size.map(|size| size.dims().to_vec()),
+            multiple: 1 << c.block_out_channels.len().saturating_sub(1),
+            classes: Classes { count: c.num_class_embeds, ..Classes::default() },
+            text: Some(c.text_width().unwrap_or(0)),
+            pooled: c.addition_embed_type.is_some(),
+            takes_guidance: c.time_cond_proj_dim.is_some(),
+            ..IoSpec::new("UNet2DConditionModel", 2, [c.in_channels, c.out_channels])
+        }
     }
 }
 
+impl Network for UNet2DConditionModel {
+    fn spec(&self) -> IoSpec {
+        self.config.spec()
+    }
+
+    fn check(
+        &self,
+        rows: usize,
+        shape: &SampleShape,
+        times: &[f32],
+        conditions: &Conditions,
+    ) -> Result<(), InputError> {
+        conditions.only(&[TEXT, CLASSES, POOLED, SIZES, GUIDANCE], rows)?;
+        self.config.check_input(shape_of(rows, shape)?, times, conditions)
+    }
+
+    fn forward(&self, x: Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Batch {
+        Batch::of(UNet2DConditionModel::forward(self, x.tensor(), times, conditions, mode))
+    }
+
+    fn row_bytes(&self, shape: &SampleShape, precision: Precision) -> u64 {
+        let c = &self.config;
+        let layers = |level| c.layers_per_block.get(level).unwrap_or(1);
+        unet_row(&c.block_out_channels, layers, true, shape, precision)
+    }
+
+    module_network!();
+}
+
 impl UNet2DConditionModel {
+    /// The raw output `[B, out_channels, H, W]` for `x: [B, in_channels, H, W]` at `times`, one per row. See
+    /// [`Network::forward`].
+    pub fn forward(&self, x: Tensor<4>, times: &[f32], conditions: &Conditions, mode: Mode) -> Tensor<4> {
+        let text = match (self.config.check_input(x.dims(), times, conditions), conditions.text()) {
+            (Ok(()), Some(text)) => text,
+            (checked, _) => panic!("{checked:?}"),
+        };
+        self.precision.run(|| self.run(x, times, text, conditions, mode))
+    }
+
     fn run(
         &self,
         x: Tensor<4>,
         times: &[f32],
         text: &Tensor<3>,
-        condition: &Condition,
+        conditions: &Conditions,
         mode: Mode,
     ) -> Tensor<4> {
         let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
-        let raw = self.embed(times, condition);
+        let raw = self.embed(times, conditions);
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
         let text = self.precision.lower(text.clone());
         let inputs = Inputs { time: &time, text: &text, mode };

@@ -3,10 +3,10 @@
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
-use tweedie_hub::{LatentModel, Lora, SafetensorsFile, weights};
+use tweedie_hub::{Lora, Model, SafetensorsFile, weights};
 use tweedie_models::TensorSource;
 use tweedie_ops::Device;
-use tweedie_pipe::LatentPipeline;
+use tweedie_pipe::Pipeline;
 
 use super::{fill, folder, folder_in, golden, load, picture, run, two_steps};
 
@@ -24,8 +24,8 @@ fn every_variant_of_weights_is_found() {
     fs::copy(&plain, &other).unwrap();
     let wholes = two_steps(&load(dir.path()).unwrap(), "sd1");
     assert_ne!(wholes, two_steps(&halves, "sd1"));
-    let variant = |name: &str| LatentModel::load_variant(dir.path(), Some(name), &[], &Device::flex());
-    let pictures = |model| two_steps(&LatentPipeline::of(model, &Device::flex()), "sd1");
+    let variant = |name: &str| Model::load_variant(dir.path(), Some(name), &[], &Device::flex());
+    let pictures = |model| two_steps(&Pipeline::of(model, &Device::flex()), "sd1");
     let half = variant("fp16").unwrap();
     assert!(half.remarks.is_empty());
     assert_eq!(pictures(half), two_steps(&halves, "sd1"));
@@ -58,7 +58,8 @@ fn every_pipeline_is_written_as_it_was_read() {
             "lora" => vec![Lora::open(&dir.path().join("lora.safetensors"), 0.4).unwrap()],
             _ => Vec::new(),
         };
-        let pipeline = LatentPipeline::load_with(dir.path(), &loras, &Device::flex()).unwrap();
+        let pipeline =
+            Pipeline::of(Model::load_with(dir.path(), &loras, &Device::flex()).unwrap(), &Device::flex());
         let written = tempfile::tempdir().unwrap();
         let out = written.path().join("out");
         pipeline.model().save(&out, weights::Precision::F32).unwrap();
@@ -85,9 +86,9 @@ fn every_pipeline_is_written_as_it_was_read() {
         // The LoRA is now part of the weights.
         let again = load(&out).unwrap();
         assert_eq!(two_steps(&again, name), two_steps(&pipeline, name), "{name}");
-        let scheduler = |pipeline: &LatentPipeline| pipeline.model().scheduler.to_json();
+        let scheduler = |pipeline: &Pipeline| pipeline.model().scheduler.to_json();
         assert_eq!(scheduler(&again), scheduler(&pipeline));
-        let (labels, expected) = (&again.model().class_names, &pipeline.model().class_names);
+        let (labels, expected) = (&again.extras().class_names, &pipeline.extras().class_names);
         assert_eq!(labels, expected);
 
         again.model().save(&out, weights::Precision::BF16).unwrap();

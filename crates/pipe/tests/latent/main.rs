@@ -27,7 +27,7 @@ use tweedie_models::{
     UNet2DConfig, UNet2DModel, params,
 };
 use tweedie_ops::Device;
-use tweedie_pipe::{Image, LatentPipeline, Output, PipelineError, Request};
+use tweedie_pipe::{Image, Inputs, Output, Pipeline, PipelineError, Request};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/latent")
@@ -108,18 +108,19 @@ fn folder(name: &str) -> TempDir {
     folder_in(name, weights::Precision::F32)
 }
 
-fn load(dir: &Path) -> Result<LatentPipeline, PipelineError> {
-    LatentPipeline::load(dir, &Device::flex())
+fn load(dir: &Path) -> Result<Pipeline, PipelineError> {
+    Pipeline::load(dir, &Device::flex())
 }
 
 fn run(
-    pipeline: &LatentPipeline,
+    pipeline: &Pipeline,
     request: &Request,
     latents: Option<&HostTensor>,
     image: Option<&Image>,
 ) -> Result<Output, PipelineError> {
     let never = AtomicBool::new(false);
-    pipeline.run_from(request, latents, image, &never, &mut |_| ControlFlow::Continue(()))
+    let inputs = Inputs { image: image.cloned(), noise: latents.cloned(), draws: None };
+    pipeline.prepare_with(request, inputs)?.run(&never, &mut |_| ControlFlow::Continue(()))
 }
 
 fn picture(size: usize) -> Image {
@@ -129,7 +130,7 @@ fn picture(size: usize) -> Image {
 }
 
 /// Images of two steps.
-fn two_steps(pipeline: &LatentPipeline, name: &str) -> Vec<f32> {
+fn two_steps(pipeline: &Pipeline, name: &str) -> Vec<f32> {
     let request = match name {
         "dit" => json!({"classes": [1], "steps": 2}),
         "ldm" => json!({"steps": 2}),

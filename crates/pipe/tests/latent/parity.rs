@@ -3,10 +3,10 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use tweedie_hub::{ClipTokenizer, Lora, SafetensorsFile, weights};
+use tweedie_hub::{ClipTokenizer, Lora, Model, SafetensorsFile, weights};
 use tweedie_models::{HostTensor, TensorSource};
 use tweedie_ops::Device;
-use tweedie_pipe::{LatentPipeline, Request};
+use tweedie_pipe::{Pipeline, Request};
 
 use super::{common::noise, folder, folder_in, golden, load, picture, run};
 
@@ -31,7 +31,8 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
         file if file.exists() => vec![Lora::open(&file, 0.4).unwrap()],
         _ => Vec::new(),
     };
-    let pipeline = LatentPipeline::load_with(dir.path(), &loras, &Device::flex()).unwrap();
+    let device = Device::flex();
+    let pipeline = Pipeline::of(Model::load_with(dir.path(), &loras, &device).unwrap(), &device);
     let image = (name == "img2img").then(|| picture(16));
     let output = run(&pipeline, &request, Some(&latents), image.as_ref()).unwrap();
     let expected = answer.read("pictures").unwrap();
@@ -117,8 +118,8 @@ fn weighted_words_are_those_of_each_convention() {
     let pipeline = load(folder("sd1").path()).unwrap();
     let features = |prompt: &str, weights: Option<&str>| {
         let request = json!({"prompt": prompt, "prompt_weights": weights, "guidance": 1});
-        let plan = pipeline.resolve(&serde_json::from_value(request).unwrap(), false).unwrap();
-        plan.condition(0..1).text.unwrap().into_data().iter::<f32>().collect::<Vec<_>>()
+        let job = pipeline.prepare(&serde_json::from_value(request).unwrap()).unwrap();
+        tweedie_ops::to_host(job.conditions(0..1).text().unwrap().clone())
     };
     let weighted = "a photo of the (cat:1.3) with (red hat:0.6) on hills";
     let plain = "a photo of the cat with red hat on hills";

@@ -1,8 +1,8 @@
 //! Requests and their errors.
 
 use serde_json::{Value, json};
-use tweedie_models::{Autoencoder, AutoencoderTiny, AutoencoderTinyConfig, HostTensor};
-use tweedie_ops::Device;
+use tweedie_models::{Autoencoder, AutoencoderTiny, AutoencoderTinyConfig};
+use tweedie_ops::{Batch, Device};
 use tweedie_pipe::Image;
 
 use super::{folder, load, picture, run, two_steps};
@@ -57,10 +57,10 @@ fn rows_are_the_same_in_every_batch_and_prompts_matter() {
 fn pictures_that_are_not_square_are_encoded_and_decoded_in_tiles() {
     let dir = folder("sd1");
     let pipeline = load(dir.path()).unwrap();
-    assert_eq!(pipeline.size_like([300, 300]), Some([16, 16]));
+    assert_eq!(pipeline.size_like([300, 300]), Some(vec![16, 16]));
     // Multiples of 4: the autoencoder's 2 times the U-Net's.
-    assert_eq!(pipeline.size_like([300, 700]), Some([12, 24]));
-    assert_eq!(pipeline.size_like([10_000, 1]), Some([64, 4]));
+    assert_eq!(pipeline.size_like([300, 700]), Some(vec![12, 24]));
+    assert_eq!(pipeline.size_like([10_000, 1]), Some(vec![64, 4]));
     let mut image = Image::filled(48, 32, tweedie_data::Rgb([0, 0, 0]));
     image.pixels.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 37 % 256) as u8);
     let make = |tile: Option<usize>| {
@@ -88,13 +88,12 @@ fn moments_are_decoded_by_the_models_own_autoencoder_or_another() {
     let tiny = |channels| {
         Autoencoder::Tiny(Box::new(AutoencoderTiny::new(&config(channels), 0, &Device::flex()).unwrap()))
     };
-    let latents = HostTensor { shape: vec![2, 4, 8, 4], values: vec![0.5; 2 * 4 * 8 * 4] };
-    for small in [None, Some(tiny(4))] {
-        let pictures = pipeline.pictures(&latents, small.as_ref()).unwrap();
-        assert_eq!(pictures.len(), 2);
-        assert_eq!((pictures[0].height, pictures[0].width), (16, 8));
+    let job = pipeline.prepare(&serde_json::from_value(json!({"prompt": "cat"})).unwrap()).unwrap();
+    let latents = Batch::from_host(vec![0.5; 2 * 4 * 8 * 4], 2, &[4, 8, 4].into(), &Device::flex());
+    for pictures in [job.decode(&latents), job.decode_with(&tiny(4), &latents)] {
+        assert_eq!(pictures.unwrap().shape, [2, 3, 16, 8]);
     }
-    let error = pipeline.pictures(&latents, Some(&tiny(16))).unwrap_err().to_string();
+    let error = job.decode_with(&tiny(16), &latents).unwrap_err().to_string();
     assert!(error.contains("16 latent channels") && error.contains("4"), "{error}");
 }
 

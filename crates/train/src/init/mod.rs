@@ -6,7 +6,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tweedie_hub::{LatentClass, latent_dir};
+use tweedie_hub::model::kind_of;
 
 use crate::{error::TrainError, task::TaskKind};
 
@@ -26,17 +26,16 @@ fn folder(path: &Path) -> PathBuf {
 /// If there is no model, or no task supports it.
 pub fn task_of(path: &Path) -> Result<TaskKind, TrainError> {
     let dir = folder(path);
-    match latent_dir::class_of(&dir)? {
-        Some(LatentClass::StableDiffusion) => return Ok(TaskKind::TextToImage),
-        Some(other) => {
-            let expected = "a DDPMPipeline, a StableDiffusionPipeline, a UNet2DModel or an AutoencoderKL";
-            return Err(TrainError::config(
-                "run.init",
-                format!("{} ({})", dir.display(), other.name()),
-                expected,
-            ));
-        }
-        None => {}
+    if let Some(kind) = kind_of(&dir)? {
+        return match (kind.network.1, kind.autoencoder, kind.xl) {
+            ("UNet2DModel", None, _) => Ok(TaskKind::Diffusion),
+            ("UNet2DConditionModel", Some(_), false) => Ok(TaskKind::TextToImage),
+            _ => {
+                let expected = "a DDPMPipeline, a StableDiffusionPipeline, a UNet2DModel or an AutoencoderKL";
+                let found = format!("{} ({})", dir.display(), kind.name);
+                Err(TrainError::config("run.init", found, expected))
+            }
+        };
     }
     let of_autoencoder = tweedie_hub::ComponentDir::open(&dir).is_ok_and(|c| c.class() == "AutoencoderKL");
     Ok(if of_autoencoder { TaskKind::Vae } else { TaskKind::Diffusion })

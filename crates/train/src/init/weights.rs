@@ -82,19 +82,24 @@ pub(crate) fn text(
     let dir = folder(path);
     let part =
         |name: &str| ComponentDir::open(&dir.join(name)).and_then(|c| Ok((c.load(device)?, c.weights()?)));
-    let (Component::TextUNet(unet), unet_file) = part("unet")? else {
-        return Err(TrainError::config("run.init", dir.display(), "a pipeline with a UNet2DConditionModel"));
+    let unet = match part("unet")? {
+        (Component::Network(unet), file) if unet.spec().class == "UNet2DConditionModel" => (unet, file),
+        _ => {
+            let expected = "a pipeline with a UNet2DConditionModel";
+            return Err(TrainError::config("run.init", dir.display(), expected));
+        }
     };
+    let (unet, unet_file) = unet;
     let (Component::Text(encoder), encoder_file) = part("text_encoder")? else {
         return Err(TrainError::config("run.init", dir.display(), "a pipeline with a CLIPTextModel"));
     };
-    let (ours, theirs) = (fresh.unet.config().to_json(), unet.config().to_json());
+    let (ours, theirs) = (fresh.unet.config().to_json(), unet.config_json());
     same_network("model", &ours, &theirs, &["sample_size", "dropout"], &dir.join("unet"))?;
     let json = |config: &tweedie_models::ClipTextConfig| config.to_json(tokenizer.begin, tokenizer.pad);
     let (ours, theirs) = (json(fresh.text_encoder.config()), json(encoder.config()));
     same_network("text_encoder", &ours, &theirs, &["projection_dim"], &dir.join("text_encoder"))?;
     Ok(TextModel {
-        unet: params::import(fresh.unet, &params::export(&*unet)).map_err(of(&unet_file))?,
+        unet: params::import(fresh.unet, &unet.tensors()).map_err(of(&unet_file))?,
         text_encoder: params::import(fresh.text_encoder, &params::export(&*encoder))
             .map_err(of(&encoder_file))?,
     })

@@ -1,64 +1,94 @@
-//! Training a denoising network on images.
+//! Training a denoising network: one task for every source of samples, condition and network.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use burn::module::Module;
-use tweedie_data::Dataset;
 use tweedie_models::{Mode, params::count};
-use tweedie_ops::Device;
+use tweedie_ops::{Batch, Device, SampleShape};
 
 use super::{Files, Learned, Learner, Sheet, Size, StepAt, Task, Validation, learner::PassLoss};
 use crate::{
-    batches::{BatchMaker, HostBatch},
+    batches::{HostBatch, Noising},
     checkpoint::Checkpoint,
     config::RunConfig,
-    dry_run::{DryRun, Memory, fits, unet_activations},
     error::TrainError,
     event::Summary,
-    export,
     importance::LossHistory,
-    init,
     keys::{Purpose, key},
-    model::TrainModel,
     objective::Objective,
     prefetch::Prefetch,
-    preview,
 };
 
 /// The file with the last losses of all times.
 const TIMES: &str = "times";
 
-pub(super) struct Diffusion {
+/// What differs between the tasks: where clean samples and conditions come from, the networks, and what is made of them.
+pub(super) trait Subject: Send + Sync + 'static {
+    /// The trained networks.
+    type Model: Module;
+    /// The rows of one forward and backward pass, with their conditions.
+    type Rows: Send + 'static;
+
+    /// The shape of a sample.
+    fn shape(&self) -> SampleShape;
+
+    /// How samples are noised.
+    fn noising(&self) -> &Noising;
+
+    /// Number of training and of held-out samples.
+    fn sizes(&self) -> [usize; 2];
+
+    /// The rows of the step after `done` steps, one for each accumulated pass.
+    fn step(&self, done: u64) -> Result<Vec<Self::Rows>, TrainError>;
+
+    /// At most `rows` held-out samples.
+    fn validation(&self, rows: usize) -> Result<Vec<Self::Rows>, TrainError>;
+
+    /// The samples of some rows.
+    fn samples(rows: &Self::Rows) -> &HostBatch;
+
+    /// The same, mutable.
+    fn samples_mut(rows: &mut Self::Rows) -> &mut HostBatch;
+
+    /// The network's output for the noisy samples `x` of `rows`.
+    fn forward(model: &Self::Model, x: Batch, rows: &Self::Rows, mode: Mode) -> Result<Batch, TrainError>;
+
+    /// Inputs besides configuration and checkpoint, each with a fingerprint.
+    fn inputs(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    /// Samples of `model`.
+    fn preview(&self, model: Self::Model, device: &Device) -> Result<Sheet, TrainError>;
+
+    /// Writes `model` to the folder `summary.model`.
+    fn export(&self, model: Self::Model, summary: &Summary) -> Result<(), TrainError>;
+}
+
+/// The training of a subject's networks.
+pub(super) struct Diffusion<S: Subject> {
     config: RunConfig,
     device: Device,
-    class_names: Vec<String>,
-    maker: Arc<BatchMaker>,
-    batches: Prefetch<Vec<HostBatch>>,
+    subject: Arc<S>,
+    batches: Prefetch<Vec<S::Rows>>,
     /// Computed at the first use.
-    validation: Option<Vec<HostBatch>>,
-    learner: Learner<TrainModel>,
+    validation: Option<Vec<S::Rows>>,
+    learner: Learner<S::Model>,
     objective: Objective,
+    shape: SampleShape,
     /// Set if times depend on the losses.
     history: Option<LossHistory>,
 }
 
-impl Diffusion {
+impl<S: Subject> Diffusion<S> {
+    /// A run of `subject` with the initial networks `model`, or as it was at a checkpoint.
     pub fn new(
         config: &RunConfig,
-        data: &Dataset,
+        subject: S,
+        model: S::Model,
         device: &Device,
         from: Option<&Checkpoint>,
     ) -> Result<Self, TrainError> {
-        let maker = Arc::new(BatchMaker::new(config, data)?);
-        let unet = config.unet(data.class_names().len())?;
-        let each = unet_activations(&unet, config.data.size, config.run.recompute);
-        fits(config, &unet.block_out_channels, each.saturating_mul(config.run.batch as u64))?;
-        let labels = config.augment.has_labels();
-        let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?
-            .with_precision(config.run.precision);
-        if let (Some(path), None) = (&config.run.init, from) {
-            model.unet = init::unet(model.unet, path, data.class_names())?;
-        }
         let mut learner = Learner::new(model, config);
         let times = config.diffusion.train_steps;
         let mut history = config.loss.times.adapts().then(|| LossHistory::new(times));
@@ -69,39 +99,46 @@ impl Diffusion {
                 history = Some(losses.map_err(|e| TrainError::checkpoint(&checkpoint.path, e))?);
             }
         }
-        let of_step = maker.clone();
+        let subject = Arc::new(subject);
+        let of_step = subject.clone();
         Ok(Self {
+            config: config.clone(),
             device: device.clone(),
-            class_names: data.class_names().to_vec(),
-            maker,
             batches: Prefetch::new("batches", move |step| of_step.step(step)),
             validation: None,
             learner,
             objective: Objective::new(config)?,
+            shape: subject.shape(),
             history,
-            config: config.clone(),
+            subject,
         })
     }
 }
 
-impl Task for Diffusion {
+impl<S: Subject> Task for Diffusion<S> {
     fn size(&self) -> Size {
-        let parameters = self.learner.model().map(count).unwrap_or(0);
-        Size { parameters, images: self.maker.len(), held_out: self.maker.held_out() }
+        let [images, held_out] = self.subject.sizes();
+        Size { parameters: self.learner.model().map(count).unwrap_or(0), images, held_out }
+    }
+
+    fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        Ok(self.subject.inputs())
     }
 
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError> {
         let run = &self.config.run;
         let mut batches = self.batches.at(at.done, &at.stop)?;
         if let Some(history) = &self.history {
-            self.maker.draw_times(&mut batches, at.done, history);
+            self.subject.noising().draw_times(batches.iter_mut().map(S::samples_mut), at.done, history);
         }
         let mut row_losses = Vec::new();
-        let learned = self.learner.learn(&batches, at, |model, pass, batch| {
+        let learned = self.learner.learn(&batches, at, |model, pass, rows| {
             let seed = key(run.seed, Purpose::Dropout, at.done * run.accumulation as u64 + pass as u64);
-            let mode = Mode::Train { dropout_seed: seed };
-            let found = self.objective.of(model, batch, at.rows, mode, &self.device);
-            row_losses.extend(batch.levels.iter().copied().zip(found.rows));
+            let samples = S::samples(rows);
+            let found = self.objective.of(samples, &self.shape, at.rows, &self.device, &|x| {
+                S::forward(model, x, rows, Mode::Train { dropout_seed: seed })
+            })?;
+            row_losses.extend(samples.levels.iter().copied().zip(found.rows));
             Ok(PassLoss { value: found.value, graph: found.graph })
         })?;
         if let Some(history) = &mut self.history {
@@ -113,26 +150,27 @@ impl Task for Diffusion {
     fn validate(&mut self) -> Result<Option<Validation>, TrainError> {
         let batches = match self.validation.take() {
             Some(batches) => batches,
-            None => self.maker.validation(self.config.run.validation_images)?,
+            None => self.subject.validation(self.config.run.validation_images)?,
         };
-        let rows: usize = batches.iter().map(HostBatch::len).sum();
-        let of = |model: &TrainModel| -> f64 {
-            let of_batch = |b| self.objective.of(model, b, rows, Mode::Eval, &self.device).value;
+        let rows: usize = batches.iter().map(|batch| S::samples(batch).len()).sum();
+        let of = |model: &S::Model| -> Result<f64, TrainError> {
+            let of_batch = |batch: &S::Rows| {
+                let forward = |x| S::forward(model, x, batch, Mode::Eval);
+                Ok(self.objective.of(S::samples(batch), &self.shape, rows, &self.device, &forward)?.value)
+            };
             batches.iter().map(of_batch).sum()
         };
         let found = (rows > 0).then(|| {
-            let loss = of(&self.learner.model()?.valid());
-            Ok(Validation { loss, ema_loss: self.learner.average().map(of), figures: Vec::new() })
+            let loss = of(&self.learner.model()?.valid())?;
+            let ema_loss = self.learner.average().map(of).transpose()?;
+            Ok(Validation { loss, ema_loss, figures: Vec::new() })
         });
         self.validation = Some(batches);
         found.transpose()
     }
 
     fn preview(&mut self) -> Result<Sheet, TrainError> {
-        let classes = self.config.conditioning.class_count(self.class_names.len());
-        let images = preview::samples(&self.config, &self.learner.best()?, classes, &self.device)?;
-        let columns = (images.len() as f64).sqrt().ceil() as usize;
-        Ok(Sheet { images, columns })
+        self.subject.preview(self.learner.best()?, &self.device)
     }
 
     fn tensors(&self) -> Files {
@@ -146,19 +184,6 @@ impl Task for Diffusion {
     }
 
     fn export(&mut self, summary: &Summary) -> Result<(), TrainError> {
-        export::model(&self.learner.best()?.unet, &self.config, &self.class_names, summary)
+        self.subject.export(self.learner.best()?, summary)
     }
-}
-
-/// The sizes of the network and of the data.
-pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
-    let classes_in_model = config.conditioning.class_count(data.class_names().len());
-    let classes = if classes_in_model.is_some() { data.class_names().to_vec() } else { Vec::new() };
-    let unet = config.unet(data.class_names().len())?;
-    let model = TrainModel::new(&unet, config.augment.has_labels(), config.run.seed, device)?;
-    let activations =
-        config.run.batch as u64 * unet_activations(&unet, config.data.size, config.run.recompute);
-    let memory = Memory::of(count(&model), config.ema.averages().len(), activations);
-    let networks = vec![("unet".to_owned(), unet.to_json())];
-    DryRun::new(config, data, count(&model), classes, networks, memory)
 }

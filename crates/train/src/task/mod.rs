@@ -2,6 +2,7 @@
 
 mod diffusion;
 mod learner;
+mod pixels;
 mod text_to_image;
 mod vae;
 
@@ -199,8 +200,8 @@ pub(crate) fn open(
     from: Option<&Checkpoint>,
 ) -> Result<Box<dyn Task>, TrainError> {
     Ok(match config.task {
-        TaskKind::Diffusion => Box::new(diffusion::Diffusion::new(config, data, device, from)?),
-        TaskKind::TextToImage => Box::new(text_to_image::TextToImage::new(config, data, device, from)?),
+        TaskKind::Diffusion => Box::new(pixels::open(config, data, device, from)?),
+        TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from)?),
         TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from)?),
     })
 }
@@ -211,7 +212,7 @@ pub(crate) fn open(
 /// Those of [`open`].
 pub(crate) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
     match config.task {
-        TaskKind::Diffusion => diffusion::plan(config, data, device),
+        TaskKind::Diffusion => pixels::plan(config, data, device),
         TaskKind::TextToImage => text_to_image::plan(config, data, device),
         TaskKind::Vae => vae::plan(config, data, device),
     }

@@ -1,20 +1,18 @@
 //! The data of one optimizer step: noisy latents and texts, as a pure function of the configuration and the step.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use tweedie_core::NoiseSchedule;
 use tweedie_data::{CaptionConfig, Dataset, Order, Words};
 use tweedie_hub::ClipTokenizer;
 use tweedie_ops::Device;
 
 use super::{Latents, TextConfig, Vae, tokens};
 use crate::{
-    batches::{HostBatch, Noising, spread},
+    batches::{HostBatch, Noising},
     config::RunConfig,
     error::TrainError,
     init,
-    keys::{Purpose, key, normal, uniform},
-    time_sampler::TimeSampler,
+    keys::{Purpose, key, uniform},
 };
 
 /// The file of the latents in the run's folder.
@@ -39,12 +37,8 @@ pub(crate) struct TextBatches {
     held_out: Option<Latents>,
     held_words: Vec<Words>,
     order: Order,
-    schedule: Arc<dyn NoiseSchedule>,
-    noising: Noising,
-    sampler: TimeSampler,
+    pub noising: Noising,
     seed: u64,
-    batch: usize,
-    accumulation: usize,
 }
 
 /// The tokenizer of the initial model, or else one trained on the captions of `data`.
@@ -95,12 +89,8 @@ impl TextBatches {
             held_out: if held.is_empty() { None } else { Some(latents(&held, HELD_OUT, 1)?) },
             held_words: held.words().cloned().collect(),
             order: Order::new(key(run.seed, Purpose::Order, 0), train.len()),
-            schedule: config.diffusion.schedule()?,
-            noising: Noising::new(config),
-            sampler: config.loss.sampler(),
+            noising: Noising::new(config)?,
             seed: run.seed,
-            batch: run.batch,
-            accumulation: run.accumulation,
             config: text.clone(),
         })
     }
@@ -153,53 +143,42 @@ impl TextBatches {
         tokens(&self.tokenizer, text, self.config.tokens)
     }
 
-    /// The batches of the step after `done` steps, one for each accumulated pass.
+    /// The batches of the step after `done` steps, one for each accumulated pass. If times depend on the losses,
+    /// `Noising::draw_times` must complete them.
     pub fn step(&self, done: u64) -> Vec<TextBatch> {
-        let rows = self.batch * self.accumulation;
         let captions = key(self.seed, Purpose::Caption, 0);
-        let mut batches = Vec::with_capacity(self.accumulation);
-        for pass in 0..self.accumulation {
+        let pass = |pass: Range<usize>| {
             let mut batch = TextBatch::default();
-            for row in pass * self.batch..(pass + 1) * self.batch {
-                let sample = done * rows as u64 + row as u64;
+            for row in pass {
+                let sample = done * self.noising.rows() as u64 + row as u64;
                 let image = self.order.index(sample);
                 let x0 = self.latents.draw(image, self.seed, sample);
-                let mut eps = vec![0.0; x0.len()];
-                normal(self.seed, Purpose::Noise, done, row as u64, &mut eps);
-                let draw = self.sampler.draw(&*self.schedule, self.seed, done, row, rows);
-                batch.rows.push(&x0, &eps, draw, 1.0, &self.noising);
+                self.noising.add(&mut batch.rows, &x0, done, row);
                 let dropped = uniform(self.seed, Purpose::Labels, done, row as u64) < self.config.dropout;
                 batch.texts.push(match dropped {
                     true => self.tokens(""),
                     false => self.tokens(&self.config.captions.compose(&self.words[image], captions, sample)),
                 });
             }
-            batches.push(batch);
-        }
-        batches
+            batch
+        };
+        self.noising.passes().map(pass).collect()
     }
 
     /// Held-out images with their plain captions and fixed, evenly spread times and noise: `rows` in all, so each is repeated if
     /// there are fewer.
     pub fn validation(&self, rows: usize) -> Vec<TextBatch> {
         let Some(latents) = &self.held_out else { return Vec::new() };
-        let sampler = TimeSampler { low_discrepancy: true, ..self.sampler };
-        let images = self.held_words.len();
-        let plain = self.plain();
-        let mut batches = Vec::new();
-        for start in (0..rows).step_by(self.batch) {
+        let (images, plain) = (self.held_words.len(), self.plain());
+        let part = |part: Range<usize>| {
             let mut batch = TextBatch::default();
-            for row in start..(start + self.batch).min(rows) {
+            for row in part {
                 let image = if rows <= images { row * images / rows } else { row % images };
-                let x0 = latents.plain(image);
-                let mut eps = vec![0.0; x0.len()];
-                normal(0, Purpose::ValidationNoise, 0, row as u64, &mut eps);
-                let u = sampler.position(Purpose::ValidationTime, 0, 0, spread(row, rows), rows);
-                batch.rows.push(x0, &eps, sampler.at(&*self.schedule, u), 1.0, &self.noising);
+                self.noising.add_held_out(&mut batch.rows, latents.plain(image), row, rows);
                 batch.texts.push(self.tokens(&plain.compose(&self.held_words[image], 0, 0)));
             }
-            batches.push(batch);
-        }
-        batches
+            batch
+        };
+        self.noising.held_out(rows).map(part).collect()
     }
 }

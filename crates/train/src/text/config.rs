@@ -16,7 +16,6 @@ use crate::{
     diffusion::Process,
     error::TrainError,
     model::{CompactUNet, ModelConfig, nulls},
-    objective::ObjectiveKind,
 };
 
 /// Texts and latents of a text-to-image model.
@@ -119,25 +118,12 @@ impl TextConfig {
                 "0, because this network has no input for augmentation labels",
             );
         }
-        if config.run.precision != Default::default() {
-            return wrong("run.precision", config.run.precision.to_string(), "f32");
-        }
         if matches!(config.diffusion.schedule, Process::Flow | Process::Edm | Process::Sigmoid) {
             let found = format!("{:?}", config.diffusion.schedule).to_lowercase();
             return wrong("diffusion.schedule", found, "linear, scaled-linear or squared-cosine");
         }
-        if config.diffusion.variance != Default::default() {
-            return wrong("diffusion.variance", "another".into(), "fixed-small");
-        }
-        if config.loss.objective != ObjectiveKind::Simple || config.loss.times.adapts() {
-            return wrong(
-                "loss.objective",
-                "a bound".into(),
-                "simple, with times that do not depend on losses",
-            );
-        }
         // The number of channels follows from the autoencoder.
-        self.unet(&config.model, [4, 1, 1]).map(drop)
+        self.unet(&config.model, [4, 1, 1], config.diffusion.learned_range()).map(drop)
     }
 
     fn encoder_of(&self, end: u32) -> ClipTextConfig {
@@ -167,6 +153,7 @@ impl TextConfig {
         &self,
         model: &ModelConfig,
         [channels, height, width]: [usize; 3],
+        learned_variance: bool,
     ) -> Result<UNet2DConditionConfig, TrainError> {
         let wrong = |e: tweedie_models::ConfigError| TrainError::Model(format!("model: {e}"));
         let base = match model {
@@ -183,7 +170,7 @@ impl TextConfig {
                 SampleSize::Rectangle([height, width])
             }),
             in_channels: channels,
-            out_channels: channels,
+            out_channels: if learned_variance { 2 * channels } else { channels },
             cross_attention_dim: PerBlock::All(self.width),
             ..base
         };

@@ -1,9 +1,14 @@
 //! Exports the trained model as a diffusers folder.
 
+use std::{path::Path, sync::Arc};
+
 use serde_json::{Map, Value, json};
 use tweedie_hub::{
-    ClipTokenizer, Extras, SamplingDefaults, SchedulerConfig, StableDiffusion, weights::Precision,
+    ClipTokenizer, Extras, Model, SamplingDefaults, SchedulerConfig, StableDiffusion, TextPart,
+    weights::Precision,
 };
+use tweedie_ops::Device;
+use tweedie_pipe::Pipeline;
 
 use super::{TextModel, Vae};
 use crate::{
@@ -18,8 +23,12 @@ impl DiffusionConfig {
     fn latent_scheduler(&self) -> Value {
         let mut scheduler = self.scheduler_config();
         if let Some(entries) = scheduler.as_object_mut() {
-            for key in ["clip_sample", "clip_sample_range", "variance_type"] {
+            for key in ["clip_sample", "clip_sample_range"] {
                 entries.remove(key);
+            }
+            // The multistep solver only needs to know of outputs that it ignores.
+            if !self.learned_range() || self.zero_terminal_snr {
+                entries.remove("variance_type");
             }
             entries.insert("timestep_spacing".into(), "trailing".into());
             // Has no effect with this spacing; diffusers warns about other values.
@@ -59,17 +68,10 @@ pub(crate) fn export(
         ("config", recorded(config)),
     ];
     let extras = Extras {
-        sampling: SamplingDefaults {
-            steps: Some(STEPS),
-            guidance: Some(config.text.guidance),
-            ..SamplingDefaults::default()
-        },
         training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
-        ..Extras::default()
+        ..extras(config)
     };
-    let text = config.diffusion.latent_scheduler().to_string();
-    let file = summary.model.join("scheduler/scheduler_config.json");
-    let scheduler = SchedulerConfig::from_json(&text, &file)?;
+    let scheduler = scheduler(config, &summary.model)?;
     let parts = StableDiffusion {
         vae,
         unet: &model.unet,
@@ -79,4 +81,38 @@ pub(crate) fn export(
         extras: &extras,
     };
     Ok(parts.save(&summary.model, Precision::F32)?)
+}
+
+fn extras(config: &RunConfig) -> Extras {
+    let (steps, guidance) = (Some(STEPS), Some(config.text.guidance));
+    let sampling = SamplingDefaults { steps, guidance, ..SamplingDefaults::default() };
+    Extras { sampling, ..Extras::default() }
+}
+
+fn scheduler(config: &RunConfig, model: &Path) -> Result<SchedulerConfig, TrainError> {
+    let text = config.diffusion.latent_scheduler().to_string();
+    Ok(SchedulerConfig::from_json(&text, &model.join("scheduler/scheduler_config.json"))?)
+}
+
+/// The pipeline of the networks, for previews.
+///
+/// # Errors
+/// If the schedule has no equivalent in diffusers.
+pub(crate) fn pipeline(
+    model: TextModel,
+    vae: &Vae,
+    tokenizer: &Arc<ClipTokenizer>,
+    config: &RunConfig,
+    device: &Device,
+) -> Result<Pipeline, TrainError> {
+    let parts = [TextPart { tokenizer: tokenizer.clone(), encoder: model.text_encoder }];
+    let scheduler = scheduler(config, &config.run.out)?;
+    let model = Model::of_texts(
+        Box::new(model.unet),
+        vae.autoencoder().clone(),
+        parts.into(),
+        scheduler,
+        extras(config),
+    );
+    Ok(Pipeline::of(model, device))
 }

@@ -5,7 +5,6 @@ mod batches;
 mod config;
 mod export;
 mod latents;
-mod preview;
 mod vae;
 
 use std::collections::HashSet;
@@ -14,7 +13,8 @@ use burn::{module::Module, tensor::Tensor};
 use tweedie_data::{Dataset, NoCaption};
 use tweedie_hub::ClipTokenizer;
 use tweedie_models::{
-    ClipTextModel, Condition, InputError, Mode, Network, UNet2DConditionModel, params::settle,
+    ClipTextModel, Conditions, Entry, InputError, Mode, Precision, UNet2DConditionModel, conditions::TEXT,
+    params::settle,
 };
 use tweedie_ops::Device;
 
@@ -23,9 +23,8 @@ use crate::{config::RunConfig, error::TrainError};
 pub use config::{LatentConfig, TextConfig};
 
 pub(crate) use batches::{TextBatch, TextBatches, tokenizer};
-pub(crate) use export::export;
+pub(crate) use export::{export, pipeline};
 pub(crate) use latents::Latents;
-pub(crate) use preview::samples;
 pub(crate) use vae::Vae;
 
 /// The trained networks.
@@ -49,12 +48,22 @@ impl TextModel {
         device: &Device,
     ) -> Result<Self, TrainError> {
         let wrong = |e: tweedie_models::ConfigError| TrainError::Model(e.to_string());
-        let (unet, text) = (config.text.unet(&config.model, shape)?, config.text.encoder(tokenizer));
+        let (unet, text) = (
+            config.text.unet(&config.model, shape, config.diffusion.learned_range())?,
+            config.text.encoder(tokenizer),
+        );
         let seed = config.run.seed;
         Ok(settle(Self {
             unet: UNet2DConditionModel::new(&unet, seed, device).map_err(wrong)?,
             text_encoder: ClipTextModel::new(&text, seed, device).map_err(wrong)?,
         }))
+    }
+
+    /// The same networks with activations of the U-Net in `precision`.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.unet = self.unet.with_precision(precision);
+        self
     }
 
     /// The features of texts of equal length, `[B, tokens, width]`.
@@ -71,9 +80,10 @@ impl TextModel {
         mode: Mode,
     ) -> Result<Tensor<4>, TrainError> {
         let wrong = |e: InputError| TrainError::Model(e.to_string());
-        let condition = Condition { text: Some(self.encode(texts).map_err(wrong)?), ..Condition::default() };
-        self.unet.check(x.dims(), times, &condition).map_err(wrong)?;
-        Ok(self.unet.forward(x, times, &condition, mode))
+        let text = self.encode(texts).map_err(wrong)?;
+        let conditions = Conditions::none().with(TEXT, Entry::Tokens(text));
+        self.unet.config().check_input(x.dims(), times, &conditions).map_err(wrong)?;
+        Ok(self.unet.forward(x, times, &conditions, mode))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
-use tweedie_data::Image;
 use tweedie_hub::{Component, ComponentDir};
 use tweedie_models::{Autoencoder, AutoencoderKl};
 use tweedie_ops::{Device, to_host};
@@ -38,6 +37,11 @@ impl Vae {
     }
 
     /// The network.
+    pub fn autoencoder(&self) -> &Autoencoder {
+        &self.autoencoder
+    }
+
+    /// The network, unless it is an AutoencoderTiny.
     pub fn kl(&self) -> Option<&AutoencoderKl> {
         match &self.autoencoder {
             Autoencoder::Kl(vae) => Some(vae),
@@ -78,21 +82,5 @@ impl Vae {
             None => scaled.zeros_like(),
         };
         Ok([to_host(scaled), to_host(std)])
-    }
-
-    /// The images of scaled latents, decoded one at a time.
-    ///
-    /// # Errors
-    /// If the latents have the wrong number of channels.
-    pub fn decode(&self, latents: Tensor<4>) -> Result<Vec<Image>, TrainError> {
-        let z = self.autoencoder.unscaled(latents);
-        let rows = z.dims()[0];
-        let decoded = |row| {
-            let x = self.autoencoder.decode(z.clone().narrow(0, row, 1));
-            let x = x.map_err(|e| TrainError::Model(e.to_string()))?;
-            let [_, _, height, width] = x.dims();
-            Ok(Image::from_planes(width, height, &to_host(x)))
-        };
-        (0..rows).map(decoded).collect()
     }
 }

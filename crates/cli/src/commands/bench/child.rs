@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tweedie::hub::LatentClass;
 
 use super::{
     Piece,
@@ -76,7 +75,7 @@ pub fn startup(bench: &Bench<'_>) -> Result<()> {
             Some(&written)
         }
     };
-    let reads = bench.latent_class()?.is_some_and(LatentClass::reads_texts);
+    let reads = bench.reads_texts()?;
     let first_step = || -> Result<f64> {
         let mut command = program(bench, &["sample", "--count", "1", "--steps", STEPS])?;
         if reads {

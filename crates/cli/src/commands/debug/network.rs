@@ -6,8 +6,11 @@ use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Map, json};
 use tweedie::{
     hub::{Component, ComponentDir, ModelDir, SafetensorsFile, weights},
-    models::{Added, Autoencoder, ClipTextModel, Condition, HostTensor, Mode, Network, TensorSource},
-    ops::{self, Device, Tensor},
+    models::{
+        Autoencoder, ClipTextModel, Conditions, Entry, HostTensor, Mode, Network, TensorSource,
+        conditions::{CLASSES, GUIDANCE, POOLED, SIZES, TEXT},
+    },
+    ops::{self, Batch, Device, SampleShape, Tensor},
 };
 
 use super::{RunArgs, known};
@@ -37,11 +40,9 @@ pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
             allow(&["input_ids"])?;
             read(&encoder, &inputs)?
         }
-        Component::UNet(network) => allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?,
-        Component::TextUNet(network) => {
+        Component::Network(network) => {
             allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?
         }
-        Component::Dit(network) => allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?,
     };
     weights::write(&args.outputs, &outputs, weights::Precision::F32, &Default::default())?;
     let shapes: Map<_, _> = outputs.iter().map(|(name, t)| (name.clone(), json!(t.shape))).collect();
@@ -59,7 +60,7 @@ fn load(args: &RunArgs, device: &Device) -> Result<Component> {
     let pipeline = args.model.join("model_index.json").exists();
     if pipeline || !args.model.join("config.json").exists() {
         let folder = ModelDir::open(&args.model)?;
-        return Ok(Component::UNet(Box::new(folder.load_unet(device)?)));
+        return Ok(Component::Network(Box::new(folder.load_unet(device)?)));
     }
     Ok(ComponentDir::open(&args.model)?.load(device)?)
 }
@@ -92,32 +93,42 @@ fn denoise(
     inputs: &SafetensorsFile,
     device: &Device,
 ) -> Result<BTreeMap<String, HostTensor>> {
-    let x: Tensor<4> = given(inputs, "sample", "[B, C, H, W]", device)?;
-    let b = x.dims()[0];
+    let HostTensor { shape, values } = tensors::read(inputs, "sample")?;
+    ensure!(
+        shape.len() >= 2 && !values.is_empty(),
+        "sample: has shape {shape:?}, expected [B, C, …], not empty"
+    );
+    let (b, shape) = (shape[0], SampleShape::from(&shape[1..]));
+    let x = Batch::from_host(values, b, &shape, device);
     let times = per_row("timestep", tensors::read(inputs, "timestep")?, b)?;
-    let mut condition = Condition::default();
+    let mut conditions = Conditions::none();
     if has(inputs, "class_labels") {
         let labels = per_row("class_labels", tensors::read(inputs, "class_labels")?, b)?;
-        condition.classes = Some(whole("class_labels", &labels)?.into_iter().map(|c| c as usize).collect());
+        let classes = whole("class_labels", &labels)?.into_iter().map(|c| c as usize).collect();
+        conditions = conditions.with(CLASSES, Entry::Indices(classes));
     }
     if has(inputs, "guidance_scale") {
-        let scales = tensors::read(inputs, "guidance_scale")?;
-        condition.guidance = Some(per_row("guidance_scale", scales, b)?);
+        let scales = per_row("guidance_scale", tensors::read(inputs, "guidance_scale")?, b)?;
+        let scales = scales.into_iter().map(|scale| vec![scale]).collect();
+        conditions = conditions.with(GUIDANCE, Entry::Numbers(scales));
     }
     if has(inputs, "encoder_hidden_states") {
-        condition.text = Some(given(inputs, "encoder_hidden_states", "[B, T, width]", device)?);
+        let text = given(inputs, "encoder_hidden_states", "[B, T, width]", device)?;
+        conditions = conditions.with(TEXT, Entry::Tokens(text));
     }
     let (embeds, ids) = ("added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids");
     if has(inputs, embeds) || has(inputs, ids) {
         let HostTensor { shape, values } = tensors::read(inputs, ids)?;
         let &[rows, n] = &*shape else { bail!("{ids}: has shape {shape:?}, expected [B, n]") };
         ensure!(rows > 0 && n > 0, "{ids}: the shape {shape:?} is empty");
-        let time_ids = values.chunks(n).map(<[f32]>::to_vec).collect();
-        condition.added = Some(Added { text_embeds: given(inputs, embeds, "[B, width]", device)?, time_ids });
+        let sizes = values.chunks(n).map(<[f32]>::to_vec).collect();
+        let pooled = given(inputs, embeds, "[B, width]", device)?;
+        conditions = conditions.with(POOLED, Entry::Vectors(pooled)).with(SIZES, Entry::Numbers(sizes));
     }
-    network.check(x.dims(), &times, &condition)?;
-    let y = network.forward(x, &times, &condition, Mode::Eval);
-    Ok([("sample".to_owned(), host(y))].into())
+    network.check(b, &shape, &times, &conditions)?;
+    let y = network.forward(x, &times, &conditions, Mode::Eval);
+    let shape = [&[b], y.shape().dims()].concat();
+    Ok([("sample".to_owned(), HostTensor { shape, values: y.to_host() })].into())
 }
 
 fn code(

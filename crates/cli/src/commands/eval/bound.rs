@@ -163,7 +163,7 @@ pub fn compute(
     }
     let rows = rows(&part, pipeline, bound.bound_images.get())?;
     let unknown = rows.iter().filter(|r| r.class.is_none()).count();
-    if pipeline.unet().config().num_class_embeds.is_some() && unknown > 0 {
+    if pipeline.network().spec().classes.count.is_some() && unknown > 0 {
         let null = pipeline.extras().null_class.is_some();
         ensure!(
             null,

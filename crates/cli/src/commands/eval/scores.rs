@@ -1,6 +1,6 @@
 //! Generates images and computes features.
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::{ops::ControlFlow, path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use tweedie::{
     data::{Dataset, Image},
     eval::extract::{Extracted, Extractor, stored},
-    pipe::{Event, Pipeline, Request},
+    pipe::{Event, Job},
 };
 
 use crate::{source, ui::Ui};
@@ -45,10 +45,10 @@ pub fn images(set: &Dataset, ui: Ui) -> Result<Vec<Image>> {
     images
 }
 
-/// Generates the images of a request.
-pub fn generate(pipeline: &Pipeline, request: &Request, ui: Ui) -> Result<Vec<Image>> {
+/// Generates the images of a job.
+pub fn generate(job: Job, ui: Ui) -> Result<Vec<Image>> {
     let bar = ui.bar(0, "steps");
-    let made = pipeline.run(request, &mut |event| {
+    let made = job.run(&AtomicBool::new(false), &mut |event| {
         let Event::Step { index, of, .. } = event else { return ControlFlow::Continue(()) };
         bar.set_length(of as u64);
         bar.set_position(index as u64);

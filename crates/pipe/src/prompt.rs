@@ -7,8 +7,7 @@
 use burn::tensor::Tensor;
 use tweedie_hub::TextPart;
 
-pub use super::weighting::Weighting;
-use super::weighting::weigh;
+use crate::weighting::{Weighting, weigh};
 
 /// A piece of text and its weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,24 +114,24 @@ struct Chunks {
 }
 
 /// Features of one prompt.
-pub(super) struct Encoded {
+pub(crate) struct Encoded {
     /// `[1, tokens, width]`.
-    pub(super) hidden: Tensor<3>,
+    pub(crate) hidden: Tensor<3>,
     /// Features of the first chunk, `[1, width]`.
-    pub(super) pooled: Tensor<2>,
+    pub(crate) pooled: Tensor<2>,
 }
 
 /// The layer whose output is used.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layer {
+pub(crate) struct Layer {
     /// Number of layers after it.
-    pub(super) skip: usize,
+    pub(crate) skip: usize,
     /// Whether the final normalization is applied to it.
-    pub(super) normalize: bool,
+    pub(crate) normalize: bool,
 }
 
 /// Number of chunks of a prompt.
-pub(super) fn chunks_of(part: &TextPart, prompt: &[Weighted]) -> Result<usize, String> {
+pub(crate) fn chunks_of(part: &TextPart, prompt: &[Weighted]) -> Result<usize, String> {
     let count: usize = prompt.iter().map(|w| part.tokenizer.encode(&w.text).len()).sum();
     let room = part.encoder.config().max_position_embeddings.saturating_sub(2).max(1);
     let chunks = count.div_ceil(room).max(1);
@@ -168,7 +167,7 @@ fn cut(part: &TextPart, prompt: &[Weighted], chunks: usize) -> Chunks {
 }
 
 /// The features of a prompt, in the given number of chunks.
-pub(super) fn encode(
+pub(crate) fn encode(
     part: &TextPart,
     prompt: &[Weighted],
     chunks: usize,

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::TensorSource;
 
-use super::{LatentClass, TextPart, UNUSED};
+use super::{PipelineKind, TEXTS, TextPart, UNUSED};
 use crate::{
     component::{Component, ComponentDir},
     error::HubError,
@@ -99,15 +99,10 @@ impl Index<'_> {
     }
 
     /// Checks that all components of the index belong to the class.
-    pub(super) fn check(&self, class: LatentClass, name: &str) -> Result<(), HubError> {
-        let known: &[&str] = match class {
-            LatentClass::StableDiffusion => &["vae", "text_encoder", "tokenizer", "unet", "scheduler"],
-            LatentClass::StableDiffusionXl => {
-                &["vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler"]
-            }
-            LatentClass::Dit => &["vae", "transformer", "scheduler"],
-            LatentClass::Unconditional => &["vqvae", "unet", "scheduler"],
-        };
+    pub(super) fn check(&self, kind: &PipelineKind, name: &str) -> Result<(), HubError> {
+        let texts = TEXTS.iter().take(kind.texts).flat_map(|(encoder, tokenizer)| [*encoder, *tokenizer]);
+        let known: Vec<&str> =
+            kind.autoencoder.into_iter().chain(texts).chain([kind.network.0, "scheduler"]).collect();
         for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
             let component = value.as_array().is_some_and(|pair| pair.len() == 2);
             if component && !known.contains(&key.as_str()) && !UNUSED.contains(&key.as_str()) {

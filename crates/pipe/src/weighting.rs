@@ -48,7 +48,7 @@ const MOST_FACTOR: f32 = 2.0;
 ///
 /// # Errors
 /// If the mean of a chunk is too close to zero to be restored.
-pub(super) fn weigh(
+pub(crate) fn weigh(
     kind: Weighting,
     hidden: Tensor<3>,
     empty: Tensor<3>,

@@ -1,16 +1,16 @@
-//! Writes the folder of a latent diffusion pipeline.
+//! Writes the folder of a pipeline.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tweedie_models::{
-    Autoencoder, AutoencoderKl, AutoencoderTiny, ClipTextModel, DitTransformer, UNet2DConditionModel,
-    UNet2DModel, unet::DIFFUSERS_VERSION,
+    Autoencoder, AutoencoderKl, AutoencoderTiny, ClipTextModel, Network, UNet2DConditionModel,
+    unet::DIFFUSERS_VERSION,
 };
 
-use super::{LatentClass, LatentModel, LatentNetwork, TEXTS, check_tokens};
+use super::{Model, PipelineKind, TEXTS, check_tokens, named};
 use crate::{
-    component::{TEXT_WEIGHTS, write},
+    component::{TEXT_WEIGHTS, write, write_tensors},
     error::HubError,
     files,
     model_dir::{EXTRAS, Extras, SCHEDULER, WEIGHTS},
@@ -44,20 +44,19 @@ impl StableDiffusion<'_> {
     /// If parts do not match, a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
-            class: LatentClass::StableDiffusion,
-            autoencoder: Coder::Kl(self.vae),
-            network: Network::TextUNet(self.unet),
+            kind: named("StableDiffusionPipeline"),
+            autoencoder: Some(Coder::Kl(self.vae)),
+            network: self.unet,
             texts: vec![(self.tokenizer, self.text_encoder)],
             scheduler: self.scheduler,
             zeros: false,
-            class_names: &[],
             extras: self.extras,
         };
         folder.save(path, precision)
     }
 }
 
-impl LatentModel {
+impl Model {
     /// Writes the folder `path`, which Python opens with `from_pretrained` of its pipeline (the text-to-image or
     /// unconditional variant, whichever was loaded). A pipeline at `path` is replaced as a whole. Needs memory for a second
     /// copy of the largest network.
@@ -67,20 +66,15 @@ impl LatentModel {
     /// with other content.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
-            class: self.class,
-            autoencoder: match &self.autoencoder {
+            kind: self.kind,
+            autoencoder: self.autoencoder.as_ref().map(|autoencoder| match autoencoder {
                 Autoencoder::Kl(vae) => Coder::Kl(vae),
                 Autoencoder::Tiny(vae) => Coder::Tiny(vae),
-            },
-            network: match &self.network {
-                LatentNetwork::UNet(unet) => Network::UNet(unet),
-                LatentNetwork::TextUNet(unet) => Network::TextUNet(unet),
-                LatentNetwork::Dit(dit) => Network::Dit(dit),
-            },
-            texts: self.texts.iter().map(|text| (&text.tokenizer, &text.encoder)).collect(),
+            }),
+            network: &*self.network,
+            texts: self.texts.iter().map(|text| (&*text.tokenizer, &text.encoder)).collect(),
             scheduler: &self.scheduler,
             zeros: self.zeros_for_no_negative,
-            class_names: &self.class_names,
             extras: &self.extras,
         };
         folder.save(path, precision)
@@ -92,22 +86,15 @@ enum Coder<'a> {
     Tiny(&'a AutoencoderTiny),
 }
 
-enum Network<'a> {
-    UNet(&'a UNet2DModel),
-    TextUNet(&'a UNet2DConditionModel),
-    Dit(&'a DitTransformer),
-}
-
 /// The parts of any pipeline.
 struct Folder<'a> {
-    class: LatentClass,
-    autoencoder: Coder<'a>,
-    network: Network<'a>,
+    kind: &'static PipelineKind,
+    autoencoder: Option<Coder<'a>>,
+    network: &'a dyn Network,
     texts: Vec<(&'a ClipTokenizer, &'a ClipTextModel)>,
     scheduler: &'a SchedulerConfig,
     /// Whether a missing negative prompt means features of zeros.
     zeros: bool,
-    class_names: &'a [String],
     extras: &'a Extras,
 }
 
@@ -128,49 +115,45 @@ impl Folder<'_> {
             let scheduler = dir.join("scheduler");
             files::create_dir(&scheduler)?;
             files::write_atomic(&scheduler.join(SCHEDULER), self.scheduler.to_json().as_bytes())?;
-            if *self.extras != Extras::default() {
-                files::write_json(&dir.join(EXTRAS), self.extras)?;
+            let mut extras = self.extras.clone();
+            if self.kind.listed {
+                // They are in the index.
+                extras.class_names.clear();
+            }
+            if extras != Extras::default() {
+                files::write_json(&dir.join(EXTRAS), &extras)?;
             }
             files::write_json(&dir.join(model_index::FILE), &self.index())
         })
     }
 
     fn write_networks(&self, dir: &Path, precision: Precision) -> Result<(), HubError> {
-        let folder = dir.join(self.class.autoencoder());
-        match self.autoencoder {
-            Coder::Kl(vae) => write(&folder, WEIGHTS, vae, &vae.config().to_json(), precision)?,
-            Coder::Tiny(vae) => write(&folder, WEIGHTS, vae, &vae.config().to_json(), precision)?,
+        if let (Some(name), Some(coder)) = (self.kind.autoencoder, &self.autoencoder) {
+            let folder = dir.join(name);
+            match coder {
+                Coder::Kl(vae) => write(&folder, WEIGHTS, *vae, &vae.config().to_json(), precision)?,
+                Coder::Tiny(vae) => write(&folder, WEIGHTS, *vae, &vae.config().to_json(), precision)?,
+            }
         }
-        let folder = dir.join(self.network_names().0);
-        match self.network {
-            Network::UNet(unet) => write(&folder, WEIGHTS, unet, &unet.config().to_json(), precision),
-            Network::TextUNet(unet) => write(&folder, WEIGHTS, unet, &unet.config().to_json(), precision),
-            Network::Dit(dit) => write(&folder, WEIGHTS, dit, &dit.config().to_json(), precision),
-        }
-    }
-
-    /// Folder and class of the network.
-    fn network_names(&self) -> (&'static str, &'static str) {
-        match self.network {
-            Network::UNet(_) => ("unet", "UNet2DModel"),
-            Network::TextUNet(_) => ("unet", "UNet2DConditionModel"),
-            Network::Dit(_) => ("transformer", "DiTTransformer2DModel"),
-        }
+        let (config, tensors) = (self.network.config_json(), self.network.tensors());
+        write_tensors(&dir.join(self.kind.network.0), WEIGHTS, &tensors, &config, precision)
     }
 
     fn index(&self) -> Map<String, Value> {
-        let (name, class) = self.network_names();
-        let autoencoder = match self.autoencoder {
-            Coder::Kl(_) => "AutoencoderKL",
-            Coder::Tiny(_) => "AutoencoderTiny",
-        };
         let mut index = Map::from_iter([
-            ("_class_name".to_owned(), json!(self.class.name())),
+            ("_class_name".to_owned(), json!(self.kind.name)),
             ("_diffusers_version".to_owned(), json!(DIFFUSERS_VERSION)),
             ("scheduler".to_owned(), json!(["diffusers", self.scheduler.class_name()])),
-            (self.class.autoencoder().to_owned(), json!(["diffusers", autoencoder])),
-            (name.to_owned(), json!(["diffusers", class])),
         ]);
+        if let (Some(name), Some(coder)) = (self.kind.autoencoder, &self.autoencoder) {
+            let class = match coder {
+                Coder::Kl(_) => "AutoencoderKL",
+                Coder::Tiny(_) => "AutoencoderTiny",
+            };
+            index.insert(name.to_owned(), json!(["diffusers", class]));
+        }
+        let (name, class) = self.kind.network;
+        index.insert(name.to_owned(), json!(["diffusers", class]));
         for ((_, encoder), (name, folder)) in self.texts.iter().zip(TEXTS) {
             let class = encoder.config().architectures.first();
             index.insert(name.to_owned(), json!(["transformers", class]));
@@ -181,24 +164,16 @@ impl Folder<'_> {
             index.insert("feature_extractor".into(), absent.clone());
             index.insert("image_encoder".into(), absent.clone());
         }
-        match self.class {
-            LatentClass::StableDiffusion => {
-                index.insert("safety_checker".into(), absent);
-                index.insert("requires_safety_checker".into(), json!(false));
-            }
-            LatentClass::StableDiffusionXl => {
-                index.insert("force_zeros_for_empty_prompt".into(), json!(self.zeros));
-            }
-            LatentClass::Dit if !self.class_names.is_empty() => {
-                let names: Map<String, Value> = self
-                    .class_names
-                    .iter()
-                    .enumerate()
-                    .map(|(i, name)| (i.to_string(), json!(name)))
-                    .collect();
-                index.insert("id2label".into(), names.into());
-            }
-            LatentClass::Dit | LatentClass::Unconditional => {}
+        if self.kind.xl {
+            index.insert("force_zeros_for_empty_prompt".into(), json!(self.zeros));
+        } else if !self.texts.is_empty() {
+            index.insert("safety_checker".into(), absent);
+            index.insert("requires_safety_checker".into(), json!(false));
+        }
+        let names = &self.extras.class_names;
+        if self.kind.listed && !names.is_empty() {
+            let names = names.iter().enumerate().map(|(i, name)| (i.to_string(), json!(name)));
+            index.insert("id2label".into(), names.collect::<Map<_, _>>().into());
         }
         index
     }

@@ -1,0 +1,439 @@
+//! A model: the components of a diffusers pipeline, loaded.
+//!
+//! A class of pipelines is data, a row of [`PIPELINES`]: which components it has, and its defaults. Pipelines in pixels have
+//! no autoencoder.
+
+mod index;
+mod save;
+
+use std::{cell::RefCell, path::Path, sync::Arc};
+
+use burn::tensor::Device;
+use serde_json::{Map, Value};
+use tweedie_models::{Autoencoder, ClipTextConfig, ClipTextModel, Network, TensorSource};
+
+pub use save::StableDiffusion;
+
+use self::index::{Index, merge};
+use crate::{
+    component::{Component, ComponentDir},
+    error::HubError,
+    files,
+    lora::Lora,
+    model_dir::{Extras, ModelDir, SCHEDULER, extras_in},
+    model_index,
+    original::{self, Family, OriginalCheckpoint},
+    scheduler_config::{SchedulerConfig, tokens},
+    tokenizer::ClipTokenizer,
+};
+
+/// A class of diffusers' pipelines.
+#[derive(Debug, PartialEq)]
+pub struct PipelineKind {
+    /// Its name in diffusers.
+    pub name: &'static str,
+    /// Other pipelines with the same components.
+    pub also: &'static [&'static str],
+    /// The folder of the network, and its class.
+    pub network: (&'static str, &'static str),
+    /// The folder of the autoencoder, for pipelines in latents.
+    pub autoencoder: Option<&'static str>,
+    /// Number of text encoders.
+    pub texts: usize,
+    /// The default guidance scale in diffusers.
+    pub guidance: f64,
+    /// Whether texts are encoded as in SDXL: with the output of the last layer but one, pooled features and sizes.
+    pub xl: bool,
+    /// Whether the names of its classes are lists, separated by commas, in the index.
+    pub listed: bool,
+}
+
+impl PipelineKind {
+    /// Whether it consists of a `UNet2DModel` alone.
+    pub fn trained_in_pixels(&self) -> bool {
+        self.network == PIXELS.network && self.autoencoder.is_none()
+    }
+}
+
+const PIXELS: PipelineKind = PipelineKind {
+    name: "DDPMPipeline",
+    also: &[],
+    network: ("unet", "UNet2DModel"),
+    autoencoder: None,
+    texts: 0,
+    guidance: 1.0,
+    xl: false,
+    listed: false,
+};
+
+const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
+    name: "StableDiffusionPipeline",
+    also: &["StableDiffusionImg2ImgPipeline"],
+    network: ("unet", "UNet2DConditionModel"),
+    autoencoder: Some("vae"),
+    texts: 1,
+    guidance: 7.5,
+    ..PIXELS
+};
+
+/// The supported classes.
+pub const PIPELINES: &[PipelineKind] = &[
+    PIXELS,
+    PipelineKind { name: "DDIMPipeline", ..PIXELS },
+    PipelineKind { name: "LDMPipeline", autoencoder: Some("vqvae"), ..PIXELS },
+    TEXTS_TO_IMAGES,
+    PipelineKind {
+        name: "StableDiffusionXLPipeline",
+        also: &["StableDiffusionXLImg2ImgPipeline"],
+        texts: 2,
+        guidance: 5.0,
+        xl: true,
+        ..TEXTS_TO_IMAGES
+    },
+    PipelineKind {
+        name: "DiTPipeline",
+        network: ("transformer", "DiTTransformer2DModel"),
+        autoencoder: Some("vae"),
+        guidance: 4.0,
+        listed: true,
+        ..PIXELS
+    },
+];
+
+/// Names of text encoders and their tokenizers in folders.
+pub const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
+
+/// Components that are not needed to make images; they are not loaded.
+const UNUSED: [&str; 3] = ["safety_checker", "feature_extractor", "image_encoder"];
+
+fn named(name: &str) -> &'static PipelineKind {
+    let is = |kind: &&PipelineKind| kind.name == name || kind.also.contains(&name);
+    PIPELINES.iter().find(is).unwrap_or(&PIPELINES[0])
+}
+
+/// A text encoder with its tokenizer.
+#[derive(Debug)]
+pub struct TextPart {
+    /// Converts texts to tokens.
+    pub tokenizer: Arc<ClipTokenizer>,
+    /// Converts tokens to features.
+    pub encoder: ClipTextModel,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    /// Its pipeline's class.
+    pub kind: &'static PipelineKind,
+    /// Denoises samples, or latents.
+    pub network: Box<dyn Network>,
+    /// Converts between images and latents, unless samples are the images themselves.
+    pub autoencoder: Option<Autoencoder>,
+    /// Zero, one or two text encoders.
+    pub texts: Vec<TextPart>,
+    /// How it is sampled.
+    pub scheduler: SchedulerConfig,
+    /// Whether a missing negative prompt means features of zeros instead of those of an empty text.
+    pub zeros_for_no_negative: bool,
+    /// Class names, default sampling settings, and how the model was trained.
+    pub extras: Extras,
+    /// Warnings about its files, one sentence each.
+    pub remarks: Vec<String>,
+}
+
+/// The class of the pipeline in `dir`; `None` for the folder of a component.
+///
+/// # Errors
+/// If its `model_index.json` is not valid JSON, or of an unsupported class.
+pub fn kind_of(dir: &Path) -> Result<Option<&'static PipelineKind>, HubError> {
+    let path = dir.join(model_index::FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let entries: Map<String, Value> = files::read_json(&path)?;
+    let name = entries.get("_class_name").and_then(Value::as_str);
+    let name = name.ok_or_else(|| HubError::key(&path, "_class_name", "missing or not a string"))?;
+    match PIPELINES.iter().find(|kind| kind.name == name || kind.also.contains(&name)) {
+        Some(kind) => Ok(Some(kind)),
+        None => {
+            let all =
+                PIPELINES.iter().flat_map(|kind| [kind.name].into_iter().chain(kind.also.iter().copied()));
+            let names = all.collect::<Vec<_>>().join(", ");
+            let reason = format!("unsupported pipeline `{name}`; expected one of {names}");
+            Err(HubError::key(&path, "_class_name", reason))
+        }
+    }
+}
+
+/// The scheduler and the defaults of the model in `dir`, and the number of tokens of its own size, by which noise levels may
+/// be shifted. The weights are not read.
+///
+/// # Errors
+/// If a configuration is missing or invalid.
+pub fn scheduler_of(dir: &Path) -> Result<(SchedulerConfig, Extras, Option<usize>), HubError> {
+    let kind = kind_of(dir)?;
+    let Some(kind) = kind.filter(|kind| !kind.trained_in_pixels()) else {
+        let ModelDir { scheduler, unet, extras, .. } = ModelDir::open(dir)?;
+        let scheduler = scheduler.ok_or_else(|| HubError::format(dir, format!("{SCHEDULER} is missing")))?;
+        let spec = unet.spec();
+        return Ok((scheduler, extras, spec.native.map(|axes| tokens(&axes, spec.patch))));
+    };
+    let spec = ComponentDir::open(&dir.join(kind.network.0))?.spec()?;
+    let scheduler = SchedulerConfig::load(&dir.join("scheduler").join(SCHEDULER))?;
+    Ok((scheduler, extras_in(dir)?, spec.native.map(|axes| tokens(&axes, spec.patch))))
+}
+
+impl TextPart {
+    /// The encoder `name` with the tokenizer in `folder`, which must match.
+    fn new(
+        tokenizer: ClipTokenizer,
+        encoder: ClipTextModel,
+        folder: &Path,
+        name: &str,
+    ) -> Result<Self, HubError> {
+        check_tokens(folder, &tokenizer, name, encoder.config())?;
+        Ok(Self { tokenizer: Arc::new(tokenizer), encoder })
+    }
+}
+
+/// For this value of `eos_token_id`, the token with the largest id ends a text.
+const LARGEST_ENDS: u32 = 2;
+
+/// Checks that the vocabulary and the end token of `tokenizer` in `folder` match the encoder `name`.
+fn check_tokens(
+    folder: &Path,
+    tokenizer: &ClipTokenizer,
+    name: &str,
+    encoder: &ClipTextConfig,
+) -> Result<(), HubError> {
+    let (bound, known) = (tokenizer.bound() as usize, encoder.vocab_size);
+    let fail = |reason: String| Err(HubError::format(folder, reason));
+    if bound > known {
+        return fail(format!("has token ids up to {}, but {name} has a vocabulary of {known}", bound - 1));
+    }
+    match encoder.eos_token_id {
+        // The end token cannot be compared here, but another tokenizer usually has another size.
+        LARGEST_ENDS if bound < known => fail(format!(
+            "has {bound} tokens, but {name} has a vocabulary of {known}; this tokenizer belongs to another text encoder"
+        )),
+        LARGEST_ENDS => Ok(()),
+        end if end != tokenizer.end => fail(format!(
+            "ends texts with token {}, but {name} expects {end} (`eos_token_id`); this tokenizer belongs to another \
+             text encoder",
+            tokenizer.end
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Model {
+    /// Loads the model in the folder `dir` onto `device`.
+    ///
+    /// # Errors
+    /// If a component is missing, damaged, of an unsupported class, or does not match the others.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, HubError> {
+        Self::load_with(dir, &[], device)
+    }
+
+    /// Like [`Self::load`], with LoRAs merged into the networks.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and if a LoRA has an unknown layer.
+    pub fn load_with(dir: &Path, loras: &[Lora], device: &Device) -> Result<Self, HubError> {
+        Self::load_variant(dir, None, loras, device)
+    }
+
+    /// The same with one variant of the weights, for example `fp16`, for components that have it.
+    ///
+    /// # Errors
+    /// As [`Self::load_with`], and if no component has that variant.
+    pub fn load_variant(
+        dir: &Path,
+        variant: Option<&str>,
+        loras: &[Lora],
+        device: &Device,
+    ) -> Result<Self, HubError> {
+        let kind = kind_of(dir)?.unwrap_or(&PIPELINES[0]);
+        if kind.trained_in_pixels() {
+            return Self::in_pixels(kind, dir, variant, loras, device);
+        }
+        let path = dir.join(model_index::FILE);
+        let entries: Map<String, Value> = files::read_json(&path)?;
+        let name = entries.get("_class_name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let index = Index { dir: dir.into(), path, entries, loras, variant, without: RefCell::default() };
+        index.check(kind, &name)?;
+
+        let autoencoder = match kind.autoencoder {
+            None => None,
+            Some(name) => match index.load(name, device)? {
+                Component::Autoencoder(autoencoder) => Some(autoencoder),
+                _ => return index.wrong(name, "AutoencoderKL or AutoencoderTiny"),
+            },
+        };
+        let (folder, class) = kind.network;
+        let network = match index.load(folder, device)? {
+            Component::Network(network) if network.spec().class == class => network,
+            _ => return index.wrong(folder, class),
+        };
+        let texts = TEXTS.iter().take(kind.texts).map(|names| index.text(*names, device));
+        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        let remarks = index.remarks(1 + usize::from(autoencoder.is_some()) + texts.len())?;
+        loras.iter().try_for_each(Lora::check_used)?;
+        let scheduler = SchedulerConfig::load(&index.folder("scheduler")?.join(SCHEDULER))?;
+        let zeros = index.entries.get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
+        let mut extras = extras_in(dir)?;
+        if kind.listed {
+            extras.class_names = index.class_names()?;
+        }
+        let model = Self {
+            kind,
+            network,
+            autoencoder,
+            texts,
+            scheduler,
+            zeros_for_no_negative: kind.xl && zeros.unwrap_or(true),
+            extras,
+            remarks,
+        };
+        model.check_fit(&index.path)?;
+        Ok(model)
+    }
+
+    /// A pipeline of one U-Net, or the folder of its network.
+    fn in_pixels(
+        kind: &'static PipelineKind,
+        dir: &Path,
+        variant: Option<&str>,
+        loras: &[Lora],
+        device: &Device,
+    ) -> Result<Self, HubError> {
+        let mut folder = ModelDir::open(dir)?;
+        folder.variant = variant.map(str::to_owned);
+        let scheduler = folder.scheduler.take().ok_or_else(|| {
+            HubError::format(dir, format!("{SCHEDULER} is missing; a model needs one to be sampled"))
+        })?;
+        if let Some(lora) = loras.first() {
+            return Err(HubError::format(lora.path(), "LoRAs are only supported for latent models"));
+        }
+        let network: Box<dyn Network> = Box::new(folder.load_unet(device)?);
+        Ok(Self::of_parts(kind, network, scheduler, folder.extras))
+    }
+
+    /// A model without an autoencoder and text encoders, of parts in memory.
+    pub fn of_network(network: Box<dyn Network>, scheduler: SchedulerConfig, extras: Extras) -> Self {
+        Self::of_parts(&PIPELINES[0], network, scheduler, extras)
+    }
+
+    /// A text-to-image model of parts in memory, which must fit together: Stable Diffusion's.
+    pub fn of_texts(
+        network: Box<dyn Network>,
+        autoencoder: Autoencoder,
+        texts: Vec<TextPart>,
+        scheduler: SchedulerConfig,
+        extras: Extras,
+    ) -> Self {
+        let kind = named(TEXTS_TO_IMAGES.name);
+        Self { autoencoder: Some(autoencoder), texts, ..Self::of_parts(kind, network, scheduler, extras) }
+    }
+
+    fn of_parts(
+        kind: &'static PipelineKind,
+        network: Box<dyn Network>,
+        scheduler: SchedulerConfig,
+        extras: Extras,
+    ) -> Self {
+        Self {
+            kind,
+            network,
+            autoencoder: None,
+            texts: Vec::new(),
+            scheduler,
+            zeros_for_no_negative: false,
+            extras,
+            remarks: Vec::new(),
+        }
+    }
+
+    /// Whether it is conditioned on a text.
+    pub fn reads_texts(&self) -> bool {
+        !self.texts.is_empty()
+    }
+
+    /// The class that means "no class", if it has one.
+    pub fn null_class(&self) -> Option<usize> {
+        self.extras.null_class.or(self.network.spec().classes.null)
+    }
+
+    /// Loads a single-file checkpoint, with the tokenizer in the folder `tokens` or beside the file.
+    ///
+    /// # Errors
+    /// If a tensor is missing or unknown, there is no tokenizer, or a LoRA has an unknown layer.
+    pub fn load_original(
+        checkpoint: &OriginalCheckpoint,
+        tokens: Option<&Path>,
+        loras: &[Lora],
+        device: &Device,
+    ) -> Result<Self, HubError> {
+        let path = checkpoint.path();
+        let wrong = |name: &str| HubError::format(path, format!("its {name} has an unsupported class"));
+        let folder = original::tokenizer_dir(path, tokens)?;
+        let load = |name: &'static str| {
+            let (component, part) = checkpoint.component(name)?;
+            merge(loras, name, &part, &|source: &dyn TensorSource| component.load_from(source, path, device))
+        };
+        let text = |name: &'static str, padded: bool| {
+            let mut tokenizer = ClipTokenizer::open(&folder)?;
+            if padded {
+                // OpenCLIP pads texts with token 0, which is `!`.
+                tokenizer = tokenizer.padded_with("!");
+            }
+            let Component::Text(encoder) = load(name)? else { return Err(wrong(name)) };
+            TextPart::new(tokenizer, *encoder, &folder, name)
+        };
+        let texts = match checkpoint.family() {
+            Family::Sd1 => vec![text("text_encoder", false)?],
+            Family::Sd2 => vec![text("text_encoder", true)?],
+            Family::Sdxl => vec![text("text_encoder", false)?, text("text_encoder_2", true)?],
+        };
+        let Component::Autoencoder(autoencoder) = load("vae")? else { return Err(wrong("vae")) };
+        let Component::Network(network) = load("unet")? else { return Err(wrong("unet")) };
+        loras.iter().try_for_each(Lora::check_used)?;
+        let xl = checkpoint.family() == Family::Sdxl;
+        let model = Self {
+            kind: named(if xl { "StableDiffusionXLPipeline" } else { "StableDiffusionPipeline" }),
+            network,
+            autoencoder: Some(autoencoder),
+            texts,
+            scheduler: checkpoint.scheduler()?,
+            zeros_for_no_negative: xl,
+            extras: Extras::default(),
+            remarks: checkpoint.remarks().to_vec(),
+        };
+        model.check_fit(path)?;
+        Ok(model)
+    }
+
+    /// Checks that widths and channels of the components agree.
+    fn check_fit(&self, path: &Path) -> Result<(), HubError> {
+        let spec = self.network.spec();
+        if let Some(latents) = self.autoencoder.as_ref().map(Autoencoder::latent_channels) {
+            let (inputs, outputs) = (spec.inputs, spec.outputs);
+            if inputs != latents || (outputs != latents && outputs != 2 * latents) {
+                let reason = format!(
+                    "has {inputs} input and {outputs} output channels, but the latents have {latents}"
+                );
+                return Err(HubError::key(path, self.kind.network.0, reason));
+            }
+        }
+        if let Some(expected) = spec.text {
+            let width: usize = self.texts.iter().map(|text| text.encoder.config().hidden_size).sum();
+            if width != expected {
+                let reason = format!(
+                    "the text encoders give features of width {width}, but the U-Net expects {expected}"
+                );
+                return Err(HubError::key(path, "text_encoder", reason));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! What a network is conditioned on: named entries with one value per row.
+//!
+//! A new kind of condition is a new name and an [`Entry`]. A network says which names it reads, and [`Conditions::only`]
+//! rejects the others, so that no network needs to know those of another.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use burn::tensor::Tensor;
+use tweedie_ops::Batch;
+
+use crate::network::InputError;
+
+/// The values of one condition, one per row.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// One index per row, such as a class.
+    Indices(Vec<usize>),
+    /// Some numbers per row, the same number for each.
+    Numbers(Vec<Vec<f32>>),
+    /// One vector per row, `[B, width]`.
+    Vectors(Tensor<2>),
+    /// Features of tokens, `[B, tokens, width]`.
+    Tokens(Tensor<3>),
+    /// A map with the axes of the sample, such as a mask or an image. Its channels follow those of the sample.
+    Map(Batch),
+}
+
+impl Entry {
+    /// Number of rows.
+    fn len(&self) -> usize {
+        match self {
+            Self::Indices(all) => all.len(),
+            Self::Numbers(all) => all.len(),
+            Self::Vectors(all) => all.dims()[0],
+            Self::Tokens(all) => all.dims()[0],
+            Self::Map(all) => all.len(),
+        }
+    }
+
+    fn rows(&self, rows: Range<usize>) -> Self {
+        let (start, len) = (rows.start, rows.len());
+        match self {
+            Self::Indices(all) => Self::Indices(all[rows].to_vec()),
+            Self::Numbers(all) => Self::Numbers(all[rows].to_vec()),
+            Self::Vectors(all) => Self::Vectors(all.clone().narrow(0, start, len)),
+            Self::Tokens(all) => Self::Tokens(all.clone().narrow(0, start, len)),
+            Self::Map(all) => Self::Map(all.narrow(rows)),
+        }
+    }
+
+    /// The shape of one row; entries with different shapes cannot be concatenated.
+    fn shape(&self) -> (u8, Vec<usize>) {
+        match self {
+            Self::Indices(_) => (0, Vec::new()),
+            Self::Numbers(all) => (1, vec![all.first().map_or(0, Vec::len)]),
+            Self::Vectors(all) => (2, all.dims()[1..].to_vec()),
+            Self::Tokens(all) => (3, all.dims()[1..].to_vec()),
+            Self::Map(all) => (4, all.shape().dims().to_vec()),
+        }
+    }
+
+    /// The rows of all entries, which have one shape.
+    fn cat(all: &[&Self]) -> Option<Self> {
+        macro_rules! of {
+            ($kind:ident) => {
+                all.iter().map(|e| if let Self::$kind(v) = e { Some(v.clone()) } else { None }).collect()
+            };
+        }
+        let tensors2 = || -> Option<Vec<Tensor<2>>> { of!(Vectors) };
+        let tensors3 = || -> Option<Vec<Tensor<3>>> { of!(Tokens) };
+        let maps = || -> Option<Vec<Batch>> { of!(Map) };
+        let indices = || -> Option<Vec<Vec<usize>>> { of!(Indices) };
+        let numbers = || -> Option<Vec<Vec<Vec<f32>>>> { of!(Numbers) };
+        match all.first()? {
+            Self::Indices(_) => indices().map(|all| Self::Indices(all.concat())),
+            Self::Numbers(_) => numbers().map(|all| Self::Numbers(all.concat())),
+            Self::Vectors(_) => tensors2().map(|all| Self::Vectors(Tensor::cat(all, 0))),
+            Self::Tokens(_) => tensors3().map(|all| Self::Tokens(Tensor::cat(all, 0))),
+            Self::Map(_) => maps().map(|all| Self::Map(Batch::cat(&all))),
+        }
+    }
+}
+
+/// A network's inputs besides the noisy sample and the time.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions(BTreeMap<&'static str, Entry>);
+
+/// The class of each row: [`Entry::Indices`].
+pub const CLASSES: &str = "classes";
+/// A vector that is added to the time embedding, of its width: [`Entry::Vectors`].
+pub const EMBEDDING: &str = "embedding";
+/// Text features: [`Entry::Tokens`].
+pub const TEXT: &str = "text";
+/// Pooled text features: [`Entry::Vectors`].
+pub const POOLED: &str = "pooled";
+/// SDXL's sizes: height and width of the original image, top and left of the crop, height and width of the target. For the
+/// refiner the first four and an aesthetic score. [`Entry::Numbers`].
+pub const SIZES: &str = "sizes";
+/// The guidance scale of each row, for guidance-distilled networks: [`Entry::Numbers`] of one number.
+pub const GUIDANCE: &str = "guidance";
+
+impl Conditions {
+    /// No conditions.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// One class per row.
+    pub fn of_classes(classes: Vec<usize>) -> Self {
+        Self::none().with(CLASSES, Entry::Indices(classes))
+    }
+
+    /// The same with the entry `name`.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, entry: Entry) -> Self {
+        self.0.insert(name, entry);
+        self
+    }
+
+    /// The same with an optional entry.
+    #[must_use]
+    pub fn with_some(self, name: &'static str, entry: Option<Entry>) -> Self {
+        match entry {
+            Some(entry) => self.with(name, entry),
+            None => self,
+        }
+    }
+
+    /// The entry `name`.
+    pub fn get(&self, name: &str) -> Option<&Entry> {
+        self.0.get(name)
+    }
+
+    /// The class of each row.
+    pub fn classes(&self) -> Option<&[usize]> {
+        match self.get(CLASSES) {
+            Some(Entry::Indices(all)) => Some(all),
+            _ => None,
+        }
+    }
+
+    /// The vectors called `name`, `[B, width]`.
+    pub fn vectors(&self, name: &str) -> Option<&Tensor<2>> {
+        match self.get(name) {
+            Some(Entry::Vectors(all)) => Some(all),
+            _ => None,
+        }
+    }
+
+    /// The numbers called `name`, one list per row.
+    pub fn numbers(&self, name: &str) -> Option<&[Vec<f32>]> {
+        match self.get(name) {
+            Some(Entry::Numbers(all)) => Some(all),
+            _ => None,
+        }
+    }
+
+    /// The text features, `[B, tokens, width]`.
+    pub fn text(&self) -> Option<&Tensor<3>> {
+        match self.get(TEXT) {
+            Some(Entry::Tokens(all)) => Some(all),
+            _ => None,
+        }
+    }
+
+    /// The maps that follow the channels of the sample, in the order of their names.
+    pub fn maps(&self) -> impl Iterator<Item = &Batch> {
+        self.0.values().filter_map(|entry| if let Entry::Map(map) = entry { Some(map) } else { None })
+    }
+
+    /// The same without maps.
+    #[must_use]
+    pub fn without_maps(&self) -> Self {
+        let rest = self.0.iter().filter(|(_, entry)| !matches!(entry, Entry::Map(_)));
+        Self(rest.map(|(name, entry)| (*name, entry.clone())).collect())
+    }
+
+    /// Some rows of every entry.
+    ///
+    /// # Panics
+    /// If an entry has fewer rows.
+    #[must_use]
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        Self(self.0.iter().map(|(name, entry)| (*name, entry.rows(rows.clone()))).collect())
+    }
+
+    /// Whether both can be the conditions of rows of one call of a network: the same names and shapes.
+    pub fn fits(&self, other: &Self) -> bool {
+        let same = |(a, b): ((&&str, &Entry), (&&str, &Entry))| a.0 == b.0 && a.1.shape() == b.1.shape();
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+    }
+
+    /// The rows of all, in order; `None` if they do not [fit](Self::fits) or there are none.
+    pub fn cat(all: &[&Self]) -> Option<Self> {
+        let (first, rest) = all.split_first()?;
+        if rest.is_empty() {
+            return Some((*first).clone());
+        }
+        if !rest.iter().all(|other| first.fits(other)) {
+            return None;
+        }
+        let entry = |name: &&'static str| {
+            let parts: Vec<&Entry> = all.iter().filter_map(|one| one.get(name)).collect();
+            Some((*name, Entry::cat(&parts)?))
+        };
+        first.0.keys().map(entry).collect::<Option<_>>().map(Self)
+    }
+
+    /// Checks that each entry is one of the `known` ones and has `rows` rows.
+    ///
+    /// # Errors
+    /// Names the entry.
+    pub fn only(&self, known: &[&str], rows: usize) -> Result<(), InputError> {
+        for (name, entry) in &self.0 {
+            if !known.contains(name) {
+                let reads = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(InputError(match *name {
+                    CLASSES => "this network has no classes".into(),
+                    _ => format!("this network does not read the condition `{name}`; conditions: {reads}"),
+                }));
+            }
+            if entry.len() != rows {
+                return Err(InputError(format!("{} {name} for {rows} samples", entry.len())));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(rows: usize, length: usize) -> Entry {
+        let device = burn::tensor::Device::flex();
+        let values = (0..rows * length).map(|v| v as f32).collect();
+        Entry::Tokens(tweedie_ops::from_host(values, [rows, length, 1], &device))
+    }
+
+    #[test]
+    fn rows_come_apart_and_together() {
+        let all = Conditions::of_classes(vec![4, 5, 6])
+            .with(TEXT, tokens(3, 2))
+            .with(SIZES, Entry::Numbers(vec![vec![1.0], vec![2.0], vec![3.0]]));
+        let parts = [all.rows(0..1), all.rows(1..3)];
+        let again = Conditions::cat(&[&parts[1], &parts[0]]).unwrap();
+        assert_eq!(again.classes(), Some(&[5, 6, 4][..]));
+        assert_eq!(again.numbers(SIZES).unwrap()[0], [2.0]);
+        let text = tweedie_ops::to_host(again.text().unwrap().clone());
+        assert_eq!(text, [2.0, 3.0, 4.0, 5.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn other_names_or_shapes_do_not_fit() {
+        let one = Conditions::none().with(TEXT, tokens(1, 2));
+        assert!(!one.fits(&Conditions::none().with(TEXT, tokens(1, 3))));
+        assert!(!one.fits(&Conditions::of_classes(vec![1])));
+        assert!(Conditions::cat(&[&one, &Conditions::none()]).is_none());
+        assert!(one.fits(&one.rows(0..1)));
+    }
+
+    #[test]
+    fn what_a_network_does_not_read_is_an_error() {
+        let given = Conditions::of_classes(vec![1, 2]);
+        assert!(given.only(&[CLASSES], 2).is_ok());
+        assert!(given.only(&[CLASSES], 3).unwrap_err().0.contains("2 classes for 3 samples"));
+        assert!(given.only(&[], 2).unwrap_err().0.contains("no classes"));
+        let text = Conditions::none().with(TEXT, tokens(1, 2));
+        assert!(text.only(&[CLASSES], 1).unwrap_err().0.contains("`text`; conditions: classes"));
+    }
+}

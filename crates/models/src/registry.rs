@@ -1,0 +1,49 @@
+//! The networks by their class in diffusers.
+
+use burn::tensor::Device;
+
+use crate::{
+    config::ConfigError,
+    dit::{DitConfig, DitTransformer},
+    network::{IoSpec, Network},
+    params::TensorSource,
+    unet::{LoadError, UNet2DConfig, UNet2DModel},
+    unet_condition::{UNet2DConditionConfig, UNet2DConditionModel},
+};
+
+/// A class of networks.
+pub struct NetworkEntry {
+    /// The name of the class in diffusers.
+    pub class: &'static str,
+    /// What a network with this `config.json` takes and gives.
+    pub spec: fn(&str) -> Result<IoSpec, ConfigError>,
+    /// Loads a network of this class: the text of its `config.json`, its weights, and the device.
+    pub load: Load,
+}
+
+/// See [`NetworkEntry::load`].
+pub type Load = fn(&str, &dyn TensorSource, &Device) -> Result<Box<dyn Network>, LoadError>;
+
+macro_rules! entry {
+    ($class:literal, $network:ty, $config:ty) => {
+        NetworkEntry {
+            class: $class,
+            spec: |config| Ok(<$config>::from_json(config)?.spec()),
+            load: |config, source, device| {
+                Ok(Box::new(<$network>::load(&<$config>::from_json(config)?, source, device)?))
+            },
+        }
+    };
+}
+
+/// All networks that denoise samples.
+pub const NETWORKS: &[NetworkEntry] = &[
+    entry!("UNet2DModel", UNet2DModel, UNet2DConfig),
+    entry!("UNet2DConditionModel", UNet2DConditionModel, UNet2DConditionConfig),
+    entry!("DiTTransformer2DModel", DitTransformer, DitConfig),
+];
+
+/// The networks of `class`.
+pub fn find(class: &str) -> Option<&'static NetworkEntry> {
+    NETWORKS.iter().find(|entry| entry.class == class)
+}

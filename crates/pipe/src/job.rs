@@ -1,0 +1,280 @@
+//! A job: a request that was checked against a model, with everything that sampling needs.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use burn::tensor::Device;
+use tweedie_core::{Denoiser, Halt, Level, Prediction, lin, solver::Bespoke};
+use tweedie_hub::{Model, Recipe, Sampling, SchedulerConfig};
+use tweedie_models::{Autoencoder, Conditions, HostTensor, Network, Precision};
+use tweedie_ops::{Batch, RowNoise, SampleShape};
+
+use crate::{
+    PipelineError,
+    clamp::clamped,
+    conditions::Prepared,
+    guidance::{Guidance, Guided, scale_for},
+    request::Request,
+    rows::row_seed,
+};
+
+/// The draw for an image's initial noise; a trajectory's own draws start at 0.
+pub(crate) const INITIAL_DRAW: u64 = u64::MAX;
+/// The draw for an image's noise on the latents of the initial image.
+const ENCODING_DRAW: u64 = u64::MAX - 1;
+
+/// A request that was checked against a model. It holds everything that sampling needs, so it can be run apart from its
+/// pipeline, in parts, or together with others.
+pub struct Job {
+    pub(crate) request: Request,
+    /// The axes of the media.
+    pub(crate) size: Vec<usize>,
+    /// The shape of a sample of the network.
+    pub(crate) shape: SampleShape,
+    /// The scheduler with the shift for this size.
+    pub(crate) scheduler: SchedulerConfig,
+    pub(crate) sampling: Sampling,
+    pub(crate) recipe: Arc<Recipe>,
+    /// Its scale is that of the request; the effective one depends on the solver.
+    pub(crate) guidance: Guidance,
+    pub(crate) chunk: usize,
+    pub(crate) precision: Precision,
+    pub(crate) conditions: Prepared,
+    pub(crate) network: Box<dyn Network>,
+    pub(crate) autoencoder: Option<Autoencoder>,
+    pub(crate) noise: Option<HostTensor>,
+    /// The initial image as a sample, unscaled, and the logarithm of its variance.
+    pub(crate) begin: Option<(Batch, Option<Batch>)>,
+    pub(crate) draws: Arc<dyn NoiseOfRows>,
+    pub(crate) model: Arc<Model>,
+    pub(crate) device: Device,
+}
+
+/// Fresh noise for images of a request.
+pub trait NoiseOfRows: Send + Sync {
+    /// A standard normal sample of `shape` for draw number `draw` of each of these images.
+    fn normal(&self, rows: Range<usize>, shape: &SampleShape, draw: u64, device: &Device) -> Batch;
+}
+
+/// Noise from one seed per image.
+pub(crate) struct SeededRows(RowNoise);
+
+impl SeededRows {
+    pub(crate) fn new(seed: u64, count: usize) -> Self {
+        Self(RowNoise((0..count as u64).map(|row| row_seed(seed, row)).collect()))
+    }
+}
+
+impl NoiseOfRows for SeededRows {
+    fn normal(&self, rows: Range<usize>, shape: &SampleShape, draw: u64, device: &Device) -> Batch {
+        RowNoise(self.0.0[rows].to_vec()).batch(shape, draw, device)
+    }
+}
+
+impl Job {
+    /// The request.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Number of images.
+    pub fn count(&self) -> usize {
+        self.request.count.get()
+    }
+
+    /// The axes of the media: height and width of images.
+    pub fn size(&self) -> &[usize] {
+        &self.size
+    }
+
+    /// The shape of a sample of the network: that of the latents, or of the media.
+    pub fn shape(&self) -> &SampleShape {
+        &self.shape
+    }
+
+    /// How it is sampled.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// The settings of the sampler, of the request or the model.
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// The sampler for other settings, with the same schedule.
+    ///
+    /// # Errors
+    /// Those of [`SchedulerConfig::resolve_with`].
+    pub fn recipe_with(&self, ask: &Sampling) -> Result<Recipe, PipelineError> {
+        Ok(self.scheduler.resolve_with(ask)?)
+    }
+
+    /// A learned sampler with the same schedule.
+    ///
+    /// # Errors
+    /// If its levels and weights are invalid.
+    pub fn bespoke(&self, sampler: &Bespoke) -> Result<Recipe, PipelineError> {
+        Ok(self.scheduler.resolve_bespoke(sampler)?)
+    }
+
+    /// The guidance scale of the request or the model. The effective one depends on the solver: [`Self::scale_for`].
+    pub fn guidance(&self) -> f64 {
+        self.guidance.scale
+    }
+
+    /// The effective guidance scale with this solver; 1 means no guidance.
+    pub fn scale_for(&self, solver: &str) -> f64 {
+        scale_for(solver, self.guidance.scale)
+    }
+
+    /// Whether predictions can be guided.
+    pub fn can_be_guided(&self) -> bool {
+        self.conditions.rows(0..1).1.is_some()
+    }
+
+    /// The class of each image, if the model has classes.
+    pub fn classes(&self) -> Option<&[usize]> {
+        self.conditions.classes()
+    }
+
+    /// The conditions of some images.
+    pub fn conditions(&self, rows: Range<usize>) -> Conditions {
+        self.conditions.rows(rows).0
+    }
+
+    /// The network in the precision of the request.
+    pub fn network(&self) -> &dyn Network {
+        &*self.network
+    }
+
+    /// Number of images in one call of the network.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// The device that it runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// All images, in chunks.
+    pub fn chunks(&self) -> Vec<Range<usize>> {
+        let count = self.count();
+        (0..count).step_by(self.chunk).map(|start| start..(start + self.chunk).min(count)).collect()
+    }
+
+    /// Whether both jobs can share calls of the network.
+    pub fn shares_network_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.model, &other.model) && self.precision == other.precision
+    }
+
+    /// The initial noise of some images, with a standard deviation of 1.
+    pub fn initial_noise(&self, rows: Range<usize>) -> Batch {
+        match &self.noise {
+            Some(noise) => {
+                let each = self.shape.len();
+                let values = noise.values[rows.start * each..rows.end * each].to_vec();
+                Batch::from_host(values, rows.len(), &self.shape, &self.device)
+            }
+            None => self.draws.normal(rows, &self.shape, INITIAL_DRAW, &self.device),
+        }
+    }
+
+    /// Fresh noise for some images.
+    pub(crate) fn fresh(&self, rows: Range<usize>) -> impl FnMut(&Batch, u64) -> Batch + Send + 'static {
+        let draws = self.draws.clone();
+        move |like: &Batch, draw| draws.normal(rows.clone(), like.shape(), draw, &like.device())
+    }
+
+    /// The samples of some images at the plan's first level.
+    pub(crate) fn start(&self, rows: Range<usize>) -> Batch {
+        let eps = self.initial_noise(rows.clone());
+        let Some((mean, logvar)) = &self.begin else {
+            let start_std = self.recipe.plan.start_std as f32;
+            return eps.with_rows(eps.rows().clone().mul_scalar(start_std));
+        };
+        let repeat = |x: &Batch| Batch::cat(&vec![x.clone(); rows.len()]);
+        let mut x0 = repeat(mean);
+        if let Some(logvar) = logvar {
+            let draw = self.draws.normal(rows.clone(), &self.shape, ENCODING_DRAW, &self.device);
+            let std = repeat(logvar).rows().clone().mul_scalar(0.5f32).exp();
+            x0 = x0.with_rows(x0.rows().clone() + std * draw.rows().clone());
+        }
+        if let Some(vae) = &self.autoencoder {
+            x0 = Batch::of(vae.scaled(x0.tensor::<4>()));
+        }
+        let level = self.recipe.plan.start;
+        lin![level.alpha => &x0, level.sigma => &eps]
+    }
+
+    /// The conditions and guidance of some images with this sampler.
+    pub(crate) fn guided(&self, recipe: &Recipe, rows: Range<usize>) -> Guided {
+        let (given, null) = self.conditions.rows(rows);
+        let guidance = Guidance { scale: self.scale_for(recipe.solver.name()), ..self.guidance };
+        Guided { parameterization: recipe.parameterization, given, null, guidance }
+    }
+
+    /// Reads the network's output for a call of `guided`: checks that it is finite, and clamps.
+    pub(crate) fn read(
+        guided: &Guided,
+        recipe: &Recipe,
+        x: &Batch,
+        at: Level,
+        raw: Batch,
+    ) -> Result<Prediction<Batch>, Halt> {
+        let prediction = guided.read(x, at, raw)?;
+        if !prediction.x0.is_finite() {
+            let cause = if x.is_finite() { "returned" } else { "got" };
+            let t = at.t;
+            return Err(Halt::Failed(format!(
+                "the network {cause} values that are not finite at t = {t:.3}"
+            )));
+        }
+        Ok(match recipe.clamp {
+            Some(clamp) => clamped(prediction, x, at, clamp),
+            None => prediction,
+        })
+    }
+
+    /// The denoiser of some images with any sampler of this job's schedule; it stops once `cancelled` is set.
+    pub fn denoiser<'a>(
+        &'a self,
+        recipe: &'a Recipe,
+        rows: Range<usize>,
+        cancelled: &'a AtomicBool,
+    ) -> RowsDenoiser<'a> {
+        RowsDenoiser { job: self, recipe, guided: self.guided(recipe, rows), cancelled }
+    }
+
+    /// Adds the cause to a failure if a weight is not finite.
+    pub(crate) fn explained(&self, reason: String) -> String {
+        match reason.contains("not finite").then(|| self.network.non_finite()).flatten() {
+            Some(name) => format!("{reason}: weight `{name}` is not finite"),
+            None => reason,
+        }
+    }
+}
+
+/// The model for some images of a job: with guidance, cancellation, a check for values that are not finite, and clamping.
+pub struct RowsDenoiser<'a> {
+    job: &'a Job,
+    recipe: &'a Recipe,
+    guided: Guided,
+    cancelled: &'a AtomicBool,
+}
+
+impl Denoiser<Batch> for RowsDenoiser<'_> {
+    fn denoise(&self, x: &Batch, at: Level) -> Result<Prediction<Batch>, Halt> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(Halt::Cancelled);
+        }
+        let raw = self.guided.call(x, at).forward(&*self.job.network)?;
+        Job::read(&self.guided, self.recipe, x, at, raw)
+    }
+}

@@ -1,0 +1,184 @@
+//! The sampling run of one job.
+
+use std::{
+    ops::{ControlFlow, Range},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tweedie_core::{Halt, Level};
+use tweedie_data::Image;
+use tweedie_models::{Autoencoder, HostTensor};
+use tweedie_ops::Batch;
+
+use crate::{
+    PipelineError,
+    coding::{host, images},
+    film::Show,
+    flight::{Flight, Next, Snapshot},
+    job::Job,
+};
+
+/// Progress of a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A step is finished.
+    Step {
+        /// Number of finished steps, over all images.
+        index: usize,
+        /// Number of all steps.
+        of: usize,
+        /// Network evaluations so far.
+        evals: usize,
+        /// The images that took this step.
+        rows: Range<usize>,
+        /// The step of the plan, counted from 1.
+        step: usize,
+        /// The noise level after the step.
+        level: Level,
+        /// The current samples.
+        preview: Preview<'a>,
+    },
+}
+
+/// The samples during a run, only read from the device when needed.
+pub struct Preview<'a> {
+    job: &'a Job,
+    snapshot: &'a Snapshot,
+}
+
+impl std::fmt::Debug for Preview<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Preview").field("snapshot", self.snapshot).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Preview<'a> {
+    /// The samples of `job` after a step.
+    pub fn new(job: &'a Job, snapshot: &'a Snapshot) -> Self {
+        Self { job, snapshot }
+    }
+
+    /// The clean samples predicted in this step, or the noisy ones; those of variance-exploding processes are scaled into
+    /// range.
+    pub fn samples(&self, show: Show) -> Batch {
+        match show {
+            Show::Clean => self.snapshot.x0.clone(),
+            Show::Noisy => {
+                let Level { alpha, sigma, .. } = self.snapshot.level;
+                let scale = (1.0 / alpha.hypot(sigma).max(1.0)) as f32;
+                let x = &self.snapshot.x;
+                x.with_rows(x.rows().clone().mul_scalar(scale))
+            }
+        }
+    }
+
+    /// The same as images, decoded by `small` or the model's own autoencoder if samples are latents. Empty if they are not
+    /// images.
+    ///
+    /// # Errors
+    /// If the autoencoder fails or is that of other latents.
+    pub fn images(&self, show: Show, small: Option<&Autoencoder>) -> Result<Vec<Image>, PipelineError> {
+        let samples = self.samples(show);
+        let decoded = match small {
+            Some(small) => self.job.decode_with(small, &samples),
+            None => self.job.decode(&samples),
+        };
+        Ok(images(&decoded?).unwrap_or_default())
+    }
+}
+
+/// The result of a run.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The results, `[count, C, …]`, nominally in `-1..=1` but not clamped.
+    pub tensors: HostTensor,
+    /// The results as images. Empty if they are not images.
+    pub images: Vec<Image>,
+    /// The class of each image, if the model has classes.
+    pub classes: Option<Vec<usize>>,
+    /// Network evaluations, summed over chunks.
+    pub evals: usize,
+}
+
+impl Output {
+    /// The output of decoded parts of a job, in order.
+    pub fn of(job: &Job, parts: Vec<HostTensor>, evals: usize) -> Self {
+        let mut shape = parts.first().map_or(Vec::new(), |part| part.shape.clone());
+        if let Some(count) = shape.first_mut() {
+            *count = parts.iter().map(|part| part.shape[0]).sum();
+        }
+        let values = parts.into_iter().flat_map(|part| part.values).collect();
+        let tensors = HostTensor { shape, values };
+        let images = images(&tensors).unwrap_or_default();
+        Self { tensors, images, classes: job.classes().map(<[usize]>::to_vec), evals }
+    }
+}
+
+impl Job {
+    /// Runs the job. `on` receives every step and may stop the run; once `cancelled` is set, it stops within a step.
+    ///
+    /// # Errors
+    /// If the network fails or its output is not finite, and [`PipelineError::Cancelled`].
+    pub fn run(
+        self,
+        cancelled: &AtomicBool,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Output, PipelineError> {
+        let job = Arc::new(self);
+        let chunks = job.chunks();
+        let of = job.recipe.plan.solves() * chunks.len();
+        let (mut index, mut evals) = (0, 0);
+        let mut parts = Vec::with_capacity(chunks.len());
+        for rows in chunks {
+            let mut flight = Flight::new(&job, rows);
+            let samples = loop {
+                match flight.poll()? {
+                    Next::Ask(_) if cancelled.load(Ordering::Relaxed) => {
+                        return Err(PipelineError::Cancelled);
+                    }
+                    Next::Ask(call) => {
+                        let raw = call.forward(&*job.network);
+                        flight.supply(raw.map_err(|halt: Halt| flight.failed(halt))?)?;
+                    }
+                    Next::Step(snapshot) => {
+                        index += 1;
+                        let event = Event::Step {
+                            index,
+                            of,
+                            evals: evals + snapshot.evals,
+                            rows: snapshot.rows.clone(),
+                            step: snapshot.step,
+                            level: snapshot.level,
+                            preview: Preview::new(&job, &snapshot),
+                        };
+                        if on(event).is_break() {
+                            return Err(PipelineError::Cancelled);
+                        }
+                    }
+                    Next::Done(samples) => break samples,
+                }
+            };
+            evals += flight.evals();
+            drop(flight);
+            parts.push(job.decode(&samples)?);
+        }
+        Ok(Output::of(&job, parts, evals))
+    }
+
+    /// Samples as images. Empty if they are not images.
+    ///
+    /// # Errors
+    /// If the autoencoder fails.
+    pub fn pictures(&self, samples: &Batch) -> Result<Vec<Image>, PipelineError> {
+        Ok(images(&self.decode(samples)?).unwrap_or_default())
+    }
+
+    /// Samples as values, `[rows, C, …]`, without decoding.
+    pub fn values(&self, samples: &Batch) -> HostTensor {
+        host(samples)
+    }
+}

@@ -1,0 +1,145 @@
+//! Models by name. A name such as `emoji-32` is looked up, in this order, in
+//!
+//! 1. the folders of the environment variable `TWEEDIE_MODELS`, separated as in `PATH`,
+//! 2. `models/` beside the executable or up to three folders above it, as in a clone of the repository,
+//! 3. the user's data folder: `tweedie/models` in `$XDG_DATA_HOME`, `~/.local/share` or `%LOCALAPPDATA%`,
+//! 4. the models that are part of the binary ([`builtin`](crate::builtin)).
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use tweedie_hub::HubError;
+use tweedie_ops::Device;
+use tweedie_pipe::{LoadOptions, Pipeline, PipelineError};
+
+use crate::builtin;
+
+/// The environment variable with folders of models.
+pub const VARIABLE: &str = "TWEEDIE_MODELS";
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A folder or file.
+    Path(PathBuf),
+    /// Part of the binary.
+    BuiltIn(&'static str),
+}
+
+/// A model that can be selected by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The name.
+    pub name: String,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// The folders that are searched, in order. Not all need exist.
+pub fn search_path() -> Vec<PathBuf> {
+    let given = env::var_os(VARIABLE).unwrap_or_default();
+    let mut all: Vec<PathBuf> =
+        env::split_paths(&given).filter(|path| !path.as_os_str().is_empty()).collect();
+    if let Ok(program) = env::current_exe() {
+        all.extend(program.ancestors().skip(1).take(4).map(|folder| folder.join("models")));
+    }
+    let of = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || of("HOME").map(|home| home.join(".local/share"));
+    let user = of("XDG_DATA_HOME").or_else(|| of("LOCALAPPDATA")).or_else(home);
+    all.extend(user.map(|folder| folder.join("tweedie/models")));
+    all
+}
+
+fn is_model(folder: &Path) -> bool {
+    ["model_index.json", "config.json"].iter().any(|file| folder.join(file).is_file())
+}
+
+/// All models with names. One that is hidden by another of the same name is left out.
+pub fn list() -> Vec<Named> {
+    let mut all: Vec<Named> = Vec::new();
+    for folder in search_path() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        found.retain(|path| is_model(path));
+        found.sort();
+        for path in found {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if all.iter().all(|named| named.name != name) {
+                all.push(Named { name: name.into(), place: Place::Path(path.clone()) });
+            }
+        }
+    }
+    for (name, _) in builtin::ALL {
+        if all.iter().all(|named| named.name != name) {
+            all.push(Named { name: name.into(), place: Place::BuiltIn(name) });
+        }
+    }
+    all
+}
+
+/// The place of a model: an existing path, or a name.
+///
+/// # Errors
+/// If there is neither; lists the names.
+pub fn find(model: &Path) -> Result<Place, HubError> {
+    if model.exists() {
+        return Ok(Place::Path(model.into()));
+    }
+    let plain = model.components().count() == 1;
+    let name = model.to_str().filter(|_| plain);
+    let named = name.and_then(|name| {
+        let folder = search_path().into_iter().map(|folder| folder.join(name)).find(|path| is_model(path));
+        let embedded =
+            || builtin::ALL.iter().find(|(own, _)| *own == name).map(|(own, _)| Place::BuiltIn(own));
+        folder.map(Place::Path).or_else(embedded)
+    });
+    named.ok_or_else(|| {
+        let names: Vec<_> = list().into_iter().map(|named| named.name).collect();
+        let reason =
+            format!("no such folder, file or model name; the models with names are {}", names.join(", "));
+        HubError::Format { path: model.into(), reason }
+    })
+}
+
+/// Loads a model by its path or name.
+///
+/// # Errors
+/// Those of [`find`] and [`Pipeline::load_with`].
+pub fn load(model: &Path, options: &LoadOptions<'_>, device: &Device) -> Result<Pipeline, PipelineError> {
+    match find(model)? {
+        Place::Path(path) => Pipeline::load_with(&path, options, device),
+        Place::BuiltIn(name) => {
+            let plain = options.variant.is_none()
+                && options.loras.is_empty()
+                && options.tokenizer.is_none()
+                && options.prediction.is_none();
+            let wrong = |reason: &str| HubError::Format { path: name.into(), reason: reason.into() };
+            match builtin::load(name, device) {
+                Some(loaded) if plain => Ok(Pipeline::of(loaded?, device)),
+                Some(_) => {
+                    let reason = "this model is part of the binary; LoRAs, variants, tokenizers and prediction types \
+                                  need a model folder or file";
+                    Err(wrong(reason).into())
+                }
+                None => Err(wrong("no such built-in model").into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_paths_are_found() {
+        assert!(matches!(find(Path::new(".")), Ok(Place::Path(_))));
+        let names: Vec<_> = list().into_iter().map(|named| named.name).collect();
+        assert!(builtin::ALL.iter().all(|(name, _)| names.iter().any(|n| n == name)), "{names:?}");
+        let error = find(Path::new("emoji-33")).unwrap_err().to_string();
+        assert!(error.contains("emoji-33") && error.contains("emoji-32"), "{error}");
+        assert!(find(Path::new("no/emoji-32")).is_err());
+    }
+}
