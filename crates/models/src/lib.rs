@@ -38,6 +38,7 @@ pub mod perceptual;
 pub mod registry;
 pub mod text;
 pub mod unet;
+pub mod unet_1d;
 pub mod unet_condition;
 pub mod vae;
 
@@ -50,5 +51,6 @@ pub use perceptual::Perceptual;
 pub use registry::{NETWORKS, NetworkEntry};
 pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};
+pub use unet_1d::{UNet1DConfig, UNet1DModel};
 pub use unet_condition::{UNet2DConditionConfig, UNet2DConditionModel};
 pub use vae::{Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig};

@@ -8,6 +8,7 @@ use crate::{
     network::{IoSpec, Network},
     params::TensorSource,
     unet::{LoadError, UNet2DConfig, UNet2DModel},
+    unet_1d::{UNet1DConfig, UNet1DModel},
     unet_condition::{UNet2DConditionConfig, UNet2DConditionModel},
 };
 
@@ -41,6 +42,7 @@ pub const NETWORKS: &[NetworkEntry] = &[
     entry!("UNet2DModel", UNet2DModel, UNet2DConfig),
     entry!("UNet2DConditionModel", UNet2DConditionModel, UNet2DConditionConfig),
     entry!("DiTTransformer2DModel", DitTransformer, DitConfig),
+    entry!("UNet1DModel", UNet1DModel, UNet1DConfig),
 ];
 
 /// The networks of `class`.
