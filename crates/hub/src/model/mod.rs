@@ -98,6 +98,7 @@ pub const PIPELINES: &[PipelineKind] = &[
         listed: true,
         ..PIXELS
     },
+    PipelineKind { name: "DanceDiffusionPipeline", network: ("unet", "UNet1DModel"), ..PIXELS },
 ];
 
 /// Names of text encoders and their tokenizers in folders.
