@@ -32,7 +32,7 @@ pub use device::{DeviceError, check_instruction_set, device, devices, instructio
 pub use dimensions::{conv_transpose1d, conv_transpose2d, conv_transpose3d, conv1d, conv3d};
 pub use file_map::FileMap;
 pub use host::{from_host, to_host};
-pub use memory::init;
+pub use memory::{init, set_packed_weights};
 pub use norm::{Norm, group_norm, group_norm_silu, normalize};
 pub use scope::{in_int8, measuring, of_primitives, once, recomputing};
 pub use update::{AdamW, adamw, adamw_averaged, lerp};

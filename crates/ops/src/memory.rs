@@ -1,5 +1,12 @@
 //! Memory allocator settings.
 
+/// Sets how many bytes packed weights may take: copies in the layout of the kernels, which sampling makes at the second use
+/// of a weight. They are freed with their weights. Results do not depend on it. By default a sixteenth of the memory that is
+/// available at the first use, from 256 MiB to 4 GiB.
+pub fn set_packed_weights(bytes: usize) {
+    crate::engine::set_packed_limit(bytes);
+}
+
 /// Prepares the process; programs call this once at their start.
 ///
 /// - Tells the allocator to keep freed memory (glibc only). A network allocates and frees the same large tensors at

@@ -247,6 +247,8 @@ pub trait Engine: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
+pub(crate) use prepared::set_limit as set_packed_limit;
+
 /// Whether the engine supports this tensor, in `f32`.
 pub(crate) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_here(x)

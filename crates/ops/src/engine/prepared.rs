@@ -6,7 +6,10 @@
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use burn::{backend::flex::FlexTensor, tensor::Bytes};
@@ -20,8 +23,28 @@ use tweedie_kernels::{
 use super::{isa, layout::values};
 use crate::{file_map, scope};
 
-/// Limit for all packed weights in bytes, not counting those whose mapped file pages are released.
-const LIMIT: usize = 1 << 30;
+/// Limit for all packed weights in bytes, not counting those whose mapped file pages are released; 0 is not yet decided.
+static LIMIT: AtomicUsize = AtomicUsize::new(0);
+/// The limit where the machine's memory is unknown.
+const UNKNOWN: usize = 1 << 30;
+
+/// The limit: what was set, or else a sixteenth of the memory that was available at the first use, from 256 MiB to 4 GiB.
+fn limit() -> usize {
+    match LIMIT.load(Ordering::Relaxed) {
+        0 => {
+            let share = |bytes: u64| ((bytes / 16) as usize).clamp(256 << 20, 4 << 30);
+            let found = tweedie_system::memory::available().map_or(UNKNOWN, share);
+            LIMIT.store(found, Ordering::Relaxed);
+            found
+        }
+        set => set,
+    }
+}
+
+/// Sets the limit.
+pub(crate) fn set_limit(bytes: usize) {
+    LIMIT.store(bytes.max(1), Ordering::Relaxed);
+}
 
 struct Entry {
     buffer: Weak<Bytes>,
@@ -43,7 +66,7 @@ fn entries() -> MutexGuard<'static, HashMap<Key, Entry>> {
 enum Use {
     /// At the first use: the packed weights are smaller than the original ones.
     First,
-    /// At the second use, because buffers are used once in training, and if [`LIMIT`] allows it.
+    /// At the second use, because buffers are used once in training, and if the limit allows it.
     Second,
 }
 
@@ -133,7 +156,7 @@ fn prepared<T: Send + Sync + 'static>(
     let numbers: &[f32] = values(weight);
     let freed = if file_map::is_mapped(numbers) { size_of_val(numbers) } else { 0 };
     let more = bytes.saturating_sub(freed);
-    if from == Use::Second && all.values().map(|e| e.bytes).sum::<usize>() + more > LIMIT {
+    if from == Use::Second && all.values().map(|e| e.bytes).sum::<usize>() + more > limit() {
         return None;
     }
     drop(all);
