@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bound;
+pub mod compare;
 pub mod extract;
 pub mod metrics;
 pub mod neighbours;

@@ -1,8 +1,10 @@
 //! The forward process on an image: `x_t = alpha·x0 + sigma·eps`, with the same noise at all times to show how it takes
 //! over.
 
-use tweedie_core::{Level, NoiseSchedule, noise::fill_normal};
+use tweedie_core::{Level, NoiseSchedule, lin, noise::fill_normal};
 use tweedie_data::Image;
+
+use crate::{Pipeline, PipelineError, Request};
 
 /// The image at each of `times`, with noise drawn from `seed`. Samples of variance-exploding processes are scaled into
 /// range.
@@ -31,6 +33,31 @@ pub fn noised(picture: &Image, schedule: &dyn NoiseSchedule, times: &[f64], seed
         Image::from_planes(picture.width, picture.height, &x)
     };
     times.iter().map(|&t| at(schedule.level(t))).collect()
+}
+
+/// The same with the process of a model, on its own samples: latents are noised and decoded. `picture` has the size of the
+/// model's images.
+///
+/// # Errors
+/// If the model does not make such images, or its autoencoder fails.
+pub fn noised_by(
+    pipeline: &Pipeline,
+    picture: &Image,
+    times: &[f64],
+    seed: u64,
+) -> Result<Vec<Image>, PipelineError> {
+    let prompts = if pipeline.reads_texts() { vec![String::new()] } else { Vec::new() };
+    let size = Some(vec![picture.height, picture.width]);
+    let job = pipeline.prepare(&Request { seed, prompts, size, untuned: true, ..Request::default() })?;
+    let (x0, eps) = (job.sample_of(picture)?, job.initial_noise(0..1));
+    let schedule = &pipeline.scheduler().process().schedule;
+    let mut images = Vec::new();
+    for &t in times {
+        let Level { alpha, sigma, .. } = schedule.level(t);
+        let scale = 1.0 / alpha.hypot(sigma).max(1.0);
+        images.extend(job.pictures(&lin![scale * alpha => &x0, scale * sigma => &eps])?);
+    }
+    Ok(images)
 }
 
 /// `n` times from the schedule's cleanest to its noisiest, evenly spaced.

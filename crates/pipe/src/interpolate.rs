@@ -1,10 +1,16 @@
 //! Encoding images as noise by the inverted probability-flow ODE, and interpolating noise.
 
+use std::{num::NonZeroUsize, sync::atomic::AtomicBool};
+
 use tweedie_core::{Plan, Vector, lin, spacing::Spacing};
+use tweedie_data::Image;
 use tweedie_hub::{Recipe, Sampling};
 use tweedie_ops::Batch;
 
-use crate::{PipelineError, study::Study};
+use crate::{
+    Pipeline, PipelineError, Request,
+    study::{Study, distance},
+};
 
 /// A deterministic sampler and its inverse.
 pub struct Inversion {
@@ -55,6 +61,73 @@ impl Inversion {
     pub fn decode(&self, study: &Study<'_>, noise: &Batch) -> Result<Batch, PipelineError> {
         study.end(&self.down, &(0..noise.len()), noise)
     }
+}
+
+/// Where an interpolation starts or ends.
+#[derive(Clone, Debug)]
+pub enum Endpoint {
+    /// The noise of this seed.
+    Seed(u64),
+    /// The noise that this image comes from; of the size of the model's images.
+    Image(Image),
+}
+
+/// One end of an interpolation.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// Its noise.
+    pub noise: Batch,
+    /// The root mean square of the noise; far from 1 if the model does not know such an image.
+    pub noise_rms: f64,
+    /// For an image, the root mean square difference between its sample and that of its reconstruction.
+    pub round_trip: Option<f64>,
+}
+
+/// Images from one end to the other.
+#[derive(Clone, Debug)]
+pub struct Interpolation {
+    /// The images, the ends included. Empty if the model's samples are not images.
+    pub frames: Vec<Image>,
+    /// Both ends.
+    pub ends: [End; 2],
+}
+
+/// Interpolates in `frames` images between two endpoints, with the classes, prompts and guidance of `request`.
+///
+/// # Errors
+/// If the request or the solver does not suit the model, an image has another size, or the model fails.
+pub fn interpolate(
+    pipeline: &Pipeline,
+    request: &Request,
+    endpoints: [&Endpoint; 2],
+    frames: usize,
+    solver: &str,
+    steps: usize,
+    cancelled: &AtomicBool,
+) -> Result<Interpolation, PipelineError> {
+    let request = |seed: u64| Request { count: NonZeroUsize::MIN, seed, untuned: true, ..request.clone() };
+    let study = Study::new(pipeline, &request(0), cancelled)?;
+    let inversion = Inversion::new(&study, solver, steps)?;
+    let end = |endpoint: &Endpoint| -> Result<End, PipelineError> {
+        let (noise, round_trip) = match endpoint {
+            Endpoint::Seed(seed) => (pipeline.prepare(&request(*seed))?.initial_noise(0..1), None),
+            Endpoint::Image(image) => {
+                let x0 = study.job().sample_of(image)?;
+                let noise = inversion.encode(&study, &x0)?;
+                let again = inversion.decode(&study, &noise)?;
+                (noise, Some(distance(&again, &x0)))
+            }
+        };
+        Ok(End { noise_rms: noise.rms(), noise, round_trip })
+    };
+    let ends = [end(endpoints[0])?, end(endpoints[1])?];
+    let last = frames.saturating_sub(1).max(1) as f64;
+    let mut made = Vec::new();
+    for index in 0..frames {
+        let noise = slerp(&ends[0].noise, &ends[1].noise, index as f64 / last);
+        made.extend(study.job().pictures(&inversion.decode(&study, &noise)?)?);
+    }
+    Ok(Interpolation { frames: made, ends })
 }
 
 /// Spherical interpolation from `a` to `b` at `share` in 0..1: the result is as likely a normal sample as both. Linear if

@@ -9,6 +9,7 @@
 pub mod clamp;
 pub mod class;
 mod coding;
+pub mod comparison;
 mod conditions;
 mod error;
 mod file;

@@ -1,21 +1,18 @@
 //! `tweedie compare`.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Instant};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    core::{
-        solver::{SolverEntry, find},
-        spacing::Spacing,
-    },
+    core::spacing::Spacing,
     data::{Image, Rgb, grid},
-    hub::{Recipe, Sampling, scheduler_config::TUNED},
     pipe::{
-        ClassSelector, Pipeline, PipelineError, Request,
+        ClassSelector, PipelineError, Request,
+        comparison::{Contender, Outcome, compare, contenders},
         media::{enlarge, write_png},
-        study::{CONVERGED_STEPS, Spread, Study, distances, evaluations},
+        study::{CONVERGED_STEPS, Study},
     },
 };
 
@@ -75,22 +72,6 @@ pub struct Args {
 /// Limit for the pixels in the grid.
 const MOST_PIXELS: usize = 1 << 26;
 
-/// A solver with a number of evaluations.
-struct Entry {
-    solver: String,
-    recipe: Recipe,
-    budget: usize,
-    evaluations: usize,
-    stochastic: bool,
-}
-
-/// Its result.
-struct Outcome {
-    error: Option<Spread>,
-    seconds: f64,
-    image: Image,
-}
-
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     ensure!((1..=64).contains(&args.zoom), "--zoom {}: expected a value from 1 to 64", args.zoom);
     ensure!(args.count.get() <= 256, "--count {}: expected at most 256", args.count);
@@ -110,7 +91,8 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let cancelled = interrupt::flag(ui);
     let study = Study::new(&pipeline, &request, &cancelled)?;
     model::tell_classes(pipeline.classes(), &args.class, ui);
-    let entries = args.entries(&pipeline, &study)?;
+    let budgets: Vec<usize> = args.evals.iter().map(|n| n.get()).collect();
+    let entries = contenders(&pipeline, &study, &args.solvers, &budgets, args.spacing)?;
     let size: usize = study.job().size().iter().product();
     let pixels = size * args.count.get() * args.zoom.pow(2) * (entries.len() + 1);
     ensure!(
@@ -120,7 +102,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let reference = study.converged(args.reference_steps)?;
 
     let bar = ui.bar(entries.len() as u64 + 1, "samplers");
-    let outcomes = compare(&study, &reference, &entries, args.zoom, &mut |done| {
+    let outcomes = compare(&study, &reference, &entries, &mut |done| {
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
@@ -130,7 +112,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         }
         other => other?,
     };
-    ensure!(converged.image.width > 0, "the model's samples are not images");
+    ensure!(!converged.images.is_empty(), "the model's samples are not images");
     let sheet = args.sheet(&entries, &converged, &outcomes);
     let sheet = sheet.draw().map_err(|e| anyhow!("{}: {e}", args.output.display()))?;
     write_png(&args.output, &sheet, None)?;
@@ -152,113 +134,23 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the reference and all entries from the same noise.
-fn compare(
-    study: &Study<'_>,
-    reference: &Recipe,
-    entries: &[Entry],
-    zoom: usize,
-    on: &mut dyn FnMut(usize),
-) -> Result<(Outcome, Vec<Outcome>), PipelineError> {
-    let batches = study.job().chunks();
-    let run = |recipe: &Recipe| {
-        let start = Instant::now();
-        let ends = batches.iter().map(|rows| study.end(recipe, rows, &study.noise(rows)));
-        let ends = ends.collect::<Result<Vec<_>, _>>()?;
-        let seconds = start.elapsed().as_secs_f64();
-        let images = ends.iter().map(|end| study.job().pictures(end));
-        let images = images.collect::<Result<Vec<_>, _>>()?.concat();
-        let columns = (images.len() as f64).sqrt().ceil() as usize;
-        let image = match images.is_empty() {
-            true => Image::filled(0, 0, Rgb([255; 3])),
-            false => enlarge(&grid(&images, columns, 1, Rgb([255; 3])), zoom),
-        };
-        Ok::<_, PipelineError>((ends, Outcome { error: None, seconds, image }))
-    };
-    let (targets, converged) = run(reference)?;
-    on(1);
-    let outcomes = entries.iter().enumerate().map(|(index, entry)| {
-        let (ends, outcome) = run(&entry.recipe)?;
-        let found: Vec<f64> = ends.iter().zip(&targets).flat_map(|(a, b)| distances(a, b)).collect();
-        let error = Spread::of(&found);
-        on(index + 2);
-        Ok(Outcome { error: (!entry.stochastic).then_some(error), ..outcome })
-    });
-    let outcomes = outcomes.collect::<Result<Vec<_>, PipelineError>>()?;
-    Ok((converged, outcomes))
-}
-
 impl Args {
-    fn entries(&self, pipeline: &Pipeline, study: &Study<'_>) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        for name in &self.solvers {
-            if name == TUNED {
-                for budget in self.evals.iter().map(|n| n.get()) {
-                    let Some(tuned) = pipeline.extras().tuned(budget, study.job().scale_for(TUNED)) else {
-                        continue;
-                    };
-                    let recipe = study.job().bespoke(&tuned.sampler)?;
-                    let (solver, evaluations) = (name.clone(), budget);
-                    entries.push(Entry { solver, recipe, budget, evaluations, stochastic: false });
-                }
-                continue;
-            }
-            let known = find(name).with_context(|| {
-                format!("--solvers: unknown solver `{name}`; run `tweedie sample --solvers` for the list")
-            })?;
-            ensure!(
-                !known.adaptive,
-                "--solvers: `{name}` is adaptive and cannot run with a fixed number of evaluations"
-            );
-            ensure!(
-                !known.is_cfgpp() || study.job().guidance() <= 1.0,
-                "--solvers: `{name}` needs a guidance from 0 to 1, got {}",
-                study.job().guidance()
-            );
-            let guided = study.job().scale_for(name) != 1.0;
-            ensure!(
-                !guided || study.job().can_be_guided(),
-                "--guidance: needs a model with prompts, or with classes and a null class; this model has neither"
-            );
-            for budget in self.evals.iter().map(|n| n.get()) {
-                entries.extend(self.fitting(study, name, known, budget)?);
-            }
-        }
-        ensure!(!entries.is_empty(), "none of --solvers can run with the numbers of evaluations in --evals");
-        Ok(entries)
+    /// The images of one sampler, in one picture.
+    fn picture(&self, outcome: &Outcome) -> Image {
+        let columns = (outcome.images.len() as f64).sqrt().ceil() as usize;
+        enlarge(&grid(&outcome.images, columns, 1, Rgb([255; 3])), self.zoom)
     }
 
-    /// The largest number of steps within the budget of evaluations.
-    fn fitting(
-        &self,
-        study: &Study<'_>,
-        name: &str,
-        known: &SolverEntry,
-        budget: usize,
-    ) -> Result<Option<Entry>> {
-        // The last step may take fewer evaluations than the others.
-        for steps in (1..=budget.div_ceil(known.evaluations)).rev() {
-            let ask = Sampling { steps, solver: Some(name.into()), spacing: Some(self.spacing), eta: None };
-            let recipe = study.job().recipe_with(&ask)?;
-            let evaluations = evaluations(&recipe)?;
-            if evaluations <= budget {
-                let stochastic = !known.is_deterministic();
-                return Ok(Some(Entry { solver: name.into(), recipe, budget, evaluations, stochastic }));
-            }
-        }
-        Ok(None)
-    }
-
-    fn sheet(&self, entries: &[Entry], converged: &Outcome, outcomes: &[Outcome]) -> Sheet {
+    fn sheet(&self, entries: &[Contender], converged: &Outcome, outcomes: &[Outcome]) -> Sheet {
         let mut columns: Vec<String> = self.evals.iter().map(|n| format!("{n} evaluations")).collect();
         columns.push(format!("converged ({} steps)", self.reference_steps));
-        let last = Cell { image: converged.image.clone(), caption: String::new() };
+        let last = Cell { image: self.picture(converged), caption: String::new() };
         let row = |name: &String| {
             let cell = |budget: usize| {
                 let at = entries.iter().position(|e| e.solver == *name && e.budget == budget)?;
                 let outcome = &outcomes[at];
                 let caption = outcome.error.map_or("other noise".into(), |e| format!("RMS {:.4}", e.rms));
-                Some(Cell { image: outcome.image.clone(), caption })
+                Some(Cell { image: self.picture(outcome), caption })
             };
             let cells = self.evals.iter().map(|n| cell(n.get())).chain([Some(last.clone())]).collect();
             (name.clone(), cells)
@@ -267,7 +159,13 @@ impl Args {
         Sheet { columns, rows: self.solvers.iter().filter(present).map(row).collect() }
     }
 
-    fn table(&self, entries: &[Entry], outcomes: &[Outcome], converged: &Outcome, latents: bool) -> String {
+    fn table(
+        &self,
+        entries: &[Contender],
+        outcomes: &[Outcome],
+        converged: &Outcome,
+        latents: bool,
+    ) -> String {
         let count = self.count.get() as f64;
         let mut lines = vec![
             format!(

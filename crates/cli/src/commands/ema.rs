@@ -11,6 +11,7 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
     eval::{
+        compare::{features, features_of_data},
         extract::{Encoder, Extracted},
         metrics::Reference,
         quality::{Outcome, Quality},
@@ -23,7 +24,7 @@ use tweedie::{
 use tweedie_system::files::Made;
 
 use super::{
-    eval::scores::{Cache, generate, images, of_data, of_pictures, watch},
+    eval::scores::{Cache, generate, images, tell_not_kept, watch},
     sample::{check_folder, check_place},
 };
 use crate::{source, ui::Ui};
@@ -124,14 +125,22 @@ fn sweep(args: &Args, stds: &[f64], ui: Ui, device: &str) -> Result<()> {
             let size = pipeline.prepare(&request)?.size().first().copied().unwrap_or(1);
             let config = source::of_model(pipeline.extras(), None, size, None)?;
             let (train, _) = source::open(&config, ui)?.split();
-            let _ = data.set(of_data(&encoder, &images(&train, ui)?, &args.cache, ui)?);
+            let (bar, mut not_kept) = (ui.bar(0, ""), Vec::new());
+            let (train, cache) = (images(&train, ui)?, args.cache.folder());
+            let found = features_of_data(&encoder, &train, cache.as_deref(), &watch(&bar), &mut not_kept)?;
+            bar.finish_and_clear();
+            tell_not_kept(&not_kept, ui);
+            let _ = data.set(found);
         }
         let data = data.get().context("no data")?;
         let reference = reference.get_or_init(|| Reference::new(&data.features));
         ui.note(format!("std {std}"));
-        let pictures = of_pictures(&encoder, &generate(pipeline.prepare(&request)?, ui)?, ui)?;
-        let bar = ui.bar(0, "pairs of features");
-        let quality = Quality::of(&encoder, &pictures, reference, &watch(&bar));
+        let generated = generate(pipeline.prepare(&request)?, ui)?;
+        let bar = ui.bar(0, "");
+        let watch = watch(&bar);
+        let pictures = features(&encoder, &generated, &watch)?;
+        let quality =
+            Quality::of(&encoder, &pictures, reference, &|done, of| watch("pairs of features", done, of));
         bar.finish_and_clear();
         points.push(Point { std: *std, missing: made.fit.error, quality });
     }

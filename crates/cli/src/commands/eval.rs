@@ -7,7 +7,6 @@ mod show;
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,10 +15,9 @@ use serde_json::json;
 use tweedie::{
     data::{CaptionConfig, DataConfig, Dataset, Image, ImageFacts, Source, Words, image_facts},
     eval::{
-        extract::{Encoder, Extracted, Extractor, Inception},
-        metrics::Reference,
-        neighbours::{Memorisation, nearest, nearest_features},
-        quality::Quality,
+        compare::{Clock, Sets},
+        extract::{Encoder, Extractor, Inception},
+        neighbours::Memorisation,
         report::{Evaluation, Pictures, html},
     },
     hub::{Extras, files},
@@ -28,7 +26,7 @@ use tweedie::{
 
 use super::sample::check_place;
 use crate::{model, source, ui::Ui};
-use scores::{Cache, generate, images, of_data, of_pictures, watch};
+use scores::{Cache, generate, images, tell_not_kept, watch};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -142,7 +140,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     let subject = subject(&args, pipeline.as_ref(), prompts, config.size, ui)?;
     clock.lap(if pipeline.is_some() { "generating" } else { "reading the images" });
 
-    let sets = Sets { pictures: &subject.pictures, train: &train, held_out: &held_out };
+    let sets = Sets { generated: &subject.pictures, train: &train, held_out: &held_out };
     let mut found = Evaluation {
         subject: subject.name.clone(),
         data: format!(
@@ -157,18 +155,20 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
         facts: subject.facts.clone(),
         quality: Vec::new(),
         held_out: Vec::new(),
-        pixels: Some(sets.nearest(ui)?),
+        pixels: None,
         features: None,
         bound: None,
         ode: None,
         cost: Vec::new(),
     };
-    clock.lap("nearest images");
-    let of_encoder = sets.score(&encoder, &args.cache, ui, &mut found, &mut clock)?;
-    found.features = Some(of_encoder);
-    if let Some(inception) = &inception {
-        sets.score(inception, &args.cache, ui, &mut found, &mut clock)?;
-    }
+    let networks: Vec<&dyn Extractor> = std::iter::once(&encoder as &dyn Extractor)
+        .chain(inception.iter().map(|i| i as &dyn Extractor))
+        .collect();
+    let bar = ui.bar(0, "");
+    let not_kept =
+        sets.compare(&networks, args.cache.folder().as_deref(), &mut found, &mut clock, &watch(&bar))?;
+    bar.finish_and_clear();
+    tell_not_kept(&not_kept, ui);
     let mut bits = None;
     if let Some(pipeline) = pipeline.as_ref().filter(|_| args.bound.bound) {
         let computed = bound::compute(&args, ui, pipeline, &device, config.size)?;
@@ -176,7 +176,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
         bits = Some(computed);
         clock.lap("bits per dimension");
     }
-    found.cost = clock.laps;
+    found.cost = clock.laps();
     write(&args, &found, &sets, subject.request.as_ref())?;
     files::write_json(&beside, &found)?;
 
@@ -192,7 +192,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     ));
     let mut value = show::json(&found);
     value["counts"] =
-        json!({ "generated": sets.pictures.len(), "training": train.len(), "held_out": held_out.len() });
+        json!({ "generated": sets.generated.len(), "training": train.len(), "held_out": held_out.len() });
     value["pairs"] = json!(args.output);
     value["report"] = json!(args.report);
     ui.result(&value, text);
@@ -314,88 +314,16 @@ fn subject(
     Ok(Subject { name, pictures: made, request: Some(request), facts })
 }
 
-/// The time of each part of the work.
-struct Clock {
-    laps: Vec<(String, f64)>,
-    last: Instant,
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self { laps: Vec::new(), last: Instant::now() }
-    }
-}
-
-impl Clock {
-    /// Adds the time since the last call under the name `what`.
-    fn lap(&mut self, what: &str) {
-        self.laps.push((what.into(), self.last.elapsed().as_secs_f64()));
-        self.last = Instant::now();
-    }
-}
-
-struct Sets<'a> {
-    pictures: &'a [Image],
-    train: &'a [Image],
-    held_out: &'a [Image],
-}
-
-impl Sets<'_> {
-    /// The nearest training images by pixels.
-    fn nearest(&self, ui: Ui) -> Result<Memorisation> {
-        let bar = ui.bar(0, "pairs of images");
-        let watch = watch(&bar);
-        let held_out = match self.held_out {
-            [] => Vec::new(),
-            held_out => nearest(held_out, self.train, &watch)?,
-        };
-        let found = Memorisation { generated: nearest(self.pictures, self.train, &watch)?, held_out };
-        bar.finish_and_clear();
-        Ok(found)
-    }
-
-    /// Adds the scores of one network, and returns the distances of its features.
-    fn score(
-        &self,
-        extractor: &dyn Extractor,
-        cache: &Cache,
-        ui: Ui,
-        found: &mut Evaluation,
-        clock: &mut Clock,
-    ) -> Result<Memorisation> {
-        let train = of_data(extractor, self.train, cache, ui)?;
-        let pictures = of_pictures(extractor, self.pictures, ui)?;
-        let held_out: Option<Extracted> = match self.held_out.is_empty() {
-            true => None,
-            false => Some(of_data(extractor, self.held_out, cache, ui)?),
-        };
-        clock.lap("features");
-        let bar = ui.bar(0, "pairs of features");
-        let (watch, data) = (watch(&bar), Reference::new(&train.features));
-        found.quality.push(Quality::of(extractor, &pictures, &data, &watch));
-        let of_held_out = held_out.as_ref().map(|held_out| Quality::of(extractor, held_out, &data, &watch));
-        found.held_out.extend(of_held_out);
-        let nearest = |set: &Extracted| nearest_features(&set.features, &data, &watch);
-        let memorisation = Memorisation {
-            generated: nearest(&pictures)?,
-            held_out: held_out.as_ref().map(nearest).transpose()?.unwrap_or_default(),
-        };
-        bar.finish_and_clear();
-        clock.lap("scores");
-        Ok(memorisation)
-    }
-}
-
 /// Number of pairs on the page.
 const SHOWN: usize = 64;
 
 fn write(args: &Args, found: &Evaluation, sets: &Sets<'_>, request: Option<&Request>) -> Result<()> {
     let sheet = |of: &Option<Memorisation>, most: usize| {
-        of.as_ref().map(|m| show::pairs(sets.pictures, sets.train, m, most))
+        of.as_ref().map(|m| show::pairs(sets.generated, sets.train, m, most))
     };
     let png = |image: Option<Image>| image.map_or(Ok(Vec::new()), |i| i.to_png(&args.report));
     let pictures = Pictures {
-        samples: png(Some(show::sheet(&sets.pictures[..sets.pictures.len().min(2 * SHOWN)])))?,
+        samples: png(Some(show::sheet(&sets.generated[..sets.generated.len().min(2 * SHOWN)])))?,
         pixels: png(sheet(&found.pixels, SHOWN))?,
         features: png(sheet(&found.features, SHOWN))?,
     };

@@ -2,18 +2,18 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args as ClapArgs;
 use plotters::prelude::*;
 use serde_json::json;
 use tweedie::{
     core::NoiseSchedule,
-    data::{DataConfig, Image, Rgb, grid, open_image},
+    data::{DataConfig, Image, Rgb, grid, open_image, open_sized},
     pipe::{forward, media},
 };
 
 use super::sample::check_place;
-use crate::{process, sheet, ui::Ui};
+use crate::{model, process, sheet, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -25,6 +25,9 @@ pub struct Args {
     /// Forward process.
     #[arg(long, value_name = "NAME", default_value = "linear", value_parser = process::names())]
     schedule: String,
+    /// Show the process of this model instead: of latents, which are decoded, if it works on latents.
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "schedule")]
+    model: Option<PathBuf>,
     /// Number of noise levels to show.
     #[arg(long, value_name = "N", default_value = "8")]
     frames: NonZeroUsize,
@@ -36,28 +39,39 @@ pub struct Args {
     seed: u64,
 }
 
-pub fn run(args: Args, ui: Ui) -> Result<()> {
+pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     anyhow::ensure!((8..=2048).contains(&args.size), "--size {}: expected a value from 8 to 2048", args.size);
     anyhow::ensure!(args.frames.get() <= 64, "--frames {}: expected at most 64", args.frames);
     check_place(&args.output)?;
-    let picture = open_image(&args.picture, &DataConfig { size: args.size, ..DataConfig::default() })?;
-    let schedule = process::scheduler(&args.schedule)?.process().schedule.clone();
-    let times = forward::even_times(&*schedule, args.frames.get());
-    let strip =
-        grid(&forward::noised(&picture, &*schedule, &times, args.seed), times.len(), 4, Rgb([255; 3]));
-    let chart = chart(&*schedule, &times, strip.width, &args.schedule)
+    let (schedule, times, images, name) = match &args.model {
+        None => {
+            let picture =
+                open_image(&args.picture, &DataConfig { size: args.size, ..DataConfig::default() })?;
+            let schedule = process::scheduler(&args.schedule)?.process().schedule.clone();
+            let times = forward::even_times(&*schedule, args.frames.get());
+            let images = forward::noised(&picture, &*schedule, &times, args.seed);
+            (schedule, times, images, args.schedule.clone())
+        }
+        Some(path) => {
+            let pipeline = model::pipeline(Some(path), &tweedie::ops::device(device)?, ui)?;
+            let size = pipeline.native_size().context("the model has no default size")?;
+            let &[height, width] = &*size else { bail!("this model does not make images") };
+            let picture = open_sized(&args.picture, [height, width])?;
+            let schedule = pipeline.scheduler().process().schedule.clone();
+            let times = forward::even_times(&*schedule, args.frames.get());
+            let images = forward::noised_by(&pipeline, &picture, &times, args.seed)?;
+            (schedule, times, images, path.display().to_string())
+        }
+    };
+    let strip = grid(&images, times.len(), 4, Rgb([255; 3]));
+    let chart = chart(&*schedule, &times, strip.width, &name)
         .map_err(|reason| anyhow!("{}: {reason}", args.output.display()))?;
     media::write_png(&args.output, &stacked(&strip, &chart), None)
         .with_context(|| format!("cannot draw {}", args.picture.display()))?;
     let snr = forward::log_snr(&*schedule, &times);
     ui.result(
         &json!({ "output": args.output, "times": times, "log_snr": snr }),
-        format!(
-            "wrote {} noise levels of the {} process to {}",
-            times.len(),
-            args.schedule,
-            args.output.display()
-        ),
+        format!("wrote {} noise levels of the {name} process to {}", times.len(), args.output.display()),
     );
     Ok(())
 }

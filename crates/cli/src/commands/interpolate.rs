@@ -6,17 +6,15 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
     data::{Image, Rgb, grid, open_sized},
-    ops::Batch,
     pipe::{
         ClassSelector, Pipeline, PipelineError, Request,
-        interpolate::{Inversion, slerp},
+        interpolate::{End, Endpoint, Interpolation, interpolate},
         media::{Animation, enlarge, write_animation, write_png},
-        study::{Study, distance},
     },
 };
 
@@ -89,25 +87,32 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
             "--frames or --zoom",
         )?;
     }
+    let size = pipeline.native_size().context("the model has no default size")?;
+    let endpoints = [endpoint(&args.from, &size)?, endpoint(&args.to, &size)?];
+    let cancelled = interrupt::flag(ui);
     let bar = ui.spinner("encoding and decoding");
-    let made = args.make(&pipeline, prompts, ui);
+    let (from, to) = (&endpoints[0], &endpoints[1]);
+    let (frames, steps) = (args.frames.get(), args.steps.get());
+    let request = args.request(&pipeline, prompts);
+    let made = interpolate(&pipeline, &request, [from, to], frames, &args.solver, steps, &cancelled);
     bar.finish_and_clear();
-    let (frames, ends) = match made {
-        Err(e) if matches!(e.downcast_ref(), Some(PipelineError::Cancelled)) => {
-            return Ok(interrupt::nothing_written(ui));
-        }
+    let Interpolation { frames, ends } = match made {
+        Err(PipelineError::Cancelled) => return Ok(interrupt::nothing_written(ui)),
         other => other?,
     };
     ensure!(!frames.is_empty(), "the model's samples are not images");
-    let strip: Vec<Image> =
-        (ends[0].picture.iter().chain(&frames).chain(&ends[1].picture)).cloned().collect();
+    let given = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Image(image) => Some(image.clone()),
+        Endpoint::Seed(_) => None,
+    };
+    let strip: Vec<Image> = given(from).into_iter().chain(frames.iter().cloned()).chain(given(to)).collect();
     write_png(&args.output, &enlarge(&grid(&strip, strip.len(), 2, PAPER), args.zoom), None)?;
     let mut text = Vec::new();
-    for end in &ends {
+    for (end, name) in ends.iter().zip([&args.from, &args.to]) {
         if let Some(error) = end.round_trip {
             text.push(format!(
                 "{}: encoding and decoding gives an RMS error of {error:.4}; the noise has an RMS of {:.3}",
-                end.name, end.noise_rms
+                name, end.noise_rms
             ));
         }
     }
@@ -118,78 +123,39 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         write_animation(path, &Animation { frames: &sheets, delay: 100, last_delay: 100 }, format)?;
         text.push(path.display().to_string());
     }
-    let summary =
-        |end: &End| json!({ "name": end.name, "round_trip_rms": end.round_trip, "noise_rms": end.noise_rms });
+    let name = |endpoint: &Endpoint, text: &String| match endpoint {
+        Endpoint::Seed(seed) => format!("seed {seed}"),
+        Endpoint::Image(_) => text.clone(),
+    };
+    let summary = |end: &End, name: String| json!({ "name": name, "round_trip_rms": end.round_trip, "noise_rms": end.noise_rms });
     ui.result(
         &json!({ "event": "finished", "output": args.output, "animation": args.animation,
-            "frames": frames.len(), "from": summary(&ends[0]), "to": summary(&ends[1]) }),
+            "frames": frames.len(), "from": summary(&ends[0], name(from, &args.from)),
+            "to": summary(&ends[1], name(to, &args.to)) }),
         text.join("\n"),
     );
     Ok(ExitCode::SUCCESS)
 }
 
-/// One end of the interpolation.
-struct End {
-    name: String,
-    /// The given image, if any.
-    picture: Option<Image>,
-    noise: Batch,
-    noise_rms: f64,
-    /// Root mean square difference between the image and its reconstruction.
-    round_trip: Option<f64>,
-}
-
 impl Args {
-    fn make(&self, pipeline: &Pipeline, prompts: Vec<String>, ui: Ui) -> Result<(Vec<Image>, [End; 2])> {
+    fn request(&self, pipeline: &Pipeline, prompts: Vec<String>) -> Request {
         let known = pipeline.classes().count > 0;
         let null = pipeline.extras().null_class.map(ClassSelector::Index);
         let class = self.class.clone().or(null.filter(|_| known));
-        let request = |seed: u64, count: NonZeroUsize| Request {
-            count,
-            seed,
-            classes: class.clone().map(|c| vec![c]),
+        Request {
+            classes: class.map(|c| vec![c]),
             guidance: (known || pipeline.reads_texts()).then_some(self.guidance),
-            prompts: prompts.clone(),
-            untuned: true,
+            prompts,
             ..Request::default()
-        };
-        let cancelled = interrupt::flag(ui);
-        let study = Study::new(pipeline, &request(0, self.frames), &cancelled)?;
-        let inversion = Inversion::new(&study, &self.solver, self.steps.get())?;
-        let end = |text: &String| -> Result<End> {
-            if let Ok(seed) = text.parse() {
-                let own = Study::new(pipeline, &request(seed, NonZeroUsize::MIN), &cancelled)?;
-                let noise = own.noise(&(0..1));
-                let noise_rms = distance(&noise, &tweedie::core::lin![0.0 => &noise]);
-                return Ok(End {
-                    name: format!("seed {seed}"),
-                    picture: None,
-                    noise,
-                    noise_rms,
-                    round_trip: None,
-                });
-            }
-            let (picture, x0) = open(Path::new(text), &study)?;
-            let noise = inversion.encode(&study, &x0)?;
-            let noise_rms = distance(&noise, &tweedie::core::lin![0.0 => &noise]);
-            let round_trip = Some(distance(&inversion.decode(&study, &noise)?, &x0));
-            Ok(End { name: text.clone(), picture: Some(picture), noise, noise_rms, round_trip })
-        };
-        let ends = [end(&self.from)?, end(&self.to)?];
-        let last = (self.frames.get() - 1) as f64;
-        let mut frames = Vec::new();
-        for index in 0..self.frames.get() {
-            let noise = slerp(&ends[0].noise, &ends[1].noise, index as f64 / last);
-            frames.extend(study.job().pictures(&inversion.decode(&study, &noise)?)?);
         }
-        Ok((frames, ends))
     }
 }
 
-/// An image at the model's size, and as a sample.
-fn open(path: &Path, study: &Study<'_>) -> Result<(Image, Batch)> {
-    let &[height, width] = study.job().size() else { bail!("this model does not make images") };
-    let picture = open_sized(path, [height, width])?;
-    let sample = study.job().sample_of(&picture)?;
-    Ok((picture, sample))
+/// A seed, or an image at the model's size.
+fn endpoint(text: &str, size: &[usize]) -> Result<Endpoint> {
+    if let Ok(seed) = text.parse() {
+        return Ok(Endpoint::Seed(seed));
+    }
+    let &[height, width] = size else { bail!("this model does not make images") };
+    Ok(Endpoint::Image(open_sized(Path::new(text), [height, width])?))
 }

@@ -84,7 +84,7 @@ impl Command {
             Self::Info(args) => info::run(args, ui)?,
             Self::Models => models::run(ui)?,
             Self::Plan(args) => plan::run(args, ui)?,
-            Self::Forward(args) => forward::run(args, ui)?,
+            Self::Forward(args) => forward::run(args, ui, device)?,
             Self::Data(args) => data::run(args, ui)?,
             Self::Devices => devices::run(ui)?,
             Self::Completions(args) => completions::run(args),

@@ -117,7 +117,6 @@ fn what_cannot_be_scored() {
     scratch.fails(&inception("weights.safetensors"), &["weights.safetensors"]);
     scratch.fails(&["eval", "--images", "made", "--report", "none/a.html"], &["none"]);
     scratch.fails(&["eval", "--images", "made", "--report", "a.json"], &["HTML"]);
-    scratch.fails(&["eval", "--model", model(), "--quality"], &["--bound"]);
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn solvers_side_by_side() {
     let fails = |more: &[&str], words: &[&str]| scratch.fails(&[&command[..], more].concat(), words);
     fails(&["--solvers", "eular"], &["unknown solver `eular`"]);
     fails(&["--solvers", "dpm-adaptive"], &["is adaptive"]);
-    fails(&["--solvers", "tuned"], &["none of --solvers"]);
+    fails(&["--solvers", "tuned"], &["none of these solvers"]);
     fails(&["-o", "none/a.png"], &["none"]);
 }
 

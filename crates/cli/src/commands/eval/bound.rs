@@ -21,8 +21,8 @@ pub struct Args {
     /// Compute the variational bound of the data in bits per dimension instead of scoring generated images.
     #[arg(long, help_heading = "Bits per dimension")]
     pub bound: bool,
-    /// Also score generated images, in the same report.
-    #[arg(long, requires = "bound", help_heading = "Bits per dimension")]
+    /// Score generated images: the default, except with --bound, where this puts both in one report.
+    #[arg(long, help_heading = "Bits per dimension")]
     pub quality: bool,
     /// Which part of the data to use.
     #[arg(long, value_enum, default_value_t = Part::HeldOut, requires = "bound", value_name = "PART",

@@ -7,7 +7,6 @@ use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
 use tweedie::{
     data::{Dataset, Image},
-    eval::extract::{Extracted, Extractor, stored},
     pipe::{Event, Job},
 };
 
@@ -24,7 +23,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    fn folder(&self) -> Option<PathBuf> {
+    /// The folder, if features are cached.
+    pub fn folder(&self) -> Option<PathBuf> {
         if self.no_cache {
             return None;
         }
@@ -58,36 +58,18 @@ pub fn generate(job: Job, ui: Ui) -> Result<Vec<Image>> {
     Ok(made.images)
 }
 
-/// Shows on `bar` how many pairs were compared.
-pub fn watch(bar: &ProgressBar) -> impl Fn(u64, u64) + Sync {
-    |done, of| {
+/// Shows on `bar` how much of a part of the work is done.
+pub fn watch(bar: &ProgressBar) -> impl Fn(&str, u64, u64) + Sync {
+    |what, done, of| {
         bar.set_length(of);
         bar.set_position(done);
+        bar.set_message(what.to_owned());
     }
 }
 
-/// The features of images.
-pub fn of_pictures(extractor: &dyn Extractor, images: &[Image], ui: Ui) -> Result<Extracted> {
-    let bar = ui.bar(images.len() as u64, "pictures");
-    let extracted = extractor.extract(images, &mut |done, _| {
-        bar.set_position(done as u64);
-        ControlFlow::Continue(())
-    })?;
-    bar.finish_and_clear();
-    Ok(extracted)
-}
-
-/// The features of data, from the cache if possible.
-pub fn of_data(extractor: &dyn Extractor, images: &[Image], cache: &Cache, ui: Ui) -> Result<Extracted> {
-    let Some(folder) = cache.folder() else { return of_pictures(extractor, images, ui) };
-    let bar = ui.bar(images.len() as u64, "images of the data");
-    let stored = stored(extractor, images, &folder, &mut |done, _| {
-        bar.set_position(done as u64);
-        ControlFlow::Continue(())
-    })?;
-    bar.finish_and_clear();
-    if let Some(reason) = stored.not_kept {
+/// Warns about features that could not be cached.
+pub fn tell_not_kept(reasons: &[String], ui: Ui) {
+    for reason in reasons {
         ui.warn(format!("the features of the data were not cached: {reason}"));
     }
-    Ok(stored.extracted)
 }
