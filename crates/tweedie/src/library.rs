@@ -3,7 +3,7 @@
 //! 1. the folders of the environment variable `TWEEDIE_MODELS`, separated as in `PATH`,
 //! 2. `models/` beside the executable or up to three folders above it, as in a clone of the repository,
 //! 3. the user's data folder: `tweedie/models` in `$XDG_DATA_HOME`, `~/.local/share` or `%LOCALAPPDATA%`,
-//! 4. the models that are part of the binary ([`builtin`](crate::builtin)).
+//! 4. the models that are part of the binary (`tweedie::builtin`).
 
 use std::{
     env,

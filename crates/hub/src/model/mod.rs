@@ -272,9 +272,11 @@ impl Model {
             },
         };
         let (folder, class) = kind.network;
-        let network = match index.load(folder, device)? {
-            Component::Network(network) if network.spec().class == class => network,
-            _ => return index.wrong(folder, class),
+        if ComponentDir::open(&index.folder(folder)?)?.class() != class {
+            return index.wrong(folder, class);
+        }
+        let Component::Network(network) = index.load(folder, device)? else {
+            return index.wrong(folder, class);
         };
         let texts = TEXTS.iter().take(kind.texts).map(|names| index.text(*names, device));
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
