@@ -132,7 +132,7 @@ pub enum TimeScaleShift {
 pub enum ClassEmbedType {
     /// Like the time.
     Timestep,
-    /// The class is already an embedding: [`Condition::embedding`](crate::network::Condition::embedding).
+    /// The class is already an embedding: [`EMBEDDING`](crate::conditions::EMBEDDING).
     Identity,
 }
 
