@@ -43,6 +43,8 @@ pub struct Job {
     /// Its scale is that of the request; the effective one depends on the solver.
     pub(crate) guidance: Guidance,
     pub(crate) chunk: usize,
+    /// Number of chunks that are driven together, because their rows have step sizes or texts of their own.
+    pub(crate) side_by_side: usize,
     pub(crate) precision: Precision,
     pub(crate) conditions: Prepared,
     pub(crate) network: Box<dyn Network>,

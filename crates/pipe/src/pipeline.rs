@@ -295,14 +295,13 @@ impl Pipeline {
             .check(1, &shape, &[time], &conditions.rows(0..1).0)
             .map_err(|e| fail("size", &e.to_string()))?;
 
-        // Batches share adaptive steps; alone, a sample does not depend on the others.
+        // A trajectory shares its adaptive steps and the length of its texts. Images alone do not depend on each other; they
+        // still share calls of the network.
         let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
-        let chunk = match request.chunk.map_or(CHUNK, std::num::NonZeroUsize::get) {
-            _ if adaptive || conditions.is_ragged() => 1,
-            chunk if guided => (chunk / 2).max(1),
-            chunk => chunk,
-        };
-        let rows = chunk.min(count) * if guided { 2 } else { 1 };
+        let most = request.chunk.map_or(CHUNK, std::num::NonZeroUsize::get);
+        let most = if guided { (most / 2).max(1) } else { most };
+        let (chunk, side_by_side) = if adaptive || conditions.is_ragged() { (1, most) } else { (most, 1) };
+        let rows = most.min(count) * if guided { 2 } else { 1 };
         let row = self.model.network.row_bytes(&shape, precision);
         let decoding = self.autoencoder().map_or(0, |vae| decoding_bytes(vae, request, &size, precision));
         let pixels = size.iter().product();
@@ -336,6 +335,7 @@ impl Pipeline {
             sampling,
             recipe: Arc::new(recipe),
             chunk,
+            side_by_side,
             precision,
             conditions,
             network: self.model.network.in_precision(precision),

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tweedie_core::{Halt, Level};
+use tweedie_core::Level;
 use tweedie_data::Image;
 use tweedie_models::{Autoencoder, HostTensor};
 use tweedie_ops::Batch;
@@ -17,8 +17,9 @@ use crate::{
     PipelineError,
     coding::{host, images},
     film::Show,
-    flight::{Flight, Next, Snapshot},
+    flight::{Flight, Snapshot},
     job::Job,
+    together::{Progress, Together},
 };
 
 /// Progress of a run.
@@ -131,42 +132,45 @@ impl Job {
         let job = Arc::new(self);
         let chunks = job.chunks();
         let of = job.recipe.plan.solves() * chunks.len();
-        let (mut index, mut evals) = (0, 0);
-        let mut parts = Vec::with_capacity(chunks.len());
-        for rows in chunks {
-            let mut flight = Flight::new(&job, rows);
-            let samples = loop {
-                match flight.poll()? {
-                    Next::Ask(_) if cancelled.load(Ordering::Relaxed) => {
-                        return Err(PipelineError::Cancelled);
-                    }
-                    Next::Ask(call) => {
-                        let raw = call.forward(&*job.network);
-                        flight.supply(raw.map_err(|halt: Halt| flight.failed(halt))?)?;
-                    }
-                    Next::Step(snapshot) => {
-                        index += 1;
-                        let event = Event::Step {
-                            index,
-                            of,
-                            evals: evals + snapshot.evals,
-                            rows: snapshot.rows.clone(),
-                            step: snapshot.step,
-                            level: snapshot.level,
-                            preview: Preview::new(&job, &snapshot),
-                        };
-                        if on(event).is_break() {
-                            return Err(PipelineError::Cancelled);
+        let (mut index, mut evals) = (0, vec![0; chunks.len()]);
+        let mut parts: Vec<Option<HostTensor>> = vec![None; chunks.len()];
+        let places: Vec<usize> = (0..chunks.len()).collect();
+        for wave in places.chunks(job.side_by_side.max(1)) {
+            let mut together = Together::new(0);
+            let mut numbers = Vec::new();
+            for &place in wave {
+                numbers.push((together.add(Flight::new(&job, chunks[place].clone())), place));
+            }
+            while !together.is_empty() {
+                if cancelled.load(Ordering::Relaxed) {
+                    return Err(PipelineError::Cancelled);
+                }
+                for (number, progress) in together.turn() {
+                    let place = numbers.iter().find(|(n, _)| *n == number).map_or(0, |(_, place)| *place);
+                    match progress {
+                        Progress::Failed(error) => return Err(error),
+                        Progress::Done(samples) => parts[place] = Some(job.decode(&samples)?),
+                        Progress::Step(snapshot) => {
+                            index += 1;
+                            evals[place] = snapshot.evals;
+                            let event = Event::Step {
+                                index,
+                                of,
+                                evals: evals.iter().sum(),
+                                rows: snapshot.rows.clone(),
+                                step: snapshot.step,
+                                level: snapshot.level,
+                                preview: Preview::new(&job, &snapshot),
+                            };
+                            if on(event).is_break() {
+                                return Err(PipelineError::Cancelled);
+                            }
                         }
                     }
-                    Next::Done(samples) => break samples,
                 }
-            };
-            evals += flight.evals();
-            drop(flight);
-            parts.push(job.decode(&samples)?);
+            }
         }
-        Ok(Output::of(&job, parts, evals))
+        Ok(Output::of(&job, parts.into_iter().flatten().collect(), evals.iter().sum()))
     }
 
     /// Samples as images. Empty if they are not images.

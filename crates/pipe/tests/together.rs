@@ -142,3 +142,15 @@ fn calls_have_at_most_as_many_rows_as_asked_for() {
     together.turn();
     assert_eq!(together.calls(), 3);
 }
+
+/// Images of an adaptive solver have step sizes of their own, and share the calls.
+#[test]
+fn adaptive_rows_are_those_of_each_alone() {
+    let pipeline = pipeline();
+    let adaptive = tweedie_core::solver::SOLVERS.iter().find(|entry| entry.adaptive).unwrap().name;
+    let many = alone(&pipeline, &request(5, 4, adaptive, 2.0, 1));
+    let one = alone(&pipeline, &request(1, 4, adaptive, 2.0, 1));
+    assert_eq!(many[..one.len()], one);
+    let chunked = Request { chunk: NonZeroUsize::new(4), ..request(5, 4, adaptive, 2.0, 1) };
+    assert_eq!(alone(&pipeline, &chunked), many);
+}

@@ -29,7 +29,10 @@ fn requests() -> [Request; 3] {
 }
 
 /// Drives all flights to their end; returns the output of each, and what is left of the `kept` one after five turns.
-fn drive(flights: Vec<Flight>, kept: Option<u64>) -> Result<(Vec<(u64, Output)>, Option<Flight>), Box<dyn Error>> {
+fn drive(
+    flights: Vec<Flight>,
+    kept: Option<u64>,
+) -> Result<(Vec<(u64, Output)>, Option<Flight>), Box<dyn Error>> {
     let jobs: Vec<Arc<Job>> = flights.iter().map(|flight| flight.job().clone()).collect();
     let mut together = Together::new(16);
     let numbers: Vec<u64> = flights.into_iter().map(|flight| together.add(flight)).collect();
