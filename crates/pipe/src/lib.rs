@@ -23,6 +23,7 @@ pub mod media;
 mod memory;
 mod one_or_many;
 mod pipeline;
+mod prepare;
 pub mod prompt;
 mod request;
 mod rows;

@@ -1,4 +1,4 @@
-//! A model on a device: checks requests and turns them into jobs.
+//! A model on a device.
 
 use std::{
     ops::ControlFlow,
@@ -7,31 +7,22 @@ use std::{
 };
 
 use burn::tensor::Device;
-use tweedie_core::solver;
-use tweedie_data::{Image, ImageFacts, image_facts, open_sized};
-use tweedie_hub::{
-    Extras, HubError, Lora, Model, OriginalCheckpoint, Recipe, SafetensorsFile, SchedulerConfig,
-    scheduler_config::{TUNED, tokens},
-};
-use tweedie_models::{Autoencoder, HostTensor, Network, TensorSource};
+use tweedie_data::Image;
+use tweedie_hub::{Extras, HubError, Lora, Model, OriginalCheckpoint, SchedulerConfig};
+use tweedie_models::{Autoencoder, HostTensor, Network};
 
 use crate::{
-    Classes, PipelineError, Request,
-    coding::{decoding_bytes, samples_of},
-    conditions,
-    file::{LoraFile, RecordedFile},
-    guidance::{self, Guidance, UNGUIDED, check_unused, checked_scale},
-    job::{Job, NoiseOfRows, SeededRows},
-    memory::Needed,
-    request::CHUNK,
+    Classes, PipelineError, Request, conditions,
+    file::LoraFile,
+    job::{Job, NoiseOfRows},
     run::{Event, Output},
 };
 
 /// A model on a device, ready to sample: pixels, latents or other media, unconditional, by class or by text.
 pub struct Pipeline {
-    model: Arc<Model>,
-    device: Device,
-    loras: Vec<LoraFile>,
+    pub(crate) model: Arc<Model>,
+    pub(crate) device: Device,
+    pub(crate) loras: Vec<LoraFile>,
 }
 
 /// Inputs of a request that are in memory instead of in files.
@@ -148,12 +139,12 @@ impl Pipeline {
         self.model.reads_texts()
     }
 
-    fn autoencoder(&self) -> Option<&Autoencoder> {
+    pub(crate) fn autoencoder(&self) -> Option<&Autoencoder> {
         self.model.autoencoder.as_ref()
     }
 
     /// Pixels per latent, along an axis.
-    fn stride(&self) -> usize {
+    pub(crate) fn stride(&self) -> usize {
         self.autoencoder().map_or(1, Autoencoder::stride)
     }
 
@@ -182,35 +173,6 @@ impl Pipeline {
         Some(vec![round(side * aspect.sqrt()), round(side / aspect.sqrt())])
     }
 
-    fn size(&self, request: &Request, image: Option<&RecordedFile>) -> Result<Vec<usize>, PipelineError> {
-        let fail = |reason: String| PipelineError::request("size", reason);
-        let like = match (image, &request.size) {
-            (Some(file), None) => {
-                let ImageFacts { width, height, .. } =
-                    image_facts(&file.path).map_err(|e| PipelineError::request("image", e.to_string()))?;
-                self.size_like([height, width])
-            }
-            _ => None,
-        };
-        let size = request.size.clone().or(like).or_else(|| self.native_size());
-        let size =
-            size.ok_or_else(|| fail("the model has no default size, so the request needs one".into()))?;
-        let axes = self.model.network.spec().axes;
-        if size.len() != axes {
-            return Err(fail(format!("{size:?}: expected {axes} numbers, one for each axis of a sample")));
-        }
-        request.check_size(&size)?;
-        let stride = self.stride();
-        if size.iter().any(|n| !n.is_multiple_of(stride)) {
-            let sides: Vec<_> = size.iter().map(usize::to_string).collect();
-            return Err(fail(format!(
-                "{} pixels: expected multiples of {stride}, the downsampling factor of the model",
-                sides.join("×")
-            )));
-        }
-        Ok(size)
-    }
-
     /// Checks a request, reads its files and encodes its prompts: everything but the sampling.
     ///
     /// # Errors
@@ -227,190 +189,6 @@ impl Pipeline {
         self.prepared(request, inputs, false)
     }
 
-    /// With `studied`, unconditional predictions are prepared even if the request's own solver does not need them.
-    pub(crate) fn prepared(
-        &self,
-        request: &Request,
-        inputs: Inputs,
-        studied: bool,
-    ) -> Result<Job, PipelineError> {
-        let fail = |field, reason: &str| PipelineError::request(field, reason);
-        let spec = self.model.network.spec();
-        let count = request.checked_count()?;
-        self.check_loras(request)?;
-        let size = self.size(request, request.image.as_ref())?;
-        let own = &self.model.extras.sampling;
-        let sampling = request.sampling(own);
-        let solver = sampling.solver.as_deref().unwrap_or_default();
-
-        let null = self.reads_texts() || spec.classes.count.is_some() && self.model.null_class().is_some();
-        let conditional = null || spec.classes.count.is_some() || spec.takes_guidance;
-        let wanted = request.guidance.or(own.guidance.filter(|_| conditional));
-        let guidance = wanted.unwrap_or(self.model.kind.guidance);
-        let scale = checked_scale(solver, guidance, request.guidance.is_none())?;
-        if scale != 1.0 && !null && !spec.takes_guidance {
-            let reason =
-                "needs a model with prompts, or with classes and a null class; this model has neither";
-            return Err(fail("guidance", reason));
-        }
-        request.check_guidance()?;
-        let guided = scale != 1.0 && !spec.takes_guidance;
-        if !guided {
-            let taken = "has no effect: this network takes the guidance scale as an input";
-            let negative = request.negative_prompt.as_deref().is_some_and(|text| !text.is_empty());
-            let fields = [
-                ("negative_prompt", negative),
-                ("guidance_interval", request.guidance_interval.is_some()),
-                ("guidance_rescale", request.guidance_rescale.is_some_and(|rescale| rescale > 0.0)),
-                ("dynamic_threshold", request.dynamic_threshold.is_some()),
-            ];
-            check_unused(if spec.takes_guidance { taken } else { UNGUIDED }, &fields)?;
-        }
-        let precision = request.precision.unwrap_or_default();
-        precision.check(&self.device).map_err(|e| fail("precision", &e))?;
-
-        let channels = if spec.outputs.is_multiple_of(2) && 2 * spec.inputs == spec.outputs {
-            spec.inputs
-        } else {
-            spec.outputs
-        };
-        let shape = samples_of(self.autoencoder(), channels, &size);
-        let scheduler = self.shifted(request, tokens(shape.axes(), spec.patch))?;
-        let tuned = self.tuned(request, sampling.steps, guidance)?;
-        let mut recipe = match tuned {
-            Some(tuned) => scheduler.resolve_bespoke(tuned)?,
-            None => scheduler.resolve_with(&sampling)?,
-        };
-        check_variance(&recipe, spec.outputs, channels)?;
-        match (request.strength, request.image.is_some() || inputs.image.is_some()) {
-            (Some(_), false) => return Err(fail("strength", "needs an initial image")),
-            (strength, true) => recipe = shortened(recipe, strength.unwrap_or(0.8), sampling.steps)?,
-            (None, false) => {}
-        }
-        let prepare_null = guided || studied && null && !spec.takes_guidance;
-        let mut conditions = conditions::prepare(&self.model, request, &size, prepare_null)?;
-        conditions.scale = spec.takes_guidance.then_some(guidance.max(1.0) as f32);
-        let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
-        (self.model.network)
-            .check(1, &shape, &[time], &conditions.rows(0..1).0)
-            .map_err(|e| fail("size", &e.to_string()))?;
-
-        // A trajectory shares its adaptive steps and the length of its texts. Images alone do not depend on each other; they
-        // still share calls of the network.
-        let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
-        let most = request.chunk.map_or(CHUNK, std::num::NonZeroUsize::get);
-        let most = if guided { (most / 2).max(1) } else { most };
-        let (chunk, side_by_side) = if adaptive || conditions.is_ragged() { (1, most) } else { (most, 1) };
-        let rows = most.min(count) * if guided { 2 } else { 1 };
-        let row = self.model.network.row_bytes(&shape, precision);
-        let decoding = self.autoencoder().map_or(0, |vae| decoding_bytes(vae, request, &size, precision));
-        let pixels = size.iter().product();
-        let sides = if let &[h, w] = &*size { [h, w] } else { [1, pixels] };
-        Needed { count, rows, size: sides, row, decoding }.check()?;
-
-        let noise = match (inputs.noise, &request.noise) {
-            (Some(noise), _) => Some(noise),
-            (None, Some(file)) => Some(noise_in(file)?),
-            (None, None) => None,
-        };
-        let expected: Vec<usize> = [&[count], shape.dims()].concat();
-        if let Some(noise) = &noise
-            && (noise.shape != expected || noise.values.len() != expected.iter().product::<usize>())
-        {
-            let reason = format!("has shape {:?}, expected {expected:?}", noise.shape);
-            return Err(fail("noise", &reason));
-        }
-        let draws = inputs.draws.unwrap_or_else(|| Arc::new(SeededRows::new(request.seed, count)));
-        let mut job = Job {
-            request: request.clone(),
-            size,
-            shape,
-            scheduler,
-            guidance: Guidance {
-                scale: guidance,
-                rescale: request.guidance_rescale.unwrap_or(0.0),
-                interval: request.guidance_interval,
-                threshold: request.dynamic_threshold,
-            },
-            sampling,
-            recipe: Arc::new(recipe),
-            chunk,
-            side_by_side,
-            precision,
-            conditions,
-            network: self.model.network.in_precision(precision),
-            autoencoder: self.autoencoder().map(|vae| vae.clone().with_precision(precision)),
-            noise,
-            begin: None,
-            draws,
-            model: self.model.clone(),
-            device: self.device.clone(),
-        };
-        let image = match (inputs.image, &request.image) {
-            (Some(image), _) => Some(image),
-            (None, Some(file)) => Some(image_in(file, &job.size)?),
-            (None, None) => None,
-        };
-        job.begin = image.map(|image| job.encode(&image)).transpose()?;
-        Ok(job)
-    }
-
-    /// The LoRAs of a request must be those with which the model was loaded.
-    fn check_loras(&self, request: &Request) -> Result<(), PipelineError> {
-        let same = |(a, b): (&LoraFile, &LoraFile)| a.scale == b.scale && a.file.sha256 == b.file.sha256;
-        let loaded =
-            request.loras.len() == self.loras.len() && request.loras.iter().zip(&self.loras).all(same);
-        if request.loras.is_empty() || loaded {
-            return Ok(());
-        }
-        Err(PipelineError::request("loras", "the model was loaded with other LoRAs; load it with these"))
-    }
-
-    /// The learned sampler for this request, if the request does not choose a solver or chooses it.
-    fn tuned(
-        &self,
-        request: &Request,
-        steps: usize,
-        guidance: f64,
-    ) -> Result<Option<&solver::Bespoke>, PipelineError> {
-        let named = request.solver.as_deref() == Some(TUNED);
-        let open = request.solver.is_none()
-            && request.spacing.is_none()
-            && request.eta.is_none()
-            && request.image.is_none()
-            && request.strength.is_none();
-        if !(open && !request.untuned || named) {
-            return Ok(None);
-        }
-        let scale = guidance::scale_for(TUNED, guidance);
-        let found = self.extras().tuned(steps, scale).filter(|_| request.guidance_interval.is_none());
-        if named && found.is_none() {
-            let known: Vec<_> = (self.extras().tuned.iter())
-                .map(|t| format!("{} at guidance {}", t.sampler.evaluations(), t.guidance))
-                .collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let reason = format!(
-                "this model has no learned sampler (`{TUNED}`) for {steps} evaluations at guidance {scale} on all noise \
-                 levels; available: {known}"
-            );
-            return Err(PipelineError::request("solver", reason));
-        }
-        Ok(found.map(|tuned| &tuned.sampler))
-    }
-
-    /// The scheduler with the shift for this number of tokens, or the requested shift.
-    fn shifted(&self, request: &Request, tokens: usize) -> Result<SchedulerConfig, PipelineError> {
-        let scheduler = self.scheduler();
-        let shifted = match request.mu {
-            Some(mu) => {
-                let shifted = scheduler.again()?.with_mu(mu);
-                Some(shifted.map_err(|e| PipelineError::request("mu", e.to_string()))?)
-            }
-            None => scheduler.of_tokens(tokens)?,
-        };
-        Ok(shifted.map_or_else(|| scheduler.again(), Ok)?)
-    }
-
     /// Prepares and runs a request. `on` receives every step and may stop the run.
     ///
     /// # Errors
@@ -421,54 +199,5 @@ impl Pipeline {
         on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Output, PipelineError> {
         self.prepare(request)?.run(&AtomicBool::new(false), on)
-    }
-}
-
-/// Checks whether the network predicts the variance that the solver needs.
-fn check_variance(recipe: &Recipe, outputs: usize, channels: usize) -> Result<(), PipelineError> {
-    if recipe.solver.name() != "ddpm-learned" || outputs == 2 * channels {
-        return Ok(());
-    }
-    let reason = format!(
-        "`ddpm-learned` needs a network with a learned variance ({} output channels for {channels} input channels); this \
-         network has {outputs}. Use `ddpm` instead",
-        2 * channels
-    );
-    Err(PipelineError::request("solver", reason))
-}
-
-/// The plan without the steps that the initial image replaces.
-fn shortened(recipe: Recipe, strength: f64, steps: usize) -> Result<Recipe, PipelineError> {
-    let fail = |reason: String| PipelineError::request("strength", reason);
-    if !(strength > 0.0 && strength <= 1.0) {
-        return Err(fail(format!("{strength}: expected a value > 0 and ≤ 1")));
-    }
-    let kept = ((steps as f64 * strength) as usize).min(steps);
-    if kept == 0 {
-        return Err(fail(format!(
-            "{strength}: no step remains of {steps}; increase the strength or the steps"
-        )));
-    }
-    recipe.begun_at(steps - kept).map_err(fail)
-}
-
-/// The initial image, cropped and resized to the size of the result.
-fn image_in(file: &RecordedFile, size: &[usize]) -> Result<Image, PipelineError> {
-    let fail = |reason: String| PipelineError::request("image", reason);
-    let &[height, width] = size else { return Err(fail("this model does not make images".into())) };
-    file.check()?;
-    open_sized(&file.path, [height, width]).map_err(|e| fail(e.to_string()))
-}
-
-fn noise_in(file: &RecordedFile) -> Result<HostTensor, PipelineError> {
-    file.check()?;
-    let source = SafetensorsFile::open(&file.path)?;
-    let names = source.names();
-    let wrong = |reason: String| HubError::Format { path: file.path.clone(), reason };
-    match &*names {
-        [name] if name == "noise" => Ok(source.read(name).map_err(wrong)?),
-        names => {
-            Err(wrong(format!("contains {}; expected only the tensor `noise`", names.join(", "))).into())
-        }
     }
 }
