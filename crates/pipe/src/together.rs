@@ -15,11 +15,18 @@ use crate::{
 /// Flights that are driven together.
 #[derive(Default)]
 pub struct Together {
-    flights: Vec<(u64, Flight)>,
+    members: Vec<Member>,
     next: u64,
     /// Maximum number of rows in one call; 0 for no limit.
     rows: usize,
     calls: usize,
+}
+
+struct Member {
+    number: u64,
+    flight: Flight,
+    /// What it needs next.
+    ask: Option<Call>,
 }
 
 /// What a flight has done in a turn.
@@ -43,19 +50,19 @@ impl Together {
     /// Adds a flight, and returns its number.
     pub fn add(&mut self, flight: Flight) -> u64 {
         self.next += 1;
-        self.flights.push((self.next, flight));
+        self.members.push(Member { number: self.next, flight, ask: None });
         self.next
     }
 
     /// Removes a flight: cancels it, or stores it to be resumed later.
     pub fn remove(&mut self, number: u64) -> Option<Flight> {
-        let place = self.flights.iter().position(|(found, _)| *found == number)?;
-        Some(self.flights.remove(place).1)
+        let place = self.members.iter().position(|member| member.number == number)?;
+        Some(self.members.remove(place).flight)
     }
 
     /// Whether no flight is on its way.
     pub fn is_empty(&self) -> bool {
-        self.flights.is_empty()
+        self.members.is_empty()
     }
 
     /// Network calls so far.
@@ -66,98 +73,83 @@ impl Together {
     /// Makes one evaluation for every flight, in as few network calls as possible, and returns what they have done.
     pub fn turn(&mut self) -> Vec<(u64, Progress)> {
         let mut done = Vec::new();
-        let mut asks: Vec<(u64, Call)> = Vec::new();
-        let mut gone = Vec::new();
-        for (number, flight) in &mut self.flights {
-            loop {
-                match flight.poll() {
-                    Ok(Next::Ask(call)) => {
-                        asks.push((*number, call));
-                        break;
-                    }
-                    Ok(Next::Step(snapshot)) => done.push((*number, Progress::Step(snapshot))),
-                    Ok(Next::Done(samples)) => {
-                        gone.push(*number);
-                        done.push((*number, Progress::Done(samples)));
-                        break;
-                    }
-                    Err(error) => {
-                        gone.push(*number);
-                        done.push((*number, Progress::Failed(error)));
-                        break;
-                    }
-                }
-            }
+        self.advance(&mut done);
+        let mut open: Vec<usize> = (0..self.members.len()).collect();
+        while let Some(group) = self.group(&open) {
+            self.evaluate(&group, &mut done);
+            open.retain(|place| !group.contains(place));
         }
-        gone.into_iter().for_each(|number| drop(self.remove(number)));
-        while !asks.is_empty() {
-            let group = self.group(&asks);
-            for (number, result) in self.call(&asks, &group) {
-                let Some((_, flight)) = self.flights.iter_mut().find(|(found, _)| *found == number) else {
-                    continue;
-                };
-                let supplied = match result {
-                    Ok(raw) => flight.supply(raw),
-                    Err(halt) => Err(flight.failed(halt)),
-                };
-                if let Err(error) = supplied {
-                    self.remove(number);
-                    done.push((number, Progress::Failed(error)));
-                }
-            }
-            asks = asks
-                .into_iter()
-                .enumerate()
-                .filter(|(place, _)| !group.contains(place))
-                .map(|(_, ask)| ask)
-                .collect();
-        }
+        // Steps are reported before the next evaluation begins.
+        self.advance(&mut done);
         done
     }
 
-    /// The places of the first ask and of all that can share its call.
-    fn group(&self, asks: &[(u64, Call)]) -> Vec<usize> {
-        let job = |number: u64| self.flights.iter().find(|(found, _)| *found == number).map(|(_, f)| f.job());
-        let Some((first, call)) = asks.first() else { return Vec::new() };
-        let mut rows = call.x.len();
-        let mut group = vec![0];
-        for (place, (number, other)) in asks.iter().enumerate().skip(1) {
-            let shared = match (job(*first), job(*number)) {
-                (Some(a), Some(b)) => a.shares_network_with(b),
-                _ => false,
-            };
+    /// Lets every flight run until it asks, and removes those that have ended.
+    fn advance(&mut self, done: &mut Vec<(u64, Progress)>) {
+        let failed =
+            |(number, progress): &(u64, Progress)| matches!(progress, Progress::Failed(_)).then_some(*number);
+        let failed: Vec<u64> = done.iter().filter_map(failed).collect();
+        self.members.retain_mut(|member| {
+            if failed.contains(&member.number) {
+                return false;
+            }
+            while member.ask.is_none() {
+                let progress = match member.flight.poll() {
+                    Ok(Next::Ask(call)) => {
+                        member.ask = Some(call);
+                        break;
+                    }
+                    Ok(Next::Step(snapshot)) => Progress::Step(snapshot),
+                    Ok(Next::Done(samples)) => Progress::Done(samples),
+                    Err(error) => Progress::Failed(error),
+                };
+                let goes_on = matches!(progress, Progress::Step(_));
+                done.push((member.number, progress));
+                if !goes_on {
+                    return false;
+                }
+            }
+            true
+        });
+    }
+
+    /// The first of the `open` places, and all that can share its call; `None` if there is none.
+    fn group(&self, open: &[usize]) -> Option<Vec<usize>> {
+        let (&first, rest) = open.split_first()?;
+        let ask = |place: usize| self.members[place].ask.as_ref();
+        let mut group = vec![first];
+        let Some(call) = ask(first) else { return Some(group) };
+        let (job, mut rows) = (self.members[first].flight.job(), call.x.len());
+        for &place in rest {
+            let Some(other) = ask(place) else { continue };
             let room = self.rows == 0 || rows + other.x.len() <= self.rows;
-            if shared && room && call.fits(other) {
+            if room && job.shares_network_with(self.members[place].flight.job()) && call.fits(other) {
                 rows += other.x.len();
                 group.push(place);
             }
         }
-        group
+        Some(group)
     }
 
-    /// The outputs of one call for a group of asks.
-    fn call(&mut self, asks: &[(u64, Call)], group: &[usize]) -> Vec<(u64, Result<Batch, Halt>)> {
-        let members: Vec<&(u64, Call)> = group.iter().filter_map(|place| asks.get(*place)).collect();
-        let calls: Vec<&Call> = members.iter().map(|(_, call)| call).collect();
-        let job = members
-            .first()
-            .and_then(|(number, _)| self.flights.iter().find(|(found, _)| found == number))
-            .map(|(_, flight)| flight.job().clone());
-        let (Some(job), Some(call)) = (job, Call::cat(&calls)) else { return Vec::new() };
+    /// Answers a group of asks with one call.
+    fn evaluate(&mut self, group: &[usize], done: &mut Vec<(u64, Progress)>) {
+        let calls: Vec<Call> = group.iter().filter_map(|place| self.members[*place].ask.take()).collect();
+        let (Some(first), Some(call)) = (group.first(), Call::cat(&calls.iter().collect::<Vec<_>>())) else {
+            return;
+        };
         self.calls += 1;
-        match call.forward(job.network()) {
-            Err(halt) => {
-                let failed = || Halt::Failed(halt.to_string());
-                members.iter().map(|(number, _)| (*number, Err(failed()))).collect()
-            }
-            Ok(raw) => {
-                let mut start = 0;
-                let part = |(number, call): &&(u64, Call)| {
-                    let rows = start..start + call.x.len();
-                    start = rows.end;
-                    (*number, Ok(raw.narrow(rows)))
-                };
-                members.iter().map(part).collect()
+        let raw = call.forward(self.members[*first].flight.job().network());
+        let mut start = 0;
+        for (place, call) in group.iter().zip(&calls) {
+            let rows = start..start + call.x.len();
+            start = rows.end;
+            let Member { number, flight, .. } = &mut self.members[*place];
+            let supplied = match &raw {
+                Ok(raw) => flight.supply(raw.narrow(rows)),
+                Err(halt) => Err(flight.failed(Halt::Failed(halt.to_string()))),
+            };
+            if let Err(error) = supplied {
+                done.push((*number, Progress::Failed(error)));
             }
         }
     }

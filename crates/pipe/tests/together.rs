@@ -139,8 +139,10 @@ fn calls_have_at_most_as_many_rows_as_asked_for() {
     for seed in 0..5 {
         together.add(flight(&pipeline, &Request { seed, ..request(2, 2, "euler", 1.0, 0) }));
     }
-    together.turn();
+    let done = together.turn();
     assert_eq!(together.calls(), 3);
+    // Steps are reported at once, not after the next evaluation.
+    assert_eq!(done.iter().filter(|(_, progress)| matches!(progress, Progress::Step(_))).count(), 5);
 }
 
 /// Images of an adaptive solver have step sizes of their own, and share the calls.
