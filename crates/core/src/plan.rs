@@ -121,16 +121,6 @@ pub enum PlanError {
         /// Name of the transformation.
         transformation: &'static str,
     },
-    /// A strength out of range, or one that leaves no step.
-    #[error(
-        "strength = {strength}: expected 0 < strength ≤ 1 with strength·{steps} ≥ 1, so that at least one of {steps} steps remains"
-    )]
-    Strength {
-        /// The strength given.
-        strength: f64,
-        /// Number of steps in the plan.
-        steps: usize,
-    },
 }
 
 /// The start of a trajectory, and its moves.
@@ -219,6 +209,12 @@ impl Plan {
     /// Iterates over the level before each move, and the move.
     pub fn steps(&self) -> impl Iterator<Item = (Level, Move)> + '_ {
         std::iter::once(self.start).chain(self.moves.iter().map(|m| m.to())).zip(self.moves.iter().copied())
+    }
+
+    /// The index and the level before each solver call.
+    pub(crate) fn solve_starts(&self) -> Vec<(usize, Level)> {
+        let solves = self.steps().enumerate().filter(|(_, (_, step))| matches!(step, Move::Solve(_)));
+        solves.map(|(index, (level, _))| (index, level)).collect()
     }
 
     /// Adds fresh noise according to a rule.
@@ -352,8 +348,11 @@ impl Plan {
     /// Song et al. 2021, arXiv:2010.02502, section 4.3. Start it from a clean sample without noise.
     ///
     /// # Errors
-    /// [`PlanError::AlreadyNoisy`] if the plan adds noise.
+    /// [`PlanError::AlreadyNoisy`] if the plan adds noise, [`PlanError::TooShort`] if it has no moves.
     pub fn inverted(mut self) -> Result<Self, PlanError> {
+        if self.moves.is_empty() {
+            return Err(PlanError::TooShort { levels: 1 });
+        }
         if self.moves.iter().any(|m| matches!(m, Move::Renoise { .. })) {
             return Err(PlanError::AlreadyNoisy { transformation: "inversion" });
         }
@@ -370,33 +369,12 @@ impl Plan {
         Ok(self)
     }
 
-    /// Starts from a clean sample, noised to the level from which the last `⌊steps·strength⌋` steps remain.
-    /// Meng et al. 2022, arXiv:2108.01073. Apply other transformations afterwards.
-    ///
-    /// # Errors
-    /// If the strength is not in `0 < strength ≤ 1` or leaves no step, or the plan already adds noise.
-    pub fn img2img(mut self, strength: f64) -> Result<Self, PlanError> {
-        if self.moves.iter().any(|m| matches!(m, Move::Renoise { .. })) {
-            return Err(PlanError::AlreadyNoisy { transformation: "img2img" });
-        }
-        let steps = self.solves();
-        let kept = (steps as f64 * strength).floor();
-        if !(strength <= 1.0 && kept >= 1.0) {
-            return Err(PlanError::Strength { strength, steps });
-        }
-        let skipped = steps - kept as usize;
-        let solve = self
-            .moves
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| matches!(m, Move::Solve(_)))
-            .nth(skipped)
-            .map_or(0, |(index, _)| index);
-        let to = self.steps().nth(solve).map_or(self.start, |(from, _)| from);
-        self.moves.splice(..solve, [Move::Renoise { to, scale: 1.0 }]);
-        self.start = Level::CLEAN;
-        self.start_std = 0.0;
-        Ok(self)
+    /// The plan without its first `step` solver steps, like diffusers' `set_begin_index` in image-to-image pipelines. The
+    /// sample must then be at the level of the new start. Meng et al. 2022, arXiv:2108.01073. `None` if no step remains.
+    pub fn begun_at(mut self, step: usize) -> Option<Self> {
+        let &(index, start) = self.solve_starts().get(step)?;
+        self.moves.drain(..index);
+        Some(Self { start, start_std: start.alpha.hypot(start.sigma), ..self })
     }
 }
 

@@ -176,23 +176,15 @@ fn churn_is_edms_algorithm_2() {
 }
 
 #[test]
-fn img2img_starts_midway() {
-    let times = Spacing::Leading { offset: 0 }.times(&*ddpm(), 10).unwrap();
-    let whole = Plan::descend(ddpm(), &times, Final::Clean).unwrap();
-    for (strength, steps) in [(1.0, 10), (0.75, 7), (0.1, 1)] {
-        let plan = whole.clone().img2img(strength).unwrap();
-        assert_eq!((plan.solves(), plan.start, plan.start_std), (steps, Level::CLEAN, 0.0));
-        assert_eq!(plan.moves[0], Move::Renoise { to: ddpm().level(times[10 - steps]), scale: 1.0 });
-        assert_eq!(plan.clone().ancestral(1.0).solves(), steps);
+fn plans_begin_later() {
+    let times = [999.0, 799.0, 599.0];
+    let strided = Plan::strided(ddpm(), &times, 150.0, Level::CLEAN).unwrap();
+    for (step, time) in times.into_iter().enumerate() {
+        let plan = strided.clone().begun_at(step).unwrap();
+        assert_eq!((plan.solves(), plan.start), (3 - step, ddpm().level(time)));
+        assert!(matches!(plan.moves[0], Move::Solve(_)));
     }
-    for strength in [0.0, 0.05, -1.0, 1.1, f64::NAN] {
-        assert!(matches!(whole.clone().img2img(strength), Err(PlanError::Strength { .. })));
-    }
-    let noisy = whole.clone().ancestral(1.0);
-    assert!(matches!(noisy.img2img(0.5), Err(PlanError::AlreadyNoisy { .. })));
-    let strided = Plan::strided(ddpm(), &[999.0, 799.0, 599.0], 150.0, Level::CLEAN).unwrap();
-    let plan = strided.img2img(0.5).unwrap();
-    assert_eq!(plan.moves[0], Move::Renoise { to: ddpm().level(599.0), scale: 1.0 });
+    assert!(strided.begun_at(3).is_none());
 }
 
 #[test]
@@ -217,9 +209,11 @@ fn no_path_through_pure_noise_is_nan() {
     for schedule in schedules() {
         let times = Spacing::Trailing.times(&*schedule, 5).unwrap();
         let plain = Plan::descend(schedule.clone(), &times, Final::Clean).unwrap();
+        let up = Move::Renoise { to: plain.start, scale: 1.0 };
+        let moves = [&[up], &plain.moves[..]].concat();
         let mut plans = vec![
             plain.clone().churn(churn),
-            plain.clone().img2img(1.0).unwrap(),
+            Plan { start: Level::CLEAN, start_std: 0.0, moves, ..plain.clone() },
             plain.clone().churn(churn).ancestral(0.5),
         ];
         for rule in [

@@ -36,9 +36,9 @@ impl Inversion {
             )));
         }
         // A network needs a noise level, but a clean image has none: it counts as one at the cleanest level.
-        let mut levels: Vec<_> = down.plan.steps().map(|(from, _)| from).collect();
-        levels.reverse();
-        let up = Plan::through(down.schedule.clone(), &levels).map_err(|e| fail(e.to_string()))?;
+        let mut noisy = down.plan.clone();
+        noisy.moves.pop();
+        let up = noisy.inverted().map_err(|e| fail(e.to_string()))?;
         Ok(Self { down, up })
     }
 
