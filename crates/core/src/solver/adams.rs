@@ -2,8 +2,6 @@
 //!
 //! - [`Ipndm`]: the weights for equal steps, whatever the step sizes are; the improved PNDM of Zhang & Chen 2022,
 //!   arXiv:2204.13902.
-//! - [`Lms`]: the weights for the actual step sizes in the coordinates of an [`Axis`](crate::schedule::Axis), as
-//!   in k-diffusion's linear multistep sampler. Katherine Crowson 2022.
 //! - [`GradientEstimation`]: Permenter & Yuan 2024, arXiv:2306.04848.
 //!
 //! One evaluation per step each.
@@ -11,14 +9,13 @@
 use super::Solver;
 use crate::{
     lin,
-    phi::weights,
     predict::{Halt, Prediction},
     trajectory::Step,
     vector::Vector,
 };
 
 /// Weights of the newest prediction and earlier ones, for equal steps.
-const EQUAL_STEPS: [&[f64]; 4] = [
+pub(super) const EQUAL_STEPS: [&[f64]; 4] = [
     &[1.0],
     &[3.0 / 2.0, -1.0 / 2.0],
     &[23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0],
@@ -50,6 +47,16 @@ pub(super) fn transfer<V: Vector>(s: &Step<'_, V>, p: &Prediction<V>, eps: &V) -
 pub struct Ipndm {
     /// Number of predictions, 1 to 4.
     pub order: usize,
+    /// Whether a step from pure noise treats the clean sample as zero: diffusers divides by an `alpha` of zero there
+    /// and so ignores the prediction.
+    pub zero_at_noise: bool,
+}
+
+impl Ipndm {
+    /// Creates it for any start.
+    pub const fn new(order: usize) -> Self {
+        Self { order, zero_at_noise: false }
+    }
 }
 
 impl<V: Vector> Solver<V> for Ipndm {
@@ -63,44 +70,10 @@ impl<V: Vector> Solver<V> for Ipndm {
 
     fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
         let p = s.predict()?;
-        Ok(transfer(s, &p, &extrapolated(s, &p, self.order)))
-    }
-}
-
-/// Linear multistep method.
-#[derive(Clone, Copy, Debug)]
-pub struct Lms {
-    /// Number of predictions, 1 to 4.
-    pub order: usize,
-}
-
-impl<V: Vector> Solver<V> for Lms {
-    fn order(&self) -> usize {
-        self.order
-    }
-
-    fn memory(&self) -> usize {
-        self.order - 1
-    }
-
-    fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
-        let p = s.predict()?;
-        let axis = s.axis();
-        let (u, du) = (axis.coordinate(s.from), axis.coordinate(s.to) - axis.coordinate(s.from));
-        let (mut nodes, mut slopes) = (vec![0.0], vec![axis.slope(&p)]);
-        for past in (1..self.order).map_while(|k| s.past(k)) {
-            let r = (axis.coordinate(past.level) - u) / du;
-            if !r.is_finite() {
-                break;
-            }
-            nodes.push(r);
-            slopes.push(axis.slope(&past.prediction));
+        if self.zero_at_noise && s.from.alpha == 0.0 {
+            return Ok(lin![s.to.sigma / s.from.sigma => &s.x]);
         }
-        let (scale, ratio) = (axis.scale(s.to), axis.scale(s.to) / axis.scale(s.from));
-        let weights = weights(&nodes, |j| scale * du / (j as f64 + 1.0));
-        let terms: Vec<(f64, &V)> =
-            std::iter::once((ratio, &s.x)).chain(weights.into_iter().zip(&slopes)).collect();
-        Ok(V::lin(&terms))
+        Ok(transfer(s, &p, &extrapolated(s, &p, self.order)))
     }
 }
 

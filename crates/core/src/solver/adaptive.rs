@@ -1,6 +1,6 @@
 //! A solver that takes as many steps between consecutive levels of the plan as its tolerance needs.
 
-use super::Solver;
+use super::{DpmSinglestep, Solver};
 use crate::{
     lin,
     predict::Halt,
@@ -21,6 +21,9 @@ pub struct Adaptive<S> {
     /// The error allowed in a step.
     pub tolerance: Tolerance,
 }
+
+/// DPM-Solver with adaptive steps.
+pub type AdaptiveDpm = Adaptive<DpmSinglestep>;
 
 impl<S> Adaptive<S> {
     /// Creates it with k-diffusion's tolerances.

@@ -2,7 +2,7 @@
 //! samples on the data manifold. Chung et al. 2024, arXiv:2406.08070, algorithm 2; for solvers other than DDIM
 //! by analogy. The guidance scale is between 0 and 1.
 
-use super::Solver;
+use super::{Ddim, Dpmpp2m, Solver};
 use crate::{lin, predict::Halt, trajectory::Step, vector::Vector};
 
 /// A solver with CFG++. Without guidance it equals the solver itself.
@@ -11,6 +11,11 @@ pub struct CfgPlusPlus<S>(
     /// The solver.
     pub S,
 );
+
+/// DDIM with CFG++.
+pub type DdimCfg = CfgPlusPlus<Ddim>;
+/// DPM-Solver++(2M) with CFG++.
+pub type Dpmpp2mCfg = CfgPlusPlus<Dpmpp2m>;
 
 impl<V: Vector, S: Solver<V>> Solver<V> for CfgPlusPlus<S> {
     fn order(&self) -> usize {

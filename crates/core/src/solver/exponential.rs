@@ -39,7 +39,7 @@ impl Form {
 
 /// The order of a multistep solver's last steps. A step to a clean level always has order 1, for which the
 /// formula is exact: the step is infinitely long in `lambda`, so there is nothing to extrapolate to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum FinalOrder {
     /// 1 in the last step and at most 2 in the one before, in plans of fewer than 15 steps; more stable.
     /// diffusers' `lower_order_final`.
@@ -49,6 +49,8 @@ pub enum FinalOrder {
     Lower,
     /// 1 in the last step, 2 in the one before, and so on: `lower_order_final` of UniPC and SA-Solver.
     Falling,
+    /// 1 in steps from timesteps below this one: CogVideoX's DPM-Solver, whose steps cover so many and end below 0.
+    Below(f64),
     /// The full order in every step.
     Full,
 }
@@ -66,7 +68,11 @@ impl FinalOrder {
 
     /// The highest order of this step.
     pub(super) fn here<V: Vector>(self, s: &Step<'_, V>) -> usize {
-        if s.is_finite() { self.limit(s.remaining, s.index + 1 + s.remaining) } else { 1 }
+        match self {
+            _ if !s.is_finite() => 1,
+            Self::Below(time) if s.from.t < time => 1,
+            _ => self.limit(s.remaining, s.index + 1 + s.remaining),
+        }
     }
 }
 

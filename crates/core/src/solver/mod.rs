@@ -1,7 +1,11 @@
 //! Solvers: each computes the sample at the next level with one formula of its paper. [`SOLVERS`] lists all.
+//!
+//! To add a solver, write its file, add a `mod` and a line to `solvers!`, and, if it needs no options, a row to [`SOLVERS`].
 
 mod adams;
 mod adaptive;
+mod begun;
+mod begun_pndm;
 mod bespoke;
 mod cfgpp;
 mod consistency;
@@ -16,10 +20,12 @@ mod dpmpp_sde;
 mod er_sde;
 mod exponential;
 mod learned;
+mod lms;
 mod pndm;
 mod registry;
 mod runge_kutta;
 mod sa;
+mod strided_pndm;
 mod unipc;
 
 use crate::{
@@ -28,27 +34,70 @@ use crate::{
     vector::Vector,
 };
 
-pub use adams::{GradientEstimation, Ipndm, Lms};
 pub use adaptive::Adaptive;
-pub use bespoke::{Bespoke, BespokeError};
+pub use bespoke::BespokeError;
 pub use cfgpp::CfgPlusPlus;
-pub use consistency::Consistency;
-pub use ddim::Ddim;
-pub use deis::Deis;
-pub use dpm_grouped::DpmGrouped;
-pub use dpm_multistep::{Curvature, DpmMultistep, Rule};
-pub use dpm_singlestep::DpmSinglestep;
-pub use dpm2::Dpm2;
-pub use dpmpp_2m::Dpmpp2m;
-pub use dpmpp_sde::DpmppSde;
-pub use er_sde::ErSde;
+pub use dpm_multistep::{Curvature, Rule};
 pub use exponential::{FinalOrder, Form};
-pub use learned::LearnedVariance;
-pub use pndm::{Pndm, Start};
+pub use pndm::Start;
 pub use registry::{SOLVERS, SolverEntry, find, solver};
-pub use runge_kutta::{CLASSICAL, HEUN, MIDPOINT, RungeKutta, Tableau};
-pub use sa::SaSolver;
-pub use unipc::{Bh, Uncorrected, UniPc};
+pub use runge_kutta::{CLASSICAL, HEUN, MIDPOINT, Tableau};
+pub use unipc::{Bh, Uncorrected};
+
+/// Exports the solvers of each file and makes them variants of [`AnySolver`]. The modules are declared outside, because
+/// rustfmt formats no file whose module is declared by a macro.
+macro_rules! solvers {
+    ($($file:ident: $($solver:ident),+;)+) => {
+        $(pub use $file::{$($solver),+};)+
+
+        /// Any solver of this crate with its options, for any kind of sample.
+        #[derive(Clone, Debug)]
+        pub enum AnySolver {
+            $($(
+                #[doc = concat!("[`", stringify!($solver), "`]")]
+                $solver($solver),
+            )+)+
+        }
+
+        impl AnySolver {
+            /// Creates the solver for one kind of sample.
+            pub fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
+                match self { $($(Self::$solver(solver) => Box::new(solver.clone())),+),+ }
+            }
+        }
+
+        $($(impl From<$solver> for AnySolver {
+            fn from(solver: $solver) -> Self {
+                Self::$solver(solver)
+            }
+        })+)+
+    };
+}
+
+solvers! {
+    adams: GradientEstimation, Ipndm;
+    adaptive: AdaptiveDpm;
+    begun_pndm: BegunPndm;
+    bespoke: Bespoke;
+    cfgpp: DdimCfg, Dpmpp2mCfg;
+    consistency: Consistency;
+    ddim: Ddim;
+    deis: Deis;
+    dpm2: Dpm2;
+    dpm_grouped: DpmGrouped;
+    dpm_multistep: DpmMultistep;
+    dpm_singlestep: DpmSinglestep;
+    dpmpp_2m: Dpmpp2m;
+    dpmpp_sde: DpmppSde;
+    er_sde: ErSde;
+    learned: LearnedVariance;
+    lms: Lms;
+    pndm: Pndm;
+    runge_kutta: RungeKutta;
+    sa: SaSolver;
+    strided_pndm: StridedPndm;
+    unipc: UniPc;
+}
 
 /// A sampler's formula for one step.
 pub trait Solver<V: Vector>: Send + Sync {

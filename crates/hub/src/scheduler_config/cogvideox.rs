@@ -5,10 +5,9 @@
 //! "SDE-DPM-Solver++". Its step below timestep 0 has order 1, whether it ends clean or not.
 
 use tweedie_core::{
-    Halt, Level, Plan, Solver, Vector,
-    solver::{DpmMultistep, FinalOrder, Form},
+    Level, Plan,
+    solver::{AnySolver, DpmMultistep, FinalOrder, Form},
     spacing::Spacing,
-    trajectory::Step,
 };
 
 use super::{
@@ -16,7 +15,6 @@ use super::{
     betas::{self, BetaRules, Table, TableSpacing},
     ddim::{BETAS, Ddim},
     keys::Keys,
-    method::Method,
 };
 
 fn ddim(keys: &mut Keys) -> Result<Ddim, crate::HubError> {
@@ -56,8 +54,9 @@ impl Scheduler for Dpm {
         "dpmpp-2m-sde"
     }
 
-    fn method(&self, steps: usize) -> Option<Method> {
-        Some(Method::CogVideoX(CogVideoX { stride: (self.0.table / steps.max(1)) as f64 }))
+    fn with_options(&self, steps: usize) -> Option<AnySolver> {
+        let final_order = FinalOrder::Below((self.0.table / steps.max(1)) as f64);
+        Some(DpmMultistep { tau: 1.0, final_order, ..DpmMultistep::new(Form::Data, 2) }.into())
     }
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {
@@ -66,32 +65,5 @@ impl Scheduler for Dpm {
 
     fn spacing(&self) -> Spacing {
         self.0.spacing()
-    }
-}
-
-/// SDE-DPM-Solver++(2M), with order 1 below timestep 0.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CogVideoX {
-    /// Timesteps per step.
-    stride: f64,
-}
-
-impl CogVideoX {
-    fn of_order(order: usize) -> DpmMultistep {
-        DpmMultistep { tau: 1.0, final_order: FinalOrder::Full, ..DpmMultistep::new(Form::Data, order) }
-    }
-}
-
-impl<V: Vector> Solver<V> for CogVideoX {
-    fn order(&self) -> usize {
-        2
-    }
-
-    fn memory(&self) -> usize {
-        1
-    }
-
-    fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
-        Self::of_order(if s.from.t < self.stride { 1 } else { 2 }).step(s)
     }
 }

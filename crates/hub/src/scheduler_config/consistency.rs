@@ -4,7 +4,7 @@ use tweedie_core::{
     Level, Plan,
     plan::{Final, NoiseRule},
     schedule::Interpolation,
-    solver,
+    solver::{AnySolver, Consistency},
     spacing::{Spacing, SpacingError},
 };
 
@@ -12,7 +12,6 @@ use super::{
     Clamp, Process, Read, Scheduler,
     betas::{self, BetaRules, COMMON_CURVES, EPS_X0_V, Rescaled, Table},
     keys::Keys,
-    method::Method,
 };
 
 const BETAS: BetaRules = BetaRules {
@@ -77,9 +76,8 @@ impl Scheduler for Distilled {
         if self.time_scale.is_some() { "lcm" } else { "tcd" }
     }
 
-    fn method(&self, _: usize) -> Option<Method> {
-        let time_scale = self.time_scale?;
-        Some(Method::Consistency(solver::Consistency { sigma_data: 0.5, time_scale }))
+    fn with_options(&self, _: usize) -> Option<AnySolver> {
+        Some(Consistency { sigma_data: 0.5, time_scale: self.time_scale? }.into())
     }
 
     fn clamp(&self) -> Option<Clamp> {

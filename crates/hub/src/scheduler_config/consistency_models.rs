@@ -7,11 +7,10 @@ use tweedie_core::{
     Level, Move, NoiseSchedule, Parameterization, Plan,
     plan::Final,
     schedule::EdmSchedule,
-    solver,
     spacing::{Spacing, SpacingError},
 };
 
-use super::{Clamp, ClampRange, Process, Read, Scheduler, betas, keys::Keys, method::Method};
+use super::{Clamp, ClampRange, Process, Read, Scheduler, betas, keys::Keys};
 
 #[derive(Debug)]
 struct Consistency {
@@ -55,10 +54,6 @@ impl Scheduler for Consistency {
 
     fn solver(&self) -> &'static str {
         "lcm"
-    }
-
-    fn method(&self, _: usize) -> Option<Method> {
-        solver::find("lcm").map(Method::Named)
     }
 
     fn clamp(&self) -> Option<Clamp> {

@@ -3,14 +3,13 @@
 
 use tweedie_core::{
     Plan,
-    solver::{Deis, FinalOrder, Form, SaSolver},
+    solver::{AnySolver, Deis, FinalOrder, Form, SaSolver},
     spacing::Spacing,
 };
 
 use super::{
     Clamp, Process, Read, Scheduler, betas,
     keys::Keys,
-    method::Method,
     multistep::{Grid, GridRules},
 };
 
@@ -88,14 +87,14 @@ impl Scheduler for Multistep {
         }
     }
 
-    fn method(&self, steps: usize) -> Option<Method> {
+    fn with_options(&self, steps: usize) -> Option<AnySolver> {
         Some(match self.answers {
             Answers::Deis { order, lower } => {
                 let few = lower && steps < 15;
                 let final_order = if few { FinalOrder::Falling } else { FinalOrder::Full };
-                Method::Deis(Deis { order, final_order })
+                Deis { order, final_order }.into()
             }
-            Answers::Sa(solver) => Method::SaSolver(solver),
+            Answers::Sa(solver) => solver.into(),
         })
     }
 

@@ -3,14 +3,13 @@
 
 use tweedie_core::{
     Plan,
-    solver::{Curvature, DpmGrouped, DpmMultistep, FinalOrder, Form, Rule},
+    solver::{AnySolver, Curvature, DpmGrouped, DpmMultistep, FinalOrder, Form, Rule},
     spacing::Spacing,
 };
 
 use super::{
     Clamp, Process, Read, Scheduler, betas,
     keys::Keys,
-    method::Method,
     multistep::{Grid, GridRules},
 };
 use crate::error::HubError;
@@ -102,20 +101,14 @@ impl DpmOptions {
         }
     }
 
-    pub(super) fn multistep(&self, steps: usize) -> Method {
+    pub(super) fn multistep(&self, steps: usize) -> DpmMultistep {
         let final_order = match (self.lower && steps < 15, self.euler) {
             (true, _) => FinalOrder::Falling,
             (false, true) => FinalOrder::Lower,
             (false, false) => FinalOrder::Full,
         };
-        Method::DpmMultistep(DpmMultistep {
-            form: self.form,
-            order: self.order,
-            rule: self.rule,
-            curvature: Curvature::Published,
-            tau: self.tau(),
-            final_order,
-        })
+        let (form, order, rule, tau) = (self.form, self.order, self.rule, self.tau());
+        DpmMultistep { form, order, rule, curvature: Curvature::Published, tau, final_order }
     }
 }
 
@@ -193,17 +186,16 @@ impl Scheduler for DpmSolver {
         }
     }
 
-    fn method(&self, steps: usize) -> Option<Method> {
+    fn with_options(&self, steps: usize) -> Option<AnySolver> {
         let o = self.options;
         if self.kind != Kind::Singlestep {
-            return Some(o.multistep(steps));
+            return Some(o.multistep(steps).into());
         }
         // diffusers lowers the order at the end if the number of steps is not a multiple of the order, or to a clean sample.
         let lower_final = o.lower || self.grid.clean || !steps.is_multiple_of(o.order);
         let (form, order, rule, tau) = (o.form, o.order, o.rule, o.tau());
         let curvature = Curvature::Published;
-        let grouped = DpmGrouped { form, order, rule, curvature, tau, lower_final, steps: None };
-        Some(Method::DpmGrouped(grouped))
+        Some(DpmGrouped { form, order, rule, curvature, tau, lower_final, steps: None }.into())
     }
 
     fn clamp(&self) -> Option<Clamp> {

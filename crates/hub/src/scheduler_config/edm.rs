@@ -7,11 +7,11 @@ use tweedie_core::{
     Level, Parameterization, Plan,
     plan::Final,
     schedule::EdmSchedule,
-    solver::Form,
+    solver::{AnySolver, Form},
     spacing::{self, Spacing},
 };
 
-use super::{Clamp, Process, Read, Scheduler, betas, dpmsolver::DpmOptions, keys::Keys, method::Method};
+use super::{Clamp, Process, Read, Scheduler, betas, dpmsolver::DpmOptions, keys::Keys};
 
 #[derive(Debug)]
 struct Edm {
@@ -96,8 +96,8 @@ impl Scheduler for Edm {
         self.options.map_or("ddim", |o| if o.form == Form::Data { o.name() } else { "ddim" })
     }
 
-    fn method(&self, steps: usize) -> Option<Method> {
-        Some(self.options?.multistep(steps))
+    fn with_options(&self, steps: usize) -> Option<AnySolver> {
+        Some(self.options?.multistep(steps).into())
     }
 
     fn clamp(&self) -> Option<Clamp> {

@@ -3,41 +3,17 @@
 use std::{f64::consts::FRAC_PI_2, sync::Arc};
 
 use tweedie_core::{
-    Halt, Level, Parameterization, Plan, Solver, Vector, lin,
+    Level, Parameterization, Plan,
     plan::Final,
     schedule::CosineSchedule,
-    solver,
+    solver::{AnySolver, Ipndm},
     spacing::{Spacing, SpacingError},
-    trajectory::Step,
 };
 
-use super::{Process, Read, Scheduler, betas, keys::Keys, method::Method};
-
-/// A solver that treats the clean sample as zero if it starts from pure noise: diffusers divides by an `alpha` of zero
-/// there and so ignores the prediction.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FromPureNoise<S>(S);
-
-impl<V: Vector, S: Solver<V>> Solver<V> for FromPureNoise<S> {
-    fn order(&self) -> usize {
-        self.0.order()
-    }
-
-    fn memory(&self) -> usize {
-        self.0.memory()
-    }
-
-    fn step(&self, s: &mut Step<'_, V>) -> Result<V, Halt> {
-        if s.from.alpha != 0.0 {
-            return self.0.step(s);
-        }
-        s.predict()?;
-        Ok(lin![s.to.sigma / s.from.sigma => &s.x])
-    }
-}
+use super::{Process, Read, Scheduler, betas, keys::Keys};
 
 #[derive(Debug)]
-struct Ipndm {
+struct IpndmScheduler {
     process: Process,
 }
 
@@ -46,10 +22,10 @@ pub(super) fn read(keys: &mut Keys) -> Read {
     keys.only("trained_betas", None::<Vec<f64>>, None)?;
     let process =
         Process { schedule: Arc::new(CosineSchedule::new()), parameterization: Parameterization::V };
-    Ok(Box::new(Ipndm { process }))
+    Ok(Box::new(IpndmScheduler { process }))
 }
 
-impl Scheduler for Ipndm {
+impl Scheduler for IpndmScheduler {
     fn process(&self) -> &Process {
         &self.process
     }
@@ -58,8 +34,8 @@ impl Scheduler for Ipndm {
         "ipndm"
     }
 
-    fn method(&self, _: usize) -> Option<Method> {
-        Some(Method::Ipndm(FromPureNoise(solver::Ipndm { order: 4 })))
+    fn with_options(&self, _: usize) -> Option<AnySolver> {
+        Some(Ipndm { order: 4, zero_at_noise: true }.into())
     }
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {

@@ -5,7 +5,7 @@ use tweedie_core::{
     Plan,
     plan::{Final, NoiseRule},
     schedule::Interpolation,
-    solver,
+    solver::{self, AnySolver, Lms},
     spacing::Spacing,
 };
 
@@ -13,8 +13,6 @@ use super::{
     Process, Read, SampleScale, Scheduler,
     betas::{self, BetaRules, COMMON_CURVES, EPS_AND_V, EPS_X0_V, Rescaled, Table},
     keys::Keys,
-    lms_begun::Lms,
-    method::Method,
     sigmas::{NetworkTime, SigmaSpacing},
 };
 
@@ -68,8 +66,8 @@ impl Scheduler for Sigmas {
         self.solver
     }
 
-    fn method(&self, _: usize) -> Option<Method> {
-        (self.solver == "lms").then_some(Method::Lms(Lms::default()))
+    fn with_options(&self, _: usize) -> Option<AnySolver> {
+        (self.solver == "lms").then(|| Lms::new(4).into())
     }
 
     fn plan(&self, steps: usize) -> Result<Plan, String> {

@@ -22,11 +22,8 @@ mod heun;
 mod ipndm;
 mod keys;
 mod lms;
-mod lms_begun;
-mod method;
 mod multistep;
 mod pndm;
-mod pndm_begun;
 mod recipe;
 mod sigmas;
 mod trace;
@@ -36,23 +33,20 @@ mod write;
 use std::{
     fmt::Debug,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use serde_json::{Map, Value};
 use tweedie_core::{
     Level, Move, Parameterization, Plan,
     plan::NoiseRule,
-    solver::{self, Bespoke},
+    solver::{self, AnySolver, Bespoke},
     spacing::Spacing,
 };
 
 use crate::{error::HubError, files};
 pub use clamp::{Clamp, ClampRange};
 use keys::Keys;
-use method::Method;
-pub use method::SolverChoice;
-pub use recipe::{Process, Recipe, SampleScale, Sampling};
+pub use recipe::{Process, Recipe, SampleScale, Sampling, SolverChoice};
 pub use trace::{Draws, Formula, Trace};
 pub use write::{BetaCurve, TableProcess};
 
@@ -115,7 +109,7 @@ trait Scheduler: Debug + Send + Sync {
     fn solver(&self) -> &'static str;
 
     /// The sampler with the configuration's options for a plan of `steps` steps, if it has any.
-    fn method(&self, _steps: usize) -> Option<Method> {
+    fn with_options(&self, _steps: usize) -> Option<AnySolver> {
         None
     }
 
@@ -363,14 +357,14 @@ impl SchedulerConfig {
         if !class_plan && let Some(clamp) = &mut clamp {
             clamp.keep_eps &= name == own;
         }
-        let method = match (scheduler.method(ask.steps), entry) {
-            (Some(method), _) if class_plan => method,
-            (_, Some(entry)) => Method::Named(entry),
-            (Some(method), None) => method,
+        let (solver, own) = match (scheduler.with_options(ask.steps), entry) {
+            (Some(solver), _) if class_plan => (solver, true),
+            (_, Some(entry)) => (entry.solver(), false),
+            (Some(solver), None) => (solver, true),
             (None, None) => return Err(fail(unknown_solver(own))),
         };
         let evaluations = entry.map_or(1, |entry| entry.evaluations);
-        let solver = SolverChoice { name, evaluations, method };
+        let solver = SolverChoice { name, evaluations, solver, own };
         let scale = scheduler.scale();
         Ok(Recipe { schedule, parameterization, plan, solver, clamp, scale })
     }
@@ -384,8 +378,8 @@ impl SchedulerConfig {
         bespoke.check().map_err(|e| fail(e.to_string()))?;
         let Process { schedule, parameterization } = self.scheduler.process().clone();
         let plan = bespoke.plan(schedule.clone()).map_err(|e| fail(e.to_string()))?;
-        let method = Method::Bespoke(Arc::new(bespoke.clone()));
-        let solver = SolverChoice { name: TUNED, evaluations: 1, method };
+        let solver = bespoke.clone().into();
+        let solver = SolverChoice { name: TUNED, evaluations: 1, solver, own: true };
         let clamp = self.scheduler.clamp().map(|clamp| Clamp { keep_eps: false, ..clamp });
         Ok(Recipe { schedule, parameterization, plan, solver, clamp, scale: self.scheduler.scale() })
     }

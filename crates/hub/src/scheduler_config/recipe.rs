@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tweedie_core::{Level, Move, NoiseSchedule, Parameterization, Plan, spacing::Spacing};
+use tweedie_core::{
+    Level, NoiseSchedule, Parameterization, Plan, Solver, Vector, solver::AnySolver, spacing::Spacing,
+};
 
-use super::{Clamp, SolverChoice};
+use super::Clamp;
 
 /// A forward process and the network's prediction type.
 #[derive(Clone, Debug)]
@@ -61,6 +63,33 @@ impl SampleScale {
     }
 }
 
+/// A solver with its options and name.
+#[derive(Clone, Debug)]
+pub struct SolverChoice {
+    pub(super) name: &'static str,
+    pub(super) evaluations: usize,
+    pub(super) solver: AnySolver,
+    /// Whether it is the class's own with its options, which begins at a later step as in diffusers.
+    pub(super) own: bool,
+}
+
+impl SolverChoice {
+    /// Its name, which is in [`SOLVERS`](tweedie_core::solver::SOLVERS) if it has no further options.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Network evaluations per step.
+    pub fn evaluations(&self) -> usize {
+        self.evaluations
+    }
+
+    /// Creates the solver for one kind of sample.
+    pub fn build<V: Vector + 'static>(&self) -> Box<dyn Solver<V>> {
+        self.solver.build()
+    }
+}
+
 /// Everything that sampling needs except the network and the noise.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -85,25 +114,17 @@ impl Recipe {
     /// # Errors
     /// If no step remains.
     pub fn begun_at(mut self, step: usize) -> Result<Self, String> {
-        let solves: Vec<(usize, Level)> = (self.plan.steps().enumerate())
-            .filter(|(_, (_, m))| matches!(m, Move::Solve(_)))
-            .map(|(index, (level, _))| (index, level))
-            .collect();
-        let Some(&(index, level)) = solves.get(step) else {
-            return Err(format!(
-                "begin = {step}: expected a value below the number of steps, {}",
-                solves.len()
-            ));
+        let begun = if self.solver.own {
+            self.solver.solver.begun_at(&self.plan, step)
+        } else {
+            let solver = self.solver.solver.clone();
+            self.plan.clone().begun_at(step).map(|plan| (plan, solver))
         };
-        if let Some((plan, solver)) = self.solver.begun_at(&self.plan, step) {
-            (self.plan, self.solver) = (plan, solver);
-            return Ok(self);
-        }
-        let skipped: Vec<Level> = solves[..step].iter().map(|(_, level)| *level).collect();
-        self.plan.moves.drain(..index);
-        self.plan.start = level;
-        self.plan.start_std = level.alpha.hypot(level.sigma);
-        self.solver = self.solver.begun_after(&skipped, solves.len());
+        let Some((plan, solver)) = begun else {
+            let steps = self.plan.solves();
+            return Err(format!("begin = {step}: expected a value below the number of steps, {steps}"));
+        };
+        (self.plan, self.solver.solver) = (plan, solver);
         Ok(self)
     }
 }

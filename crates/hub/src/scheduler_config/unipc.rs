@@ -2,14 +2,13 @@
 
 use tweedie_core::{
     Plan,
-    solver::{Bh, FinalOrder, Form, Uncorrected, UniPc},
+    solver::{AnySolver, Bh, FinalOrder, Form, Uncorrected, UniPc},
     spacing::Spacing,
 };
 
 use super::{
     Clamp, Process, Read, Scheduler, betas,
     keys::Keys,
-    method::Method,
     multistep::{Grid, GridRules},
 };
 
@@ -89,8 +88,8 @@ impl Scheduler for UniPcScheduler {
         }
     }
 
-    fn method(&self, _: usize) -> Option<Method> {
-        Some(Method::UniPc(self.solver))
+    fn with_options(&self, _: usize) -> Option<AnySolver> {
+        Some(self.solver.into())
     }
 
     fn clamp(&self) -> Option<Clamp> {

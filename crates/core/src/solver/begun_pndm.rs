@@ -1,55 +1,60 @@
-//! `PNDMScheduler` started at a later call of the network, as in image-to-image pipelines: diffusers omits the first
+//! [`StridedPndm`] started at a later call of the network, as in image-to-image pipelines: diffusers omits the first
 //! timesteps of its list, but counts calls from the one that it starts with.
 
-use tweedie_core::{Halt, Level, Move, Plan, Solver, Vector, trajectory::Step};
-
-use super::pndm::Pndm;
+use super::{AnySolver, Solver, StridedPndm};
+use crate::{
+    plan::{Move, Plan},
+    predict::Halt,
+    trajectory::Step,
+    vector::Vector,
+};
 
 /// Calls of the network in the Runge-Kutta start: three steps of four stages.
 const START: usize = 12;
 
-impl Pndm {
-    /// The plan without its first `step` calls of the network, and the solver for it if that is different.
-    pub(super) fn begun_at(&self, plan: &Plan, step: usize) -> Option<(Plan, Option<Begun>)> {
-        let solves: Vec<(usize, Level)> = (plan.steps().enumerate())
-            .filter(|(_, (_, m))| matches!(m, Move::Solve(_)))
-            .map(|(index, (level, _))| (index, level))
-            .collect();
+impl StridedPndm {
+    /// The plan without its first `step` calls of the network, and the solver for it. `None` if they are the same as
+    /// for any solver.
+    pub(super) fn begun_at(&self, plan: &Plan, step: usize) -> Option<(Plan, AnySolver)> {
+        let solves = plan.solve_starts();
         if step == 0 || step >= solves.len() {
             return None;
         }
         if self.runge_kutta {
             let times: Vec<f64> = solves.iter().map(|(_, level)| level.t).collect();
-            let begun = Begun::new(*self, &times, step)?;
-            return Some((begun.plan(plan), Some(begun)));
+            let begun = BegunPndm::new(*self, &times, step)?;
+            return Some((begun.plan(plan), begun.into()));
         }
-        // The second call belongs to the end of the first step, but the list repeats the second timestep only at its start. So
-        // no timestep is repeated, and one of the levels is never stepped from. The first call is at the level before, unless
-        // that is repeated.
+        // The second call belongs to the end of the first step, but the list repeats the second timestep only at its
+        // start. So no timestep is repeated, and one of the levels is never stepped from. The first call is at the level
+        // before, unless that is repeated.
         let start = solves[(step - 1).max(1)].1;
         let mut moves = vec![Move::Solve(solves[step].1)];
         if let Some(&(index, level)) = solves.get(step + 1) {
             moves.push(Move::Relabel(level));
             moves.extend(&plan.moves[index..]);
         }
-        Some((Plan { start, start_std: start.alpha.hypot(start.sigma), moves, ..plan.clone() }, None))
+        Some((
+            Plan { start, start_std: start.alpha.hypot(start.sigma), moves, ..plan.clone() },
+            (*self).into(),
+        ))
     }
 }
 
-/// A Runge-Kutta start that begins in the middle: its stages get the timesteps from there on, but are interpreted as if
-/// they began at those of the whole list.
+/// [`StridedPndm`] with a Runge–Kutta start that begins in the middle: its stages get the timesteps from there on, but
+/// are interpreted as if they began at those of the whole list.
 #[derive(Clone, Debug)]
-pub(super) struct Begun {
-    pndm: Pndm,
+pub struct BegunPndm {
+    pndm: StridedPndm,
     /// The timesteps passed to the network, call by call.
     calls: Vec<f64>,
     /// The timesteps at which the steps of the start are assumed to begin.
     bases: [f64; 3],
 }
 
-impl Begun {
+impl BegunPndm {
     /// Without the first `skipped` calls of a plan through `times`; `None` if the start is incomplete.
-    fn new(pndm: Pndm, times: &[f64], skipped: usize) -> Option<Self> {
+    fn new(pndm: StridedPndm, times: &[f64], skipped: usize) -> Option<Self> {
         let &[first, second, third, fourth, ..] = times else { return None };
         let mut calls = Vec::with_capacity(times.len() + START);
         for (from, to) in [(first, second), (second, third), (third, fourth)] {
@@ -86,7 +91,7 @@ impl Begun {
     }
 }
 
-impl<V: Vector> Solver<V> for Begun {
+impl<V: Vector> Solver<V> for BegunPndm {
     fn order(&self) -> usize {
         2
     }
