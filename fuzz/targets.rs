@@ -10,6 +10,7 @@ use std::{
 use tweedie::{
     data::{DataConfig, Dataset, OnError, Source},
     hub::{ClipTokenizer, Extras, Lora, SafetensorsFile, SchedulerConfig},
+    media::read_wav,
     models::{
         AutoencoderKlConfig, ClipTextConfig, DitConfig, TensorSource, UNet2DConditionConfig, UNet2DConfig,
         UNet2DModel,
@@ -111,13 +112,14 @@ fn small_pipeline() -> &'static Pipeline {
     })
 }
 
-/// A request and a model's defaults, in JSON or within a PNG.
+/// A request and a model's defaults, in JSON or within a PNG or WAV file.
 fn request(bytes: &[u8], folder: &Path) {
     if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
         let _ = small_pipeline().prepare(&request);
     }
     let _ = serde_json::from_slice::<Extras>(bytes);
-    let _ = read_request(&file(folder, "a.png", bytes));
+    let path = file(folder, "a.png", bytes);
+    let _ = (read_request(&path), read_wav(&path));
 }
 
 fn open(source: Source, on_error: OnError) {

@@ -8,8 +8,8 @@ use serde_json::Value;
 /// The floors from the ground up. A crate may depend on crates of lower floors only.
 const FLOORS: &[&[&str]] = &[
     &["tweedie-core", "tweedie-system", "tweedie-kernels"],
-    &["tweedie-ops", "tweedie-data"],
-    &["tweedie-models"],
+    &["tweedie-ops", "tweedie-media"],
+    &["tweedie-models", "tweedie-data"],
     &["tweedie-hub"],
     &["tweedie-pipe"],
     &["tweedie-train"],
@@ -19,7 +19,8 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// Crates that must build without the tensor framework.
-const WITHOUT_BURN: &[&str] = &["tweedie-core", "tweedie-system", "tweedie-kernels", "tweedie-data"];
+const WITHOUT_BURN: &[&str] =
+    &["tweedie-core", "tweedie-system", "tweedie-kernels", "tweedie-media", "tweedie-data"];
 
 pub fn run() -> Result<()> {
     let faults = faults(&metadata()?)?;

@@ -3,11 +3,10 @@
 //! `cargo run --release -p tweedie-data --example sheet -- images.png augmented.png [size]`
 
 use tweedie_data::{
-    AugmentConfig, DataConfig, DataError, Dataset, EdmConfig, Image, JitterConfig, Order, Padding, Rgb,
-    Stream, grid,
+    AugmentConfig, DataConfig, Dataset, EdmConfig, Image, JitterConfig, Order, Padding, Rgb, Stream, grid,
 };
 
-fn main() -> Result<(), DataError> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let path = |at: usize, default: &str| arguments.get(at).cloned().unwrap_or(default.into());
     let size = path(3, "32").parse().unwrap_or(32);
@@ -16,7 +15,7 @@ fn main() -> Result<(), DataError> {
 
     let order = Order::new(1, dataset.len());
     let images = (0..64).map(|n| Ok(dataset.get(order.index(n))?.image.as_ref().clone()));
-    let images = images.collect::<Result<Vec<Image>, DataError>>()?;
+    let images = images.collect::<Result<Vec<Image>, tweedie_data::DataError>>()?;
     grid(&images, 16, 2, grey).save_png(path(1, "images.png"))?;
 
     // Each row shows one image: unchanged, then as the stream would show it.

@@ -31,9 +31,7 @@ mod emoji;
 mod emoji_subgroups;
 mod error;
 mod folder;
-mod grid;
 mod guard;
-mod image;
 mod order;
 mod packed;
 mod parquet;
@@ -46,18 +44,17 @@ pub use crate::{
     augment::{AugmentConfig, augment},
     caption::{CaptionConfig, NoCaption, Words},
     color::JitterConfig,
-    config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Rgb, Source},
+    config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Source},
     dataset::{
         Dataset, ImageFacts, Item, Survey, counted_endings, image_facts, open_image, open_sized, survey,
     },
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},
-    grid::grid,
     guard::is_guarded,
-    image::Image,
     order::Order,
     packed::is_packed,
     stream::{Batch, Stream},
     warp::Padding,
 };
+pub use tweedie_media::{Image, MediaError, Rgb, grid};

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Once};
 
 use plotters::prelude::*;
 use serde::Serialize;
-use tweedie_data::{DataError, Image};
+use tweedie_data::{Image, MediaError};
 
 use crate::quality::{Outcome, Quality};
 
@@ -43,7 +43,7 @@ pub enum SweepError {
     Drawing(String),
     /// It cannot be written.
     #[error(transparent)]
-    Writing(#[from] DataError),
+    Writing(#[from] MediaError),
 }
 
 /// Plots KID with its intervals against the length, on a logarithmic axis, to the PNG file `path`.

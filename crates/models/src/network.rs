@@ -124,6 +124,8 @@ pub struct IoSpec {
     pub pooled: bool,
     /// Whether it takes the guidance scale as an input, instead of being guided.
     pub takes_guidance: bool,
+    /// Values of audio, or frames of clips, per second, if the network says it.
+    pub rate: Option<u32>,
 }
 
 /// The classes of a network.
@@ -153,6 +155,7 @@ impl IoSpec {
             text: None,
             pooled: false,
             takes_guidance: false,
+            rate: None,
         }
     }
 }

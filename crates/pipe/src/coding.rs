@@ -1,12 +1,12 @@
 //! Conversion between media and the samples of a network: by an autoencoder, or unchanged.
 
-use tweedie_data::Image;
+use tweedie_media::Image;
 use tweedie_models::{
     Autoencoder, HostTensor, InputError, Precision, memory, params::non_finite, vae::Tiles,
 };
 use tweedie_ops::{Batch, SampleShape, from_host};
 
-use crate::{PipelineError, Request, error::broken, job::Job};
+use crate::{PipelineError, Request, error::broken, job::Job, media::Media};
 
 /// Images with more pixels are decoded and encoded in tiles of [`TILE`] pixels, unless the request sets a size.
 const WHOLE: usize = 1024 * 1024;
@@ -169,14 +169,10 @@ pub(crate) fn samples_of(vae: Option<&Autoencoder>, channels: usize, size: &[usi
     }
 }
 
-/// Converts `[B, 3, H, W]` or, for grey images, `[B, 1, H, W]` to images; `None` for other shapes.
-pub(crate) fn images(x: &HostTensor) -> Option<Vec<Image>> {
-    let &[_, channels, height, width] = &*x.shape else { return None };
-    let repeated = match channels {
-        3 => 1,
-        1 => 3,
-        _ => return None,
-    };
-    let rows = x.values.chunks_exact((channels * height * width).max(1));
-    Some(rows.map(|row| Image::from_planes(width, height, &row.repeat(repeated))).collect())
+/// Converts `[B, 3, H, W]` or, for grey images, `[B, 1, H, W]` to images; none for other shapes.
+pub(crate) fn images(x: &HostTensor) -> Vec<Image> {
+    match Media::of(x, None) {
+        Media::Images(images) => images,
+        _ => Vec::new(),
+    }
 }

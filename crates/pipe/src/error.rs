@@ -1,6 +1,5 @@
-use std::path::PathBuf;
-
 use tweedie_hub::HubError;
+use tweedie_media::MediaError;
 use tweedie_system::memory::TooLittle;
 
 /// Why sampling failed.
@@ -47,14 +46,9 @@ pub enum PipelineError {
     /// The caller cancelled the run.
     #[error("cancelled")]
     Cancelled,
-    /// An image that cannot be stored in this format.
-    #[error("{}: {reason}", path.display())]
-    Media {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        reason: String,
-    },
+    /// A media file cannot be read or written.
+    #[error(transparent)]
+    Media(#[from] MediaError),
 }
 
 /// The error for a component whose output is not finite, because a weight is not finite or values overflow.

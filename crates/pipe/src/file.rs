@@ -8,6 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tweedie_hub::HubError;
+use tweedie_media::MediaError;
 use tweedie_system::files;
 
 use crate::PipelineError;
@@ -55,7 +56,7 @@ impl RecordedFile {
                 let reason = format!(
                     "the file has changed since the request was stored: its SHA-256 is {found}, expected {expected}"
                 );
-                Err(PipelineError::Media { path: self.path.clone(), reason })
+                Err(MediaError::Format { path: self.path.clone(), reason }.into())
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::{
     clamp::clamped,
     conditions::Prepared,
     guidance::{Guidance, Guided, scale_for},
+    media::Medium,
     request::Request,
     rows::row_seed,
 };
@@ -97,6 +98,12 @@ impl Job {
     /// The shape of a sample of the network: that of the latents, or of the media.
     pub fn shape(&self) -> &SampleShape {
         &self.shape
+    }
+
+    /// What the results are.
+    pub fn medium(&self) -> Medium {
+        let channels = if self.autoencoder.is_some() { 3 } else { self.shape.channels() };
+        Medium::of(channels, self.size.len())
     }
 
     /// How it is sampled.

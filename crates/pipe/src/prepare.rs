@@ -250,7 +250,8 @@ impl Pipeline {
             size.ok_or_else(|| fail("the model has no default size, so the request needs one".into()))?;
         let axes = self.model.network.spec().axes;
         if size.len() != axes {
-            return Err(fail(format!("{size:?}: expected {axes} numbers, one for each axis of a sample")));
+            let numbers = if axes == 1 { "number" } else { "numbers" };
+            return Err(fail(format!("{size:?}: expected {axes} {numbers}, one for each axis of a sample")));
         }
         request.check_size(&size)?;
         let stride = self.stride();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tweedie_core::Level;
-use tweedie_data::Image;
+use tweedie_media::Image;
 use tweedie_models::{Autoencoder, HostTensor};
 use tweedie_ops::Batch;
 
@@ -19,6 +19,7 @@ use crate::{
     film::Show,
     flight::{Flight, Snapshot},
     job::Job,
+    media::Media,
     together::{Progress, Together},
 };
 
@@ -88,7 +89,7 @@ impl<'a> Preview<'a> {
             Some(small) => self.job.decode_with(small, &samples),
             None => self.job.decode(&samples),
         };
-        Ok(images(&decoded?).unwrap_or_default())
+        Ok(images(&decoded?))
     }
 }
 
@@ -99,6 +100,8 @@ pub struct Output {
     pub tensors: HostTensor,
     /// The results as images. Empty if they are not images.
     pub images: Vec<Image>,
+    /// The results as the media that their shape tells.
+    pub media: Media,
     /// The class of each image, if the model has classes.
     pub classes: Option<Vec<usize>>,
     /// Network evaluations, summed over chunks.
@@ -114,8 +117,12 @@ impl Output {
         }
         let values = parts.into_iter().flat_map(|part| part.values).collect();
         let tensors = HostTensor { shape, values };
-        let images = images(&tensors).unwrap_or_default();
-        Self { tensors, images, classes: job.classes().map(<[usize]>::to_vec), evals }
+        let media = Media::of(&tensors, job.model.network.spec().rate);
+        let images = match &media {
+            Media::Images(images) => images.clone(),
+            _ => Vec::new(),
+        };
+        Self { tensors, images, media, classes: job.classes().map(<[usize]>::to_vec), evals }
     }
 }
 
@@ -178,7 +185,7 @@ impl Job {
     /// # Errors
     /// If the autoencoder fails.
     pub fn pictures(&self, samples: &Batch) -> Result<Vec<Image>, PipelineError> {
-        Ok(images(&self.decode(samples)?).unwrap_or_default())
+        Ok(images(&self.decode(samples)?))
     }
 
     /// Samples as values, `[rows, C, …]`, without decoding.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tweedie_data::DataError;
+use tweedie_data::{DataError, MediaError};
 use tweedie_hub::HubError;
 use tweedie_system::memory::TooLittle;
 
@@ -31,6 +31,9 @@ pub enum TrainError {
     /// An error of the data set.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// An image cannot be written.
+    #[error(transparent)]
+    Media(#[from] MediaError),
     /// An error of a model file.
     #[error(transparent)]
     Hub(#[from] HubError),

@@ -8,6 +8,7 @@
 //! | [`ops`] | tensor operations and devices |
 //! | [`models`] | networks with diffusers' tensor names |
 //! | [`hub`] | model folders, safetensors, scheduler configurations |
+//! | [`media`] | images, audio and video, and their files |
 //! | [`data`] | data sets, decoding, augmentation |
 //! | [`pipe`] | pipelines: from a request to images |
 //! | [`train`] | losses, optimizer, checkpoints, the training loop |
@@ -22,6 +23,7 @@ pub use tweedie_core as core;
 pub use tweedie_data as data;
 pub use tweedie_eval as eval;
 pub use tweedie_hub as hub;
+pub use tweedie_media as media;
 pub use tweedie_models as models;
 pub use tweedie_ops as ops;
 pub use tweedie_pipe as pipe;

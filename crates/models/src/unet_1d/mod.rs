@@ -211,6 +211,7 @@ impl UNet1DConfig {
             native: Some(vec![self.sample_size]),
             multiple: self.stride(),
             patch: 1,
+            rate: self.sample_rate.and_then(|rate| u32::try_from(rate).ok()).filter(|rate| *rate > 0),
             ..IoSpec::new(Self::CLASS, 1, [self.in_channels, self.out_channels])
         }
     }

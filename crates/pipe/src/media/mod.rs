@@ -1,49 +1,61 @@
-//! Image and animation files. Every file is written completely or not at all.
+//! Media files, and the request in them.
 
-mod animation;
-mod png;
-mod webp;
+mod medium;
 
 use std::path::Path;
 
-use tweedie_data::Image;
-use tweedie_hub::files;
+pub use medium::{Media, Medium};
+pub use tweedie_media::{
+    Animation, AnimationFormat, Audio, Image, MediaError, Video, WavFormat, enlarge, read_text,
+    write_animation,
+};
 
-use crate::PipelineError;
+use crate::{PipelineError, Request};
 
-pub use animation::{Animation, AnimationFormat, write_animation};
-pub use png::{read_request, read_text, write_png};
-
-/// Repeats every pixel `factor` times in both directions.
-pub fn enlarge(image: &Image, factor: usize) -> Image {
-    let factor = factor.max(1);
-    let mut pixels = Vec::with_capacity(image.pixels.len() * factor * factor);
-    for row in image.pixels.chunks_exact((3 * image.width).max(1)) {
-        let wide: Vec<u8> = row.as_chunks::<3>().0.iter().flat_map(|p| p.repeat(factor)).collect();
-        (0..factor).for_each(|_| pixels.extend_from_slice(&wide));
-    }
-    Image { width: image.width * factor, height: image.height * factor, pixels }
+/// Writes a PNG. With a request, its JSON is stored as international text (`iTXt`) under the keyword `tweedie`.
+///
+/// # Errors
+/// If the image has no pixels, or the file cannot be written.
+pub fn write_png(path: &Path, image: &Image, request: Option<&Request>) -> Result<(), PipelineError> {
+    let text = text_of(path, request)?;
+    Ok(tweedie_media::write_png(path, image, text.as_deref())?)
 }
 
-fn store(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
-    Ok(files::write_atomic(path, bytes)?)
+/// Writes a WAV file with 16 bits per value. With a request, its JSON is stored as a comment. Returns how many values were
+/// outside -1..=1 and were clipped.
+///
+/// # Errors
+/// If the format cannot store the audio, or the file cannot be written.
+pub fn write_wav(path: &Path, audio: &Audio, request: Option<&Request>) -> Result<usize, PipelineError> {
+    let text = text_of(path, request)?;
+    Ok(tweedie_media::write_wav(path, audio, WavFormat::Pcm16, text.as_deref())?)
 }
 
-fn media(path: &Path, reason: impl ToString) -> PipelineError {
-    PipelineError::Media { path: path.into(), reason: reason.to_string() }
+/// Writes a video as an animation whose format the extension selects. With a request, its JSON is stored in animated PNGs;
+/// the other formats have no place for it.
+///
+/// # Errors
+/// If the extension is unknown, the format cannot store the video, or the file cannot be written.
+pub fn write_video(path: &Path, video: &Video, request: Option<&Request>) -> Result<(), PipelineError> {
+    let text = text_of(path, request)?;
+    Ok(video.write(path, text.as_deref())?)
 }
 
-/// Width and height, if `image` is not empty and has the right number of values.
-fn size(path: &Path, image: &Image, most: u32) -> Result<(u32, u32), PipelineError> {
-    let side = |n: usize| u32::try_from(n).ok().filter(|n| (1..=most).contains(n));
-    let whole = image.pixels.len() == 3 * image.width * image.height;
-    match (side(image.width), side(image.height)) {
-        (Some(width), Some(height)) if whole => Ok((width, height)),
-        _ => {
-            let (w, h, n) = (image.width, image.height, image.pixels.len());
-            Err(media(path, format!("{w}×{h} pixels with {n} values: expected sides from 1 to {most}")))
-        }
-    }
+fn text_of(path: &Path, request: Option<&Request>) -> Result<Option<String>, PipelineError> {
+    let text = request.map(serde_json::to_string).transpose();
+    text.map_err(|e| MediaError::Format { path: path.into(), reason: e.to_string() }.into())
+}
+
+/// Reads the request in a PNG or WAV file; `None` if there is none.
+///
+/// # Errors
+/// If the file has another format, or the text is not a valid request.
+pub fn read_request(path: &Path) -> Result<Option<Request>, PipelineError> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|e| {
+        let reason = format!("the text `tweedie` in the file is not a valid request: {e}");
+        MediaError::Format { path: path.into(), reason }.into()
+    })
 }
 
 #[cfg(test)]
@@ -51,12 +63,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn enlarging_repeats_pixels() {
-        let image = Image { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6] };
-        let large = enlarge(&image, 2);
-        assert_eq!((large.width, large.height), (4, 2));
-        assert_eq!(large.pixels[..12], [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]);
-        assert_eq!(large.pixels[..12], large.pixels[12..]);
-        assert_eq!(enlarge(&image, 1), image);
+    fn the_request_comes_back_from_every_medium() {
+        let dir = tempfile::tempdir().unwrap();
+        let classes = Some(vec!["日本".parse().unwrap(), "3".parse().unwrap()]);
+        let request = Request { seed: 99, classes, guidance: Some(2.5), ..Default::default() };
+        let image = Image { width: 3, height: 2, pixels: (0..18).map(|v| v * 14).collect() };
+        let (png, wav, apng) = (dir.path().join("a.png"), dir.path().join("a.wav"), dir.path().join("b.png"));
+        write_png(&png, &image, Some(&request)).unwrap();
+        let audio = Audio { channels: vec![vec![0.0, 0.5, 2.0]], rate: 8000, guessed: false };
+        assert_eq!(write_wav(&wav, &audio, Some(&request)).unwrap(), 1);
+        write_video(&apng, &Video { frames: vec![image.clone(), image], delay: 50 }, Some(&request)).unwrap();
+        for path in [&png, &wav, &apng] {
+            assert_eq!(read_request(path).unwrap(), Some(request.clone()), "{}", path.display());
+        }
+        write_wav(&wav, &audio, None).unwrap();
+        assert_eq!(read_request(&wav).unwrap(), None);
+        std::fs::write(&png, "no picture").unwrap();
+        assert!(read_request(&png).unwrap_err().to_string().contains("a.png"));
     }
 }

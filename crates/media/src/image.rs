@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use image::ImageEncoder as _;
-
-use crate::{DataError, Rgb};
+use crate::{MediaError, Rgb, png, size, store};
 
 /// An sRGB image with 8 bits per channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,33 +57,19 @@ impl Image {
     /// Encodes as PNG; errors name `path`.
     ///
     /// # Errors
-    /// [`DataError::Corrupt`] for an image without pixels.
-    pub fn to_png(&self, path: &Path) -> Result<Vec<u8>, DataError> {
-        let corrupt = |reason: String| DataError::Corrupt { path: path.into(), reason };
-        let side = |n: usize| u32::try_from(n).map_err(|e| corrupt(e.to_string()));
-        let (width, height) = (side(self.width)?, side(self.height)?);
-        if self.pixels.is_empty() || self.pixels.len() != 3 * self.width * self.height {
-            return Err(corrupt(format!(
-                "the image has {} values for {width}x{height} pixels",
-                self.pixels.len()
-            )));
-        }
-        let mut bytes = Vec::new();
-        image::codecs::png::PngEncoder::new(&mut bytes)
-            .write_image(&self.pixels, width, height, image::ExtendedColorType::Rgb8)
-            .map_err(|e| corrupt(e.to_string()))?;
-        Ok(bytes)
+    /// For an image without pixels.
+    pub fn to_png(&self, path: &Path) -> Result<Vec<u8>, MediaError> {
+        let sides = size(path, self, i32::MAX as u32)?;
+        png::encode(self, sides, None).map_err(|e| MediaError::format(path, e))
     }
 
     /// Writes a PNG. On failure `path` is unchanged.
     ///
     /// # Errors
-    /// [`DataError::Io`] naming the path.
-    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), DataError> {
+    /// Names the path.
+    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), MediaError> {
         let path = path.as_ref();
-        let bytes = self.to_png(path)?;
-        tweedie_system::files::write(path, &bytes)
-            .map_err(|source| DataError::Io { path: path.into(), source })
+        store(path, &self.to_png(path)?)
     }
 }
 
@@ -109,7 +93,11 @@ mod tests {
         let image = Image::filled(3, 2, Rgb([1, 2, 3]));
         let path = dir.path().join("a.png");
         image.save_png(&path).unwrap();
-        assert_eq!(image::open(&path).unwrap().to_rgb8().into_raw(), image.pixels);
+        let file = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
+        let mut reader = ::png::Decoder::new(file).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(pixels, image.pixels);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let error = image.save_png(dir.path().join("none/a.png")).unwrap_err();
         assert!(error.to_string().contains("none/a.png"), "{error}");

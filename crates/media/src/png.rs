@@ -1,4 +1,4 @@
-//! PNG files with the request in a text chunk.
+//! PNG files with a text, such as the request that they were made with.
 
 use std::{
     io::{BufReader, Cursor},
@@ -6,88 +6,77 @@ use std::{
 };
 
 use png::{BitDepth, ColorType, Decoder, Encoder, text_metadata::ITXtChunk};
-use tweedie_data::Image;
-use tweedie_hub::HubError;
 use tweedie_system::files;
 
-use super::{media, size, store};
-use crate::{PipelineError, Request};
+use crate::{Image, MediaError, size, store};
 
 /// The keyword of the text chunk.
 const KEYWORD: &str = "tweedie";
 
-/// Writes a PNG. With a request, its JSON is stored as international text (`iTXt`) under the keyword `tweedie`.
+/// Writes a PNG. A `text` is stored as international text (`iTXt`) under the keyword `tweedie`.
 ///
 /// # Errors
 /// If the image has no pixels, or the file cannot be written.
-pub fn write_png(path: &Path, image: &Image, request: Option<&Request>) -> Result<(), PipelineError> {
-    let (width, height) = size(path, image, i32::MAX as u32)?;
-    let text = request.map(serde_json::to_string).transpose().map_err(|e| media(path, e))?;
-    let mut bytes = Vec::new();
-    encode(&mut bytes, image, (width, height), text).map_err(|e| media(path, e))?;
+pub fn write_png(path: &Path, image: &Image, text: Option<&str>) -> Result<(), MediaError> {
+    let sides = size(path, image, i32::MAX as u32)?;
+    let bytes = encode(image, sides, text).map_err(|e| MediaError::format(path, e))?;
     store(path, &bytes)
 }
 
-fn encode(
-    out: &mut Vec<u8>,
+pub(crate) fn encode(
     image: &Image,
     (width, height): (u32, u32),
-    text: Option<String>,
-) -> Result<(), png::EncodingError> {
-    let mut encoder = Encoder::new(out, width, height);
+    text: Option<&str>,
+) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, width, height);
     encoder.set_color(ColorType::Rgb);
     encoder.set_depth(BitDepth::Eight);
     if let Some(text) = text {
-        encoder.add_itxt_chunk(KEYWORD.into(), text)?;
+        encoder.add_itxt_chunk(KEYWORD.into(), text.into())?;
     }
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&image.pixels)?;
-    writer.finish()
-}
-
-/// Reads the request in a PNG; `None` if there is none.
-///
-/// # Errors
-/// If the file is not a PNG, or the text is not a valid request.
-pub fn read_request(path: &Path) -> Result<Option<Request>, PipelineError> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    let request = serde_json::from_str(&text);
-    request
-        .map(Some)
-        .map_err(|e| media(path, format!("the text `{KEYWORD}` in the file is not a valid request: {e}")))
+    writer.finish()?;
+    Ok(bytes)
 }
 
 /// Reads the text under the keyword `tweedie` in a PNG.
 ///
 /// # Errors
 /// If the file is not a PNG.
-pub fn read_text(path: &Path) -> Result<Option<String>, PipelineError> {
-    let file = files::open(path).map_err(|source| HubError::Read { path: path.into(), source })?;
-    let mut reader = Decoder::new(BufReader::new(file)).read_info().map_err(|e| media(path, e))?;
+pub fn read_png_text(path: &Path) -> Result<Option<String>, MediaError> {
+    let file = files::open(path).map_err(|source| MediaError::Read { path: path.into(), source })?;
+    let mut reader =
+        Decoder::new(BufReader::new(file)).read_info().map_err(|e| MediaError::format(path, e))?;
     // Text may also follow the pixel data.
     if !reader.info().utf8_text.iter().any(|t| t.keyword == KEYWORD) {
-        reader.finish().map_err(|e| media(path, e))?;
+        reader.finish().map_err(|e| MediaError::format(path, e))?;
     }
     let info = reader.info();
     let international = info.utf8_text.iter().find(|t| t.keyword == KEYWORD).map(ITXtChunk::get_text);
     let latin =
         || info.uncompressed_latin1_text.iter().find(|t| t.keyword == KEYWORD).map(|t| t.text.clone());
     match international {
-        Some(text) => Ok(Some(text.map_err(|e| media(path, e))?)),
+        Some(text) => Ok(Some(text.map_err(|e| MediaError::format(path, e))?)),
         None => Ok(latin()),
     }
 }
 
 /// Encodes frames of one size as a looping animated PNG; durations in milliseconds.
-pub(super) fn encode_animation(
+pub(crate) fn encode_animation(
     frames: &[Image],
     (width, height): (u32, u32),
     delays: &[u16],
+    text: Option<&str>,
 ) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Cursor::new(Vec::new());
     let mut encoder = Encoder::new(&mut bytes, width, height);
     encoder.set_color(ColorType::Rgb);
     encoder.set_depth(BitDepth::Eight);
+    if let Some(text) = text {
+        encoder.add_itxt_chunk(KEYWORD.into(), text.into())?;
+    }
     encoder.set_animated(frames.len() as u32, 0)?;
     let mut writer = encoder.write_header()?;
     for (frame, delay) in frames.iter().zip(delays) {
@@ -109,13 +98,11 @@ mod tests {
     }
 
     #[test]
-    fn the_request_comes_back() {
+    fn the_text_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.png");
-        let classes = Some(vec!["日本".parse().unwrap(), "3".parse().unwrap()]);
-        let request = Request { seed: 99, classes, guidance: Some(2.5), ..Default::default() };
-        write_png(&path, &picture(), Some(&request)).unwrap();
-        assert_eq!(read_request(&path).unwrap(), Some(request));
+        write_png(&path, &picture(), Some("日本")).unwrap();
+        assert_eq!(read_png_text(&path).unwrap().as_deref(), Some("日本"));
 
         let mut reader = Decoder::new(BufReader::new(File::open(&path).unwrap())).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
@@ -124,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn files_without_a_request() {
+    fn files_without_a_text() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.png");
         write_png(&path, &picture(), None).unwrap();
-        assert_eq!(read_request(&path).unwrap(), None);
+        assert_eq!(read_png_text(&path).unwrap(), None);
         std::fs::write(&path, "no picture").unwrap();
-        assert!(read_request(&path).unwrap_err().to_string().contains("a.png"));
-        let error = read_request(&dir.path().join("none.png")).unwrap_err().to_string();
+        assert!(read_png_text(&path).unwrap_err().to_string().contains("a.png"));
+        let error = read_png_text(&dir.path().join("none.png")).unwrap_err().to_string();
         assert!(error.contains("none.png"), "{error}");
     }
 

@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use gif::{Encoder, Frame, Repeat};
-use tweedie_data::Image;
 
-use super::{media, png, size, store, webp};
-use crate::PipelineError;
+use crate::{Image, MediaError, png, size, store, webp};
 
 /// A format for animations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +49,21 @@ pub fn write_animation(
     path: &Path,
     animation: &Animation<'_>,
     format: AnimationFormat,
-) -> Result<(), PipelineError> {
+) -> Result<(), MediaError> {
+    write_with_text(path, animation, format, None)
+}
+
+/// The same with a text, which is only stored in animated PNGs.
+pub(crate) fn write_with_text(
+    path: &Path,
+    animation: &Animation<'_>,
+    format: AnimationFormat,
+    text: Option<&str>,
+) -> Result<(), MediaError> {
     let Animation { frames, delay, last_delay } = *animation;
-    let Some(first) = frames.first() else { return Err(media(path, "the animation has no frames")) };
+    let Some(first) = frames.first() else {
+        return Err(MediaError::format(path, "the animation has no frames"));
+    };
     let most = match format {
         AnimationFormat::Gif => u16::MAX.into(),
         AnimationFormat::Apng => i32::MAX as u32,
@@ -63,7 +73,7 @@ pub fn write_animation(
     for frame in frames {
         if size(path, frame, most)? != (width, height) {
             let (w, h) = (frame.width, frame.height);
-            return Err(media(
+            return Err(MediaError::format(
                 path,
                 format!("frames have different sizes, {width}×{height} and {w}×{h} pixels"),
             ));
@@ -74,13 +84,11 @@ pub fn write_animation(
         *last = last_delay;
     }
     let bytes = match format {
-        AnimationFormat::Gif => encode_gif(frames, &delays).map_err(|e| media(path, e))?,
-        AnimationFormat::Apng => {
-            png::encode_animation(frames, (width, height), &delays).map_err(|e| media(path, e))?
-        }
-        AnimationFormat::WebP => {
-            webp::encode_animation(frames, (width, height), &delays).map_err(|e| media(path, e))?
-        }
+        AnimationFormat::Gif => encode_gif(frames, &delays).map_err(|e| MediaError::format(path, e))?,
+        AnimationFormat::Apng => png::encode_animation(frames, (width, height), &delays, text)
+            .map_err(|e| MediaError::format(path, e))?,
+        AnimationFormat::WebP => webp::encode_animation(frames, (width, height), &delays)
+            .map_err(|e| MediaError::format(path, e))?,
     };
     store(path, &bytes)
 }

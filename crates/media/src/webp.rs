@@ -1,13 +1,14 @@
 //! Animated WebP: the container of <https://developers.google.com/speed/webp/docs/riff_container> around lossless frames.
 
 use image_webp::{ColorType, EncodingError, WebPEncoder};
-use tweedie_data::Image;
+
+use crate::Image;
 
 /// Maximum width and height.
-pub(super) const MOST: u32 = 1 << 14;
+pub(crate) const MOST: u32 = 1 << 14;
 
 /// Encodes frames of one size as a looping animation; durations in milliseconds.
-pub(super) fn encode_animation(
+pub(crate) fn encode_animation(
     frames: &[Image],
     (width, height): (u32, u32),
     delays: &[u16],

@@ -1,0 +1,67 @@
+//! Media in memory and their files: images, audio and video. This crate does not depend on models.
+//!
+//! Every file is written completely or not at all.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod animation;
+mod audio;
+mod color;
+mod enlarge;
+mod error;
+mod grid;
+mod image;
+mod planes;
+mod png;
+mod video;
+mod wav;
+mod webp;
+
+use std::{io::Read, path::Path};
+
+use tweedie_system::files;
+
+pub use crate::{
+    animation::{Animation, AnimationFormat, write_animation},
+    audio::{Audio, DEFAULT_RATE},
+    color::Rgb,
+    enlarge::enlarge,
+    error::MediaError,
+    grid::grid,
+    image::Image,
+    planes::{Depth, write_png_planes},
+    png::{read_png_text, write_png},
+    video::{DEFAULT_DELAY, Video},
+    wav::{WavFormat, read_wav, read_wav_text, write_wav},
+};
+
+/// Reads the text that was stored in a PNG, an animated PNG or a WAV file.
+///
+/// # Errors
+/// If the file is none of these, or is corrupt.
+pub fn read_text(path: &Path) -> Result<Option<String>, MediaError> {
+    let read = |source| MediaError::Read { path: path.into(), source };
+    let mut start = Vec::new();
+    files::open(path).and_then(|file| file.take(4).read_to_end(&mut start)).map_err(read)?;
+    if start == b"RIFF" { read_wav_text(path) } else { read_png_text(path) }
+}
+
+fn store(path: &Path, bytes: &[u8]) -> Result<(), MediaError> {
+    files::write(path, bytes).map_err(|source| MediaError::Write { path: path.into(), source })
+}
+
+/// Width and height, if `image` is not empty and has the right number of values.
+fn size(path: &Path, image: &Image, most: u32) -> Result<(u32, u32), MediaError> {
+    let side = |n: usize| u32::try_from(n).ok().filter(|n| (1..=most).contains(n));
+    let whole = image.pixels.len() == 3 * image.width * image.height;
+    match (side(image.width), side(image.height)) {
+        (Some(width), Some(height)) if whole => Ok((width, height)),
+        _ => {
+            let (w, h, n) = (image.width, image.height, image.pixels.len());
+            Err(MediaError::format(
+                path,
+                format!("{w}×{h} pixels with {n} values: expected sides from 1 to {most}"),
+            ))
+        }
+    }
+}

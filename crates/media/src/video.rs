@@ -1,0 +1,79 @@
+//! The in-memory video.
+
+use std::path::Path;
+
+use crate::{Animation, AnimationFormat, Image, MediaError, animation::write_with_text};
+
+/// Duration of a frame of a video whose model does not say it, in milliseconds.
+pub const DEFAULT_DELAY: u16 = 125;
+
+/// A sequence of images of the same size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Video {
+    /// The images.
+    pub frames: Vec<Image>,
+    /// Duration of each frame in milliseconds.
+    pub delay: u16,
+}
+
+impl Video {
+    /// The video of values `[channels, frames, height, width]` in `[-1, 1]`, with 3 channels or 1 for grey.
+    ///
+    /// # Panics
+    /// If the number of values does not match, or there are other channels.
+    pub fn from_planes([channels, frames, height, width]: [usize; 4], values: &[f32], delay: u16) -> Self {
+        assert!(channels == 1 || channels == 3, "{channels} channels, expected 1 or 3");
+        assert_eq!(values.len(), channels * frames * height * width, "the values of a video");
+        let area = height * width;
+        let plane = |channel: usize, frame: usize| {
+            let start = (channel % channels * frames + frame) * area;
+            &values[start..start + area]
+        };
+        let image = |frame| Image::from_planes(width, height, &[0, 1, 2].map(|c| plane(c, frame)).concat());
+        Self { frames: (0..frames).map(image).collect(), delay }
+    }
+
+    /// Writes a looping animation whose format the extension selects: `gif`, `png` or `apng`, `webp`. A `text` is stored in
+    /// animated PNGs; the other formats have no place for it.
+    ///
+    /// # Errors
+    /// If the extension is another, there are no frames, they differ in size or are too large for the format, or the file
+    /// cannot be written.
+    pub fn write(&self, path: &Path, text: Option<&str>) -> Result<(), MediaError> {
+        let expected = "expected a file name with the extension .gif, .png or .webp";
+        let format = AnimationFormat::of(path).ok_or_else(|| MediaError::format(path, expected))?;
+        let animation = Animation { frames: &self.frames, delay: self.delay, last_delay: self.delay };
+        write_with_text(path, &animation, format, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_from_every_channel() {
+        // Two channels would be neither; values count up: channel, frame, row, column.
+        let values: Vec<f32> = (0..12).map(|i| i as f32 / 127.5 - 1.0).collect();
+        let video = Video::from_planes([3, 2, 1, 2], &values, 40);
+        assert_eq!(video.frames.len(), 2);
+        assert_eq!(video.frames[0].pixels, [0, 4, 8, 1, 5, 9]);
+        assert_eq!(video.frames[1].pixels, [2, 6, 10, 3, 7, 11]);
+        let grey = Video::from_planes([1, 3, 2, 2], &values, 40);
+        assert_eq!(grey.frames[2].pixels, [8, 8, 8, 9, 9, 9, 10, 10, 10, 11, 11, 11]);
+    }
+
+    #[test]
+    fn the_extension_selects_the_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let video = Video { frames: vec![Image::filled(2, 2, crate::Rgb([1, 2, 3])); 2], delay: 40 };
+        for (name, start) in [("a.gif", &b"GIF89a"[..]), ("a.png", b"\x89PNG"), ("a.webp", b"RIFF")] {
+            let path = dir.path().join(name);
+            video.write(&path, Some("text")).unwrap();
+            assert!(std::fs::read(&path).unwrap().starts_with(start), "{name}");
+        }
+        assert_eq!(crate::read_text(&dir.path().join("a.png")).unwrap().as_deref(), Some("text"));
+        let error = video.write(&dir.path().join("a.mp4"), None).unwrap_err().to_string();
+        assert!(error.contains("a.mp4: expected") && error.contains(".gif"), "{error}");
+    }
+}
