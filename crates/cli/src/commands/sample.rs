@@ -22,10 +22,13 @@ use tweedie::{
     models::{Autoencoder, Precision},
     ops::Device,
     pipe::{
-        ClassSelector, Event, LoadOptions, Output, Pipeline, PipelineError, Preview, RecordedFile, Request,
-        Weighting,
+        ClassSelector, Event, LoadOptions, Media, Medium, Output, Pipeline, PipelineError, Preview,
+        RecordedFile, Request, Weighting,
         film::{Film, Show},
-        media::{Animation, AnimationFormat, enlarge, read_request, write_animation, write_png},
+        media::{
+            Animation, AnimationFormat, Audio, Video, enlarge, read_request, write_animation, write_png,
+            write_video, write_wav,
+        },
     },
 };
 
@@ -34,6 +37,8 @@ use crate::{
     ui::{Ui, counted},
 };
 
+/// Default output of models that make images.
+const DEFAULT_IMAGE: &str = "tweedie.png";
 /// Default number of images of models without latents.
 const PIXELS: usize = 36;
 const PAPER: Rgb = Rgb([255, 255, 255]);
@@ -42,19 +47,48 @@ const MOMENTS: usize = 10;
 /// Maximum number of frames of an animation.
 const FRAMES: usize = 48;
 
-/// Height and width.
-#[derive(Clone, Copy, Debug)]
-struct Size([usize; 2]);
+/// The axes of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    /// Height and width of images.
+    Image([usize; 2]),
+    /// The side of square images, or the length of audio.
+    One(usize),
+}
 
-/// Parses `SIDE` or `WIDTHxHEIGHT`.
+impl Size {
+    /// The size for a model whose samples have this number of axes.
+    fn of(self, axes: usize) -> Vec<usize> {
+        match self {
+            Self::Image(size) => size.to_vec(),
+            Self::One(length) if axes == 1 => vec![length],
+            Self::One(side) => vec![side, side],
+        }
+    }
+}
+
+/// Parses `SIDE`, `LENGTH` or `WIDTHxHEIGHT`.
 fn size(text: &str) -> Result<Size, String> {
     let number = |text: &str| {
-        let wrong = || "expected one number of pixels, or width and height like 768x512".to_owned();
+        let wrong = || {
+            "expected one number of pixels, or width and height like 768x512, or the length of audio"
+                .to_owned()
+        };
         text.trim().parse().map_err(|_| wrong())
     };
     match text.split_once(['x', 'X', '×']) {
-        Some((width, height)) => Ok(Size([number(height)?, number(width)?])),
-        None => number(text).map(|side| Size([side, side])),
+        Some((width, height)) => Ok(Size::Image([number(height)?, number(width)?])),
+        None => number(text).map(Size::One),
+    }
+}
+
+/// What the samples are called in messages.
+fn noun(medium: Medium) -> &'static str {
+    match medium {
+        Medium::Image => "image",
+        Medium::Audio => "signal",
+        Medium::Clip => "clip",
+        Medium::Tensor => "sample",
     }
 }
 
@@ -85,7 +119,7 @@ pub struct Args {
     /// Variant of the weights in a folder, for example `fp16` [default: no variant, or else fp32, fp16 or bf16].
     #[arg(long, value_name = "NAME", requires = "model")]
     variant: Option<String>,
-    /// Number of images [default: 36, or one per prompt for latent models].
+    /// Number of images, audio signals or clips [default: 36, or one per prompt for latent models, or 1 for audio and clips].
     #[arg(short = 'n', long, value_name = "N", help_heading = "Images")]
     count: Option<NonZeroUsize>,
     /// Prompt, for text-to-image models; repeat to use several in turn. `(word:1.3)` weights a word.
@@ -106,11 +140,12 @@ pub struct Args {
     /// Random seed. The same seed gives the same images.
     #[arg(short, long, value_name = "N", default_value_t = 0, help_heading = "Images")]
     seed: u64,
-    /// Width and height in pixels, or one number for squares [default: the model's training size].
+    /// Width and height in pixels, or one number for squares; for audio the number of values per channel [default: the
+    /// model's training size].
     #[arg(long, value_name = "WxH", value_parser = size, help_heading = "Images")]
     size: Option<Size>,
-    /// Repeat the request that is stored in this image; other flags of this group are ignored.
-    #[arg(long, value_name = "FILE.png", help_heading = "Images")]
+    /// Repeat the request that is stored in this PNG or WAV file; other flags of this group are ignored.
+    #[arg(long, value_name = "FILE", help_heading = "Images")]
     like: Option<PathBuf>,
 
     /// Number of solver steps [default: the model's].
@@ -177,16 +212,18 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Sampler")]
     noise: Option<PathBuf>,
 
-    /// Image file with the grid of images. The request is stored in it.
-    #[arg(short, long, value_name = "FILE.png", default_value = "tweedie.png", help_heading = "Output")]
-    output: PathBuf,
-    /// Also write one file per image to this folder.
+    /// Image file with the grid of images. The request is stored in it. Audio models write a WAV file, several signals to
+    /// `x-0.wav`, `x-1.wav` and so on for `-o x.wav`; clip models an animation with the grid of clips, whose extension selects
+    /// .gif, .png (APNG, the only one that stores the request) or .webp [default: tweedie.png, tweedie.wav or tweedie.gif].
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    output: Option<PathBuf>,
+    /// Also write one file per image or clip to this folder.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     singles: Option<PathBuf>,
-    /// Also write a filmstrip: one row per image, from noise to result.
+    /// Also write a filmstrip: one row per image, from noise to result. Images only.
     #[arg(long, value_name = "FILE.png", help_heading = "Output")]
     filmstrip: Option<PathBuf>,
-    /// Also write an animation of the denoising; the extension selects .gif, .png (APNG) or .webp.
+    /// Also write an animation of the denoising; the extension selects .gif, .png (APNG) or .webp. Images only.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     animation: Option<PathBuf>,
     /// Show the noisy samples in filmstrip and animation instead of the predicted clean ones.
@@ -196,10 +233,10 @@ pub struct Args {
     /// autoencoder, which is slower].
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     preview_vae: Option<PathBuf>,
-    /// Also write the samples as tensors: `samples`, [count, channels, height, width], in -1..1.
+    /// Also write the samples as tensors: `samples`, [count, channels, height, width] or with other axes, in -1..1.
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Output")]
     save_tensors: Option<PathBuf>,
-    /// Enlarge pixels in grid, filmstrip and animation by this factor.
+    /// Enlarge pixels in grids, filmstrip and animation by this factor.
     #[arg(long, value_name = "TIMES", default_value_t = 2, help_heading = "Output")]
     zoom: usize,
 }
@@ -254,23 +291,39 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     for path in args.files() {
         check_place(path)?;
     }
+    if args.output.is_none() {
+        check_place(Path::new(DEFAULT_IMAGE))?;
+    }
     if let Some(folder) = &args.singles {
         check_folder(folder)?;
     }
     let device = tweedie::ops::device(device)?;
     let mut request = args.request()?;
     let pipeline = args.pipeline(&request, &device, ui)?;
+    let axes = pipeline.network().spec().axes;
+    if args.like.is_none() {
+        request.size = args.size.map(|size| size.of(axes));
+    }
     if args.like.is_none() && args.count.is_none() {
         let latents = pipeline.model().autoencoder.is_some();
-        let count = if latents || !request.prompts.is_empty() { request.prompts.len() } else { PIXELS };
+        let count = match axes {
+            2 if !latents && request.prompts.is_empty() => PIXELS,
+            _ => request.prompts.len(),
+        };
         request.count = NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
     }
     let job = pipeline.prepare(&request)?;
+    let medium = job.medium();
+    let output_path = args.place(medium, job.count())?;
     model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
     let (count, steps) = (job.count(), job.recipe().plan.solves());
     let solver = job.recipe().solver.name();
-    if let &[height, width] = job.size() {
-        args.check_memory(count, [height, width], steps)?;
+    match *job.size() {
+        [height, width] => args.check_memory(count, [height, width], steps)?,
+        [frames, height, width] if medium == Medium::Clip => {
+            memory::check_sheets(count, [height, width], args.zoom, frames, "--count or --zoom")?;
+        }
+        _ => {}
     }
     let mut films = Films::new(&args, animation.is_some(), &pipeline)?;
 
@@ -284,8 +337,9 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         bar.set_position(index as u64);
         let (first, last) = (rows.start + 1, rows.end);
         bar.set_message(format!(
-            "images {first}-{last} · {}",
-            speed(count as f64 * index as f64 / of as f64, start)
+            "{}s {first}-{last} · {}",
+            noun(medium),
+            speed(noun(medium), count as f64 * index as f64 / of as f64, start)
         ));
         ui.event(&json!({ "event": "step", "index": index, "of": of }));
         match films.see(&event, steps) {
@@ -307,8 +361,8 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         other => other?,
     };
     let seconds = start.elapsed().as_secs_f64();
-    let said = speed(count as f64, start);
-    let written = args.write(&request, &output, &films, animation)?;
+    let said = speed(noun(medium), count as f64, start);
+    let written = args.write(&request, &output, &output_path, &films, animation, ui)?;
 
     let places: Vec<_> = written.iter().map(|p| p.display().to_string()).collect();
     ui.result(
@@ -316,7 +370,7 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
             "steps": steps, "evaluations": output.evals, "seconds": seconds, "files": places }),
         format!(
             "{}, {} of {solver}, in {seconds:.1} s ({said})\n{}",
-            counted(count, "image"),
+            counted(count, noun(medium)),
             counted(steps, "step"),
             places.join("\n")
         ),
@@ -325,12 +379,12 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
 }
 
 /// Images per second, or seconds per image.
-fn speed(images: f64, start: Instant) -> String {
+fn speed(noun: &str, images: f64, start: Instant) -> String {
     let seconds = start.elapsed().as_secs_f64();
     if images >= seconds {
-        format!("{:.1} images/s", images / seconds)
+        format!("{:.1} {noun}s/s", images / seconds)
     } else {
-        format!("{:.1} s/image", seconds / images)
+        format!("{:.1} s/{noun}", seconds / images)
     }
 }
 
@@ -413,7 +467,6 @@ impl Args {
                 strength: self.strength,
                 classes: (!self.class.is_empty()).then(|| self.class.clone()),
                 seed: self.seed,
-                size: self.size.map(|s| s.0.to_vec()),
                 ..Request::default()
             },
         };
@@ -447,16 +500,62 @@ impl Args {
     }
 
     fn files(&self) -> impl Iterator<Item = &Path> {
-        let more = [&self.filmstrip, &self.animation, &self.save_tensors];
-        std::iter::once(self.output.as_path()).chain(more.into_iter().flatten().map(PathBuf::as_path))
+        let all = [&self.output, &self.filmstrip, &self.animation, &self.save_tensors];
+        all.into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// The output file for this medium, after checking before the work that everything can be written.
+    fn place(&self, medium: Medium, count: usize) -> Result<PathBuf> {
+        let default = match medium {
+            Medium::Image | Medium::Tensor => DEFAULT_IMAGE,
+            Medium::Audio => "tweedie.wav",
+            Medium::Clip => "tweedie.gif",
+        };
+        let path = self.output.clone().unwrap_or_else(|| default.into());
+        let only = |flag: &str, given: bool, media: &str| {
+            ensure!(!given, "{flag} is only supported for {media}; the model makes {}s", noun(medium));
+            Ok(())
+        };
+        if medium != Medium::Image {
+            only("--filmstrip", self.filmstrip.is_some(), "images")?;
+            only("--animation", self.animation.is_some(), "images")?;
+            only("--singles", self.singles.is_some() && medium != Medium::Clip, "images and clips")?;
+        }
+        match medium {
+            Medium::Image => {}
+            Medium::Audio => {
+                let wav = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wav"));
+                ensure!(wav, "-o {}: expected a file name with the extension .wav for audio", path.display());
+                signal_files(&path, count).iter().try_for_each(|path| check_place(path))?;
+            }
+            Medium::Clip => {
+                let format = AnimationFormat::of(&path);
+                format.with_context(|| {
+                    format!(
+                        "-o {}: expected a file name with the extension .gif, .png or .webp for clips",
+                        path.display()
+                    )
+                })?;
+                check_place(&path)?;
+            }
+            Medium::Tensor => {
+                ensure!(
+                    self.save_tensors.is_some(),
+                    "the model's samples are not images; use --save-tensors"
+                );
+            }
+        }
+        Ok(path)
     }
 
     fn write(
         &self,
         request: &Request,
         output: &Output,
+        path: &Path,
         films: &Films,
         animation: Option<AnimationFormat>,
+        ui: Ui,
     ) -> Result<Vec<PathBuf>> {
         let mut written = Vec::new();
         if let Some(path) = &self.save_tensors {
@@ -464,18 +563,30 @@ impl Args {
             weights::write(path, &named, weights::Precision::F32, &Default::default())?;
             written.push(path.clone());
         }
-        if output.images.is_empty() {
-            ensure!(self.save_tensors.is_some(), "the model's samples are not images; use --save-tensors");
-            return Ok(written);
+        match &output.media {
+            Media::Images(_) => self.write_images(request, output, path, films, animation, &mut written)?,
+            Media::Audio(signals) => write_signals(request, signals, path, ui, &mut written)?,
+            Media::Clips(clips) => {
+                self.write_clips(request, clips, columns_of(request, output), path, &mut written)?;
+            }
+            _ => {}
         }
-        let turns = match (&output.classes, request.prompts.len()) {
-            (Some(classes), _) => turns_of(classes),
-            (None, prompts) => prompts,
-        };
-        let columns = columns(output.images.len(), turns);
+        Ok(written)
+    }
+
+    fn write_images(
+        &self,
+        request: &Request,
+        output: &Output,
+        path: &Path,
+        films: &Films,
+        animation: Option<AnimationFormat>,
+        written: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        let columns = columns_of(request, output);
         let sheet = enlarge(&grid(&output.images, columns, 2, PAPER), self.zoom);
-        write_png(&self.output, &sheet, Some(request))?;
-        written.push(self.output.clone());
+        write_png(path, &sheet, Some(request))?;
+        written.push(path.into());
         if let Some(folder) = &self.singles {
             files::create_dir(folder)?;
             for (i, image) in output.images.iter().enumerate() {
@@ -493,8 +604,85 @@ impl Args {
             write_animation(path, &Animation { frames: &sheets, delay: 80, last_delay: 2000 }, format)?;
             written.push(path.clone());
         }
-        Ok(written)
+        Ok(())
     }
+
+    /// Writes one animation with the grid of clips, and the single clips.
+    fn write_clips(
+        &self,
+        request: &Request,
+        clips: &[Video],
+        columns: usize,
+        path: &Path,
+        written: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        let Some(first) = clips.first() else { return Ok(()) };
+        let sheet = |frame: usize| {
+            let images: Vec<Image> =
+                clips.iter().filter_map(|clip| clip.frames.get(frame).cloned()).collect();
+            enlarge(&grid(&images, columns, 2, PAPER), self.zoom)
+        };
+        let sheets = Video { frames: (0..first.frames.len()).map(sheet).collect(), delay: first.delay };
+        write_video(path, &sheets, Some(request))?;
+        written.push(path.into());
+        if let Some(folder) = &self.singles {
+            files::create_dir(folder)?;
+            let ending = path.extension().unwrap_or_default();
+            for (i, clip) in clips.iter().enumerate() {
+                let path = folder.join(format!("{i:04}")).with_extension(ending);
+                write_video(&path, clip, Some(request))?;
+            }
+            written.push(folder.clone());
+        }
+        Ok(())
+    }
+}
+
+/// The files of `count` signals: `path`, or `x-0.wav`, `x-1.wav` and so on if there are several.
+fn signal_files(path: &Path, count: usize) -> Vec<PathBuf> {
+    if count == 1 {
+        return vec![path.into()];
+    }
+    let [stem, ending] = [path.file_stem(), path.extension()].map(|part| part.unwrap_or_default());
+    let name = |i: usize| {
+        let mut name = stem.to_owned();
+        name.push(format!("-{i}."));
+        name.push(ending);
+        path.with_file_name(name)
+    };
+    (0..count).map(name).collect()
+}
+
+fn write_signals(
+    request: &Request,
+    signals: &[Audio],
+    path: &Path,
+    ui: Ui,
+    written: &mut Vec<PathBuf>,
+) -> Result<()> {
+    if let Some(signal) = signals.first().filter(|signal| signal.guessed) {
+        ui.warn(format!("the model does not say its sample rate; the files have {} Hz", signal.rate));
+    }
+    for (signal, path) in signals.iter().zip(signal_files(path, signals.len())) {
+        let clipped = write_wav(&path, signal, Some(request))?;
+        if clipped > 0 {
+            let all = signal.len() * signal.channels.len();
+            ui.warn(format!(
+                "{}: {clipped} of {all} values were outside -1..1 and are clipped",
+                path.display()
+            ));
+        }
+        written.push(path);
+    }
+    Ok(())
+}
+
+fn columns_of(request: &Request, output: &Output) -> usize {
+    let turns = match (&output.classes, request.prompts.len()) {
+        (Some(classes), _) => turns_of(classes),
+        (None, prompts) => prompts,
+    };
+    columns(output.tensors.shape.first().copied().unwrap_or(0), turns)
 }
 
 /// The number of images after which the classes repeat; 0 if they do not.
@@ -531,13 +719,49 @@ fn cannot_write(path: &Path) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::{columns, size, turns_of};
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::{Args, Image, Request, Rgb, Video, columns, signal_files, size, turns_of};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
 
     #[test]
-    fn sizes_are_squares_or_width_and_height() {
-        assert_eq!(size("512").unwrap().0, [512, 512]);
-        assert_eq!(size("768x512").unwrap().0, [512, 768]);
+    fn clips_become_one_animation_and_single_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let singles = dir.path().join("all");
+        let args = Line::parse_from(["sample", "--singles", singles.to_str().unwrap(), "--zoom", "1"]).args;
+        let clip = |v: u8| Video { frames: vec![Image::filled(4, 4, Rgb([v; 3])); 3], delay: 40 };
+        let (path, mut written) = (dir.path().join("x.png"), Vec::new());
+        args.write_clips(&Request::default(), &[clip(1), clip(2), clip(3)], 2, &path, &mut written).unwrap();
+        assert_eq!(written, [path.clone(), singles.clone()]);
+        // Two cells of 4 pixels with gaps of 2.
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes[16..24], [0, 0, 0, 14, 0, 0, 0, 14]);
+        assert!(bytes.windows(4).any(|name| name == b"acTL"));
+        assert_eq!(tweedie::pipe::media::read_request(&path).unwrap(), Some(Request::default()));
+        assert!(singles.join("0002.png").exists() && !singles.join("0003.png").exists());
+    }
+
+    #[test]
+    fn several_signals_have_numbers() {
+        assert_eq!(signal_files(Path::new("a/x.wav"), 1), [Path::new("a/x.wav")]);
+        assert_eq!(signal_files(Path::new("a/x.y.WAV"), 2), ["a/x.y-0.WAV", "a/x.y-1.WAV"].map(Path::new));
+    }
+
+    #[test]
+    fn sizes_are_lengths_or_squares_or_width_and_height() {
+        assert_eq!(size("512").unwrap().of(2), [512, 512]);
+        assert_eq!(size("512").unwrap().of(1), [512]);
+        assert_eq!(size("768x512").unwrap().of(2), [512, 768]);
+        assert_eq!(size("768x512").unwrap().of(1), [512, 768]);
         for text in ["", "x", "12x", "1x2x3", "-4", "12.5"] {
             assert!(size(text).unwrap_err().contains("768x512"), "{text}");
         }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod audio;
 mod bad_config;
 mod bad_model;
 mod bad_output;
