@@ -8,6 +8,8 @@
 //!
 //! Every image is compared with the one that its request makes alone: they have the same bits.
 
+#![allow(clippy::print_stdout)]
+
 use std::{error::Error, fs, ops::ControlFlow, path::Path, sync::Arc};
 
 use tweedie::{
@@ -28,11 +30,11 @@ fn requests() -> [Request; 3] {
     json.map(|text| serde_json::from_str(text).expect("a valid request"))
 }
 
+/// Outputs by the number of their flight, and a flight that was taken out.
+type Driven = (Vec<(u64, Output)>, Option<Flight>);
+
 /// Drives all flights to their end; returns the output of each, and what is left of the `kept` one after five turns.
-fn drive(
-    flights: Vec<Flight>,
-    kept: Option<u64>,
-) -> Result<(Vec<(u64, Output)>, Option<Flight>), Box<dyn Error>> {
+fn drive(flights: Vec<Flight>, kept: Option<u64>) -> Result<Driven, Box<dyn Error>> {
     let jobs: Vec<Arc<Job>> = flights.iter().map(|flight| flight.job().clone()).collect();
     let mut together = Together::new(16);
     let numbers: Vec<u64> = flights.into_iter().map(|flight| together.add(flight)).collect();
