@@ -91,6 +91,14 @@ impl Flight {
         if rows.end > job.count() || rows.is_empty() {
             return Err(wrong(format!("it has the images {rows:?} of a request for {}", job.count())));
         }
+        if rows.len() > 1 && job.conditions.is_ragged() {
+            return Err(wrong("its images have texts of different lengths".into()));
+        }
+        let fits = |x: &Batch| x.len() == rows.len() && x.shape() == &job.shape;
+        if !trajectory.values().chain(&x0).all(fits) {
+            let reason = format!("its values are not {} samples of shape {}", rows.len(), job.shape);
+            return Err(wrong(reason));
+        }
         let recipe = &job.recipe;
         let noise = Box::new(job.fresh(rows.clone()));
         let solver = recipe.solver.build::<Batch>().into();

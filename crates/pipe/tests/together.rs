@@ -130,6 +130,12 @@ fn a_state_of_another_job_is_refused() {
     };
     assert_eq!(error(&request(2, 6, "heun", 2.0, 1)), None);
     assert!(error(&request(1, 6, "heun", 2.0, 1)).unwrap().contains("images"));
+    // A damaged file: one sample of two.
+    let mut json = serde_json::to_value(&state).unwrap();
+    json["rows"]["end"] = 1.into();
+    let damaged: FlightState = serde_json::from_value(json).unwrap();
+    let damaged = Flight::resume(&job(&pipeline, &request(2, 6, "heun", 2.0, 1)), damaged);
+    assert!(damaged.err().unwrap().to_string().contains("not 1 samples of shape 3×8×8"));
 }
 
 #[test]

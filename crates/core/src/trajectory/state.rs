@@ -99,6 +99,14 @@ impl<V: Vector> State<V> {
         self.evals
     }
 
+    /// Every value that it holds: the sample, past nodes and predictions. Those of a stored state may come from anywhere, so
+    /// who restores one checks that all are samples of one kind.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        let nodes = self.history.iter().flat_map(|node| std::iter::once(&node.x).chain(of(&node.prediction)));
+        let others = self.here.iter().chain(&self.stages).flat_map(of);
+        std::iter::once(&self.x).chain(nodes).chain(others)
+    }
+
     /// Moves made so far.
     pub fn index(&self) -> usize {
         self.index
@@ -235,6 +243,11 @@ impl<V: Vector> State<V> {
             }
         }
     }
+}
+
+/// The values of a prediction.
+fn of<V>(p: &Prediction<V>) -> impl Iterator<Item = &V> {
+    [&p.x0, &p.eps].into_iter().chain(&p.null_eps).chain(&p.variance)
 }
 
 /// The result of a solver's step.
