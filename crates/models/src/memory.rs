@@ -1,8 +1,6 @@
 //! Estimates of the memory that a pass of a U-Net needs.
 
-use tweedie_ops::SampleShape;
-
-use crate::network::Precision;
+use tweedie_ops::{Precision, SampleShape};
 
 /// Maps of a network's first level that a pass holds besides the skip connections: a concatenated map with twice the
 /// channels, its normalized form, and the result.

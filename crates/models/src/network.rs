@@ -2,82 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor};
-use serde::{Deserialize, Serialize};
-use tweedie_ops::{Batch, SampleShape};
+use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
 
 use crate::{conditions::Conditions, params::HostTensor};
-
-/// The arithmetic of a network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// `bfloat16` activations with sums and norms in 32 bits; parameters and their gradients stay in 32 bits. CPU only.
-    Bf16,
-    /// 8-bit weights in all wide layers, also with 8-bit inputs in linear layers; everything else in 32 bits. See
-    /// [`tweedie_ops::in_int8`]. For sampling on the CPU only.
-    Int8,
-}
-
-impl Precision {
-    /// Converts activations to the type that layers use.
-    pub(crate) fn lower<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::F32 | Self::Int8 => x,
-            Self::Bf16 => tweedie_ops::to_bf16(x),
-        }
-    }
-
-    /// Converts activations back to 32 bits.
-    pub(crate) fn raise<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::F32 | Self::Int8 => x,
-            Self::Bf16 => tweedie_ops::to_f32(x),
-        }
-    }
-
-    /// Runs `f` with this precision.
-    pub(crate) fn run<T>(self, f: impl FnOnce() -> T) -> T {
-        tweedie_ops::in_int8(self == Self::Int8, f)
-    }
-
-    /// Checks that networks on this device support it. All but `f32` need the CPU.
-    ///
-    /// # Errors
-    /// Says what was expected.
-    pub fn check(self, device: &Device) -> Result<(), String> {
-        if self == Self::F32 || tweedie_ops::is_cpu(device) {
-            return Ok(());
-        }
-        Err(format!("precision `{self}` is only supported on the CPU; use `f32` on this device"))
-    }
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        })
-    }
-}
-
-impl std::str::FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            "int8" => Ok(Self::Int8),
-            _ => Err(format!("unknown precision `{text}`; expected `f32`, `bf16` or `int8`")),
-        }
-    }
-}
 
 /// Whether a network is used for training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,8 +113,8 @@ pub trait Network: std::fmt::Debug + Send + Sync {
     /// Approximate bytes that one row of this shape needs.
     fn row_bytes(&self, shape: &SampleShape, precision: Precision) -> u64;
 
-    /// The same network in `precision`. Parameters are shared.
-    fn in_precision(&self, precision: Precision) -> Box<dyn Network>;
+    /// The same network, whose calls run in `context`. Parameters are shared.
+    fn in_context(&self, context: &ExecContext) -> Box<dyn Network>;
 
     /// The same network as a constant function of its input, for gradients with respect to the input.
     fn differentiable(&self) -> Box<dyn Network>;
@@ -203,11 +130,11 @@ pub trait Network: std::fmt::Debug + Send + Sync {
 }
 
 /// Implements what is the same for every network that is a [`Module`](burn::module::Module) with `config` and
-/// `with_precision`.
+/// `with_context`.
 macro_rules! module_network {
     () => {
-        fn in_precision(&self, precision: $crate::network::Precision) -> Box<dyn $crate::network::Network> {
-            Box::new(self.clone().with_precision(precision))
+        fn in_context(&self, context: &tweedie_ops::ExecContext) -> Box<dyn $crate::network::Network> {
+            Box::new(self.clone().with_context(context.clone()))
         }
 
         fn differentiable(&self) -> Box<dyn $crate::network::Network> {

@@ -17,7 +17,8 @@ use burn::{
 use common::{hash, sample, weight};
 use safetensors::SafeTensors;
 use tweedie_models::{
-    Conditions, Entry, HostTensor, Mode, Precision, UNet2DConfig, UNet2DModel, conditions::EMBEDDING, params,
+    Conditions, Entry, ExecContext, HostTensor, Mode, Precision, UNet2DConfig, UNet2DModel,
+    conditions::EMBEDDING, params,
 };
 
 /// Relative to the output's root mean square.
@@ -154,7 +155,8 @@ fn outputs_in_fewer_bits_are_close() {
         let (rms, expected) = (golden.json::<f64>("rms"), golden.expected());
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let (x, times, condition) = inputs(&golden, &device);
-            let model = model(&golden, &device).with_precision(precision);
+            let model =
+                model(&golden, &device).with_context(ExecContext::default().with_precision(precision));
             let found: Vec<f32> =
                 model.forward(x, &times, &condition, Mode::Eval).into_data().try_into_vec().unwrap();
             let squares: f64 = expected.iter().map(|&(at, want)| f64::from(found[at] - want).powi(2)).sum();

@@ -16,8 +16,8 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tweedie_models::{
     Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
-    ClipTextModel, Conditions, DitConfig, DitTransformer, Entry, HostTensor, Mode, Network, Precision,
-    UNet2DConditionConfig, UNet2DConditionModel,
+    ClipTextModel, Conditions, DitConfig, DitTransformer, Entry, ExecContext, HostTensor, Mode, Network,
+    Precision, UNet2DConditionConfig, UNet2DConditionModel,
     conditions::{CLASSES, POOLED, SIZES, TEXT},
     params,
     vae::Tiles,
@@ -257,7 +257,7 @@ fn outputs_in_fewer_bits_are_close() {
             let config = UNet2DConditionConfig::from_json(&golden.config).unwrap();
             let weights = golden.weights(&UNet2DConditionModel::new(&config, 1, &device).unwrap());
             let unet = UNet2DConditionModel::load(&config, &weights, &device).unwrap();
-            let unet = unet.with_precision(precision);
+            let unet = unet.with_context(ExecContext::default().with_precision(precision));
             let (x, times): (Tensor<4>, Vec<f32>) =
                 (golden.input("sample"), golden.given("timestep").unwrap());
             let found = unet.forward(x, &times, &golden.conditions(), Mode::Eval);
@@ -266,7 +266,9 @@ fn outputs_in_fewer_bits_are_close() {
         for golden in goldens("dit") {
             let config = DitConfig::from_json(&golden.config).unwrap();
             let weights = golden.weights(&DitTransformer::new(&config, 1, &device).unwrap());
-            let dit = DitTransformer::load(&config, &weights, &device).unwrap().with_precision(precision);
+            let dit = DitTransformer::load(&config, &weights, &device)
+                .unwrap()
+                .with_context(ExecContext::default().with_precision(precision));
             let (x, times): (Tensor<4>, Vec<f32>) =
                 (golden.input("sample"), golden.given("timestep").unwrap());
             off(&golden, "sample", precision, dit.forward(x, &times, &golden.conditions(), Mode::Eval));
@@ -276,7 +278,9 @@ fn outputs_in_fewer_bits_are_close() {
     for golden in goldens("vae_s").into_iter().filter(|g| g.has("decoded")) {
         let config = AutoencoderKlConfig::from_json(&golden.config).unwrap();
         let weights = golden.weights(&AutoencoderKl::new(&config, 1, &device).unwrap());
-        let vae = AutoencoderKl::load(&config, &weights, &device).unwrap().with_precision(Precision::Bf16);
+        let vae = AutoencoderKl::load(&config, &weights, &device)
+            .unwrap()
+            .with_context(ExecContext::default().with_precision(Precision::Bf16));
         off(&golden, "latent_mean", Precision::Bf16, vae.encode(golden.input("sample")).unwrap().mean);
         off(&golden, "decoded", Precision::Bf16, vae.decode(golden.input("latents")).unwrap());
     }
@@ -293,7 +297,7 @@ fn a_wide_transformer_in_eight_bits_is_close() {
     let dit = DitTransformer::new(&config, 7, &device).unwrap();
     let x = tweedie_ops::from_host((0..512).map(|i| (i as f32).sin()).collect(), [2, 4, 8, 8], &device);
     let outputs = [Precision::F32, Precision::Int8].map(|precision| {
-        let dit = dit.clone().with_precision(precision);
+        let dit = dit.clone().with_context(ExecContext::default().with_precision(precision));
         to_host(dit.forward(x.clone(), &[10.0, 500.0], &Conditions::of_classes(vec![0, 2]), Mode::Eval))
     });
     let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|d| d * d).sum::<f32>().sqrt();

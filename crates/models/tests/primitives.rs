@@ -19,7 +19,7 @@ use tweedie_models::{
     conditions::{CLASSES, POOLED, SIZES, TEXT},
     params,
 };
-use tweedie_ops::{of_primitives, recomputing, to_host};
+use tweedie_ops::{ExecContext, of_primitives, to_host};
 
 /// Largest difference of an output, relative to the output's root mean square.
 const OUTPUT: f64 = 2e-5;
@@ -62,8 +62,12 @@ impl ModuleVisitor for Gradients<'_> {
 }
 
 /// The output, and the gradients of its product with fixed values.
-fn run<M: Module>(model: &M, f: impl Fn(&M) -> Tensor<4>) -> (Vec<f32>, BTreeMap<String, Vec<f32>>) {
-    let y = f(model);
+fn run<M: Module>(
+    model: &M,
+    recompute: bool,
+    f: impl Fn(M, ExecContext) -> Tensor<4>,
+) -> (Vec<f32>, BTreeMap<String, Vec<f32>>) {
+    let y = f(model.clone(), ExecContext { recompute, ..ExecContext::default() });
     let by = sample("by", y.dims(), &Device::flex());
     let gradients = (y.clone() * Tensor::from_inner(by)).sum().backward();
     let mut visitor = Gradients { path: Vec::new(), gradients: &gradients, found: BTreeMap::new() };
@@ -81,9 +85,9 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
     off.fold(0.0, |most, d| if d.is_nan() { f64::INFINITY } else { f64::max(most, d) })
 }
 
-fn compare<M: Module>(name: &str, model: &M, f: impl Fn(&M) -> Tensor<4>) {
-    let (y, gradients) = run(model, &f);
-    let (y0, gradients0) = of_primitives(|| run(model, &f));
+fn compare<M: Module>(name: &str, model: &M, f: impl Fn(M, ExecContext) -> Tensor<4>) {
+    let (y, gradients) = run(model, false, &f);
+    let (y0, gradients0) = of_primitives(|| run(model, false, &f));
     let off = largest_difference(&y, &y0) / rms(&y0);
     assert_eq!(gradients.keys().collect::<Vec<_>>(), gradients0.keys().collect::<Vec<_>>(), "{name}");
     let largest = gradients0.values().map(|g| rms(g)).fold(0.0, f64::max);
@@ -100,10 +104,10 @@ fn compare<M: Module>(name: &str, model: &M, f: impl Fn(&M) -> Tensor<4>) {
     assert!(worst.0 < GRADIENT, "{name}: the gradient of {} is off by {:.1e}", worst.1, worst.0);
 
     // Recomputed activations have the same bits.
-    let (again, of_again) = recomputing(true, || run(model, &f));
+    let (again, of_again) = run(model, true, &f);
     assert!(again == y && of_again == gradients, "{name}: recomputing changes bits");
     // The same bits without autodiff.
-    assert!(to_host(f(&model.valid())) == y, "{name}: outside autodiff");
+    assert!(to_host(f(model.valid(), ExecContext::default())) == y, "{name}: outside autodiff");
 }
 
 #[test]
@@ -117,7 +121,9 @@ fn unets() {
         let classes = labelled.then(|| Entry::Indices(vec![1, 0]));
         let conditions = Conditions::none().with_some(CLASSES, classes);
         let x = sample("sample", [2, config.in_channels, 16, 16], &Device::flex());
-        compare(file, &model, |m| m.forward(x.clone(), &[1.0, 7.0], &conditions, Mode::Eval));
+        compare(file, &model, |m, context| {
+            m.with_context(context).forward(x.clone(), &[1.0, 7.0], &conditions, Mode::Eval)
+        });
     }
 }
 
@@ -138,7 +144,9 @@ fn a_unet_as_ddpms() {
     for (batch, size) in [(1, 16), (3, 32)] {
         let x = sample("sample", [batch, 3, size, size], &Device::flex());
         let times: Vec<f32> = (0..batch).map(|i| 300.0 * i as f32).collect();
-        compare("ddpm", &model, |m| m.forward(x.clone(), &times, &Conditions::none(), Mode::Eval));
+        compare("ddpm", &model, |m, context| {
+            m.with_context(context).forward(x.clone(), &times, &Conditions::none(), Mode::Eval)
+        });
     }
 }
 
@@ -162,7 +170,9 @@ fn text_conditioned_unets() {
         if config.check_input(x.dims(), &[5.0, 900.0], &condition).is_err() {
             condition = condition.with(CLASSES, Entry::Indices(vec![1, 0]));
         }
-        compare(file, &model, |m| m.forward(x.clone(), &[5.0, 900.0], &condition, Mode::Eval));
+        compare(file, &model, |m, context| {
+            m.with_context(context).forward(x.clone(), &[5.0, 900.0], &condition, Mode::Eval)
+        });
     }
 }
 
@@ -174,9 +184,13 @@ fn autoencoders() {
         let weights = weights(&AutoencoderKl::new(&config, 1, &Device::flex()).unwrap());
         let model = AutoencoderKl::load(&config, &weights, &device).unwrap();
         let x = sample("sample", [2, config.in_channels, 32, 32], &Device::flex());
-        compare(&format!("{file}, encoder"), &model, |m| m.encode(x.clone()).unwrap().mean);
+        compare(&format!("{file}, encoder"), &model, |m, context| {
+            m.with_context(context).encode(x.clone()).unwrap().mean
+        });
         let z = sample("latents", [1, config.latent_channels, 5, 4], &Device::flex());
-        compare(&format!("{file}, decoder"), &model, |m| m.decode(z.clone()).unwrap());
+        compare(&format!("{file}, decoder"), &model, |m, context| {
+            m.with_context(context).decode(z.clone()).unwrap()
+        });
     }
 }
 
@@ -193,6 +207,8 @@ fn diffusion_transformers() {
             &Device::flex(),
         );
         let condition = Conditions::of_classes(vec![0, 1]);
-        compare(file, &model, |m| m.forward(x.clone(), &[5.0, 900.0], &condition, Mode::Eval));
+        compare(file, &model, |m, context| {
+            m.with_context(context).forward(x.clone(), &[5.0, 900.0], &condition, Mode::Eval)
+        });
     }
 }

@@ -11,8 +11,8 @@ use burn::{
 use serde_json::json;
 use tweedie_core::{Denoiser, Level, Parameterization, lin};
 use tweedie_models::{
-    Conditions, Entry, HostTensor, InputError, IoSpec, Mode, Network, NetworkDenoiser, Precision,
-    UNet2DConfig, UNet2DModel,
+    Conditions, Entry, ExecContext, HostTensor, InputError, IoSpec, Mode, Network, NetworkDenoiser,
+    Precision, UNet2DConfig, UNet2DModel,
     conditions::{CLASSES, EMBEDDING},
     export, params,
 };
@@ -182,7 +182,7 @@ fn every_trained_parameter_gets_a_gradient() {
     for config in varied() {
         for precision in [Precision::F32, Precision::Bf16] {
             let model = UNet2DModel::new(&config, 1, &device.clone().autodiff()).unwrap();
-            let model = model.with_precision(precision);
+            let model = model.with_context(ExecContext::default().with_precision(precision));
             let mode = Mode::Train { dropout_seed: 3 };
             let y = model.forward(noise(&[1, 2], &device), &[3.0, 5.0], &condition(&config, 2), mode);
             let gradients = (y.clone() * y).mean().backward();
@@ -271,12 +271,12 @@ impl Network for Twice {
         4 * shape.len() as u64
     }
 
-    fn in_precision(&self, _: Precision) -> Box<dyn Network> {
+    fn in_context(&self, _: &ExecContext) -> Box<dyn Network> {
         Box::new(Self { ..*self })
     }
 
     fn differentiable(&self) -> Box<dyn Network> {
-        self.in_precision(Precision::F32)
+        self.in_context(&ExecContext::default())
     }
 
     fn config_json(&self) -> String {

@@ -19,7 +19,8 @@ use common::{hash, sample, weight};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tweedie_models::{
-    Conditions, HostTensor, Mode, Network, Precision, UNet1DConfig, UNet1DModel, export, params, registry,
+    Conditions, ExecContext, HostTensor, Mode, Network, Precision, UNet1DConfig, UNet1DModel, export, params,
+    registry,
 };
 use tweedie_ops::{Batch, SampleShape, to_host};
 
@@ -131,7 +132,11 @@ fn outputs_in_fewer_bits_are_close() {
         let expected = golden.tensor("output");
         for precision in [Precision::Bf16, Precision::Int8] {
             let (x, times) = golden.inputs(&device);
-            let found = run(&golden.model(&device).with_precision(precision), x, &times);
+            let found = run(
+                &golden.model(&device).with_context(ExecContext::default().with_precision(precision)),
+                x,
+                &times,
+            );
             let differences: Vec<f32> = found.iter().zip(&expected).map(|(f, e)| f - e).collect();
             let off = rms(&differences) / rms(&expected);
             eprintln!("{}: {precision} within {off:.1e} of the RMS", golden.name);
@@ -200,7 +205,7 @@ fn a_row_is_the_same_in_every_batch() {
         let x: Tensor<3> = sample("rows", [5, channels, length], &device);
         let times = [0.1, 0.9, 0.5, 0.0, 1.0];
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-            let model = model.clone().with_precision(precision);
+            let model = model.clone().with_context(ExecContext::default().with_precision(precision));
             let together = run(&model, x.clone(), &times);
             for (i, row) in together.chunks(together.len() / 5).enumerate() {
                 let alone = run(&model, x.clone().narrow(0, i, 1), &times[i..=i]);

@@ -182,7 +182,7 @@ fn run(x: Maps, kernel: Kernel, added: Added, doubled: bool) -> Tensor<4> {
 }
 
 /// [`normalize`], then [`conv2d_with`]: the building block of residual layers. The gradient needs the normalized map,
-/// which [`crate::recomputing`] recomputes instead of storing it.
+/// which [`crate::ExecContext::recompute`] recomputes instead of storing it.
 pub fn norm_conv2d(x: impl Into<Maps>, norm: Norm, kernel: Kernel, added: Added) -> Tensor<4> {
     let x = x.into();
     let served = engine::serves(&kernel.weight) && added.is_served(&x, &kernel) && x.is_taken();

@@ -41,7 +41,7 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
 }
 
 /// Whether layers on this device use the CPU kernels. Only those support `bf16` activations with `f32` weights and
-/// 8-bit weights ([`crate::in_int8`]).
+/// 8-bit weights ([`crate::Precision::Int8`]).
 pub fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod batch;
+mod context;
 mod conv;
 mod device;
 mod dimensions;
@@ -14,9 +15,9 @@ mod file_map;
 mod host;
 mod memory;
 mod norm;
+mod precision;
 pub mod profile;
 pub mod reference;
-mod scope;
 mod update;
 
 use burn::{
@@ -27,14 +28,16 @@ use engine::Engine;
 
 pub use batch::{Batch, RowNoise, SampleShape};
 pub use burn::tensor::{Device, Tensor};
+pub use context::{ExecContext, of_primitives};
 pub use conv::{Added, ConvOptions, Kernel, Maps, conv2d, conv2d_with, norm_conv2d, upsample_conv2d};
 pub use device::{DeviceError, check_instruction_set, device, devices, instruction_set, is_cpu};
 pub use dimensions::{conv_transpose1d, conv_transpose2d, conv_transpose3d, conv1d, conv3d};
+pub use engine::PackedWeights;
 pub use file_map::FileMap;
 pub use host::{from_host, to_host};
 pub use memory::{init, set_packed_weights};
 pub use norm::{Norm, group_norm, group_norm_silu, normalize};
-pub use scope::{in_int8, measuring, of_primitives, once, recomputing};
+pub use precision::Precision;
 pub use update::{AdamW, adamw, adamw_averaged, lerp};
 
 /// Rounds to `bf16`. The following layers then read and write `bf16` activations, with `f32` weights (rounded when they

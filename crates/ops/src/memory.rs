@@ -1,8 +1,7 @@
 //! Memory allocator settings.
 
-/// Sets how many bytes packed weights may take: copies in the layout of the kernels, which sampling makes at the second use
-/// of a weight. They are freed with their weights. Results do not depend on it. By default a sixteenth of the memory that is
-/// available at the first use, from 256 MiB to 4 GiB.
+/// Sets how many bytes the [packed weights](crate::PackedWeights) of a model may take if it has no limit of its own. By default
+/// a sixteenth of the memory that is available at the first use, from 256 MiB to 4 GiB.
 pub fn set_packed_weights(bytes: usize) {
     crate::engine::set_packed_limit(bytes);
 }

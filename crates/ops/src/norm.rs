@@ -3,9 +3,9 @@
 use burn::{backend::Dispatch, tensor::Tensor};
 
 use crate::{
-    Maps, absent,
+    Maps, absent, context,
     engine::{self, Engine, NormOptions},
-    reference, scope,
+    reference,
 };
 
 /// A group normalization (Wu & He 2018, arXiv:1803.08494): `z = x̂·weight + bias`, where `x̂` has mean 0 and variance 1
@@ -32,7 +32,7 @@ impl Norm {
             groups: self.groups,
             eps: self.eps,
             silu: self.silu,
-            recompute: scope::is_recomputing(),
+            recompute: context::current(|c| c.recompute),
         }
     }
 

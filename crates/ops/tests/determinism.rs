@@ -1,7 +1,7 @@
 //! The engine's bits must not depend on the batch or the number of threads.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{self as ops, ConvOptions, ExecContext, Precision};
 
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -68,7 +68,8 @@ impl Layers {
     }
 
     fn forward(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
-        ops::in_int8(self.with == With::Int8, || self.run(x, shift))
+        let precision = if self.with == With::Int8 { Precision::Int8 } else { Precision::F32 };
+        ExecContext::default().with_precision(precision).run(|| self.run(x, shift))
     }
 
     fn run(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {

@@ -4,7 +4,9 @@ mod common;
 
 use burn::tensor::{DType, Device, Tensor};
 use common::{channels_last, close, compare, random, values};
-use tweedie_ops::{self as ops, AdamW, Batch, ConvOptions, profile::Kind, reference};
+use tweedie_ops::{
+    self as ops, AdamW, Batch, ConvOptions, ExecContext, PackedWeights, profile::Kind, reference,
+};
 
 /// Both memory orders of an image.
 fn orders(f: impl Fn(&dyn Fn(Tensor<4>) -> Tensor<4>)) {
@@ -273,7 +275,10 @@ fn measured_convolutions() {
         compare(
             &format!("conv2d on {size}x{size}, measured"),
             [x, w],
-            |[x, w]| ops::measuring(true, || ops::conv2d(x, w, None, ConvOptions::same(1))),
+            |[x, w]| {
+                let context = ExecContext { measure: true, ..ExecContext::default() };
+                context.run(|| ops::conv2d(x, w, None, ConvOptions::same(1)))
+            },
             |[x, w]| reference::conv2d(x, w, None, ConvOptions::same(1)),
         );
     }
@@ -301,13 +306,32 @@ fn layers_are_timed_where_someone_asks() {
     assert!(layers.iter().all(|layer| layer.seconds > 0.0));
 }
 
+/// Packed at the second use, by the context alone, up to its limit, and freed with the weight.
+#[test]
+fn packed_weights_belong_to_a_context() {
+    let device = Device::flex();
+    let (x, w): (Tensor<2>, Tensor<2>) = (random([7, 40], 1, &device), random([48, 40], 2, &device));
+    let (roomy, narrow) = (ExecContext::default(), PackedWeights::with_limit(48 * 40 * 4 - 1));
+    let narrow = ExecContext { weights: narrow, ..ExecContext::default() };
+    let use_in = |context: &ExecContext| {
+        context.run(|| values(&ops::linear(x.clone(), w.clone(), None)));
+        context.weights.bytes()
+    };
+    assert_eq!([use_in(&roomy), use_in(&roomy.clone()), use_in(&roomy)], [0, 48 * 40 * 4, 48 * 40 * 4]);
+    assert_eq!([use_in(&narrow), use_in(&narrow), use_in(&narrow)], [0; 3]);
+    let weights = roomy.weights;
+    drop(w);
+    assert_eq!(weights.bytes(), 0);
+}
+
 #[test]
 fn layers_that_run_once_give_the_same_bits() {
     let device = Device::flex();
     let (x, w): (Tensor<2>, Tensor<2>) = (random([7, 40], 1, &device), random([48, 40], 2, &device));
     let run = || values(&ops::linear(x.clone(), w.clone(), None));
     let kept: Vec<_> = (0..3).map(|_| run()).collect();
+    let once = ExecContext { once: true, ..ExecContext::default() };
     for expected in &kept {
-        assert!(&ops::once(run) == expected);
+        assert!(&once.run(run) == expected);
     }
 }

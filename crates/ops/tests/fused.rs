@@ -4,7 +4,9 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{channels_last, close, compare, random, values};
-use tweedie_ops::{self as ops, AdamW, Added, Batch, ConvOptions, Kernel, Maps, Norm, reference};
+use tweedie_ops::{
+    self as ops, AdamW, Added, Batch, ConvOptions, ExecContext, Kernel, Maps, Norm, reference,
+};
 
 fn vector(x: Tensor<4>) -> Tensor<1> {
     let n = x.dims()[1];
@@ -130,10 +132,14 @@ fn layer_of_primitives([x, y, nw, nb, ns, nt, w, b, s, r]: [Tensor<4>; 10]) -> T
     reference::add_channels(y, pairs(s)) + r
 }
 
+fn recomputing(recompute: bool) -> ExecContext {
+    ExecContext { recompute, ..ExecContext::default() }
+}
+
 #[test]
 fn normalized_convolutions() {
     compare("a layer", LAYER, layer, layer_of_primitives);
-    compare("a layer, made again", LAYER, |x| ops::recomputing(true, || layer(x)), layer_of_primitives);
+    compare("a layer, made again", LAYER, |x| recomputing(true).run(|| layer(x)), layer_of_primitives);
     compare("of primitives", LAYER, |x| ops::of_primitives(|| layer(x)), layer_of_primitives);
     let [x, _, _, _, _, _, _, b, ..] = LAYER;
     compare(
@@ -157,7 +163,7 @@ fn what_is_made_again_has_the_same_bits() {
     let run = |again: bool| -> Vec<Vec<u32>> {
         let inputs: [Tensor<4>; 10] =
             std::array::from_fn(|i| random(LAYER[i], i as u64 + 1, &device).require_grad());
-        let y = ops::recomputing(again, || layer(inputs.clone()));
+        let y = recomputing(again).run(|| layer(inputs.clone()));
         let mut gradients = (y.clone() * y).sum().backward();
         let bits = |x: &Tensor<4>| -> Vec<u32> {
             let gradient = x.grad_remove(&mut gradients).expect("a gradient");

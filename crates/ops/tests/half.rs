@@ -4,7 +4,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{random, values};
-use tweedie_ops::{self as ops, Added, ConvOptions, Kernel, Maps, Norm};
+use tweedie_ops::{self as ops, Added, ConvOptions, ExecContext, Kernel, Maps, Norm};
 
 /// Largest RMS of the difference, relative to the RMS of the expected result.
 const TOLERANCE: f32 = 2e-2;
@@ -93,7 +93,8 @@ fn maps() {
             };
             let kernel = Kernel { weight: w, bias: Some(vector(b)), options: ConvOptions::same(1) };
             let added = Added { shift: Some(pairs(s)), residual: Some(r) };
-            ops::recomputing(recompute, || ops::norm_conv2d(Maps { x, skip: Some(y) }, norm, kernel, added))
+            let context = ExecContext { recompute, ..ExecContext::default() };
+            context.run(|| ops::norm_conv2d(Maps { x, skip: Some(y) }, norm, kernel, added))
         });
     }
     compare("two maps", [[2, 12, 6, 5], [2, 8, 6, 5], [16, 20, 1, 1]], &[0, 1], |[x, y, w]| {

@@ -9,7 +9,7 @@ use std::{
 use burn::tensor::Device;
 use tweedie_data::Image;
 use tweedie_hub::{Extras, HubError, Lora, Model, OriginalCheckpoint, SchedulerConfig};
-use tweedie_models::{Autoencoder, HostTensor, Network};
+use tweedie_models::{Autoencoder, ExecContext, HostTensor, Network};
 
 use crate::{
     Classes, PipelineError, Request, conditions,
@@ -23,6 +23,8 @@ pub struct Pipeline {
     pub(crate) model: Arc<Model>,
     pub(crate) device: Device,
     pub(crate) loras: Vec<LoraFile>,
+    /// Jobs run in it, at the precision of their requests.
+    pub(crate) context: ExecContext,
 }
 
 /// Inputs of a request that are in memory instead of in files.
@@ -91,7 +93,23 @@ impl Pipeline {
 
     /// The pipeline of a model that is already on `device`.
     pub fn of(model: Model, device: &Device) -> Self {
-        Self { model: Arc::new(model), device: device.clone(), loras: Vec::new() }
+        Self {
+            model: Arc::new(model),
+            device: device.clone(),
+            loras: Vec::new(),
+            context: ExecContext::default(),
+        }
+    }
+
+    /// The same pipeline, whose jobs run in `context`, at the precision of their requests.
+    #[must_use]
+    pub fn with_context(self, context: ExecContext) -> Self {
+        Self { context, ..self }
+    }
+
+    /// What jobs run in, at the precision of their requests.
+    pub fn context(&self) -> &ExecContext {
+        &self.context
     }
 
     /// The pipeline of a network without autoencoder and text encoders; it must be on `device`.

@@ -90,6 +90,7 @@ impl Pipeline {
             return Err(fail("noise", &reason));
         }
         let draws = inputs.draws.unwrap_or_else(|| Arc::new(SeededRows::new(request.seed, count)));
+        let context = self.context.clone().with_precision(precision);
         let mut job = Job {
             request: request.clone(),
             size,
@@ -107,8 +108,8 @@ impl Pipeline {
             side_by_side,
             precision,
             conditions,
-            network: self.model.network.in_precision(precision),
-            autoencoder: self.autoencoder().map(|vae| vae.clone().with_precision(precision)),
+            network: self.model.network.in_context(&context),
+            autoencoder: self.autoencoder().map(|vae| vae.clone().with_context(context)),
             noise,
             begin: None,
             draws,

@@ -6,6 +6,7 @@
 
 use burn::tensor::Tensor;
 use tweedie_hub::TextPart;
+use tweedie_models::ExecContext;
 
 use crate::weighting::{Weighting, weigh};
 
@@ -179,8 +180,8 @@ pub(crate) fn encode(
     if weighted {
         cut.tokens.extend(self::cut(part, &[], 1).tokens);
     }
-    let features =
-        tweedie_ops::once(|| part.encoder.encode(&cut.tokens, layer.skip)).map_err(|e| e.to_string())?;
+    let context = ExecContext { once: true, ..ExecContext::default() };
+    let features = context.run(|| part.encoder.encode(&cut.tokens, layer.skip)).map_err(|e| e.to_string())?;
     let mut hidden = match layer {
         Layer { skip: 0, normalize: true } => features.last,
         Layer { normalize: true, .. } => part.encoder.normalize(features.hidden),

@@ -9,12 +9,11 @@ use tweedie_data::EDM_LABELS;
 use tweedie_models::{
     conditions::{CLASSES, Conditions, EMBEDDING, Entry},
     layers::{Init, Linear},
-    network::{Mode, Precision},
+    network::Mode,
     params::settle,
     unet::{DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlockType},
 };
-
-use tweedie_ops::Batch;
+use tweedie_ops::{Batch, ExecContext};
 
 use crate::{batches::HostBatch, error::TrainError};
 
@@ -244,10 +243,10 @@ impl TrainModel {
         Ok(settle(Self { unet, augment }))
     }
 
-    /// The same network with activations in `precision`.
+    /// The same, with calls of the U-Net in `context`.
     #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.unet = self.unet.with_precision(precision);
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.unet = self.unet.with_context(context);
         self
     }
 

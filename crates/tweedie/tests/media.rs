@@ -15,8 +15,8 @@ use tweedie::{
     hub::{Extras, SchedulerConfig},
     media::{self, Image},
     models::{
-        Conditions, HostTensor, InputError, IoSpec, Mode, Network, Precision, UNet1DConfig, UNet1DModel,
-        export, import, layers::Init, params,
+        Conditions, ExecContext, HostTensor, InputError, IoSpec, Mode, Network, Precision, UNet1DConfig,
+        UNet1DModel, export, import, layers::Init, params,
     },
     ops::{Batch, ConvOptions, RowNoise, SampleShape, conv3d, from_host, silu},
     pipe::{
@@ -255,7 +255,7 @@ impl Network for Clips {
         (4 * WIDTH * LAYERS * shape.len()) as u64
     }
 
-    fn in_precision(&self, _: Precision) -> Box<dyn Network> {
+    fn in_context(&self, _: &ExecContext) -> Box<dyn Network> {
         Box::new(self.clone())
     }
 

@@ -20,7 +20,7 @@ use tweedie::{
         spacing::{SPACINGS, Spacing},
     },
     models::Precision,
-    ops::Device,
+    ops::{Device, ExecContext},
     pipe::{
         ClassSelector, Event, LoadOptions, Medium, Pipeline, PipelineError, RecordedFile, Request, Weighting,
         media::{AnimationFormat, read_request},
@@ -274,10 +274,6 @@ fn list(ui: Ui) {
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
-    tweedie::ops::measuring(args.fastest_kernels, || make(args, ui, device))
-}
-
-fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if args.solvers {
         list(ui);
         return Ok(ExitCode::SUCCESS);
@@ -296,6 +292,8 @@ fn make(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let device = tweedie::ops::device(device)?;
     let mut request = args.request()?;
     let pipeline = args.pipeline(&request, &device, ui)?;
+    let context = ExecContext { measure: args.fastest_kernels, ..pipeline.context().clone() };
+    let pipeline = pipeline.with_context(context);
     let axes = pipeline.network().spec().axes;
     if args.like.is_none() {
         request.size = args.size.map(|size| size.of(axes));

@@ -7,7 +7,7 @@ use burn::{
     module::Module,
     tensor::{DType, Device, Tensor, TensorData},
 };
-use tweedie_ops::{Batch, ConvOptions, SampleShape};
+use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision, SampleShape};
 
 pub use config::DitConfig;
 
@@ -16,7 +16,7 @@ use crate::{
     config::ConfigError,
     layers::{Conv2d, Embedding, FeedForward, FeedForwardActivation, Init, Linear, TokenAttention},
     memory::unet_row,
-    network::{Classes, InputError, IoSpec, Mode, Network, Precision, module_network},
+    network::{Classes, InputError, IoSpec, Mode, Network, module_network},
     params::{self, TensorSource},
     unet::{
         LoadError,
@@ -120,7 +120,7 @@ pub struct DitTransformer {
     #[module(skip)]
     config: DitConfig,
     #[module(skip)]
-    precision: Precision,
+    context: ExecContext,
 }
 
 impl DitTransformer {
@@ -145,11 +145,11 @@ impl DitTransformer {
         &self.config
     }
 
-    /// The same network with attention and feed-forward layers in `precision`; the residual stream and the embeddings stay
-    /// in `f32`. Parameters are shared.
+    /// The same network, whose calls run in `context`; at any precision, the residual stream and the embeddings stay in `f32`.
+    /// Parameters are shared.
     #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.context = context;
         self
     }
 
@@ -165,7 +165,7 @@ impl DitTransformer {
             proj_out_1: Linear::new(&init.at("proj_out_1"), width, 2 * width, true),
             proj_out_2: Linear::new(&init.at("proj_out_2"), width, p * p * config.outputs(), true),
             config: config.clone(),
-            precision: Precision::F32,
+            context: ExecContext::default(),
         })
     }
 
@@ -177,7 +177,7 @@ impl DitTransformer {
         let places = positions(side, width, &patches.device());
         let mut x: Tensor<3> = patches.permute([0, 2, 3, 1]).reshape([b, side * side, width]) + places;
         for layer in &self.transformer_blocks {
-            x = layer.forward(x, times, classes, self.precision);
+            x = layer.forward(x, times, classes, self.context.precision);
         }
         let modulation = tweedie_ops::silu(self.transformer_blocks[0].norm1.emb.forward(times, classes));
         let [shift, scale] = parts(self.proj_out_1.forward(modulation));
@@ -271,7 +271,7 @@ impl DitTransformer {
             (Ok(()), Some(classes)) => classes,
             (checked, _) => panic!("{checked:?}"),
         };
-        self.precision.run(|| self.run(x, times, classes))
+        self.context.run(|| self.run(x, times, classes))
     }
 }
 

@@ -4,10 +4,9 @@ use burn::{
     module::{Module, Param},
     tensor::{Int, Tensor, TensorData},
 };
-use tweedie_ops::{self as ops, Added, ConvOptions, Kernel, Maps, Norm};
+use tweedie_ops::{self as ops, Added, ConvOptions, Kernel, Maps, Norm, Precision};
 
 use super::{Activation, Init};
-use crate::network::Precision;
 
 /// 2-D convolution with a square kernel.
 #[derive(Module, Debug)]

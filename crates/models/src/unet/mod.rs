@@ -14,7 +14,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use tweedie_ops::{self as ops, Batch, ConvOptions, SampleShape};
+use tweedie_ops::{self as ops, Batch, ConvOptions, ExecContext, Precision, SampleShape};
 
 pub use config::{
     ClassEmbedType, ConfigError, DIFFUSERS_VERSION, DownBlockType, MidBlockType, ResampleType, SampleSize,
@@ -27,7 +27,7 @@ use crate::{
     conditions::{CLASSES, Conditions, EMBEDDING},
     layers::{Activation, Conv2d, Either, Embedding, GroupNorm, Init},
     memory::unet_row,
-    network::{Classes, InputError, IoSpec, Mode, Network, Precision, module_network},
+    network::{Classes, InputError, IoSpec, Mode, Network, module_network},
     params::{self, ParamError, TensorSource},
 };
 use blocks::{DownBlock, MidBlock, UpBlock, UpChannels};
@@ -50,7 +50,7 @@ pub struct UNet2DModel {
     #[module(skip)]
     config: UNet2DConfig,
     #[module(skip)]
-    precision: Precision,
+    context: ExecContext,
 }
 
 impl UNet2DModel {
@@ -81,17 +81,17 @@ impl UNet2DModel {
         &self.config
     }
 
-    /// The same network in `precision`, except that the first and the last convolution and the time embedding stay in `f32`.
+    /// The same network, whose calls run in `context`; at any precision, the first and the last convolution and the time embedding stay in `f32`.
     /// Parameters are shared.
     #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.context = context;
         self
     }
 
-    /// The precision of the network.
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// What its calls run in.
+    pub fn context(&self) -> &ExecContext {
+        &self.context
     }
 
     /// Builds the network without computing its parameters, and checks channels and resolutions.
@@ -166,7 +166,7 @@ impl UNet2DModel {
             conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
             conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
             config: config.clone(),
-            precision: Precision::F32,
+            context: ExecContext::default(),
         };
         let count = params::count(&model);
         if count > MAX_PARAMETERS {
@@ -216,7 +216,7 @@ impl UNet2DModel {
         if let Err(e) = self.config.check_input(x.dims(), times, conditions) {
             panic!("{e}");
         }
-        self.precision.run(|| self.run(x, times, conditions, mode))
+        self.context.run(|| self.run(x, times, conditions, mode))
     }
 
     fn run(&self, x: Tensor<4>, times: &[f32], conditions: &Conditions, mode: Mode) -> Tensor<4> {
@@ -225,7 +225,7 @@ impl UNet2DModel {
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
 
         let mut image = x.clone();
-        let mut x = self.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
+        let mut x = self.context.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             x = block.forward(x, &mut image, &mut skips, &time, mode);
@@ -239,7 +239,7 @@ impl UNet2DModel {
             x = block.forward(x, &mut image, &mut skips, &time, mode);
         }
 
-        x = self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, self.precision);
+        x = self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, self.context.precision);
         if let Some(image) = image {
             x = ops::add(x, image);
         }

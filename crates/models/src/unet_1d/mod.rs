@@ -12,7 +12,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor},
 };
-use tweedie_ops::{Batch, Maps, SampleShape};
+use tweedie_ops::{Batch, ExecContext, Maps, Precision, SampleShape};
 
 pub use config::{DownBlock1DType, UNet1DConfig, UpBlock1DType};
 
@@ -22,7 +22,7 @@ use crate::{
     config::ConfigError,
     layers::Init,
     memory::unet_row,
-    network::{InputError, IoSpec, Mode, Network, Precision, module_network},
+    network::{InputError, IoSpec, Mode, Network, module_network},
     params::{self, TensorSource},
     unet::{LoadError, embed::rows},
 };
@@ -65,7 +65,7 @@ pub struct UNet1DModel {
     #[module(skip)]
     config: UNet1DConfig,
     #[module(skip)]
-    precision: Precision,
+    context: ExecContext,
 }
 
 impl UNet1DModel {
@@ -94,11 +94,11 @@ impl UNet1DModel {
         &self.config
     }
 
-    /// The same network in `precision`, except that the time embedding and changes of the length stay in `f32`. Parameters
+    /// The same network, whose calls run in `context`; at any precision, the time embedding and changes of the length stay in `f32`. Parameters
     /// are shared.
     #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.context = context;
         self
     }
 
@@ -143,7 +143,7 @@ impl UNet1DModel {
             mid_block,
             up_blocks,
             config: config.clone(),
-            precision: Precision::F32,
+            context: ExecContext::default(),
         })
     }
 
@@ -179,7 +179,7 @@ impl UNet1DModel {
         if let Err(e) = self.check_input(rows, &SampleShape::from([channels, length]), times, conditions) {
             panic!("{e}");
         }
-        self.precision.run(|| self.run(x, times))
+        self.context.run(|| self.run(x, times))
     }
 
     fn run(&self, x: Tensor<3>, times: &[f32]) -> Tensor<3> {
@@ -187,9 +187,9 @@ impl UNet1DModel {
         let width = self.config.extra_in_channels;
         let time = self.time_proj.forward(times, self.config.flip_sin_to_cos);
         let time = time.reshape([b, width, 1, 1]).expand([b, width, 1, length]);
-        let x = self.precision.lower(x.reshape([b, channels, 1, length]));
+        let x = self.context.precision.lower(x.reshape([b, channels, 1, length]));
 
-        let mut x = Maps { x, skip: Some(self.precision.lower(time)) };
+        let mut x = Maps { x, skip: Some(self.context.precision.lower(time)) };
         let mut skips = Vec::new();
         for block in &self.down_blocks {
             let y = block.forward(x);
@@ -200,7 +200,7 @@ impl UNet1DModel {
         for (block, skip) in self.up_blocks.iter().zip(skips.into_iter().rev()) {
             x = block.forward(Maps { x, skip: Some(skip) });
         }
-        self.precision.raise(x).reshape([b, self.config.out_channels, length])
+        self.context.precision.raise(x).reshape([b, self.config.out_channels, length])
     }
 }
 

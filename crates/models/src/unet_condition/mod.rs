@@ -10,7 +10,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use tweedie_ops::{Batch, ConvOptions, SampleShape};
+use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision, SampleShape};
 
 pub use config::{
     AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, NumberEmbedType, PerBlock,
@@ -22,7 +22,7 @@ use crate::{
     config::ConfigError,
     layers::{Conv2d, Either, Embedding, GroupNorm, Init},
     memory::unet_row,
-    network::{Classes, InputError, IoSpec, Mode, Network, Precision, module_network},
+    network::{Classes, InputError, IoSpec, Mode, Network, module_network},
     params::{self, TensorSource},
     unet::{
         LoadError,
@@ -49,7 +49,7 @@ pub struct UNet2DConditionModel {
     #[module(skip)]
     config: UNet2DConditionConfig,
     #[module(skip)]
-    precision: Precision,
+    context: ExecContext,
 }
 
 impl UNet2DConditionModel {
@@ -128,15 +128,15 @@ impl UNet2DConditionModel {
             conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
             conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
             config: config.clone(),
-            precision: Precision::F32,
+            context: ExecContext::default(),
         })
     }
 
-    /// The same network in `precision`, except that the first and the last convolution and the time embedding stay in `f32`.
+    /// The same network, whose calls run in `context`; at any precision, the first and the last convolution and the time embedding stay in `f32`.
     /// Parameters are shared.
     #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.context = context;
         self
     }
 
@@ -233,7 +233,7 @@ impl UNet2DConditionModel {
             (Ok(()), Some(text)) => text,
             (checked, _) => panic!("{checked:?}"),
         };
-        self.precision.run(|| self.run(x, times, text, conditions, mode))
+        self.context.run(|| self.run(x, times, text, conditions, mode))
     }
 
     fn run(
@@ -247,10 +247,10 @@ impl UNet2DConditionModel {
         let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
         let raw = self.embed(times, conditions);
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
-        let text = self.precision.lower(text.clone());
+        let text = self.context.precision.lower(text.clone());
         let inputs = Inputs { time: &time, text: &text, mode };
 
-        let mut x = self.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
+        let mut x = self.context.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             x = block.forward(x, &mut skips, &inputs);
@@ -261,6 +261,6 @@ impl UNet2DConditionModel {
         for block in &self.up_blocks {
             x = block.forward(x, &mut skips, &inputs);
         }
-        self.conv_norm_out.then_last_conv(self.config.act_fn, x, &self.conv_out, self.precision)
+        self.conv_norm_out.then_last_conv(self.config.act_fn, x, &self.conv_out, self.context.precision)
     }
 }

@@ -1,12 +1,11 @@
 //! Encoder and decoder: residual layers without time embedding.
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_ops::{Added, ConvOptions};
+use tweedie_ops::{Added, ConvOptions, Precision};
 
 use super::config::AutoencoderKlConfig;
 use crate::{
     layers::{Activation, Conv2d, GroupNorm, Init},
-    network::Precision,
     unet::{
         attention::Attention,
         resample::{ConvDown, ConvUp},

@@ -13,7 +13,7 @@ use burn::{
     module::Module,
     tensor::{DType, Device, Tensor, TensorData},
 };
-use tweedie_ops::ConvOptions;
+use tweedie_ops::{ConvOptions, ExecContext, Precision};
 
 pub use config::{AutoencoderKlConfig, AutoencoderTinyConfig, DecoderBlockType, EncoderBlockType};
 pub use tiles::Tiles;
@@ -22,7 +22,7 @@ pub use tiny::AutoencoderTiny;
 use crate::{
     config::ConfigError,
     layers::{Conv2d, Init},
-    network::{InputError, Precision},
+    network::InputError,
     params::{self, TensorSource},
     unet::{CurrentNames, LoadError},
 };
@@ -54,7 +54,7 @@ pub struct AutoencoderKl {
     #[module(skip)]
     config: AutoencoderKlConfig,
     #[module(skip)]
-    precision: Precision,
+    context: ExecContext,
 }
 
 impl AutoencoderKl {
@@ -89,7 +89,7 @@ impl AutoencoderKl {
             quant_conv: config.use_quant_conv.then(|| mix("quant_conv", 2 * latents)),
             post_quant_conv: config.use_post_quant_conv.then(|| mix("post_quant_conv", latents)),
             config: config.clone(),
-            precision: Precision::F32,
+            context: ExecContext::default(),
         })
     }
 
@@ -104,10 +104,13 @@ impl AutoencoderKl {
     /// Says which dimension is wrong and what was expected.
     pub fn encode(&self, x: Tensor<4>) -> Result<Posterior, InputError> {
         check_image(x.dims(), self.config.in_channels, self.config.stride())?;
-        let mut moments = self.encoder.forward(x, self.precision);
-        if let Some(conv) = &self.quant_conv {
-            moments = conv.forward(moments, ConvOptions::same(0));
-        }
+        let moments = self.context.run(|| {
+            let moments = self.encoder.forward(x, self.context.precision);
+            match &self.quant_conv {
+                Some(conv) => conv.forward(moments, ConvOptions::same(0)),
+                None => moments,
+            }
+        });
         let n = self.config.latent_channels;
         let logvar = moments.clone().narrow(1, n, n).clamp(-30.0f32, 20.0f32);
         Ok(Posterior { mean: moments.narrow(1, 0, n), logvar })
@@ -127,16 +130,18 @@ impl AutoencoderKl {
     /// Those of [`Self::decode`].
     pub fn decode_features(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
         check_latents(z.dims(), self.config.latent_channels)?;
-        let z = match &self.post_quant_conv {
-            Some(conv) => conv.forward(z, ConvOptions::same(0)),
-            None => z,
-        };
-        Ok(self.decoder.features(z, self.precision))
+        Ok(self.context.run(|| {
+            let z = match &self.post_quant_conv {
+                Some(conv) => conv.forward(z, ConvOptions::same(0)),
+                None => z,
+            };
+            self.decoder.features(z, self.context.precision)
+        }))
     }
 
     /// Applies the decoder's last layer.
     pub fn finish(&self, features: Tensor<4>) -> Tensor<4> {
-        self.decoder.conv_out.forward(features, ConvOptions::same(1))
+        self.context.run(|| self.decoder.conv_out.forward(features, ConvOptions::same(1)))
     }
 
     /// The weight of the decoder's last layer, `[out_channels, in, 3, 3]`.
@@ -144,11 +149,14 @@ impl AutoencoderKl {
         self.decoder.conv_out.weight.val()
     }
 
-    /// The same network with activations in `precision`, except those of the first and last convolutions, which stay in
-    /// `f32`. With [`Precision::Int8`] everything stays in `f32`. Parameters are shared.
+    /// The same network, whose calls run in `context`; at any precision, the first and the last convolution stay in `f32`. With
+    /// [`Precision::Int8`] everything stays in `f32`. Parameters are shared.
     #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.context = match context.precision {
+            Precision::Int8 => context.with_precision(Precision::F32),
+            _ => context,
+        };
         self
     }
 
@@ -177,12 +185,12 @@ impl Autoencoder {
         }
     }
 
-    /// The same autoencoder with activations in `precision`; the small one stays in `f32`.
+    /// The same autoencoder, whose calls run in `context`; the small one stays in `f32`.
     #[must_use]
-    pub fn with_precision(self, precision: Precision) -> Self {
+    pub fn with_context(self, context: ExecContext) -> Self {
         match self {
-            Self::Kl(vae) => Self::Kl(Box::new(vae.with_precision(precision))),
-            tiny => tiny,
+            Self::Kl(vae) => Self::Kl(Box::new(vae.with_context(context))),
+            Self::Tiny(vae) => Self::Tiny(Box::new(vae.with_context(context))),
         }
     }
 

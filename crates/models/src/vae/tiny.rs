@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor, activation},
 };
-use tweedie_ops::{self as ops, ConvOptions};
+use tweedie_ops::{self as ops, ConvOptions, ExecContext, Precision};
 
 use super::{AutoencoderTinyConfig, check_image, check_latents};
 use crate::{
@@ -61,6 +61,8 @@ pub struct AutoencoderTiny {
     decoder: Layers,
     #[module(skip)]
     config: AutoencoderTinyConfig,
+    #[module(skip)]
+    context: ExecContext,
 }
 
 impl AutoencoderTiny {
@@ -121,6 +123,7 @@ impl AutoencoderTiny {
             encoder: Layers { layers: encoder },
             decoder: Layers { layers: decoder },
             config: config.clone(),
+            context: ExecContext::default(),
         })
     }
 
@@ -129,24 +132,32 @@ impl AutoencoderTiny {
         &self.config
     }
 
+    /// The same network, whose calls run in `context`, but in `f32` at any precision. Parameters are shared.
+    #[must_use]
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.context = context.with_precision(Precision::F32);
+        self
+    }
+
     /// The latents of images `[B, in_channels, H, W]` in −1..1.
     ///
     /// # Errors
     /// Those of [`super::AutoencoderKl::encode`].
     pub fn encode(&self, x: Tensor<4>) -> Result<Tensor<4>, InputError> {
         check_image(x.dims(), self.config.in_channels, self.config.stride())?;
-        let mut x = x.add_scalar(1.0f32).div_scalar(2.0f32);
-        for (i, layer) in self.encoder.layers.iter().enumerate() {
-            x = match layer {
+        let x = x.add_scalar(1.0f32).div_scalar(2.0f32);
+        let last = self.encoder.layers.len() - 1;
+        let layers = self.encoder.layers.iter().enumerate();
+        Ok(self.context.run(|| {
+            layers.fold(x, |x, (i, layer)| match layer {
                 Some(Either::A(conv)) => {
-                    let halves = i > 0 && i + 1 < self.encoder.layers.len();
+                    let halves = i > 0 && i < last;
                     conv.forward(x, ConvOptions::strided(if halves { 2 } else { 1 }, 1))
                 }
                 Some(Either::B(block)) => block.forward(x),
                 None => x,
-            };
-        }
-        Ok(x)
+            })
+        }))
     }
 
     /// The images of latents `[B, latent_channels, h, w]`.
@@ -155,15 +166,16 @@ impl AutoencoderTiny {
     /// Those of [`super::AutoencoderKl::decode`].
     pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
         check_latents(z.dims(), self.config.latent_channels)?;
-        let mut x = z.div_scalar(3.0f32).tanh().mul_scalar(3.0f32);
-        for (i, layer) in self.decoder.layers.iter().enumerate() {
-            x = match layer {
+        let x = z.div_scalar(3.0f32).tanh().mul_scalar(3.0f32);
+        let layers = self.decoder.layers.iter().enumerate();
+        let x = self.context.run(|| {
+            layers.fold(x, |x, (i, layer)| match layer {
                 Some(Either::A(conv)) => conv.forward(x, ConvOptions::same(1)),
                 Some(Either::B(block)) => block.forward(x),
                 None if i == 1 => self.config.act_fn.apply(x),
                 None => Resample::NearestUp.apply(x),
-            };
-        }
+            })
+        });
         Ok(channels_last(x, |x| x.mul_scalar(2.0f32).sub_scalar(1.0f32)))
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use tweedie_kernels::conv::{self, Algorithm, Conv, Epilogue, Input, Prepared};
 
 use super::isa;
-use crate::scope;
+use crate::context;
 
 /// Runs of each algorithm; the fastest counts.
 const RUNS: usize = 4;
@@ -19,10 +19,10 @@ fn measured() -> MutexGuard<'static, HashMap<Conv, Algorithm>> {
     MEASURED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The algorithm for a layer by the fixed rule, or the fastest if [`crate::measuring`] is on.
+/// The algorithm for a layer by the fixed rule, or the fastest if the context [measures](crate::ExecContext::measure).
 pub(super) fn of(c: &Conv) -> Algorithm {
     let all = Algorithm::all(c);
-    if !scope::is_measuring() || all.len() == 1 {
+    if !context::current(|c| c.measure) || all.len() == 1 {
         return Algorithm::of(c);
     }
     // Holds the lock, because two threads that measure at once would disturb each other.

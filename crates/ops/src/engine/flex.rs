@@ -16,9 +16,8 @@ use super::{
     norm, prepared, resample, tokens,
 };
 use crate::{
-    ConvOptions, file_map,
+    ConvOptions, context, file_map,
     profile::{Kind, Layer, Timer, layer},
-    scope,
 };
 
 /// Represents an absent argument.
@@ -195,7 +194,7 @@ impl Engine for Flex {
             Some(w) => w.product(a, added, &mut out),
             None => {
                 product_with(isa(), a, Matrix::new(values(&w), n, k).t(), added, &mut out);
-                if scope::is_once() {
+                if context::current(|c| c.once) {
                     file_map::give_back(values(&w));
                 }
             }

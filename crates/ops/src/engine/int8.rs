@@ -1,4 +1,4 @@
-//! 8-bit layers ([`crate::in_int8`]), forward only.
+//! 8-bit layers ([`Precision::Int8`]), forward only.
 
 use burn::backend::flex::FlexTensor;
 use tweedie_kernels::conv::{Algorithm, Conv, Epilogue, Input};
@@ -11,8 +11,8 @@ use super::{
     prepared,
 };
 use crate::{
+    Precision, context,
     profile::{Layer, layer},
-    scope,
 };
 
 /// The narrowest layer with 8-bit weights, in channels. The first and last layers of a network are narrower; their
@@ -23,20 +23,24 @@ fn is_wide(inputs: usize, outputs: usize) -> bool {
     inputs >= NARROWEST && outputs >= NARROWEST
 }
 
+fn is_on() -> bool {
+    context::current(|c| c.precision == Precision::Int8)
+}
+
 pub(super) fn takes(c: &Conv) -> bool {
-    scope::is_in_int8() && c.groups == 1 && is_wide(c.in_channels, c.out_channels)
+    is_on() && c.groups == 1 && is_wide(c.in_channels, c.out_channels)
 }
 
 /// Excludes vectors of times and classes: there are few, and they affect everything after them.
 pub(super) fn takes_rows(x: &FlexTensor, weight: &FlexTensor) -> bool {
     let [n, k] = dims(weight);
-    scope::is_in_int8() && x.layout().num_dims() > 2 && is_wide(k, n)
+    is_on() && x.layout().num_dims() > 2 && is_wide(k, n)
 }
 
 /// Whether attention computes in `bf16`: where the machine has instructions for it, which are twice as fast as those
 /// for `f32`. Its error is a fraction of that of 8-bit layers.
 pub(super) fn attends_in_bf16() -> bool {
-    scope::is_in_int8() && isa().has_bf16()
+    is_on() && isa().has_bf16()
 }
 
 pub(super) fn conv2d(c: &Conv, x: Input<'_>, weight: &FlexTensor, epilogue: Epilogue<'_>, out: &mut [f32]) {

@@ -26,7 +26,7 @@ use tweedie_kernels::Isa;
 
 pub(crate) use update::{adamw, adamw_averaged, is_finite, lerp, linear_combination};
 
-use crate::{ConvOptions, scope};
+use crate::{ConvOptions, context};
 
 /// Settings of a group normalization.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -247,6 +247,7 @@ pub trait Engine: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
+pub use prepared::PackedWeights;
 pub(crate) use prepared::set_limit as set_packed_limit;
 
 /// Whether the engine supports this tensor, in `f32`.
@@ -260,7 +261,7 @@ pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
-    !scope::is_of_primitives()
+    !context::is_of_primitives()
         && matches!(x.device().inner().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 

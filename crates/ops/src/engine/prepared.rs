@@ -7,7 +7,7 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -21,15 +21,15 @@ use tweedie_kernels::{
 };
 
 use super::{isa, layout::values};
-use crate::{file_map, scope};
+use crate::{context, file_map};
 
-/// Limit for all packed weights in bytes, not counting those whose mapped file pages are released; 0 is not yet decided.
+/// The limit of models without one of their own, in bytes; 0 is not yet decided.
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
 /// The limit where the machine's memory is unknown.
 const UNKNOWN: usize = 1 << 30;
 
 /// The limit: what was set, or else a sixteenth of the memory that was available at the first use, from 256 MiB to 4 GiB.
-fn limit() -> usize {
+fn usual_limit() -> usize {
     match LIMIT.load(Ordering::Relaxed) {
         0 => {
             let share = |bytes: u64| ((bytes / 16) as usize).clamp(256 << 20, 4 << 30);
@@ -41,9 +41,40 @@ fn limit() -> usize {
     }
 }
 
-/// Sets the limit.
+/// Sets the limit of models without one of their own.
 pub(crate) fn set_limit(bytes: usize) {
     LIMIT.store(bytes.max(1), Ordering::Relaxed);
+}
+
+/// Copies of weights in the layout of the kernels, made at the second use of a weight. They belong to a model: clones share
+/// them, and they are freed with the last clone, or each with its weight. Results do not depend on them.
+#[derive(Clone, Default)]
+pub struct PackedWeights {
+    /// In bytes, not counting those whose mapped file pages are released.
+    limit: Option<usize>,
+    entries: Arc<Mutex<HashMap<Key, Entry>>>,
+}
+
+impl PackedWeights {
+    /// None yet, and later at most so many bytes; see [`crate::set_packed_weights`] for the limit without this.
+    pub fn with_limit(bytes: usize) -> Self {
+        Self { limit: Some(bytes), ..Self::default() }
+    }
+
+    /// Bytes that count towards the limit.
+    pub fn bytes(&self) -> usize {
+        self.entries().values().filter(|e| e.buffer.strong_count() > 0).map(|e| e.bytes).sum()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for PackedWeights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackedWeights").field("limit", &self.limit).finish_non_exhaustive()
+    }
 }
 
 struct Entry {
@@ -55,11 +86,6 @@ struct Entry {
 
 /// Address of the buffer, offset, type of the packed weights, and shape and algorithm.
 type Key = (usize, usize, TypeId, [usize; 5]);
-
-fn entries() -> MutexGuard<'static, HashMap<Key, Entry>> {
-    static ENTRIES: LazyLock<Mutex<HashMap<Key, Entry>>> = LazyLock::new(Default::default);
-    ENTRIES.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The use from which on weights are packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,13 +158,14 @@ fn prepared<T: Send + Sync + 'static>(
     from: Use,
     make: impl FnOnce() -> Option<T>,
 ) -> Option<Arc<T>> {
-    if bytes == 0 || from == Use::Second && scope::is_once() {
+    let (once, weights) = context::current(|c| (c.once, c.weights.clone()));
+    if bytes == 0 || from == Use::Second && once {
         return None;
     }
     let buffer: Arc<Bytes> = weight.data_arc();
     let (offset, _) = weight.layout().contiguous_offsets()?;
     let key = (Arc::as_ptr(&buffer) as usize, offset, TypeId::of::<T>(), shape);
-    let mut all = entries();
+    let mut all = weights.entries();
     match all.get(&key) {
         Some(e) if e.buffer.strong_count() > 0 => {
             if let Some(p) = &e.prepared {
@@ -156,13 +183,15 @@ fn prepared<T: Send + Sync + 'static>(
     let numbers: &[f32] = values(weight);
     let freed = if file_map::is_mapped(numbers) { size_of_val(numbers) } else { 0 };
     let more = bytes.saturating_sub(freed);
-    if from == Use::Second && all.values().map(|e| e.bytes).sum::<usize>() + more > limit() {
+    if from == Use::Second
+        && all.values().map(|e| e.bytes).sum::<usize>() + more > weights.limit.unwrap_or_else(usual_limit)
+    {
         return None;
     }
     drop(all);
     let prepared = Arc::new(make()?);
     // `buffer` is alive, so the entry is still valid for it.
-    if let Some(e) = entries().get_mut(&key) {
+    if let Some(e) = weights.entries().get_mut(&key) {
         let shared: Arc<dyn Any + Send + Sync> = prepared.clone();
         (e.prepared, e.bytes) = (Some(shared), more);
         file_map::give_back(numbers);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use tweedie_data::{AugmentConfig, DataConfig};
-use tweedie_models::Precision;
+use tweedie_models::{ExecContext, Precision};
 use tweedie_ops::Device;
 
 use crate::{
@@ -168,6 +168,11 @@ impl Run {
             _ => return Ok(device),
         };
         Err(TrainError::config("run.precision", self.precision, expected))
+    }
+
+    /// What the networks run in.
+    pub(crate) fn context(&self) -> ExecContext {
+        ExecContext { precision: self.precision, recompute: self.recompute, ..ExecContext::default() }
     }
 
     /// Images per optimizer step.

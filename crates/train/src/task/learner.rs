@@ -4,7 +4,10 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use tweedie_models::params::{export, import, shapes};
+use tweedie_models::{
+    ExecContext,
+    params::{export, import, shapes},
+};
 
 use super::{Files, Learned, StepAt};
 use crate::{
@@ -30,8 +33,8 @@ pub(crate) struct Learner<M> {
     averages: Vec<(Average, M)>,
     optimizer: Optimizer,
     config: OptimizerConfig,
-    /// Whether gradients recompute normalized activations.
-    recompute: bool,
+    /// What losses run in, as far as networks have no context of their own.
+    context: ExecContext,
     prefix: &'static str,
 }
 
@@ -39,14 +42,14 @@ impl<M: Module> Learner<M> {
     /// The main module of a run before the first step, with the run's averages.
     pub fn new(model: M, config: &RunConfig) -> Self {
         let averages = config.ema.averages().into_iter().map(|law| (law, model.valid())).collect();
-        Self { averages, recompute: config.run.recompute, ..Self::plain(model, &config.optimizer, "") }
+        Self { averages, context: config.run.context(), ..Self::plain(model, &config.optimizer, "") }
     }
 
     /// An additional module without averages, whose files have the prefix `prefix`.
     pub fn plain(model: M, config: &OptimizerConfig, prefix: &'static str) -> Self {
         let optimizer = Optimizer::new(config);
         let (averages, config) = (Vec::new(), config.clone());
-        Self { model: Some(model), averages, optimizer, config, recompute: false, prefix }
+        Self { model: Some(model), averages, optimizer, config, context: ExecContext::default(), prefix }
     }
 
     /// Restores the state at a checkpoint, after `steps` steps of this module.
@@ -103,7 +106,7 @@ impl<M: Module> Learner<M> {
         let model = self.model()?;
         let (mut total, mut sum) = (0.0, None::<GradientMap>);
         for (pass, batch) in passes.iter().enumerate() {
-            let found = tweedie_ops::recomputing(self.recompute, || loss(model, pass, batch))?;
+            let found = self.context.run(|| loss(model, pass, batch))?;
             if !found.value.is_finite() {
                 return Err(at.not_finite("the loss"));
             }

@@ -40,7 +40,7 @@ pub(super) fn open(
     fits(config, &unet.block_out_channels, each.saturating_mul(config.run.batch as u64))?;
     let labels = config.augment.has_labels();
     let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?
-        .with_precision(config.run.precision);
+        .with_context(config.run.context());
     if let (Some(path), None) = (&config.run.init, from) {
         model.unet = init::unet(model.unet, path, data.class_names())?;
     }

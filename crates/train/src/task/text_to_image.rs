@@ -60,7 +60,7 @@ pub(super) fn open(
     }
     let maker = TextBatches::new(config, data, tokenizer, &vae, device)?;
     let mut model = TextModel::new(config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?
-        .with_precision(config.run.precision);
+        .with_context(config.run.context());
     if let (Some(path), None) = (&config.run.init, from) {
         model = init::text(model, path, maker.tokenizer(), device)?;
         // The run must not depend on the initial model.

@@ -66,7 +66,7 @@ impl Vae {
         if let (Some(path), None) = (&config.run.init, from) {
             model = init::autoencoder(model, path, device)?;
         }
-        let mut learner = Learner::new(model, config);
+        let mut learner = Learner::new(model.with_context(config.run.context()), config);
         let c = &config.vae.adversarial;
         let mut discriminator = (c.weight > 0.0).then(|| {
             let model = Discriminator::new(c, config.run.seed, &autodiff);

@@ -13,7 +13,7 @@ use burn::{module::Module, tensor::Tensor};
 use tweedie_data::{Dataset, NoCaption};
 use tweedie_hub::ClipTokenizer;
 use tweedie_models::{
-    ClipTextModel, Conditions, Entry, InputError, Mode, Precision, UNet2DConditionModel, conditions::TEXT,
+    ClipTextModel, Conditions, Entry, ExecContext, InputError, Mode, UNet2DConditionModel, conditions::TEXT,
     params::settle,
 };
 use tweedie_ops::Device;
@@ -59,10 +59,10 @@ impl TextModel {
         }))
     }
 
-    /// The same networks with activations of the U-Net in `precision`.
+    /// The same, with calls of the U-Net in `context`.
     #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.unet = self.unet.with_precision(precision);
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.unet = self.unet.with_context(context);
         self
     }
 

@@ -143,15 +143,15 @@ pub fn run(args: Args, ui: Ui, device_name: &str) -> Result<()> {
     );
     ui.result(&machine, line);
     for piece in pieces {
-        ops::measuring(args.fastest_kernels, || match piece {
-            Piece::Kernels => kernels::run(&bench),
+        match piece {
+            Piece::Kernels => bench.context().with_precision(Precision::F32).run(|| kernels::run(&bench)),
             Piece::Forward => network::forward(&bench),
             Piece::Layers => network::layers(&bench),
             Piece::Train => network::train(&bench),
             Piece::Sample => network::sample(&bench),
             Piece::Startup => child::startup(&bench),
             Piece::Memory => child::memory(&bench),
-        })?;
+        }?;
     }
     ensure!(
         bench.reported(),

@@ -9,7 +9,7 @@ use tweedie::{
     core::noise::fill_normal,
     hub::{Extras, ModelDir, PipelineKind, model::kind_of, model_dir, weights::Precision},
     models::{self, Conditions, Mode, UNet2DConfig, UNet2DModel},
-    ops::{self, Batch, Device},
+    ops::{self, Batch, Device, ExecContext},
     pipe::{Job, Pipeline, Request},
     train::{
         ema,
@@ -83,15 +83,22 @@ impl Bench<'_> {
         })
     }
 
+    /// What everything runs in.
+    pub fn context(&self) -> ExecContext {
+        let (precision, measure) = (self.args.precision, self.args.fastest_kernels);
+        ExecContext { precision, measure, ..ExecContext::default() }
+    }
+
     /// The benchmarked pipeline.
     fn pipeline(&self, device: &Device) -> Result<Pipeline> {
-        match (&self.args.model, self.args.network) {
+        let pipeline = match (&self.args.model, self.args.network) {
             (None, Named::DdpmCifar10) => {
                 let (unet, scheduler) = (random(device)?, process::scheduler("linear")?);
-                Ok(Pipeline::of_network(unet, scheduler, Extras::default(), device))
+                Pipeline::of_network(unet, scheduler, Extras::default(), device)
             }
-            (model, _) => model::pipeline(model.as_deref(), device, self.ui),
-        }
+            (model, _) => model::pipeline(model.as_deref(), device, self.ui)?,
+        };
+        Ok(pipeline.with_context(self.context()))
     }
 
     /// The network to train.
@@ -101,7 +108,7 @@ impl Bench<'_> {
             (None, Named::BuiltIn) => builtin::images_network(device)?,
             (None, Named::DdpmCifar10) => random(device)?,
         };
-        Ok(network.with_precision(self.args.precision))
+        Ok(network.with_context(self.context()))
     }
 }
 
