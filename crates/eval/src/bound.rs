@@ -267,7 +267,7 @@ fn check_rows(pipeline: &Pipeline, rows: &[Row]) -> Result<[usize; 3], BoundErro
     let (expected_width, expected_height) = (first.image.width, first.image.height);
     let null = pipeline.extras().null_class;
     let spec = pipeline.network().spec();
-    if pipeline.model().autoencoder.is_some() || spec.text.is_some() {
+    if pipeline.model().codec.is_some() || spec.text.is_some() {
         let reason = "the bound is only computed for models in pixels without prompts, because latents have no density of \
                       pixels";
         return Err(BoundError::Input(reason.into()));

@@ -8,9 +8,8 @@ use std::{
 use burn::{module::Module, tensor::Device};
 use serde_json::{Map, Value};
 use tweedie_models::{
-    Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
-    ClipTextModel, ConfigError, HostTensor, IoSpec, LoadError, NETWORKS, Network, TensorSource, export,
-    registry,
+    AutoencoderKl, CODECS, ClipTextConfig, ClipTextModel, Codec, ConfigError, HostTensor, IoSpec, LoadError,
+    NETWORKS, Network, TensorSource, export, registry,
 };
 
 use crate::{
@@ -30,15 +29,14 @@ pub(crate) const TEXT_WEIGHTS: &str = "model";
 pub enum Component {
     /// One of [`NETWORKS`].
     Network(Box<dyn Network>),
-    /// `AutoencoderKL` or `AutoencoderTiny`.
-    Autoencoder(Autoencoder),
+    /// One of [`CODECS`].
+    Codec(Box<dyn Codec>),
     /// `CLIPTextModel` or `CLIPTextModelWithProjection`.
     Text(Box<ClipTextModel>),
 }
 
-/// The supported classes besides [`NETWORKS`].
-const OTHERS: [&str; 4] =
-    ["AutoencoderKL", "AutoencoderTiny", "CLIPTextModel", "CLIPTextModelWithProjection"];
+/// The supported classes besides [`NETWORKS`] and [`CODECS`].
+const TEXT_ENCODERS: [&str; 2] = ["CLIPTextModel", "CLIPTextModelWithProjection"];
 
 /// A network's folder with its configuration; the weights are not read yet.
 pub struct ComponentDir {
@@ -65,8 +63,10 @@ impl ComponentDir {
             Some(name) => name.to_owned(),
             None => entries.get("architectures").and_then(first).unwrap_or_else(|| NETWORKS[0].class.into()),
         };
-        if registry::find(&class).is_none() && !OTHERS.contains(&class.as_str()) {
-            let all: Vec<_> = NETWORKS.iter().map(|entry| entry.class).chain(OTHERS).collect();
+        let networks = NETWORKS.iter().map(|entry| entry.class);
+        let codecs = CODECS.iter().map(|entry| entry.class);
+        let all: Vec<&str> = networks.chain(codecs).chain(TEXT_ENCODERS).collect();
+        if !all.contains(&class.as_str()) {
             let reason = format!("unsupported class `{class}`; expected one of {}", all.join(", "));
             return Err(HubError::key(&path, "_class_name", reason));
         }
@@ -148,24 +148,17 @@ impl ComponentDir {
         };
         let text = &self.text;
         Ok(match self.class.as_str() {
-            "AutoencoderKL" => {
-                let config = AutoencoderKlConfig::from_json(text).map_err(bad)?;
-                let vae = AutoencoderKl::load(&config, source, device).map_err(fail)?;
-                Component::Autoencoder(Autoencoder::Kl(Box::new(vae)))
-            }
-            "AutoencoderTiny" => {
-                let config = AutoencoderTinyConfig::from_json(text).map_err(bad)?;
-                let vae = AutoencoderTiny::load(&config, source, device).map_err(fail)?;
-                Component::Autoencoder(Autoencoder::Tiny(Box::new(vae)))
-            }
             "CLIPTextModel" | "CLIPTextModelWithProjection" => {
                 let config = ClipTextConfig::from_json(text).map_err(bad)?;
                 Component::Text(Box::new(ClipTextModel::load(&config, source, device).map_err(fail)?))
             }
-            class => {
-                let entry = registry::find(class).unwrap_or(&NETWORKS[0]);
-                Component::Network((entry.load)(text, source, device).map_err(fail)?)
-            }
+            class => match CODECS.iter().find(|entry| entry.class == class) {
+                Some(entry) => Component::Codec((entry.load)(text, source, device).map_err(fail)?),
+                None => {
+                    let entry = registry::find(class).unwrap_or(&NETWORKS[0]);
+                    Component::Network((entry.load)(text, source, device).map_err(fail)?)
+                }
+            },
         })
     }
 }

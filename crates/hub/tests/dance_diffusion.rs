@@ -75,7 +75,7 @@ fn a_published_folder_loads_and_samples_as_in_diffusers() {
     publish(dir.path());
     let model = Model::load(dir.path(), &Device::flex()).unwrap();
     assert_eq!((model.kind.name, model.kind.guidance), ("DanceDiffusionPipeline", 1.0));
-    assert!(model.autoencoder.is_none() && model.texts.is_empty() && model.remarks.is_empty());
+    assert!(model.codec.is_none() && model.texts.is_empty() && model.remarks.is_empty());
     assert_eq!(model.scheduler.class_name(), "IPNDMScheduler");
     let spec = model.network.spec();
     assert_eq!((spec.class, spec.axes, spec.native), ("UNet1DModel", 1, Some(vec![128])));

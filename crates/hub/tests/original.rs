@@ -14,7 +14,7 @@ use tweedie_hub::{
     weights,
 };
 use tweedie_models::{
-    Autoencoder, AutoencoderKlConfig, ClipTextConfig, HostTensor, TensorSource, UNet2DConditionConfig, export,
+    AutoencoderKlConfig, ClipTextConfig, HostTensor, TensorSource, UNet2DConditionConfig, export,
 };
 
 struct Golden {
@@ -153,9 +153,10 @@ fn whole_models_load() {
         assert_eq!(again.zeros_for_no_negative, model.zeros_for_no_negative);
         let unet = |model: &Model| (model.network.config_json(), model.network.tensors());
         assert!(unet(&again) == unet(&model), "{name}");
-        let vae = |model: &Model| match &model.autoencoder {
-            Some(Autoencoder::Kl(vae)) => (vae.config().clone(), export(&**vae)),
-            other => panic!("{other:?}"),
+        let vae = |model: &Model| {
+            let codec = model.codec.as_ref().expect("an autoencoder");
+            assert_eq!(codec.spec().class, "AutoencoderKL");
+            (codec.config_json(), codec.tensors())
         };
         assert!(vae(&again) == vae(&model), "{name}");
         for (a, b) in again.texts.iter().zip(&model.texts) {

@@ -26,6 +26,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod codec;
 pub mod conditions;
 mod config;
 pub mod denoiser;
@@ -42,16 +43,17 @@ pub mod unet_1d;
 pub mod unet_condition;
 pub mod vae;
 
+pub use codec::{Codec, CodecSpec, Encoded};
 pub use conditions::{Conditions, Entry};
 pub use denoiser::NetworkDenoiser;
 pub use dit::{DitConfig, DitTransformer};
 pub use network::{Classes, InputError, IoSpec, Mode, Network};
 pub use params::{HostTensor, ParamError, TensorSource, count, export, import, settle};
 pub use perceptual::Perceptual;
-pub use registry::{NETWORKS, NetworkEntry};
+pub use registry::{CODECS, CodecEntry, NETWORKS, NetworkEntry};
 pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use tweedie_ops::{ExecContext, PackedWeights, Precision};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};
 pub use unet_1d::{UNet1DConfig, UNet1DModel};
 pub use unet_condition::{UNet2DConditionConfig, UNet2DConditionModel};
-pub use vae::{Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig};
+pub use vae::{AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig};

@@ -129,15 +129,15 @@ pub trait Network: std::fmt::Debug + Send + Sync {
     fn non_finite(&self) -> Option<String>;
 }
 
-/// Implements what is the same for every network that is a [`Module`](burn::module::Module) with `config` and
-/// `with_context`.
-macro_rules! module_network {
-    () => {
-        fn in_context(&self, context: &tweedie_ops::ExecContext) -> Box<dyn $crate::network::Network> {
+/// Implements what is the same for every network or codec that is a [`Module`](burn::module::Module) with `config` and
+/// `with_context`; `$of` is the trait.
+macro_rules! module_object {
+    ($of:path) => {
+        fn in_context(&self, context: &tweedie_ops::ExecContext) -> Box<dyn $of> {
             Box::new(self.clone().with_context(context.clone()))
         }
 
-        fn differentiable(&self) -> Box<dyn $crate::network::Network> {
+        fn differentiable(&self) -> Box<dyn $of> {
             Box::new(burn::module::Module::no_grad(self.clone().train()))
         }
 
@@ -154,4 +154,4 @@ macro_rules! module_network {
         }
     };
 }
-pub(crate) use module_network;
+pub(crate) use module_object;

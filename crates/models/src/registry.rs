@@ -1,8 +1,9 @@
-//! The networks by their class in diffusers.
+//! The networks and codecs by their class in diffusers.
 
 use burn::tensor::Device;
 
 use crate::{
+    codec::Codec,
     config::ConfigError,
     dit::{DitConfig, DitTransformer},
     network::{IoSpec, Network},
@@ -10,6 +11,7 @@ use crate::{
     unet::{LoadError, UNet2DConfig, UNet2DModel},
     unet_1d::{UNet1DConfig, UNet1DModel},
     unet_condition::{UNet2DConditionConfig, UNet2DConditionModel},
+    vae::{AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig},
 };
 
 /// A class of networks.
@@ -43,6 +45,34 @@ pub const NETWORKS: &[NetworkEntry] = &[
     entry!("UNet2DConditionModel", UNet2DConditionModel, UNet2DConditionConfig),
     entry!("DiTTransformer2DModel", DitTransformer, DitConfig),
     entry!("UNet1DModel", UNet1DModel, UNet1DConfig),
+];
+
+/// A class of codecs.
+pub struct CodecEntry {
+    /// The name of the class in diffusers.
+    pub class: &'static str,
+    /// Loads a codec of this class: the text of its `config.json`, its weights, and the device.
+    pub load: LoadCodec,
+}
+
+/// See [`CodecEntry::load`].
+pub type LoadCodec = fn(&str, &dyn TensorSource, &Device) -> Result<Box<dyn Codec>, LoadError>;
+
+macro_rules! codec {
+    ($class:literal, $codec:ty, $config:ty) => {
+        CodecEntry {
+            class: $class,
+            load: |config, source, device| {
+                Ok(Box::new(<$codec>::load(&<$config>::from_json(config)?, source, device)?))
+            },
+        }
+    };
+}
+
+/// All autoencoders between media and latents.
+pub const CODECS: &[CodecEntry] = &[
+    codec!("AutoencoderKL", AutoencoderKl, AutoencoderKlConfig),
+    codec!("AutoencoderTiny", AutoencoderTiny, AutoencoderTinyConfig),
 ];
 
 /// The networks of `class`.

@@ -1,10 +1,8 @@
-//! Conversion between media and the samples of a network: by an autoencoder, or unchanged.
+//! Conversion between media and the samples of a network: by a codec, or unchanged.
 
 use tweedie_media::Image;
-use tweedie_models::{
-    Autoencoder, HostTensor, InputError, Precision, memory, params::non_finite, vae::Tiles,
-};
-use tweedie_ops::{Batch, SampleShape, from_host};
+use tweedie_models::{Codec, Encoded, HostTensor, InputError, Precision, memory, vae::Tiles};
+use tweedie_ops::{Batch, SampleShape};
 
 use crate::{PipelineError, Request, error::broken, job::Job, media::Media};
 
@@ -12,11 +10,11 @@ use crate::{PipelineError, Request, error::broken, job::Job, media::Media};
 const WHOLE: usize = 1024 * 1024;
 const TILE: usize = 512;
 
-/// How images of this size are tiled for the autoencoder.
-fn tiles(vae: &Autoencoder, request: &Request, size: &[usize]) -> Option<Tiles> {
+/// How images of this size are tiled for the codec.
+fn tiles(codec: &dyn Codec, request: &Request, size: &[usize]) -> Option<Tiles> {
     let large = area(size) > WHOLE;
     let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
-    Some(Tiles::new((pixels / vae.stride()).max(8)))
+    Some(Tiles::new((pixels / codec.spec().stride).max(8)))
 }
 
 fn area(size: &[usize]) -> usize {
@@ -25,28 +23,24 @@ fn area(size: &[usize]) -> usize {
 
 /// Approximate bytes to decode one image.
 pub(crate) fn decoding_bytes(
-    vae: &Autoencoder,
+    codec: &dyn Codec,
     request: &Request,
     size: &[usize],
     precision: Precision,
 ) -> u64 {
     let whole = area(size);
-    let tile = tiles(vae, request, size).map(|tiles| tiles.latents.saturating_mul(vae.stride()));
+    let spec = codec.spec();
+    let tile = tiles(codec, request, size).map(|tiles| tiles.latents.saturating_mul(spec.stride));
     let pixels = tile.map_or(whole, |side| whole.min(side.saturating_mul(side)));
-    let channels = match vae {
-        Autoencoder::Kl(vae) => vae.config().block_out_channels.first().copied(),
-        Autoencoder::Tiny(_) => Some(64),
-    };
-    memory::decoding(channels.unwrap_or(0), pixels, precision)
+    memory::decoding(spec.width, pixels, precision)
 }
 
 impl Job {
-    /// An image as a sample of the network, and the logarithm of its variance: the unscaled latents of the autoencoder, or
-    /// the image itself.
+    /// An image as a sample of the network: the unscaled latents of the codec, or the image itself.
     ///
     /// # Errors
     /// If the image has another size, or the autoencoder fails.
-    pub(crate) fn encode(&self, image: &Image) -> Result<(Batch, Option<Batch>), PipelineError> {
+    pub(crate) fn encode(&self, image: &Image) -> Result<Encoded, PipelineError> {
         let fail = |reason: String| PipelineError::request("image", reason);
         let &[height, width] = &*self.size else {
             return Err(fail("this model does not make images".into()));
@@ -56,7 +50,7 @@ impl Job {
             return Err(fail(format!("{found}, expected {height}×{width}")));
         }
         let mut values = image.to_planes();
-        let Some(vae) = &self.autoencoder else {
+        let Some(codec) = self.codec.as_deref() else {
             let plane = height * width;
             match self.shape.channels() {
                 3 => {}
@@ -68,19 +62,19 @@ impl Job {
                     return Err(fail(format!("this model's samples have {other} channels, expected 1 or 3")));
                 }
             }
-            return Ok((Batch::from_host(values, 1, &self.shape, &self.device), None));
+            let mean = Batch::from_host(values, 1, &self.shape, &self.device);
+            return Ok(Encoded { mean, logvar: None });
         };
-        let x = from_host(values, [1, 3, height, width], &self.device);
-        let encoded = match tiles(vae, &self.request, &self.size) {
-            Some(tiles) => vae.encode_tiled(x, tiles),
-            None => vae.encode(x),
+        let x = Batch::from_host(values, 1, &[3, height, width].into(), &self.device);
+        let encoded = match tiles(codec, &self.request, &self.size) {
+            Some(tiles) => codec.encode_tiled(&x, tiles),
+            None => codec.encode(x),
         };
-        let (mean, logvar) = encoded.map_err(|e| fail(e.to_string()))?;
-        let (mean, logvar) = (Batch::of(mean), logvar.map(Batch::of));
-        for values in std::iter::once(&mean).chain(&logvar) {
-            self.check_finite(vae, &values.to_host())?;
+        let encoded = encoded.map_err(|e| fail(e.to_string()))?;
+        for values in std::iter::once(&encoded.mean).chain(&encoded.logvar) {
+            self.check_finite(codec, &values.to_host())?;
         }
-        Ok((mean, logvar))
+        Ok(encoded)
     }
 
     /// The sample of an image, without the noise of the autoencoder's distribution.
@@ -88,9 +82,9 @@ impl Job {
     /// # Errors
     /// If the image has another size, or the autoencoder fails.
     pub fn sample_of(&self, image: &Image) -> Result<Batch, PipelineError> {
-        let (mean, _) = self.encode(image)?;
-        Ok(match &self.autoencoder {
-            Some(vae) => Batch::of(vae.scaled(mean.tensor::<4>())),
+        let Encoded { mean, .. } = self.encode(image)?;
+        Ok(match &self.codec {
+            Some(codec) => codec.scaled(&mean),
             None => mean,
         })
     }
@@ -101,8 +95,8 @@ impl Job {
     /// # Errors
     /// If the autoencoder fails.
     pub fn decode(&self, samples: &Batch) -> Result<HostTensor, PipelineError> {
-        match &self.autoencoder {
-            Some(vae) => self.decode_with(vae, samples),
+        match &self.codec {
+            Some(codec) => self.decode_with(&**codec, samples),
             None => Ok(host(samples)),
         }
     }
@@ -111,43 +105,38 @@ impl Job {
     ///
     /// # Errors
     /// If its latents have another number of channels, or it fails.
-    pub fn decode_with(&self, vae: &Autoencoder, samples: &Batch) -> Result<HostTensor, PipelineError> {
-        let (found, expected) = (vae.latent_channels(), samples.shape().channels());
+    pub fn decode_with(&self, codec: &dyn Codec, samples: &Batch) -> Result<HostTensor, PipelineError> {
+        let spec = codec.spec();
+        let (found, expected) = (spec.latents, samples.shape().channels());
         let fail = |reason: String| PipelineError::request("size", reason);
         if found != expected {
             return Err(fail(format!(
                 "the autoencoder has {found} latent channels, but the model has {expected}"
             )));
         }
-        let latents = vae.unscaled(samples.tensor::<4>());
-        let size: Vec<usize> = samples.shape().axes().iter().map(|n| n * vae.stride()).collect();
-        let tiles = tiles(vae, &self.request, &size);
-        let wrong = |e: InputError| fail(e.to_string());
-        let mut all = HostTensor { shape: vec![samples.len(), 0, 0, 0], values: Vec::new() };
+        let latents = codec.unscaled(samples);
+        let size: Vec<usize> = samples.shape().axes().iter().map(|n| n * spec.stride).collect();
+        let tiles = tiles(codec, &self.request, &size);
+        let mut all =
+            HostTensor { shape: [&[samples.len(), spec.media][..], &size].concat(), values: Vec::new() };
         for row in 0..samples.len() {
-            let z = latents.clone().narrow(0, row, 1);
-            let picture = match tiles {
-                Some(tiles) => vae.decode_tiled(z, tiles),
-                None => vae.decode(z),
+            let z = latents.narrow(row..row + 1);
+            let made = match tiles {
+                Some(tiles) => codec.decode_tiled(&z, tiles),
+                None => codec.decode(z),
             };
-            let picture = host(&Batch::of(picture.map_err(wrong)?));
-            self.check_finite(vae, &picture.values)?;
-            all.shape[1..].copy_from_slice(&picture.shape[1..]);
-            all.values.extend(picture.values);
+            let made = host(&made.map_err(|e: InputError| fail(e.to_string()))?);
+            self.check_finite(codec, &made.values)?;
+            all.shape[1..].copy_from_slice(&made.shape[1..]);
+            all.values.extend(made.values);
         }
         Ok(all)
     }
 
-    fn check_finite(&self, vae: &Autoencoder, values: &[f32]) -> Result<(), PipelineError> {
+    fn check_finite(&self, codec: &dyn Codec, values: &[f32]) -> Result<(), PipelineError> {
         match values.iter().all(|v| v.is_finite()) {
             true => Ok(()),
-            false => {
-                let weight = match vae {
-                    Autoencoder::Kl(vae) => non_finite(&**vae),
-                    Autoencoder::Tiny(vae) => non_finite(&**vae),
-                };
-                Err(broken(self.model.kind.autoencoder.unwrap_or("autoencoder"), weight))
-            }
+            false => Err(broken(self.model.kind.autoencoder.unwrap_or("autoencoder"), codec.non_finite())),
         }
     }
 }
@@ -159,11 +148,11 @@ pub(crate) fn host(x: &Batch) -> HostTensor {
 }
 
 /// The shape of the samples of a model whose media have this size.
-pub(crate) fn samples_of(vae: Option<&Autoencoder>, channels: usize, size: &[usize]) -> SampleShape {
-    match vae {
-        Some(vae) => {
-            let axes: Vec<usize> = size.iter().map(|n| n / vae.stride()).collect();
-            SampleShape::new(vae.latent_channels(), &axes)
+pub(crate) fn samples_of(codec: Option<&dyn Codec>, channels: usize, size: &[usize]) -> SampleShape {
+    match codec.map(Codec::spec) {
+        Some(spec) => {
+            let axes: Vec<usize> = size.iter().map(|n| n / spec.stride).collect();
+            SampleShape::new(spec.latents, &axes)
         }
         None => SampleShape::new(channels, size),
     }

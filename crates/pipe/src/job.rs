@@ -11,7 +11,7 @@ use std::{
 use burn::tensor::Device;
 use tweedie_core::{Denoiser, Halt, Level, Prediction, lin, solver::Bespoke};
 use tweedie_hub::{Model, Recipe, Sampling, SchedulerConfig};
-use tweedie_models::{Autoencoder, Conditions, HostTensor, Network, Precision};
+use tweedie_models::{Codec, Conditions, Encoded, HostTensor, Network, Precision};
 use tweedie_ops::{Batch, RowNoise, SampleShape};
 
 use crate::{
@@ -49,10 +49,10 @@ pub struct Job {
     pub(crate) precision: Precision,
     pub(crate) conditions: Prepared,
     pub(crate) network: Box<dyn Network>,
-    pub(crate) autoencoder: Option<Autoencoder>,
+    pub(crate) codec: Option<Box<dyn Codec>>,
     pub(crate) noise: Option<HostTensor>,
-    /// The initial image as a sample, unscaled, and the logarithm of its variance.
-    pub(crate) begin: Option<(Batch, Option<Batch>)>,
+    /// The initial image as a sample, unscaled.
+    pub(crate) begin: Option<Encoded>,
     pub(crate) draws: Arc<dyn NoiseOfRows>,
     pub(crate) model: Arc<Model>,
     pub(crate) device: Device,
@@ -102,7 +102,7 @@ impl Job {
 
     /// What the results are.
     pub fn medium(&self) -> Medium {
-        let channels = if self.autoencoder.is_some() { 3 } else { self.shape.channels() };
+        let channels = self.codec.as_ref().map_or(self.shape.channels(), |codec| codec.spec().media);
         Medium::of(channels, self.size.len())
     }
 
@@ -204,7 +204,7 @@ impl Job {
     /// The samples of some images at the plan's first level.
     pub(crate) fn start(&self, rows: Range<usize>) -> Batch {
         let eps = self.initial_noise(rows.clone());
-        let Some((mean, logvar)) = &self.begin else {
+        let Some(Encoded { mean, logvar }) = &self.begin else {
             let start_std = self.recipe.plan.start_std as f32;
             return eps.with_rows(eps.rows().clone().mul_scalar(start_std));
         };
@@ -215,8 +215,8 @@ impl Job {
             let std = repeat(logvar).rows().clone().mul_scalar(0.5f32).exp();
             x0 = x0.with_rows(x0.rows().clone() + std * draw.rows().clone());
         }
-        if let Some(vae) = &self.autoencoder {
-            x0 = Batch::of(vae.scaled(x0.tensor::<4>()));
+        if let Some(codec) = &self.codec {
+            x0 = codec.scaled(&x0);
         }
         let level = self.recipe.plan.start;
         lin![level.alpha => &x0, level.sigma => &eps]

@@ -9,7 +9,7 @@ use std::{
 use burn::tensor::Device;
 use tweedie_data::Image;
 use tweedie_hub::{Extras, HubError, Lora, Model, OriginalCheckpoint, SchedulerConfig};
-use tweedie_models::{Autoencoder, ExecContext, HostTensor, Network};
+use tweedie_models::{Codec, ExecContext, HostTensor, Network};
 
 use crate::{
     Classes, PipelineError, Request, conditions,
@@ -157,13 +157,13 @@ impl Pipeline {
         self.model.reads_texts()
     }
 
-    pub(crate) fn autoencoder(&self) -> Option<&Autoencoder> {
-        self.model.autoencoder.as_ref()
+    pub(crate) fn codec(&self) -> Option<&dyn Codec> {
+        self.model.codec.as_deref()
     }
 
-    /// Pixels per latent, along an axis.
+    /// Values of the media per latent, along an axis.
     pub(crate) fn stride(&self) -> usize {
-        self.autoencoder().map_or(1, Autoencoder::stride)
+        self.codec().map_or(1, |codec| codec.spec().stride)
     }
 
     /// The size of the media that the model was made for.

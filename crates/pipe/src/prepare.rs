@@ -51,7 +51,7 @@ impl Pipeline {
 
         // Twice as many outputs as inputs include a learned variance; further inputs are maps.
         let channels = if spec.outputs == 2 * spec.inputs { spec.inputs } else { spec.outputs };
-        let shape = samples_of(self.autoencoder(), channels, &size);
+        let shape = samples_of(self.codec(), channels, &size);
         let scheduler = self.shifted(request, tokens(shape.axes(), spec.patch))?;
         let image = request.image.is_some() || inputs.image.is_some();
         let recipe = self.sampler(request, &scheduler, &sampling, guidance, image)?;
@@ -72,7 +72,7 @@ impl Pipeline {
         let (chunk, side_by_side) = if adaptive || conditions.is_ragged() { (1, most) } else { (most, 1) };
         let rows = most.min(count) * if guided { 2 } else { 1 };
         let row = self.model.network.row_bytes(&shape, precision);
-        let decoding = self.autoencoder().map_or(0, |vae| decoding_bytes(vae, request, &size, precision));
+        let decoding = self.codec().map_or(0, |codec| decoding_bytes(codec, request, &size, precision));
         let pixels = size.iter().product();
         let sides = if let &[h, w] = &*size { [h, w] } else { [1, pixels] };
         Needed { count, rows, size: sides, row, decoding }.check()?;
@@ -109,7 +109,7 @@ impl Pipeline {
             precision,
             conditions,
             network: self.model.network.in_context(&context),
-            autoencoder: self.autoencoder().map(|vae| vae.clone().with_context(context)),
+            codec: self.codec().map(|codec| codec.in_context(&context)),
             noise,
             begin: None,
             draws,

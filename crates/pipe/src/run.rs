@@ -10,7 +10,7 @@ use std::{
 
 use tweedie_core::Level;
 use tweedie_media::Image;
-use tweedie_models::{Autoencoder, HostTensor};
+use tweedie_models::{Codec, HostTensor};
 use tweedie_ops::Batch;
 
 use crate::{
@@ -83,7 +83,7 @@ impl<'a> Preview<'a> {
     ///
     /// # Errors
     /// If the autoencoder fails or is that of other latents.
-    pub fn images(&self, show: Show, small: Option<&Autoencoder>) -> Result<Vec<Image>, PipelineError> {
+    pub fn images(&self, show: Show, small: Option<&dyn Codec>) -> Result<Vec<Image>, PipelineError> {
         let samples = self.samples(show);
         let decoded = match small {
             Some(small) => self.job.decode_with(small, &samples),

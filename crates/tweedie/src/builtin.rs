@@ -1,10 +1,10 @@
 //! The models that are part of the binary: `models/emoji-32` and `models/emoji-text-64` of the repository.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use tweedie_hub::{ClipTokenizer, Extras, HubError, Model, SafetensorsFile, SchedulerConfig, TextPart};
 use tweedie_models::{
-    Autoencoder, AutoencoderKl, AutoencoderKlConfig, ClipTextConfig, ClipTextModel, ConfigError, LoadError,
+    AutoencoderKl, AutoencoderKlConfig, ClipTextConfig, ClipTextModel, ConfigError, LoadError,
     UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel,
 };
 use tweedie_ops::Device;
@@ -109,5 +109,5 @@ fn texts(device: &Device) -> Result<Model, HubError> {
     )?;
     let part = TextPart { tokenizer: tokenizer.into(), encoder };
     let (scheduler, extras) = settings(TEXTS)?;
-    Ok(Model::of_texts(Box::new(unet), Autoencoder::Kl(Box::new(vae)), vec![part], scheduler, extras))
+    Ok(Model::of_texts(Box::new(unet), Arc::new(vae), vec![part], scheduler, extras))
 }

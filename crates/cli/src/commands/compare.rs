@@ -129,7 +129,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         &json!({ "event": "finished", "output": args.output, "count": args.count, "seed": args.seed,
             "guidance": study.job().guidance(), "rows": rows,
             "converged": { "steps": args.reference_steps, "seconds_per_image": converged.seconds / count } }),
-        args.table(&entries, &outcomes, &converged, pipeline.model().autoencoder.is_some()),
+        args.table(&entries, &outcomes, &converged, pipeline.model().codec.is_some()),
     );
     Ok(ExitCode::SUCCESS)
 }

@@ -299,7 +299,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         request.size = args.size.map(|size| size.of(axes));
     }
     if args.like.is_none() && args.count.is_none() {
-        let latents = pipeline.model().autoencoder.is_some();
+        let latents = pipeline.model().codec.is_some();
         let count = match axes {
             2 if !latents && request.prompts.is_empty() => PIXELS,
             _ => request.prompts.len(),

@@ -136,7 +136,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if let Value::Object(entries) = &report {
         learned.tuned.report = entries.clone();
     }
-    let samples = if pipeline.model().autoencoder.is_some() { "latents" } else { "samples in -1..1" };
+    let samples = if pipeline.model().codec.is_some() { "latents" } else { "samples in -1..1" };
     let mut text = table(&learned, &options, samples, seconds);
     if let Some(folder) = &folder {
         let mut extras = extras_in(folder)?;

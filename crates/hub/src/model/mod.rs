@@ -10,7 +10,7 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 
 use burn::tensor::Device;
 use serde_json::{Map, Value};
-use tweedie_models::{Autoencoder, ClipTextConfig, ClipTextModel, Network, TensorSource};
+use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, Network, TensorSource};
 
 pub use save::StableDiffusion;
 
@@ -128,8 +128,8 @@ pub struct Model {
     pub kind: &'static PipelineKind,
     /// Denoises samples, or latents.
     pub network: Box<dyn Network>,
-    /// Converts between images and latents, unless samples are the images themselves.
-    pub autoencoder: Option<Autoencoder>,
+    /// Converts between media and latents, unless samples are the media themselves.
+    pub codec: Option<Arc<dyn Codec>>,
     /// Zero, one or two text encoders.
     pub texts: Vec<TextPart>,
     /// How it is sampled.
@@ -264,10 +264,10 @@ impl Model {
         let index = Index { dir: dir.into(), path, entries, loras, variant, without: RefCell::default() };
         index.check(kind, &name)?;
 
-        let autoencoder = match kind.autoencoder {
+        let codec: Option<Arc<dyn Codec>> = match kind.autoencoder {
             None => None,
             Some(name) => match index.load(name, device)? {
-                Component::Autoencoder(autoencoder) => Some(autoencoder),
+                Component::Codec(codec) => Some(codec.into()),
                 _ => return index.wrong(name, "AutoencoderKL or AutoencoderTiny"),
             },
         };
@@ -280,7 +280,7 @@ impl Model {
         };
         let texts = TEXTS.iter().take(kind.texts).map(|names| index.text(*names, device));
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
-        let remarks = index.remarks(1 + usize::from(autoencoder.is_some()) + texts.len())?;
+        let remarks = index.remarks(1 + usize::from(codec.is_some()) + texts.len())?;
         loras.iter().try_for_each(Lora::check_used)?;
         let scheduler = SchedulerConfig::load(&index.folder("scheduler")?.join(SCHEDULER))?;
         let zeros = index.entries.get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
@@ -291,7 +291,7 @@ impl Model {
         let model = Self {
             kind,
             network,
-            autoencoder,
+            codec,
             texts,
             scheduler,
             zeros_for_no_negative: kind.xl && zeros.unwrap_or(true),
@@ -330,13 +330,13 @@ impl Model {
     /// A text-to-image model of parts in memory, which must fit together: Stable Diffusion's.
     pub fn of_texts(
         network: Box<dyn Network>,
-        autoencoder: Autoencoder,
+        codec: Arc<dyn Codec>,
         texts: Vec<TextPart>,
         scheduler: SchedulerConfig,
         extras: Extras,
     ) -> Self {
         let kind = named(TEXTS_TO_IMAGES.name);
-        Self { autoencoder: Some(autoencoder), texts, ..Self::of_parts(kind, network, scheduler, extras) }
+        Self { codec: Some(codec), texts, ..Self::of_parts(kind, network, scheduler, extras) }
     }
 
     fn of_parts(
@@ -348,7 +348,7 @@ impl Model {
         Self {
             kind,
             network,
-            autoencoder: None,
+            codec: None,
             texts: Vec::new(),
             scheduler,
             zeros_for_no_negative: false,
@@ -398,14 +398,14 @@ impl Model {
             Family::Sd2 => vec![text("text_encoder", true)?],
             Family::Sdxl => vec![text("text_encoder", false)?, text("text_encoder_2", true)?],
         };
-        let Component::Autoencoder(autoencoder) = load("vae")? else { return Err(wrong("vae")) };
+        let Component::Codec(codec) = load("vae")? else { return Err(wrong("vae")) };
         let Component::Network(network) = load("unet")? else { return Err(wrong("unet")) };
         loras.iter().try_for_each(Lora::check_used)?;
         let xl = checkpoint.family() == Family::Sdxl;
         let model = Self {
             kind: named(if xl { "StableDiffusionXLPipeline" } else { "StableDiffusionPipeline" }),
             network,
-            autoencoder: Some(autoencoder),
+            codec: Some(codec.into()),
             texts,
             scheduler: checkpoint.scheduler()?,
             zeros_for_no_negative: xl,
@@ -419,7 +419,7 @@ impl Model {
     /// Checks that widths and channels of the components agree.
     fn check_fit(&self, path: &Path) -> Result<(), HubError> {
         let spec = self.network.spec();
-        if let Some(latents) = self.autoencoder.as_ref().map(Autoencoder::latent_channels) {
+        if let Some(latents) = self.codec.as_ref().map(|codec| codec.spec().latents) {
             let (inputs, outputs) = (spec.inputs, spec.outputs);
             if inputs != latents || (outputs != latents && outputs != 2 * latents) {
                 let reason = format!(

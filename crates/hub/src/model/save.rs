@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tweedie_models::{
-    Autoencoder, AutoencoderKl, AutoencoderTiny, ClipTextModel, Network, UNet2DConditionModel,
-    unet::DIFFUSERS_VERSION,
-};
+use tweedie_models::{ClipTextModel, Codec, Network, UNet2DConditionModel, unet::DIFFUSERS_VERSION};
 
 use super::{Model, PipelineKind, TEXTS, check_tokens, named};
 use crate::{
@@ -23,7 +20,7 @@ use crate::{
 /// The parts of a `StableDiffusionPipeline`.
 pub struct StableDiffusion<'a> {
     /// Converts between images and latents.
-    pub vae: &'a AutoencoderKl,
+    pub vae: &'a dyn Codec,
     /// Denoises latents.
     pub unet: &'a UNet2DConditionModel,
     /// Converts texts to tokens.
@@ -45,7 +42,7 @@ impl StableDiffusion<'_> {
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
             kind: named("StableDiffusionPipeline"),
-            autoencoder: Some(Coder::Kl(self.vae)),
+            codec: Some(self.vae),
             network: self.unet,
             texts: vec![(self.tokenizer, self.text_encoder)],
             scheduler: self.scheduler,
@@ -67,10 +64,7 @@ impl Model {
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
             kind: self.kind,
-            autoencoder: self.autoencoder.as_ref().map(|autoencoder| match autoencoder {
-                Autoencoder::Kl(vae) => Coder::Kl(vae),
-                Autoencoder::Tiny(vae) => Coder::Tiny(vae),
-            }),
+            codec: self.codec.as_deref(),
             network: &*self.network,
             texts: self.texts.iter().map(|text| (&*text.tokenizer, &text.encoder)).collect(),
             scheduler: &self.scheduler,
@@ -81,15 +75,10 @@ impl Model {
     }
 }
 
-enum Coder<'a> {
-    Kl(&'a AutoencoderKl),
-    Tiny(&'a AutoencoderTiny),
-}
-
 /// The parts of any pipeline.
 struct Folder<'a> {
     kind: &'static PipelineKind,
-    autoencoder: Option<Coder<'a>>,
+    codec: Option<&'a dyn Codec>,
     network: &'a dyn Network,
     texts: Vec<(&'a ClipTokenizer, &'a ClipTextModel)>,
     scheduler: &'a SchedulerConfig,
@@ -128,12 +117,8 @@ impl Folder<'_> {
     }
 
     fn write_networks(&self, dir: &Path, precision: Precision) -> Result<(), HubError> {
-        if let (Some(name), Some(coder)) = (self.kind.autoencoder, &self.autoencoder) {
-            let folder = dir.join(name);
-            match coder {
-                Coder::Kl(vae) => write(&folder, WEIGHTS, *vae, &vae.config().to_json(), precision)?,
-                Coder::Tiny(vae) => write(&folder, WEIGHTS, *vae, &vae.config().to_json(), precision)?,
-            }
+        if let (Some(name), Some(codec)) = (self.kind.autoencoder, self.codec) {
+            write_tensors(&dir.join(name), WEIGHTS, &codec.tensors(), &codec.config_json(), precision)?;
         }
         let (config, tensors) = (self.network.config_json(), self.network.tensors());
         write_tensors(&dir.join(self.kind.network.0), WEIGHTS, &tensors, &config, precision)
@@ -145,12 +130,8 @@ impl Folder<'_> {
             ("_diffusers_version".to_owned(), json!(DIFFUSERS_VERSION)),
             ("scheduler".to_owned(), json!(["diffusers", self.scheduler.class_name()])),
         ]);
-        if let (Some(name), Some(coder)) = (self.kind.autoencoder, &self.autoencoder) {
-            let class = match coder {
-                Coder::Kl(_) => "AutoencoderKL",
-                Coder::Tiny(_) => "AutoencoderTiny",
-            };
-            index.insert(name.to_owned(), json!(["diffusers", class]));
+        if let (Some(name), Some(codec)) = (self.kind.autoencoder, self.codec) {
+            index.insert(name.to_owned(), json!(["diffusers", codec.spec().class]));
         }
         let (name, class) = self.kind.network;
         index.insert(name.to_owned(), json!(["diffusers", class]));

@@ -16,7 +16,7 @@ use crate::{
     config::ConfigError,
     layers::{Conv2d, Embedding, FeedForward, FeedForwardActivation, Init, Linear, TokenAttention},
     memory::unet_row,
-    network::{Classes, InputError, IoSpec, Mode, Network, module_network},
+    network::{Classes, InputError, IoSpec, Mode, Network, module_object},
     params::{self, TensorSource},
     unet::{
         LoadError,
@@ -233,7 +233,7 @@ impl Network for DitTransformer {
         unet_row(&[self.config.width()], |_| 0, true, &tokens, precision)
     }
 
-    module_network!();
+    module_object!(Network);
 }
 
 impl DitTransformer {

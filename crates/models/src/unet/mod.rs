@@ -27,7 +27,7 @@ use crate::{
     conditions::{CLASSES, Conditions, EMBEDDING},
     layers::{Activation, Conv2d, Either, Embedding, GroupNorm, Init},
     memory::unet_row,
-    network::{Classes, InputError, IoSpec, Mode, Network, module_network},
+    network::{Classes, InputError, IoSpec, Mode, Network, module_object},
     params::{self, ParamError, TensorSource},
 };
 use blocks::{DownBlock, MidBlock, UpBlock, UpChannels};
@@ -305,7 +305,7 @@ impl Network for UNet2DModel {
         unet_row(&c.block_out_channels, |_| c.layers_per_block, false, shape, precision)
     }
 
-    module_network!();
+    module_object!(Network);
 }
 
 /// `[B, C, H, W]`, if that is the rank of the samples.

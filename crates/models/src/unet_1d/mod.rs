@@ -22,7 +22,7 @@ use crate::{
     config::ConfigError,
     layers::Init,
     memory::unet_row,
-    network::{InputError, IoSpec, Mode, Network, module_network},
+    network::{InputError, IoSpec, Mode, Network, module_object},
     params::{self, TensorSource},
     unet::{LoadError, embed::rows},
 };
@@ -241,5 +241,5 @@ impl Network for UNet1DModel {
         unet_row(&self.config.block_out_channels, |_| 0, false, shape, precision)
     }
 
-    module_network!();
+    module_object!(Network);
 }

@@ -22,7 +22,7 @@ use crate::{
     config::ConfigError,
     layers::{Conv2d, Either, Embedding, GroupNorm, Init},
     memory::unet_row,
-    network::{Classes, InputError, IoSpec, Mode, Network, module_network},
+    network::{Classes, InputError, IoSpec, Mode, Network, module_object},
     params::{self, TensorSource},
     unet::{
         LoadError,
@@ -222,7 +222,7 @@ impl Network for UNet2DConditionModel {
         unet_row(&c.block_out_channels, layers, true, shape, precision)
     }
 
-    module_network!();
+    module_object!(Network);
 }
 
 impl UNet2DConditionModel {

@@ -1,8 +1,7 @@
 //! Autoencoders between images and latents: [`AutoencoderKl`] (Kingma & Welling 2014, arXiv:1312.6114; as in
 //! Rombach et al. 2022, arXiv:2112.10752) and the small [`AutoencoderTiny`].
 //!
-//! Diffusion uses scaled latents: [`Autoencoder::scaled`] and [`Autoencoder::unscaled`] convert between those and the
-//! latents of the networks.
+//! Diffusion uses scaled latents: [`Codec`] converts between those and the latents of the networks.
 
 mod blocks;
 mod config;
@@ -11,20 +10,21 @@ mod tiny;
 
 use burn::{
     module::Module,
-    tensor::{DType, Device, Tensor, TensorData},
+    tensor::{Device, Tensor},
 };
-use tweedie_ops::{ConvOptions, ExecContext, Precision};
+use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision};
 
 pub use config::{AutoencoderKlConfig, AutoencoderTinyConfig, DecoderBlockType, EncoderBlockType};
 pub use tiles::Tiles;
 pub use tiny::AutoencoderTiny;
 
 use crate::{
+    codec::{Codec, CodecSpec, Encoded},
     config::ConfigError,
     layers::{Conv2d, Init},
-    network::InputError,
+    network::{InputError, module_object},
     params::{self, TensorSource},
-    unet::{CurrentNames, LoadError},
+    unet::{CurrentNames, LoadError, shape_of},
 };
 use blocks::{Decoder, Encoder};
 
@@ -167,127 +167,40 @@ impl AutoencoderKl {
     }
 }
 
-/// An autoencoder of either kind.
-#[derive(Clone, Debug)]
-pub enum Autoencoder {
-    /// The variational autoencoder.
-    Kl(Box<AutoencoderKl>),
-    /// The small autoencoder, which is deterministic.
-    Tiny(Box<AutoencoderTiny>),
+impl Codec for AutoencoderKl {
+    fn spec(&self) -> CodecSpec {
+        let (c, n) = (&self.config, self.config.latent_channels);
+        let (scale, shift) = match (&c.latents_mean, &c.latents_std) {
+            (Some(mean), Some(std)) => (std.iter().map(|s| c.scaling_factor / s).collect(), mean.clone()),
+            _ => (vec![c.scaling_factor; n], vec![c.shift_factor.unwrap_or(0.0); n]),
+        };
+        CodecSpec {
+            class: AutoencoderKlConfig::CLASS,
+            media: c.in_channels,
+            latents: n,
+            axes: 2,
+            stride: c.stride(),
+            width: c.block_out_channels.first().copied().unwrap_or(0),
+            scale,
+            shift,
+        }
+    }
+
+    fn encode(&self, media: Batch) -> Result<Encoded, InputError> {
+        let Posterior { mean, logvar } = AutoencoderKl::encode(self, images(&media)?)?;
+        Ok(Encoded { mean: Batch::of(mean), logvar: Some(Batch::of(logvar)) })
+    }
+
+    fn decode(&self, latents: Batch) -> Result<Batch, InputError> {
+        AutoencoderKl::decode(self, images(&latents)?).map(Batch::of)
+    }
+
+    module_object!(Codec);
 }
 
-impl Autoencoder {
-    /// The size in image pixels that corresponds to one pixel of the latents.
-    pub fn stride(&self) -> usize {
-        match self {
-            Self::Kl(vae) => vae.config.stride(),
-            Self::Tiny(vae) => vae.config().stride(),
-        }
-    }
-
-    /// The same autoencoder, whose calls run in `context`; the small one stays in `f32`.
-    #[must_use]
-    pub fn with_context(self, context: ExecContext) -> Self {
-        match self {
-            Self::Kl(vae) => Self::Kl(Box::new(vae.with_context(context))),
-            Self::Tiny(vae) => Self::Tiny(Box::new(vae.with_context(context))),
-        }
-    }
-
-    /// Channels of the latents.
-    pub fn latent_channels(&self) -> usize {
-        match self {
-            Self::Kl(vae) => vae.config.latent_channels,
-            Self::Tiny(vae) => vae.config().latent_channels,
-        }
-    }
-
-    /// The mean of the latents of images, and the logarithm of their variance for a variational autoencoder.
-    ///
-    /// # Errors
-    /// Those of [`AutoencoderKl::encode`].
-    pub fn encode(&self, x: Tensor<4>) -> Result<(Tensor<4>, Option<Tensor<4>>), InputError> {
-        match self {
-            Self::Kl(vae) => vae.encode(x).map(|p| (p.mean, Some(p.logvar))),
-            Self::Tiny(vae) => Ok((vae.encode(x)?, None)),
-        }
-    }
-
-    /// The images of unscaled latents.
-    ///
-    /// # Errors
-    /// Those of [`AutoencoderKl::decode`].
-    pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, InputError> {
-        match self {
-            Self::Kl(vae) => vae.decode(z),
-            Self::Tiny(vae) => vae.decode(z),
-        }
-    }
-
-    /// Like [`Self::decode`], in overlapping tiles that are blended. Memory depends on the tile, not the image. Each tile is
-    /// normalized separately, so the result differs slightly.
-    ///
-    /// # Errors
-    /// Those of [`Self::decode`].
-    pub fn decode_tiled(&self, z: Tensor<4>, tiles: Tiles) -> Result<Tensor<4>, InputError> {
-        check_latents(z.dims(), self.latent_channels())?;
-        tiles.map(z, (self.stride(), 1), &mut |tile| self.decode(tile))
-    }
-
-    /// Like [`Self::encode`], in tiles.
-    ///
-    /// # Errors
-    /// Those of [`Self::encode`].
-    pub fn encode_tiled(
-        &self,
-        x: Tensor<4>,
-        tiles: Tiles,
-    ) -> Result<(Tensor<4>, Option<Tensor<4>>), InputError> {
-        let channels = match self {
-            Self::Kl(vae) => vae.config.in_channels,
-            Self::Tiny(vae) => vae.config().in_channels,
-        };
-        check_image(x.dims(), channels, self.stride())?;
-        let moments = tiles.map(x, (1, self.stride()), &mut |tile| {
-            let (mean, logvar) = self.encode(tile)?;
-            Ok(Tensor::cat(std::iter::once(mean).chain(logvar).collect(), 1))
-        })?;
-        let n = self.latent_channels();
-        let logvar = (moments.dims()[1] > n).then(|| moments.clone().narrow(1, n, n));
-        Ok((moments.narrow(1, 0, n), logvar))
-    }
-
-    /// Converts latents to the scale of diffusion.
-    pub fn scaled(&self, z: Tensor<4>) -> Tensor<4> {
-        let (scale, shift) = self.scaling(&z);
-        (z - shift) * scale
-    }
-
-    /// The inverse of [`Self::scaled`].
-    pub fn unscaled(&self, z: Tensor<4>) -> Tensor<4> {
-        let (scale, shift) = self.scaling(&z);
-        z / scale + shift
-    }
-
-    /// Scale and shift of each channel, `[1, C, 1, 1]`.
-    fn scaling(&self, like: &Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let n = self.latent_channels();
-        let (scale, shift) = match self {
-            Self::Tiny(vae) => (vec![vae.config().scaling_factor; n], vec![vae.config().shift_factor; n]),
-            Self::Kl(vae) => match (&vae.config.latents_mean, &vae.config.latents_std) {
-                (Some(mean), Some(std)) => {
-                    (std.iter().map(|s| vae.config.scaling_factor / s).collect(), mean.clone())
-                }
-                _ => (vec![vae.config.scaling_factor; n], vec![vae.config.shift_factor.unwrap_or(0.0); n]),
-            },
-        };
-        let device = like.device();
-        let tensor = |values: Vec<f64>| {
-            let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
-            Tensor::from_data(TensorData::new(values, [1, n, 1, 1]), (&device, DType::F32))
-        };
-        (tensor(scale), tensor(shift))
-    }
+/// `[B, C, H, W]`, if that is the rank of the samples.
+fn images(x: &Batch) -> Result<Tensor<4>, InputError> {
+    shape_of(x.len(), x.shape()).map(|_| x.tensor())
 }
 
 fn check_image([_, c, h, w]: [usize; 4], channels: usize, stride: usize) -> Result<(), InputError> {

@@ -22,7 +22,7 @@ impl Tiles {
 
     /// Applies `f` to the tiles of `x: [B, C, H, W]`. The size of the result is `out_of.0 / out_of.1` times that of `x`; one
     /// of the two is 1.
-    pub(super) fn map(
+    pub(crate) fn map(
         self,
         x: Tensor<4>,
         (up, down): (usize, usize),

@@ -4,13 +4,14 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor, activation},
 };
-use tweedie_ops::{self as ops, ConvOptions, ExecContext, Precision};
+use tweedie_ops::{self as ops, Batch, ConvOptions, ExecContext, Precision};
 
-use super::{AutoencoderTinyConfig, check_image, check_latents};
+use super::{AutoencoderTinyConfig, check_image, check_latents, images};
 use crate::{
+    codec::{Codec, CodecSpec, Encoded},
     config::ConfigError,
     layers::{Activation, Conv2d, Either, Init, channels_last},
-    network::InputError,
+    network::{InputError, module_object},
     params::{self, TensorSource},
     unet::{LoadError, resample::Resample},
 };
@@ -178,4 +179,30 @@ impl AutoencoderTiny {
         });
         Ok(channels_last(x, |x| x.mul_scalar(2.0f32).sub_scalar(1.0f32)))
     }
+}
+
+impl Codec for AutoencoderTiny {
+    fn spec(&self) -> CodecSpec {
+        let (c, n) = (&self.config, self.config.latent_channels);
+        CodecSpec {
+            class: AutoencoderTinyConfig::CLASS,
+            media: c.in_channels,
+            latents: n,
+            axes: 2,
+            stride: c.stride(),
+            width: c.decoder_block_out_channels.last().copied().unwrap_or(0),
+            scale: vec![c.scaling_factor; n],
+            shift: vec![c.shift_factor; n],
+        }
+    }
+
+    fn encode(&self, media: Batch) -> Result<Encoded, InputError> {
+        Ok(Encoded { mean: Batch::of(AutoencoderTiny::encode(self, images(&media)?)?), logvar: None })
+    }
+
+    fn decode(&self, latents: Batch) -> Result<Batch, InputError> {
+        AutoencoderTiny::decode(self, images(&latents)?).map(Batch::of)
+    }
+
+    module_object!(Codec);
 }

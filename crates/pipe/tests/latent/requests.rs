@@ -1,7 +1,7 @@
 //! Requests and their errors.
 
 use serde_json::{Value, json};
-use tweedie_models::{Autoencoder, AutoencoderTiny, AutoencoderTinyConfig};
+use tweedie_models::{AutoencoderTiny, AutoencoderTinyConfig};
 use tweedie_ops::{Batch, Device};
 use tweedie_pipe::Image;
 
@@ -85,9 +85,7 @@ fn moments_are_decoded_by_the_models_own_autoencoder_or_another() {
             "decoder_block_out_channels": [8, 8], "num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1]});
         AutoencoderTinyConfig::from_json(&text.to_string()).unwrap()
     };
-    let tiny = |channels| {
-        Autoencoder::Tiny(Box::new(AutoencoderTiny::new(&config(channels), 0, &Device::flex()).unwrap()))
-    };
+    let tiny = |channels| AutoencoderTiny::new(&config(channels), 0, &Device::flex()).unwrap();
     let job = pipeline.prepare(&serde_json::from_value(json!({"prompt": "cat"})).unwrap()).unwrap();
     let latents = Batch::from_host(vec![0.5; 2 * 4 * 8 * 4], 2, &[4, 8, 4].into(), &Device::flex());
     for pictures in [job.decode(&latents), job.decode_with(&tiny(4), &latents)] {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use tweedie_hub::{ClipTokenizer, Component, ComponentDir, HubError, ModelDir, weights::SafetensorsFile};
 use tweedie_models::{
-    AutoencoderKl, UNet2DModel,
+    AutoencoderKl, AutoencoderKlConfig, UNet2DModel,
     params::{self, HostTensor, ParamError, TensorSource},
 };
 use tweedie_ops::Device;
@@ -58,15 +58,16 @@ pub(crate) fn autoencoder(
 ) -> Result<AutoencoderKl, TrainError> {
     let dir = folder(path);
     let component = ComponentDir::open(&dir)?;
-    let Component::Autoencoder(tweedie_models::Autoencoder::Kl(theirs)) = component.load(device)? else {
-        return Err(TrainError::config("run.init", dir.display(), "the folder of an AutoencoderKL"));
+    let theirs = match component.load(device)? {
+        Component::Codec(codec) if codec.spec().class == AutoencoderKlConfig::CLASS => codec,
+        _ => return Err(TrainError::config("run.init", dir.display(), "the folder of an AutoencoderKL")),
     };
     // The scaling factor is measured at the end of the run.
     let free =
         ["sample_size", "scaling_factor", "shift_factor", "force_upcast", "latents_mean", "latents_std"];
-    same_network("vae", &fresh.config().to_json(), &theirs.config().to_json(), &free, &dir)?;
+    same_network("vae", &fresh.config().to_json(), &theirs.config_json(), &free, &dir)?;
     let file = component.weights()?;
-    Ok(params::import(fresh, &params::export(&*theirs)).map_err(of(&file))?)
+    Ok(params::import(fresh, &theirs.tensors()).map_err(of(&file))?)
 }
 
 /// `fresh` with the weights of the pipeline at `path`.

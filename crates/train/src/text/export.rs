@@ -57,9 +57,6 @@ pub(crate) fn export(
     config: &RunConfig,
     summary: &Summary,
 ) -> Result<(), TrainError> {
-    let Some(vae) = vae.kl() else {
-        return Err(TrainError::config("text.vae", config.text.vae.display(), "an AutoencoderKL"));
-    };
     let training: [(&str, Value); 5] = [
         ("steps", json!(summary.step)),
         ("images", json!(summary.images)),
@@ -73,7 +70,7 @@ pub(crate) fn export(
     };
     let scheduler = scheduler(config, &summary.model)?;
     let parts = StableDiffusion {
-        vae,
+        vae: &**vae.codec(),
         unet: &model.unet,
         tokenizer,
         text_encoder: &model.text_encoder,
@@ -107,12 +104,7 @@ pub(crate) fn pipeline(
 ) -> Result<Pipeline, TrainError> {
     let parts = [TextPart { tokenizer: tokenizer.clone(), encoder: model.text_encoder }];
     let scheduler = scheduler(config, &config.run.out)?;
-    let model = Model::of_texts(
-        Box::new(model.unet),
-        vae.autoencoder().clone(),
-        parts.into(),
-        scheduler,
-        extras(config),
-    );
+    let model =
+        Model::of_texts(Box::new(model.unet), vae.codec().clone(), parts.into(), scheduler, extras(config));
     Ok(Pipeline::of(model, device))
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::Path};
 use burn::tensor::Device;
 use tweedie_data::{AugmentConfig, Dataset, augment};
 use tweedie_hub::cache;
-use tweedie_models::{HostTensor, params::export};
-use tweedie_ops::from_host;
+use tweedie_models::HostTensor;
+use tweedie_ops::Batch;
 
 use super::{LatentConfig, Vae};
 use crate::{
@@ -73,7 +73,7 @@ impl Latents {
                     _ => augment(&image, changes, seed, row as u64).0,
                 });
             }
-            let [m, s] = vae.encode(from_host(planes, [rows.len(), 3, size, size], device))?;
+            let [m, s] = vae.encode(Batch::from_host(planes, rows.len(), &[3, size, size].into(), device))?;
             mean.extend(m);
             std.extend(s);
         }
@@ -147,12 +147,10 @@ fn fingerprint(
     let mut add = |bytes: &[u8]| {
         hash = bytes.iter().fold(hash, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
     };
-    if let Some(vae) = vae.kl() {
-        add(vae.config().to_json().as_bytes());
-        for (name, tensor) in export(vae) {
-            add(name.as_bytes());
-            tensor.values.iter().for_each(|v| add(&v.to_le_bytes()));
-        }
+    add(vae.codec().config_json().as_bytes());
+    for (name, tensor) in vae.codec().tensors() {
+        add(name.as_bytes());
+        tensor.values.iter().for_each(|v| add(&v.to_le_bytes()));
     }
     add(serde_json::to_string(changes).unwrap_or_default().as_bytes());
     add(&[config.variants as u64, seed, data.len() as u64].map(u64::to_le_bytes).concat());

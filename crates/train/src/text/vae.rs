@@ -1,18 +1,20 @@
 //! The finished autoencoder of a text-to-image run.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use burn::tensor::Tensor;
 use tweedie_hub::{Component, ComponentDir};
-use tweedie_models::{Autoencoder, AutoencoderKl};
-use tweedie_ops::{Device, to_host};
+use tweedie_models::{AutoencoderKlConfig, Codec, Encoded};
+use tweedie_ops::{Batch, Device};
 
 use crate::error::TrainError;
 
 /// An autoencoder between images and scaled latents. It is not trained.
 #[derive(Clone, Debug)]
 pub(crate) struct Vae {
-    autoencoder: Autoencoder,
+    codec: Arc<dyn Codec>,
 }
 
 /// Where an autoencoder may be in a folder: itself, in a pipeline, or in a run.
@@ -31,22 +33,16 @@ impl Vae {
         };
         let component = ComponentDir::open(&found)?;
         match component.load(device)? {
-            Component::Autoencoder(autoencoder @ Autoencoder::Kl(_)) => Ok(Self { autoencoder }),
+            Component::Codec(codec) if codec.spec().class == AutoencoderKlConfig::CLASS => {
+                Ok(Self { codec: codec.into() })
+            }
             _ => Err(wrong(&format!("an AutoencoderKL, not {}", component.class()))),
         }
     }
 
     /// The network.
-    pub fn autoencoder(&self) -> &Autoencoder {
-        &self.autoencoder
-    }
-
-    /// The network, unless it is an AutoencoderTiny.
-    pub fn kl(&self) -> Option<&AutoencoderKl> {
-        match &self.autoencoder {
-            Autoencoder::Kl(vae) => Some(vae),
-            Autoencoder::Tiny(_) => None,
-        }
+    pub fn codec(&self) -> &Arc<dyn Codec> {
+        &self.codec
     }
 
     /// Channels, height and width of the latents of images of `size`×`size`.
@@ -54,8 +50,8 @@ impl Vae {
     /// # Errors
     /// If the autoencoder does not support such images.
     pub fn shape(&self, size: usize) -> Result<[usize; 3], TrainError> {
-        let stride = self.autoencoder.stride();
-        let channels = self.kl().map_or(3, |vae| vae.config().in_channels);
+        let spec = self.codec.spec();
+        let (stride, channels) = (spec.stride, spec.media);
         if !size.is_multiple_of(stride) {
             let expected = format!("a multiple of {stride}, the downsampling factor of the autoencoder");
             return Err(TrainError::config("data.size", size, expected));
@@ -64,23 +60,25 @@ impl Vae {
             let expected = "an autoencoder for images with 3 channels";
             return Err(TrainError::config("text.vae", format!("{channels} channels"), expected));
         }
-        Ok([self.autoencoder.latent_channels(), size / stride, size / stride])
+        Ok([spec.latents, size / stride, size / stride])
     }
 
     /// Mean and standard deviation of the scaled latents of images `[B, 3, H, W]`.
     ///
     /// # Errors
     /// If the autoencoder does not support the images.
-    pub fn encode(&self, x: Tensor<4>) -> Result<[Vec<f32>; 2], TrainError> {
-        let (mean, logvar) = self.autoencoder.encode(x).map_err(|e| TrainError::Model(e.to_string()))?;
-        let scaled = self.autoencoder.scaled(mean.clone());
+    pub fn encode(&self, x: Batch) -> Result<[Vec<f32>; 2], TrainError> {
+        let encoded = self.codec.encode(x).map_err(|e| TrainError::Model(e.to_string()))?;
+        let Encoded { mean, logvar } = encoded;
+        let scaled = self.codec.scaled(&mean);
         let std = match logvar {
             Some(logvar) => {
-                let above = mean + logvar.mul_scalar(0.5f32).exp();
-                self.autoencoder.scaled(above) - scaled.clone()
+                let above = mean.rows().clone() + logvar.rows().clone().mul_scalar(0.5f32).exp();
+                let above = self.codec.scaled(&mean.with_rows(above));
+                above.with_rows(above.rows().clone() - scaled.rows().clone())
             }
-            None => scaled.zeros_like(),
+            None => scaled.with_rows(scaled.rows().zeros_like()),
         };
-        Ok([to_host(scaled), to_host(std)])
+        Ok([scaled.to_host(), std.to_host()])
     }
 }

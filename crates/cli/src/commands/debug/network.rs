@@ -7,7 +7,7 @@ use serde_json::{Map, json};
 use tweedie::{
     hub::{Component, ComponentDir, ModelDir, SafetensorsFile, weights},
     models::{
-        Autoencoder, ClipTextModel, Conditions, Entry, HostTensor, Mode, Network, TensorSource,
+        ClipTextModel, Codec, Conditions, Encoded, Entry, HostTensor, Mode, Network, TensorSource,
         conditions::{CLASSES, GUIDANCE, POOLED, SIZES, TEXT},
     },
     ops::{self, Batch, Device, SampleShape, Tensor},
@@ -32,9 +32,9 @@ pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
     let inputs = SafetensorsFile::open(&args.inputs)?;
     let allow = |names: &[&str]| known(&inputs, &args.inputs, names).map(drop);
     let outputs = match load(&args, &device)? {
-        Component::Autoencoder(autoencoder) => {
+        Component::Codec(codec) => {
             allow(&["sample", "latents"])?;
-            code(&autoencoder, &inputs, &device)?
+            code(&*codec, &inputs, &device)?
         }
         Component::Text(encoder) => {
             allow(&["input_ids"])?;
@@ -84,8 +84,8 @@ fn given<const D: usize>(
     }
 }
 
-fn host<const D: usize>(x: Tensor<D>) -> HostTensor {
-    HostTensor { shape: x.dims().to_vec(), values: ops::to_host(x) }
+fn host(x: &Batch) -> HostTensor {
+    HostTensor { shape: [&[x.len()], x.shape().dims()].concat(), values: x.to_host() }
 }
 
 fn denoise(
@@ -132,25 +132,26 @@ fn denoise(
 }
 
 fn code(
-    autoencoder: &Autoencoder,
+    codec: &dyn Codec,
     inputs: &SafetensorsFile,
     device: &Device,
 ) -> Result<BTreeMap<String, HostTensor>> {
     let mut outputs = BTreeMap::new();
     let mut latents = None;
     if has(inputs, "sample") {
-        let (mean, logvar) = autoencoder.encode(given(inputs, "sample", "[B, C, H, W]", device)?)?;
+        let sample = given::<4>(inputs, "sample", "[B, C, H, W]", device)?;
+        let Encoded { mean, logvar } = codec.encode(Batch::of(sample))?;
         latents = Some(mean.clone());
-        outputs.insert("latent_mean".to_owned(), host(mean));
+        outputs.insert("latent_mean".to_owned(), host(&mean));
         if let Some(logvar) = logvar {
-            outputs.insert("latent_logvar".to_owned(), host(logvar));
+            outputs.insert("latent_logvar".to_owned(), host(&logvar));
         }
     }
     if has(inputs, "latents") {
-        latents = Some(given(inputs, "latents", "[B, C, h, w]", device)?);
+        latents = Some(Batch::of(given::<4>(inputs, "latents", "[B, C, h, w]", device)?));
     }
     let latents = latents.ok_or_else(|| anyhow!("an autoencoder needs `sample` or `latents`"))?;
-    outputs.insert("decoded".to_owned(), host(autoencoder.decode(latents)?));
+    outputs.insert("decoded".to_owned(), host(&codec.decode(latents)?));
     Ok(outputs)
 }
 
@@ -162,9 +163,9 @@ fn read(encoder: &ClipTextModel, inputs: &SafetensorsFile) -> Result<BTreeMap<St
     let features = encoder.encode(&texts, 1)?;
     let pooled = if encoder.config().projects() { "text_embeds" } else { "pooler_output" };
     Ok([
-        ("last_hidden_state".to_owned(), host(features.last)),
-        ("penultimate_hidden_state".to_owned(), host(features.hidden)),
-        (pooled.to_owned(), host(features.pooled)),
+        ("last_hidden_state".to_owned(), host(&Batch::of(features.last))),
+        ("penultimate_hidden_state".to_owned(), host(&Batch::of(features.hidden))),
+        (pooled.to_owned(), host(&Batch::of(features.pooled))),
     ]
     .into())
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tweedie::{
     data::{Image, Rgb, grid},
     hub::{Component, ComponentDir, files, weights},
-    models::Autoencoder,
+    models::Codec,
     pipe::{
         Event, Media, Medium, Output, Pipeline, PipelineError, Preview, Request,
         film::{Film, Show},
@@ -24,7 +24,7 @@ const PAPER: Rgb = Rgb([255, 255, 255]);
 
 /// Filmstrip and animation.
 pub(super) struct Films {
-    small: Option<Autoencoder>,
+    small: Option<Box<dyn Codec>>,
     strip: Film,
     frames: Film,
     wants: [bool; 2],
@@ -35,13 +35,13 @@ impl Films {
         let wants = [args.filmstrip.is_some(), animated];
         let small = args.preview_vae.as_ref().map(|path| {
             ensure!(wants != [false; 2], "--preview-vae needs --filmstrip or --animation");
-            let Some(own) = &pipeline.model().autoencoder else {
+            let Some(own) = &pipeline.model().codec else {
                 bail!("--preview-vae is only supported for latent models");
             };
-            let Component::Autoencoder(vae) = ComponentDir::open(path)?.load(pipeline.device())? else {
+            let Component::Codec(vae) = ComponentDir::open(path)?.load(pipeline.device())? else {
                 bail!("--preview-vae {}: expected an AutoencoderTiny or AutoencoderKL", path.display());
             };
-            let (found, expected) = (vae.latent_channels(), own.latent_channels());
+            let (found, expected) = (vae.spec().latents, own.spec().latents);
             ensure!(
                 found == expected,
                 "--preview-vae: the autoencoder has {found} latent channels, but the model has {expected}"
@@ -54,7 +54,7 @@ impl Films {
     }
 
     pub fn see(&mut self, event: &Event<'_>, steps: usize) -> Result<(), PipelineError> {
-        let small = self.small.as_ref();
+        let small = self.small.as_deref();
         // Both may need the same frame.
         let mut decoded: Option<Vec<Image>> = None;
         let mut pictures = |preview: &Preview<'_>, show: Show| {
