@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["tweedie-hub"],
     &["tweedie-pipe"],
     &["tweedie-train"],
-    &["tweedie-eval"],
+    &["tweedie-eval", "tweedie-serve"],
     &["tweedie"],
     &["tweedie-cli"],
 ];

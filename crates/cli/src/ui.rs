@@ -42,6 +42,10 @@ impl Ui {
         self.mode == Mode::Json
     }
 
+    pub fn is_quiet(self) -> bool {
+        self.mode == Mode::Quiet
+    }
+
     /// Prints a message.
     pub fn note(self, text: impl AsRef<str>) {
         if self.mode == Mode::Normal {

@@ -60,6 +60,11 @@ impl Together {
         Some(self.members.remove(place).flight)
     }
 
+    /// A flight on its way.
+    pub fn flight(&self, number: u64) -> Option<&Flight> {
+        self.members.iter().find(|member| member.number == number).map(|member| &member.flight)
+    }
+
     /// Whether no flight is on its way.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()

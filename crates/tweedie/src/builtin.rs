@@ -34,6 +34,17 @@ macro_rules! network {
     }};
 }
 
+/// Bytes of the weights of the built-in model called `name` in memory; 0 if there is none.
+pub fn bytes(name: &str) -> u64 {
+    // The files store f16.
+    let stored = match name {
+        IMAGES => file!(include_bytes, "emoji-32/unet/diffusion_pytorch_model.safetensors").len(),
+        TEXTS => file!(include_bytes, "emoji-text-64/unet/diffusion_pytorch_model.safetensors").len(),
+        _ => 0,
+    };
+    2 * stored as u64
+}
+
 fn config_error(source: ConfigError) -> HubError {
     HubError::Config { path: "built-in model".into(), source }
 }

@@ -129,6 +129,23 @@ pub fn load(model: &Path, options: &LoadOptions<'_>, device: &Device) -> Result<
     }
 }
 
+/// Approximate bytes of a model's weights in memory: those of its files; `f16` weights need up to twice as many.
+pub fn bytes(place: &Place) -> u64 {
+    fn of(path: &Path) -> u64 {
+        match std::fs::read_dir(path) {
+            Ok(entries) => entries.flatten().map(|entry| of(&entry.path())).sum(),
+            Err(_) => {
+                let weights = path.extension().is_some_and(|e| e == "safetensors" || e == "ckpt");
+                std::fs::metadata(path).map_or(0, |file| if weights { file.len() } else { 0 })
+            }
+        }
+    }
+    match place {
+        Place::Path(path) => of(path),
+        Place::BuiltIn(name) => builtin::bytes(name),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

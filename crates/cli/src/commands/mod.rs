@@ -15,6 +15,7 @@ mod interpolate;
 mod models;
 mod plan;
 mod sample;
+mod serve;
 mod train;
 mod tune;
 
@@ -50,6 +51,8 @@ pub enum Command {
     Convert(convert::Args),
     /// Show what a model folder contains.
     Info(info::Args),
+    /// Serve models over HTTP: jobs with live previews, for many clients at once.
+    Serve(Box<serve::Args>),
     /// List the models that can be selected by name, and the folders that are searched.
     Models,
     /// Print the noise levels of a sampling run.
@@ -73,6 +76,7 @@ impl Command {
         let device = named.unwrap_or("cpu");
         match self {
             Self::Sample(args) => return sample::run(*args, ui, device),
+            Self::Serve(args) => return serve::run(*args, ui, device),
             Self::Train(args) => return train::run(args, ui, named),
             Self::Interpolate(args) => return interpolate::run(args, ui, device),
             Self::Compare(args) => return compare::run(args, ui, device),

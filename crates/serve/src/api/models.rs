@@ -1,0 +1,99 @@
+//! The models and what they take: `/v1/models`.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde_json::{Value, json};
+use tweedie_core::{solver::SOLVERS, spacing::SPACINGS};
+use tweedie_pipe::{Pipeline, Request};
+
+use crate::{Fault, service::Service};
+
+/// The models, in the form of OpenAI's API.
+#[utoipa::path(
+    get, path = "/v1/models", tag = "models",
+    responses((status = 200, description = "`data`, one object per model.", body = Object)),
+)]
+pub async fn list(State(service): State<Arc<Service>>) -> Json<Value> {
+    let loaded = service.desk.loaded();
+    let models: Vec<Value> =
+        service.desk.names().iter().map(|(name, about)| model(name, about, loaded.contains(name))).collect();
+    Json(json!({ "object": "list", "data": models }))
+}
+
+fn model(name: &str, about: &str, loaded: bool) -> Value {
+    json!({ "id": name, "object": "model", "created": 0, "owned_by": "tweedie", "about": about, "loaded": loaded })
+}
+
+/// What a model takes. Loads it.
+#[utoipa::path(
+    get, path = "/v1/models/{name}", tag = "models", params(("name" = String, Path, description = "The model.")),
+    responses(
+        (status = 200, description = "Its conditions, sizes and defaults.", body = Object),
+        (status = 404, description = "There is no such model.", body = super::description::ErrorBody),
+    ),
+)]
+pub async fn show(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Fault> {
+    let number = service.desk.find(Some(&name))?;
+    let mut json = service.desk.ask(number, facts).await?;
+    if let Some((name, about)) = service.desk.names().get(number)
+        && let (Some(all), Value::Object(own)) = (json.as_object_mut(), model(name, about, true))
+    {
+        all.extend(own);
+    }
+    Ok(Json(json))
+}
+
+/// What a page or program needs to know to ask a model for something.
+fn facts(pipeline: &Pipeline) -> Value {
+    let (spec, extras, classes) = (pipeline.network().spec(), pipeline.extras(), pipeline.classes());
+    let sampling = Request::default().sampling(&extras.sampling);
+    let null = pipeline.model().null_class();
+    let names = |count: usize| -> Vec<Value> {
+        let name = |i: usize| classes.names.get(i).cloned().unwrap_or_else(|| i.to_string());
+        (0..count).filter(|i| Some(*i) != null).map(|i| json!({ "number": i, "name": name(i) })).collect()
+    };
+    json!({
+        "network": spec.class,
+        "prompts": pipeline.reads_texts(),
+        "classes": names(if spec.classes.count.is_some() { classes.count } else { 0 }),
+        "guided": pipeline.reads_texts() || null.is_some() || spec.takes_guidance,
+        "images": spec.axes == 2,
+        "size": pipeline.native_size(),
+        "fixed_size": spec.fixed,
+        "defaults": {
+            "steps": sampling.steps,
+            "solver": sampling.solver,
+            "guidance": extras.sampling.guidance.unwrap_or(pipeline.model().kind.guidance),
+        },
+        "learned_samplers": extras.tuned.iter()
+            .map(|t| json!({ "steps": t.sampler.evaluations(), "guidance": t.guidance })).collect::<Vec<_>>(),
+    })
+}
+
+/// The limits of this server, its solvers and spacings.
+#[utoipa::path(
+    get, path = "/v1/limits", tag = "models",
+    responses((status = 200, description = "Limits, solvers and spacings.", body = Object)),
+)]
+pub async fn limits(State(service): State<Arc<Service>>) -> Json<Value> {
+    let limits = &service.config.limits;
+    let solvers: Vec<Value> = SOLVERS
+        .iter()
+        .map(|s| {
+            json!({ "name": s.name, "aliases": s.aliases, "summary": s.summary, "order": s.order,
+                         "evaluations": s.evaluations, "deterministic": s.is_deterministic() })
+        })
+        .collect();
+    Json(json!({
+        "count": limits.count, "steps": limits.steps, "pixels": limits.pixels, "body": limits.body,
+        "jobs": limits.jobs, "queue": limits.queue, "seconds": limits.seconds,
+        "solvers": solvers, "spacings": SPACINGS.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+    }))
+}

@@ -1,0 +1,178 @@
+//! The events of a job, for any number of readers.
+//!
+//! A reader holds a cursor and reads what was added since. The feed forgets old events, so a slow reader misses some of them
+//! instead of using memory; it always gets the last one.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::watch;
+
+/// Number of events that a feed remembers.
+const MOST: usize = 256;
+/// Number of previews among them.
+const PREVIEWS: usize = 4;
+
+/// What an event reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The job was accepted.
+    Queued,
+    /// A step is finished.
+    Step,
+    /// An image of the denoising.
+    Preview,
+    /// A result is stored.
+    Image,
+    /// All results are stored. The last event.
+    Finished,
+    /// The job has failed. The last event.
+    Failed,
+    /// The job was cancelled. The last event.
+    Cancelled,
+}
+
+impl Kind {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Step => "step",
+            Self::Preview => "preview",
+            Self::Image => "image",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether no event follows.
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Its number in the feed, from 1.
+    pub id: u64,
+    /// What it reports.
+    pub kind: Kind,
+    /// JSON.
+    pub data: Arc<str>,
+}
+
+/// The events of one job.
+#[derive(Debug)]
+pub struct Feed {
+    log: Mutex<VecDeque<Event>>,
+    last: watch::Sender<u64>,
+    watchers: AtomicUsize,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self { log: Mutex::default(), last: watch::Sender::new(0), watchers: AtomicUsize::new(0) }
+    }
+}
+
+impl Feed {
+    /// Adds an event.
+    pub fn push(&self, kind: Kind, data: &serde_json::Value) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = log.back().map_or(0, |event| event.id) + 1;
+        log.push_back(Event { id, kind, data: data.to_string().into() });
+        let is_preview = |event: &&Event| event.kind == Kind::Preview;
+        if kind == Kind::Preview
+            && log.iter().filter(is_preview).count() > PREVIEWS
+            && let Some(oldest) = log.iter().position(|event| event.kind == Kind::Preview)
+        {
+            log.remove(oldest);
+        }
+        if log.len() > MOST {
+            log.pop_front();
+        }
+        drop(log);
+        self.last.send_replace(id);
+    }
+
+    /// The events after number `seen`.
+    pub fn after(&self, seen: u64) -> Vec<Event> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().filter(|event| event.id > seen).cloned().collect()
+    }
+
+    /// Whether somebody wants previews.
+    pub fn is_watched(&self) -> bool {
+        self.watchers.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// A reader of a feed.
+#[derive(Debug)]
+pub struct Reader {
+    feed: Arc<Feed>,
+    seen: u64,
+    last: watch::Receiver<u64>,
+    previews: bool,
+}
+
+impl Reader {
+    /// Reads the events after number `seen`.
+    pub fn new(feed: &Arc<Feed>, seen: u64, previews: bool) -> Self {
+        feed.watchers.fetch_add(usize::from(previews), Ordering::Relaxed);
+        Self { feed: feed.clone(), seen, last: feed.last.subscribe(), previews }
+    }
+
+    /// Waits for events that were not read yet.
+    pub async fn next(&mut self) -> Vec<Event> {
+        loop {
+            self.last.borrow_and_update();
+            let events = self.feed.after(self.seen);
+            if let Some(event) = events.last() {
+                self.seen = event.id;
+                let wanted = |event: &Event| self.previews || event.kind != Kind::Preview;
+                let events: Vec<Event> = events.into_iter().filter(wanted).collect();
+                if !events.is_empty() {
+                    return events;
+                }
+                continue;
+            }
+            if self.last.changed().await.is_err() {
+                return Vec::new();
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.feed.watchers.fetch_sub(usize::from(self.previews), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_numbers_go_on() {
+        let feed = Feed::default();
+        for i in 0..1000 {
+            feed.push(if i % 2 == 0 { Kind::Step } else { Kind::Preview }, &json!({ "i": i }));
+        }
+        let events = feed.after(0);
+        assert!(events.len() <= MOST);
+        assert_eq!(events.iter().filter(|event| event.kind == Kind::Preview).count(), PREVIEWS);
+        assert_eq!(events.last().map(|event| (event.id, &*event.data)), Some((1000, r#"{"i":999}"#)));
+        assert_eq!(feed.after(998).iter().map(|event| event.id).collect::<Vec<_>>(), [999, 1000]);
+    }
+}

@@ -1,0 +1,163 @@
+//! Files by the SHA-256 of their content: `inputs/HASH` for uploads, `files/HASH.png` and so on for results.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use tweedie_system::files;
+
+use crate::{Fault, ServeError};
+
+/// Endings of results.
+pub const ENDINGS: [&str; 2] = ["png", "wav"];
+
+/// The start of the names of results that are being written.
+const FRESH: &str = "new-";
+
+/// The files of a data folder.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inputs: PathBuf,
+    results: PathBuf,
+}
+
+/// A stored result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The SHA-256 of its content, in hexadecimal.
+    pub sha256: String,
+    /// The ending of its name.
+    pub ending: &'static str,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// The SHA-256 of `bytes` in hexadecimal.
+pub fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl Store {
+    /// The store in this folder, which is created.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn open(folder: &Path) -> Result<Self, ServeError> {
+        let store = Self { inputs: folder.join("inputs"), results: folder.join("files") };
+        for path in [&store.inputs, &store.results] {
+            fs::create_dir_all(path).map_err(|source| ServeError::File { path: path.clone(), source })?;
+            // What an earlier run has left half-written.
+            files::sweep(path);
+        }
+        let left = fs::read_dir(&store.results).into_iter().flatten().flatten();
+        for entry in left.filter(|entry| entry.file_name().to_string_lossy().starts_with(FRESH)) {
+            let _ = fs::remove_file(entry.path());
+        }
+        Ok(store)
+    }
+
+    /// Stores an upload and returns its hash.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn put_input(&self, bytes: &[u8]) -> io::Result<String> {
+        let hash = hash(bytes);
+        let path = self.inputs.join(&hash);
+        if !path.exists() {
+            files::write(&path, bytes)?;
+        }
+        Ok(hash)
+    }
+
+    /// Stores the file that `write` writes to the path that it gets.
+    ///
+    /// # Errors
+    /// Those of `write` and of the system.
+    pub fn put_result<E: From<io::Error>>(
+        &self,
+        ending: &'static str,
+        write: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Stored, E> {
+        let fresh = self.results.join(format!("{FRESH}{}.{ending}", uuid::Uuid::new_v4().simple()));
+        let stored = write(&fresh).and_then(|()| {
+            let bytes = fs::read(&fresh)?;
+            let sha256 = hash(&bytes);
+            fs::rename(&fresh, self.results.join(format!("{sha256}.{ending}")))?;
+            Ok(Stored { sha256, ending, bytes: bytes.len() as u64 })
+        });
+        if stored.is_err() {
+            let _ = fs::remove_file(&fresh);
+        }
+        stored
+    }
+
+    /// The path of a result, if it exists.
+    pub fn result(&self, hash: &str, ending: &str) -> Option<PathBuf> {
+        let ending = ENDINGS.iter().find(|known| **known == ending)?;
+        let path = is_hash(hash).then(|| self.results.join(format!("{hash}.{ending}")))?;
+        path.is_file().then_some(path)
+    }
+
+    /// The path of an upload or result with this hash.
+    pub fn find(&self, hash: &str) -> Option<PathBuf> {
+        let path = is_hash(hash).then(|| self.inputs.join(hash))?;
+        if path.is_file() {
+            return Some(path);
+        }
+        ENDINGS.iter().find_map(|ending| self.result(hash, ending))
+    }
+
+    /// The fault without the places of this store, which are nobody's business.
+    pub fn without_folders(&self, fault: Fault) -> Fault {
+        let mut message = fault.message.clone();
+        for folder in [&self.inputs, &self.results] {
+            message = message.replace(&format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR), "");
+        }
+        Fault { message, ..fault }
+    }
+
+    /// Deletes a result. It need not exist.
+    pub fn delete_result(&self, hash: &str, ending: &str) {
+        if let Some(path) = self.result(hash, ending) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Deletes an upload. It need not exist.
+    pub fn delete_input(&self, hash: &str) {
+        if is_hash(hash) {
+            let _ = fs::remove_file(self.inputs.join(hash));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_have_the_name_of_their_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let stored = store.put_result("png", |path| fs::write(path, "abc")).unwrap();
+        // The hash of "abc" is an example of FIPS 180-4.
+        assert_eq!(stored.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(fs::read(store.result(&stored.sha256, "png").unwrap()).unwrap(), b"abc");
+        assert_eq!(store.result(&stored.sha256, "exe"), None);
+        assert_eq!(store.result("../inputs/a", "png"), None);
+        let failed = store.put_result("png", |path| {
+            fs::write(path, "half")?;
+            Err(io::Error::other("full"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_dir(dir.path().join("files")).unwrap().count(), 1);
+        store.delete_result(&stored.sha256, "png");
+        assert_eq!(store.find(&stored.sha256), None);
+    }
+}
