@@ -12,7 +12,7 @@ use std::{
 use rayon::prelude::*;
 
 use crate::{
-    DataConfig, DataError, Image, OnError, Skipped, Source, Words, decode, emoji, folder,
+    DataConfig, DataError, Image, OnError, Picture, Skipped, Source, Words, decode, emoji, folder,
     order::mix,
     packed, parquet,
     resize::{Frame, cover, fit},
@@ -356,6 +356,15 @@ pub fn open_sized(path: &Path, [height, width]: [usize; 2]) -> Result<Image, Dat
     }
     let raster = decode::file(path).map_err(corrupt)?;
     Ok(cover(&raster, [height, width], DataConfig::default().background))
+}
+
+/// Decodes the image file at `path` with the channels and the depth that it has, upright.
+///
+/// # Errors
+/// Those of [`open_image`], and for values of 32 bits.
+pub fn open_picture(path: &Path) -> Result<Picture, DataError> {
+    std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    decode::picture(path).map_err(|reason| DataError::Corrupt { path: path.into(), reason })
 }
 
 /// Properties of an image file.

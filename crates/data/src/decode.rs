@@ -6,10 +6,11 @@ use std::{
 };
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use tweedie_media::{Depth, Picture};
 use tweedie_system::files;
 
 use crate::{
-    budget::{DECODED, ENCODED},
+    budget::{DECODED, ENCODED, Lent},
     guard::guarded,
     resize::Raster,
 };
@@ -24,12 +25,21 @@ const MAX_BYTES: u64 = 512 << 20;
 
 /// Decodes a file. The format is detected from its first bytes, not from its name.
 pub(crate) fn file(path: &Path) -> Result<Raster, String> {
+    of_file(path, bytes)
+}
+
+/// Decodes a file with the channels and the depth that it has.
+pub(crate) fn picture(path: &Path) -> Result<Picture, String> {
+    of_file(path, |bytes| guarded("the decoder failed", || as_stored(bytes)))
+}
+
+fn of_file<T>(path: &Path, decode: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
     let length = files::open(path).and_then(|file| file.metadata()).map_err(|e| e.to_string())?.len();
     if length > MAX_BYTES {
         return Err(format!("the file has {length} bytes, more than the limit of {} MiB", MAX_BYTES >> 20));
     }
     let _lent = ENCODED.take(length);
-    bytes(&files::read(path, MAX_BYTES).map_err(|e| e.to_string())?)
+    decode(&files::read(path, MAX_BYTES).map_err(|e| e.to_string())?)
 }
 
 /// Whether the first bytes of a file are those of an image that can be decoded, whatever its name says.
@@ -45,6 +55,32 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<Raster, String> {
 }
 
 fn read(bytes: &[u8]) -> Result<Raster, String> {
+    let (decoded, lent) = decoded(bytes)?;
+    let rgba = decoded.into_rgba8();
+    let (width, height) = (rgba.width() as usize, rgba.height() as usize);
+    Ok(Raster { width, height, rgba: rgba.into_raw(), _lent: Some(lent) })
+}
+
+fn as_stored(bytes: &[u8]) -> Result<Picture, String> {
+    let (decoded, _lent) = decoded(bytes)?;
+    let (width, height) = (decoded.width() as usize, decoded.height() as usize);
+    let eight = |values: Vec<u8>| (Depth::Eight, values.into_iter().map(u16::from).collect());
+    let (channels, (depth, values)) = match decoded {
+        DynamicImage::ImageLuma8(image) => (1, eight(image.into_raw())),
+        DynamicImage::ImageLumaA8(image) => (2, eight(image.into_raw())),
+        DynamicImage::ImageRgb8(image) => (3, eight(image.into_raw())),
+        DynamicImage::ImageRgba8(image) => (4, eight(image.into_raw())),
+        DynamicImage::ImageLuma16(image) => (1, (Depth::Sixteen, image.into_raw())),
+        DynamicImage::ImageLumaA16(image) => (2, (Depth::Sixteen, image.into_raw())),
+        DynamicImage::ImageRgb16(image) => (3, (Depth::Sixteen, image.into_raw())),
+        DynamicImage::ImageRgba16(image) => (4, (Depth::Sixteen, image.into_raw())),
+        _ => return Err("values of 32 bits: expected 8 or 16".into()),
+    };
+    Picture::new([height, width, channels], depth, values)
+}
+
+/// The image as its file stores it, upright, and its share of the memory for decoding.
+fn decoded(bytes: &[u8]) -> Result<(DynamicImage, Lent), String> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     match reader.format() {
         None => return Err("not a png, jpeg, gif, bmp, webp or tiff image".into()),
@@ -75,9 +111,7 @@ fn read(bytes: &[u8]) -> Result<Raster, String> {
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
     finite(&decoded)?;
     decoded.apply_orientation(orientation);
-    let rgba = decoded.into_rgba8();
-    let (width, height) = (rgba.width() as usize, rgba.height() as usize);
-    Ok(Raster { width, height, rgba: rgba.into_raw(), _lent: Some(lent) })
+    Ok((decoded, lent))
 }
 
 /// Whether an end marker follows the first scan. The decoder silently fills missing data with grey. An earlier end marker

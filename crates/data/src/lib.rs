@@ -46,7 +46,8 @@ pub use crate::{
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Source},
     dataset::{
-        Dataset, ImageFacts, Item, Survey, counted_endings, image_facts, open_image, open_sized, survey,
+        Dataset, ImageFacts, Item, Survey, counted_endings, image_facts, open_image, open_picture,
+        open_sized, survey,
     },
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
@@ -57,4 +58,4 @@ pub use crate::{
     stream::{Batch, Stream},
     warp::Padding,
 };
-pub use tweedie_media::{Image, MediaError, Rgb, grid};
+pub use tweedie_media::{Depth, Image, MediaError, Picture, Rgb, grid};

@@ -11,6 +11,7 @@ mod enlarge;
 mod error;
 mod grid;
 mod image;
+mod picture;
 mod planes;
 mod png;
 mod video;
@@ -29,7 +30,8 @@ pub use crate::{
     error::MediaError,
     grid::grid,
     image::Image,
-    planes::{Depth, write_png_planes},
+    picture::{Depth, Picture},
+    planes::write_png_planes,
     png::{read_png_text, write_png},
     video::{DEFAULT_DELAY, Video},
     wav::{WavFormat, read_wav, read_wav_text, write_wav},

@@ -2,18 +2,7 @@
 
 use std::path::Path;
 
-use png::{BitDepth, ColorType, Encoder};
-
-use crate::{MediaError, store};
-
-/// Bits per value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
-    /// 8 bits.
-    Eight,
-    /// 16 bits.
-    Sixteen,
-}
+use crate::{Depth, MediaError, Picture};
 
 /// Writes values `[channels, height, width]` in `[-1, 1]` as PNG: 1 channel is grey, 3 are red, green and blue, and opacity
 /// follows with 2 or 4. Values outside are clamped.
@@ -26,45 +15,13 @@ pub fn write_png_planes(
     [channels, height, width]: [usize; 3],
     depth: Depth,
 ) -> Result<(), MediaError> {
-    let color = match channels {
-        1 => ColorType::Grayscale,
-        2 => ColorType::GrayscaleAlpha,
-        3 => ColorType::Rgb,
-        4 => ColorType::Rgba,
-        _ => return Err(MediaError::format(path, format!("{channels} channels, expected 1 to 4"))),
-    };
     let area = height.saturating_mul(width);
-    let sides = (u32::try_from(width), u32::try_from(height));
-    let (Ok(columns), Ok(rows), false, true) =
-        (sides.0, sides.1, values.is_empty(), values.len() == channels.saturating_mul(area))
-    else {
-        let reason = format!("{} values for {channels} channels of {width}×{height} pixels", values.len());
-        return Err(MediaError::format(path, reason));
-    };
-    // Pixel by pixel; 16-bit values with the high byte first.
-    let (most, bits) = match depth {
-        Depth::Eight => (255.0, BitDepth::Eight),
-        Depth::Sixteen => (65535.0, BitDepth::Sixteen),
-    };
-    let mut pixels = Vec::new();
-    for value in (0..area).flat_map(|i| (0..channels).map(move |c| values[c * area + i])) {
-        let level = ((value + 1.0) / 2.0 * most).round().clamp(0.0, most) as u16;
-        match depth {
-            Depth::Eight => pixels.push(level as u8),
-            Depth::Sixteen => pixels.extend(level.to_be_bytes()),
-        }
-    }
-    let mut bytes = Vec::new();
-    let mut encode = || -> Result<(), png::EncodingError> {
-        let mut encoder = Encoder::new(&mut bytes, columns, rows);
-        encoder.set_color(color);
-        encoder.set_depth(bits);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&pixels)?;
-        writer.finish()
-    };
-    encode().map_err(|e| MediaError::format(path, e))?;
-    store(path, &bytes)
+    let most = f32::from(depth.most());
+    let level = |v: &f32| ((v + 1.0) / 2.0 * most).round().clamp(0.0, most) as u16;
+    let pixel = |i: usize| values.iter().skip(i).step_by(area.max(1)).map(level);
+    let pixels = (0..area.min(values.len())).flat_map(pixel).collect();
+    let picture = Picture::new([height, width, channels], depth, pixels);
+    picture.map_err(|e| MediaError::format(path, e))?.save_png(path, None)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tweedie_system::files;
 use crate::{Image, MediaError, size, store};
 
 /// The keyword of the text chunk.
-const KEYWORD: &str = "tweedie";
+pub(crate) const KEYWORD: &str = "tweedie";
 
 /// Writes a PNG. A `text` is stored as international text (`iTXt`) under the keyword `tweedie`.
 ///
