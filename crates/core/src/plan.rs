@@ -344,6 +344,59 @@ impl Plan {
         self
     }
 
+    /// Goes back up by `jump` steps with fresh noise, each time the plan has passed as many, and makes the steps again, so
+    /// that each is made `times` times in all. The first steps that are fewer than `jump` in number, and the last one, to
+    /// the end of the plan, are only made once. Lugmayr et al. 2022 (RePaint), arXiv:2201.09865, algorithm 1 and
+    /// appendix B.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tweedie_core::{Move, Plan, plan::Final, schedule::TableSchedule, spacing};
+    /// let schedule = Arc::new(TableSchedule::linear(1000, 1e-4, 0.02)?);
+    /// let plan = Plan::descend(schedule, &spacing::trailing(1000, 20)?, Final::Clean)?.resampled(5, 3)?;
+    /// // Jumps at the steps 0, 5 and 10 from the end, twice each.
+    /// assert_eq!(plan.moves.iter().filter(|step| matches!(step, Move::Renoise { .. })).count(), 6);
+    /// assert_eq!(plan.solves(), 20 + 6 * 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PlanError::AlreadyNoisy`] if the plan adds noise.
+    pub fn resampled(mut self, jump: usize, times: usize) -> Result<Self, PlanError> {
+        // Each solver's move with the relabelling that follows it.
+        let mut steps: Vec<(Level, Vec<Move>)> = Vec::new();
+        for (from, step) in self.steps() {
+            match (step, steps.last_mut()) {
+                (Move::Renoise { .. }, _) => {
+                    return Err(PlanError::AlreadyNoisy { transformation: "resampling" });
+                }
+                (Move::Relabel(_), Some((_, moves))) => moves.push(step),
+                _ => steps.push((from, vec![step])),
+            }
+        }
+        let count = steps.len();
+        // By the number of steps that follow before the last one.
+        let mut jumps = vec![0; count];
+        for place in (0..count.saturating_sub(jump)).step_by(jump.max(1)) {
+            jumps[place] = times.saturating_sub(1);
+        }
+        let (mut place, mut moves) = (0, Vec::new());
+        while let Some((from, step)) = steps.get(place) {
+            let left = &mut jumps[count - 1 - place];
+            if *left > 0 && jump > 0 {
+                *left -= 1;
+                place -= jump;
+                moves.push(Move::Renoise { to: steps[place].0, scale: 1.0 });
+                debug_assert!(steps[place].0.nsr() > from.nsr());
+            } else {
+                moves.extend(step);
+                place += 1;
+            }
+        }
+        self.moves = moves;
+        Ok(self)
+    }
+
     /// The same levels upwards, from the last to the first. Inverts deterministic samplers such as DDIM.
     /// Song et al. 2021, arXiv:2010.02502, section 4.3. Start it from a clean sample without noise.
     ///

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Fed, Sample, ddpm, distance, no_noise};
 use tweedie_core::{
     Denoiser, Halt, Level, Move, Plan, Prediction, Solver, Vector, lin,
@@ -12,7 +14,7 @@ use tweedie_core::{
     oracle::{Gaussian, GaussianMixture},
     plan::{Final, NoiseRule, Restart},
     sample,
-    schedule::NoiseSchedule,
+    schedule::{NoiseSchedule, TableSchedule},
     solver::{
         Adaptive, Ddim, DpmMultistep, DpmSinglestep, Form, HEUN, LearnedVariance, Rule, SOLVERS, SaSolver,
         find,
@@ -266,4 +268,42 @@ fn adaptive_steps_keep_to_their_tolerance() {
     let broken = |x: &Sample, _: Level| Prediction::new(lin![f64::NAN => x], lin![f64::NAN => x]);
     let adaptive = find("dpm-adaptive").unwrap().build();
     assert!(sample(&plan, &*adaptive, &broken, x, &mut no_noise()).finish().is_err());
+}
+
+/// The timesteps that `get_schedule_jump` of RePaint's code (github.com/andreas128/RePaint, `guided_diffusion/scheduler.py`)
+/// returns for `t_T = 7, n_sample = 1, jump_length = 2, jump_n_sample = 2`; it goes up one step at a time, which in law is
+/// one jump.
+#[test]
+fn resampling_makes_the_steps_of_repaint() {
+    let times = [6, 5, 4, 5, 6, 5, 4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0, -1];
+    let schedule = Arc::new(TableSchedule::linear(7, 1e-3, 0.3).unwrap());
+    let steps: Vec<f64> = (0..7).rev().map(f64::from).collect();
+    let plan = Plan::descend(schedule.clone(), &steps, Final::Clean).unwrap();
+    let again = plan.clone().resampled(2, 2).unwrap();
+    let mut found = vec![6];
+    for step in &again.moves {
+        match step {
+            Move::Solve(to) => found.push(if to.is_clean() { -1 } else { to.t as i32 }),
+            Move::Renoise { to, scale } => {
+                assert_eq!(*scale, 1.0);
+                let before = *found.last().unwrap();
+                found.extend(before + 1..=to.t as i32);
+            }
+            Move::Relabel(_) => panic!("no step is relabelled"),
+        }
+    }
+    assert_eq!(found, times);
+    assert_eq!(plan.clone().resampled(7, 3).unwrap().moves, plan.moves);
+    assert!(plan.clone().ancestral(1.0).resampled(2, 2).is_err());
+    // Relabelling belongs to the step before it.
+    let strided = Plan::strided(schedule, &[6.0, 4.0, 1.0], 2.0, Level::CLEAN).unwrap();
+    let again = strided.resampled(1, 2).unwrap();
+    let kinds: String = (again.moves.iter())
+        .map(|step| match step {
+            Move::Solve(_) => 's',
+            Move::Renoise { .. } => 'n',
+            Move::Relabel(_) => 'r',
+        })
+        .collect();
+    assert_eq!(kinds, "snssrnsrs");
 }
