@@ -50,7 +50,7 @@ impl Job {
             return Err(fail(format!("{found}, expected {height}×{width}")));
         }
         let mut values = image.to_planes();
-        let Some(codec) = self.codec.as_deref() else {
+        if self.codec.is_none() {
             let plane = height * width;
             match self.shape.channels() {
                 3 => {}
@@ -62,8 +62,19 @@ impl Job {
                     return Err(fail(format!("this model's samples have {other} channels, expected 1 or 3")));
                 }
             }
+        }
+        self.encode_planes(values)
+    }
+
+    /// The same for the channels of the model's own images, in `-1..=1`.
+    fn encode_planes(&self, values: Vec<f32>) -> Result<Encoded, PipelineError> {
+        let fail = |reason: String| PipelineError::request("image", reason);
+        let Some(codec) = self.codec.as_deref() else {
             let mean = Batch::from_host(values, 1, &self.shape, &self.device);
             return Ok(Encoded { mean, logvar: None });
+        };
+        let &[height, width] = &*self.size else {
+            return Err(fail("this model does not make images".into()));
         };
         let x = Batch::from_host(values, 1, &[3, height, width].into(), &self.device);
         let encoded = match tiles(codec, &self.request, &self.size) {
@@ -83,10 +94,20 @@ impl Job {
     /// If the image has another size, or the autoencoder fails.
     pub fn sample_of(&self, image: &Image) -> Result<Batch, PipelineError> {
         let Encoded { mean, .. } = self.encode(image)?;
-        Ok(match &self.codec {
+        Ok(self.scaled(mean))
+    }
+
+    /// The same for the channels of the model's own images, in `-1..=1`.
+    pub(crate) fn sample_of_planes(&self, values: Vec<f32>) -> Result<Batch, PipelineError> {
+        let Encoded { mean, .. } = self.encode_planes(values)?;
+        Ok(self.scaled(mean))
+    }
+
+    fn scaled(&self, mean: Batch) -> Batch {
+        match &self.codec {
             Some(codec) => codec.scaled(&mean),
             None => mean,
-        })
+        }
     }
 
     /// The media of samples: decoded by the autoencoder, one at a time so that memory does not grow with their number, or

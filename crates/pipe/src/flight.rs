@@ -173,7 +173,7 @@ impl Flight {
     /// [`PipelineError::Step`] if it is not finite or has the wrong shape.
     pub fn supply(&mut self, raw: Batch) -> Result<(), PipelineError> {
         let Some((x, at)) = self.asked.take() else { return Ok(()) };
-        let prediction = Job::read(&self.guided, &self.job.recipe, &x, at, raw);
+        let prediction = self.job.read(&self.guided, &self.job.recipe, &x, at, raw);
         self.trajectory.answer(prediction.map_err(|halt| self.failed(halt))?);
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::{
 
 use burn::tensor::Device;
 use tweedie_core::{Denoiser, Halt, Level, Prediction, lin, solver::Bespoke};
+use tweedie_data::Image;
 use tweedie_hub::{Model, Recipe, Sampling, SchedulerConfig};
 use tweedie_models::{Codec, Conditions, Encoded, HostTensor, Network, Precision};
 use tweedie_ops::{Batch, RowNoise, SampleShape};
@@ -19,7 +20,9 @@ use crate::{
     clamp::clamped,
     conditions::Prepared,
     guidance::{Guidance, Guided, scale_for},
+    known::{Canvas, Edited},
     media::Medium,
+    posterior::Replacement,
     request::Request,
     rows::row_seed,
 };
@@ -53,6 +56,10 @@ pub struct Job {
     pub(crate) noise: Option<HostTensor>,
     /// The initial image as a sample, unscaled.
     pub(crate) begin: Option<Encoded>,
+    /// The existing image that is changed.
+    pub(crate) canvas: Option<Canvas>,
+    /// What is known of the samples.
+    pub(crate) replacement: Option<Replacement>,
     pub(crate) draws: Arc<dyn NoiseOfRows>,
     pub(crate) model: Arc<Model>,
     pub(crate) device: Device,
@@ -206,7 +213,11 @@ impl Job {
         let eps = self.initial_noise(rows.clone());
         let Some(Encoded { mean, logvar }) = &self.begin else {
             let start_std = self.recipe.plan.start_std as f32;
-            return eps.with_rows(eps.rows().clone().mul_scalar(start_std));
+            let noise = eps.with_rows(eps.rows().clone().mul_scalar(start_std));
+            return match &self.replacement {
+                Some(known) => known.start(&eps, &noise, self.recipe.plan.start),
+                None => noise,
+            };
         };
         let repeat = |x: &Batch| Batch::cat(&vec![x.clone(); rows.len()]);
         let mut x0 = repeat(mean);
@@ -229,8 +240,9 @@ impl Job {
         Guided { parameterization: recipe.parameterization, given, null, guidance }
     }
 
-    /// Reads the network's output for a call of `guided`: checks that it is finite, and clamps.
+    /// Reads the network's output for a call of `guided`: checks that it is finite, clamps, and puts in what is known.
     pub(crate) fn read(
+        &self,
         guided: &Guided,
         recipe: &Recipe,
         x: &Batch,
@@ -245,8 +257,12 @@ impl Job {
                 "the network {cause} values that are not finite at t = {t:.3}"
             )));
         }
-        Ok(match recipe.clamp {
+        let prediction = match recipe.clamp {
             Some(clamp) => clamped(prediction, x, at, clamp),
+            None => prediction,
+        };
+        Ok(match &self.replacement {
+            Some(known) => known.apply(prediction, x, at),
             None => prediction,
         })
     }
@@ -259,6 +275,27 @@ impl Job {
         cancelled: &'a AtomicBool,
     ) -> RowsDenoiser<'a> {
         RowsDenoiser { job: self, recipe, guided: self.guided(recipe, rows), cancelled }
+    }
+
+    /// The existing image with each of these results, `[count, C, …]` from [`Self::decode`], in its place; none if the request
+    /// has no known image.
+    pub fn edited(&self, results: &HostTensor) -> Vec<Edited> {
+        let Some(canvas) = &self.canvas else { return Vec::new() };
+        let each: usize = results.shape.iter().skip(1).product();
+        let latents = self.codec.is_some();
+        results.values.chunks_exact(each.max(1)).map(|values| canvas.compose(values, latents)).collect()
+    }
+
+    /// Shows the part of an edited image that the network works on, on a white background. It outlives the job.
+    pub fn closeup(&self) -> impl Fn(&Edited) -> Option<Image> + use<> {
+        let canvas = self.canvas.clone();
+        move |edited| canvas.as_ref().map(|canvas| canvas.seen(&edited.picture))
+    }
+
+    /// The images of an edit for people to look at: what the network sees of the existing image, and the part to change in
+    /// white.
+    pub fn before(&self) -> Option<[Image; 2]> {
+        self.canvas.as_ref().map(Canvas::shown)
     }
 
     /// Adds the cause to a failure if a weight is not finite.
@@ -284,6 +321,6 @@ impl Denoiser<Batch> for RowsDenoiser<'_> {
             return Err(Halt::Cancelled);
         }
         let raw = self.guided.call(x, at).forward(&*self.job.network)?;
-        Job::read(&self.guided, self.recipe, x, at, raw)
+        self.job.read(&self.guided, self.recipe, x, at, raw)
     }
 }

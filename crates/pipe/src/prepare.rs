@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use tweedie_core::solver;
+use tweedie_core::{Level, Move, solver};
 use tweedie_data::{Image, ImageFacts, image_facts, open_sized};
 use tweedie_hub::{
     HubError, Recipe, SafetensorsFile, Sampling, SchedulerConfig,
     scheduler_config::{TUNED, tokens},
 };
 use tweedie_models::{HostTensor, IoSpec, TensorSource};
+use tweedie_ops::SampleShape;
 
 use crate::{
     Inputs, Job, Pipeline, PipelineError, Request,
@@ -17,7 +18,9 @@ use crate::{
     file::{LoraFile, RecordedFile},
     guidance::{self, Guidance, UNGUIDED, check_unused, checked_scale},
     job::SeededRows,
+    known::{Canvas, Known, Sizes},
     memory::Needed,
+    posterior::{Method, Replacement},
     request::CHUNK,
 };
 
@@ -43,8 +46,18 @@ impl Pipeline {
         let spec = self.model.network.spec();
         let count = request.checked_count()?;
         self.check_loras(request)?;
-        let size = self.size(request, request.image.as_ref())?;
-        let sampling = request.sampling(&self.model.extras.sampling);
+        let canvas = request.known.as_ref().map(|known| self.canvas(request, known)).transpose()?;
+        let window = canvas.as_ref().map(|canvas| canvas.size().to_vec());
+        let size = self.size(request, request.image.as_ref(), window)?;
+        let mut sampling = request.sampling(&self.model.extras.sampling);
+        if let Some(known) = &request.known
+            && let Method::Repaint { .. } = known.method.unwrap_or(MASKED)
+        {
+            // The noise that RePaint adds comes after its repetitions.
+            let name = request.solver.as_deref().unwrap_or("ddim");
+            sampling.eta = solver::find(name).and_then(|entry| entry.noise_of(0.0)).map(|_| 0.0);
+            sampling.solver = Some(name.into());
+        }
         let Asked { guidance, guided, null } = self.asked_guidance(request, &spec, &sampling)?;
         let precision = request.precision.unwrap_or_default();
         precision.check(&self.device).map_err(|e| fail("precision", &e))?;
@@ -54,7 +67,8 @@ impl Pipeline {
         let shape = samples_of(self.codec(), channels, &size);
         let scheduler = self.shifted(request, tokens(shape.axes(), spec.patch))?;
         let image = request.image.is_some() || inputs.image.is_some();
-        let recipe = self.sampler(request, &scheduler, &sampling, guidance, image)?;
+        let begins = Begins::of(image, canvas.as_ref(), request.strength);
+        let recipe = self.sampler(request, &scheduler, &sampling, guidance, begins)?;
         check_variance(&recipe, spec.outputs, channels)?;
         let prepare_null = guided || studied && null && !spec.takes_guidance;
         let mut conditions = conditions::prepare(&self.model, request, &size, prepare_null)?;
@@ -112,6 +126,8 @@ impl Pipeline {
             codec: self.codec().map(|codec| codec.in_context(&context)),
             noise,
             begin: None,
+            canvas,
+            replacement: None,
             draws,
             model: self.model.clone(),
             device: self.device.clone(),
@@ -122,7 +138,52 @@ impl Pipeline {
             (None, None) => None,
         };
         job.begin = image.map(|image| job.encode(&image)).transpose()?;
+        if let Some(canvas) = &job.canvas {
+            let levels = self.levels(&job)?;
+            let until = until(&canvas.change(), job.size.as_slice(), &job.shape, |m| {
+                known_until(f64::from(m) * request.strength.unwrap_or(1.0), &levels)
+            });
+            job.replacement = Some(Replacement::new(job.sample_of_planes(canvas.planes())?, until));
+        }
         Ok(job)
+    }
+
+    /// The existing image of a request, with the window that this model works on.
+    fn canvas(&self, request: &Request, known: &Known) -> Result<Canvas, PipelineError> {
+        let fail = |field, reason: &str| Err(PipelineError::request(field, reason));
+        let spec = self.model.network.spec();
+        let channels = if self.codec().is_some() { 3 } else { spec.outputs.min(spec.inputs) };
+        if spec.axes != 2 || !matches!(channels, 1 | 3) {
+            return fail("known", "this model does not make images");
+        }
+        if request.image.is_some() {
+            return fail("image", "has no effect with `known`, which has an image of its own; remove it");
+        }
+        let size = match request.size.as_deref() {
+            None => None,
+            Some(&[height, width]) => Some([height, width]),
+            Some(other) => return fail("size", &format!("{other:?}: expected height and width")),
+        };
+        let native = self.native_size().as_deref().and_then(|size| <[usize; 2]>::try_from(size).ok());
+        let unit = self.stride() * spec.multiple;
+        let Some(native) = native.or(size) else {
+            return fail("size", "the model has no default size, so the request needs one");
+        };
+        let canvas = Canvas::open(known, Sizes { native, fixed: spec.fixed, unit }, size, channels)?;
+        if canvas.is_all_changed() && request.strength.is_none_or(|strength| strength >= 1.0) {
+            return fail(
+                "mask",
+                "nothing of the image is known: expected a mask that keeps some pixels, or a `strength` below 1",
+            );
+        }
+        Ok(canvas)
+    }
+
+    /// The noise levels of the whole sampler, of which a strength may leave out the first, with the steps that it makes.
+    fn levels(&self, job: &Job) -> Result<Vec<Level>, PipelineError> {
+        let recipe = job.recipe_with(&job.sampling)?;
+        let solves = recipe.plan.steps().filter(|(_, step)| matches!(step, Move::Solve(_)));
+        Ok(solves.map(|(from, _)| from).collect())
     }
 
     fn asked_guidance(
@@ -166,16 +227,22 @@ impl Pipeline {
         scheduler: &SchedulerConfig,
         sampling: &Sampling,
         guidance: f64,
-        image: bool,
+        begins: Begins,
     ) -> Result<Recipe, PipelineError> {
-        let recipe = match self.tuned(request, sampling.steps, guidance, image)? {
+        let recipe = match self.tuned(request, sampling.steps, guidance, begins != Begins::Noise)? {
             Some(tuned) => scheduler.resolve_bespoke(tuned)?,
             None => scheduler.resolve_with(sampling)?,
         };
-        match (request.strength, image) {
-            (Some(_), false) => Err(PipelineError::request("strength", "needs an initial image")),
-            (strength, true) => shortened(recipe, strength.unwrap_or(0.8), sampling.steps),
-            (None, false) => Ok(recipe),
+        let recipe = match begins {
+            Begins::Noise if request.strength.is_some() => {
+                return Err(PipelineError::request("strength", "needs an initial image"));
+            }
+            Begins::Noise => recipe,
+            Begins::Image { strength } => shortened(recipe, strength, sampling.steps)?,
+        };
+        match request.known.as_ref().map(|known| known.method.unwrap_or(MASKED)) {
+            Some(Method::Repaint { jump, times }) => resampled(recipe, jump, times, request.eta),
+            Some(Method::Replacement) | None => Ok(recipe),
         }
     }
 
@@ -236,7 +303,13 @@ impl Pipeline {
         Ok(shifted.map_or_else(|| scheduler.again(), Ok)?)
     }
 
-    fn size(&self, request: &Request, image: Option<&RecordedFile>) -> Result<Vec<usize>, PipelineError> {
+    /// `window` is that of an existing image.
+    fn size(
+        &self,
+        request: &Request,
+        image: Option<&RecordedFile>,
+        window: Option<Vec<usize>>,
+    ) -> Result<Vec<usize>, PipelineError> {
         let fail = |reason: String| PipelineError::request("size", reason);
         let like = match (image, &request.size) {
             (Some(file), None) => {
@@ -246,7 +319,7 @@ impl Pipeline {
             }
             _ => None,
         };
-        let size = request.size.clone().or(like).or_else(|| self.native_size());
+        let size = window.or_else(|| request.size.clone()).or(like).or_else(|| self.native_size());
         let size =
             size.ok_or_else(|| fail("the model has no default size, so the request needs one".into()))?;
         let axes = self.model.network.spec().axes;
@@ -278,6 +351,70 @@ fn check_variance(recipe: &Recipe, outputs: usize, channels: usize) -> Result<()
         2 * channels
     );
     Err(PipelineError::request("solver", reason))
+}
+
+/// The default method for masks.
+const MASKED: Method = Method::Repaint { jump: 5, times: 3 };
+
+/// Where a sampler begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Begins {
+    /// At noise.
+    Noise,
+    /// At an image, of which this much is replaced.
+    Image { strength: f64 },
+}
+
+impl Begins {
+    fn of(image: bool, canvas: Option<&Canvas>, strength: Option<f64>) -> Self {
+        match canvas {
+            Some(canvas) => {
+                let most = canvas.change().into_iter().fold(0.0f32, f32::max);
+                Self::Image { strength: f64::from(most) * strength.unwrap_or(1.0) }
+            }
+            None if image => Self::Image { strength: strength.unwrap_or(0.8) },
+            None => Self::Noise,
+        }
+    }
+}
+
+/// The plan with RePaint's repetitions and fresh noise, `eta` of it (by default 1).
+fn resampled(
+    mut recipe: Recipe,
+    jump: usize,
+    times: usize,
+    eta: Option<f64>,
+) -> Result<Recipe, PipelineError> {
+    let name = recipe.solver.name();
+    recipe.plan = recipe.plan.resampled(jump, times).map_err(|e| {
+        PipelineError::request("solver", format!("`{name}` cannot be used with `repaint`: {e}"))
+    })?;
+    recipe.plan = recipe.plan.ancestral(eta.unwrap_or(1.0));
+    Ok(recipe)
+}
+
+/// The noise level `sigma/alpha` down to which a pixel is known that is changed with `strength`: infinite for all, negative
+/// for none of the steps, which begin at `levels`.
+fn known_until(strength: f64, levels: &[Level]) -> f64 {
+    let kept = (levels.len() as f64 * strength) as usize;
+    match (levels.len().saturating_sub(kept), levels) {
+        (0, _) => f64::INFINITY,
+        // Just above it, since the level itself is free.
+        (first, levels) => levels.get(first).map_or(-1.0, |level| level.nsr() * (1.0 + 1e-9)),
+    }
+}
+
+/// The level of each value of a sample, from the change of each pixel: the largest of the pixels that a value stands for.
+fn until(change: &[f32], size: &[usize], shape: &SampleShape, level: impl Fn(f32) -> f64) -> Vec<f64> {
+    let (&[_, width], &[rows, columns]) = (size, shape.axes()) else { return Vec::new() };
+    let (tall, wide) = (change.len() / width / rows, width / columns);
+    let value = |i: usize| {
+        let (top, left) = (i / columns * tall, i % columns * wide);
+        let pixels = (top..top + tall).flat_map(|y| change[y * width + left..][..wide].iter().copied());
+        level(pixels.fold(0.0, f32::max))
+    };
+    let plane: Vec<f64> = (0..rows * columns).map(value).collect();
+    plane.repeat(shape.channels())
 }
 
 /// The plan without the steps that the initial image replaces.

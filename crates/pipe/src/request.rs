@@ -10,6 +10,7 @@ use tweedie_models::Precision;
 use crate::{
     ClassSelector, PipelineError,
     file::{LoraFile, RecordedFile},
+    known::Known,
     weighting::Weighting,
 };
 
@@ -74,9 +75,13 @@ pub struct Request {
     /// The initial image. Without `size`, the result has about its aspect ratio.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<RecordedFile>,
-    /// How much of the initial image is replaced, > 0 and ≤ 1 (all).
+    /// How much of the initial image is replaced, > 0 and ≤ 1 (all). By default 0.8, or 1 for the part of a known image that
+    /// is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
+    /// An existing image of which a part is changed. The result has the size of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known: Option<Known>,
     /// The initial noise: the tensor `noise` in a safetensors file, `[count, channels, …]` with a standard deviation of 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise: Option<RecordedFile>,
@@ -121,6 +126,7 @@ impl Default for Request {
             clip_skip: None,
             image: None,
             strength: None,
+            known: None,
             noise: None,
             loras: Vec::new(),
             vae_tile: None,

@@ -19,6 +19,7 @@ use crate::{
     film::Show,
     flight::{Flight, Snapshot},
     job::Job,
+    known::Edited,
     media::Media,
     together::{Progress, Together},
 };
@@ -102,6 +103,8 @@ pub struct Output {
     pub images: Vec<Image>,
     /// The results as the media that their shape tells.
     pub media: Media,
+    /// The existing image with each result in its place; empty if the request has no known image.
+    pub edited: Vec<Edited>,
     /// The class of each image, if the model has classes.
     pub classes: Option<Vec<usize>>,
     /// Network evaluations, summed over chunks.
@@ -122,7 +125,8 @@ impl Output {
             Media::Images(images) => images.clone(),
             _ => Vec::new(),
         };
-        Self { tensors, images, media, classes: job.classes().map(<[usize]>::to_vec), evals }
+        let edited = job.edited(&tensors);
+        Self { tensors, images, media, edited, classes: job.classes().map(<[usize]>::to_vec), evals }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+mod answers;
 mod bench;
 mod compare;
 mod completions;
@@ -7,6 +8,7 @@ mod convert;
 mod data;
 mod debug;
 mod devices;
+mod edit;
 mod ema;
 mod eval;
 mod forward;
@@ -30,6 +32,10 @@ use crate::ui::Ui;
 pub enum Command {
     /// Sample images with the built-in model or your own.
     Sample(Box<sample::Args>),
+    /// Change a part of an image: fill a mask, extend the border, or follow the image with a lower strength.
+    ///
+    /// Every value outside the mask stays as it is, in 8 or 16 bits and with transparency.
+    Edit(Box<edit::Args>),
     /// Train a model on the built-in emoji or your own images.
     Train(train::Args),
     /// Compute averaged weights of any length after training.
@@ -77,6 +83,7 @@ impl Command {
         match self {
             Self::Sample(args) => return sample::run(*args, ui, device),
             Self::Serve(args) => return serve::run(*args, ui, device),
+            Self::Edit(args) => return edit::run(*args, ui, device),
             Self::Train(args) => return train::run(args, ui, named),
             Self::Interpolate(args) => return interpolate::run(args, ui, device),
             Self::Compare(args) => return compare::run(args, ui, device),

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
@@ -28,6 +28,7 @@ use tweedie::{
 };
 
 use output::Films;
+pub use output::numbered;
 
 use crate::{
     interrupt, memory, model,
@@ -305,6 +306,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
             _ => request.prompts.len(),
         };
         request.count = NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+    }
+    if let (Some(_), Some(path)) = (&request.known, &args.like) {
+        bail!("{}: the stored request is that of an edited image; use `tweedie edit --like`", path.display());
     }
     let job = pipeline.prepare(&request)?;
     let medium = job.medium();

@@ -10,6 +10,7 @@ mod bad_request;
 mod bench;
 mod bound;
 mod common;
+mod edit;
 mod http;
 mod latent;
 mod look;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 pub use medium::{Media, Medium};
 pub use tweedie_media::{
-    Animation, AnimationFormat, Audio, Image, MediaError, Video, WavFormat, enlarge, read_text,
+    Animation, AnimationFormat, Audio, Image, MediaError, Picture, Video, WavFormat, enlarge, read_text,
     write_animation,
 };
 
@@ -19,6 +19,15 @@ use crate::{PipelineError, Request};
 pub fn write_png(path: &Path, image: &Image, request: Option<&Request>) -> Result<(), PipelineError> {
     let text = text_of(path, request)?;
     Ok(tweedie_media::write_png(path, image, text.as_deref())?)
+}
+
+/// Writes a picture as PNG with its own channels and depth, and the request like [`write_png`].
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_picture(path: &Path, picture: &Picture, request: Option<&Request>) -> Result<(), PipelineError> {
+    let text = text_of(path, request)?;
+    Ok(picture.save_png(path, text.as_deref())?)
 }
 
 /// Writes a WAV file with 16 bits per value. With a request, its JSON is stored as a comment. Returns how many values were

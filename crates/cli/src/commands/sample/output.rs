@@ -95,7 +95,7 @@ impl Args {
             Medium::Audio => {
                 let wav = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wav"));
                 ensure!(wav, "-o {}: expected a file name with the extension .wav for audio", path.display());
-                signal_files(&path, count).iter().try_for_each(|path| check_place(path))?;
+                numbered(&path, count).iter().try_for_each(|path| check_place(path))?;
             }
             Medium::Clip => {
                 let format = AnimationFormat::of(&path);
@@ -207,8 +207,8 @@ impl Args {
     }
 }
 
-/// The files of `count` signals: `path`, or `x-0.wav`, `x-1.wav` and so on if there are several.
-fn signal_files(path: &Path, count: usize) -> Vec<PathBuf> {
+/// `count` files: `path`, or `x-0.wav`, `x-1.wav` and so on if there are several.
+pub fn numbered(path: &Path, count: usize) -> Vec<PathBuf> {
     if count == 1 {
         return vec![path.into()];
     }
@@ -232,7 +232,7 @@ fn write_signals(
     if let Some(signal) = signals.first().filter(|signal| signal.guessed) {
         ui.warn(format!("the model does not say its sample rate; the files have {} Hz", signal.rate));
     }
-    for (signal, path) in signals.iter().zip(signal_files(path, signals.len())) {
+    for (signal, path) in signals.iter().zip(numbered(path, signals.len())) {
         let clipped = write_wav(&path, signal, Some(request))?;
         if clipped > 0 {
             let all = signal.len() * signal.channels.len();
@@ -299,8 +299,8 @@ mod tests {
 
     #[test]
     fn several_signals_have_numbers() {
-        assert_eq!(signal_files(Path::new("a/x.wav"), 1), [Path::new("a/x.wav")]);
-        assert_eq!(signal_files(Path::new("a/x.y.WAV"), 2), ["a/x.y-0.WAV", "a/x.y-1.WAV"].map(Path::new));
+        assert_eq!(numbered(Path::new("a/x.wav"), 1), [Path::new("a/x.wav")]);
+        assert_eq!(numbered(Path::new("a/x.y.WAV"), 2), ["a/x.y-0.WAV", "a/x.y-1.WAV"].map(Path::new));
     }
 
     #[test]

@@ -1,0 +1,267 @@
+//! What `tweedie edit` and `tweedie restore` share: the model, the sampler and the files of several answers.
+
+use std::{
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args as ClapArgs;
+use serde_json::json;
+use tweedie::{
+    data::Image,
+    pipe::{
+        ClassSelector, Event, Job, Output, PipelineError, Request,
+        known::{Known, spread},
+        media::{enlarge, read_request, write_picture, write_png},
+        posterior::Method,
+    },
+};
+
+use super::sample::{check_place, numbered};
+use crate::{
+    interrupt, memory, model,
+    sheet::{Cell, Sheet},
+    ui::{Ui, counted},
+};
+
+/// Smallest side of images on a sheet, if enlarged by a whole factor.
+const SHEET_SIDE: usize = 128;
+
+#[derive(ClapArgs, Debug)]
+pub struct Answers {
+    /// Model folder, single-file checkpoint, or a name of `tweedie models` [default: emoji-32, or emoji-text-64 with
+    /// --prompt].
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// Number of answers.
+    #[arg(short = 'n', long, value_name = "N", default_value = "1")]
+    count: NonZeroUsize,
+    /// Random seed. The same seed gives the same answers.
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Prompt, for text-to-image models.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Negative prompt.
+    #[arg(long, value_name = "TEXT", requires = "prompt")]
+    negative_prompt: Option<String>,
+    /// Class by name or number; repeat to use several in turn [default: no class if the model knows that, or all in turn].
+    #[arg(short, long, value_name = "CLASS")]
+    class: Vec<ClassSelector>,
+    /// Repeat the request that is stored in this PNG file; other flags but those of the sampler and the output are ignored.
+    #[arg(long, value_name = "FILE")]
+    like: Option<PathBuf>,
+
+    /// How the result follows from what is known, see below.
+    #[arg(long, value_name = "NAME", help_heading = "Sampler")]
+    method: Option<Method>,
+    /// Number of solver steps [default: the model's].
+    #[arg(long, value_name = "N", help_heading = "Sampler")]
+    steps: Option<NonZeroUsize>,
+    /// Solver, for methods that work with any [default: the method's]; `tweedie sample --solvers` lists them.
+    #[arg(long, value_name = "NAME", help_heading = "Sampler")]
+    solver: Option<String>,
+    /// Amount of fresh noise in every step, from 0 to 1 [default: the method's].
+    #[arg(long, value_name = "ETA", help_heading = "Sampler")]
+    eta: Option<f64>,
+    /// Guidance scale; 1 or less means no guidance [default: the model's if there is a prompt or class, otherwise 1].
+    #[arg(long, value_name = "SCALE", help_heading = "Sampler")]
+    guidance: Option<f64>,
+    /// Maximum batch size in one call of the network.
+    #[arg(long, value_name = "ROWS", help_heading = "Sampler")]
+    chunk: Option<NonZeroUsize>,
+
+    /// Image file to write, a PNG with the channels and the depth of the input. The request is stored in it. Several answers
+    /// are written to `x-0.png`, `x-1.png` and so on for `-o x.png`.
+    #[arg(short, long, value_name = "FILE.png", default_value = "edited.png", help_heading = "Output")]
+    output: PathBuf,
+    /// Also write a sheet: the image before, the mask and the answers.
+    #[arg(long, value_name = "FILE.png", help_heading = "Output")]
+    sheet: Option<PathBuf>,
+    /// Also write how much the answers differ: the standard deviation of each pixel, from black (none) to white (most).
+    #[arg(long, value_name = "FILE.png", help_heading = "Output")]
+    spread: Option<PathBuf>,
+}
+
+impl Answers {
+    /// The request about `known`, or the stored one.
+    pub fn request(
+        &self,
+        known: Option<Known>,
+        strength: Option<f64>,
+        size: Option<Vec<usize>>,
+    ) -> Result<Request> {
+        let mut request = match &self.like {
+            Some(path) => {
+                let stored = read_request(path)?.filter(|request| request.known.is_some());
+                stored.with_context(|| {
+                    format!(
+                        "{}: no request of `tweedie edit` or `restore` is stored in this file",
+                        path.display()
+                    )
+                })?
+            }
+            None => Request {
+                count: self.count,
+                seed: self.seed,
+                prompts: self.prompt.iter().cloned().collect(),
+                negative_prompt: self.negative_prompt.clone(),
+                classes: (!self.class.is_empty()).then(|| self.class.clone()),
+                known,
+                strength,
+                size,
+                ..Request::default()
+            },
+        };
+        request.steps = self.steps.or(request.steps);
+        request.solver = self.solver.clone().or(request.solver);
+        request.eta = self.eta.or(request.eta);
+        request.guidance = self.guidance.or(request.guidance);
+        request.chunk = self.chunk.or(request.chunk);
+        if let (Some(known), Some(method)) = (&mut request.known, self.method) {
+            known.method = Some(method);
+        }
+        Ok(request)
+    }
+
+    /// Whether a stored request is repeated.
+    pub fn is_repeated(&self) -> bool {
+        self.like.is_some()
+    }
+
+    /// Makes the answers and writes all files.
+    pub fn make(&self, mut request: Request, ui: Ui, device: &str) -> Result<ExitCode> {
+        let outputs = [Some(&self.output), self.sheet.as_ref(), self.spread.as_ref()];
+        for path in outputs.into_iter().flatten() {
+            let is_png = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"));
+            ensure!(is_png, "{}: expected a file name with the extension .png", path.display());
+        }
+        let files = numbered(&self.output, request.count.get());
+        files.iter().chain(&self.sheet).chain(&self.spread).try_for_each(|path| check_place(path))?;
+        ensure!(
+            self.spread.is_none() || request.count.get() > 1,
+            "--spread: one answer has no spread; increase -n"
+        );
+        let device = tweedie::ops::device(device)?;
+        let pipeline = model::pipeline_for(self.model.as_deref(), &request.prompts, &device, ui)?;
+        if !self.is_repeated() {
+            self.without_condition(&mut request, &pipeline);
+        }
+        model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
+        let job = pipeline.prepare(&request)?;
+        self.tell_size(&pipeline, &job, ui);
+        if let (Some(_), &[height, width]) = (&self.sheet, job.size()) {
+            let sheets = [height, width].map(|n| n.max(SHEET_SIDE));
+            memory::check_sheets(request.count.get() + 3, sheets, 1, 1, "-n")?;
+        }
+        let start = Instant::now();
+        let before = job.before();
+        let Some((output, seen)) = run(job, ui)? else { return Ok(interrupt::nothing_written(ui)) };
+        let seconds = start.elapsed().as_secs_f64();
+        let mut written = Vec::new();
+        for (edited, path) in output.edited.iter().zip(&files) {
+            write_picture(path, &edited.picture, Some(&request))?;
+            written.push(path.clone());
+        }
+        let pictures: Vec<_> = output.edited.iter().map(|edited| &edited.picture).collect();
+        let spread = spread(&pictures);
+        if let (Some(path), Some(spread)) = (&self.spread, &spread) {
+            write_png(path, &spread.image, None)?;
+            written.push(path.clone());
+        }
+        if let (Some(path), Some(before)) = (&self.sheet, before) {
+            let sheet = sheet(before, &seen).map_err(anyhow::Error::msg)?;
+            write_png(path, &sheet, Some(&request))?;
+            written.push(path.clone());
+        }
+        let places: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
+        let seams: Vec<_> = output.edited.iter().map(|edited| edited.seam).collect();
+        let mut text = format!(
+            "{} in {seconds:.1} s, {}",
+            counted(output.edited.len(), "answer"),
+            counted(output.evals, "evaluation")
+        );
+        if let Some(seam) = seams.iter().flatten().max_by(|a, b| a.across.total_cmp(&b.across)) {
+            text.push_str(&format!(
+                "\nborder of the mask: neighbouring pixels differ by {:.1}/255 across it and by {:.1}/255 beside it",
+                seam.across, seam.beside
+            ));
+        }
+        if let Some(spread) = &spread {
+            text.push_str(&format!("\nlargest standard deviation of the answers: {:.1}/255", spread.largest));
+        }
+        ui.result(
+            &json!({ "event": "finished", "request": request, "evaluations": output.evals, "seconds": seconds,
+                "seams": seams, "spread": spread.as_ref().map(|spread| spread.largest), "files": places }),
+            format!("{text}\n{}", places.join("\n")),
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Without a class, the model is asked without guidance for no class: the image itself says what it shows.
+    fn without_condition(&self, request: &mut Request, pipeline: &tweedie::pipe::Pipeline) {
+        if request.classes.is_none() && request.prompts.is_empty() {
+            if let Some(null) = pipeline.extras().null_class.filter(|_| pipeline.classes().count > 0) {
+                request.classes = Some(vec![ClassSelector::Index(null)]);
+            }
+            let conditional = pipeline.classes().count > 0 || pipeline.reads_texts();
+            request.guidance = request.guidance.or(conditional.then_some(1.0));
+        }
+    }
+
+    /// Says if the network works on another size than its own.
+    fn tell_size(&self, pipeline: &tweedie::pipe::Pipeline, job: &Job, ui: Ui) {
+        if let (Some(&[high, wide]), &[height, width]) = (pipeline.native_size().as_deref(), job.size())
+            && height * width > 2 * high * wide
+        {
+            ui.warn(format!(
+                "the part of the image that is worked on has {width}×{height} pixels, but the model was made for {wide}×{high}: \
+                 large forms may not be plausible"
+            ));
+        }
+    }
+}
+
+/// The result, and what the network worked on in each answer; `None` if the run was interrupted.
+fn run(job: Job, ui: Ui) -> Result<Option<(Output, Vec<Image>)>> {
+    let cancelled = interrupt::flag(ui);
+    let bar = ui.bar(0, "steps");
+    let closeup = job.closeup();
+    let ran = job.run(&cancelled, &mut |event| {
+        let Event::Step { index, of, .. } = event else { return ControlFlow::Continue(()) };
+        bar.set_length(of as u64);
+        bar.set_position(index as u64);
+        ui.event(&json!({ "event": "step", "index": index, "of": of }));
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    match ran {
+        Err(PipelineError::Cancelled) => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(output) => {
+            let seen = output.edited.iter().filter_map(closeup).collect();
+            Ok(Some((output, seen)))
+        }
+    }
+}
+
+/// The image before, the mask and the answers in one row, or several rows.
+fn sheet([image, mask]: [Image; 2], answers: &[Image]) -> Result<Image, String> {
+    const ACROSS: usize = 6;
+    let zoom = SHEET_SIDE.div_ceil(image.width.min(image.height).max(1)).max(1);
+    let cell = |image: &Image, caption: String| Some(Cell { image: enlarge(image, zoom), caption });
+    let mut cells = vec![cell(&image, "before".into()), cell(&mask, "mask".into())];
+    cells.extend(answers.iter().enumerate().map(|(i, answer)| cell(answer, format!("answer {i}"))));
+    let across = cells.len().min(ACROSS);
+    let rows = cells.chunks(across).map(|row| (String::new(), row.to_vec())).collect();
+    Sheet { columns: vec![String::new(); across], rows }.draw()
+}
+
+/// Checks that a file exists before a model is loaded.
+pub fn check_readable(path: &Path) -> Result<()> {
+    std::fs::metadata(path).map(drop).with_context(|| format!("cannot read {}", path.display()))
+}

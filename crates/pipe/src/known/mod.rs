@@ -1,0 +1,73 @@
+//! Requests about an image that exists: what of it is known, and what is to be made.
+
+mod canvas;
+mod change;
+mod seam;
+mod spread;
+mod window;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{RecordedFile, posterior::Method};
+
+pub(crate) use canvas::Canvas;
+pub use seam::Seam;
+pub use spread::{Spread, spread};
+pub use tweedie_media::{Depth, Picture};
+pub(crate) use window::Sizes;
+
+/// An existing image and what of it is to be changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// The image.
+    pub image: RecordedFile,
+    /// The part to change; without it, all of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<MaskSpec>,
+    /// How the change follows from what is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+}
+
+/// The part of an image to change: the union of all that is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaskSpec {
+    /// Images of the same size: white is changed, black is kept, and grey is changed less, like a lower strength. In a file
+    /// with transparency, transparent pixels are changed and opaque ones kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<RecordedFile>,
+    /// Rectangles: left, top, width and height in pixels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rectangles: Vec<[usize; 4]>,
+    /// Ellipses that fill such rectangles.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ellipses: Vec<[usize; 4]>,
+    /// The transparent pixels of the image itself, which are opaque afterwards.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub transparent: bool,
+    /// New pixels beyond the left, top, right and bottom border.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub extend: [usize; 4],
+    /// Width in pixels, inside the mask, over which the change sets in.
+    #[serde(skip_serializing_if = "is_none")]
+    pub feather: usize,
+}
+
+fn is_zero(sides: &[usize; 4]) -> bool {
+    *sides == [0; 4]
+}
+
+fn is_none(width: &usize) -> bool {
+    *width == 0
+}
+
+/// An image after its change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edited {
+    /// The whole image. Values outside the mask are those of the original.
+    pub picture: Picture,
+    /// How visible the border of the mask is; `None` if nothing is known beside it.
+    pub seam: Option<Seam>,
+}
