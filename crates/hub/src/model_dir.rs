@@ -47,8 +47,24 @@ pub struct Extras {
     /// Learned samplers, each for a number of evaluations and a guidance scale.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tuned: Vec<Tuned>,
+    /// Set if the network enlarges images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enlarging: Option<Enlarging>,
     /// How the model was trained: free text and figures for people.
     pub training: Map<String, Value>,
+}
+
+/// What a network that enlarges images was trained for. Its further input channels are the small image, resized to the size of
+/// the result; its classes are the level of the noise on it, in thousandths of the noise's standard deviation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enlarging {
+    /// How many times larger the result is, per side.
+    pub factor: usize,
+    /// The level of the noise unless a request says another.
+    pub noise_level: usize,
+    /// The largest level in training.
+    pub most_noise: usize,
 }
 
 /// A sampler that was learned for a model.
@@ -175,6 +191,15 @@ pub fn extras_in(dir: &Path) -> Result<Extras, HubError> {
     let file = dir.join(EXTRAS);
     let extras: Extras = if file.exists() { files::read_json(&file)? } else { Extras::default() };
     check_tuned(&file, &extras)?;
+    if let Some(Enlarging { factor, .. }) = extras.enlarging
+        && !(1..=16).contains(&factor)
+    {
+        return Err(HubError::key(
+            &file,
+            "enlarging",
+            format!("factor {factor}: expected a value from 1 to 16"),
+        ));
+    }
     Ok(extras)
 }
 
@@ -207,8 +232,8 @@ fn check_classes(file: &Path, extras: &Extras, unet: &UNet2DConfig) -> Result<()
     }
 }
 
-/// Writes a model folder, which Python opens with `DDPMPipeline.from_pretrained(path)`. A model at `path` is replaced as
-/// a whole.
+/// Writes a model folder, which Python opens with `DDPMPipeline.from_pretrained(path)`, unless it enlarges images: diffusers has
+/// no pipeline for that, only its network and scheduler can be opened. A model at `path` is replaced as a whole.
 ///
 /// # Errors
 /// If a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
@@ -228,7 +253,11 @@ pub fn save(
         if *extras != Extras::default() {
             files::write_json(&dir.join(EXTRAS), extras)?;
         }
-        model_index::write(dir, PipelineClass::Ddpm, scheduler.class_name())
+        let class = match extras.enlarging {
+            Some(_) => PipelineClass::SuperResolution,
+            None => PipelineClass::Ddpm,
+        };
+        model_index::write(dir, class, scheduler.class_name())
     })
 }
 

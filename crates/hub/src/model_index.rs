@@ -17,11 +17,16 @@ pub enum PipelineClass {
     Ddpm,
     /// `DDIMPipeline`: samples with DDIM, whatever its scheduler is.
     Ddim,
+    /// Our own class for networks that enlarge images, which diffusers does not have.
+    SuperResolution,
 }
 
 /// The supported classes.
-const CLASSES: [(&str, PipelineClass); 2] =
-    [("DDPMPipeline", PipelineClass::Ddpm), ("DDIMPipeline", PipelineClass::Ddim)];
+const CLASSES: [(&str, PipelineClass); 3] = [
+    ("DDPMPipeline", PipelineClass::Ddpm),
+    ("DDIMPipeline", PipelineClass::Ddim),
+    ("SuperResolutionPipeline", PipelineClass::SuperResolution),
+];
 
 impl PipelineClass {
     /// The name in diffusers.
@@ -29,6 +34,7 @@ impl PipelineClass {
         match self {
             Self::Ddpm => "DDPMPipeline",
             Self::Ddim => "DDIMPipeline",
+            Self::SuperResolution => "SuperResolutionPipeline",
         }
     }
 }

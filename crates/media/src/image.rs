@@ -39,6 +39,18 @@ impl Image {
         plane(0).chain(plane(1)).chain(plane(2)).collect()
     }
 
+    /// The same with 3 channels, or with 1, their mean. `None` for another number of channels.
+    pub fn planes_of(&self, channels: usize) -> Option<Vec<f32>> {
+        let values = self.to_planes();
+        let area = self.width * self.height;
+        let mean = |i| (values[i] + values[area + i] + values[2 * area + i]) / 3.0;
+        match channels {
+            1 => Some((0..area).map(mean).collect()),
+            3 => Some(values),
+            _ => None,
+        }
+    }
+
     /// The colour at column `x` and row `y`.
     ///
     /// # Panics

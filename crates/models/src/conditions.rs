@@ -96,6 +96,8 @@ pub const POOLED: &str = "pooled";
 /// SDXL's sizes: height and width of the original image, top and left of the crop, height and width of the target. For the
 /// refiner the first four and an aesthetic score. [`Entry::Numbers`].
 pub const SIZES: &str = "sizes";
+/// The small image of each row, of the axes of the sample, for networks that enlarge: [`Entry::Map`].
+pub const SMALL: &str = "small";
 /// The guidance scale of each row, for guidance-distilled networks: [`Entry::Numbers`] of one number.
 pub const GUIDANCE: &str = "guidance";
 
@@ -124,6 +126,13 @@ impl Conditions {
             Some(entry) => self.with(name, entry),
             None => self,
         }
+    }
+
+    /// The same with all entries of `other`.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
     }
 
     /// The entry `name`.

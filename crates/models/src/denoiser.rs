@@ -1,11 +1,11 @@
 //! A network and its parameterization, as a denoiser.
 
 use tweedie_core::{Denoiser, Halt, Level, Parameterization, Prediction, lin};
-use tweedie_ops::Batch;
+use tweedie_ops::{Batch, SampleShape};
 
 use crate::{
     conditions::Conditions,
-    network::{Mode, Network},
+    network::{InputError, Mode, Network},
 };
 
 /// One call of a network: scaled samples, which may be at different noise levels, times, and conditions.
@@ -36,13 +36,13 @@ impl Call {
     /// # Errors
     /// [`Halt::Failed`] for inputs that the network does not support.
     pub fn forward(&self, network: &dyn Network) -> Result<Batch, Halt> {
+        let checked = check(network, self.x.len(), self.x.shape(), &self.times, &self.conditions);
+        checked.map_err(|e| Halt::Failed(e.to_string()))?;
         let inputs: Vec<Batch> = std::iter::once(&self.x).chain(self.conditions.maps()).cloned().collect();
         let (x, conditions) = match inputs.len() {
             1 => (self.x.clone(), self.conditions.clone()),
             _ => (Batch::cat_channels(&inputs), self.conditions.without_maps()),
         };
-        let checked = network.check(x.len(), x.shape(), &self.times, &conditions);
-        checked.map_err(|e| Halt::Failed(e.to_string()))?;
         Ok(network.forward(x, &self.times, &conditions, Mode::Eval))
     }
 
@@ -62,6 +62,32 @@ impl Call {
         let times = calls.iter().flat_map(|call| call.times.iter().copied()).collect();
         Some(Self { x: Batch::cat(&x), times, conditions: Conditions::cat(&conditions)? })
     }
+}
+
+/// Checks whether a network supports `rows` samples of `shape` at `times` with `conditions`, whose maps follow the channels of
+/// the samples.
+///
+/// # Errors
+/// Says which input is wrong and what was expected.
+pub fn check(
+    network: &dyn Network,
+    rows: usize,
+    shape: &SampleShape,
+    times: &[f32],
+    conditions: &Conditions,
+) -> Result<(), InputError> {
+    let (mut channels, mut others) = (shape.channels(), conditions.clone());
+    if conditions.maps().next().is_some() {
+        if let Some(map) =
+            conditions.maps().find(|map| map.len() != rows || map.shape().axes() != shape.axes())
+        {
+            let found = format!("a map has {} rows of shape {}", map.len(), map.shape());
+            return Err(InputError(format!("{found}, expected {rows} rows with the axes of {shape}")));
+        }
+        channels += conditions.maps().map(|map| map.shape().channels()).sum::<usize>();
+        others = conditions.without_maps();
+    }
+    network.check(rows, &shape.with_channels(channels), times, &others)
 }
 
 /// Splits a network's raw output into that for the sample, with `channels` channels, and the learned variance (Nichol &

@@ -49,20 +49,15 @@ impl Job {
             let found = format!("{}×{} pixels", image.height, image.width);
             return Err(fail(format!("{found}, expected {height}×{width}")));
         }
-        let mut values = image.to_planes();
-        if self.codec.is_none() {
-            let plane = height * width;
-            match self.shape.channels() {
-                3 => {}
-                1 => {
-                    let mean = |i| (values[i] + values[plane + i] + values[2 * plane + i]) / 3.0;
-                    values = (0..plane).map(mean).collect();
-                }
-                other => {
-                    return Err(fail(format!("this model's samples have {other} channels, expected 1 or 3")));
-                }
-            }
-        }
+        let values = if self.codec.is_some() {
+            Some(image.to_planes())
+        } else {
+            image.planes_of(self.shape.channels())
+        };
+        let values = values.ok_or_else(|| {
+            let channels = self.shape.channels();
+            fail(format!("this model's samples have {channels} channels, expected 1 or 3"))
+        })?;
         self.encode_planes(values)
     }
 
@@ -118,7 +113,7 @@ impl Job {
     pub fn decode(&self, samples: &Batch) -> Result<HostTensor, PipelineError> {
         match &self.codec {
             Some(codec) => self.decode_with(&**codec, samples),
-            None => Ok(host(samples)),
+            None => Ok(self.cropped(host(samples))),
         }
     }
 
@@ -151,7 +146,19 @@ impl Job {
             all.shape[1..].copy_from_slice(&made.shape[1..]);
             all.values.extend(made.values);
         }
-        Ok(all)
+        Ok(self.cropped(all))
+    }
+
+    /// The part of images that is the result.
+    fn cropped(&self, all: HostTensor) -> HostTensor {
+        let (Some([height, width]), &[rows, channels, _, w]) = (self.crop, &*all.shape) else { return all };
+        let h = all.shape[2];
+        let line = |i: usize| &all.values[i * w..i * w + width];
+        let lines = (0..rows * channels).flat_map(|plane| (0..height).map(move |y| plane * h + y));
+        HostTensor {
+            shape: vec![rows, channels, height, width],
+            values: lines.flat_map(line).copied().collect(),
+        }
     }
 
     fn check_finite(&self, codec: &dyn Codec, values: &[f32]) -> Result<(), PipelineError> {

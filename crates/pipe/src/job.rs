@@ -38,6 +38,8 @@ pub struct Job {
     pub(crate) request: Request,
     /// The axes of the media.
     pub(crate) size: Vec<usize>,
+    /// The upper left part of the media that is the result, if they are larger than it.
+    pub(crate) crop: Option<[usize; 2]>,
     /// The shape of a sample of the network.
     pub(crate) shape: SampleShape,
     /// The scheduler with the shift for this size.
@@ -155,8 +157,9 @@ impl Job {
     }
 
     /// The class of each image, if the model has classes.
-    pub fn classes(&self) -> Option<&[usize]> {
-        self.conditions.classes()
+    pub fn classes(&self) -> Option<Vec<usize>> {
+        self.model.network.spec().classes.count?;
+        self.conditions.classes(self.count())
     }
 
     /// The conditions of some images.

@@ -11,6 +11,7 @@ pub mod class;
 mod coding;
 pub mod comparison;
 mod conditions;
+pub mod enlarging;
 mod error;
 mod file;
 pub mod film;

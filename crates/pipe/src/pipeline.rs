@@ -32,6 +32,8 @@ pub struct Pipeline {
 pub struct Inputs {
     /// The initial image, of the size of the result.
     pub image: Option<Image>,
+    /// The images to enlarge, of one size: image `i` enlarges number `i mod n` of these `n`.
+    pub small: Vec<Image>,
     /// The initial noise, `[count, C, …]` with a standard deviation of 1.
     pub noise: Option<HostTensor>,
     /// Another source of fresh noise than the request's seed.

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use tweedie_core::{Level, Move, solver};
 use tweedie_data::{Image, ImageFacts, image_facts, open_sized};
 use tweedie_hub::{
-    HubError, Recipe, SafetensorsFile, Sampling, SchedulerConfig,
+    Enlarging, HubError, Recipe, SafetensorsFile, Sampling, SchedulerConfig,
     scheduler_config::{TUNED, tokens},
 };
-use tweedie_models::{HostTensor, IoSpec, TensorSource};
+use tweedie_models::{HostTensor, IoSpec, TensorSource, denoiser};
 use tweedie_ops::SampleShape;
 
 use crate::{
     Inputs, Job, Pipeline, PipelineError, Request,
     coding::{decoding_bytes, samples_of},
-    conditions,
+    conditions::{self, Asked},
     file::{LoraFile, RecordedFile},
     guidance::{self, Guidance, UNGUIDED, check_unused, checked_scale},
     job::SeededRows,
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The guidance of a request.
-struct Asked {
+struct AskedGuidance {
     /// The scale of the request or the model.
     guidance: f64,
     /// Whether predictions are guided.
@@ -46,9 +46,25 @@ impl Pipeline {
         let spec = self.model.network.spec();
         let count = request.checked_count()?;
         self.check_loras(request)?;
+        let enlarging = self.model.extras.enlarging;
+        if let (Some(_), Some(_)) = (enlarging, &request.known) {
+            return Err(fail("known", "this model enlarges images; it does not edit them"));
+        }
         let canvas = request.known.as_ref().map(|known| self.canvas(request, known)).transpose()?;
-        let window = canvas.as_ref().map(|canvas| canvas.size().to_vec());
-        let size = self.size(request, request.image.as_ref(), window)?;
+        let mut crop = None;
+        let size = match enlarging {
+            Some(Enlarging { factor, .. }) => {
+                let small = conditions::small_size(request, &inputs.small)?;
+                let result = small.map(|n| n.saturating_mul(factor));
+                let size = enlarged_size(request, result, spec.multiple * factor)?;
+                crop = (*size != result).then_some(result);
+                size
+            }
+            None => {
+                let window = canvas.as_ref().map(|canvas| canvas.size().to_vec());
+                self.size(request, request.image.as_ref(), window)?
+            }
+        };
         let mut sampling = request.sampling(&self.model.extras.sampling);
         if let Some(known) = &request.known
             && let Method::Repaint { .. } = known.method.unwrap_or(MASKED)
@@ -58,7 +74,7 @@ impl Pipeline {
             sampling.eta = solver::find(name).and_then(|entry| entry.noise_of(0.0)).map(|_| 0.0);
             sampling.solver = Some(name.into());
         }
-        let Asked { guidance, guided, null } = self.asked_guidance(request, &spec, &sampling)?;
+        let AskedGuidance { guidance, guided, null } = self.asked_guidance(request, &spec, &sampling)?;
         let precision = request.precision.unwrap_or_default();
         precision.check(&self.device).map_err(|e| fail("precision", &e))?;
 
@@ -66,16 +82,25 @@ impl Pipeline {
         let channels = if spec.outputs == 2 * spec.inputs { spec.inputs } else { spec.outputs };
         let shape = samples_of(self.codec(), channels, &size);
         let scheduler = self.shifted(request, tokens(shape.axes(), spec.patch))?;
-        let image = request.image.is_some() || inputs.image.is_some();
+        let image = enlarging.is_none() && (request.image.is_some() || inputs.image.is_some());
         let begins = Begins::of(image, canvas.as_ref(), request.strength);
         let recipe = self.sampler(request, &scheduler, &sampling, guidance, begins)?;
         check_variance(&recipe, spec.outputs, channels)?;
         let prepare_null = guided || studied && null && !spec.takes_guidance;
-        let mut conditions = conditions::prepare(&self.model, request, &size, prepare_null)?;
+        let draws = inputs.draws.unwrap_or_else(|| Arc::new(SeededRows::new(request.seed, count)));
+        let mut conditions = conditions::prepare(&Asked {
+            model: &self.model,
+            request,
+            images: &inputs.small,
+            size: &size,
+            shape: &shape,
+            guided: prepare_null,
+            draws: &draws,
+            device: &self.device,
+        })?;
         conditions.scale = spec.takes_guidance.then_some(guidance.max(1.0) as f32);
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
-        (self.model.network)
-            .check(1, &shape, &[time], &conditions.rows(0..1).0)
+        denoiser::check(&*self.model.network, 1, &shape, &[time], &conditions.rows(0..1).0)
             .map_err(|e| fail("size", &e.to_string()))?;
 
         // A trajectory shares its adaptive steps and the length of its texts. Images alone do not depend on each other; they
@@ -103,11 +128,11 @@ impl Pipeline {
             let reason = format!("has shape {:?}, expected {expected:?}", noise.shape);
             return Err(fail("noise", &reason));
         }
-        let draws = inputs.draws.unwrap_or_else(|| Arc::new(SeededRows::new(request.seed, count)));
         let context = self.context.clone().with_precision(precision);
         let mut job = Job {
             request: request.clone(),
             size,
+            crop,
             shape,
             scheduler,
             guidance: Guidance {
@@ -133,6 +158,7 @@ impl Pipeline {
             device: self.device.clone(),
         };
         let image = match (inputs.image, &request.image) {
+            _ if enlarging.is_some() => None,
             (Some(image), _) => Some(image),
             (None, Some(file)) => Some(image_in(file, &job.size)?),
             (None, None) => None,
@@ -191,7 +217,7 @@ impl Pipeline {
         request: &Request,
         spec: &IoSpec,
         sampling: &Sampling,
-    ) -> Result<Asked, PipelineError> {
+    ) -> Result<AskedGuidance, PipelineError> {
         let fail = |reason: &str| PipelineError::request("guidance", reason);
         let null = self.reads_texts() || spec.classes.count.is_some() && self.model.null_class().is_some();
         let conditional = null || spec.classes.count.is_some() || spec.takes_guidance;
@@ -217,7 +243,7 @@ impl Pipeline {
             ];
             check_unused(if spec.takes_guidance { taken } else { UNGUIDED }, &fields)?;
         }
-        Ok(Asked { guidance, guided, null })
+        Ok(AskedGuidance { guidance, guided, null })
     }
 
     /// The sampler, without the steps that an initial image replaces.
@@ -338,6 +364,22 @@ impl Pipeline {
         }
         Ok(size)
     }
+}
+
+/// The size at which an enlarged image is made: that of the `result`, or the next multiples that the network supports.
+fn enlarged_size(
+    request: &Request,
+    result: [usize; 2],
+    multiple: usize,
+) -> Result<Vec<usize>, PipelineError> {
+    if let Some(size) = request.size.as_ref().filter(|size| **size != result) {
+        let reason =
+            format!("{size:?}: expected {result:?}, the size of the image times the factor of the model");
+        return Err(PipelineError::request("size", reason));
+    }
+    let size: Vec<usize> = result.iter().map(|n| n.next_multiple_of(multiple.max(1))).collect();
+    request.check_size(&size)?;
+    Ok(size)
 }
 
 /// Checks whether the network predicts the variance that the solver needs.

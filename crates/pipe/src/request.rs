@@ -72,9 +72,13 @@ pub struct Request {
     /// Number of the text encoder's last layers to skip for the prompt but, as in diffusers, not for the negative prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
-    /// The initial image. Without `size`, the result has about its aspect ratio.
+    /// The initial image, or the image that is enlarged. Without `size`, the result has about its aspect ratio.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<RecordedFile>,
+    /// The level of the noise on the image that is enlarged, in thousandths of the noise's standard deviation: more noise invents
+    /// more. For models that enlarge images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_level: Option<usize>,
     /// How much of the initial image is replaced, > 0 and ≤ 1 (all). By default 0.8, or 1 for the part of a known image that
     /// is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,6 +129,7 @@ impl Default for Request {
             prompt_weights: None,
             clip_skip: None,
             image: None,
+            noise_level: None,
             strength: None,
             known: None,
             noise: None,

@@ -126,7 +126,7 @@ impl Output {
             _ => Vec::new(),
         };
         let edited = job.edited(&tensors);
-        Self { tensors, images, media, edited, classes: job.classes().map(<[usize]>::to_vec), evals }
+        Self { tensors, images, media, edited, classes: job.classes(), evals }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{f64::consts::TAU, path::Path, sync::Arc};
 use serde_json::Value;
 use tweedie_pipe::operators::{
     Chain, Clip, Convolution, Jpeg, Magnitude, Mask, Matrix, Operator, Quantize, Separable, Stack, Sum,
-    bicubic, boxes, gaussian, grey,
+    bicubic, boxes, gaussian, grey, resized,
 };
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -188,6 +188,18 @@ fn images_shrink_as_in_pillow() {
             let error = furthest(&small.apply(&x), &flat(&case["values"]));
             assert!(error < 1e-4, "{key} {height}×{width}/{factor}: {error}");
         }
+    }
+}
+
+#[test]
+fn images_grow_as_in_pillow() {
+    for case in pillow()["enlarged"].as_array().unwrap() {
+        let [height, width]: [usize; 2] = serde_json::from_value(case["from"].clone()).unwrap();
+        let to: [usize; 2] = serde_json::from_value(case["to"].clone()).unwrap();
+        let byte = |i: usize| ((i % width * 37 + i / width * 101 + i % width * (i / width) * 7) % 256) as f64;
+        let x: Vec<f64> = (0..height * width).map(byte).collect();
+        let error = furthest(&resized(&[1, height, width], &to).apply(&x), &flat(&case["values"]));
+        assert!(error < 1e-4, "{height}×{width} to {to:?}: {error}");
     }
 }
 

@@ -12,6 +12,8 @@ use crate::{
     keys::{Purpose, key, normal, uniform},
     loss::Weighting,
     objective::ObjectiveKind,
+    super_resolution::{Pair, Pairs},
+    task::TaskKind,
     time_sampler::{Draw, TimeSampler},
 };
 
@@ -28,6 +30,9 @@ pub struct HostBatch {
     pub times: Vec<f32>,
     /// One class per row; empty without classes.
     pub classes: Vec<usize>,
+    /// Channels that follow those of the input: the small images of a model that enlarges; otherwise empty. Then `classes` are
+    /// the levels of their noise.
+    pub maps: Vec<f32>,
     /// Nine augmentation labels per row; empty without labelled augmentation.
     pub labels: Vec<f32>,
     /// The correction for importance sampling of times, one per row, already part of `weights`; 1 without it.
@@ -49,6 +54,13 @@ impl HostBatch {
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.times.is_empty()
+    }
+
+    /// Adds the condition of a row, and returns its large image.
+    fn pair(&mut self, pair: Pair) -> Vec<f32> {
+        self.maps.extend(pair.small);
+        self.classes.push(pair.level);
+        pair.large
     }
 
     pub(crate) fn push(&mut self, x0: &[f32], eps: &[f32], draw: Draw, importance: f64, noising: &Noising) {
@@ -184,8 +196,10 @@ pub struct BatchMaker {
     classes: Option<usize>,
     dropout: f64,
     pub(crate) noising: Noising,
-    /// Of an image, as the network sees it.
+    /// Of an image.
     values: usize,
+    /// Makes small images of them, for a model that enlarges.
+    pairs: Option<Pairs>,
     seed: u64,
 }
 
@@ -200,7 +214,8 @@ impl BatchMaker {
             let expected = format!("a fraction that leaves some of the {} images for training", data.len());
             return Err(TrainError::config("data.holdout", config.data.holdout, expected));
         }
-        let classes = config.conditioning.class_count(data.class_names().len());
+        let enlarges = config.task == TaskKind::SuperResolution;
+        let classes = config.conditioning.class_count(data.class_names().len()).filter(|_| !enlarges);
         if classes == Some(0) {
             return Err(TrainError::config(
                 "conditioning.classes",
@@ -224,6 +239,10 @@ impl BatchMaker {
             dropout: config.conditioning.label_dropout,
             noising: Noising::new(config)?,
             values: config.data.channels * config.data.size * config.data.size,
+            pairs: enlarges.then(|| {
+                let data = &config.data;
+                Pairs::new(&config.super_resolution, data.channels, data.size, config.run.seed)
+            }),
             seed: config.run.seed,
         })
     }
@@ -236,6 +255,11 @@ impl BatchMaker {
     /// Whether there are no training images.
     pub fn is_empty(&self) -> bool {
         self.train.is_empty()
+    }
+
+    /// The held-out images, or those for training if there are none.
+    pub(crate) fn unseen(&self) -> &Dataset {
+        if self.held_out.is_empty() { &self.train } else { &self.held_out }
     }
 
     /// Number of held-out images.
@@ -260,6 +284,9 @@ impl BatchMaker {
                 let (mut x0, label) = augment(&item.image, &self.augment, augment_seed, sample);
                 // The planes of a grey image are equal.
                 x0.truncate(self.values);
+                if let Some(pairs) = &self.pairs {
+                    x0 = batch.pair(pairs.of(&x0, done, row as u64));
+                }
                 if self.noising.bound {
                     x0.iter_mut().for_each(round);
                 }
@@ -291,6 +318,9 @@ impl BatchMaker {
                 let item = self.held_out.get(row * self.held_out.len() / rows)?;
                 let mut x0 = item.image.to_planes();
                 x0.truncate(self.values);
+                if let Some(pairs) = &self.pairs {
+                    x0 = batch.pair(pairs.held_out(&x0));
+                }
                 self.noising.add_held_out(&mut batch, &x0, row, rows);
                 if let Some(none) = self.classes {
                     batch.classes.push(item.class.unwrap_or(none));

@@ -16,6 +16,7 @@ use crate::{
     diffusion::{DiffusionConfig, Process},
     error::TrainError,
     event::Summary,
+    task::TaskKind,
 };
 
 impl DiffusionConfig {
@@ -55,7 +56,8 @@ pub(crate) fn model(
 
 /// Class names and sampling defaults.
 pub(crate) fn extras(config: &RunConfig, classes: &[String]) -> Extras {
-    let conditional = config.conditioning.class_count(classes.len()).is_some();
+    let enlarges = config.task == TaskKind::SuperResolution;
+    let conditional = !enlarges && config.conditioning.class_count(classes.len()).is_some();
     let guided = conditional && config.conditioning.label_dropout > 0.0;
     let multistep = !matches!(config.diffusion.schedule, Process::Flow | Process::Edm)
         && !config.diffusion.zero_terminal_snr;
@@ -63,12 +65,14 @@ pub(crate) fn extras(config: &RunConfig, classes: &[String]) -> Extras {
         class_names: if conditional { classes.to_vec() } else { Vec::new() },
         null_class: conditional.then_some(classes.len()),
         sampling: SamplingDefaults {
-            steps: multistep.then_some(30),
+            // The small image determines most of the large one.
+            steps: multistep.then_some(if enlarges { 8 } else { 30 }),
             solver: multistep.then(|| "dpmpp-2m".to_owned()),
             spacing: multistep.then_some(Spacing::Trailing),
             guidance: guided.then_some(config.conditioning.guidance),
             ..SamplingDefaults::default()
         },
+        enlarging: enlarges.then(|| config.super_resolution.enlarging()),
         ..Extras::default()
     }
 }

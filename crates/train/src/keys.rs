@@ -18,6 +18,7 @@ pub(crate) enum Purpose {
     Caption,
     Variant,
     Posterior,
+    Degradation,
 }
 
 /// The seed for `purpose` at `step`: SplitMix64 (Steele et al. 2014) over the three.

@@ -254,6 +254,13 @@ impl TrainModel {
     pub(crate) fn of_batch(&self, x: Batch, batch: &HostBatch, mode: Mode) -> Batch {
         let classes = (!batch.classes.is_empty()).then(|| batch.classes.clone());
         let labels = (!batch.labels.is_empty()).then_some(batch.labels.as_slice());
+        let x = match batch.maps.is_empty() {
+            true => x,
+            false => {
+                let maps = Batch::from_host(batch.maps.clone(), x.len(), x.shape(), &x.device());
+                Batch::cat_channels(&[x, maps])
+            }
+        };
         Batch::of(self.forward(x.tensor(), &batch.times, classes, labels, mode))
     }
 

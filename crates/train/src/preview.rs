@@ -4,22 +4,26 @@ use std::{ops::Range, sync::Arc};
 
 use burn::tensor::Device;
 use tweedie_core::{NoiseSchedule, schedule::Times, spacing::Spacing};
-use tweedie_data::Image;
+use tweedie_data::{Dataset, Image};
+use tweedie_media::enlarge;
 use tweedie_ops::{Batch, RowNoise, SampleShape};
-use tweedie_pipe::{Inputs, NoiseOfRows, Pipeline, Request};
+use tweedie_pipe::{Inputs, NoiseOfRows, Pipeline, Request, enlarging::resized};
 
 use crate::{
-    config::RunConfig,
+    config::{Run, RunConfig},
     error::TrainError,
     keys::{Purpose, key},
+    super_resolution,
+    task::Sheet,
 };
 
 /// Makes `run.preview_images` samples with about `run.preview_steps` network evaluations each, always from the same noise.
-/// `asked` says which conditions they have.
+/// `asked` says which conditions they have; a model that enlarges gets the images `small`.
 pub(crate) fn samples(
     config: &RunConfig,
     pipeline: &Pipeline,
     asked: Request,
+    small: Vec<Image>,
 ) -> Result<Vec<Image>, TrainError> {
     let run = &config.run;
     let Some(count) = run.preview_images.try_into().ok() else { return Ok(Vec::new()) };
@@ -33,10 +37,38 @@ pub(crate) fn samples(
         precision: Some(run.precision),
         ..asked
     };
-    let inputs = Inputs { draws: Some(Arc::new(PreviewNoise(run.seed))), ..Inputs::default() };
+    let inputs = Inputs { draws: Some(Arc::new(PreviewNoise(run.seed))), small, ..Inputs::default() };
     let never = std::sync::atomic::AtomicBool::new(false);
     let job = pipeline.prepare_with(&request, inputs)?;
     Ok(job.run(&never, &mut |_| std::ops::ControlFlow::Continue(()))?.images)
+}
+
+/// Rows of a small image with sharp pixels, the same by Pillow's bicubic filter, enlarged by the model, and the original.
+pub(crate) fn enlarged(config: &RunConfig, pipeline: &Pipeline, data: &Dataset) -> Result<Sheet, TrainError> {
+    /// Rows in the sheet are at most this many images.
+    const MOST: usize = 8;
+    let count = config.run.preview_images.min(MOST).min(data.len());
+    let (size, factor) = (config.data.size, config.super_resolution.factor);
+    let (channels, less) = (config.data.channels, size / factor * factor / factor);
+    let mut columns: [Vec<Image>; 4] = Default::default();
+    let mut small = Vec::new();
+    for row in 0..count {
+        let image = data.get(row * data.len() / count.max(1))?.image;
+        let planes = image.planes_of(channels).unwrap_or_default();
+        let low = super_resolution::reduced(&planes, [channels, size, size], factor);
+        let picture =
+            |planes: &[f32], side: usize| Image::from_planes(side, side, &planes.repeat(3 / channels));
+        let low_image = picture(&low, less);
+        columns[0].push(enlarge(&low_image, factor));
+        columns[1].push(picture(&resized(&low, [channels, less, less], [size; 2]), size));
+        columns[3].push((*image).clone());
+        small.push(low_image);
+    }
+    let asked = Request { noise_level: Some(0), ..Request::default() };
+    let wanted = RunConfig { run: Run { preview_images: count, ..config.run.clone() }, ..config.clone() };
+    columns[2] = samples(&wanted, pipeline, asked, small)?;
+    let images = (0..count).flat_map(|row| columns.each_ref().map(|column| column[row].clone())).collect();
+    Ok(Sheet { images, columns: 4 })
 }
 
 /// Solver, spacing and steps for about this many network evaluations; without a spacing, the scheduler's own.

@@ -144,6 +144,7 @@ impl Args {
                 TaskKind::Diffusion => "emoji",
                 TaskKind::TextToImage => "text-to-image",
                 TaskKind::Vae => "vae",
+                TaskKind::SuperResolution => "super-resolution",
             },
             None if self.has_own_data() => "folder",
             None => "emoji",

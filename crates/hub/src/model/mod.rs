@@ -80,6 +80,7 @@ const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
 pub const PIPELINES: &[PipelineKind] = &[
     PIXELS,
     PipelineKind { name: "DDIMPipeline", ..PIXELS },
+    PipelineKind { name: "SuperResolutionPipeline", ..PIXELS },
     PipelineKind { name: "LDMPipeline", autoencoder: Some("vqvae"), ..PIXELS },
     TEXTS_TO_IMAGES,
     PipelineKind {

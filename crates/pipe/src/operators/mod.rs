@@ -23,7 +23,7 @@ pub use jpeg::Jpeg;
 pub use mask::Mask;
 pub use phase::Magnitude;
 pub use pointwise::{Clip, Quantize};
-pub use resample::{bicubic, boxes};
+pub use resample::{bicubic, boxes, resized};
 pub use separable::{Matrix, Separable, grey};
 
 /// A differentiable measurement of a sample.

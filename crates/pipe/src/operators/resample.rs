@@ -26,6 +26,16 @@ pub fn bicubic(dims: &[usize], factor: usize) -> Separable {
     shrunk(dims, |n| pillow(n, n.div_ceil(factor)))
 }
 
+/// Resizes every axis but the channels to these lengths with Pillow's `BICUBIC`.
+///
+/// # Panics
+/// If there is not one length for each axis, or one is 0.
+pub fn resized(dims: &[usize], to: &[usize]) -> Separable {
+    assert_eq!(dims.len(), to.len() + 1, "a length for each axis");
+    let axes = dims[1..].iter().zip(to).map(|(from, to)| Some(pillow(*from, *to)));
+    Separable::new(dims, std::iter::once(None).chain(axes).collect())
+}
+
 fn shrunk(dims: &[usize], matrix: impl Fn(usize) -> Matrix) -> Separable {
     let axes = dims.iter().enumerate().map(|(axis, n)| (axis > 0).then(|| matrix(*n)));
     Separable::new(dims, axes.collect())

@@ -119,7 +119,7 @@ fn run(
     image: Option<&Image>,
 ) -> Result<Output, PipelineError> {
     let never = AtomicBool::new(false);
-    let inputs = Inputs { image: image.cloned(), noise: latents.cloned(), draws: None };
+    let inputs = Inputs { image: image.cloned(), noise: latents.cloned(), ..Inputs::default() };
     pipeline.prepare_with(request, inputs)?.run(&never, &mut |_| ControlFlow::Continue(()))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tweedie_core::Parameterization;
-use tweedie_models::unet::UNet2DConfig;
+use tweedie_models::unet::{ClassEmbedType, UNet2DConfig};
 
 use super::RunConfig;
 use crate::{error::TrainError, task::TaskKind};
@@ -33,8 +33,26 @@ impl RunConfig {
     /// # Errors
     /// [`TrainError::Config`] naming the key.
     pub fn unet(&self, classes_in_data: usize) -> Result<UNet2DConfig, TrainError> {
+        let channels = self.data.channels;
+        if self.task == TaskKind::SuperResolution {
+            let side = self.super_resolution.side(self.data.size);
+            let unet = self.model.unet(side, channels, None, self.diffusion.learned_range())?;
+            return Ok(UNet2DConfig {
+                in_channels: 2 * channels,
+                class_embed_type: Some(ClassEmbedType::Timestep),
+                ..unet
+            });
+        }
         let classes = self.conditioning.class_count(classes_in_data);
-        self.model.unet(self.data.size, self.data.channels, classes, self.diffusion.learned_range())
+        self.model.unet(self.data.size, channels, classes, self.diffusion.learned_range())
+    }
+
+    /// The side of the images or squares of them on which a network in pixels is trained.
+    pub(crate) fn trained_side(&self) -> usize {
+        match self.task {
+            TaskKind::SuperResolution => self.super_resolution.side(self.data.size),
+            _ => self.data.size,
+        }
     }
 
     /// The meaning of the network's raw output.
@@ -52,6 +70,7 @@ impl RunConfig {
             ("conditioning", self.conditioning != default.conditioning),
             ("text", self.text != default.text),
             ("vae", self.vae != default.vae),
+            ("super_resolution", self.super_resolution != default.super_resolution),
         ];
         set.into_iter().find(|(table, set)| *set && !self.task.reads(table)).map(|(table, _)| table)
     }
@@ -106,7 +125,8 @@ impl RunConfig {
         self.optimizer.check()?;
         self.learning_rate.check()?;
         self.ema.check()?;
-        if self.data.channels != 3 && self.task != TaskKind::Diffusion {
+        let grey = [TaskKind::Diffusion, TaskKind::SuperResolution];
+        if self.data.channels != 3 && !grey.contains(&self.task) {
             let expected = format!("3: task = {} learns images in colour only", self.task);
             return Err(TrainError::config("data.channels", self.data.channels, expected));
         }
@@ -116,6 +136,10 @@ impl RunConfig {
                 self.diffusion.check()?;
                 self.loss.check(&self.diffusion)?;
                 self.text.check(self)
+            }
+            TaskKind::SuperResolution => {
+                self.super_resolution.check(self.data.size)?;
+                self.check_diffusion()
             }
             TaskKind::Vae => self.vae.check(self),
         }
@@ -132,8 +156,7 @@ impl RunConfig {
         }
         self.diffusion.check()?;
         self.loss.check(&self.diffusion)?;
-        self.model.unet(self.data.size, self.data.channels, None, self.diffusion.learned_range())?;
-        Ok(())
+        self.unet(0).map(drop)
     }
 
     /// The dotted keys whose values differ between `self` and `other`, except those that only affect the length, the reports
@@ -155,6 +178,7 @@ impl RunConfig {
             "data.cache_mb",
             "ema.snapshot_every",
             "conditioning.guidance",
+            "super_resolution.noise_level",
             "text.prompts",
             "text.guidance",
             "text.latents.cache_mb",

@@ -17,7 +17,7 @@ use tweedie_ops::Device;
 use crate::{
     autoencoder::VaeConfig, diffusion::DiffusionConfig, ema::EmaConfig, error::TrainError,
     learning_rate::LearningRateConfig, loss::LossConfig, model::ModelConfig, optim::OptimizerConfig,
-    task::TaskKind, text::TextConfig,
+    super_resolution::SuperResolutionConfig, task::TaskKind, text::TextConfig,
 };
 
 pub use builder::ConfigBuilder;
@@ -55,6 +55,8 @@ pub struct RunConfig {
     pub text: TextConfig,
     /// An autoencoder and its loss.
     pub vae: VaeConfig,
+    /// Pairs of small and large images.
+    pub super_resolution: SuperResolutionConfig,
 }
 
 impl Serialize for RunConfig {
@@ -84,6 +86,9 @@ impl Serialize for RunConfig {
         }
         if self.task.reads("vae") {
             map.serialize_entry("vae", &self.vae)?;
+        }
+        if self.task.reads("super_resolution") {
+            map.serialize_entry("super_resolution", &self.super_resolution)?;
         }
         map.end()
     }

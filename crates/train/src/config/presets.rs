@@ -49,6 +49,12 @@ pub const PRESETS: &[Preset] = &[
         follows_data: false,
     },
     Preset {
+        name: "super-resolution",
+        about: "enlarges images four times per side; pairs are made from your own images (--data) or 128x128 emoji",
+        toml: include_str!("../presets/super-resolution.toml"),
+        follows_data: false,
+    },
+    Preset {
         name: "text-to-image",
         about: "text to 64x64 emoji, in the latents of an autoencoder (--vae)",
         toml: include_str!("../presets/text-to-image.toml"),

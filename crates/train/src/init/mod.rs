@@ -28,6 +28,7 @@ pub fn task_of(path: &Path) -> Result<TaskKind, TrainError> {
     let dir = folder(path);
     if let Some(kind) = kind_of(&dir)? {
         return match (kind.network.1, kind.autoencoder, kind.xl) {
+            _ if kind.name == "SuperResolutionPipeline" => Ok(TaskKind::SuperResolution),
             ("UNet2DModel", None, _) => Ok(TaskKind::Diffusion),
             ("UNet2DConditionModel", Some(_), false) => Ok(TaskKind::TextToImage),
             _ => {

@@ -30,6 +30,7 @@ pub(crate) fn settings(path: &Path) -> Result<Table, TrainError> {
         TaskKind::Diffusion => diffusion(&dir)?,
         TaskKind::TextToImage => text_to_image(&dir, name)?,
         TaskKind::Vae => vae(&dir)?,
+        TaskKind::SuperResolution => super_resolution(&dir)?,
     };
     layer.insert("run".into(), table([("init", name.into())]));
     Ok(layer)
@@ -53,6 +54,30 @@ fn diffusion(dir: &Path) -> Result<Table, TrainError> {
     let mut data = Table::from_iter([("channels".to_owned(), number(model.unet.in_channels))]);
     data.extend(square(model.unet.sample_size).map(|size| ("size".to_owned(), number(size))));
     layer.insert("data".into(), toml::Value::Table(data));
+    Ok(layer)
+}
+
+fn super_resolution(dir: &Path) -> Result<Table, TrainError> {
+    let mut model = ModelDir::open(dir)?;
+    // The small image's channels and the level of its noise are added again.
+    model.unet.in_channels /= 2;
+    model.unet.class_embed_type = None;
+    let mut layer = Table::from_iter([
+        ("task".to_owned(), TaskKind::SuperResolution.to_string().into()),
+        ("model".to_owned(), table([("unet", network(&model.unet.to_json()))])),
+        ("data".to_owned(), table([("channels", number(model.unet.in_channels))])),
+    ]);
+    if let Some(scheduler) = &model.scheduler {
+        layer.insert("diffusion".into(), process(scheduler)?);
+    }
+    let mut own = Table::new();
+    if let Some(enlarging) = model.extras.enlarging {
+        own.insert("factor".into(), number(enlarging.factor));
+        own.insert("noise".into(), number(enlarging.most_noise));
+        own.insert("noise_level".into(), number(enlarging.noise_level));
+    }
+    own.extend(square(model.unet.sample_size).map(|side| ("crop".to_owned(), number(side))));
+    layer.insert("super_resolution".into(), toml::Value::Table(own));
     Ok(layer)
 }
 

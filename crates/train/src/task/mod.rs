@@ -36,6 +36,8 @@ pub enum TaskKind {
     TextToImage,
     /// An autoencoder between images and latents: `[vae]`.
     Vae,
+    /// A denoising network that enlarges images: `[super_resolution]`, `[model]`, `[diffusion]` and `[loss]`.
+    SuperResolution,
 }
 
 impl TaskKind {
@@ -45,6 +47,7 @@ impl TaskKind {
             Self::Diffusion => ["model", "diffusion", "loss", "conditioning"].contains(&table),
             Self::TextToImage => ["model", "diffusion", "loss", "text"].contains(&table),
             Self::Vae => table == "vae",
+            Self::SuperResolution => ["model", "diffusion", "loss", "super_resolution"].contains(&table),
         }
     }
 }
@@ -55,6 +58,7 @@ impl std::fmt::Display for TaskKind {
             Self::Diffusion => "diffusion",
             Self::TextToImage => "text-to-image",
             Self::Vae => "vae",
+            Self::SuperResolution => "super-resolution",
         })
     }
 }
@@ -185,7 +189,7 @@ pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec
     }
     match config.task {
         TaskKind::TextToImage => text::captioned(config, data, notes),
-        TaskKind::Diffusion | TaskKind::Vae => Ok((data, notes)),
+        TaskKind::Diffusion | TaskKind::Vae | TaskKind::SuperResolution => Ok((data, notes)),
     }
 }
 
@@ -200,7 +204,9 @@ pub(crate) fn open(
     from: Option<&Checkpoint>,
 ) -> Result<Box<dyn Task>, TrainError> {
     Ok(match config.task {
-        TaskKind::Diffusion => Box::new(pixels::open(config, data, device, from)?),
+        TaskKind::Diffusion | TaskKind::SuperResolution => {
+            Box::new(pixels::open(config, data, device, from)?)
+        }
         TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from)?),
         TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from)?),
     })
@@ -212,7 +218,7 @@ pub(crate) fn open(
 /// Those of [`open`].
 pub(crate) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
     match config.task {
-        TaskKind::Diffusion => pixels::plan(config, data, device),
+        TaskKind::Diffusion | TaskKind::SuperResolution => pixels::plan(config, data, device),
         TaskKind::TextToImage => text_to_image::plan(config, data, device),
         TaskKind::Vae => vae::plan(config, data, device),
     }

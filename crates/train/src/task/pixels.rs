@@ -19,6 +19,7 @@ use crate::{
     export, init,
     model::TrainModel,
     preview,
+    task::TaskKind,
 };
 
 pub(super) struct Pixels {
@@ -36,7 +37,7 @@ pub(super) fn open(
 ) -> Result<Diffusion<Pixels>, TrainError> {
     let maker = BatchMaker::new(config, data)?;
     let unet = config.unet(data.class_names().len())?;
-    let each = unet_activations(&unet, config.data.size, config.run.recompute);
+    let each = unet_activations(&unet, config.trained_side(), config.run.recompute);
     fits(config, &unet.block_out_channels, each.saturating_mul(config.run.batch as u64))?;
     let labels = config.augment.has_labels();
     let mut model = TrainModel::new(&unet, labels, config.run.seed, &device.clone().autodiff())?
@@ -53,8 +54,8 @@ impl Subject for Pixels {
     type Rows = HostBatch;
 
     fn shape(&self) -> SampleShape {
-        let data = &self.config.data;
-        [data.channels, data.size, data.size].into()
+        let side = self.config.trained_side();
+        [self.config.data.channels, side, side].into()
     }
 
     fn noising(&self) -> &Noising {
@@ -90,7 +91,10 @@ impl Subject for Pixels {
         let extras = export::extras(&self.config, &self.class_names);
         let pipeline = Pipeline::of_network(model.unet, scheduler, extras, device);
         let asked = Request { guidance: Some(1.0), ..Request::default() };
-        let images = preview::samples(&self.config, &pipeline, asked)?;
+        if self.config.task == TaskKind::SuperResolution {
+            return preview::enlarged(&self.config, &pipeline, self.maker.unseen());
+        }
+        let images = preview::samples(&self.config, &pipeline, asked, Vec::new())?;
         let columns = (images.len() as f64).sqrt().ceil() as usize;
         Ok(Sheet { images, columns })
     }
@@ -103,11 +107,12 @@ impl Subject for Pixels {
 /// The sizes of the network and of the data.
 pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
     let classes_in_model = config.conditioning.class_count(data.class_names().len());
+    let classes_in_model = classes_in_model.filter(|_| config.task == TaskKind::Diffusion);
     let classes = if classes_in_model.is_some() { data.class_names().to_vec() } else { Vec::new() };
     let unet = config.unet(data.class_names().len())?;
     let model = TrainModel::new(&unet, config.augment.has_labels(), config.run.seed, device)?;
     let activations =
-        config.run.batch as u64 * unet_activations(&unet, config.data.size, config.run.recompute);
+        config.run.batch as u64 * unet_activations(&unet, config.trained_side(), config.run.recompute);
     let memory = Memory::of(count(&model), config.ema.averages().len(), activations);
     let networks = vec![("unet".to_owned(), unet.to_json())];
     DryRun::new(config, data, count(&model), classes, networks, memory)

@@ -117,7 +117,7 @@ impl Subject for TextToImage {
         let pipeline = text::pipeline(model, &self.vae, self.maker.tokenizer(), &self.config, device)?;
         let guidance = Some(self.config.text.guidance);
         let asked = Request { prompts: self.maker.prompts(), guidance, ..Request::default() };
-        let images = preview::samples(&self.config, &pipeline, asked)?;
+        let images = preview::samples(&self.config, &pipeline, asked, Vec::new())?;
         // Samples of a prompt are put below each other, if the prompts fit in a row.
         const WIDEST: usize = 16;
         let prompts = self.maker.prompts().len();

@@ -26,6 +26,10 @@ def resized(height, width, factor):
     return np.asarray(image.resize(size, Image.BICUBIC))
 
 
+def enlarged(height, width, to):
+    return np.asarray(Image.fromarray(plane(height, width)).resize(to[::-1], Image.BICUBIC))
+
+
 def reduced(height, width, factor):
     return np.asarray(Image.fromarray(plane(height, width)).reduce(factor))
 
@@ -52,6 +56,10 @@ cases = [(24, 32, 4), (17, 23, 4), (9, 30, 2), (7, 5, 3), (16, 16, 8)]
 out = {
     "bicubic": [{"from": c, "values": resized(*c).tolist()} for c in cases],
     "box": [{"from": c, "values": reduced(*c).tolist()} for c in cases],
+    "enlarged": [
+        {"from": (h, w), "to": to, "values": enlarged(h, w, to).tolist()}
+        for h, w, to in [(5, 7, (20, 28)), (4, 6, (9, 6)), (1, 3, (3, 11))]
+    ],
     "smooth": smooth(19, 37).tolist(),
     "grey": grey(19, 37),
     "jpeg_grey": [{"quality": q, "values": jpeg(smooth(19, 37), "L", q)} for q in (10, 50, 90)],

@@ -1,141 +1,51 @@
-//! Converts prompts and classes to conditions of the network.
+//! Prompts.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    ops::Range,
-};
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use burn::tensor::{Tensor, TensorData};
 use tweedie_hub::{Model, TextPart, model::TEXTS};
 use tweedie_models::{
     Conditions, Entry as Given,
-    conditions::{GUIDANCE, POOLED, SIZES, TEXT},
+    conditions::{POOLED, SIZES, TEXT},
     params::non_finite,
 };
 
+use super::{Asked, Conditioner, Part};
 use crate::{
     PipelineError, Request,
-    class::Classes,
     error::broken,
     prompt::{self, Encoded, Layer, Weighted},
     weighting::Weighting,
 };
 
-/// The conditions of all images, and the unconditional ones for guidance.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    given: Source,
-    null: Option<Source>,
-    /// The guidance scale, for networks that take it as an input.
-    pub(crate) scale: Option<f32>,
-}
+/// The text of each image: the prompts in turn.
+pub(super) struct ByText;
 
-#[derive(Debug)]
-enum Source {
-    Nothing,
-    /// One class per image.
-    Classes(Vec<usize>),
-    /// Image `i` has text `i mod n` of these.
-    Texts(Vec<Conditions>),
-}
+impl Conditioner for ByText {
+    fn fields(&self, request: &Request) -> Vec<(&'static str, bool)> {
+        vec![
+            ("prompt", !request.prompts.is_empty()),
+            ("negative_prompt", request.negative_prompt.is_some()),
+            ("prompt_weights", request.prompt_weights.is_some()),
+            ("clip_skip", request.clip_skip.is_some()),
+        ]
+    }
 
-impl Source {
-    fn rows(&self, rows: Range<usize>) -> Conditions {
-        match self {
-            Self::Nothing => Conditions::none(),
-            Self::Classes(all) => Conditions::of_classes(all[rows].to_vec()),
-            Self::Texts(all) => {
-                let texts: Vec<&Conditions> = rows.map(|row| &all[row % all.len()]).collect();
-                Conditions::cat(&texts).expect("rows with texts of one length")
-            }
-        }
+    fn unsupported(&self) -> &'static str {
+        "this model does not support prompts"
+    }
+
+    fn is_read(&self, model: &Model) -> bool {
+        model.reads_texts()
+    }
+
+    fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {
+        texts(asked)
     }
 }
 
-impl Prepared {
-    /// The conditions of these images, and the unconditional ones.
-    pub(crate) fn rows(&self, rows: Range<usize>) -> (Conditions, Option<Conditions>) {
-        let guidance = self.scale.map(|scale| Given::Numbers(vec![vec![scale]; rows.len()]));
-        let given = self.given.rows(rows.clone()).with_some(GUIDANCE, guidance);
-        (given, self.null.as_ref().map(|null| null.rows(rows)))
-    }
-
-    /// The class of each image, if the model has classes.
-    pub(crate) fn classes(&self) -> Option<&[usize]> {
-        match &self.given {
-            Source::Classes(classes) => Some(classes),
-            _ => None,
-        }
-    }
-
-    /// Whether images have texts of different lengths, which cannot share a call of the network.
-    pub(crate) fn is_ragged(&self) -> bool {
-        let Source::Texts(texts) = &self.given else { return false };
-        texts.windows(2).any(|pair| !pair[0].fits(&pair[1]))
-    }
-}
-
-/// Encodes the request's prompts or classes. `size` is that of the images.
-pub(crate) fn prepare(
-    model: &Model,
-    request: &Request,
-    size: &[usize],
-    guided: bool,
-) -> Result<Prepared, PipelineError> {
-    for (field, set) in [
-        ("prompt", !request.prompts.is_empty()),
-        ("negative_prompt", request.negative_prompt.is_some()),
-        ("prompt_weights", request.prompt_weights.is_some()),
-        ("clip_skip", request.clip_skip.is_some()),
-    ] {
-        if set && !model.reads_texts() {
-            return Err(PipelineError::request(field, "this model does not support prompts"));
-        }
-    }
-    if let Some(classes) = chosen_classes(model, request)? {
-        let null = model.null_class().filter(|_| guided);
-        let null = null.map(|null| Source::Classes(vec![null; classes.len()]));
-        return Ok(Prepared { given: Source::Classes(classes), null, scale: None });
-    }
-    if !model.reads_texts() {
-        return Ok(Prepared { given: Source::Nothing, null: None, scale: None });
-    }
-    texts(model, request, size, guided)
-}
-
-/// The classes that requests can select.
-pub(crate) fn classes(model: &Model) -> Classes<'_> {
-    let count = model.network.spec().classes.count.unwrap_or(0);
-    Classes { count, names: &model.extras.class_names, listed: model.kind.listed }
-}
-
-/// The class of each image: the selected ones in turn, by default all but the null class.
-fn chosen_classes(model: &Model, request: &Request) -> Result<Option<Vec<usize>>, PipelineError> {
-    let fail = |reason: String| PipelineError::request("classes", reason);
-    let spec = model.network.spec().classes;
-    if let Some(other) = spec.other {
-        return Err(fail(format!("this model's classes are {other}, which requests do not support")));
-    }
-    let Some(known) = spec.count else {
-        return match request.classes {
-            Some(_) => Err(fail("this model has no classes".into())),
-            None => Ok(None),
-        };
-    };
-    let chosen: Vec<usize> = match &request.classes {
-        None => (0..known).filter(|class| Some(*class) != model.null_class()).collect(),
-        Some(list) => {
-            let classes = classes(model);
-            list.iter().map(|class| classes.find(class).map_err(fail)).collect::<Result<_, _>>()?
-        }
-    };
-    match chosen.is_empty() {
-        true => Err(fail("the list is empty; expected at least one class".into())),
-        false => Ok(Some(chosen.iter().copied().cycle().take(request.count.get()).collect())),
-    }
-}
-
-fn texts(model: &Model, request: &Request, size: &[usize], guided: bool) -> Result<Prepared, PipelineError> {
+fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
+    let &Asked { model, request, size, guided, .. } = asked;
     let fail = |field: &'static str, reason: String| PipelineError::request(field, reason);
     if request.prompts.is_empty() {
         return Err(fail("prompt", "this is a text-to-image model; expected a prompt".into()));
@@ -173,7 +83,7 @@ fn texts(model: &Model, request: &Request, size: &[usize], guided: bool) -> Resu
         };
         null.push(text.clone());
     }
-    Ok(Prepared { given: Source::Texts(given), null: guided.then_some(Source::Texts(null)), scale: None })
+    Ok(Part { given, null: guided.then_some(null) })
 }
 
 /// Features of a text, `[1, tokens, width]`, and pooled features, `[1, width]`.

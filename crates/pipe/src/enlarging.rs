@@ -1,0 +1,26 @@
+//! Enlarging images with a network that also gets the small image (Saharia et al. 2021, arXiv:2104.07636), with some noise
+//! whose level it is told (Ho et al. 2021, arXiv:2106.15282).
+
+use crate::operators::{Operator, resized as to_size};
+
+/// Noise levels are thousandths of the noise's standard deviation, from 0 to this.
+pub const MOST_NOISE: usize = 1000;
+
+/// Resizes images `[C, H, W]` to `to = [H, W]` with Pillow's `BICUBIC`.
+///
+/// # Panics
+/// If `values` do not have the shape `dims`, or a side is 0.
+pub fn resized(values: &[f32], dims: [usize; 3], to: [usize; 2]) -> Vec<f32> {
+    let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+    to_size(&dims, &to).apply(&values).into_iter().map(|v| v as f32).collect()
+}
+
+/// `√(1 − σ²)·x + σ·eps` with `σ = level/1000`.
+pub fn noised(x: &[f32], level: usize, eps: &[f32]) -> Vec<f32> {
+    if level == 0 {
+        return x.to_vec();
+    }
+    let sigma = level.min(MOST_NOISE) as f64 / MOST_NOISE as f64;
+    let (alpha, sigma) = ((1.0 - sigma * sigma).sqrt() as f32, sigma as f32);
+    x.iter().zip(eps).map(|(x, e)| alpha * x + sigma * e).collect()
+}
