@@ -20,7 +20,7 @@ pub mod weights;
 pub use component::{Component, ComponentDir};
 pub use error::HubError;
 pub use lora::Lora;
-pub use model::{Model, PIPELINES, PipelineKind, StableDiffusion, TextPart};
+pub use model::{Maps, Model, PIPELINES, PipelineKind, SmallImage, StableDiffusion, TextPart};
 pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Tuned};
 pub use original::{OriginalCheckpoint, Prediction};
 pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};

@@ -96,6 +96,10 @@ pub const POOLED: &str = "pooled";
 /// SDXL's sizes: height and width of the original image, top and left of the crop, height and width of the target. For the
 /// refiner the first four and an aesthetic score. [`Entry::Numbers`].
 pub const SIZES: &str = "sizes";
+/// The part of each row that is filled, 1 there and 0 elsewhere: [`Entry::Map`] of one channel.
+pub const MASK: &str = "mask";
+/// The latents of each row's image without that part: [`Entry::Map`]. They follow the channel of [`MASK`].
+pub const MASKED: &str = "masked";
 /// The small image of each row, of the axes of the sample, for networks that enlarge: [`Entry::Map`].
 pub const SMALL: &str = "small";
 /// The guidance scale of each row, for guidance-distilled networks: [`Entry::Numbers`] of one number.

@@ -3,9 +3,6 @@
 
 use crate::operators::{Operator, resized as to_size};
 
-/// Noise levels are thousandths of the noise's standard deviation, from 0 to this.
-pub const MOST_NOISE: usize = 1000;
-
 /// Resizes images `[C, H, W]` to `to = [H, W]` with Pillow's `BICUBIC`.
 ///
 /// # Panics
@@ -15,12 +12,8 @@ pub fn resized(values: &[f32], dims: [usize; 3], to: [usize; 2]) -> Vec<f32> {
     to_size(&dims, &to).apply(&values).into_iter().map(|v| v as f32).collect()
 }
 
-/// `√(1 − σ²)·x + σ·eps` with `σ = level/1000`.
-pub fn noised(x: &[f32], level: usize, eps: &[f32]) -> Vec<f32> {
-    if level == 0 {
-        return x.to_vec();
-    }
-    let sigma = level.min(MOST_NOISE) as f64 / MOST_NOISE as f64;
-    let (alpha, sigma) = ((1.0 - sigma * sigma).sqrt() as f32, sigma as f32);
+/// `alpha·x + sigma·eps`.
+pub fn noised(x: &[f32], [alpha, sigma]: [f64; 2], eps: &[f32]) -> Vec<f32> {
+    let (alpha, sigma) = (alpha as f32, sigma as f32);
     x.iter().zip(eps).map(|(x, e)| alpha * x + sigma * e).collect()
 }

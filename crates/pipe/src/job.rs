@@ -158,7 +158,7 @@ impl Job {
 
     /// The class of each image, if the model has classes.
     pub fn classes(&self) -> Option<Vec<usize>> {
-        self.model.network.spec().classes.count?;
+        self.model.network.spec().classes.count.filter(|_| self.model.small.is_none())?;
         self.conditions.classes(self.count())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tweedie_core::{Level, Move, solver};
 use tweedie_data::{Image, ImageFacts, image_facts, open_sized};
 use tweedie_hub::{
-    Enlarging, HubError, Recipe, SafetensorsFile, Sampling, SchedulerConfig,
+    HubError, Recipe, SafetensorsFile, Sampling, SchedulerConfig,
     scheduler_config::{TUNED, tokens},
 };
 use tweedie_models::{HostTensor, IoSpec, TensorSource, denoiser};
@@ -46,17 +46,21 @@ impl Pipeline {
         let spec = self.model.network.spec();
         let count = request.checked_count()?;
         self.check_loras(request)?;
-        let enlarging = self.model.extras.enlarging;
+        if request.enlarge.is_some() {
+            return Err(fail("enlarge", "another model enlarges the results; a job of this model does not"));
+        }
+        let enlarging = self.model.small.as_ref();
+        let fills = conditions::fills(&self.model);
         if let (Some(_), Some(_)) = (enlarging, &request.known) {
             return Err(fail("known", "this model enlarges images; it does not edit them"));
         }
         let canvas = request.known.as_ref().map(|known| self.canvas(request, known)).transpose()?;
         let mut crop = None;
         let size = match enlarging {
-            Some(Enlarging { factor, .. }) => {
-                let small = conditions::small_size(request, &inputs.small)?;
-                let result = small.map(|n| n.saturating_mul(factor));
-                let size = enlarged_size(request, result, spec.multiple * factor)?;
+            Some(small) => {
+                let result = conditions::small_size(request, &inputs.small)?;
+                let result = result.map(|n| n.saturating_mul(small.factor));
+                let size = enlarged_size(request, result, spec.multiple * small.factor)?;
                 crop = (*size != result).then_some(result);
                 size
             }
@@ -66,7 +70,7 @@ impl Pipeline {
             }
         };
         let mut sampling = request.sampling(&self.model.extras.sampling);
-        if let Some(known) = &request.known
+        if let Some(known) = request.known.as_ref().filter(|_| !fills)
             && let Method::Repaint { .. } = known.method.unwrap_or(MASKED)
         {
             // The noise that RePaint adds comes after its repetitions.
@@ -83,7 +87,10 @@ impl Pipeline {
         let shape = samples_of(self.codec(), channels, &size);
         let scheduler = self.shifted(request, tokens(shape.axes(), spec.patch))?;
         let image = enlarging.is_none() && (request.image.is_some() || inputs.image.is_some());
-        let begins = Begins::of(image, canvas.as_ref(), request.strength);
+        let begins = match fills {
+            true => filled(request)?,
+            false => Begins::of(image, canvas.as_ref(), request.strength),
+        };
         let recipe = self.sampler(request, &scheduler, &sampling, guidance, begins)?;
         check_variance(&recipe, spec.outputs, channels)?;
         let prepare_null = guided || studied && null && !spec.takes_guidance;
@@ -92,6 +99,7 @@ impl Pipeline {
             model: &self.model,
             request,
             images: &inputs.small,
+            canvas: canvas.as_ref(),
             size: &size,
             shape: &shape,
             guided: prepare_null,
@@ -164,7 +172,7 @@ impl Pipeline {
             (None, None) => None,
         };
         job.begin = image.map(|image| job.encode(&image)).transpose()?;
-        if let Some(canvas) = &job.canvas {
+        if let (Some(canvas), false) = (&job.canvas, fills) {
             let levels = self.levels(&job)?;
             let until = until(&canvas.change(), job.size.as_slice(), &job.shape, |m| {
                 known_until(f64::from(m) * request.strength.unwrap_or(1.0), &levels)
@@ -266,7 +274,8 @@ impl Pipeline {
             Begins::Noise => recipe,
             Begins::Image { strength } => shortened(recipe, strength, sampling.steps)?,
         };
-        match request.known.as_ref().map(|known| known.method.unwrap_or(MASKED)) {
+        let known = request.known.as_ref().filter(|_| !conditions::fills(&self.model));
+        match known.map(|known| known.method.unwrap_or(MASKED)) {
             Some(Method::Repaint { jump, times }) => resampled(recipe, jump, times, request.eta),
             Some(Method::Replacement) | None => Ok(recipe),
         }
@@ -364,6 +373,14 @@ impl Pipeline {
         }
         Ok(size)
     }
+}
+
+/// Where the sampler of a network that fills masks begins: at noise. It needs no method.
+fn filled(request: &Request) -> Result<Begins, PipelineError> {
+    let method = request.known.as_ref().is_some_and(|known| known.method.is_some());
+    let reason = "has no effect: this model itself fills the mask; remove it";
+    check_unused(reason, &[("method", method), ("strength", request.strength.is_some())])?;
+    Ok(Begins::Noise)
 }
 
 /// The size at which an enlarged image is made: that of the `result`, or the next multiples that the network supports.

@@ -1,6 +1,6 @@
 //! Requests: everything that determines a result, apart from the model.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tweedie_core::spacing::Spacing;
@@ -79,6 +79,10 @@ pub struct Request {
     /// more. For models that enlarge images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_level: Option<usize>,
+    /// The model that enlarges the results, a folder or a name. It is up to the program that runs the request to do so: see
+    /// [`Inputs::small`](crate::Inputs::small).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enlarge: Option<PathBuf>,
     /// How much of the initial image is replaced, > 0 and ≤ 1 (all). By default 0.8, or 1 for the part of a known image that
     /// is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +134,7 @@ impl Default for Request {
             clip_skip: None,
             image: None,
             noise_level: None,
+            enlarge: None,
             strength: None,
             known: None,
             noise: None,

@@ -5,9 +5,9 @@
 //! 2021, arXiv:2106.15282).
 
 use serde::{Deserialize, Serialize};
-use tweedie_hub::Enlarging;
+use tweedie_hub::{Enlarging, SmallImage};
 use tweedie_pipe::{
-    enlarging::{MOST_NOISE, noised, resized},
+    enlarging::{noised, resized},
     operators::{Operator, bicubic, boxes, gaussian},
 };
 
@@ -15,6 +15,9 @@ use crate::{
     error::TrainError,
     keys::{Purpose, key, normal, uniform},
 };
+
+/// Noise levels are thousandths of the noise's standard deviation, from 0 to this.
+const MOST_NOISE: usize = 1000;
 
 /// The `[super_resolution]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,7 +144,11 @@ impl Pairs {
         let small = filter.small(&large, [self.channels, side, side], self.config.factor);
         let less = side / self.config.factor;
         let small = resized(&small, [self.channels, less, less], [side; 2]);
-        Pair { small: noised(&small, level, eps), large, level }
+        let small = match level {
+            0 => small,
+            _ => noised(&small, SmallImage::from(self.config.enlarging()).noise(level), eps),
+        };
+        Pair { small, large, level }
     }
 }
 

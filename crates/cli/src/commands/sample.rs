@@ -1,5 +1,6 @@
 //! `tweedie sample`.
 
+mod enlarge;
 mod output;
 
 use std::{
@@ -131,6 +132,14 @@ pub struct Args {
     /// How much of the initial image is replaced, > 0 and ≤ 1 [default: 0.8].
     #[arg(long, value_name = "S", requires = "image", help_heading = "Images")]
     strength: Option<f64>,
+    /// Enlarge the images with this model, a folder or a name of `tweedie models` [default without MODEL: emoji-x4]. Filmstrip and
+    /// animation show the small ones.
+    #[arg(long, value_name = "MODEL", num_args = 0..=1, default_missing_value = enlarge::DEFAULT, help_heading = "Images")]
+    enlarge: Option<PathBuf>,
+    /// With a model that enlarges: noise on the small image, in thousandths of its standard deviation; more invents more
+    /// [default: the model's].
+    #[arg(long, value_name = "LEVEL", help_heading = "Images")]
+    noise_level: Option<usize>,
     /// Class by name or number; repeat to use several in turn [default: all in turn].
     #[arg(short, long, value_name = "CLASS", help_heading = "Images")]
     class: Vec<ClassSelector>,
@@ -310,6 +319,8 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if let (Some(_), Some(path)) = (&request.known, &args.like) {
         bail!("{}: the stored request is that of an edited image; use `tweedie edit --like`", path.display());
     }
+    let by = request.enlarge.take();
+    let enlarger = by.as_deref().map(|path| enlarge::model(path, &device, ui)).transpose()?;
     let job = pipeline.prepare(&request)?;
     let medium = job.medium();
     let output_path = args.place(medium, job.count())?;
@@ -358,6 +369,14 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         }
         other => other?,
     };
+    let output = match &enlarger {
+        Some(enlarger) => match enlarge::enlarged(enlarger, output, &request, &cancelled, ui)? {
+            Some(output) => output,
+            None => return Ok(interrupt::nothing_written(ui)),
+        },
+        None => output,
+    };
+    request.enlarge = by;
     let seconds = start.elapsed().as_secs_f64();
     let said = speed(noun(medium), count as f64, start);
     let written = args.write(&request, &output, &output_path, &films, animation, ui)?;
@@ -413,6 +432,8 @@ impl Args {
                 negative_prompt: self.negative_prompt.clone(),
                 image: recorded(&self.image)?,
                 strength: self.strength,
+                enlarge: self.enlarge.clone(),
+                noise_level: self.noise_level,
                 classes: (!self.class.is_empty()).then(|| self.class.clone()),
                 seed: self.seed,
                 ..Request::default()

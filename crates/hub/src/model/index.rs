@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::TensorSource;
 
-use super::{PipelineKind, TEXTS, TextPart, UNUSED};
+use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, small::LOW_RES};
 use crate::{
     component::{Component, ComponentDir},
     error::HubError,
@@ -101,8 +101,14 @@ impl Index<'_> {
     /// Checks that all components of the index belong to the class.
     pub(super) fn check(&self, kind: &PipelineKind, name: &str) -> Result<(), HubError> {
         let texts = TEXTS.iter().take(kind.texts).flat_map(|(encoder, tokenizer)| [*encoder, *tokenizer]);
-        let known: Vec<&str> =
-            kind.autoencoder.into_iter().chain(texts).chain([kind.network.0, "scheduler"]).collect();
+        let low = (kind.maps == Maps::Small && kind.autoencoder.is_some()).then_some(LOW_RES);
+        let known: Vec<&str> = kind
+            .autoencoder
+            .into_iter()
+            .chain(texts)
+            .chain([kind.network.0, "scheduler"])
+            .chain(low)
+            .collect();
         for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
             let component = value.as_array().is_some_and(|pair| pair.len() == 2);
             if component && !known.contains(&key.as_str()) && !UNUSED.contains(&key.as_str()) {

@@ -5,6 +5,7 @@
 
 mod index;
 mod save;
+mod small;
 
 use std::{cell::RefCell, path::Path, sync::Arc};
 
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, Network, TensorSource};
 
 pub use save::StableDiffusion;
+pub use small::SmallImage;
 
 use self::index::{Index, merge};
 use crate::{
@@ -46,6 +48,19 @@ pub struct PipelineKind {
     pub xl: bool,
     /// Whether the names of its classes are lists, separated by commas, in the index.
     pub listed: bool,
+    /// What further channels of the network's input are.
+    pub maps: Maps,
+}
+
+/// What further channels of a network's input are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maps {
+    /// There are none.
+    None,
+    /// The part to fill, and the latents of what is known. A network may have none.
+    Mask,
+    /// A small image that is enlarged.
+    Small,
 }
 
 impl PipelineKind {
@@ -64,6 +79,7 @@ const PIXELS: PipelineKind = PipelineKind {
     guidance: 1.0,
     xl: false,
     listed: false,
+    maps: Maps::None,
 };
 
 const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
@@ -80,15 +96,31 @@ const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
 pub const PIPELINES: &[PipelineKind] = &[
     PIXELS,
     PipelineKind { name: "DDIMPipeline", ..PIXELS },
-    PipelineKind { name: "SuperResolutionPipeline", ..PIXELS },
+    PipelineKind { name: "SuperResolutionPipeline", maps: Maps::Small, ..PIXELS },
     PipelineKind { name: "LDMPipeline", autoencoder: Some("vqvae"), ..PIXELS },
     TEXTS_TO_IMAGES,
+    PipelineKind { name: "StableDiffusionInpaintPipeline", also: &[], maps: Maps::Mask, ..TEXTS_TO_IMAGES },
+    PipelineKind {
+        name: "StableDiffusionUpscalePipeline",
+        also: &[],
+        guidance: 9.0,
+        maps: Maps::Small,
+        ..TEXTS_TO_IMAGES
+    },
     PipelineKind {
         name: "StableDiffusionXLPipeline",
         also: &["StableDiffusionXLImg2ImgPipeline"],
         texts: 2,
         guidance: 5.0,
         xl: true,
+        ..TEXTS_TO_IMAGES
+    },
+    PipelineKind {
+        name: "StableDiffusionXLInpaintPipeline",
+        also: &[],
+        texts: 2,
+        xl: true,
+        maps: Maps::Mask,
         ..TEXTS_TO_IMAGES
     },
     PipelineKind {
@@ -106,7 +138,7 @@ pub const PIPELINES: &[PipelineKind] = &[
 pub const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
 
 /// Components that are not needed to make images; they are not loaded.
-const UNUSED: [&str; 3] = ["safety_checker", "feature_extractor", "image_encoder"];
+const UNUSED: [&str; 4] = ["safety_checker", "feature_extractor", "image_encoder", "watermarker"];
 
 fn named(name: &str) -> &'static PipelineKind {
     let is = |kind: &&PipelineKind| kind.name == name || kind.also.contains(&name);
@@ -133,6 +165,8 @@ pub struct Model {
     pub codec: Option<Arc<dyn Codec>>,
     /// Zero, one or two text encoders.
     pub texts: Vec<TextPart>,
+    /// How the small image is read, if it enlarges images.
+    pub small: Option<SmallImage>,
     /// How it is sampled.
     pub scheduler: SchedulerConfig,
     /// Whether a missing negative prompt means features of zeros instead of those of an empty text.
@@ -289,11 +323,19 @@ impl Model {
         if kind.listed {
             extras.class_names = index.class_names()?;
         }
+        let small = match (kind.maps, &codec) {
+            (Maps::Small, Some(codec)) => {
+                index.folder(small::LOW_RES)?;
+                Some(SmallImage::in_latents(dir, &index.entries, codec.spec().stride)?)
+            }
+            _ => None,
+        };
         let model = Self {
             kind,
             network,
             codec,
             texts,
+            small,
             scheduler,
             zeros_for_no_negative: kind.xl && zeros.unwrap_or(true),
             extras,
@@ -351,6 +393,7 @@ impl Model {
             network,
             codec: None,
             texts: Vec::new(),
+            small: extras.enlarging.map(SmallImage::from),
             scheduler,
             zeros_for_no_negative: false,
             extras,
@@ -408,6 +451,7 @@ impl Model {
             network,
             codec: Some(codec.into()),
             texts,
+            small: None,
             scheduler: checkpoint.scheduler()?,
             zeros_for_no_negative: xl,
             extras: Extras::default(),
@@ -421,8 +465,15 @@ impl Model {
     fn check_fit(&self, path: &Path) -> Result<(), HubError> {
         let spec = self.network.spec();
         if let Some(latents) = self.codec.as_ref().map(|codec| codec.spec().latents) {
+            let more: &[usize] = match self.kind.maps {
+                Maps::None => &[0],
+                Maps::Mask => &[0, latents + 1],
+                Maps::Small => &[3],
+            };
             let (inputs, outputs) = (spec.inputs, spec.outputs);
-            if inputs != latents || (outputs != latents && outputs != 2 * latents) {
+            if !more.iter().any(|more| inputs == latents + more)
+                || (outputs != latents && outputs != 2 * latents)
+            {
                 let reason = format!(
                     "has {inputs} input and {outputs} output channels, but the latents have {latents}"
                 );

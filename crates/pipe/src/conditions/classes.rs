@@ -20,7 +20,8 @@ impl Conditioner for ByClass {
 
     fn is_read(&self, model: &Model) -> bool {
         let classes = model.network.spec().classes;
-        classes.count.is_some() || classes.other.is_some() && model.extras.enlarging.is_none()
+        // Those of a network that enlarges are the level of the noise.
+        model.small.is_none() && (classes.count.is_some() || classes.other.is_some())
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {
@@ -45,6 +46,6 @@ impl Conditioner for ByClass {
 
 /// The classes that requests can select.
 pub(crate) fn classes(model: &Model) -> Classes<'_> {
-    let count = model.network.spec().classes.count.unwrap_or(0);
+    let count = model.network.spec().classes.count.filter(|_| model.small.is_none()).unwrap_or(0);
     Classes { count, names: &model.extras.class_names, listed: model.kind.listed }
 }

@@ -1,17 +1,17 @@
 //! The small image of a model that enlarges.
 
 use tweedie_data::{ImageFacts, image_facts, open_sized};
-use tweedie_hub::{Enlarging, Model};
+use tweedie_hub::{Model, SmallImage};
 use tweedie_models::{
     Conditions, Entry,
     conditions::{CLASSES, SMALL},
 };
-use tweedie_ops::Batch;
+use tweedie_ops::{Batch, SampleShape};
 
 use super::{Asked, Conditioner, Part};
 use crate::{
     Image, PipelineError, Request,
-    enlarging::{MOST_NOISE, noised, resized},
+    enlarging::{noised, resized},
 };
 
 /// The draw for the noise on an image's small image.
@@ -30,14 +30,14 @@ impl Conditioner for BySmallImage {
     }
 
     fn is_read(&self, model: &Model) -> bool {
-        model.extras.enlarging.is_some()
+        model.small.is_some()
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {
-        let Some(enlarging) = asked.model.extras.enlarging else {
+        let Some(small) = &asked.model.small else {
             return Err(PipelineError::request("image", self.unsupported()));
         };
-        let level = level_of(asked.request, enlarging)?;
+        let level = level_of(asked.request, small)?;
         let opened;
         let images = match (asked.images, &asked.request.image) {
             ([], Some(file)) => {
@@ -49,28 +49,30 @@ impl Conditioner for BySmallImage {
             }
             (images, _) => images,
         };
-        let large: Vec<Vec<f32>> =
-            images.iter().map(|image| large(image, asked)).collect::<Result<_, _>>()?;
-        let count = if level == 0 { images.len() } else { asked.request.count.get() };
+        let maps: Vec<Vec<f32>> =
+            images.iter().map(|image| map_of(image, small, asked)).collect::<Result<_, _>>()?;
+        let shape = map_shape(asked);
+        let noise @ [_, sigma] = small.noise(level);
+        let count = if sigma == 0.0 { images.len() } else { asked.request.count.get() };
         let given = (0..count).map(|row| {
-            let planes = &large[row % large.len()];
-            let planes = match level {
-                0 => planes.clone(),
+            let planes = &maps[row % maps.len()];
+            let planes = match sigma {
+                0.0 => planes.clone(),
                 _ => {
-                    let eps = asked.draws.normal(row..row + 1, asked.shape, SMALL_DRAW, asked.device);
-                    noised(planes, level, &eps.to_host())
+                    let eps = asked.draws.normal(row..row + 1, &shape, SMALL_DRAW, asked.device);
+                    noised(planes, noise, &eps.to_host())
                 }
             };
-            let map = Batch::from_host(planes, 1, asked.shape, asked.device);
+            let map = Batch::from_host(planes, 1, &shape, asked.device);
             Conditions::none().with(SMALL, Entry::Map(map)).with(CLASSES, Entry::Indices(vec![level]))
         });
         Ok(Part { given: given.collect(), null: None })
     }
 }
 
-fn level_of(request: &Request, enlarging: Enlarging) -> Result<usize, PipelineError> {
-    let level = request.noise_level.unwrap_or(enlarging.noise_level);
-    let most = enlarging.most_noise.min(MOST_NOISE);
+fn level_of(request: &Request, small: &SmallImage) -> Result<usize, PipelineError> {
+    let level = request.noise_level.unwrap_or(small.noise_level);
+    let most = small.most_noise;
     match level <= most {
         true => Ok(level),
         false => {
@@ -97,26 +99,32 @@ pub(crate) fn small_size(request: &Request, images: &[Image]) -> Result<[usize; 
     }
 }
 
-/// An image as the network reads it: of the shape of its samples. What is beyond the border of the image is as at the border.
-fn large(image: &Image, asked: &Asked<'_>) -> Result<Vec<f32>, PipelineError> {
+/// The shape of the map: the axes of the samples, and the channels of the media.
+fn map_shape(asked: &Asked<'_>) -> SampleShape {
+    let channels = asked.model.codec.as_ref().map_or(asked.shape.channels(), |codec| codec.spec().media);
+    asked.shape.with_channels(channels)
+}
+
+/// An image as the network reads it. What is beyond the border of the image is as at the border.
+fn map_of(image: &Image, small: &SmallImage, asked: &Asked<'_>) -> Result<Vec<f32>, PipelineError> {
+    let fail = |reason: String| PipelineError::request("image", reason);
     let &[height, width] = asked.size else {
-        return Err(PipelineError::request("image", "this model does not enlarge images"));
+        return Err(fail("this model does not enlarge images".into()));
     };
-    let factor = asked.model.extras.enlarging.map_or(1, |e| e.factor);
-    let channels = asked.shape.channels();
-    let planes = image.planes_of(channels).ok_or_else(|| {
-        PipelineError::request(
-            "image",
-            format!("this model's samples have {channels} channels, expected 1 or 3"),
-        )
-    })?;
+    let channels = map_shape(asked).channels();
+    let planes = image.planes_of(channels);
+    let planes = planes
+        .ok_or_else(|| fail(format!("this model's images have {channels} channels, expected 1 or 3")))?;
     let [h, w] = [image.height, image.width];
-    let [rows, columns] = [height / factor, width / factor];
+    let [rows, columns] = [height / small.factor, width / small.factor];
     let row = |c: usize, y: usize| {
         let start = (c * h + y.min(h - 1)) * w;
         let line = &planes[start..start + w];
         line.iter().copied().chain(std::iter::repeat_n(line[w - 1], columns.saturating_sub(w)))
     };
     let padded: Vec<f32> = (0..channels).flat_map(|c| (0..rows).flat_map(move |y| row(c, y))).collect();
-    Ok(resized(&padded, [channels, rows, columns], [height, width]))
+    Ok(match small.resized {
+        true => resized(&padded, [channels, rows, columns], [height, width]),
+        false => padded,
+    })
 }

@@ -2,6 +2,7 @@
 
 mod classes;
 mod enlarging;
+mod filling;
 mod texts;
 
 use std::{ops::Range, sync::Arc};
@@ -11,10 +12,11 @@ use tweedie_hub::Model;
 use tweedie_models::{Conditions, Entry, conditions::GUIDANCE};
 use tweedie_ops::SampleShape;
 
-use crate::{Image, NoiseOfRows, PipelineError, Request};
+use crate::{Image, NoiseOfRows, PipelineError, Request, known::Canvas};
 
 pub(crate) use classes::classes;
 pub(crate) use enlarging::small_size;
+pub(crate) use filling::fills;
 
 /// What conditioners read.
 pub(crate) struct Asked<'a> {
@@ -22,6 +24,8 @@ pub(crate) struct Asked<'a> {
     pub request: &'a Request,
     /// Images in memory that take the place of the request's.
     pub images: &'a [Image],
+    /// The existing image that is changed.
+    pub canvas: Option<&'a Canvas>,
     /// The axes of the media.
     pub size: &'a [usize],
     /// The shape of a sample of the network.
@@ -48,7 +52,8 @@ pub(crate) trait Conditioner {
 }
 
 /// All kinds.
-const CONDITIONERS: [&dyn Conditioner; 3] = [&classes::ByClass, &texts::ByText, &enlarging::BySmallImage];
+const CONDITIONERS: [&dyn Conditioner; 4] =
+    [&classes::ByClass, &texts::ByText, &enlarging::BySmallImage, &filling::ByMask];
 
 /// The conditions of one kind: image `i` has entry `i mod n` of these `n`.
 #[derive(Debug)]

@@ -1,12 +1,19 @@
 //! Images, tokens and text features compared with diffusers and transformers.
 
-use std::fs;
+use std::{
+    fs,
+    ops::{ControlFlow, Range},
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use serde_json::{Value, json};
 use tweedie_hub::{ClipTokenizer, Lora, Model, SafetensorsFile, weights};
 use tweedie_models::{HostTensor, TensorSource};
-use tweedie_ops::Device;
-use tweedie_pipe::{Pipeline, Request};
+use tweedie_ops::{Batch, Device, SampleShape};
+use tweedie_pipe::{
+    Inputs, NoiseOfRows, Pipeline, RecordedFile, Request,
+    known::{Known, MaskSpec},
+};
 
 use super::{common::noise, folder, folder_in, golden, load, picture, run};
 
@@ -21,6 +28,16 @@ fn request(file: &SafetensorsFile) -> (Request, HostTensor) {
     (request, HostTensor { shape, values })
 }
 
+/// The noise on the small image; there is no other.
+struct SmallNoise;
+
+impl NoiseOfRows for SmallNoise {
+    fn normal(&self, rows: Range<usize>, shape: &SampleShape, _: u64, device: &Device) -> Batch {
+        let values = noise("small", rows.len() * shape.len()).map(|u| (3f64.sqrt() * u) as f32).collect();
+        Batch::from_host(values, rows.len(), shape, device)
+    }
+}
+
 /// The largest difference from diffusers' images, relative to their RMS.
 fn difference(name: &str, precision: weights::Precision) -> f64 {
     let dir = folder_in(name, precision);
@@ -33,8 +50,25 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
     };
     let device = Device::flex();
     let pipeline = Pipeline::of(Model::load_with(dir.path(), &loras, &device).unwrap(), &device);
-    let image = (name == "img2img").then(|| picture(16));
-    let output = run(&pipeline, &request, Some(&latents), image.as_ref()).unwrap();
+    let mut request = request;
+    let mut inputs = Inputs { noise: Some(latents), ..Inputs::default() };
+    match name {
+        "img2img" => inputs.image = Some(picture(16)),
+        "inpaint" | "sdxl_inpaint" => {
+            let path = dir.path().join("image.png");
+            picture(16).save_png(&path).unwrap();
+            let mask = MaskSpec { rectangles: vec![[4, 3, 10, 8]], ..MaskSpec::default() };
+            request.known =
+                Some(Known { image: RecordedFile::of(&path).unwrap(), mask: Some(mask), method: None });
+        }
+        "upscale" => {
+            inputs.small = vec![picture(8)];
+            inputs.draws = Some(Arc::new(SmallNoise));
+        }
+        _ => {}
+    }
+    let job = pipeline.prepare_with(&request, inputs).unwrap();
+    let output = job.run(&AtomicBool::new(false), &mut |_| ControlFlow::Continue(())).unwrap();
     let expected = answer.read("pictures").unwrap();
     assert_eq!(output.tensors.shape, expected.shape, "{name}");
     assert_eq!(output.images.len(), expected.shape[0], "{name}");
@@ -49,7 +83,20 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
 #[test]
 fn pictures_are_those_of_diffusers() {
     let mut wrong = Vec::new();
-    for name in ["sd1", "sd2", "sdxl", "sdxl_skip", "distilled", "img2img", "lora", "dit", "ldm"] {
+    for name in [
+        "sd1",
+        "sd2",
+        "sdxl",
+        "sdxl_skip",
+        "distilled",
+        "img2img",
+        "inpaint",
+        "sdxl_inpaint",
+        "upscale",
+        "lora",
+        "dit",
+        "ldm",
+    ] {
         let worst = difference(name, weights::Precision::F32);
         if worst.is_nan() || worst >= TOLERANCE {
             wrong.push(format!("{name} differs by {worst:.1e} of RMS"));

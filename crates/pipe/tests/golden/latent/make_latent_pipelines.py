@@ -17,6 +17,9 @@ import diffusers
 import diffusers.pipelines.deprecated.latent_diffusion_uncond.pipeline_latent_diffusion_uncond as ldm_module
 import diffusers.pipelines.dit.pipeline_dit as dit_module
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img as img2img_module
+import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint as inpaint_module
+import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_upscale as upscale_module
+import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint as sdxl_inpaint_module
 import numpy as np
 import torch
 import transformers
@@ -24,6 +27,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
+    DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
@@ -31,11 +35,15 @@ from diffusers import (
     LDMPipeline,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from safetensors.numpy import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -210,6 +218,50 @@ def img2img():
     return pipe, request, [1, 4, 8, 8]
 
 
+def inpaint():
+    """A network that also gets the mask and the latents of what is known: here the mean of their distribution, not a sample."""
+    net = unet(24, in_channels=9)
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    pipe = sd(net, vae(), scheduler, text(24), StableDiffusionInpaintPipeline)
+    request = dict(prompt="red hat on the cat", negative_prompt="", guidance=3.0, steps=5)
+    return pipe, request, [2, 4, 8, 8]
+
+
+def sdxl_inpaint():
+    pipe, _, shape = sdxl()
+    parts = {name: part for name, part in pipe.components.items() if name not in ("feature_extractor", "image_encoder")}
+    parts["unet"] = unet(
+        40,
+        in_channels=9,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        transformer_layers_per_block=[1, 2],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 12,
+    )
+    pipe = StableDiffusionXLInpaintPipeline(**parts, add_watermarker=False)
+    return pipe, dict(prompt="the cat under clouds", negative_prompt="hat", guidance=6.0, steps=4), shape
+
+
+def upscale():
+    """A network that also gets a small image with noise, and the level of the noise as class."""
+    net = unet(24, in_channels=7, num_class_embeds=1000)
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction")
+    pipe = StableDiffusionUpscalePipeline(
+        vae=vae(),
+        text_encoder=text(24),
+        tokenizer=TOKENIZER,
+        unet=net,
+        low_res_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=1000),
+        scheduler=scheduler,
+        max_noise_level=350,
+    )
+    request = dict(prompt="red hat on the cat", negative_prompt="small", guidance=9.0, steps=5, noise_level=50)
+    return pipe, request, [1, 4, 8, 8]
+
+
 def dit():
     net = DiTTransformer2DModel(
         num_attention_heads=2,
@@ -264,6 +316,9 @@ CASES = dict(
     sdxl_skip=sdxl_skip,
     distilled=distilled,
     img2img=img2img,
+    inpaint=inpaint,
+    sdxl_inpaint=sdxl_inpaint,
+    upscale=upscale,
     dit=dit,
     ldm=ldm,
 )
@@ -299,8 +354,11 @@ def make(name):
         # transformers 5 has no such part anymore, which diffusers 0.42 asks for.
         pipe.text_encoder.__dict__["text_model"] = pipe.text_encoder
     latents = sample("latents", shape)
-    for module in (img2img_module, dit_module, ldm_module):
+    for module in (img2img_module, inpaint_module, sdxl_inpaint_module, dit_module, ldm_module):
         module.randn_tensor = lambda shape, **_: latents
+    upscale_module.randn_tensor = lambda shape, **_: sample("small", list(shape))
+    if name.endswith("inpaint"):
+        DiagonalGaussianDistribution.sample = lambda self, *_: self.mean
     pipe.set_progress_bar_config(disable=True)
     steps = dict(num_inference_steps=request["steps"])
     autoencoder = pipe.vqvae if name == "ldm" else pipe.vae
@@ -323,6 +381,13 @@ def make(name):
                     more[theirs] = request[key]
             if name == "img2img":
                 more["image"] = picture(2 * shape[2])
+            elif name.endswith("inpaint"):
+                mask = np.zeros((2 * shape[2], 2 * shape[3]), np.uint8)
+                mask[3:11, 4:14] = 255
+                more |= dict(image=picture(2 * shape[2]), mask_image=Image.fromarray(mask))
+                more |= dict(latents=latents, num_images_per_prompt=shape[0], strength=1.0)
+            elif name == "upscale":
+                more |= dict(image=picture(shape[2]), noise_level=request["noise_level"], latents=latents)
             else:
                 more |= dict(latents=latents, num_images_per_prompt=shape[0], height=2 * shape[2], width=2 * shape[3])
             pipe(request["prompt"], **more)
