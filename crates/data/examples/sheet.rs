@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dataset = Dataset::open(&DataConfig { size, ..DataConfig::default() })?;
 
     let order = Order::new(1, dataset.len());
-    let images = (0..64).map(|n| Ok(dataset.get(order.index(n))?.image.as_ref().clone()));
+    let images = (0..64).map(|n| Ok(dataset.get(order.index(n))?.sample.as_ref().clone()));
     let images = images.collect::<Result<Vec<Image>, tweedie_data::DataError>>()?;
     grid(&images, 16, 2, grey).save_png(path(1, "images.png"))?;
 

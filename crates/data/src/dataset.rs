@@ -13,17 +13,18 @@ use rayon::prelude::*;
 
 use crate::{
     DataConfig, DataError, Image, OnError, Picture, Skipped, Source, Words, decode, emoji, folder,
+    form::{self, Decode},
     order::mix,
     packed, parquet,
     resize::{Frame, cover, fit},
     source::{Collection, Entry},
 };
 
-/// One image of a dataset.
+/// One item of a dataset.
 #[derive(Clone, Debug)]
-pub struct Item {
-    /// The decoded image, of the dataset's size.
-    pub image: Arc<Image>,
+pub struct Item<T = Image> {
+    /// The decoded item: an image of the dataset's size, or a sound.
+    pub sample: Arc<T>,
     /// An index into [`Dataset::class_names`].
     pub class: Option<usize>,
     /// Its description in words.
@@ -32,27 +33,32 @@ pub struct Item {
     pub name: String,
 }
 
-/// Images of one size, with classes and captions if the collection has them. Cheap to clone.
-#[derive(Clone)]
-pub struct Dataset {
-    shared: Arc<Shared>,
+/// Images of one size, or items of another medium, with classes and captions if the collection has them. Cheap to clone.
+pub struct Dataset<D: Decode = Frame> {
+    shared: Arc<Shared<D>>,
     indices: Arc<[usize]>,
 }
 
-struct Shared {
+impl<D: Decode> Clone for Dataset<D> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), indices: self.indices.clone() }
+    }
+}
+
+struct Shared<D: Decode> {
     collection: Collection,
-    frame: Frame,
+    by: D,
     on_error: OnError,
     holdout: f64,
     /// All images in the collection's order, with `None` for corrupt ones. `None` if they do not fit in memory.
-    cache: Option<Vec<Option<Arc<Image>>>>,
+    cache: Option<Vec<Option<Arc<D::Sample>>>>,
     skipped: Mutex<Vec<Skipped>>,
     /// Images found to be corrupt, which are neither decoded nor listed again.
     corrupt: Vec<AtomicBool>,
 }
 
 impl Dataset {
-    /// Opens the whole configured collection; [`Dataset::split`] separates the held-out part.
+    /// Opens the whole configured collection of images; [`Dataset::split`] separates the held-out part.
     ///
     /// Decodes all images if they fit in `cache_mb`. Corrupt ones are then skipped, or the first one is an error,
     /// depending on `on_error`.
@@ -61,12 +67,26 @@ impl Dataset {
     /// A configuration value out of range, a missing or unreadable path, no images, or a corrupt image with
     /// `on_error = "fail"`.
     pub fn open(config: &DataConfig) -> Result<Self, DataError> {
+        Self::open_by(config, Frame::of(config))
+    }
+
+    /// Width and height of the images in pixels.
+    pub fn size(&self) -> usize {
+        self.shared.by.size
+    }
+}
+
+impl<D: Decode> Dataset<D> {
+    /// Opens a collection of another medium, whose items `by` decodes. Of `config`, the fields about images are not used.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`].
+    pub fn open_by(config: &DataConfig, by: D) -> Result<Self, DataError> {
         config.validate()?;
-        let mut collection = collection(config)?;
-        let frame = Frame::of(config);
-        let bytes = collection.entries.len().saturating_mul(3 * config.size * config.size + 64);
+        let mut collection = collection(config, &by)?;
+        let bytes = by.bytes().map_or(usize::MAX, |each| collection.entries.len().saturating_mul(each));
         let mut shared = Shared {
-            frame,
+            by,
             on_error: config.on_error,
             holdout: config.holdout,
             cache: None,
@@ -97,11 +117,6 @@ impl Dataset {
     /// Whether there are no items, which only a held-out part can have.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
-    }
-
-    /// Width and height of the images in pixels.
-    pub fn size(&self) -> usize {
-        self.shared.frame.size
     }
 
     /// Names of the classes; empty if the collection has none.
@@ -174,7 +189,7 @@ impl Dataset {
     ///
     /// # Errors
     /// An index out of range; a corrupt image with `on_error = "fail"`, or if no image is good.
-    pub fn get(&self, index: usize) -> Result<Item, DataError> {
+    pub fn get(&self, index: usize) -> Result<Item<D::Sample>, DataError> {
         let len = self.len();
         if index >= len {
             return Err(DataError::Index { index, len });
@@ -184,11 +199,11 @@ impl Dataset {
             if self.shared.on_error == OnError::Skip && self.shared.corrupt[at].load(Ordering::Relaxed) {
                 continue;
             }
-            match self.shared.image(at) {
-                Ok(image) => {
+            match self.shared.sample(at) {
+                Ok(sample) => {
                     let Entry { name, class, words, .. } = &self.shared.collection.entries[at];
                     let (name, words) = (name.clone(), words.clone());
-                    return Ok(Item { image, class: *class, words, name });
+                    return Ok(Item { sample, class: *class, words, name });
                 }
                 Err(error) if self.shared.on_error == OnError::Fail => return Err(error),
                 Err(_) => {}
@@ -198,12 +213,12 @@ impl Dataset {
     }
 }
 
-impl Shared {
-    fn image(&self, at: usize) -> Result<Arc<Image>, DataError> {
-        if let Some(image) = self.cache.as_ref().and_then(|cache| cache[at].clone()) {
-            return Ok(image);
+impl<D: Decode> Shared<D> {
+    fn sample(&self, at: usize) -> Result<Arc<D::Sample>, DataError> {
+        if let Some(sample) = self.cache.as_ref().and_then(|cache| cache[at].clone()) {
+            return Ok(sample);
         }
-        self.collection.decode(at, &self.frame).map(Arc::new).map_err(|reason| {
+        self.collection.decode(at, |content| self.by.decode(content)).map(Arc::new).map_err(|reason| {
             let path = self.collection.path(at);
             if !self.corrupt[at].swap(true, Ordering::Relaxed) {
                 let skipped = Skipped { path: path.clone(), reason: reason.clone() };
@@ -213,11 +228,11 @@ impl Shared {
         })
     }
 
-    fn decode_all(&self) -> Result<Vec<Option<Arc<Image>>>, DataError> {
-        let decoded = self.collection.decode_all(&self.frame);
+    fn decode_all(&self) -> Result<Vec<Option<Arc<D::Sample>>>, DataError> {
+        let decoded = self.collection.decode_all(&self.by);
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep = |(at, image): (usize, Result<Image, String>)| match image {
-            Ok(image) => Ok(Some(Arc::new(image))),
+        let keep = |(at, sample): (usize, Result<D::Sample, String>)| match sample {
+            Ok(sample) => Ok(Some(Arc::new(sample))),
             Err(reason) if self.on_error == OnError::Fail => {
                 Err(DataError::Corrupt { path: self.collection.path(at), reason })
             }
@@ -250,8 +265,9 @@ impl Shared {
         let skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         let first = skipped.first().map(|s| format!("; first {}: {}", s.path.display(), s.reason));
         self.empty(format!(
-            ", and all {} found images are corrupt{}",
+            ", and all {} found {} are corrupt{}",
             skipped.len(),
+            self.by.noun(),
             first.unwrap_or_default()
         ))
     }
@@ -266,12 +282,12 @@ pub fn counted_endings(counts: &BTreeMap<String, usize>) -> String {
     counts.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn collection(config: &DataConfig) -> Result<Collection, DataError> {
+fn collection<D: Decode>(config: &DataConfig, by: &D) -> Result<Collection, DataError> {
     match &config.source {
         Source::Emoji => emoji::open(&config.emoji),
-        Source::Folder(path) => folder::open(path, &config.folder, config.on_error),
+        Source::Folder(path) => folder::open(path, &config.folder, config.on_error, by),
         Source::Parquet(path) => parquet::open(path, &config.parquet, config.on_error),
-        Source::Packed(path) => packed::open(path, config.folder.classes),
+        Source::Packed(path) => packed::open(path, config.folder.classes, by.endings()),
     }
 }
 
@@ -303,11 +319,11 @@ const SURVEYED: usize = 256;
 /// As [`Dataset::open`], and if none of the images looked at can be decoded.
 pub fn survey(config: &DataConfig) -> Result<Survey, DataError> {
     config.validate()?;
-    let collection = collection(config)?;
+    let collection = collection(config, &Frame::of(config))?;
     let images = collection.entries.len();
     let picks: Vec<usize> = (0..SURVEYED.min(images)).map(|i| i * images / SURVEYED.min(images)).collect();
     let facts = |&at: &usize| {
-        let raster = collection.raster(at)?;
+        let raster = collection.decode(at, form::raster)?;
         Ok(ImageFacts { width: raster.width, height: raster.height, grey: raster.is_grey() })
     };
     let found: Vec<Result<ImageFacts, String>> = picks.par_iter().map(facts).collect();

@@ -33,7 +33,7 @@ pub(crate) fn picture(path: &Path) -> Result<Picture, String> {
     of_file(path, |bytes| guarded("the decoder failed", || as_stored(bytes)))
 }
 
-fn of_file<T>(path: &Path, decode: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
+pub(crate) fn of_file<T>(path: &Path, decode: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
     let length = files::open(path).and_then(|file| file.metadata()).map_err(|e| e.to_string())?.len();
     if length > MAX_BYTES {
         return Err(format!("the file has {length} bytes, more than the limit of {} MiB", MAX_BYTES >> 20));

@@ -1,4 +1,4 @@
-//! A folder of image files, at any depth.
+//! A folder of files, at any depth.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,22 +12,27 @@ use tweedie_system::files;
 
 use crate::{
     DataError, FolderConfig, OnError, Skipped, Words,
-    decode::{self, EXTENSIONS},
+    form::Decode,
     source::{Collection, Entry, Place, ending},
 };
 
 /// Captions files that are used by default: Hugging Face's `imagefolder` names and ours.
 const CAPTION_FILES: [&str; 3] = ["metadata.csv", "metadata.jsonl", "captions.jsonl"];
 
-pub(crate) fn open(root: &Path, config: &FolderConfig, on_error: OnError) -> Result<Collection, DataError> {
+pub(crate) fn open<D: Decode>(
+    root: &Path,
+    config: &FolderConfig,
+    on_error: OnError,
+    by: &D,
+) -> Result<Collection, DataError> {
     if !root.exists() {
-        return Err(DataError::Missing { what: "the image folder", path: root.into() });
+        return Err(DataError::Missing { what: "the folder", path: root.into() });
     }
     if !root.is_dir() {
         return Err(DataError::WrongKind { path: root.into(), expected: "a folder" });
     }
     let mut found = Found::default();
-    walk(root, "", &mut found, &mut HashSet::new())?;
+    walk(root, "", by, &mut found, &mut HashSet::new())?;
     let (captions, skipped) = captions(root, config, on_error, &mut found)?;
     let class_of = |name: &str| name.split_once('/').map(|(first, _)| first.to_owned());
     let mut class_names: Vec<String> = match config.classes {
@@ -53,7 +58,7 @@ pub(crate) fn open(root: &Path, config: &FolderConfig, on_error: OnError) -> Res
         entries: found.images.into_iter().map(entry).collect(),
         class_names,
         place: root.display().to_string(),
-        looked_for: format!("{} files in it and in its subfolders", EXTENSIONS.join(", ")),
+        looked_for: format!("{} files in it and in its subfolders", by.endings().join(", ")),
         skipped,
         passed_over: found.others,
         ..Collection::default()
@@ -71,9 +76,10 @@ struct Found {
 }
 
 /// Hidden files are ignored; links are followed, and each folder is visited once.
-fn walk(
+fn walk<D: Decode>(
     folder: &Path,
     prefix: &str,
+    by: &D,
     found: &mut Found,
     seen: &mut HashSet<PathBuf>,
 ) -> Result<(), DataError> {
@@ -93,14 +99,14 @@ fn walk(
         if file_name.starts_with('.') {
             continue;
         } else if path.is_dir() {
-            walk(&path, &format!("{name}/"), found, seen)?;
-        } else if EXTENSIONS.contains(&ending.trim_start_matches('.')) {
+            walk(&path, &format!("{name}/"), by, found, seen)?;
+        } else if by.endings().contains(&ending.trim_start_matches('.')) {
             found.images.insert(name, path);
         } else if ending == ".txt" {
             found.texts.insert(stem(&name).into(), path);
         } else if CAPTION_FILES.contains(&file_name.as_str()) {
             found.captions.insert(prefix.into(), path);
-        } else if decode::is_image(&path) {
+        } else if by.recognizes(&path) {
             found.images.insert(name, path);
         } else {
             *found.others.entry(ending).or_default() += 1;

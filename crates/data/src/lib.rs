@@ -13,7 +13,7 @@
 //! let emoji = Dataset::open(&DataConfig { size: 16, ..DataConfig::default() })?;
 //! let first = emoji.get(0)?;
 //! assert_eq!(first.words.caption.as_deref(), Some("grinning face"));
-//! assert_eq!((first.image.width, first.image.height), (16, 16));
+//! assert_eq!((first.sample.width, first.sample.height), (16, 16));
 //! # Ok::<(), tweedie_data::DataError>(())
 //! ```
 
@@ -31,6 +31,7 @@ mod emoji;
 mod emoji_subgroups;
 mod error;
 mod folder;
+mod form;
 mod guard;
 mod order;
 mod packed;
@@ -52,10 +53,12 @@ pub use crate::{
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},
+    form::{Content, Decode, Sounds},
     guard::is_guarded,
     order::Order,
     packed::is_packed,
+    resize::{Frame, Raster},
     stream::{Batch, Stream},
     warp::Padding,
 };
-pub use tweedie_media::{Depth, Image, MediaError, Picture, Rgb, grid};
+pub use tweedie_media::{Audio, Depth, Image, MediaError, Picture, Rgb, grid};

@@ -23,9 +23,8 @@ use serde_json::Value;
 use tweedie_system::files;
 
 use crate::{
-    DataError, Image, OnError, ParquetConfig, Skipped, Words, decode,
+    DataError, OnError, ParquetConfig, Skipped, Words,
     guard::guarded,
-    resize::{Frame, Raster, fit},
     source::{Collection, Entry, Place, ending},
 };
 
@@ -341,19 +340,22 @@ impl Tables {
         name.into()
     }
 
-    /// Decodes the image of one row, skipping earlier pages by their headers.
-    pub fn raster(&self, row: Row) -> Result<Raster, String> {
+    /// Decodes the bytes of one row, skipping earlier pages by their headers.
+    pub fn decode<T>(&self, row: Row, decode: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
         let table = &self.0[row.file];
         let value = guarded(INVALID, || {
             let (mut reader, present) = table.images(row.group)?;
             reader.skip_records(row.row).map_err(|e| e.to_string())?;
             read_some(&mut reader, present, 1)
         })?;
-        raster(value.first())
+        decode(content(value.first())?)
     }
 
-    /// Decodes every image, in order, in parallel.
-    pub fn decode_all(&self, frame: &Frame) -> Vec<Result<Image, String>> {
+    /// Decodes every row, in order, in parallel.
+    pub fn decode_all<T: Send>(
+        &self,
+        decode: &(impl Fn(&[u8]) -> Result<T, String> + Sync),
+    ) -> Vec<Result<T, String>> {
         let mut images = Vec::new();
         for table in &self.0 {
             for group in 0..table.metadata.num_row_groups() {
@@ -367,7 +369,7 @@ impl Tables {
                     };
                     match read {
                         Ok(read) if !read.is_empty() => images.par_extend(
-                            read.par_iter().map(|v| Ok(fit(&raster(Some(v))?, frame))).collect::<Vec<_>>(),
+                            read.par_iter().map(|v| decode(content(Some(v))?)).collect::<Vec<_>>(),
                         ),
                         Ok(_) => images.resize_with(end, || Err("the row is missing".into())),
                         Err(reason) => images.resize_with(end, || Err(reason.clone())),
@@ -393,9 +395,9 @@ impl Table {
     }
 }
 
-fn raster(value: Option<&Option<ByteArray>>) -> Result<Raster, String> {
+fn content(value: Option<&Option<ByteArray>>) -> Result<&[u8], String> {
     match value {
-        Some(Some(bytes)) => decode::bytes(bytes.data()),
+        Some(Some(bytes)) => Ok(bytes.data()),
         Some(None) => Err("the image is not embedded in the file (no bytes)".into()),
         None => Err("the row is missing".into()),
     }

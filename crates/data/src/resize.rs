@@ -9,12 +9,12 @@ use std::sync::LazyLock;
 use crate::{DataConfig, Fit, Image, Rgb, budget::Lent};
 
 /// Straight-alpha sRGB, four bytes per pixel.
-pub(crate) struct Raster {
-    pub width: usize,
-    pub height: usize,
-    pub rgba: Vec<u8>,
+pub struct Raster {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) rgba: Vec<u8>,
     /// Its share of the memory for decoding.
-    pub _lent: Option<Lent>,
+    pub(crate) _lent: Option<Lent>,
 }
 
 impl Raster {
@@ -23,23 +23,24 @@ impl Raster {
     }
 
     /// Whether no pixel that can be seen has a colour.
-    pub fn is_grey(&self) -> bool {
+    pub(crate) fn is_grey(&self) -> bool {
         self.rgba.chunks_exact(4).all(|p| p[0] == p[1] && p[1] == p[2] || p[3] == 0)
     }
 }
 
 /// The square of a data set's images.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Frame {
-    pub size: usize,
-    pub background: Rgb,
-    pub fit: Fit,
-    pub margin: f64,
+pub struct Frame {
+    pub(crate) size: usize,
+    pub(crate) background: Rgb,
+    pub(crate) fit: Fit,
+    pub(crate) margin: f64,
     /// Whether colours are taken away.
-    pub grey: bool,
+    pub(crate) grey: bool,
 }
 
 impl Frame {
+    /// The square of a configuration.
     pub fn of(config: &DataConfig) -> Self {
         let &DataConfig { size, channels, background, fit, margin, .. } = config;
         Self { size, background, fit, margin, grey: channels == 1 }

@@ -1,4 +1,4 @@
-//! The common form of all collections of images: a list of entries that can be decoded.
+//! The common form of all collections: a list of entries that can be decoded.
 
 use std::{
     collections::BTreeMap,
@@ -9,13 +9,13 @@ use std::{
 use rayon::prelude::*;
 
 use crate::{
-    Image, Skipped, Words, decode,
+    Skipped, Words, decode,
+    form::{Content, Decode},
     packed::{Files, Stretch},
     parquet::{Row, Tables},
-    resize::{Frame, Raster, fit},
 };
 
-/// One image that is not decoded yet.
+/// One item that is not decoded yet.
 pub(crate) struct Entry {
     /// Unique within the collection and the same on every machine.
     pub name: String,
@@ -28,7 +28,7 @@ pub(crate) struct Entry {
     pub place: Place,
 }
 
-/// The place of an entry's encoded image.
+/// The place of an entry's content.
 pub(crate) enum Place {
     Bytes(&'static [u8]),
     File(PathBuf),
@@ -71,27 +71,29 @@ impl Collection {
         }
     }
 
-    /// Decodes one image.
-    pub fn decode(&self, index: usize, frame: &Frame) -> Result<Image, String> {
-        Ok(fit(&self.raster(index)?, frame))
+    /// Applies `decode` to the content of an item.
+    pub fn decode<T>(
+        &self,
+        index: usize,
+        decode: impl FnOnce(Content<'_>) -> Result<T, String>,
+    ) -> Result<T, String> {
+        match (&self.entries[index].place, &self.tables) {
+            (Place::Bytes(bytes), _) => decode(Content::Encoded(bytes)),
+            (Place::File(path), _) => decode::of_file(path, |bytes| decode(Content::Encoded(bytes))),
+            (Place::Stretch(stretch), _) => stretch.decode(&self.files, decode),
+            (Place::Row(row), Some(tables)) => tables.decode(*row, |bytes| decode(Content::Encoded(bytes))),
+            (Place::Row(_), None) => Err("the row is missing".into()),
+        }
     }
 
-    /// Decodes one image, as it is.
-    pub fn raster(&self, index: usize) -> Result<Raster, String> {
-        Ok(match (&self.entries[index].place, &self.tables) {
-            (Place::Bytes(bytes), _) => decode::bytes(bytes)?,
-            (Place::File(path), _) => decode::file(path)?,
-            (Place::Stretch(stretch), _) => stretch.raster(&self.files)?,
-            (Place::Row(row), Some(tables)) => tables.raster(*row)?,
-            (Place::Row(_), None) => return Err("the row is missing".into()),
-        })
-    }
-
-    /// Decodes all images in order, on all cores.
-    pub fn decode_all(&self, frame: &Frame) -> Vec<Result<Image, String>> {
+    /// Decodes all items in order, on all cores.
+    pub fn decode_all<D: Decode>(&self, by: &D) -> Vec<Result<D::Sample, String>> {
         match &self.tables {
-            Some(tables) => tables.decode_all(frame),
-            None => (0..self.entries.len()).into_par_iter().map(|i| self.decode(i, frame)).collect(),
+            Some(tables) => tables.decode_all(&|bytes| by.decode(Content::Encoded(bytes))),
+            None => {
+                let all = (0..self.entries.len()).into_par_iter();
+                all.map(|i| self.decode(i, |content| by.decode(content))).collect()
+            }
         }
     }
 }

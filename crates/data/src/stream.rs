@@ -52,7 +52,7 @@ impl Stream {
     pub fn batch(&self, start: u64, count: usize) -> Result<Batch, DataError> {
         let sample = |n: u64| {
             let item = self.dataset.get(self.order.index(n))?;
-            let (planes, label) = augment(&item.image, &self.augment, self.seed, n);
+            let (planes, label) = augment(&item.sample, &self.augment, self.seed, n);
             Ok((planes, label, item.class, item.words.caption.clone()))
         };
         let samples = (start..start + count as u64).into_par_iter().map(sample);

@@ -45,8 +45,8 @@ fn the_default_has_no_variants() {
     ] {
         assert_eq!(class(name), subgroup, "{name}");
     }
-    assert_eq!(at("red heart").image.pixel(8, 7), [221, 46, 68], "Twemoji's red, #DD2E44");
-    assert_eq!(at("red heart").image.pixel(0, 0), [255; 3]);
+    assert_eq!(at("red heart").sample.pixel(8, 7), [221, 46, 68], "Twemoji's red, #DD2E44");
+    assert_eq!(at("red heart").sample.pixel(0, 0), [255; 3]);
 }
 
 #[test]
@@ -108,9 +108,9 @@ fn background_and_laziness() {
     assert!(cached.is_cached() && !lazy.is_cached());
     for i in [0, 100, 1000] {
         let (a, b) = (cached.get(i).unwrap(), lazy.get(i).unwrap());
-        assert_eq!((&a.image, &a.name, a.class), (&b.image, &b.name, b.class));
+        assert_eq!((&a.sample, &a.name, a.class), (&b.sample, &b.name, b.class));
     }
-    assert_eq!(cached.get(0).unwrap().image.pixel(0, 0), [10, 20, 30]);
+    assert_eq!(cached.get(0).unwrap().sample.pixel(0, 0), [10, 20, 30]);
     assert!(matches!(cached.get(1 << 20), Err(DataError::Index { .. })));
 }
 

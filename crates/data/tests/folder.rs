@@ -5,7 +5,8 @@
 use std::{fs, path::Path};
 
 use image::{DynamicImage, ImageFormat, Rgb32FImage, RgbImage, RgbaImage};
-use tweedie_data::{DataConfig, DataError, Dataset, FolderConfig, OnError, Source};
+use tweedie_data::{Audio, DataConfig, DataError, Dataset, FolderConfig, OnError, Sounds, Source};
+use tweedie_media::{WavFormat, write_wav};
 
 fn config(root: &Path) -> DataConfig {
     DataConfig { source: Source::Folder(root.into()), size: 8, ..DataConfig::default() }
@@ -47,7 +48,7 @@ fn every_format_whatever_it_is_called() {
     for i in 0..7 {
         let item = dataset.get(i).unwrap();
         let near = |p: &[u8]| p.iter().zip([200, 100, 50]).all(|(a, b)| a.abs_diff(b) < 4);
-        assert!(item.image.pixels.chunks_exact(3).all(near), "{}", item.name);
+        assert!(item.sample.pixels.chunks_exact(3).all(near), "{}", item.name);
     }
 }
 
@@ -193,7 +194,7 @@ fn corrupt_images_are_skipped_or_fatal_and_always_named() {
     half.save(dir.path().join("good.png")).unwrap();
     let dataset = Dataset::open(&config(dir.path())).unwrap();
     assert_eq!(dataset.names().collect::<Vec<_>>(), ["good.png"]);
-    assert_eq!(dataset.get(0).unwrap().image.pixel(4, 4), [127; 3]);
+    assert_eq!(dataset.get(0).unwrap().sample.pixel(4, 4), [127; 3]);
     let skipped = dataset.skipped();
     assert_eq!(skipped.len(), broken.len());
     for (skip, (name, word)) in skipped.iter().zip(&broken) {
@@ -224,7 +225,7 @@ fn a_camera_held_upright() {
     let turned = [&jpeg[..2], exif, &jpeg[2..]].concat();
     fs::write(dir.path().join("a.jpg"), turned).unwrap();
     let dataset = Dataset::open(&DataConfig { size: 16, ..config(dir.path()) }).unwrap();
-    let image = dataset.get(0).unwrap().image;
+    let image = dataset.get(0).unwrap().sample;
     assert!(image.pixel(3, 2)[0] < 10 && image.pixel(12, 2)[0] < 10, "the left half comes to the top");
     assert!(image.pixel(3, 13)[0] > 245 && image.pixel(12, 13)[0] > 245);
 }
@@ -251,4 +252,35 @@ fn thousands_of_corrupt_images_take_no_longer_than_they_are_many() {
         (4000, 1, 0)
     );
     assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+}
+
+/// Another medium is another way to decode.
+#[test]
+fn a_folder_of_sounds() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, length) in [("left/a.wav", 5), ("left/b.wav", 3), ("right/c.WAV", 4)] {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let audio = Audio { channels: vec![vec![0.25; length]; 2], rate: 8000, guessed: false };
+        write_wav(&path, &audio, WavFormat::Float32, None).unwrap();
+    }
+    fs::write(dir.path().join("left/a.txt"), "a short one").unwrap();
+    fs::write(dir.path().join("left/broken.wav"), b"RIFF").unwrap();
+    let config = DataConfig { source: Source::Folder(dir.path().into()), ..DataConfig::default() };
+    let sounds = Dataset::open_by(&config, Sounds).unwrap();
+    assert_eq!((sounds.len(), sounds.class_names()), (4, &["left".to_owned(), "right".into()][..]));
+    let first = sounds.get(0).unwrap();
+    assert_eq!((first.sample.len(), first.sample.rate, first.class), (5, 8000, Some(0)));
+    assert_eq!(first.words.caption.as_deref(), Some("a short one"));
+    // The broken one is replaced by the next good one.
+    assert_eq!(sounds.get(2).unwrap().name, "right/c.WAV");
+    assert_eq!(sounds.skipped()[0].path, dir.path().join("left/broken.wav"));
+
+    let images = Dataset::open(&config).err().unwrap().to_string();
+    assert!(images.contains("png"), "{images}");
+    fs::remove_dir_all(dir.path().join("right")).unwrap();
+    fs::remove_file(dir.path().join("left/a.wav")).unwrap();
+    fs::remove_file(dir.path().join("left/b.wav")).unwrap();
+    let none = Dataset::open_by(&config, Sounds).unwrap().get(0).err().unwrap().to_string();
+    assert!(none.contains("sounds are corrupt"), "{none}");
 }

@@ -30,7 +30,7 @@ fn byte(n: usize, x: usize, y: usize, c: usize) -> u8 {
 }
 
 fn shows(set: &Dataset, index: usize, n: usize, grey: bool) {
-    let image = set.get(index).unwrap().image;
+    let image = set.get(index).unwrap().sample;
     for (x, y) in (0..set.size().pow(2)).map(|i| (i % set.size(), i / set.size())) {
         let expected = [0, 1, 2].map(|c| byte(n, x, y, if grey { 0 } else { c }));
         assert_eq!(image.pixel(x, y), expected, "image {index} at {x}, {y}");
@@ -122,7 +122,7 @@ fn colours_are_taken_away_where_one_channel_is_asked_for() {
     let set = Dataset::open(&DataConfig { channels: 1, ..config(&golden("colour.npy"), 4) }).unwrap();
     let [r, g, b] = [0, 1, 2].map(|c| f64::from(byte(2, 1, 3, c)));
     let luma = (0.299 * r + 0.587 * g + 0.114 * b).round() as u8;
-    assert_eq!(set.get(2).unwrap().image.pixel(1, 3), [luma; 3]);
+    assert_eq!(set.get(2).unwrap().sample.pixel(1, 3), [luma; 3]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn a_file_of_hugging_face_in_memory_and_on_demand() {
             assert_eq!(item.name, format!("animals.parquet#{i}"));
             assert_eq!(item.words.caption, (i != 3).then(|| format!("picture {i} – é")));
             for (x, y) in (0..36).map(|k| (k % 6, k / 6)) {
-                assert_eq!(item.image.pixel(x, y), [30 * i, 20 * x, 20 * y].map(|v| v as u8));
+                assert_eq!(item.sample.pixel(x, y), [30 * i, 20 * x, 20 * y].map(|v| v as u8));
             }
         }
         assert!(dataset.skipped().is_empty());
@@ -83,7 +83,7 @@ fn other_names_other_types_and_a_corrupt_row() {
     let names = ["data/a.parquet#0", "data/a.parquet#2", "data/b.parquet#0"];
     assert_eq!(dataset.names().collect::<Vec<_>>(), names);
     assert_eq!(dataset.class_names(), ["0", "1", "2", "3", "4"]);
-    assert_eq!(dataset.get(2).unwrap().image.pixel(0, 0), [0, 0, 255]);
+    assert_eq!(dataset.get(2).unwrap().sample.pixel(0, 0), [0, 0, 255]);
     assert!(dataset.skipped()[0].path.ends_with("data/a.parquet#1"), "{:?}", dataset.skipped());
 
     let error = message(&config(dir.path()));

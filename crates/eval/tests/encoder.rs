@@ -16,7 +16,7 @@ use tweedie_ops::Device;
 
 static EMOJI: LazyLock<Vec<Image>> = LazyLock::new(|| {
     let data = Dataset::open(&DataConfig::default()).unwrap();
-    (0..400).map(|i| (*data.get(i * data.len() / 400).unwrap().image).clone()).collect()
+    (0..400).map(|i| (*data.get(i * data.len() / 400).unwrap().sample).clone()).collect()
 });
 
 static ENCODER: LazyLock<Encoder> = LazyLock::new(|| Encoder::embedded(&Device::flex()).unwrap());
@@ -76,7 +76,7 @@ fn scores_follow_what_eyes_see() {
         let emoji =
             EmojiConfig { classes: EmojiClasses::Group, groups: vec![name.into()], ..EmojiConfig::default() };
         let data = Dataset::open(&DataConfig { emoji, ..DataConfig::default() }).unwrap();
-        (0..data.len()).map(|i| (*data.get(i).unwrap().image).clone()).collect::<Vec<_>>()
+        (0..data.len()).map(|i| (*data.get(i).unwrap().sample).clone()).collect::<Vec<_>>()
     };
     let faces = group("Smileys & Emotion");
     let even: Vec<Image> = faces.iter().step_by(2).cloned().collect();

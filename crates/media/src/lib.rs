@@ -34,7 +34,7 @@ pub use crate::{
     planes::write_png_planes,
     png::{read_png_text, write_png},
     video::{DEFAULT_DELAY, Video},
-    wav::{WavFormat, read_wav, read_wav_text, write_wav},
+    wav::{WavFormat, decode_wav, read_wav, read_wav_text, write_wav},
 };
 
 /// Reads the text that was stored in a PNG, an animated PNG or a WAV file.

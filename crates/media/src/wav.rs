@@ -124,7 +124,19 @@ fn chunk(out: &mut Vec<u8>, name: &[u8; 4], content: &[u8]) {
 /// # Errors
 /// If the file has another format or is truncated.
 pub fn read_wav(path: &Path) -> Result<Audio, MediaError> {
-    let mut reader = WavReader::new(BufReader::new(open(path)?)).map_err(|e| wrong(path, e))?;
+    audio(BufReader::new(open(path)?), path)
+}
+
+/// The same for the content of a file.
+///
+/// # Errors
+/// Those of [`read_wav`].
+pub fn decode_wav(content: &[u8]) -> Result<Audio, MediaError> {
+    audio(content, Path::new("the sound"))
+}
+
+fn audio(content: impl Read, path: &Path) -> Result<Audio, MediaError> {
+    let mut reader = WavReader::new(content).map_err(|e| wrong(path, e))?;
     let WavSpec { channels: count, sample_rate: rate, bits_per_sample: bits, sample_format } = reader.spec();
     let values: Result<Vec<f32>, hound::Error> = match (sample_format, bits) {
         (SampleFormat::Int, 16) => {

@@ -281,7 +281,7 @@ impl BatchMaker {
             for row in pass {
                 let sample = done * rows as u64 + row as u64;
                 let item = self.train.get(self.order.index(sample))?;
-                let (mut x0, label) = augment(&item.image, &self.augment, augment_seed, sample);
+                let (mut x0, label) = augment(&item.sample, &self.augment, augment_seed, sample);
                 // The planes of a grey image are equal.
                 x0.truncate(self.values);
                 if let Some(pairs) = &self.pairs {
@@ -316,7 +316,7 @@ impl BatchMaker {
             for row in part {
                 // Spread over the held-out set, with times in another order.
                 let item = self.held_out.get(row * self.held_out.len() / rows)?;
-                let mut x0 = item.image.to_planes();
+                let mut x0 = item.sample.to_planes();
                 x0.truncate(self.values);
                 if let Some(pairs) = &self.pairs {
                     x0 = batch.pair(pairs.held_out(&x0));
@@ -422,7 +422,7 @@ mod tests {
             for row in 0..4 {
                 let noising = &maker.noising;
                 let level = noising.sampler.draw(&*noising.schedule, maker.seed, 0, row, 4).level;
-                let x0 = maker.train.get(maker.order.index(row as u64)).unwrap().image.to_planes();
+                let x0 = maker.train.get(maker.order.index(row as u64)).unwrap().sample.to_planes();
                 let mut eps = vec![0.0f32; 192];
                 normal(maker.seed, Purpose::Noise, 0, row as u64, &mut eps);
                 let scalings = p.scalings(level);

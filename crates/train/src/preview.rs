@@ -53,7 +53,7 @@ pub(crate) fn enlarged(config: &RunConfig, pipeline: &Pipeline, data: &Dataset) 
     let mut columns: [Vec<Image>; 4] = Default::default();
     let mut small = Vec::new();
     for row in 0..count {
-        let image = data.get(row * data.len() / count.max(1))?.image;
+        let image = data.get(row * data.len() / count.max(1))?.sample;
         let planes = image.planes_of(channels).unwrap_or_default();
         let low = super_resolution::reduced(&planes, [channels, size, size], factor);
         let picture =

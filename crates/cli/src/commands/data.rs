@@ -64,7 +64,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         let step = set.len() as f64 / count as f64;
         let picks = (0..count).map(|i| (i as f64 * step) as usize);
         let images: Vec<Image> =
-            picks.map(|i| set.get(i).map(|item| (*item.image).clone())).collect::<Result<_, _>>()?;
+            picks.map(|i| set.get(i).map(|item| (*item.sample).clone())).collect::<Result<_, _>>()?;
         let columns = (images.len() as f64).sqrt().ceil() as usize;
         grid(&images, columns.max(1), 4, Rgb([255, 255, 255]))
             .save_png(path)

@@ -1,7 +1,7 @@
 //! Images within files.
 
 use crate::{
-    decode,
+    form::Content,
     packed::members::{Files, Member},
     resize::Raster,
 };
@@ -73,13 +73,19 @@ impl Stretch {
         Self { file, start, len, form: Form::File { inflated } }
     }
 
-    /// The image.
-    pub(crate) fn raster(&self, files: &Files) -> Result<Raster, String> {
+    /// Applies `decode` to the content.
+    pub(crate) fn decode<T>(
+        &self,
+        files: &Files,
+        decode: impl FnOnce(Content<'_>) -> Result<T, String>,
+    ) -> Result<T, String> {
         let bytes = files.read(self.file, self.start, self.len)?;
         match self.form {
-            Form::Pixels(pixels) => Ok(pixels.raster(&bytes)),
-            Form::File { inflated: None } => decode::bytes(&bytes),
-            Form::File { inflated: Some(len) } => decode::bytes(&super::members::inflate(&bytes, len)?),
+            Form::Pixels(pixels) => decode(Content::Pixels(pixels.raster(&bytes))),
+            Form::File { inflated: None } => decode(Content::Encoded(&bytes)),
+            Form::File { inflated: Some(len) } => {
+                decode(Content::Encoded(&super::members::inflate(&bytes, len)?))
+            }
         }
     }
 }

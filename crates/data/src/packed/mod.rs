@@ -14,7 +14,6 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     DataError, Words,
-    decode::EXTENSIONS,
     source::{Collection, Entry, Place},
 };
 
@@ -57,27 +56,31 @@ impl Found {
     }
 }
 
-pub(crate) fn open(path: &Path, by_folder: bool) -> Result<Collection, DataError> {
+pub(crate) fn open(
+    path: &Path,
+    by_folder: bool,
+    endings: &'static [&'static str],
+) -> Result<Collection, DataError> {
     if !path.exists() {
         return Err(DataError::Missing { what: "the data set", path: path.into() });
     }
     let wrong = |reason| DataError::Packed { path: path.into(), reason };
     let mut files = Files::default();
     let members = members::of(path, &mut files).map_err(wrong)?;
-    let found = read(&members, &mut files, by_folder).map_err(wrong)?;
+    let found = read(&members, &mut files, by_folder, endings).map_err(wrong)?;
     Ok(Collection {
         entries: found.entries,
         class_names: found.class_names,
         place: path.display().to_string(),
-        looked_for: format!("{} files in it", EXTENSIONS.join(", ")),
+        looked_for: format!("{} files in it", endings.join(", ")),
         recognized_as: found.recognized_as,
         files,
         ..Collection::default()
     })
 }
 
-fn read(members: &[Member], files: &mut Files, by_folder: bool) -> Result<Found, String> {
-    let images: Vec<&Member> = members.iter().filter(|m| m.has_extension(&EXTENSIONS)).collect();
+fn read(members: &[Member], files: &mut Files, by_folder: bool, endings: &[&str]) -> Result<Found, String> {
+    let images: Vec<&Member> = members.iter().filter(|m| m.has_extension(endings)).collect();
     if !images.is_empty() {
         return Ok(of_images(&images, by_folder));
     }

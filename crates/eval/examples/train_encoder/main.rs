@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     let device = Device::flex().autodiff();
     let emoji = EmojiConfig { include_flags: true, include_keycaps: true, ..EmojiConfig::default() };
     let data = Dataset::open(&DataConfig { emoji, ..DataConfig::default() })?;
-    let images = (0..data.len()).map(|i| Ok((*data.get(i)?.image).clone())).collect::<Result<Vec<_>>>()?;
+    let images = (0..data.len()).map(|i| Ok((*data.get(i)?.sample).clone())).collect::<Result<Vec<_>>>()?;
     let classes: Vec<usize> = data.classes().into_iter().map(Option::unwrap_or_default).collect();
     let kinds = data.class_names().len();
 

@@ -69,7 +69,7 @@ impl ImageBatches {
             for row in pass * self.batch..(pass + 1) * self.batch {
                 let sample = done * (self.batch * self.accumulation) as u64 + row as u64;
                 let item = self.train.get(self.order.index(sample))?;
-                batch.images.extend(augment(&item.image, &self.augment, augment_seed, sample).0);
+                batch.images.extend(augment(&item.sample, &self.augment, augment_seed, sample).0);
                 normal(self.seed, Purpose::Posterior, sample, 0, &mut noise);
                 batch.noise.extend(&noise);
             }
@@ -89,7 +89,7 @@ impl ImageBatches {
             let chosen = start..(start + self.batch).min(rows);
             let mut batch = ImageBatch { rows: chosen.len(), ..ImageBatch::default() };
             for row in chosen {
-                batch.images.extend(data.get(row * data.len() / rows)?.image.to_planes());
+                batch.images.extend(data.get(row * data.len() / rows)?.sample.to_planes());
             }
             batches.push(batch);
         }

@@ -249,7 +249,7 @@ fn images_of(data: &Dataset) -> Result<BTreeMap<String, String>, TrainError> {
     if data.is_cached() {
         let mut sum = 0;
         for index in 0..data.len() {
-            sum = crc32c::crc32c_append(sum, &data.get(index)?.image.pixels);
+            sum = crc32c::crc32c_append(sum, &data.get(index)?.sample.pixels);
         }
         found.insert("the images".into(), format!("{sum:08x}"));
     }

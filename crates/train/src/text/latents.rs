@@ -66,7 +66,7 @@ impl Latents {
             let rows = start..(start + BATCH).min(count);
             let mut planes = Vec::with_capacity(rows.len() * 3 * size * size);
             for row in rows.clone() {
-                let image = data.get(row / variants)?.image;
+                let image = data.get(row / variants)?.sample;
                 // The first version is not augmented.
                 planes.extend(match row % variants {
                     0 => image.to_planes(),
@@ -155,7 +155,7 @@ fn fingerprint(
     add(serde_json::to_string(changes).unwrap_or_default().as_bytes());
     add(&[config.variants as u64, seed, data.len() as u64].map(u64::to_le_bytes).concat());
     for index in 0..data.len() {
-        add(&data.get(index)?.image.pixels);
+        add(&data.get(index)?.sample.pixels);
     }
     Ok(format!("{hash:016x}"))
 }

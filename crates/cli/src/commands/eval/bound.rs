@@ -218,7 +218,7 @@ fn rows(part: &Dataset, pipeline: &Pipeline, most: usize) -> Result<Vec<Row>> {
         let item = part.get(i * part.len() / n)?;
         let name = item.class.and_then(|c| part.class_names().get(c));
         let class = name.and_then(|name| names.iter().position(|n| n == name));
-        Ok(Row { image: (*item.image).clone(), class })
+        Ok(Row { image: (*item.sample).clone(), class })
     };
     (0..n).map(row).collect()
 }

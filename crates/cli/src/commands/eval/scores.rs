@@ -40,7 +40,7 @@ impl Cache {
 /// All images of a set; those that only now turn out to be corrupt are named.
 pub fn images(set: &Dataset, ui: Ui) -> Result<Vec<Image>> {
     let known = set.skipped().len();
-    let images = (0..set.len()).map(|i| Ok((*set.get(i)?.image).clone())).collect();
+    let images = (0..set.len()).map(|i| Ok((*set.get(i)?.sample).clone())).collect();
     source::warn_of_skipped(set, known, ui);
     images
 }
