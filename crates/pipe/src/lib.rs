@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod a1111;
 pub mod clamp;
 pub mod class;
 mod coding;
