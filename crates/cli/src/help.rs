@@ -36,13 +36,10 @@ fn listing(command: &Command) -> String {
     let mut text = String::new();
     for (heading, names) in GROUPS {
         text.push_str(&format!("{heading}:\n"));
-        for name in *names {
-            let about = command
-                .find_subcommand(name)
-                .and_then(|c| c.get_about())
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            text.push_str(&format!("  {name:<12} {about}\n"));
+        // A command may be left out of the build.
+        for sub in names.iter().filter_map(|name| command.find_subcommand(name)) {
+            let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+            text.push_str(&format!("  {:<12} {about}\n", sub.get_name()));
         }
         text.push('\n');
     }

@@ -42,6 +42,7 @@ impl Ui {
         self.mode == Mode::Json
     }
 
+    #[cfg(feature = "serve")]
     pub fn is_quiet(self) -> bool {
         self.mode == Mode::Quiet
     }

@@ -11,6 +11,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use tweedie_system::files;
 
 use crate::{Fault, ServeError, service::Service, store::hash};
@@ -87,7 +88,12 @@ impl Tokens {
         let given =
             given.ok_or_else(|| unknown("this server needs a token: `Authorization: Bearer TOKEN`"))?;
         let token = match given.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim().to_owned(),
+            // Clients of A1111's API send a name and a password.
+            Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => {
+                let pair = STANDARD.decode(pair.trim()).ok().and_then(|pair| String::from_utf8(pair).ok());
+                pair.and_then(|pair| Some(pair.split_once(':')?.1.to_owned())).unwrap_or_default()
+            }
             _ => return Err(unknown("`Authorization`: expected `Bearer TOKEN`")),
         };
         // Hashes are compared, so the time tells nothing about the token.
@@ -174,6 +180,8 @@ mod tests {
         assert_eq!(client("Bearer 0123456789abcdeg").unwrap().0.as_ref(), "bob");
         assert_eq!(client("Bearer 0123456789abcdex").unwrap_err().code, "invalid_api_key");
         assert_eq!(client("Basic abc").unwrap_err().code, "invalid_api_key");
+        let pair = STANDARD.encode("anything:0123456789abcdef");
+        assert_eq!(client(&format!("Basic {pair}")).unwrap().0.as_ref(), "ann");
         assert!(tokens.client(&HeaderMap::new()).is_err());
         for (text, words) in [
             ("ann", "line 1: 1 words"),

@@ -253,7 +253,7 @@ impl Work {
         let request = order::resolved(request, &self.store)?;
         let prepared = catch_unwind(AssertUnwindSafe(|| pipeline.prepare(&request)));
         let prepared = prepared.map_err(|_| Fault::internal("preparing the request failed unexpectedly"))?;
-        let job = prepared.map_err(|e| self.store.without_folders(e.into()))?;
+        let job = prepared.map_err(|e| Fault::from(e).without_folders())?;
         self.limiter.check_job(&job)?;
         let job = Arc::new(job);
         place.jobs.push(Arc::downgrade(&job));

@@ -36,6 +36,9 @@ use crate::{
 /// How often the idle engine looks for jobs whose time is over.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Number of measurements that are remembered.
+const MOST_PACES: usize = 1000;
+
 /// A message to the engine.
 pub enum Message {
     /// A job that is ready, with stored states of its parts and the rows whose results are stored.
@@ -183,6 +186,10 @@ impl Work {
 
     /// Removes lanes without parts, which would hold their models in memory.
     fn close_lanes(&mut self) {
+        // Sizes are chosen by clients, so there may be any number of keys.
+        if self.paces.len() > MOST_PACES {
+            self.paces.clear();
+        }
         self.paces.extend(self.lanes.iter().filter(|lane| lane.is_empty()).map(Lane::measured));
         self.lanes.retain(|lane| !lane.is_empty());
     }
@@ -245,7 +252,7 @@ impl Work {
         }
         for (id, rows, progress) in turned.progress {
             match progress {
-                Progress::Failed(error) => self.fail(&id, error.into()),
+                Progress::Failed(error) => self.fail(&id, Fault::from(error).without_folders()),
                 Progress::Step(snapshot) => self.stepped(&id, *snapshot),
                 Progress::Done(samples) => {
                     if let Some(running) = self.running.get(&id) {

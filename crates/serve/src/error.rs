@@ -1,6 +1,9 @@
 //! Errors: why the server does not start, and why a request is rejected.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use axum::{
     Json,
@@ -133,6 +136,16 @@ impl Fault {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
+    /// The fault with the names of files instead of their paths, which are nobody's business.
+    pub fn without_folders(self) -> Self {
+        let short = |word: &str| match word.rsplit_once(['/', '\\']) {
+            Some((_, name)) if Path::new(word).is_absolute() => name.to_owned(),
+            _ => word.to_owned(),
+        };
+        let message: Vec<String> = self.message.split(' ').map(short).collect();
+        Self { message: message.join(" "), ..self }
+    }
+
     /// The kind of the error in OpenAI's API.
     pub fn kind(&self) -> &'static str {
         match self.status {
@@ -178,5 +191,18 @@ impl IntoResponse for Fault {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn paths_are_not_told() {
+        let fault =
+            Fault::invalid("/srv/models/a/config.json: `a/b` is wrong; see /v1/limits").without_folders();
+        assert_eq!(fault.message, "config.json: `a/b` is wrong; see limits");
     }
 }

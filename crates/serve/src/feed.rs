@@ -7,16 +7,20 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use tokio::sync::watch;
 
+use crate::live::now;
+
 /// Number of events that a feed remembers.
 const MOST: usize = 256;
-/// Number of previews among them.
-const PREVIEWS: usize = 4;
+/// Bytes of previews among them.
+const PREVIEWS: usize = 16 << 20;
+/// How long previews are made after somebody asked for one.
+const INTEREST: u64 = 5_000;
 
 /// What an event reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +78,18 @@ pub struct Feed {
     log: Mutex<VecDeque<Event>>,
     last: watch::Sender<u64>,
     watchers: AtomicUsize,
+    /// When previews are no longer wanted, in milliseconds since 1970.
+    wanted: AtomicU64,
 }
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { log: Mutex::default(), last: watch::Sender::new(0), watchers: AtomicUsize::new(0) }
+        Self {
+            log: Mutex::default(),
+            last: watch::Sender::new(0),
+            watchers: AtomicUsize::new(0),
+            wanted: AtomicU64::new(0),
+        }
     }
 }
 
@@ -88,12 +99,13 @@ impl Feed {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let id = log.back().map_or(0, |event| event.id) + 1;
         log.push_back(Event { id, kind, data: data.to_string().into() });
-        let is_preview = |event: &&Event| event.kind == Kind::Preview;
-        if kind == Kind::Preview
-            && log.iter().filter(is_preview).count() > PREVIEWS
-            && let Some(oldest) = log.iter().position(|event| event.kind == Kind::Preview)
+        let bytes = |event: &Event| if event.kind == Kind::Preview { event.data.len() } else { 0 };
+        let mut previews: usize = log.iter().map(bytes).sum();
+        // The last one stays, however large it is.
+        while previews > PREVIEWS
+            && let Some(oldest) = log.iter().position(|event| event.kind == Kind::Preview && event.id < id)
         {
-            log.remove(oldest);
+            previews -= log.remove(oldest).map_or(0, |event| bytes(&event));
         }
         if log.len() > MOST {
             log.pop_front();
@@ -110,7 +122,13 @@ impl Feed {
 
     /// Whether somebody wants previews.
     pub fn is_watched(&self) -> bool {
-        self.watchers.load(Ordering::Relaxed) > 0
+        self.watchers.load(Ordering::Relaxed) > 0 || now() < self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// The last preview, if there is one. More are made for some seconds.
+    pub fn preview(&self) -> Option<Event> {
+        self.wanted.store(now() + INTEREST, Ordering::Relaxed);
+        self.after(0).into_iter().rfind(|event| event.kind == Kind::Preview)
     }
 }
 
@@ -166,13 +184,18 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_numbers_go_on() {
         let feed = Feed::default();
+        let large = "x".repeat(PREVIEWS / 3);
         for i in 0..1000 {
-            feed.push(if i % 2 == 0 { Kind::Step } else { Kind::Preview }, &json!({ "i": i }));
+            let kind = if i % 100 == 99 { Kind::Preview } else { Kind::Step };
+            feed.push(kind, &json!({ "i": i, "large": if kind == Kind::Preview { &large } else { "" } }));
         }
         let events = feed.after(0);
         assert!(events.len() <= MOST);
-        assert_eq!(events.iter().filter(|event| event.kind == Kind::Preview).count(), PREVIEWS);
-        assert_eq!(events.last().map(|event| (event.id, &*event.data)), Some((1000, r#"{"i":999}"#)));
+        assert_eq!(events.iter().filter(|event| event.kind == Kind::Preview).count(), 2);
+        assert_eq!(events.last().map(|event| event.id), Some(1000));
         assert_eq!(feed.after(998).iter().map(|event| event.id).collect::<Vec<_>>(), [999, 1000]);
+        let huge = "x".repeat(2 * PREVIEWS);
+        feed.push(Kind::Preview, &json!(huge));
+        assert_eq!(feed.preview().map(|event| event.id), Some(1001));
     }
 }

@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod api;
+mod asked;
 mod auth;
 mod config;
 mod desk;
@@ -22,6 +23,7 @@ mod engine;
 mod error;
 mod fair;
 mod feed;
+mod formats;
 mod journal;
 mod lane;
 mod limits;
@@ -34,9 +36,12 @@ mod pace;
 mod scribe;
 mod server;
 mod service;
+mod stop;
 mod store;
+mod waiter;
 
 pub use config::{Config, Limits, Model};
 pub use error::{Fault, ServeError};
 pub use log::log;
-pub use server::{Server, Stop};
+pub use server::Server;
+pub use stop::Stop;

@@ -8,11 +8,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+
+use crate::stop::Stop;
 
 /// Maximum number of connections.
 const MOST: usize = 1024;
@@ -21,13 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The pause after a connection could not be accepted, for example because there are too many files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until the server is stopped.
-async fn end(stopped: &mut watch::Receiver<bool>) {
-    let _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-/// Serves connections until `stopped`; then lets the present requests end.
-pub async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
+/// Serves connections until the server is stopped; then lets the present requests end.
+pub async fn serve(listener: TcpListener, router: Router, stop: Stop) {
     let room = Arc::new(Semaphore::new(MOST));
     let mut connections = JoinSet::new();
     loop {
@@ -36,7 +29,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Re
             (seat, listener.accept().await)
         };
         let (seat, stream) = tokio::select! {
-            () = end(&mut stopped) => break,
+            () = stop.wait() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             (seat, accepted) = accepted => match accepted {
                 Ok((stream, _)) => (seat, stream),
@@ -48,7 +41,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Re
             },
         };
         let _ = stream.set_nodelay(true);
-        let (router, mut stopped) = (router.clone(), stopped.clone());
+        let (router, stop) = (router.clone(), stop.clone());
         connections.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -58,7 +51,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Re
             // Errors of a connection concern nobody else.
             let ended = tokio::select! {
                 ended = connection.as_mut() => Some(ended),
-                () = end(&mut stopped) => None,
+                () = stop.wait() => None,
             };
             if ended.is_none() {
                 connection.as_mut().graceful_shutdown();

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::Ordering,
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -36,6 +36,7 @@ use crate::{
     live::{Board, Live, now},
     metrics::Metrics,
     order::State,
+    stop::Stop,
     store::{Store, Stored},
 };
 
@@ -75,8 +76,8 @@ pub struct Scribe {
     pub metrics: Arc<Metrics>,
     /// Disk space for results in bytes.
     pub budget: u64,
-    /// Set when the server stops: what fails is then left to the next start.
-    pub stopping: Arc<AtomicBool>,
+    /// When the server stops, what fails is left to the next start.
+    pub stop: Stop,
 }
 
 impl Scribe {
@@ -146,7 +147,7 @@ impl Scribe {
         let decoded = catch_unwind(AssertUnwindSafe(|| job.decode(samples)));
         let decoded = match decoded {
             Ok(Ok(decoded)) => decoded,
-            Ok(Err(error)) => return self.end(live, Err(error.into())),
+            Ok(Err(error)) => return self.end(live, Err(Fault::from(error).without_folders())),
             Err(_) => return self.end(live, Err(Fault::internal("decoding failed unexpectedly"))),
         };
         let media = Output::of(job, vec![decoded], 0).media;
@@ -272,7 +273,7 @@ impl Scribe {
                 Ok(done) => return Some(done),
                 Err(e) => {
                     tracing::error!(error = %e, "cannot write to the data folder; trying again");
-                    if self.stopping.load(Ordering::Relaxed) {
+                    if self.stop.is_set() {
                         return None;
                     }
                     thread::sleep(PAUSE);

@@ -3,11 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::Sender,
-    },
+    sync::{Arc, mpsc::Sender},
     thread::JoinHandle,
     time::Duration,
 };
@@ -15,7 +11,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
-    sync::{oneshot, watch},
+    sync::oneshot,
 };
 
 use crate::{
@@ -30,6 +26,7 @@ use crate::{
     metrics::Metrics,
     scribe::{Note, Scribe},
     service::Service,
+    stop::Stop,
     store::Store,
 };
 
@@ -44,21 +41,9 @@ pub struct Server {
     taken_up: usize,
     stop: Stop,
     runtime: Runtime,
-    service: Arc<Service>,
     engine: (Sender<Message>, JoinHandle<()>),
     scribe: (Sender<Note>, JoinHandle<()>),
     connections: tokio::task::JoinHandle<()>,
-}
-
-/// Stops a server.
-#[derive(Clone, Debug)]
-pub struct Stop(Arc<watch::Sender<bool>>);
-
-impl Stop {
-    /// The server accepts nothing more, stores what is running, and ends.
-    pub fn now(&self) {
-        self.0.send_replace(true);
-    }
 }
 
 impl Server {
@@ -87,7 +72,7 @@ impl Server {
         let address = listener.local_addr().map_err(cannot)?;
 
         let (board, metrics) = (Arc::<Board>::default(), Arc::<Metrics>::default());
-        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = Stop::default();
         let half = || tweedie_system::memory::available().map_or(BUDGET, |bytes| bytes / 2);
         let budget = config.model_memory.map_or_else(half, |mib| mib << 20);
         let limiter = Limiter(config.limits.clone());
@@ -98,7 +83,7 @@ impl Server {
             board: board.clone(),
             metrics: metrics.clone(),
             budget: config.gallery << 20,
-            stopping: stopping.clone(),
+            stop: stop.clone(),
         };
         let scribe = scribe.start()?;
         let engine = Engine { config: config.clone(), scribe: scribe.0.clone(), metrics: metrics.clone() };
@@ -110,7 +95,7 @@ impl Server {
             board,
             desk,
             metrics,
-            stopping,
+            stop: stop.clone(),
             engine: engine.0.clone(),
             scribe: scribe.0.clone(),
             run: format!("{:x}", now()).into(),
@@ -118,10 +103,9 @@ impl Server {
         let entered = runtime.enter();
         let taken_up = service.take_up()?;
         drop(entered);
-        let stop = Stop(Arc::new(watch::Sender::new(false)));
         let router = api::router(service.clone(), tokens);
-        let connections = runtime.spawn(listen::serve(listener, router, stop.0.subscribe()));
-        Ok(Self { address, taken_up, stop, runtime, service, engine, scribe, connections })
+        let connections = runtime.spawn(listen::serve(listener, router, stop.clone()));
+        Ok(Self { address, taken_up, stop, runtime, engine, scribe, connections })
     }
 
     /// The address that it listens on.
@@ -141,12 +125,8 @@ impl Server {
 
     /// Waits until it is stopped, and stores what is running.
     pub fn wait(self) {
-        let Self { runtime, stop, service, engine, scribe, connections, .. } = self;
-        let mut stopped = stop.0.subscribe();
-        runtime.block_on(async {
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        });
-        service.stopping.store(true, Ordering::Relaxed);
+        let Self { runtime, stop, engine, scribe, connections, .. } = self;
+        runtime.block_on(stop.wait());
         let (done, stored) = oneshot::channel();
         let _ = engine.0.send(Message::Stop(done));
         let _ = runtime.block_on(stored);

@@ -1,11 +1,7 @@
 //! What all APIs do: accept, find, cancel and list jobs.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::Sender,
-    },
+    sync::{Arc, atomic::Ordering, mpsc::Sender},
     time::Duration,
 };
 
@@ -24,6 +20,7 @@ use crate::{
     metrics::Metrics,
     order::{Order, Priority, State, checked},
     scribe::{Note, delete},
+    stop::Stop,
     store::{Store, hash},
 };
 
@@ -70,8 +67,8 @@ pub struct Service {
     pub desk: Desk,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Whether the server stops.
-    pub stopping: Arc<AtomicBool>,
+    /// The end of the server.
+    pub stop: Stop,
     /// The engine.
     pub engine: Sender<Message>,
     /// The scribe.
@@ -86,7 +83,7 @@ impl Service {
     /// # Errors
     /// If the request is invalid, or too much is waiting.
     pub async fn submit(self: &Arc<Self>, client: &str, draft: Draft) -> Result<Found, Fault> {
-        if self.stopping.load(Ordering::Relaxed) {
+        if self.stop.is_set() {
             return Err(stopped());
         }
         let model = self.desk.find(draft.model.as_deref())?;

@@ -8,7 +8,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tweedie_system::files;
 
-use crate::{Fault, ServeError};
+use crate::ServeError;
 
 /// Endings of results.
 pub const ENDINGS: [&str; 2] = ["png", "wav"];
@@ -111,15 +111,6 @@ impl Store {
             return Some(path);
         }
         ENDINGS.iter().find_map(|ending| self.result(hash, ending))
-    }
-
-    /// The fault without the places of this store, which are nobody's business.
-    pub fn without_folders(&self, fault: Fault) -> Fault {
-        let mut message = fault.message.clone();
-        for folder in [&self.inputs, &self.results] {
-            message = message.replace(&format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR), "");
-        }
-        Fault { message, ..fault }
     }
 
     /// Deletes a result. It need not exist.

@@ -17,6 +17,7 @@ mod interpolate;
 mod models;
 mod plan;
 mod sample;
+#[cfg(feature = "serve")]
 mod serve;
 mod train;
 mod tune;
@@ -57,7 +58,8 @@ pub enum Command {
     Convert(convert::Args),
     /// Show what a model folder contains.
     Info(info::Args),
-    /// Serve models over HTTP: jobs with live previews, for many clients at once.
+    /// Serve models over HTTP: a web page, and APIs for many clients at once.
+    #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
     /// List the models that can be selected by name, and the folders that are searched.
     Models,
@@ -82,6 +84,7 @@ impl Command {
         let device = named.unwrap_or("cpu");
         match self {
             Self::Sample(args) => return sample::run(*args, ui, device),
+            #[cfg(feature = "serve")]
             Self::Serve(args) => return serve::run(*args, ui, device),
             Self::Edit(args) => return edit::run(*args, ui, device),
             Self::Train(args) => return train::run(args, ui, named),

@@ -20,9 +20,12 @@ use crate::{interrupt, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "\
-Jobs are sent to POST /v1/jobs, as JSON with the fields of a request (`count`, `seed`, `prompt`, `steps` ...):
-  curl -s localhost:7860/v1/jobs -H 'content-type: application/json' -d '{\"seed\": 7}'
-/openapi.json describes all paths. Accepted jobs are finished even if the server is killed and started again.")]
+Open http://127.0.0.1:7860 in a browser, or use
+  POST /v1/jobs                  jobs with events, JSON with the fields of a request (`count`, `seed`, `prompt` ...)
+  POST /v1/images/generations    for clients of OpenAI's image API
+  POST /sdapi/v1/txt2img         for clients of AUTOMATIC1111's web UI
+/openapi.json describes the paths, docs/serving.md everything. Accepted jobs are finished even if the server is killed and
+started again.")]
 pub struct Args {
     /// Model to serve: a folder, a single-file checkpoint or a name of `tweedie models`; may be repeated. Loaded when it is
     /// first needed. Requests without a model use the first one [default: the built-in models].

@@ -178,32 +178,41 @@ impl Served {
 
     /// The events of a job until `until` says so or the stream ends.
     pub fn events(&self, id: &str, headers: &[(&str, &str)], until: impl Fn(&Event) -> bool) -> Vec<Event> {
-        let mut stream = self.connect("GET", &format!("/v1/jobs/{id}/events"), headers, b"");
-        assert_eq!(head(&mut stream).0, 200);
-        let (mut text, mut events) = (String::new(), Vec::new());
-        while let Some(part) = chunk(&mut stream) {
-            text += std::str::from_utf8(&part).unwrap();
-            while let Some((event, rest)) = text.split_once("\n\n") {
-                let mut read = Event::default();
-                for line in event.lines() {
-                    match line.split_once(": ") {
-                        Some(("id", value)) => read.id = value.into(),
-                        Some(("event", value)) => read.name = value.into(),
-                        Some(("data", value)) => read.data = serde_json::from_str(value).unwrap(),
-                        _ => {}
-                    }
+        events(&mut self.connect("GET", &format!("/v1/jobs/{id}/events"), headers, b""), until)
+    }
+
+    /// The events that answer a request.
+    pub fn stream(&self, method: &str, path: &str, body: &Value) -> Vec<Event> {
+        let headers = [("Content-Type", "application/json")];
+        events(&mut self.connect(method, path, &headers, body.to_string().as_bytes()), |_| false)
+    }
+}
+
+fn events(stream: &mut impl BufRead, until: impl Fn(&Event) -> bool) -> Vec<Event> {
+    assert_eq!(head(stream).0, 200);
+    let (mut text, mut events) = (String::new(), Vec::new());
+    while let Some(part) = chunk(stream) {
+        text += std::str::from_utf8(&part).unwrap();
+        while let Some((event, rest)) = text.split_once("\n\n") {
+            let mut read = Event::default();
+            for line in event.lines() {
+                match line.split_once(": ") {
+                    Some(("id", value)) => read.id = value.into(),
+                    Some(("event", value)) => read.name = value.into(),
+                    Some(("data", value)) => read.data = serde_json::from_str(value).unwrap(),
+                    _ => {}
                 }
-                text = rest.to_owned();
-                if !read.name.is_empty() {
-                    events.push(read);
-                    if until(&events[events.len() - 1]) {
-                        return events;
-                    }
+            }
+            text = rest.to_owned();
+            if !read.name.is_empty() {
+                events.push(read);
+                if until(&events[events.len() - 1]) {
+                    return events;
                 }
             }
         }
-        events
     }
+    events
 }
 
 impl Drop for Served {

@@ -20,6 +20,7 @@ mod resume;
 mod robust;
 mod sample;
 mod serve;
+mod serve_apis;
 mod solvers;
 mod tensors;
 mod trajectory;

@@ -1,5 +1,6 @@
 //! The HTTP APIs.
 
+mod a1111;
 mod body;
 mod description;
 mod events;
@@ -7,6 +8,7 @@ mod files;
 mod gallery;
 mod jobs;
 mod models;
+mod openai;
 mod operations;
 
 use std::sync::Arc;
@@ -38,6 +40,10 @@ pub fn router(service: Arc<Service>, tokens: Tokens) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{name}", get(models::show))
         .route("/v1/limits", get(models::limits))
+        .route("/v1/images/generations", post(openai::generations))
+        .route("/v1/images/edits", post(openai::edits))
+        .route("/v1/images/variations", post(openai::variations))
+        .nest("/sdapi/v1", a1111::router(service.clone()))
         .route("/metrics", get(operations::metrics))
         .layer(middleware::from_fn_with_state(guard.clone(), auth::check));
     let open = Router::new()

@@ -1,6 +1,6 @@
 //! For whoever runs the server: `/healthz`, `/readyz`, `/metrics`.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use axum::{
     extract::State,
@@ -25,7 +25,7 @@ pub async fn health() -> &'static str {
     ),
 )]
 pub async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Fault> {
-    if service.stopping.load(Ordering::Relaxed) {
+    if service.stop.is_set() {
         return Err(stopped());
     }
     if service.board.len() >= service.config.limits.queue {
