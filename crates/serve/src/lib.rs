@@ -33,6 +33,7 @@ mod log;
 mod metrics;
 mod order;
 mod pace;
+mod pages;
 mod scribe;
 mod server;
 mod service;

@@ -25,6 +25,7 @@ use axum::{
 use crate::{
     Fault,
     auth::{self, Guard, Tokens},
+    pages,
     service::Service,
 };
 
@@ -47,6 +48,8 @@ pub fn router(service: Arc<Service>, tokens: Tokens) -> Router {
         .route("/metrics", get(operations::metrics))
         .layer(middleware::from_fn_with_state(guard.clone(), auth::check));
     let open = Router::new()
+        .route("/", get(pages::index))
+        .route("/studio/{name}", get(pages::file))
         .route("/healthz", get(operations::health))
         .route("/readyz", get(operations::ready))
         .route("/openapi.json", get(description::document))

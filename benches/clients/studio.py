@@ -1,0 +1,118 @@
+"""The studio in Chromium: makes, compares, cancels, looks at the gallery, with mouse and keyboard, wide and narrow.
+
+    python studio.py ../../target/release/tweedie [FOLDER]    # writes screenshots to FOLDER
+"""
+
+import pathlib
+import re
+import shutil
+import sys
+
+from playwright.sync_api import expect, sync_playwright
+
+from server import served
+
+folder = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
+
+
+def picture(page, name):
+    if folder:
+        page.screenshot(path=folder / f"{name}.png")
+
+
+with served("--model", "emoji-text-64", "--model", "emoji-32") as address, sync_playwright() as play:
+    browser = play.chromium.launch(executable_path=shutil.which("chromium"))
+    page = browser.new_page(viewport={"width": 1180, "height": 800}, color_scheme="light")
+    faults = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(address)
+
+    # Text to image, by keyboard, with a live preview.
+    page.keyboard.press("/")
+    page.keyboard.type("smiling cat")
+    page.get_by_label("Images").fill("8")
+    page.get_by_label("Seed", exact=True).fill("7")
+    page.keyboard.press("Control+Enter")
+    card = page.locator("#jobs > li").first
+    expect(card.get_by_alt_text("Image 1 after step")).to_be_visible()
+    picture(page, "running")
+    expect(card.locator(".top span")).to_have_text("finished", timeout=30_000)
+    assert card.locator(".images img").count() == 8
+    assert card.locator(".strip img").count() >= 1
+    assert "finished" in page.locator("#status").inner_text()
+
+    # Beside a finished one.
+    page.get_by_label("Prompt", exact=True).fill("red heart")
+    page.get_by_label("Images").fill("4")
+    page.get_by_role("button", name="Make Ctrl").click()
+    expect(page.locator("#jobs > li").first.get_by_alt_text("Image 4 after step 1")).to_be_visible(timeout=30_000)
+    picture(page, "studio")
+    expect(page.locator("#jobs > li").first.locator(".top span")).to_have_text("finished", timeout=30_000)
+
+    # Cancel with Escape.
+    page.get_by_label("Steps").first.fill("100")
+    page.get_by_role("button", name="Make Ctrl").click()
+    expect(page.locator("#jobs > li").first.locator(".top span")).to_contain_text("step")
+    page.keyboard.press("Escape")
+    expect(page.locator("#jobs > li").first.locator(".top span")).to_contain_text("cancelled")
+
+    # Errors are told.
+    page.get_by_label("Width").evaluate("field => { field.value = 63 }")
+    page.get_by_role("button", name="Make Ctrl").click()
+    expect(page.get_by_role("alert")).to_contain_text("size")
+    page.get_by_label("Width").evaluate("field => { field.value = 64 }")
+
+    # By class, compared with half the steps.
+    page.get_by_role("combobox", name="Model").select_option("emoji-32")
+    expect(page.get_by_role("combobox", name="Class")).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True)).to_be_hidden()
+    page.get_by_role("combobox", name="Class").select_option(label="cat-face")
+    page.get_by_label("Images").fill("4")
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#other").get_by_role("combobox", name="Solver").select_option("dpmpp-2m")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    for side in (0, 1):
+        expect(page.locator(".side").nth(side).locator(".hint")).to_have_text(re.compile(r"^[\d.]+ s$"), timeout=30_000)
+    assert page.locator(".side").nth(1).locator("button:enabled img").count() == 4
+    picture(page, "compare")
+
+    # The gallery: metadata, again, start from an image, delete.
+    page.get_by_role("tab", name="Compare").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#gallery img").first).to_be_visible()
+    results = page.locator("#gallery li").count()
+    assert results == 20, results
+    picture(page, "gallery")
+    page.locator("#gallery button").last.click()
+    expect(page.get_by_role("dialog")).to_contain_text("smiling cat")
+    picture(page, "details")
+    page.get_by_role("button", name="Again").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("smiling cat")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("7")
+    page.get_by_role("tab", name="Gallery").click()
+    page.locator("#gallery button").last.click()
+    page.get_by_role("button", name="Start from it").click()
+    page.get_by_role("button", name="Make Ctrl").click()
+    expect(page.locator("#jobs > li").first.locator(".top span")).to_have_text("finished", timeout=30_000)
+    page.get_by_role("tab", name="Gallery").click()
+    expect(page.locator("#gallery li")).to_have_count(28)
+    page.locator("#gallery button").last.click()
+    page.get_by_role("button", name="Delete").click()
+    expect(page.locator("#gallery li")).to_have_count(20)
+
+    # Dark, and as narrow as a phone.
+    page.get_by_role("button", name="Switch").click()
+    picture(page, "dark")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_role("tab", name="Make").click()
+    picture(page, "phone")
+    wide = page.evaluate("[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.strip')).map(e => e.outerHTML.slice(0, 80))")
+    assert not wide, wide
+    picture(page, "phone")
+    # The rejected request is an error of the network for the console.
+    faults = [fault for fault in faults if "400" not in fault]
+    assert not faults, faults
+    browser.close()
+
+print("ok")

@@ -1,0 +1,138 @@
+// The settings: built from what the model takes, read as a request, filled from one.
+
+import { get } from './api.js';
+
+const form = document.getElementById('settings');
+const other = document.getElementById('other');
+const field = (name) => form.elements[name];
+
+/** The facts of the selected model. */
+export let model = null;
+let limits = null;
+/** An initial image: a file, or the hash of a result. */
+let begun = null;
+
+function options(select, entries, chosen) {
+  select.replaceChildren(...entries.map(([value, text]) => new Option(text, value, false, value === chosen)));
+}
+
+function show(name, visible) {
+  for (const part of document.querySelectorAll(`[data-for=${name}]`)) part.hidden = !visible;
+}
+
+function told() {
+  for (const range of form.querySelectorAll('input[type=range]')) {
+    range.parentElement.querySelector('.value').textContent = range.value;
+  }
+  const solver = limits?.solvers.find((solver) => solver.name === field('solver').value);
+  document.getElementById('solver-about').textContent = solver?.summary ?? '';
+}
+
+/** Sets the limits of a model, and its defaults where the settings are not the user's own. */
+async function choose(name) {
+  model = await get(`/v1/models/${encodeURIComponent(name)}`);
+  document.getElementById('about').textContent = model.about;
+  show('texts', model.prompts);
+  show('classes', model.classes.length > 0);
+  show('guided', model.guided);
+  show('sized', model.images && !model.fixed_size);
+  options(field('class'), [['', 'all in turn'], ...model.classes.map((c) => [String(c.number), c.name])], '');
+  const { steps, guidance } = model.defaults;
+  field('steps').max = Math.min(limits.steps, Math.max(100, steps));
+  field('steps').value = steps;
+  field('guidance').value = guidance;
+  [other.elements.steps.value, other.elements.guidance.value] = [Math.max(1, Math.round(steps / 2)), guidance];
+  other.elements.steps.max = limits.steps;
+  const [height, width] = model.size ?? ['', ''];
+  [field('height').value, field('width').value] = [height, width];
+  told();
+}
+
+/** Fills the menus. */
+export async function start() {
+  limits = await get('/v1/limits');
+  const models = (await get('/v1/models')).data;
+  options(field('model'), models.map((m) => [m.id, m.id]), models[0].id);
+  const solvers = [['', 'the model’s own'], ...limits.solvers.map((s) => [s.name, s.name])];
+  options(field('solver'), solvers, '');
+  options(other.elements.solver, [['', 'the same'], ...solvers.slice(1)], '');
+  field('count').max = Math.min(16, limits.count);
+  await choose(models[0].id);
+  field('model').addEventListener('change', () => choose(field('model').value));
+  form.addEventListener('input', told);
+  field('image').addEventListener('change', () => begin(field('image').files[0]));
+  document.getElementById('drop-image').addEventListener('click', () => begin(null));
+  document.getElementById('dice').addEventListener('click', () => {
+    field('seed').value = crypto.getRandomValues(new Uint32Array(1))[0];
+  });
+}
+
+/** Sets the initial image: a file, `{ sha256, url }`, or none. */
+export function begin(image) {
+  begun = image ?? null;
+  const note = document.getElementById('begun');
+  note.hidden = !begun;
+  if (begun) note.querySelector('img').src = begun.url ?? URL.createObjectURL(begun);
+  else field('image').value = '';
+}
+
+/** The request, and a file to upload with it. */
+export function read() {
+  const request = {
+    model: field('model').value,
+    count: Number(field('count').value),
+    seed: Number(field('seed').value),
+    steps: Number(field('steps').value),
+  };
+  if (model.prompts) request.prompt = field('prompt').value;
+  if (model.guided) request.guidance = Number(field('guidance').value);
+  if (model.guided && request.guidance > 1 && field('negative_prompt').value && model.prompts) {
+    request.negative_prompt = field('negative_prompt').value;
+  }
+  if (model.classes.length && field('class').value) request.classes = [Number(field('class').value)];
+  if (field('solver').value) request.solver = field('solver').value;
+  const [height, width] = [Number(field('height').value), Number(field('width').value)];
+  const own = model.size ?? [];
+  if (model.images && !model.fixed_size && height && width && (height !== own[0] || width !== own[1])) {
+    request.size = [height, width];
+  }
+  if (!begun) return { request };
+  request.strength = Number(field('strength').value);
+  if (begun.sha256) request.image = { sha256: begun.sha256 };
+  return { request, file: begun.sha256 ? undefined : begun };
+}
+
+/** The changes of the second settings. */
+export function changes() {
+  const { steps, guidance, solver } = other.elements;
+  const changed = { steps: Number(steps.value) };
+  if (model.guided) changed.guidance = Number(guidance.value);
+  if (solver.value) changed.solver = solver.value;
+  return changed;
+}
+
+/** Sets the settings of a job. */
+export async function fill(job) {
+  const { request } = job;
+  if (field('model').value !== job.model) {
+    field('model').value = job.model;
+    await choose(job.model);
+  }
+  const set = (name, value) => { if (value !== undefined) field(name).value = value; };
+  set('prompt', [request.prompt ?? ''].flat()[0]);
+  set('negative_prompt', request.negative_prompt ?? '');
+  set('class', request.classes?.length === 1 ? String(request.classes[0]) : '');
+  for (const name of ['steps', 'guidance', 'count', 'seed', 'strength']) set(name, request[name]);
+  set('solver', request.solver ?? '');
+  const [height, width] = request.size ?? model.size ?? [];
+  set('height', height);
+  set('width', width);
+  const image = request.image?.sha256;
+  begin(image ? { sha256: image, url: `/v1/files/${image}.png` } : null);
+  told();
+}
+
+/** Says what is wrong, or nothing. */
+export function fault(error) {
+  document.getElementById('fault').textContent = error ? error.message : '';
+}
