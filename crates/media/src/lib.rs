@@ -32,7 +32,7 @@ pub use crate::{
     image::Image,
     picture::{Depth, Picture},
     planes::write_png_planes,
-    png::{read_png_text, write_png},
+    png::{read_png_keyword, read_png_text, write_png},
     video::{DEFAULT_DELAY, Video},
     wav::{WavFormat, decode_wav, read_wav, read_wav_text, write_wav},
 };

@@ -46,17 +46,25 @@ pub(crate) fn encode(
 /// # Errors
 /// If the file is not a PNG.
 pub fn read_png_text(path: &Path) -> Result<Option<String>, MediaError> {
+    read_png_keyword(path, KEYWORD)
+}
+
+/// Reads the text under a keyword in a PNG.
+///
+/// # Errors
+/// If the file is not a PNG.
+pub fn read_png_keyword(path: &Path, keyword: &str) -> Result<Option<String>, MediaError> {
     let file = files::open(path).map_err(|source| MediaError::Read { path: path.into(), source })?;
     let mut reader =
         Decoder::new(BufReader::new(file)).read_info().map_err(|e| MediaError::format(path, e))?;
     // Text may also follow the pixel data.
-    if !reader.info().utf8_text.iter().any(|t| t.keyword == KEYWORD) {
+    if !reader.info().utf8_text.iter().any(|t| t.keyword == keyword) {
         reader.finish().map_err(|e| MediaError::format(path, e))?;
     }
     let info = reader.info();
-    let international = info.utf8_text.iter().find(|t| t.keyword == KEYWORD).map(ITXtChunk::get_text);
+    let international = info.utf8_text.iter().find(|t| t.keyword == keyword).map(ITXtChunk::get_text);
     let latin =
-        || info.uncompressed_latin1_text.iter().find(|t| t.keyword == KEYWORD).map(|t| t.text.clone());
+        || info.uncompressed_latin1_text.iter().find(|t| t.keyword == keyword).map(|t| t.text.clone());
     match international {
         Some(text) => Ok(Some(text.map_err(|e| MediaError::format(path, e))?)),
         None => Ok(latin()),

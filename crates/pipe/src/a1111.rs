@@ -123,11 +123,20 @@ fn quoted(value: &str) -> String {
     }
 }
 
-/// Reads a request from a text, with the entries that have no place in a request.
+/// What a text contains.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parsed {
+    /// The request.
+    pub request: Request,
+    /// The entries that have no place in it.
+    pub others: Vec<(String, String)>,
+}
+
+/// Reads a text.
 ///
 /// # Errors
 /// Says which entry is wrong.
-pub fn parse(text: &str) -> Result<(Request, Vec<(String, String)>), String> {
+pub fn parse(text: &str) -> Result<Parsed, String> {
     let (above, entries) = match text.trim_end().rsplit_once('\n') {
         Some((above, last)) if last.starts_with("Steps:") => (above, last),
         None if text.starts_with("Steps:") => ("", text),
@@ -176,7 +185,7 @@ pub fn parse(text: &str) -> Result<(Request, Vec<(String, String)>), String> {
             _ => others.push((key, value)),
         }
     }
-    Ok((request, others))
+    Ok(Parsed { request, others })
 }
 
 /// The entries `Key: value` of a line; values may be JSON strings.
@@ -214,7 +223,7 @@ mod tests {
 
     #[test]
     fn its_texts_are_read() {
-        let (request, others) = parse(EXAMPLE).unwrap();
+        let Parsed { request, others } = parse(EXAMPLE).unwrap();
         assert_eq!(request.prompts, ["a (cat:1.2), sitting"]);
         assert_eq!(request.negative_prompt.as_deref(), Some("blurry,\nlow quality"));
         assert_eq!(
@@ -231,11 +240,11 @@ mod tests {
 
     #[test]
     fn our_texts_are_read_again() {
-        let (request, _) = parse(EXAMPLE).unwrap();
+        let request = parse(EXAMPLE).unwrap().request;
         let facts = Facts { model: "a, b", steps: 20, solver: "dpmpp-2m", guidance: 7.5, size: [768, 512] };
         let text = text(&request, &facts);
         assert!(text.contains("Sampler: DPM++ 2M, Schedule type: Karras"), "{text}");
-        let (again, others) = parse(&text).unwrap();
+        let Parsed { request: again, others } = parse(&text).unwrap();
         assert_eq!(again, request);
         assert_eq!(others[0], ("Model".to_owned(), "a, b".to_owned()));
     }
@@ -252,7 +261,7 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{error}");
         }
-        let (request, _) = parse("Negative prompt: a\nSteps: 3").unwrap();
+        let request = parse("Negative prompt: a\nSteps: 3").unwrap().request;
         assert_eq!((request.prompts.len(), request.negative_prompt.as_deref()), (0, Some("a")));
     }
 

@@ -24,7 +24,8 @@ use tweedie::{
     ops::{Device, ExecContext},
     pipe::{
         ClassSelector, Event, LoadOptions, Medium, Pipeline, PipelineError, RecordedFile, Request, Weighting,
-        media::{AnimationFormat, read_request},
+        a1111::Parsed,
+        media::{AnimationFormat, read_parameters, read_request},
     },
 };
 
@@ -150,7 +151,8 @@ pub struct Args {
     /// model's training size].
     #[arg(long, value_name = "WxH", value_parser = size, help_heading = "Images")]
     size: Option<Size>,
-    /// Repeat the request that is stored in this PNG or WAV file; other flags of this group are ignored.
+    /// Repeat the request that is stored in this PNG or WAV file, or in the text `parameters` of a PNG of AUTOMATIC1111's web UI;
+    /// other flags of this group are ignored.
     #[arg(long, value_name = "FILE", help_heading = "Images")]
     like: Option<PathBuf>,
 
@@ -300,7 +302,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         check_folder(folder)?;
     }
     let device = tweedie::ops::device(device)?;
-    let mut request = args.request()?;
+    let mut request = args.request(ui)?;
     let pipeline = args.pipeline(&request, &device, ui)?;
     let context = ExecContext { measure: args.fastest_kernels, ..pipeline.context().clone() };
     let pipeline = pipeline.with_context(context);
@@ -405,6 +407,22 @@ fn speed(noun: &str, images: f64, start: Instant) -> String {
     }
 }
 
+/// The request in a file: ours, or in the text of AUTOMATIC1111's web UI.
+fn like(path: &Path, ui: Ui) -> Result<Request> {
+    if let Some(request) = read_request(path)? {
+        return Ok(request);
+    }
+    let read = read_parameters(path)?;
+    let Parsed { request, others } =
+        read.with_context(|| format!("{}: no request of tweedie is stored in this file", path.display()))?;
+    let others: Vec<String> = others.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    ui.note(format!("{}: made by AUTOMATIC1111's web UI or a similar program", path.display()));
+    if !others.is_empty() {
+        ui.warn(format!("{}: ignoring {}", path.display(), others.join(", ")));
+    }
+    Ok(request)
+}
+
 impl Args {
     /// The model, with the request's LoRAs.
     fn pipeline(&self, request: &Request, device: &Device, ui: Ui) -> Result<Pipeline> {
@@ -420,12 +438,10 @@ impl Args {
     }
 
     /// The request.
-    fn request(&self) -> Result<Request> {
+    fn request(&self, ui: Ui) -> Result<Request> {
         let recorded = |path: &Option<PathBuf>| path.as_deref().map(RecordedFile::of).transpose();
         let mut request = match &self.like {
-            Some(path) => read_request(path)?.with_context(|| {
-                format!("{}: no request of tweedie is stored in this file", path.display())
-            })?,
+            Some(path) => like(path, ui)?,
             None => Request {
                 count: self.count.unwrap_or(NonZeroUsize::MIN),
                 prompts: self.prompt.clone(),

@@ -10,7 +10,10 @@ pub use tweedie_media::{
     write_animation,
 };
 
-use crate::{PipelineError, Request};
+use crate::{
+    PipelineError, Request,
+    a1111::{self, Parsed},
+};
 
 /// Writes a PNG. With a request, its JSON is stored as international text (`iTXt`) under the keyword `tweedie`.
 ///
@@ -63,6 +66,25 @@ pub fn read_request(path: &Path) -> Result<Option<Request>, PipelineError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|e| {
         let reason = format!("the text `tweedie` in the file is not a valid request: {e}");
+        MediaError::Format { path: path.into(), reason }.into()
+    })
+}
+
+/// Reads the text `parameters` of a PNG, which AUTOMATIC1111's web UI and similar programs write; `None` if the file is no PNG
+/// or has no such text.
+///
+/// # Errors
+/// If the file cannot be read, or an entry is invalid.
+pub fn read_parameters(path: &Path) -> Result<Option<Parsed>, PipelineError> {
+    let mut start = [0; 4];
+    let read = |source| MediaError::Read { path: path.into(), source };
+    let mut file = tweedie_system::files::open(path).map_err(read)?;
+    if std::io::Read::read_exact(&mut file, &mut start).is_err() || start != *b"\x89PNG" {
+        return Ok(None);
+    }
+    let Some(text) = tweedie_media::read_png_keyword(path, "parameters")? else { return Ok(None) };
+    a1111::parse(&text).map(Some).map_err(|e| {
+        let reason = format!("the text `parameters` in the file: {e}");
         MediaError::Format { path: path.into(), reason }.into()
     })
 }
