@@ -101,6 +101,22 @@ with served("--model", "emoji-text-64", "--model", "emoji-32") as address, sync_
     page.get_by_role("button", name="Delete").click()
     expect(page.locator("#gallery li")).to_have_count(20)
 
+    # A part of an image, painted with the mouse: the rest stays.
+    page.get_by_role("combobox", name="Model").select_option("emoji-32")
+    page.locator("#gallery button").last.click()
+    page.get_by_role("button", name="Start from it").click()
+    page.get_by_label("Change of that image").fill("1")
+    box = page.locator("#mask").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.6, steps=5)
+    page.mouse.up()
+    page.get_by_role("button", name="Make Ctrl").click()
+    expect(page.locator("#jobs > li").first.locator(".top span")).to_have_text("finished", timeout=30_000)
+    page.locator("#settings").scroll_into_view_if_needed()
+    picture(page, "painted")
+    page.get_by_role("button", name="Remove").click()
+
     # Dark, and as narrow as a phone.
     page.get_by_role("button", name="Switch").click()
     picture(page, "dark")

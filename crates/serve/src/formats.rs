@@ -93,6 +93,25 @@ pub fn decoded(bytes: &[u8]) -> Result<DynamicImage, Fault> {
     reader.decode().map_err(|e| wrong(e.to_string()))
 }
 
+/// Width and height of an image, if these are the bytes of one.
+pub fn sides(bytes: &[u8]) -> Option<(u32, u32)> {
+    ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_dimensions().ok()
+}
+
+/// A mask in grey, and inverted if asked, as PNG.
+///
+/// # Errors
+/// If it is no image.
+pub fn grey(bytes: &[u8], invert: bool) -> Result<Vec<u8>, Fault> {
+    let mut mask = decoded(bytes)?.into_luma8();
+    if invert {
+        mask.pixels_mut().for_each(|pixel| pixel.0[0] = 255 - pixel.0[0]);
+    }
+    let mut out = Cursor::new(Vec::new());
+    mask.write_to(&mut out, image::ImageFormat::Png).map_err(|e| Fault::internal(e.to_string()))?;
+    Ok(out.into_inner())
+}
+
 /// Bytes in base 64, which may begin like a URL: `data:image/png;base64,`.
 ///
 /// # Errors
@@ -180,6 +199,9 @@ mod tests {
         let jpeg = Format::Jpeg(90).of_png(png()).unwrap();
         assert_eq!((jpeg[..2].to_vec(), pixels(&jpeg).len()), (vec![0xff, 0xd8], 18));
         assert!(decoded(b"none").is_err());
+        assert_eq!((sides(&png()), sides(b"none")), (Some((3, 2)), None));
+        let levels = |invert| decoded(&grey(&png(), invert).unwrap()).unwrap().into_luma8().into_raw();
+        assert!(levels(false).iter().zip(levels(true)).all(|(a, b)| a + b == 255));
         assert_eq!(unpacked("image", "data:image/png;base64,YWJj").unwrap(), b"abc");
         assert!(unpacked("image", "%").unwrap_err().message.contains("`image`"));
     }

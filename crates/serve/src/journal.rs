@@ -337,6 +337,12 @@ impl Journal {
         Ok(unused)
     }
 
+    /// Whether a job uses this upload. If the journal cannot be read, it may.
+    pub fn uses(&self, hash: &str) -> bool {
+        let what = "SELECT EXISTS (SELECT 1 FROM uploads WHERE sha256 = ?1)";
+        self.lock().query_row(what, [hash], |row| row.get(0)).unwrap_or(true)
+    }
+
     /// Jobs to delete, oldest first, so that results need at most `most` bytes.
     ///
     /// # Errors

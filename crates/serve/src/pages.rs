@@ -9,7 +9,7 @@ use axum::{
 use crate::{Fault, store::hash};
 
 /// Names, types and contents.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 10] = [
     ("index.html", "text/html; charset=utf-8", include_str!("../studio/index.html")),
     ("style.css", "text/css; charset=utf-8", include_str!("../studio/style.css")),
     ("icon.svg", "image/svg+xml", include_str!("../studio/icon.svg")),
@@ -18,6 +18,7 @@ const FILES: [(&str, &str, &str); 9] = [
     ("form.js", SCRIPT, include_str!("../studio/form.js")),
     ("job.js", SCRIPT, include_str!("../studio/job.js")),
     ("gallery.js", SCRIPT, include_str!("../studio/gallery.js")),
+    ("mask.js", SCRIPT, include_str!("../studio/mask.js")),
     ("compare.js", SCRIPT, include_str!("../studio/compare.js")),
 ];
 const SCRIPT: &str = "text/javascript; charset=utf-8";

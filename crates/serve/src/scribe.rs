@@ -26,7 +26,7 @@ use tweedie_pipe::{
     Job, Media, Output, PipelineError, Preview, Request,
     film::Show,
     flight::{FlightState, Snapshot},
-    media::{write_png, write_video, write_wav},
+    media::{write_picture, write_png, write_video, write_wav},
 };
 
 use crate::{
@@ -150,12 +150,12 @@ impl Scribe {
             Ok(Err(error)) => return self.end(live, Err(Fault::from(error).without_folders())),
             Err(_) => return self.end(live, Err(Fault::internal("decoding failed unexpectedly"))),
         };
-        let media = Output::of(job, vec![decoded], 0).media;
+        let output = Output::of(job, vec![decoded], 0);
         let Ok(request) = Request::deserialize(&live.order.request) else {
             return self.end(live, Err(Fault::internal("the stored request cannot be read")));
         };
         let written = self.until_it_works(|| {
-            let files = self.write(&media, &request)?;
+            let files = self.write(&output, &request)?;
             let results: Vec<(usize, Stored)> = rows.clone().zip(files).collect();
             self.journal.add_results(&live.order.id, &results).map_err(io::Error::other)?;
             Ok(results)
@@ -176,7 +176,7 @@ impl Scribe {
     }
 
     /// One file for each sample.
-    fn write(&self, media: &Media, request: &Request) -> io::Result<Vec<Stored>> {
+    fn write(&self, output: &Output, request: &Request) -> io::Result<Vec<Stored>> {
         fn file(
             store: &Store,
             ending: &'static str,
@@ -185,7 +185,11 @@ impl Scribe {
             store.put_result(ending, |path| write(path).map_err(io::Error::other))
         }
         let store = &self.store;
-        match media {
+        match &output.media {
+            // An existing image in which a part was changed.
+            _ if !output.edited.is_empty() => (output.edited.iter())
+                .map(|edited| file(store, "png", |path| write_picture(path, &edited.picture, Some(request))))
+                .collect(),
             Media::Images(images) => {
                 let png = |image: &Image| file(store, "png", |path| write_png(path, image, Some(request)));
                 images.iter().map(png).collect()
@@ -256,8 +260,9 @@ impl Scribe {
         self.prune();
     }
 
-    /// Deletes the oldest jobs while results need more than the budget.
+    /// Deletes uploads that no job has used for a day, and the oldest jobs while results need more than the budget.
     fn prune(&self) {
+        self.store.sweep_inputs(|hash| self.journal.uses(hash));
         let old = self.journal.over_budget(self.budget).unwrap_or_default();
         for id in old {
             if delete(&self.journal, &self.store, &id).is_ok() {

@@ -45,6 +45,14 @@ pub struct Draft {
     pub key: Option<String>,
 }
 
+/// A job that was accepted.
+pub struct Submitted {
+    /// The job.
+    pub found: Found,
+    /// Whether this request made it, and not an earlier one with the same key.
+    pub fresh: bool,
+}
+
 /// A job that was found, running or not.
 pub enum Found {
     /// It has not ended.
@@ -82,7 +90,7 @@ impl Service {
     ///
     /// # Errors
     /// If the request is invalid, or too much is waiting.
-    pub async fn submit(self: &Arc<Self>, client: &str, draft: Draft) -> Result<Found, Fault> {
+    pub async fn submit(self: &Arc<Self>, client: &str, draft: Draft) -> Result<Submitted, Fault> {
         if self.stop.is_set() {
             return Err(stopped());
         }
@@ -111,7 +119,7 @@ impl Service {
         let entered = self.board.enter(&live, &self.config.limits);
         entered.inspect_err(|_| self.metrics.rejected.add(1))?;
         let accepted = self.accept(&live, model, json).await;
-        if !matches!(accepted, Ok(Found::Live(_))) {
+        if !matches!(accepted, Ok(Submitted { fresh: true, .. })) {
             self.board.leave(&live.order.id);
         }
         accepted
@@ -122,7 +130,7 @@ impl Service {
         live: &Arc<Live>,
         model: usize,
         request: Value,
-    ) -> Result<Found, Fault> {
+    ) -> Result<Submitted, Fault> {
         let mut prepared = self.desk.prepare(model, request);
         let job = match tokio::time::timeout(PATIENCE, &mut prepared).await {
             Ok(answer) => Some(answer.unwrap_or_else(|_| Err(stopped()))?),
@@ -131,7 +139,10 @@ impl Service {
         let (journal, order) = (self.journal.clone(), live.order.clone());
         match blocking(move || journal.accept(&order)).await?? {
             Accepted::New => {}
-            Accepted::Before(id) => return self.find(&live.order.client, &id).await,
+            Accepted::Before(id) => {
+                let found = self.find(&live.order.client, &id).await?;
+                return Ok(Submitted { found, fresh: false });
+            }
             Accepted::Conflict => {
                 return Err(Fault {
                     param: Some("Idempotency-Key".into()),
@@ -160,7 +171,7 @@ impl Service {
             Some(job) => self.begin(live.clone(), job, Vec::new(), Vec::new()),
             None => self.begin_later(live.clone(), prepared, Vec::new(), Vec::new()),
         }
-        Ok(Found::Live(live.clone()))
+        Ok(Submitted { found: Found::Live(live.clone()), fresh: true })
     }
 
     fn begin(&self, live: Arc<Live>, job: Arc<Job>, states: Vec<FlightState>, stored: Vec<usize>) {
@@ -307,9 +318,15 @@ impl Service {
     /// Stores an uploaded file and returns its hash.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If it is an image with too many pixels, or cannot be written.
     pub async fn upload(&self, bytes: axum::body::Bytes) -> Result<String, Fault> {
-        let store = self.store.clone();
+        let (store, most) = (self.store.clone(), self.config.limits.pixels as u64);
+        if let Some((width, height)) = crate::formats::sides(&bytes)
+            && u64::from(width) * u64::from(height) > most
+        {
+            let reason = format!("{width} × {height} pixels: this server allows at most {most}");
+            return Err(Fault::field("image", reason));
+        }
         let stored = blocking(move || store.put_input(&bytes)).await?;
         stored.map_err(|e| {
             tracing::error!(error = %e, "an upload cannot be stored");

@@ -3,6 +3,8 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use sha2::{Digest, Sha256};
@@ -13,6 +15,7 @@ use crate::ServeError;
 /// Endings of results.
 pub const ENDINGS: [&str; 2] = ["png", "wav"];
 
+const HOUR: Duration = Duration::from_secs(3600);
 /// The start of the names of results that are being written.
 const FRESH: &str = "new-";
 
@@ -21,6 +24,8 @@ const FRESH: &str = "new-";
 pub struct Store {
     inputs: PathBuf,
     results: PathBuf,
+    /// When unused uploads were deleted last.
+    swept: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A stored result.
@@ -49,7 +54,8 @@ impl Store {
     /// # Errors
     /// If it cannot be created.
     pub fn open(folder: &Path) -> Result<Self, ServeError> {
-        let store = Self { inputs: folder.join("inputs"), results: folder.join("files") };
+        let store =
+            Self { inputs: folder.join("inputs"), results: folder.join("files"), swept: Arc::default() };
         for path in [&store.inputs, &store.results] {
             fs::create_dir_all(path).map_err(|source| ServeError::File { path: path.clone(), source })?;
             // What an earlier run has left half-written.
@@ -69,9 +75,8 @@ impl Store {
     pub fn put_input(&self, bytes: &[u8]) -> io::Result<String> {
         let hash = hash(bytes);
         let path = self.inputs.join(&hash);
-        if !path.exists() {
-            files::write(&path, bytes)?;
-        }
+        // Also if it exists: it is young again, so it is not deleted before a job uses it.
+        files::write(&path, bytes)?;
         Ok(hash)
     }
 
@@ -111,6 +116,25 @@ impl Store {
             return Some(path);
         }
         ENDINGS.iter().find_map(|ending| self.result(hash, ending))
+    }
+
+    /// Deletes uploads that are older than a day and not used, at most once per hour.
+    pub fn sweep_inputs(&self, is_used: impl Fn(&str) -> bool) {
+        let mut last = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|at| at.elapsed() < HOUR) {
+            return;
+        }
+        *last = Some(Instant::now());
+        for entry in fs::read_dir(&self.inputs).into_iter().flatten().flatten() {
+            let age = entry.metadata().and_then(|file| file.modified()).ok().and_then(|at| at.elapsed().ok());
+            let name = entry.file_name();
+            if let Some(hash) = name.to_str().filter(|name| is_hash(name))
+                && age.is_some_and(|age| age > 24 * HOUR)
+                && !is_used(hash)
+            {
+                self.delete_input(hash);
+            }
+        }
     }
 
     /// Deletes a result. It need not exist.

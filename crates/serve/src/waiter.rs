@@ -16,13 +16,16 @@ pub struct Waiter {
     service: Arc<Service>,
     live: Arc<Live>,
     reader: Reader,
+    /// Whether nobody else waits for it.
+    own: bool,
 }
 
 impl Waiter {
-    /// Waits for a job. With `previews`, they are made and returned by [`Self::events`].
-    pub fn new(service: &Arc<Service>, live: Arc<Live>, previews: bool) -> Self {
+    /// Waits for a job, which is this client's `own` unless an earlier request made it. With `previews`, they are made and
+    /// returned by [`Self::events`].
+    pub fn new(service: &Arc<Service>, live: Arc<Live>, own: bool, previews: bool) -> Self {
         let reader = Reader::new(&live.feed, 0, previews);
-        Self { service: service.clone(), live, reader }
+        Self { service: service.clone(), live, reader, own }
     }
 
     /// The next events of the job, the last one included.
@@ -53,7 +56,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         // A job that is interrupted because the server stops goes on later.
-        if self.live.outcome().is_none() && !self.service.stop.is_set() {
+        if self.own && self.live.outcome().is_none() && !self.service.stop.is_set() {
             self.service.drop_job(&self.live);
         }
     }

@@ -42,16 +42,15 @@ async function send(path, options = {}) {
 export const get = async (path) => (await send(path)).json();
 export const remove = (path) => send(path, { method: 'DELETE' });
 
-/** Orders a job: `request` is JSON, `image` an optional file to upload. */
-export async function order(request, image) {
-  if (!image) {
-    const options = { method: 'POST', body: JSON.stringify(request), headers: { 'Content-Type': 'application/json' } };
-    return (await send('/v1/jobs', options)).json();
-  }
-  const form = new FormData();
-  form.append('request', JSON.stringify(request));
-  form.append('image', image, image.name);
-  return (await send('/v1/jobs', { method: 'POST', body: form })).json();
+/** Orders a job. */
+export async function order(request) {
+  const options = { method: 'POST', body: JSON.stringify(request), headers: { 'Content-Type': 'application/json' } };
+  return (await send('/v1/jobs', options)).json();
+}
+
+/** Uploads a file and returns its SHA-256. */
+export async function upload(file) {
+  return (await (await send('/v1/uploads', { method: 'POST', body: file })).json()).sha256;
 }
 
 const LAST = ['finished', 'failed', 'cancelled'];

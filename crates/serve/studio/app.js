@@ -38,8 +38,7 @@ settings.addEventListener('submit', async (event) => {
   select(tabs[0]);
   try {
     await started;
-    const { request, file } = form.read();
-    await show(await order(request, file));
+    await show(await order(await form.read()));
   } catch (error) {
     form.fault(error);
   }

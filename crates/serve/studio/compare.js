@@ -12,8 +12,8 @@ function side(request, heading) {
   return { request, place, state };
 }
 
-async function run({ request, place, state }, file) {
-  const job = await order(request, file);
+async function run({ request, place, state }) {
+  const job = await order(request);
   const update = images(job, place);
   const begun = performance.now();
   await follow(job.id, (name, data) => {
@@ -33,10 +33,13 @@ export function start() {
   document.getElementById('other').addEventListener('submit', async (event) => {
     event.preventDefault();
     fault();
-    const { request, file } = read();
-    const second = { ...request, ...changes() };
-    pair.replaceChildren();
-    const sides = [side(request, words(request)), side(second, words(second))];
-    await Promise.all(sides.map((one) => run(one, file))).catch(fault);
+    try {
+      const request = await read();
+      const second = { ...request, ...changes() };
+      pair.replaceChildren();
+      await Promise.all([side(request, words(request)), side(second, words(second))].map(run));
+    } catch (error) {
+      fault(error);
+    }
   });
 }

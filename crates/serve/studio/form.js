@@ -1,6 +1,7 @@
 // The settings: built from what the model takes, read as a request, filled from one.
 
 import { get } from './api.js';
+import { begin as beginWith, fields } from './mask.js';
 
 const form = document.getElementById('settings');
 const other = document.getElementById('other');
@@ -9,8 +10,6 @@ const field = (name) => form.elements[name];
 /** The facts of the selected model. */
 export let model = null;
 let limits = null;
-/** An initial image: a file, or the hash of a result. */
-let begun = null;
 
 function options(select, entries, chosen) {
   select.replaceChildren(...entries.map(([value, text]) => new Option(text, value, false, value === chosen)));
@@ -60,7 +59,7 @@ export async function start() {
   await choose(models[0].id);
   field('model').addEventListener('change', () => choose(field('model').value));
   form.addEventListener('input', told);
-  field('image').addEventListener('change', () => begin(field('image').files[0]));
+  field('image').addEventListener('change', () => begin(field('image').files[0]).catch(fault));
   document.getElementById('drop-image').addEventListener('click', () => begin(null));
   document.getElementById('dice').addEventListener('click', () => {
     field('seed').value = crypto.getRandomValues(new Uint32Array(1))[0];
@@ -69,15 +68,12 @@ export async function start() {
 
 /** Sets the initial image: a file, `{ sha256, url }`, or none. */
 export function begin(image) {
-  begun = image ?? null;
-  const note = document.getElementById('begun');
-  note.hidden = !begun;
-  if (begun) note.querySelector('img').src = begun.url ?? URL.createObjectURL(begun);
-  else field('image').value = '';
+  if (!image) field('image').value = '';
+  return beginWith(image);
 }
 
-/** The request, and a file to upload with it. */
-export function read() {
+/** The request. */
+export async function read() {
   const request = {
     model: field('model').value,
     count: Number(field('count').value),
@@ -96,10 +92,10 @@ export function read() {
   if (model.images && !model.fixed_size && height && width && (height !== own[0] || width !== own[1])) {
     request.size = [height, width];
   }
-  if (!begun) return { request };
-  request.strength = Number(field('strength').value);
-  if (begun.sha256) request.image = { sha256: begun.sha256 };
-  return { request, file: begun.sha256 ? undefined : begun };
+  const begun = await fields(Number(field('strength').value));
+  // The result of a change has the size of the image.
+  if (begun.known) delete request.size;
+  return { ...request, ...begun };
 }
 
 /** The changes of the second settings. */
@@ -127,8 +123,8 @@ export async function fill(job) {
   const [height, width] = request.size ?? model.size ?? [];
   set('height', height);
   set('width', width);
-  const image = request.image?.sha256;
-  begin(image ? { sha256: image, url: `/v1/files/${image}.png` } : null);
+  const image = (request.image ?? request.known?.image)?.sha256;
+  await begin(image ? { sha256: image, url: `/v1/files/${image}.png` } : null);
   told();
 }
 

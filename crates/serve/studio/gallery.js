@@ -34,7 +34,7 @@ export function details(job, image) {
   present = { job, image };
   const picture = document.getElementById('details-image');
   [picture.src, picture.alt] = [image.url, title(job)];
-  const facts = { model: job.model, ...job.request, image: job.request.image?.sha256?.slice(0, 12), file: image.sha256.slice(0, 12) };
+  const facts = { model: job.model, ...job.request, image: job.request.image?.sha256?.slice(0, 12), known: job.request.known && 'a part of an image', file: image.sha256.slice(0, 12) };
   const text = (value) => (typeof value === 'object' ? JSON.stringify(value) : String(value));
   document.getElementById('details-facts').replaceChildren(
     ...Object.entries(facts).filter(([, value]) => value !== undefined)
@@ -55,7 +55,7 @@ export function start(back) {
   });
   document.getElementById('from').addEventListener('click', () => {
     dialog.close();
-    begin(present.image);
+    begin(present.image).catch(fault);
     document.querySelector('#settings details').open = true;
     back();
   });

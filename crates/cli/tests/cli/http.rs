@@ -255,15 +255,15 @@ fn chunk(stream: &mut impl BufRead) -> Option<Vec<u8>> {
     Some(part)
 }
 
-/// A form of a text and a file, with its content type.
-pub fn form(text: (&str, &str), file: (&str, &[u8])) -> (String, Vec<u8>) {
-    let mut body =
-        format!("--b\r\nContent-Disposition: form-data; name=\"{}\"\r\n\r\n{}\r\n", text.0, text.1)
-            .into_bytes();
-    body.extend(
-        format!("--b\r\nContent-Disposition: form-data; name=\"{}\"; filename=\"a\"\r\n\r\n", file.0).bytes(),
-    );
-    body.extend(file.1);
-    body.extend(b"\r\n--b--\r\n");
+/// A form of a text and files, with its content type.
+pub fn form(text: (&str, &str), files: &[(&str, &[u8])]) -> (String, Vec<u8>) {
+    let part = |name: &str, more: &str| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"{more}\r\n\r\n").into_bytes()
+    };
+    let mut body = [part(text.0, ""), text.1.into(), b"\r\n".into()].concat();
+    for (name, bytes) in files {
+        body.extend([&part(name, "; filename=\"a\""), *bytes, b"\r\n"].concat());
+    }
+    body.extend(b"--b--\r\n");
     ("multipart/form-data; boundary=b".into(), body)
 }

@@ -240,7 +240,7 @@ fn pictures_are_uploaded_and_never_named_by_path() {
     let id = served.order(&json!({ "seed": 1, "steps": 4, "classes": ["cat-face"] }));
     let cat = served.results(&id).remove(0);
     let request = r#"{"seed": 5, "steps": 8, "strength": 0.5, "classes": ["food-fruit"]}"#;
-    let (kind, body) = form(("request", request), ("image", &cat));
+    let (kind, body) = form(("request", request), &[("image", &cat)]);
     let job = served.send("POST", "/v1/jobs", &[("Content-Type", &kind)], &body).is(202).json();
     let results = served.results(job["id"].as_str().unwrap());
     // The metadata names the upload by its content, below the data folder.
@@ -250,6 +250,10 @@ fn pictures_are_uploaded_and_never_named_by_path() {
     let mut again: Value = serde_json::from_str(request).unwrap();
     again["image"] = json!({ "sha256": hash });
     assert!(served.results(&served.order(&again)) == results);
+    // The same as an upload of its own.
+    let upload = served.send("POST", "/v1/uploads", &[], &cat).is(201).json();
+    assert_eq!(upload["sha256"], hash);
+    served.send("POST", "/v1/uploads", &[], b"").is(400);
     for (name, value) in [
         ("image", json!({ "path": "/etc/passwd" })),
         ("noise", json!({ "path": "like.png", "sha256": hash })),
@@ -259,7 +263,7 @@ fn pictures_are_uploaded_and_never_named_by_path() {
         assert_eq!(error["error"]["param"], name);
         assert!(error["error"]["message"].as_str().unwrap().contains("cannot name a file"), "{error}");
     }
-    let (kind, body) = form(("request", "{}"), ("image", b"no picture"));
+    let (kind, body) = form(("request", "{}"), &[("image", b"no picture")]);
     let error = served.send("POST", "/v1/jobs", &[("Content-Type", &kind)], &body).is(400).text();
     assert!(error.contains("image") && !error.contains(scratch.path("").to_str().unwrap()), "{error}");
 }

@@ -23,6 +23,19 @@ fn pixels(bytes: &[u8]) -> (u32, u32, Vec<u8>) {
     (image.width(), image.height(), image.into_raw())
 }
 
+/// A PNG without the chunks of this kind.
+fn without_chunk(png: &[u8], kind: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (png[..8].to_vec(), &png[8..]);
+    while !rest.is_empty() {
+        let length = 12 + u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize;
+        if rest[4..8] != *kind {
+            out.extend(&rest[..length]);
+        }
+        rest = &rest[length..];
+    }
+    out
+}
+
 #[test]
 fn openai_requests_are_jobs() {
     let scratch = Scratch::new();
@@ -58,7 +71,7 @@ fn openai_requests_are_jobs() {
     let errors = jpeg.2.iter().zip(&png.2).map(|(a, b)| u64::from(a.abs_diff(*b)));
     assert!(errors.sum::<u64>() < 8 * png.2.len() as u64, "JPEG is close");
     // An image to start from, as a form.
-    let (kind, body) = form(("prompt", "food-fruit"), ("image", &results[0]));
+    let (kind, body) = form(("prompt", "food-fruit"), &[("image", &results[0])]);
     let edited = served.send("POST", "/v1/images/edits", &[("Content-Type", &kind)], &body).is(200).json();
     assert_eq!(pixels(&base64(&edited["data"][0]["b64_json"])).0, 40);
     for (path, request, words) in [
@@ -77,6 +90,56 @@ fn openai_requests_are_jobs() {
     ] {
         let response = served.post(&format!("/v1/images/{path}"), &request).is(400);
         assert!(response.text().contains(words), "{request}: {}", response.text());
+    }
+}
+
+/// A mask for 32×32 pixels: a rectangle of `[left, right)` × `[top, bottom)` is marked.
+fn mask(marked: [u8; 4], kept: [u8; 4]) -> Vec<u8> {
+    let pixel = |x, y| if (8..20).contains(&x) && (4..28).contains(&y) { marked } else { kept };
+    let mask = image::RgbaImage::from_fn(32, 32, |x, y| image::Rgba(pixel(x, y)));
+    let mut out = std::io::Cursor::new(Vec::new());
+    mask.write_to(&mut out, image::ImageFormat::Png).unwrap();
+    out.into_inner()
+}
+
+fn base64_of(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for group in bytes.chunks(3) {
+        let bits = group.iter().fold(0u32, |bits, b| bits << 8 | u32::from(*b)) << (8 * (3 - group.len()));
+        for i in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * i) & 63) as usize] as char;
+            out.push(if i <= group.len() { letter } else { '=' });
+        }
+    }
+    out
+}
+
+#[test]
+fn masks_leave_the_rest_as_it_was() {
+    let scratch = Scratch::new();
+    let served = Served::start(&scratch.path(""), &["--model", "emoji-32"]);
+    let cat = served.results(&served.order(&json!({ "classes": ["cat-face"], "steps": 6 }))).remove(0);
+    let (_, _, before) = pixels(&cat);
+    let check = |answer: &Value| {
+        let (width, height, after) = pixels(&base64(answer));
+        assert_eq!((width, height), (32, 32));
+        let changed = |x: usize, y: usize| before[3 * (32 * y + x)..][..3] != after[3 * (32 * y + x)..][..3];
+        let inside = |x: usize, y: usize| (8..20).contains(&x) && (4..28).contains(&y);
+        let all = || (0..32).flat_map(|y| (0..32).map(move |x| (x, y)));
+        assert!(all().all(|(x, y)| inside(x, y) || !changed(x, y)));
+        assert!(all().filter(|(x, y)| inside(*x, *y) && changed(*x, *y)).count() > 50);
+    };
+    // OpenAI's masks are transparent where the image is changed.
+    let transparent = mask([0, 0, 0, 0], [0, 0, 0, 255]);
+    let (kind, body) = form(("prompt", "food-fruit"), &[("image", &cat), ("mask", &transparent)]);
+    let edited = served.send("POST", "/v1/images/edits", &[("Content-Type", &kind)], &body).is(200).json();
+    check(&edited["data"][0]["b64_json"]);
+    // Those of A1111 are white.
+    for (mask, invert) in [(mask([255; 4], [0, 0, 0, 255]), 0), (mask([0, 0, 0, 255], [255; 4]), 1)] {
+        let request = json!({ "init_images": [base64_of(&cat)], "mask": base64_of(&mask), "prompt": "food-fruit", "steps": 8,
+                              "cfg_scale": 1, "inpainting_mask_invert": invert, "mask_blur": 2 });
+        check(&served.post("/sdapi/v1/img2img", &request).is(200).json()["images"][0]);
     }
 }
 
@@ -137,6 +200,11 @@ fn a1111_requests_are_jobs_with_seeds_of_their_own() {
         "s",
     ]);
     assert_eq!(pixels(&scratch.read("s/0000.png")), pixels(&second));
+    // Without our own text, `sample` reads the other one.
+    scratch.write("c.png", without_chunk(&second, b"iTXt"));
+    let args = ["sample", "--model", "emoji-text-64", "--like", "c.png", "-o", "b.png", "--singles", "t"];
+    scratch.ok(&args).says(&["c.png: ignoring Model: emoji-text-64, Version: tweedie"]);
+    assert_eq!(pixels(&scratch.read("t/0000.png")), pixels(&second));
     // An image to start from, and a larger one.
     post("options", json!({ "sd_model_checkpoint": "emoji-32" })).is(200);
     assert_eq!(served.get("/sdapi/v1/options").is(200).json()["sd_model_checkpoint"], "emoji-32");

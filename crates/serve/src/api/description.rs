@@ -107,6 +107,11 @@ impl PartialSchema for JobRequest {
                 "prompt_weights": { "type": "string", "description": "Convention for word weights." },
                 "untuned": { "type": "boolean", "description": "Ignore learned samplers." },
                 "image": file("The initial image: an upload or a result."),
+                "known": {
+                    "type": "object", "required": ["image"],
+                    "description": "An existing image of which a part is changed: `image`, `mask`, `method`.",
+                    "properties": { "image": file("The image."), "mask": { "type": "object" } }
+                },
                 "strength": number(0.0, 1.0, "How much of the initial image is replaced."),
                 "noise": file("The initial noise: an uploaded safetensors file."),
                 "size": {
@@ -144,6 +149,7 @@ pub struct JobForm {
         super::jobs::cancel,
         super::events::stream,
         super::files::show,
+        super::uploads::create,
         super::gallery::list,
         super::gallery::remove,
         super::models::list,

@@ -16,7 +16,7 @@ use crate::{
     Fault,
     auth::Client,
     order::Priority,
-    service::{Draft, Found, Service, described},
+    service::{Draft, Found, Service, Submitted, described},
 };
 
 /// The settings of a job beside its request.
@@ -72,18 +72,10 @@ pub async fn create(
     };
     let Settings { model, priority, deadline, request } = settings;
     let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
-    let before = key.clone();
     let draft = Draft { model, request, priority, seconds: deadline, partials: 0, key };
-    let started = std::time::Instant::now();
-    let found = service.submit(&client.0, draft).await?;
+    let Submitted { found, fresh } = service.submit(&client.0, draft).await?;
     let json = described(&service, &found);
-    // A job that is older than this request was accepted before.
-    let repeated = before.is_some()
-        && match &found {
-            Found::Live(live) => live.arrived < started,
-            Found::Ended(_) => true,
-        };
-    let status = if repeated { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if fresh { StatusCode::ACCEPTED } else { StatusCode::OK };
     let mut response = (status, Json(&json)).into_response();
     if let Some(place) = json["links"]["self"].as_str().and_then(|text| HeaderValue::from_str(text).ok()) {
         response.headers_mut().insert(header::LOCATION, place);

@@ -10,6 +10,7 @@ mod jobs;
 mod models;
 mod openai;
 mod operations;
+mod uploads;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ pub fn router(service: Arc<Service>, tokens: Tokens) -> Router {
         .route("/v1/jobs", post(jobs::create))
         .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/v1/jobs/{id}/events", get(events::stream))
+        .route("/v1/uploads", post(uploads::create))
         .route("/v1/gallery", get(gallery::list))
         .route("/v1/gallery/{id}", delete(gallery::remove))
         .route("/v1/models", get(models::list))

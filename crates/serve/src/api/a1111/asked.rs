@@ -8,8 +8,8 @@ use tweedie_pipe::a1111;
 use crate::{
     Fault,
     asked::{Fields, random_seed, reads, set_prompt},
-    formats::unpacked,
-    service::Service,
+    formats::{grey, unpacked},
+    service::{Service, blocking},
 };
 
 /// Fields without a meaning here. A response lists those that were set to something.
@@ -245,10 +245,15 @@ async fn set_image(
         request.insert("image".into(), image);
         return Ok(());
     };
-    let mask = service.upload(unpacked("mask", &mask)?.into()).await?;
+    let invert = fields.whole("inpainting_mask_invert", 0, 1)? == Some(1);
+    let mask = unpacked("mask", &mask)?;
+    let mask = blocking(move || grey(&mask, invert)).await??;
+    let mask = service.upload(mask.into()).await?;
     let feather = fields.whole("mask_blur", 0, 256)?.unwrap_or(0);
-    for (name, most) in [("inpainting_fill", 3), ("inpainting_mask_invert", 0)] {
-        fields.whole(name, 0, most)?;
+    // 1 begins with the image itself, 2 with noise. The other two fill the part before it is changed, which ours does not
+    // need: they begin with noise as well.
+    if fields.whole("inpainting_fill", 0, 3)?.unwrap_or(0) != 1 {
+        request.remove("strength");
     }
     fields.ignored(&["inpaint_full_res", "mask_blur_x", "mask_blur_y", "mask_round"]);
     // The result has the size of the image.

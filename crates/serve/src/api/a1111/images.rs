@@ -107,9 +107,9 @@ pub async fn png_info(State(web): State<Web>, request: Request) -> Result<Json<V
     });
     let items: Map<String, Value> = all.into_iter().map(|(keyword, text)| (keyword, text.into())).collect();
     let read = info.as_deref().and_then(|text| a1111::parse(text).ok());
-    let parameters = read.and_then(|(request, others)| {
-        let mut json = serde_json::to_value(request).ok()?;
-        others.into_iter().for_each(|(key, value)| json[key] = value.into());
+    let parameters = read.and_then(|read| {
+        let mut json = serde_json::to_value(read.request).ok()?;
+        read.others.into_iter().for_each(|(key, value)| json[key] = value.into());
         Some(json)
     });
     let parameters = parameters.unwrap_or_else(|| json!({}));

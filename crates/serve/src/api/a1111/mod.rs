@@ -105,9 +105,9 @@ async fn make(web: &Web, client: &Client, request: Request, image: bool) -> Resu
     // If one is rejected, the others are dropped, which cancels them.
     for request in &asked.requests {
         let draft = Draft { model: asked.model.clone(), request: request.clone(), ..Draft::default() };
-        let Found::Live(live) = web.service.submit(&client.0, draft).await? else { continue };
+        let Found::Live(live) = web.service.submit(&client.0, draft).await?.found else { continue };
         tasks::of(&web.tasks).add(&client.0, &live);
-        waiters.push(Waiter::new(&web.service, live, false));
+        waiters.push(Waiter::new(&web.service, live, true, false));
     }
     let mut records = Vec::new();
     let mut interrupted = false;

@@ -25,7 +25,7 @@ use crate::{
     formats::{Format, packed},
     journal::Record,
     scribe::url,
-    service::{Draft, Found, Service, blocking},
+    service::{Draft, Found, Service, Submitted, blocking},
     waiter::Waiter,
 };
 
@@ -119,13 +119,14 @@ async fn answer(
         key,
         ..Draft::default()
     };
-    match service.submit(&client.0, draft).await? {
+    let Submitted { found, fresh } = service.submit(&client.0, draft).await?;
+    match found {
         Found::Live(live) if asked.stream => {
-            let waiter = Waiter::new(service, live, asked.partials > 0);
+            let waiter = Waiter::new(service, live, fresh, asked.partials > 0);
             Ok(stream::response(service.clone(), waiter, asked))
         }
         Found::Live(live) => {
-            let record = Waiter::new(service, live, false).record().await?;
+            let record = Waiter::new(service, live, fresh, false).record().await?;
             finished(service, headers, &record, &asked).await
         }
         Found::Ended(record) => finished(service, headers, &record, &asked).await,
