@@ -42,6 +42,7 @@ pub mod unet;
 pub mod unet_1d;
 pub mod unet_condition;
 pub mod vae;
+mod windows;
 
 pub use codec::{Codec, CodecSpec, Encoded};
 pub use conditions::{Conditions, Entry};
@@ -57,3 +58,4 @@ pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};
 pub use unet_1d::{UNet1DConfig, UNet1DModel};
 pub use unet_condition::{UNet2DConditionConfig, UNet2DConditionModel};
 pub use vae::{AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig};
+pub use windows::Windows;

@@ -8,7 +8,7 @@ use tweedie_hub::{
     HubError, Recipe, SafetensorsFile, Sampling, SchedulerConfig,
     scheduler_config::{TUNED, tokens},
 };
-use tweedie_models::{HostTensor, IoSpec, TensorSource, denoiser};
+use tweedie_models::{HostTensor, IoSpec, Network, TensorSource, Windows, denoiser};
 use tweedie_ops::SampleShape;
 
 use crate::{
@@ -118,7 +118,11 @@ impl Pipeline {
         let most = if guided { (most / 2).max(1) } else { most };
         let (chunk, side_by_side) = if adaptive || conditions.is_ragged() { (1, most) } else { (most, 1) };
         let rows = most.min(count) * if guided { 2 } else { 1 };
-        let row = self.model.network.row_bytes(&shape, precision);
+        // A network that enlarges was trained on parts of images.
+        let side = enlarging.and(spec.native.as_ref()).and_then(|native| native.iter().max()).map(|n| 2 * n);
+        let large = side.filter(|side| shape.axes().iter().any(|n| n > side));
+        let seen: Vec<usize> = shape.axes().iter().map(|n| large.map_or(*n, |side| side.min(*n))).collect();
+        let row = self.model.network.row_bytes(&SampleShape::new(shape.channels(), &seen), precision);
         let decoding = self.codec().map_or(0, |codec| decoding_bytes(codec, request, &size, precision));
         let pixels = size.iter().product();
         let sides = if let &[h, w] = &*size { [h, w] } else { [1, pixels] };
@@ -137,6 +141,11 @@ impl Pipeline {
             return Err(fail("noise", &reason));
         }
         let context = self.context.clone().with_precision(precision);
+        let network = self.model.network.in_context(&context);
+        let network: Box<dyn Network> = match large {
+            Some(side) => Box::new(Windows::new(network, side)),
+            None => network,
+        };
         let mut job = Job {
             request: request.clone(),
             size,
@@ -155,7 +164,7 @@ impl Pipeline {
             side_by_side,
             precision,
             conditions,
-            network: self.model.network.in_context(&context),
+            network,
             codec: self.codec().map(|codec| codec.in_context(&context)),
             noise,
             begin: None,

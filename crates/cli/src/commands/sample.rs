@@ -118,7 +118,7 @@ pub struct Args {
     /// Variant of the weights in a folder, for example `fp16` [default: no variant, or else fp32, fp16 or bf16].
     #[arg(long, value_name = "NAME", requires = "model")]
     variant: Option<String>,
-    /// Number of images, audio signals or clips [default: 36, or one per prompt for latent models, or 1 for audio and clips].
+    /// Number of images, audio signals or clips [default: 36, or one per prompt for latent models, or 1 for audio, clips and enlarged images].
     #[arg(short = 'n', long, value_name = "N", help_heading = "Images")]
     count: Option<NonZeroUsize>,
     /// Prompt, for text-to-image models; repeat to use several in turn. `(word:1.3)` weights a word.
@@ -313,6 +313,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     if args.like.is_none() && args.count.is_none() {
         let latents = pipeline.model().codec.is_some();
         let count = match axes {
+            2 if pipeline.model().small.is_some() => 1,
             2 if !latents && request.prompts.is_empty() => PIXELS,
             _ => request.prompts.len(),
         };

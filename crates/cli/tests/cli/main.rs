@@ -11,6 +11,7 @@ mod bench;
 mod bound;
 mod common;
 mod edit;
+mod enlarge;
 mod http;
 mod latent;
 mod look;

@@ -1,0 +1,60 @@
+//! `tweedie sample` with a model that enlarges images.
+
+use std::path::Path;
+
+use tweedie::{
+    hub::{Enlarging, Extras, SchedulerConfig, model_dir, weights::Precision},
+    models::{UNet2DConfig, UNet2DModel},
+};
+
+use crate::common::Scratch;
+
+/// Writes an untrained model that enlarges twice per side.
+fn save(folder: &Path) {
+    let config = r#"{"sample_size": 32, "in_channels": 6, "out_channels": 3, "block_out_channels": [8, 8],
+        "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1, "norm_num_groups": 4, "add_attention": false, "class_embed_type": "timestep"}"#;
+    let config = UNet2DConfig::from_json(config).unwrap();
+    let network = UNet2DModel::new(&config, 0, &tweedie::ops::device("cpu").unwrap()).unwrap();
+    let enlarging = Some(Enlarging { factor: 2, noise_level: 20, most_noise: 300 });
+    let extras = Extras { enlarging, ..Extras::default() };
+    let scheduler = SchedulerConfig::flow(1000, 1.0).unwrap();
+    model_dir::save(folder, &network, &scheduler, &extras, Precision::F32).unwrap();
+}
+
+fn size(scratch: &Scratch, name: &str) -> (u32, u32) {
+    image::image_dimensions(scratch.path(name)).unwrap()
+}
+
+#[test]
+fn an_image_is_enlarged_and_what_another_model_made_too() {
+    let scratch = Scratch::new();
+    save(&scratch.path("larger"));
+    let sample = |more: &[&str]| scratch.ok(&[&["sample", "--steps", "2", "--zoom", "1"], more].concat());
+    sample(&["-n", "1", "-o", "small.png", "--singles", "small"]);
+    let ran =
+        sample(&["--model", "larger", "--image", "small/0000.png", "-o", "one.png", "--singles", "one"]);
+    assert!(ran.stdout.contains("1 image"), "{}", ran.told());
+    assert_eq!(size(&scratch, "one/0000.png"), (64, 64));
+    sample(&["--like", "one.png", "--model", "larger", "-o", "again.png"]);
+    assert_eq!(scratch.read("one.png"), scratch.read("again.png"));
+
+    let both = ["-n", "2", "--enlarge", "larger", "-o", "both.png", "--singles", "both"];
+    sample(&both);
+    assert_eq!(size(&scratch, "both/0001.png"), (64, 64));
+    sample(&["--like", "both.png", "-o", "same.png"]);
+    assert_eq!(scratch.read("both.png"), scratch.read("same.png"));
+
+    for (flags, words) in [
+        (&["--enlarge", "emoji-32"][..], &["--enlarge emoji-32", "does not enlarge"][..]),
+        (&["--enlarge", "nothing"], &["nothing"]),
+        (&["--noise-level", "5"], &["noise_level", "does not enlarge"]),
+        (&["--model", "larger"], &["image", "expected one"]),
+        (&["--model", "larger", "--image", "small/0000.png", "--noise-level", "301"], &["301", "300"]),
+        (&["--model", "larger", "--image", "small/0000.png", "--class", "heart"], &["classes"]),
+        (&["--model", "larger", "--image", "small/0000.png", "--strength", "0.5"], &["strength"]),
+    ] {
+        scratch.fails(&[&["sample", "--steps", "1", "-o", "x.png"], flags].concat(), words);
+        assert!(!scratch.path("x.png").exists());
+    }
+}
