@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use tweedie_pipe::{ClassSelector, Pipeline};
 
 use crate::{Fault, service::Service};
 
@@ -103,6 +104,33 @@ pub async fn reads(service: &Arc<Service>, model: Option<&str>) -> Result<Reads,
     reads.await
 }
 
+/// The model that a request means: the one that it names. Without a name it is the first model, unless that neither reads texts
+/// nor has the prompt's classes: then the first one that reads texts.
+pub async fn model_for(service: &Arc<Service>, model: Option<String>, prompt: &str) -> Option<String> {
+    if model.is_some() || prompt.trim().is_empty() {
+        return model;
+    }
+    let classes: Vec<ClassSelector> =
+        class_names(prompt).map(|name| ClassSelector::Name(name.into())).collect();
+    let understands = move |pipeline: &Pipeline| {
+        pipeline.reads_texts() || classes.iter().all(|class| pipeline.classes().find(class).is_ok())
+    };
+    let first = service.desk.find(None).ok()?;
+    if service.desk.ask(first, understands).await.unwrap_or(true) {
+        return None;
+    }
+    for (name, _) in service.desk.names() {
+        if reads(service, Some(name)).await.is_ok_and(|reads| reads == Reads::Texts) {
+            return Some(name.clone());
+        }
+    }
+    None
+}
+
+fn class_names(prompt: &str) -> impl Iterator<Item = &str> {
+    prompt.split(',').map(str::trim)
+}
+
 /// Sets what a prompt means: a text, or the names of classes separated by commas. Without a prompt, models without texts
 /// are asked for anything.
 ///
@@ -115,7 +143,7 @@ pub fn set_prompt(request: &mut Map<String, Value>, reads: Reads, prompt: &str) 
         }
         (_, "") => {}
         (Reads::Classes, classes) => {
-            let classes: Vec<&str> = classes.split(',').map(str::trim).collect();
+            let classes: Vec<&str> = class_names(classes).collect();
             request.entry("classes").or_insert_with(|| json!(classes));
         }
         (Reads::Nothing, _) => {

@@ -51,6 +51,11 @@ fn openai_requests_are_jobs() {
         assert_eq!(base64(&image["b64_json"]), *result);
     }
     assert_eq!((&answer["size"], &answer["seed"]), (&json!("40x24"), &json!(7)));
+    // Without a name, a prompt that is no class of the first model selects the one that reads texts.
+    let of_text = made(json!({ "prompt": "red heart", "steps": 2, "seed": 1 }));
+    assert_eq!(pixels(&base64(&of_text["data"][0]["b64_json"])).0, 64);
+    let of_class = made(json!({ "prompt": "heart", "steps": 2, "seed": 1 }));
+    assert_eq!(pixels(&base64(&of_class["data"][0]["b64_json"])).0, 32);
     // Addresses, other formats, fields without effect.
     let mut request = own.clone();
     request["response_format"] = "url".into();

@@ -7,7 +7,7 @@ use tweedie_pipe::a1111;
 
 use crate::{
     Fault,
-    asked::{Fields, random_seed, reads, set_prompt},
+    asked::{Fields, model_for, random_seed, reads, set_prompt},
     formats::{grey, unpacked},
     service::{Service, blocking},
 };
@@ -117,6 +117,7 @@ impl Asked {
         let (prompt, negative) =
             (fields.text("prompt")?.unwrap_or_default(), fields.text("negative_prompt")?.unwrap_or_default());
         let mut request = Map::new();
+        let model = model_for(service, model, &prompt).await;
         set_prompt(&mut request, reads(service, model.as_deref()).await?, &prompt)?;
         if !negative.is_empty() {
             request.insert("negative_prompt".into(), negative.clone().into());

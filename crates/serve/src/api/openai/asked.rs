@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Fault,
-    asked::{Fields, Reads, random_seed, reads, set_prompt, size},
+    asked::{Fields, Reads, model_for, random_seed, reads, set_prompt, size},
     formats::Format,
     service::Service,
 };
@@ -94,6 +94,7 @@ impl Asked {
         }
         let ignored = fields.ignored(&IGNORED);
         let mut request = Map::new();
+        let model = model_for(service, model, &prompt).await;
         let reads = reads(service, model.as_deref()).await?;
         set_image(&mut request, &mut fields, kind)?;
         own_fields(&mut request, &mut fields)?;
