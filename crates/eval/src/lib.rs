@@ -4,6 +4,7 @@
 
 pub mod bound;
 pub mod compare;
+pub mod enlarging;
 pub mod extract;
 pub mod metrics;
 pub mod neighbours;

@@ -14,6 +14,7 @@ mod image;
 mod picture;
 mod planes;
 mod png;
+mod similarity;
 mod video;
 mod wav;
 mod webp;
@@ -33,6 +34,7 @@ pub use crate::{
     picture::{Depth, Picture},
     planes::write_png_planes,
     png::{read_png_keyword, read_png_text, write_png},
+    similarity::{psnr, ssim},
     video::{DEFAULT_DELAY, Video},
     wav::{WavFormat, decode_wav, read_wav, read_wav_text, write_wav},
 };

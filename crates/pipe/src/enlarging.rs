@@ -1,7 +1,7 @@
 //! Enlarging images with a network that also gets the small image (Saharia et al. 2021, arXiv:2104.07636), with some noise
 //! whose level it is told (Ho et al. 2021, arXiv:2106.15282).
 
-use crate::operators::{Operator, resized as to_size};
+use crate::operators::{Operator, boxes, resized as to_size};
 
 /// Resizes images `[C, H, W]` to `to = [H, W]` with Pillow's `BICUBIC`.
 ///
@@ -10,6 +10,20 @@ use crate::operators::{Operator, resized as to_size};
 pub fn resized(values: &[f32], dims: [usize; 3], to: [usize; 2]) -> Vec<f32> {
     let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
     to_size(&dims, &to).apply(&values).into_iter().map(|v| v as f32).collect()
+}
+
+/// Reduces images `[C, H, W]` in −1..1 by means of `factor × factor` values, rounded to 8 bits.
+///
+/// # Panics
+/// If `values` do not have the shape `dims`, or `factor` is 0.
+pub fn reduced(values: &[f32], dims: [usize; 3], factor: usize) -> Vec<f32> {
+    let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+    boxes(&dims, factor).apply(&values).into_iter().map(in_bytes).collect()
+}
+
+/// The nearest of the 256 values of a byte.
+pub fn in_bytes(v: f64) -> f32 {
+    (((v + 1.0) * 127.5).round().clamp(0.0, 255.0) / 127.5 - 1.0) as f32
 }
 
 /// `alpha·x + sigma·eps`.

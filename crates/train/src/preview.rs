@@ -7,13 +7,15 @@ use tweedie_core::{NoiseSchedule, schedule::Times, spacing::Spacing};
 use tweedie_data::{Dataset, Image};
 use tweedie_media::enlarge;
 use tweedie_ops::{Batch, RowNoise, SampleShape};
-use tweedie_pipe::{Inputs, NoiseOfRows, Pipeline, Request, enlarging::resized};
+use tweedie_pipe::{
+    Inputs, NoiseOfRows, Pipeline, Request,
+    enlarging::{reduced, resized},
+};
 
 use crate::{
     config::{Run, RunConfig},
     error::TrainError,
     keys::{Purpose, key},
-    super_resolution,
     task::Sheet,
 };
 
@@ -55,7 +57,7 @@ pub(crate) fn enlarged(config: &RunConfig, pipeline: &Pipeline, data: &Dataset) 
     for row in 0..count {
         let image = data.get(row * data.len() / count.max(1))?.sample;
         let planes = image.planes_of(channels).unwrap_or_default();
-        let low = super_resolution::reduced(&planes, [channels, size, size], factor);
+        let low = reduced(&planes, [channels, size, size], factor);
         let picture =
             |planes: &[f32], side: usize| Image::from_planes(side, side, &planes.repeat(3 / channels));
         let low_image = picture(&low, less);

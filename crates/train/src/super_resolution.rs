@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use tweedie_hub::{Enlarging, SmallImage};
 use tweedie_pipe::{
-    enlarging::{noised, resized},
+    enlarging::{in_bytes, noised, resized},
     operators::{Operator, bicubic, boxes, gaussian},
 };
 
@@ -81,11 +81,6 @@ pub(crate) struct Pairs {
     size: usize,
     side: usize,
     seed: u64,
-}
-
-/// An image `[C, H, W]` reduced by boxes.
-pub(crate) fn reduced(large: &[f32], dims: [usize; 3], factor: usize) -> Vec<f32> {
-    Filter::Boxes.small(large, dims, factor)
 }
 
 /// A large and a small image.
@@ -171,9 +166,6 @@ impl Filter {
             Self::Bicubic => bicubic(&dims, factor).apply(&x),
             Self::Boxes | Self::Blur(_) => boxes(&dims, factor).apply(&x),
         };
-        small
-            .into_iter()
-            .map(|v| (((v + 1.0) * 127.5).round().clamp(0.0, 255.0) / 127.5 - 1.0) as f32)
-            .collect()
+        small.into_iter().map(in_bytes).collect()
     }
 }

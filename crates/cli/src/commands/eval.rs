@@ -1,6 +1,7 @@
 //! `tweedie eval`.
 
 mod bound;
+mod enlarging;
 pub mod scores;
 mod show;
 
@@ -68,7 +69,8 @@ pub struct Args {
     inception: Option<PathBuf>,
     #[command(flatten)]
     cache: Cache,
-    /// Image file with generated images, closest first, each above its nearest training image.
+    /// Image file with generated images, closest first, each above its nearest training image. For a model that enlarges: rows of
+    /// a small image, what each method makes of it, and the original.
     #[arg(short, long, value_name = "FILE.png", default_value = "neighbours.png")]
     output: PathBuf,
     /// HTML report. A JSON file of the same name is written beside it.
@@ -101,6 +103,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
         Some(folder) => (None, of_folder(&args, folder)?),
         None => {
             let pipeline = model::pipeline_for(args.model.as_deref(), &args.prompt, &device, ui)?;
+            if pipeline.model().small.is_some() {
+                return enlarging::run(&args, ui, &pipeline, &device);
+            }
             let size = pipeline.native_size().context("the model has no default size")?;
             let &[height, width] = &*size else { bail!("this model does not make images") };
             ensure!(

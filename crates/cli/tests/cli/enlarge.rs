@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::json;
 use tweedie::{
     hub::{Enlarging, Extras, SchedulerConfig, model_dir, weights::Precision},
     models::{UNet2DConfig, UNet2DModel},
@@ -17,7 +18,8 @@ fn save(folder: &Path) {
     let config = UNet2DConfig::from_json(config).unwrap();
     let network = UNet2DModel::new(&config, 0, &tweedie::ops::device("cpu").unwrap()).unwrap();
     let enlarging = Some(Enlarging { factor: 2, noise_level: 20, most_noise: 300 });
-    let extras = Extras { enlarging, ..Extras::default() };
+    let training = json!({ "config": { "data": { "size": 64 } } }).as_object().unwrap().clone();
+    let extras = Extras { enlarging, training, ..Extras::default() };
     let scheduler = SchedulerConfig::flow(1000, 1.0).unwrap();
     model_dir::save(folder, &network, &scheduler, &extras, Precision::F32).unwrap();
 }
@@ -44,6 +46,17 @@ fn an_image_is_enlarged_and_what_another_model_made_too() {
     assert_eq!(size(&scratch, "both/0001.png"), (64, 64));
     sample(&["--like", "both.png", "-o", "same.png"]);
     assert_eq!(scratch.read("both.png"), scratch.read("same.png"));
+
+    // Of two images there is no Fréchet distance.
+    let ran = scratch.ok(&["eval", "--model", "larger", "--data", "both", "-o", "rows.png", "--steps", "2"]);
+    for words in
+        ["2 images of both, reduced to 32x32", "bicubic filter", "1 step ", "2 steps", "original: rows.png"]
+    {
+        assert!(ran.stdout.contains(words), "{}", ran.told());
+    }
+    // The small image, three methods and the original.
+    assert_eq!(size(&scratch, "rows.png").0, 5 * 64 + 6 * 2);
+    scratch.fails(&["eval", "--model", "larger", "--data", "small", "--holdout", "2"], &["holdout", "2"]);
 
     for (flags, words) in [
         (&["--enlarge", "emoji-32"][..], &["--enlarge emoji-32", "does not enlarge"][..]),

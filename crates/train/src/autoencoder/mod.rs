@@ -6,7 +6,6 @@ mod config;
 mod discriminator;
 mod export;
 mod objective;
-mod quality;
 
 use std::path::Path;
 
@@ -22,7 +21,6 @@ pub(crate) use batches::{ImageBatch, ImageBatches};
 pub(crate) use discriminator::Discriminator;
 pub(crate) use export::{Measured, export};
 pub(crate) use objective::{Found, Objective, Parts, divergence, number};
-pub(crate) use quality::{psnr, ssim};
 
 /// The network of the perceptual distance, if `config` uses one.
 ///

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use burn::{module::Module, tensor::Tensor};
 use serde_json::{Map, Value, json};
 use tweedie_data::{Dataset, Image};
+use tweedie_media::{psnr, ssim};
 use tweedie_models::{AutoencoderKl, AutoencoderKlConfig, InputError, count};
 use tweedie_ops::{Device, to_host};
 
@@ -12,7 +13,7 @@ use super::{Files, Learned, Learner, Sheet, Size, StepAt, Task, Validation, lear
 use crate::{
     autoencoder::{
         self, Discriminator, Found, ImageBatch, ImageBatches, Measured, Objective, Parts, divergence, number,
-        perceptual, psnr, ssim,
+        perceptual,
     },
     checkpoint::{Checkpoint, Fingerprint},
     config::RunConfig,

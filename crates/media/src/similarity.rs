@@ -5,7 +5,7 @@ const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
 
 /// Peak signal-to-noise ratio in decibels for values in −1..1; higher is better, infinite for equal images.
-pub(crate) fn psnr(a: &[f32], b: &[f32]) -> f64 {
+pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
     let squares = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
     let mean = squares.sum::<f64>() / a.len() as f64;
     // The range of values is 2.
@@ -14,7 +14,7 @@ pub(crate) fn psnr(a: &[f32], b: &[f32]) -> f64 {
 
 /// Structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861) of images of `width` × `width` in −1..1: Gaussian
 /// windows of 11×11 within the image, averaged over channels; 1 for equal images. `None` for images smaller than a window.
-pub(crate) fn ssim(a: &[f32], b: &[f32], width: usize) -> Option<f64> {
+pub fn ssim(a: &[f32], b: &[f32], width: usize) -> Option<f64> {
     if width < WINDOW {
         return None;
     }
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn both_agree_with_scikit_image() {
-        let golden: Value = serde_json::from_str(include_str!("../../tests/goldens/quality.json")).unwrap();
+        let golden: Value = serde_json::from_str(include_str!("../tests/goldens/similarity.json")).unwrap();
         for case in golden["cases"].as_array().unwrap() {
             let list = |key: &str| -> Vec<f32> {
                 case[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()

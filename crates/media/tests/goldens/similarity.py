@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes quality.json: PSNR and SSIM of scikit-image, of planes in -1..1."""
+"""Writes similarity.json: PSNR and SSIM of scikit-image, of planes in -1..1."""
 
 import json
 import pathlib
@@ -25,4 +25,4 @@ for width, noise in [(11, 0.1), (16, 0.4), (13, 0.02)]:
         "b": [round(float(v), 4) for v in b.ravel()],
     })
 out = {"scikit-image": skimage.__version__, "numpy": np.__version__, "cases": cases}
-pathlib.Path(__file__).with_name("quality.json").write_text(json.dumps(out) + "\n")
+pathlib.Path(__file__).with_name("similarity.json").write_text(json.dumps(out) + "\n")
