@@ -78,7 +78,7 @@ impl dyn Codec + '_ {
         z.with_rows((z.rows().clone() - shift) * scale)
     }
 
-    /// The inverse of [`Self::scaled`].
+    /// The inverse of `scaled`.
     pub fn unscaled(&self, z: &Batch) -> Batch {
         let CodecSpec { scale, shift, .. } = self.spec();
         let [scale, shift] = [scale, shift].map(|values| per_channel(z, values));
