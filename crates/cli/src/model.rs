@@ -8,7 +8,7 @@ use tweedie::{
     hub::{self, Extras, SchedulerConfig, model::scheduler_of},
     library::{self, Place},
     ops::Device,
-    pipe::{ClassSelector, Classes, LoadOptions, LoraFile, Pipeline, RecordedFile},
+    pipe::{ClassSelector, Classes, EmbeddingFile, LoadOptions, LoraFile, Pipeline, RecordedFile},
 };
 
 use crate::ui::Ui;
@@ -103,6 +103,17 @@ pub fn lora(text: &str) -> Result<LoraFile> {
     };
     ensure!(scale.is_finite(), "--lora {text}: expected a finite number after the colon");
     Ok(LoraFile { file: RecordedFile::of(Path::new(path))?, scale })
+}
+
+/// Parses `FILE` or `FILE:TOKEN`. A path may contain a colon.
+pub fn embedding(text: &str) -> Result<EmbeddingFile> {
+    let (path, token) = match text.rsplit_once(':') {
+        Some((path, token)) if !Path::new(text).exists() && !token.is_empty() => {
+            (path, Some(token.to_owned()))
+        }
+        _ => (text, None),
+    };
+    Ok(EmbeddingFile { file: RecordedFile::of(Path::new(path))?, token })
 }
 
 /// The model's scheduler, with the shift for its own size or `mu`, and the model's defaults.

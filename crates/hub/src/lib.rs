@@ -7,6 +7,7 @@ pub mod component;
 pub mod encoder;
 pub mod error;
 pub mod files;
+pub mod learned;
 pub mod lora;
 pub mod model;
 pub mod model_dir;
@@ -19,6 +20,7 @@ pub mod weights;
 
 pub use component::{Component, ComponentDir};
 pub use error::HubError;
+pub use learned::LearnedToken;
 pub use lora::Lora;
 pub use model::{Maps, Model, PIPELINES, PipelineKind, SmallImage, StableDiffusion, TextPart};
 pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Tuned};

@@ -34,6 +34,17 @@ pub struct LoraFile {
     pub scale: f64,
 }
 
+/// A learned token: a textual inversion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingFile {
+    /// The file.
+    pub file: RecordedFile,
+    /// The word of prompts; by default as the file says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
 impl RecordedFile {
     /// The file at `path` with its present content.
     ///

@@ -40,7 +40,7 @@ mod weighting;
 
 pub use class::{ClassSelector, Classes};
 pub use error::PipelineError;
-pub use file::{LoraFile, RecordedFile};
+pub use file::{EmbeddingFile, LoraFile, RecordedFile};
 pub use job::{Job, NoiseOfRows, RowsDenoiser};
 pub use media::{Media, Medium};
 pub use pipeline::{Inputs, LoadOptions, Pipeline};

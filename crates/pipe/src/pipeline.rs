@@ -13,7 +13,7 @@ use tweedie_models::{Codec, ExecContext, HostTensor, Network};
 
 use crate::{
     Classes, PipelineError, Request, conditions,
-    file::LoraFile,
+    file::{EmbeddingFile, LoraFile},
     job::{Job, NoiseOfRows},
     run::{Event, Output},
 };
@@ -23,6 +23,7 @@ pub struct Pipeline {
     pub(crate) model: Arc<Model>,
     pub(crate) device: Device,
     pub(crate) loras: Vec<LoraFile>,
+    pub(crate) embeddings: Vec<EmbeddingFile>,
     /// Jobs run in it, at the precision of their requests.
     pub(crate) context: ExecContext,
 }
@@ -47,6 +48,8 @@ pub struct LoadOptions<'a> {
     pub variant: Option<&'a str>,
     /// LoRAs to merge, with their scales.
     pub loras: &'a [LoraFile],
+    /// Learned tokens.
+    pub embeddings: &'a [EmbeddingFile],
     /// The folder of the tokenizer of a single-file checkpoint; by default beside it.
     pub tokenizer: Option<&'a Path>,
     /// What the network of a single-file checkpoint predicts; by default as its file says.
@@ -90,7 +93,12 @@ impl Pipeline {
             let remarks = lora.remarks().iter().map(|remark| format!("{}: {remark}", lora.path().display()));
             model.remarks.extend(remarks);
         }
-        Ok(Self { loras: options.loras.to_vec(), ..Self::of(model, device) })
+        for EmbeddingFile { file, token } in options.embeddings {
+            file.check()?;
+            model.learn(&file.path, token.as_deref())?;
+        }
+        let (loras, embeddings) = (options.loras.to_vec(), options.embeddings.to_vec());
+        Ok(Self { loras, embeddings, ..Self::of(model, device) })
     }
 
     /// The pipeline of a model that is already on `device`.
@@ -99,6 +107,7 @@ impl Pipeline {
             model: Arc::new(model),
             device: device.clone(),
             loras: Vec::new(),
+            embeddings: Vec::new(),
             context: ExecContext::default(),
         }
     }

@@ -290,8 +290,12 @@ impl Pipeline {
         }
     }
 
-    /// The LoRAs of a request must be those with which the model was loaded.
+    /// The LoRAs and learned tokens of a request must be those with which the model was loaded.
     fn check_loras(&self, request: &Request) -> Result<(), PipelineError> {
+        if !request.embeddings.is_empty() && request.embeddings != self.embeddings {
+            let reason = "the model was loaded with other learned tokens; load it with these";
+            return Err(PipelineError::request("embeddings", reason));
+        }
         let same = |(a, b): (&LoraFile, &LoraFile)| a.scale == b.scale && a.file.sha256 == b.file.sha256;
         let loaded =
             request.loras.len() == self.loras.len() && request.loras.iter().zip(&self.loras).all(same);

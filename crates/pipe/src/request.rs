@@ -9,7 +9,7 @@ use tweedie_models::Precision;
 
 use crate::{
     ClassSelector, PipelineError,
-    file::{LoraFile, RecordedFile},
+    file::{EmbeddingFile, LoraFile, RecordedFile},
     known::Known,
     weighting::Weighting,
 };
@@ -96,6 +96,9 @@ pub struct Request {
     /// The LoRAs that are merged into the model's weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraFile>,
+    /// Learned tokens that prompts contain: textual inversions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<EmbeddingFile>,
     /// Latents are decoded, and an initial image is encoded, in tiles of this many pixels, which limits memory for large
     /// images. By default images of more than 1024×1024 pixels use tiles of 512.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +142,7 @@ impl Default for Request {
             known: None,
             noise: None,
             loras: Vec::new(),
+            embeddings: Vec::new(),
             vae_tile: None,
             size: None,
             chunk: None,

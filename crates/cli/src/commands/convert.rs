@@ -59,7 +59,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
     let (tokenizer, variant) = (args.tokenizer.as_deref(), args.variant.as_deref());
     let prediction = args.prediction.map(Into::into);
-    let options = LoadOptions { variant, loras: &loras, tokenizer, prediction };
+    let options = LoadOptions { variant, loras: &loras, tokenizer, prediction, ..LoadOptions::default() };
     let pipeline = model::pipeline_with(Some(path), &options, &device, ui)?;
     let model = pipeline.model();
     let precision = match args.precision {

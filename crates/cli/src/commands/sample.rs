@@ -201,6 +201,10 @@ pub struct Args {
     /// repeated. Latent models only.
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Sampler")]
     lora: Vec<String>,
+    /// Learned token (textual inversion) in a safetensors file, and the word that stands for it in prompts [default: as the file
+    /// says, or its name]; may be repeated.
+    #[arg(long, value_name = "FILE[:TOKEN]", help_heading = "Sampler")]
+    embedding: Vec<String>,
     /// Decode latents, and encode --image, in tiles of this many pixels, which limits memory for large images [default: 512
     /// above 1024x1024 pixels, otherwise no tiles].
     #[arg(long, value_name = "PIXELS", help_heading = "Sampler")]
@@ -430,6 +434,7 @@ impl Args {
         let options = LoadOptions {
             variant: self.variant.as_deref(),
             loras: &request.loras,
+            embeddings: &request.embeddings,
             tokenizer: self.tokenizer.as_deref(),
             prediction: self.prediction.map(Into::into),
         };
@@ -472,6 +477,10 @@ impl Args {
         request.chunk = self.chunk.or(request.chunk);
         request.precision = self.precision.or(request.precision);
         request.noise = recorded(&self.noise)?.or(request.noise);
+        if !self.embedding.is_empty() {
+            request.embeddings =
+                self.embedding.iter().map(|text| model::embedding(text)).collect::<Result<_>>()?;
+        }
         if !self.lora.is_empty() {
             request.loras = self.lora.iter().map(|text| model::lora(text)).collect::<Result<_>>()?;
         }

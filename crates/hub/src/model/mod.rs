@@ -21,6 +21,7 @@ use crate::{
     component::{Component, ComponentDir},
     error::HubError,
     files,
+    learned::LearnedToken,
     lora::Lora,
     model_dir::{Extras, ModelDir, SCHEDULER, extras_in},
     model_index,
@@ -167,6 +168,8 @@ pub struct Model {
     pub texts: Vec<TextPart>,
     /// How the small image is read, if it enlarges images.
     pub small: Option<SmallImage>,
+    /// Whether tokens were added to the text encoders; such a model cannot be written.
+    pub learned: bool,
     /// How it is sampled.
     pub scheduler: SchedulerConfig,
     /// Whether a missing negative prompt means features of zeros instead of those of an empty text.
@@ -229,6 +232,30 @@ impl TextPart {
     ) -> Result<Self, HubError> {
         check_tokens(folder, &tokenizer, name, encoder.config())?;
         Ok(Self { tokenizer: Arc::new(tokenizer), encoder })
+    }
+}
+
+impl Model {
+    /// Adds a learned token to the text encoders.
+    ///
+    /// # Errors
+    /// If the model does not read texts, or a text encoder already has the token.
+    pub fn learn(&mut self, path: &Path, token: Option<&str>) -> Result<(), HubError> {
+        let widths: Vec<usize> = self.texts.iter().map(|text| text.encoder.config().hidden_size).collect();
+        if widths.is_empty() {
+            return Err(HubError::format(path, "this model does not read texts"));
+        }
+        let LearnedToken { token, vectors } = LearnedToken::open(path, token, &widths)?;
+        for (text, vectors) in self.texts.iter_mut().zip(vectors) {
+            let (first, count) = (text.encoder.config().vocab_size as u32, vectors.shape[0] as u32);
+            let tokenizer = text.tokenizer.with_learned(&token, first, count).ok_or_else(|| {
+                HubError::format(path, format!("the token `{token}` is already known; give it another name"))
+            })?;
+            text.tokenizer = tokenizer.into();
+            text.encoder = text.encoder.clone().with_tokens(vectors);
+        }
+        self.learned = true;
+        Ok(())
     }
 }
 
@@ -336,6 +363,7 @@ impl Model {
             codec,
             texts,
             small,
+            learned: false,
             scheduler,
             zeros_for_no_negative: kind.xl && zeros.unwrap_or(true),
             extras,
@@ -394,6 +422,7 @@ impl Model {
             codec: None,
             texts: Vec::new(),
             small: extras.enlarging.map(SmallImage::from),
+            learned: false,
             scheduler,
             zeros_for_no_negative: false,
             extras,
@@ -452,6 +481,7 @@ impl Model {
             codec: Some(codec.into()),
             texts,
             small: None,
+            learned: false,
             scheduler: checkpoint.scheduler()?,
             zeros_for_no_negative: xl,
             extras: Extras::default(),

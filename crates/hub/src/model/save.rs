@@ -66,6 +66,9 @@ impl Model {
             let reason = format!("writing the folder of a {} is not supported", self.kind.name);
             return Err(HubError::format(path, reason));
         }
+        if self.learned {
+            return Err(HubError::format(path, "a model with learned tokens cannot be written"));
+        }
         let folder = Folder {
             kind: self.kind,
             codec: self.codec.as_deref(),

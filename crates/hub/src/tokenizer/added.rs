@@ -40,7 +40,7 @@ fn yes() -> bool {
 }
 
 impl Added {
-    fn plain(content: &str, id: u32) -> Self {
+    pub(super) fn plain(content: &str, id: u32) -> Self {
         let (content, id) = (content.into(), Some(id));
         Self {
             id,
@@ -189,7 +189,7 @@ impl Found {
 }
 
 /// Finds added tokens in texts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Finder {
     tokens: Vec<Added>,
     /// Tokens matched in the original text, and in the lower-case text; longest first.

@@ -28,12 +28,14 @@ const END: &str = "<|endoftext|>";
 const LONGEST_WORD: usize = 1024;
 
 /// The tokenizer of a text encoder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ClipTokenizer {
     vocabulary: HashMap<String, u32>,
     /// Rank of a pair, and the token it becomes.
     merges: HashMap<(u32, u32), (u32, u32)>,
     added: Finder,
+    /// Number of consecutive ids of learned tokens with several vectors, by the first id.
+    several: HashMap<u32, u32>,
     bytes: [char; 256],
     /// Token at the start of a text.
     pub begin: u32,
@@ -141,7 +143,8 @@ impl ClipTokenizer {
         let pad = found.pad.take();
         let next = vocabulary.values().max().map_or(0, |last| last.saturating_add(1));
         let added = Finder::new(found.settle(&|token| vocabulary.get(token).copied(), next)?);
-        let mut tokenizer = Self { vocabulary, merges, added, bytes: byte_letters(), begin, end, pad: end };
+        let (bytes, several) = (byte_letters(), HashMap::new());
+        let mut tokenizer = Self { vocabulary, merges, added, several, bytes, begin, end, pad: end };
         tokenizer.pad = pad.and_then(|token| tokenizer.id(&token)).unwrap_or(end);
         Ok(tokenizer)
     }
@@ -155,6 +158,19 @@ impl ClipTokenizer {
             tokens.push(Added::special(token, Some(pad)));
         }
         Self { pad, added: Finder::new(tokens), ..self }
+    }
+
+    /// The same with a learned token, which stands for `count` ids from `first` on. `None` if it already has that token.
+    #[must_use]
+    pub fn with_learned(&self, token: &str, first: u32, count: u32) -> Option<Self> {
+        if self.id(token).is_some() {
+            return None;
+        }
+        let mut tokens = self.added.tokens().to_vec();
+        tokens.push(Added::plain(token, first));
+        let mut several = self.several.clone();
+        several.insert(first, count.max(1));
+        Some(Self { added: Finder::new(tokens), several, ..self.clone() })
     }
 
     /// Upper bound of token ids (exclusive).
@@ -175,7 +191,7 @@ impl ClipTokenizer {
         for piece in self.added.split(text) {
             let text = match piece {
                 Piece::Token(id) => {
-                    out.push(id);
+                    out.extend(id..=id + self.several.get(&id).map_or(0, |count| count - 1));
                     continue;
                 }
                 Piece::Text(text) => text,

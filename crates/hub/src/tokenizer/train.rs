@@ -133,7 +133,8 @@ impl ClipTokenizer {
         }
         let (begin, end) = (names.len() as u32, names.len() as u32 + 1);
         known.extend([(BEGIN.to_owned(), begin), (END.to_owned(), end)]);
-        Self { vocabulary: known, merges, added: Finder::default(), bytes, begin, end, pad: end }
+        let (added, several) = (Finder::default(), HashMap::new());
+        Self { vocabulary: known, merges, added, several, bytes, begin, end, pad: end }
     }
 
     /// A number that differs where the tokens of texts do.

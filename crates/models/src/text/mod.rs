@@ -11,11 +11,13 @@ use burn::{
 
 pub use config::ClipTextConfig;
 
+use tweedie_ops::from_host;
+
 use crate::{
     config::ConfigError,
     layers::{Activation, Embedding, Init, LayerNorm, Linear},
     network::InputError,
-    params::{self, TensorSource},
+    params::{self, HostTensor, TensorSource},
     unet::LoadError,
 };
 
@@ -185,6 +187,19 @@ impl ClipTextModel {
             text_projection: config.projects().then(project),
             config: config.clone(),
         })
+    }
+
+    /// The same encoder with more tokens, whose ids follow the vocabulary: `[tokens, width]`.
+    ///
+    /// # Panics
+    /// If they have another width.
+    #[must_use]
+    pub fn with_tokens(mut self, rows: HostTensor) -> Self {
+        let table = &mut self.text_model.embeddings.token_embedding;
+        let more = from_host::<2>(rows.values, [rows.shape[0], rows.shape[1]], &table.weight.device());
+        table.weight = table.weight.clone().map(|weight| Tensor::cat(vec![weight, more], 0));
+        self.config.vocab_size += rows.shape[0];
+        self
     }
 
     /// The encoder's configuration.

@@ -1,9 +1,9 @@
 //! Requests and their errors.
 
 use serde_json::{Value, json};
-use tweedie_models::{AutoencoderTiny, AutoencoderTinyConfig};
+use tweedie_models::{AutoencoderTiny, AutoencoderTinyConfig, HostTensor};
 use tweedie_ops::{Batch, Device};
-use tweedie_pipe::Image;
+use tweedie_pipe::{EmbeddingFile, Image, LoadOptions, Pipeline, RecordedFile};
 
 use super::{folder, load, picture, run, two_steps};
 
@@ -170,4 +170,53 @@ fn requests_that_do_not_fit_are_refused() {
     assert!(error.contains("`image`") && error.contains("24×24"), "{error}");
     let named = serde_json::from_value(json!({"classes": ["Name 2", "thing 0"], "count": 3, "steps": 1}));
     assert_eq!(run(&dit, &named.unwrap(), None, None).unwrap().classes.unwrap(), [2, 0, 2]);
+}
+
+#[test]
+fn learned_tokens_are_words_of_prompts_and_wrong_ones_are_refused() {
+    let dir = folder("learned");
+    let file = dir.path().join("learned.safetensors");
+    let recorded = |token: Option<&str>| EmbeddingFile {
+        file: RecordedFile::of(&file).unwrap(),
+        token: token.map(str::to_owned),
+    };
+    let load = |embeddings: &[EmbeddingFile]| {
+        let options = LoadOptions { embeddings, ..LoadOptions::default() };
+        Pipeline::load_with(dir.path(), &options, &Device::flex())
+    };
+    let text = |pipeline: &Pipeline, prompt: &str| {
+        let request = json!({"prompt": prompt, "guidance": 1, "steps": 1});
+        let job = pipeline.prepare(&serde_json::from_value(request).unwrap()).unwrap();
+        tweedie_ops::to_host(job.conditions(0..1).text().unwrap().clone())
+    };
+    // Without a name, the file's name is the token.
+    let (named, unnamed, plain) =
+        (load(&[recorded(Some("<Thing>"))]).unwrap(), load(&[recorded(None)]).unwrap(), load(&[]).unwrap());
+    assert_eq!(text(&named, "a cat <Thing>"), text(&unnamed, "a cat learned"));
+    assert_ne!(text(&named, "a cat <Thing>"), text(&plain, "a cat <Thing>"));
+    assert_eq!(text(&named, "a cat"), text(&plain, "a cat"));
+    assert!(named.model().save(&dir.path().join("x"), tweedie_hub::Precision::F32).is_err());
+
+    let refused = |embeddings: &[EmbeddingFile]| load(embeddings).err().unwrap().to_string();
+    let again = refused(&[recorded(None), recorded(None)]);
+    assert!(again.contains("`learned` is already known"), "{again}");
+    assert!(refused(&[recorded(Some("two words"))]).contains("without spaces"));
+    let wide = HostTensor { shape: vec![2, 25], values: vec![0.0; 50] };
+    let write = |tensors: &[(&str, &HostTensor)]| {
+        let all = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), (*tensor).clone())).collect();
+        tweedie_hub::weights::write(&file, &all, tweedie_hub::Precision::F32, &Default::default()).unwrap();
+    };
+    write(&[("<x>", &wide)]);
+    let error = refused(&[recorded(None)]);
+    assert!(error.contains("width [25]") && error.contains("[24]"), "{error}");
+    write(&[("a", &wide), ("b", &wide)]);
+    assert!(refused(&[recorded(None)]).contains("not a textual inversion"));
+    write(&[("<x>", &HostTensor { shape: vec![24], values: vec![f32::NAN; 24] })]);
+    assert!(refused(&[recorded(None)]).contains("not finite"));
+    let pixels = folder("ldm");
+    write(&[("<x>", &HostTensor { shape: vec![24], values: vec![0.0; 24] })]);
+    let embeddings = [recorded(None)];
+    let options = LoadOptions { embeddings: &embeddings, ..LoadOptions::default() };
+    let error = Pipeline::load_with(pixels.path(), &options, &Device::flex()).err().unwrap().to_string();
+    assert!(error.contains("does not read texts"), "{error}");
 }

@@ -308,8 +308,16 @@ def lora():
     return pipe, dict(request, lora=0.4), shape, factors
 
 
+def learned():
+    """A token of two vectors."""
+    pipe, request, shape = sd1()
+    vectors = sample("learned", [2, 24]).numpy()
+    return pipe, dict(request, prompt="a photo of <thing> with the cat"), shape, {"emb_params": vectors}
+
+
 CASES = dict(
     lora=lora,
+    learned=learned,
     sd1=sd1,
     sd2=sd2,
     sdxl=sdxl,
@@ -346,7 +354,10 @@ def make(name):
         index = json.loads((folder / "model_index.json").read_text())
         index["id2label"] = {str(i): f"thing {i}, name {i}" for i in range(3)}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2))
-    if factors:
+    if factors and name == "learned":
+        save_file(factors[0], folder / "learned.safetensors")
+        pipe.load_textual_inversion(torch.from_numpy(factors[0]["emb_params"]), token="<thing>")
+    elif factors:
         save_file(factors[0], folder / "lora.safetensors")
         pipe.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name="change")
         pipe.set_adapters("change", request.pop("lora"))
