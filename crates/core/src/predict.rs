@@ -65,12 +65,16 @@ pub struct Prediction<V> {
     /// The predicted variance of a network with learned variance: the interpolation between `ln β̃` (−1) and
     /// `ln β` (1). Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
     pub variance: Option<V>,
+    /// `(∂x0/∂x)ᵀ·v` for a vector `v` that the caller has agreed on with the solver: samplers that follow a measurement need
+    /// this gradient.
+    #[serde(default = "Option::default")]
+    pub pulled: Option<V>,
 }
 
 impl<V> Prediction<V> {
     /// A prediction of the clean sample and the noise only.
     pub fn new(x0: V, eps: V) -> Self {
-        Self { x0, eps, null_eps: None, variance: None }
+        Self { x0, eps, null_eps: None, variance: None, pulled: None }
     }
 }
 

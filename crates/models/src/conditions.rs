@@ -197,6 +197,18 @@ impl Conditions {
         Self(self.0.iter().map(|(name, entry)| (*name, entry.rows(rows.clone()))).collect())
     }
 
+    /// The same as constants of a graph for gradients.
+    #[must_use]
+    pub fn autodiff(&self) -> Self {
+        let entry = |entry: &Entry| match entry {
+            Entry::Vectors(all) => Entry::Vectors(all.clone().autodiff()),
+            Entry::Tokens(all) => Entry::Tokens(all.clone().autodiff()),
+            Entry::Map(all) => Entry::Map(all.with_rows(all.rows().clone().autodiff())),
+            other => other.clone(),
+        };
+        Self(self.0.iter().map(|(name, e)| (*name, entry(e))).collect())
+    }
+
     /// Whether both can be the conditions of rows of one call of a network: the same names and shapes.
     pub fn fits(&self, other: &Self) -> bool {
         let same = |(a, b): ((&&str, &Entry), (&&str, &Entry))| a.0 == b.0 && a.1.shape() == b.1.shape();

@@ -7,10 +7,10 @@ use tweedie_ops::Batch;
 
 /// The prediction with a clamped `x0`, and `eps` recomputed unless it is to be kept.
 pub fn clamped(prediction: Prediction<Batch>, x: &Batch, at: Level, clamp: Clamp) -> Prediction<Batch> {
-    let Prediction { x0, eps, null_eps, variance } = prediction;
+    let Prediction { x0, eps, null_eps, variance, pulled } = prediction;
     let x0 = x0.with_rows(self::clamp(x0.rows().clone(), clamp.range));
     let eps = if clamp.keep_eps { eps } else { noise_of(x, &x0, at).unwrap_or(eps) };
-    Prediction { x0, eps, null_eps, variance }
+    Prediction { x0, eps, null_eps, variance, pulled }
 }
 
 /// The noise that gives `x` together with `x0`; `None` at the clean level.

@@ -10,7 +10,7 @@ use tweedie_core::{
 use tweedie_models::denoiser::Call;
 use tweedie_ops::Batch;
 
-use crate::{PipelineError, guidance::Guided, job::Job};
+use crate::{PipelineError, guidance::Guided, job::Job, posterior::tracked};
 
 /// Some images of a job on their way. It holds no model: it asks for network calls, so several can share one.
 pub struct Flight {
@@ -68,11 +68,9 @@ impl Flight {
     /// # Panics
     /// If the job has fewer images.
     pub fn new(job: &Arc<Job>, rows: Range<usize>) -> Self {
-        let recipe = &job.recipe;
         let noise = Box::new(job.fresh(rows.clone()));
-        let solver = recipe.solver.build::<Batch>().into();
-        let trajectory =
-            Trajectory::new(Arc::new(recipe.plan.clone()), solver, job.start(rows.clone()), noise);
+        let plan = Arc::new(job.recipe.plan.clone());
+        let trajectory = Trajectory::new(plan, job.solver().into(), job.start(rows.clone()), noise);
         Self::of(job, rows, trajectory)
     }
 
@@ -99,10 +97,9 @@ impl Flight {
             let reason = format!("its values are not {} samples of shape {}", rows.len(), job.shape);
             return Err(wrong(reason));
         }
-        let recipe = &job.recipe;
         let noise = Box::new(job.fresh(rows.clone()));
-        let solver = recipe.solver.build::<Batch>().into();
-        let trajectory = Trajectory::resume(Arc::new(recipe.plan.clone()), solver, noise, trajectory);
+        let plan = Arc::new(job.recipe.plan.clone());
+        let trajectory = Trajectory::resume(plan, job.solver().into(), noise, trajectory);
         let trajectory = trajectory.map_err(|e| wrong(e.to_string()))?;
         Ok(Self { x0, step, ..Self::of(job, rows, trajectory) })
     }
@@ -140,7 +137,12 @@ impl Flight {
         loop {
             match self.trajectory.poll().map_err(|halt| self.failed(halt))? {
                 Poll::Ask { x, at } => {
-                    let call = self.guided.call(&x, at);
+                    let pulled = self.job.is_pulled();
+                    let x = if pulled { tracked(&x) } else { x };
+                    let mut call = self.guided.call(&x, at);
+                    if pulled {
+                        call.conditions = call.conditions.autodiff();
+                    }
                     self.asked = Some((x, at));
                     return Ok(Next::Ask(call));
                 }
@@ -162,7 +164,7 @@ impl Flight {
                         })));
                     }
                 }
-                Poll::Done(x) => return Ok(Next::Done(x)),
+                Poll::Done(x) => return Ok(Next::Done(self.job.finished(x))),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use burn::tensor::Device;
-use tweedie_core::{Denoiser, Halt, Level, Prediction, lin, solver::Bespoke};
+use tweedie_core::{Denoiser, Halt, Level, Prediction, Solver, lin, solver::Bespoke};
 use tweedie_data::Image;
 use tweedie_hub::{Model, Recipe, Sampling, SchedulerConfig};
 use tweedie_models::{Codec, Conditions, Encoded, HostTensor, Network, Precision};
@@ -20,9 +20,9 @@ use crate::{
     clamp::clamped,
     conditions::Prepared,
     guidance::{Guidance, Guided, scale_for},
-    known::{Canvas, Edited},
+    known::{Edited, Work},
     media::Medium,
-    posterior::Replacement,
+    posterior::{Posterior, Replacement, Rows},
     request::Request,
     rows::row_seed,
 };
@@ -31,6 +31,8 @@ use crate::{
 pub(crate) const INITIAL_DRAW: u64 = u64::MAX;
 /// The draw for an image's noise on the latents of the initial image.
 const ENCODING_DRAW: u64 = u64::MAX - 1;
+/// The draw for the last noise of a measurement's path; earlier ones count down.
+const PATH_DRAW: u64 = u64::MAX - 2;
 
 /// A request that was checked against a model. It holds everything that sampling needs, so it can be run apart from its
 /// pipeline, in parts, or together with others.
@@ -58,10 +60,14 @@ pub struct Job {
     pub(crate) noise: Option<HostTensor>,
     /// The initial image as a sample, unscaled.
     pub(crate) begin: Option<Encoded>,
-    /// The existing image that is changed.
-    pub(crate) canvas: Option<Canvas>,
-    /// What is known of the samples.
+    /// The existing image that is changed or restored.
+    pub(crate) work: Option<Work>,
+    /// The sample at which it begins instead of at noise, one row.
+    pub(crate) begin_at: Option<Batch>,
+    /// The values of the samples that are known.
     pub(crate) replacement: Option<Replacement>,
+    /// What is known of the samples, and the method that follows it.
+    pub(crate) posterior: Option<Posterior>,
     pub(crate) draws: Arc<dyn NoiseOfRows>,
     pub(crate) model: Arc<Model>,
     pub(crate) device: Device,
@@ -190,7 +196,9 @@ impl Job {
 
     /// Whether both jobs can share calls of the network.
     pub fn shares_network_with(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.model, &other.model) && self.precision == other.precision
+        // A graph for gradients belongs to one call.
+        let pulled = self.is_pulled() || other.is_pulled();
+        Arc::ptr_eq(&self.model, &other.model) && self.precision == other.precision && !pulled
     }
 
     /// The initial noise of some images, with a standard deviation of 1.
@@ -217,9 +225,14 @@ impl Job {
         let Some(Encoded { mean, logvar }) = &self.begin else {
             let start_std = self.recipe.plan.start_std as f32;
             let noise = eps.with_rows(eps.rows().clone().mul_scalar(start_std));
-            return match &self.replacement {
-                Some(known) => known.start(&eps, &noise, self.recipe.plan.start),
-                None => noise,
+            let level = self.recipe.plan.start;
+            return match (&self.replacement, &self.begin_at) {
+                (Some(known), _) => known.start(&eps, &noise, level),
+                (None, Some(sample)) => {
+                    let x0 = Batch::cat(&vec![sample.clone(); rows.len()]);
+                    lin![level.alpha => &x0, level.sigma => &eps]
+                }
+                (None, None) => noise,
             };
         };
         let repeat = |x: &Batch| Batch::cat(&vec![x.clone(); rows.len()]);
@@ -234,6 +247,32 @@ impl Job {
         }
         let level = self.recipe.plan.start;
         lin![level.alpha => &x0, level.sigma => &eps]
+    }
+
+    /// The solver: that of the recipe, or of the method that follows what is known.
+    pub(crate) fn solver(&self) -> Box<dyn Solver<Batch>> {
+        let own = self.posterior.as_ref().and_then(|posterior| {
+            // One path for all rows, from the noise of the first.
+            posterior.method.solver(&posterior.measurement, &self.recipe.plan, |i| {
+                let draw = PATH_DRAW - i as u64;
+                let noise = self.draws.normal(0..1, &self.shape, draw, &self.device);
+                Rows::rows(&noise).pop().unwrap_or_default()
+            })
+        });
+        own.unwrap_or_else(|| self.recipe.solver.build())
+    }
+
+    /// Whether predictions need gradients through the network.
+    pub(crate) fn is_pulled(&self) -> bool {
+        self.posterior.as_ref().is_some_and(|posterior| posterior.method.is_pulled())
+    }
+
+    /// The samples at the end of a trajectory.
+    pub(crate) fn finished(&self, x: Batch) -> Batch {
+        match &self.posterior {
+            Some(posterior) => posterior.finished(x),
+            None => x,
+        }
     }
 
     /// The conditions and guidance of some images with this sampler.
@@ -264,9 +303,13 @@ impl Job {
             Some(clamp) => clamped(prediction, x, at, clamp),
             None => prediction,
         };
-        Ok(match &self.replacement {
+        let prediction = match &self.replacement {
             Some(known) => known.apply(prediction, x, at),
             None => prediction,
+        };
+        Ok(match &self.posterior {
+            Some(posterior) if posterior.method.is_pulled() => posterior.pulled(prediction, x, at),
+            _ => prediction,
         })
     }
 
@@ -283,22 +326,22 @@ impl Job {
     /// The existing image with each of these results, `[count, C, …]` from [`Self::decode`], in its place; none if the request
     /// has no known image.
     pub fn edited(&self, results: &HostTensor) -> Vec<Edited> {
-        let Some(canvas) = &self.canvas else { return Vec::new() };
+        let Some(work) = &self.work else { return Vec::new() };
         let each: usize = results.shape.iter().skip(1).product();
         let latents = self.codec.is_some();
-        results.values.chunks_exact(each.max(1)).map(|values| canvas.compose(values, latents)).collect()
+        results.values.chunks_exact(each.max(1)).map(|values| work.compose(values, latents)).collect()
     }
 
     /// Shows the part of an edited image that the network works on, on a white background. It outlives the job.
     pub fn closeup(&self) -> impl Fn(&Edited) -> Option<Image> + use<> {
-        let canvas = self.canvas.clone();
-        move |edited| canvas.as_ref().map(|canvas| canvas.seen(&edited.picture))
+        let work = self.work.clone();
+        move |edited| work.as_ref().map(|work| work.seen(&edited.picture))
     }
 
     /// The images of an edit for people to look at: what the network sees of the existing image, and the part to change in
     /// white.
     pub fn before(&self) -> Option<[Image; 2]> {
-        self.canvas.as_ref().map(Canvas::shown)
+        self.work.as_ref().map(Work::shown)
     }
 
     /// Adds the cause to a failure if a weight is not finite.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use tweedie_core::{Level, Move, solver};
+use tweedie_core::solver;
 use tweedie_data::{Image, ImageFacts, image_facts, open_sized};
 use tweedie_hub::{
     HubError, Recipe, SafetensorsFile, Sampling, SchedulerConfig,
     scheduler_config::{TUNED, tokens},
 };
-use tweedie_models::{HostTensor, IoSpec, Network, TensorSource, Windows, denoiser};
+use tweedie_models::{HostTensor, IoSpec, Network, Precision, TensorSource, Windows, denoiser};
 use tweedie_ops::SampleShape;
 
 use crate::{
@@ -18,9 +18,9 @@ use crate::{
     file::{LoraFile, RecordedFile},
     guidance::{self, Guidance, UNGUIDED, check_unused, checked_scale},
     job::SeededRows,
-    known::{Canvas, Known, Sizes},
+    known::{Work, recipe_for, sampling_for},
     memory::Needed,
-    posterior::{Method, Replacement},
+    posterior::Method,
     request::CHUNK,
 };
 
@@ -54,7 +54,16 @@ impl Pipeline {
         if let (Some(_), Some(_)) = (enlarging, &request.known) {
             return Err(fail("known", "this model enlarges images; it does not edit them"));
         }
-        let canvas = request.known.as_ref().map(|known| self.canvas(request, known)).transpose()?;
+        let work = request.known.as_ref().map(|known| self.work(request, known)).transpose()?;
+        let method = match (&request.known, &work) {
+            // A network that fills masks needs no method.
+            (Some(known), Some(work)) if !fills => Some(known.method(work)?),
+            _ => None,
+        };
+        let canvas = match &work {
+            Some(Work::Part(canvas)) => Some(canvas),
+            _ => None,
+        };
         let mut crop = None;
         let size = match enlarging {
             Some(small) => {
@@ -65,22 +74,23 @@ impl Pipeline {
                 size
             }
             None => {
-                let window = canvas.as_ref().map(|canvas| canvas.size().to_vec());
+                let window = work.as_ref().map(|work| work.size().to_vec());
                 self.size(request, request.image.as_ref(), window)?
             }
         };
         let mut sampling = request.sampling(&self.model.extras.sampling);
-        if let Some(known) = request.known.as_ref().filter(|_| !fills)
-            && let Method::Repaint { .. } = known.method.unwrap_or(MASKED)
-        {
-            // The noise that RePaint adds comes after its repetitions.
-            let name = request.solver.as_deref().unwrap_or("ddim");
-            sampling.eta = solver::find(name).and_then(|entry| entry.noise_of(0.0)).map(|_| 0.0);
-            sampling.solver = Some(name.into());
+        if let Some(method) = method {
+            sampling = sampling_for(method, request, sampling)?;
         }
         let AskedGuidance { guidance, guided, null } = self.asked_guidance(request, &spec, &sampling)?;
         let precision = request.precision.unwrap_or_default();
         precision.check(&self.device).map_err(|e| fail("precision", &e))?;
+        let pulled = method.filter(|method| method.is_pulled());
+        if let Some(method) = pulled.filter(|_| precision != Precision::F32) {
+            let reason =
+                format!("`{precision}`: the method `{}` needs gradients, and so `f32`", method.name());
+            return Err(fail("precision", &reason));
+        }
 
         // Twice as many outputs as inputs include a learned variance; further inputs are maps.
         let channels = if spec.outputs == 2 * spec.inputs { spec.inputs } else { spec.outputs };
@@ -89,9 +99,12 @@ impl Pipeline {
         let image = enlarging.is_none() && (request.image.is_some() || inputs.image.is_some());
         let begins = match fills {
             true => filled(request)?,
-            false => Begins::of(image, canvas.as_ref(), request.strength),
+            false => Begins::of(image, work.as_ref(), request.strength),
         };
-        let recipe = self.sampler(request, &scheduler, &sampling, guidance, begins)?;
+        let mut recipe = self.sampler(request, &scheduler, &sampling, guidance, begins)?;
+        if let Some(method) = method {
+            recipe = recipe_for(method, recipe, request.eta)?;
+        }
         check_variance(&recipe, spec.outputs, channels)?;
         let prepare_null = guided || studied && null && !spec.takes_guidance;
         let draws = inputs.draws.unwrap_or_else(|| Arc::new(SeededRows::new(request.seed, count)));
@@ -99,7 +112,7 @@ impl Pipeline {
             model: &self.model,
             request,
             images: &inputs.small,
-            canvas: canvas.as_ref(),
+            canvas,
             size: &size,
             shape: &shape,
             guided: prepare_null,
@@ -116,6 +129,8 @@ impl Pipeline {
         let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
         let most = request.chunk.map_or(CHUNK, std::num::NonZeroUsize::get);
         let most = if guided { (most / 2).max(1) } else { most };
+        // The answers of a particle method are one population.
+        let most = if method == Some(Method::Particles) { count } else { most };
         let (chunk, side_by_side) = if adaptive || conditions.is_ragged() { (1, most) } else { (most, 1) };
         let rows = most.min(count) * if guided { 2 } else { 1 };
         // A network that enlarges was trained on parts of images.
@@ -164,12 +179,17 @@ impl Pipeline {
             side_by_side,
             precision,
             conditions,
-            network,
+            network: match pulled {
+                Some(_) => network.differentiable(),
+                None => network,
+            },
             codec: self.codec().map(|codec| codec.in_context(&context)),
             noise,
             begin: None,
-            canvas,
+            work,
+            begin_at: None,
             replacement: None,
+            posterior: None,
             draws,
             model: self.model.clone(),
             device: self.device.clone(),
@@ -181,52 +201,10 @@ impl Pipeline {
             (None, None) => None,
         };
         job.begin = image.map(|image| job.encode(&image)).transpose()?;
-        if let (Some(canvas), false) = (&job.canvas, fills) {
-            let levels = self.levels(&job)?;
-            let until = until(&canvas.change(), job.size.as_slice(), &job.shape, |m| {
-                known_until(f64::from(m) * request.strength.unwrap_or(1.0), &levels)
-            });
-            job.replacement = Some(Replacement::new(job.sample_of_planes(canvas.planes())?, until));
+        if let Some(method) = method {
+            job.know(method)?;
         }
         Ok(job)
-    }
-
-    /// The existing image of a request, with the window that this model works on.
-    fn canvas(&self, request: &Request, known: &Known) -> Result<Canvas, PipelineError> {
-        let fail = |field, reason: &str| Err(PipelineError::request(field, reason));
-        let spec = self.model.network.spec();
-        let channels = if self.codec().is_some() { 3 } else { spec.outputs.min(spec.inputs) };
-        if spec.axes != 2 || !matches!(channels, 1 | 3) {
-            return fail("known", "this model does not make images");
-        }
-        if request.image.is_some() {
-            return fail("image", "has no effect with `known`, which has an image of its own; remove it");
-        }
-        let size = match request.size.as_deref() {
-            None => None,
-            Some(&[height, width]) => Some([height, width]),
-            Some(other) => return fail("size", &format!("{other:?}: expected height and width")),
-        };
-        let native = self.native_size().as_deref().and_then(|size| <[usize; 2]>::try_from(size).ok());
-        let unit = self.stride() * spec.multiple;
-        let Some(native) = native.or(size) else {
-            return fail("size", "the model has no default size, so the request needs one");
-        };
-        let canvas = Canvas::open(known, Sizes { native, fixed: spec.fixed, unit }, size, channels)?;
-        if canvas.is_all_changed() && request.strength.is_none_or(|strength| strength >= 1.0) {
-            return fail(
-                "mask",
-                "nothing of the image is known: expected a mask that keeps some pixels, or a `strength` below 1",
-            );
-        }
-        Ok(canvas)
-    }
-
-    /// The noise levels of the whole sampler, of which a strength may leave out the first, with the steps that it makes.
-    fn levels(&self, job: &Job) -> Result<Vec<Level>, PipelineError> {
-        let recipe = job.recipe_with(&job.sampling)?;
-        let solves = recipe.plan.steps().filter(|(_, step)| matches!(step, Move::Solve(_)));
-        Ok(solves.map(|(from, _)| from).collect())
     }
 
     fn asked_guidance(
@@ -276,17 +254,12 @@ impl Pipeline {
             Some(tuned) => scheduler.resolve_bespoke(tuned)?,
             None => scheduler.resolve_with(sampling)?,
         };
-        let recipe = match begins {
+        match begins {
             Begins::Noise if request.strength.is_some() => {
-                return Err(PipelineError::request("strength", "needs an initial image"));
+                Err(PipelineError::request("strength", "needs an initial image"))
             }
-            Begins::Noise => recipe,
-            Begins::Image { strength } => shortened(recipe, strength, sampling.steps)?,
-        };
-        let known = request.known.as_ref().filter(|_| !conditions::fills(&self.model));
-        match known.map(|known| known.method.unwrap_or(MASKED)) {
-            Some(Method::Repaint { jump, times }) => resampled(recipe, jump, times, request.eta),
-            Some(Method::Replacement) | None => Ok(recipe),
+            Begins::Noise => Ok(recipe),
+            Begins::Image { strength } => shortened(recipe, strength, sampling.steps),
         }
     }
 
@@ -425,9 +398,6 @@ fn check_variance(recipe: &Recipe, outputs: usize, channels: usize) -> Result<()
     Err(PipelineError::request("solver", reason))
 }
 
-/// The default method for masks.
-const MASKED: Method = Method::Repaint { jump: 5, times: 3 };
-
 /// Where a sampler begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Begins {
@@ -438,9 +408,10 @@ enum Begins {
 }
 
 impl Begins {
-    fn of(image: bool, canvas: Option<&Canvas>, strength: Option<f64>) -> Self {
-        match canvas {
-            Some(canvas) => {
+    fn of(image: bool, work: Option<&Work>, strength: Option<f64>) -> Self {
+        match work {
+            Some(Work::Whole(_)) => Self::Image { strength: 1.0 },
+            Some(Work::Part(canvas)) => {
                 let most = canvas.change().into_iter().fold(0.0f32, f32::max);
                 Self::Image { strength: f64::from(most) * strength.unwrap_or(1.0) }
             }
@@ -448,45 +419,6 @@ impl Begins {
             None => Self::Noise,
         }
     }
-}
-
-/// The plan with RePaint's repetitions and fresh noise, `eta` of it (by default 1).
-fn resampled(
-    mut recipe: Recipe,
-    jump: usize,
-    times: usize,
-    eta: Option<f64>,
-) -> Result<Recipe, PipelineError> {
-    let name = recipe.solver.name();
-    recipe.plan = recipe.plan.resampled(jump, times).map_err(|e| {
-        PipelineError::request("solver", format!("`{name}` cannot be used with `repaint`: {e}"))
-    })?;
-    recipe.plan = recipe.plan.ancestral(eta.unwrap_or(1.0));
-    Ok(recipe)
-}
-
-/// The noise level `sigma/alpha` down to which a pixel is known that is changed with `strength`: infinite for all, negative
-/// for none of the steps, which begin at `levels`.
-fn known_until(strength: f64, levels: &[Level]) -> f64 {
-    let kept = (levels.len() as f64 * strength) as usize;
-    match (levels.len().saturating_sub(kept), levels) {
-        (0, _) => f64::INFINITY,
-        // Just above it, since the level itself is free.
-        (first, levels) => levels.get(first).map_or(-1.0, |level| level.nsr() * (1.0 + 1e-9)),
-    }
-}
-
-/// The level of each value of a sample, from the change of each pixel: the largest of the pixels that a value stands for.
-fn until(change: &[f32], size: &[usize], shape: &SampleShape, level: impl Fn(f32) -> f64) -> Vec<f64> {
-    let (&[_, width], &[rows, columns]) = (size, shape.axes()) else { return Vec::new() };
-    let (tall, wide) = (change.len() / width / rows, width / columns);
-    let value = |i: usize| {
-        let (top, left) = (i / columns * tall, i % columns * wide);
-        let pixels = (top..top + tall).flat_map(|y| change[y * width + left..][..wide].iter().copied());
-        level(pixels.fold(0.0, f32::max))
-    };
-    let plane: Vec<f64> = (0..rows * columns).map(value).collect();
-    plane.repeat(shape.channels())
 }
 
 /// The plan without the steps that the initial image replaces.

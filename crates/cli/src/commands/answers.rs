@@ -17,7 +17,7 @@ use tweedie::{
         ClassSelector, Event, Job, Output, PipelineError, Request,
         known::{Known, spread},
         media::{enlarge, read_request, write_picture, write_png},
-        posterior::Method,
+        posterior::{METHODS, Method},
     },
 };
 
@@ -254,11 +254,23 @@ fn sheet([image, mask]: [Image; 2], answers: &[Image]) -> Result<Image, String> 
     const ACROSS: usize = 6;
     let zoom = SHEET_SIDE.div_ceil(image.width.min(image.height).max(1)).max(1);
     let cell = |image: &Image, caption: String| Some(Cell { image: enlarge(image, zoom), caption });
-    let mut cells = vec![cell(&image, "before".into()), cell(&mask, "mask".into())];
+    let mut cells = vec![cell(&image, "before".into())];
+    if mask.pixels.iter().any(|v| *v > 0) {
+        cells.push(cell(&mask, "mask".into()));
+    }
     cells.extend(answers.iter().enumerate().map(|(i, answer)| cell(answer, format!("answer {i}"))));
     let across = cells.len().min(ACROSS);
     let rows = cells.chunks(across).map(|row| (String::new(), row.to_vec())).collect();
     Sheet { columns: vec![String::new(); across], rows }.draw()
+}
+
+/// The methods, for help.
+pub fn methods() -> String {
+    let mut text = String::from("Methods, with their parameters [and defaults]:\n");
+    for (name, summary) in METHODS {
+        text.push_str(&format!("  {name}\n      {summary}\n"));
+    }
+    text
 }
 
 /// Checks that a file exists before a model is loaded.

@@ -7,14 +7,13 @@ use clap::Args as ClapArgs;
 use tweedie::pipe::{
     RecordedFile,
     known::{Known, MaskSpec},
-    posterior::METHODS,
 };
 
-use super::answers::{Answers, check_readable};
+use super::answers::{Answers, check_readable, methods};
 use crate::ui::Ui;
 
 #[derive(ClapArgs, Debug)]
-#[command(after_help = menu())]
+#[command(after_help = methods())]
 pub struct Args {
     /// The image. All values outside the mask stay as they are.
     #[arg(required_unless_present = "like")]
@@ -52,9 +51,10 @@ pub struct Args {
 
 /// Four numbers.
 #[derive(Clone, Copy, Debug)]
-struct Four([usize; 4]);
+pub struct Four(pub [usize; 4]);
 
-fn four(text: &str) -> Result<Four, String> {
+/// Parses four numbers.
+pub fn four(text: &str) -> Result<Four, String> {
     let numbers: Result<Vec<usize>, _> = text.split(',').map(|part| part.trim().parse()).collect();
     let four = numbers.ok().and_then(|all| all.try_into().ok());
     four.map(Four)
@@ -65,14 +65,6 @@ fn size(text: &str) -> Result<[usize; 2], String> {
     let both = text.split_once(['x', 'X', '×']);
     let both = both.and_then(|(w, h)| Some([h.trim().parse().ok()?, w.trim().parse().ok()?]));
     both.ok_or_else(|| "expected width and height like 64x48".into())
-}
-
-fn menu() -> String {
-    let mut text = String::from("Methods:\n");
-    for (name, summary) in METHODS {
-        text.push_str(&format!("  {name}\n      {summary}\n"));
-    }
-    text
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
@@ -101,6 +93,12 @@ impl Args {
             "expected a mask (--mask, --rect, --ellipse, --transparent or --extend), or --strength to change all of the image"
         );
         ensure!(marks || self.feather == 0, "--feather has no effect without a mask; remove it");
-        Ok(Known { image: RecordedFile::of(path)?, mask: marks.then_some(mask), method: None })
+        Ok(Known {
+            image: RecordedFile::of(path)?,
+            mask: marks.then_some(mask),
+            degradations: Vec::new(),
+            noise: 0.0,
+            method: None,
+        })
     }
 }

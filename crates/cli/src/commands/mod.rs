@@ -16,6 +16,7 @@ mod info;
 mod interpolate;
 mod models;
 mod plan;
+mod restore;
 mod sample;
 #[cfg(feature = "serve")]
 mod serve;
@@ -37,6 +38,10 @@ pub enum Command {
     ///
     /// Every value outside the mask stays as it is, in 8 or 16 bits and with transparency.
     Edit(Box<edit::Args>),
+    /// Restore an image: enlarge it, sharpen a blur, bring back colours, clean JPEG, remove scratches.
+    ///
+    /// The result agrees with the image: degraded again in the same way, it is the image.
+    Restore(Box<restore::Args>),
     /// Train a model on the built-in emoji or your own images.
     Train(train::Args),
     /// Compute averaged weights of any length after training.
@@ -87,6 +92,7 @@ impl Command {
             #[cfg(feature = "serve")]
             Self::Serve(args) => return serve::run(*args, ui, device),
             Self::Edit(args) => return edit::run(*args, ui, device),
+            Self::Restore(args) => return restore::run(*args, ui, device),
             Self::Train(args) => return train::run(args, ui, named),
             Self::Interpolate(args) => return interpolate::run(args, ui, device),
             Self::Compare(args) => return compare::run(args, ui, device),

@@ -17,6 +17,7 @@ mod latent;
 mod look;
 mod parity;
 mod quality;
+mod restore;
 mod resume;
 mod robust;
 mod sample;

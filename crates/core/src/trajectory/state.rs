@@ -247,7 +247,7 @@ impl<V: Vector> State<V> {
 
 /// The values of a prediction.
 fn of<V>(p: &Prediction<V>) -> impl Iterator<Item = &V> {
-    [&p.x0, &p.eps].into_iter().chain(&p.null_eps).chain(&p.variance)
+    [&p.x0, &p.eps].into_iter().chain(&p.null_eps).chain(&p.variance).chain(&p.pulled)
 }
 
 /// The result of a solver's step.

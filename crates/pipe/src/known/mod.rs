@@ -2,7 +2,10 @@
 
 mod canvas;
 mod change;
+mod degradation;
+mod restoration;
 mod seam;
+mod setup;
 mod spread;
 mod window;
 
@@ -11,20 +14,29 @@ use serde::{Deserialize, Serialize};
 use crate::{RecordedFile, posterior::Method};
 
 pub(crate) use canvas::Canvas;
+pub use degradation::Degradation;
+pub(crate) use restoration::Work;
 pub use seam::Seam;
+pub(crate) use setup::{recipe_for, sampling_for};
 pub use spread::{Spread, spread};
 pub use tweedie_media::{Depth, Picture};
 pub(crate) use window::Sizes;
 
-/// An existing image and what of it is to be changed.
+/// An existing image and what of it is to be changed or restored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Known {
     /// The image.
     pub image: RecordedFile,
-    /// The part to change; without it, all of the image.
+    /// The part to change; without it, all of the image. With degradations, the part that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskSpec>,
+    /// What has happened to the image, in this order, if all of it is to be restored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degradations: Vec<Degradation>,
+    /// The standard deviation of the noise of the image, in 1/255.
+    #[serde(default, skip_serializing_if = "is_clean")]
+    pub noise: f64,
     /// How the change follows from what is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
@@ -57,6 +69,10 @@ pub struct MaskSpec {
 
 fn is_zero(sides: &[usize; 4]) -> bool {
     *sides == [0; 4]
+}
+
+fn is_clean(noise: &f64) -> bool {
+    *noise == 0.0
 }
 
 fn is_none(width: &usize) -> bool {

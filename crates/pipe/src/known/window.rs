@@ -86,7 +86,7 @@ fn start((from, to): (usize, usize), side: usize, whole: usize) -> isize {
 }
 
 /// Reflection about the first and the last of `n` pixels.
-fn reflected(i: isize, n: usize) -> usize {
+pub(super) fn reflected(i: isize, n: usize) -> usize {
     if n == 1 {
         return 0;
     }

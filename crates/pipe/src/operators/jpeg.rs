@@ -172,7 +172,8 @@ impl Operator for Jpeg {
         let before = self.image(&planes, 0.5);
         self.with_coefficients(&mut planes, |plane, i, c| {
             let n = stored[plane][i].round();
-            c.clamp(n - 0.5, n + 0.5)
+            // Just inside, since both ends are rounded away from zero.
+            c.clamp(n - 0.499, n + 0.499)
         });
         // Fine chroma, which the file does not contain, stays that of the sample.
         let after = self.image(&planes, 0.5);

@@ -118,6 +118,19 @@ impl Separable {
         &self.to
     }
 
+    /// The operator that applies `first` and then this one.
+    ///
+    /// # Panics
+    /// If the measurement of the first is not a sample of this.
+    pub fn after(&self, first: &Self) -> Self {
+        assert_eq!(first.to, self.from, "this operator measures the first's result");
+        let both = |(own, first): (&Option<Arc<Matrix>>, &Option<Arc<Matrix>>)| match (own, first) {
+            (Some(own), Some(first)) => Some(own.after(first)),
+            (one, None) | (None, one) => one.as_deref().cloned(),
+        };
+        Self::new(&first.from, self.axes.iter().zip(&first.axes).map(both).collect())
+    }
+
     fn spectrum(&self) -> &Spectrum {
         self.spectrum.get_or_init(|| {
             let parts: Vec<_> = self.axes.iter().map(|m| m.as_ref().map(|m| m.decomposed())).collect();

@@ -70,6 +70,7 @@ impl Replacement {
             null_eps: prediction.null_eps.map(|null| self.choose(at, &eps, &null)),
             eps: self.choose(at, &eps, &prediction.eps),
             variance: prediction.variance,
+            pulled: prediction.pulled,
         }
     }
 

@@ -62,8 +62,13 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
             let path = dir.path().join("image.png");
             picture(16).save_png(&path).unwrap();
             let mask = MaskSpec { rectangles: vec![[4, 3, 10, 8]], ..MaskSpec::default() };
-            request.known =
-                Some(Known { image: RecordedFile::of(&path).unwrap(), mask: Some(mask), method: None });
+            request.known = Some(Known {
+                image: RecordedFile::of(&path).unwrap(),
+                mask: Some(mask),
+                degradations: Vec::new(),
+                noise: 0.0,
+                method: None,
+            });
         }
         "upscale" => {
             inputs.small = vec![picture(8)];

@@ -109,7 +109,7 @@ impl PartialSchema for JobRequest {
                 "image": file("The initial image: an upload or a result."),
                 "known": {
                     "type": "object", "required": ["image"],
-                    "description": "An existing image of which a part is changed: `image`, `mask`, `method`.",
+                    "description": "An existing image that is edited or restored: `image`, `mask`, `degradations`, `noise`, `method`.",
                     "properties": { "image": file("The image."), "mask": { "type": "object" } }
                 },
                 "strength": number(0.0, 1.0, "How much of the initial image is replaced."),

@@ -1,0 +1,116 @@
+//! `tweedie restore`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args as ClapArgs, ValueEnum};
+use tweedie::pipe::{
+    RecordedFile,
+    known::{Degradation, Known, MaskSpec},
+};
+
+use super::{
+    answers::{Answers, check_readable, methods},
+    edit::{Four, four},
+};
+use crate::ui::Ui;
+
+#[derive(ClapArgs, Debug)]
+#[command(after_help = methods())]
+pub struct Args {
+    /// The image.
+    #[arg(required_unless_present = "like")]
+    image: Option<PathBuf>,
+    /// Enlarge by this factor.
+    #[arg(long, value_name = "TIMES", help_heading = "What has happened to the image")]
+    enlarge: Option<usize>,
+    /// How the image was made small.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "bicubic",
+        help_heading = "What has happened to the image"
+    )]
+    filter: Filter,
+    /// It was blurred by a Gaussian with this standard deviation in pixels, or by the kernel in a grey image with odd sides.
+    #[arg(long, value_name = "SIGMA|FILE", help_heading = "What has happened to the image")]
+    deblur: Option<String>,
+    /// It has lost its colours.
+    #[arg(long, help_heading = "What has happened to the image")]
+    colour: bool,
+    /// It was compressed by JPEG with this quality, 1 to 100.
+    #[arg(long, value_name = "QUALITY", help_heading = "What has happened to the image")]
+    jpeg: Option<u8>,
+    /// It has noise with this standard deviation, in 1/255 [default: 0, or 1 with --deblur].
+    #[arg(long, value_name = "SIGMA", help_heading = "What has happened to the image")]
+    noise: Option<f64>,
+    /// Mask of scratches, of the same size: white and grey pixels are not known; in a mask with transparency, transparent
+    /// pixels. May be repeated.
+    #[arg(long, value_name = "FILE", help_heading = "What has happened to the image")]
+    mask: Vec<PathBuf>,
+    /// A rectangle that is not known: left, top, width and height in pixels; may be repeated.
+    #[arg(long, value_name = "X,Y,W,H", value_parser = four, help_heading = "What has happened to the image")]
+    rect: Vec<Four>,
+    #[command(flatten)]
+    answers: Answers,
+}
+
+/// How an image was made small.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Filter {
+    /// Pillow's bicubic filter.
+    Bicubic,
+    /// Means of boxes.
+    Box,
+}
+
+pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    let known = args.image.as_ref().map(|_| args.known()).transpose()?;
+    let request = args.answers.request(known, None, None)?;
+    args.answers.make(request, ui, device)
+}
+
+impl Args {
+    fn known(&self) -> Result<Known> {
+        let path = self.image.as_deref().context("expected an image")?;
+        check_readable(path)?;
+        let mask = MaskSpec {
+            files: self.mask.iter().map(|path| RecordedFile::of(path)).collect::<Result<_, _>>()?,
+            rectangles: self.rect.iter().map(|shape| shape.0).collect(),
+            ..MaskSpec::default()
+        };
+        let mask = (mask != MaskSpec::default()).then_some(mask);
+        let degradations = self.degradations()?;
+        ensure!(
+            mask.is_some() || !degradations.is_empty(),
+            "expected what has happened to the image: --enlarge, --deblur, --colour, --jpeg, --mask or --rect"
+        );
+        let blurred = self.deblur.is_some();
+        Ok(Known {
+            image: RecordedFile::of(path)?,
+            mask,
+            degradations,
+            // A blurred image without any noise would be that of any other: its bytes are rounded.
+            noise: self.noise.unwrap_or(if blurred { 1.0 } else { 0.0 }),
+            method: None,
+        })
+    }
+
+    /// In the order in which it happens to a picture.
+    fn degradations(&self) -> Result<Vec<Degradation>> {
+        let mut all = Vec::new();
+        if let Some(blur) = &self.deblur {
+            all.push(match blur.parse() {
+                Ok(sigma) => Degradation::Blur { sigma },
+                Err(_) => Degradation::Kernel { file: RecordedFile::of(blur.as_ref())? },
+            });
+        }
+        all.extend(self.enlarge.map(|factor| match self.filter {
+            Filter::Bicubic => Degradation::Bicubic { factor },
+            Filter::Box => Degradation::Box { factor },
+        }));
+        all.extend(self.colour.then_some(Degradation::Grey));
+        all.extend(self.jpeg.map(|quality| Degradation::Jpeg { quality }));
+        Ok(all)
+    }
+}
