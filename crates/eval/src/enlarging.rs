@@ -66,8 +66,7 @@ pub enum EnlargeError {
     },
 }
 
-/// Reduces `originals`, squares of one size, by boxes, and enlarges them by a model with each of these numbers of steps. One step
-/// is the model's mean of all large images that the small one may be: what a regression would give.
+/// Reduces `originals`, squares of one size, by boxes, and enlarges them by a model with each of these numbers of steps.
 ///
 /// # Errors
 /// If the model does not enlarge such images, or they cannot be compared.

@@ -66,7 +66,7 @@ pub(crate) fn extras(config: &RunConfig, classes: &[String]) -> Extras {
         null_class: conditional.then_some(classes.len()),
         sampling: SamplingDefaults {
             // The small image determines most of the large one.
-            steps: multistep.then_some(if enlarges { 8 } else { 30 }),
+            steps: multistep.then_some(if enlarges { 5 } else { 30 }),
             solver: multistep.then(|| "dpmpp-2m".to_owned()),
             spacing: multistep.then_some(Spacing::Trailing),
             guidance: guided.then_some(config.conditioning.guidance),

@@ -50,7 +50,7 @@ fn an_image_is_enlarged_and_what_another_model_made_too() {
     // Of two images there is no Fréchet distance.
     let ran = scratch.ok(&["eval", "--model", "larger", "--data", "both", "-o", "rows.png", "--steps", "2"]);
     for words in
-        ["2 images of both, reduced to 32x32", "bicubic filter", "1 step ", "2 steps", "original: rows.png"]
+        ["2 images of both, reduced to 32x32", "bicubic filter", "2 steps", "8 steps", "original: rows.png"]
     {
         assert!(ran.stdout.contains(words), "{}", ran.told());
     }

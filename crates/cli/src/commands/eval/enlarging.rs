@@ -24,8 +24,12 @@ use super::{
 };
 use crate::{commands::sample::check_place, source, ui::Ui};
 
+/// Steps if neither the flags nor the model say them.
+const STEPS: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
+/// How many times as many steps are tried too, to see what they give.
+const MORE: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
 /// Rows of the sheet.
-const ROWS: usize = 8;
+const ROWS: usize = 6;
 
 /// Reduces held-out images, or those of --data if none are held out, and compares what the model makes of them with the
 /// originals.
@@ -42,9 +46,9 @@ pub fn run(args: &Args, ui: Ui, pipeline: &Pipeline, device: &Device) -> Result<
     ensure!(!set.is_empty(), "{}: there are no images", config.source);
     let mut originals = images(set, ui)?;
     originals.truncate(args.count.get());
-    let one = NonZeroUsize::MIN;
-    let own = args.steps.or_else(|| NonZeroUsize::new(pipeline.extras().sampling.steps.unwrap_or(8)));
-    let steps: Vec<NonZeroUsize> = [one].into_iter().chain(own.filter(|own| *own != one)).collect();
+    let own = args.steps.or_else(|| NonZeroUsize::new(pipeline.extras().sampling.steps?));
+    let own = own.unwrap_or(STEPS);
+    let steps = [own, own.saturating_mul(MORE)];
     let bar = ui.bar(0, "");
     let encoder = Encoder::embedded(device)?;
     let found = enlarge(pipeline, &originals, &steps, args.seed, &encoder, &watch(&bar))?;
