@@ -4,7 +4,7 @@ use clap::{Command, CommandFactory};
 
 /// Headings and their commands, in the order of the help.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Make", &["sample", "edit", "interpolate", "train", "ema", "tune-steps", "convert"]),
+    ("Make", &["sample", "edit", "restore", "interpolate", "train", "ema", "tune-steps", "convert"]),
     ("Serve", &["serve"]),
     ("Measure", &["eval", "compare", "bench"]),
     ("Look", &["info", "plan", "forward", "data"]),

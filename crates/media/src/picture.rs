@@ -35,6 +35,14 @@ pub struct Picture {
     values: Vec<u16>,
 }
 
+impl From<&Image> for Picture {
+    /// Of three channels of 8 bits.
+    fn from(image: &Image) -> Self {
+        let values = image.pixels.iter().map(|v| u16::from(*v)).collect();
+        Self { height: image.height, width: image.width, channels: 3, depth: Depth::Eight, values }
+    }
+}
+
 impl Picture {
     /// The picture with `values`, pixel by pixel in rows from the top. 1 channel is grey, 3 are red, green and blue, and
     /// opacity follows with 2 or 4.

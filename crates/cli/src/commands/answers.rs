@@ -12,10 +12,12 @@ use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::Image,
+    data::{Image, open_sized},
+    library,
+    media::Rgb,
     pipe::{
-        ClassSelector, Event, Job, Output, PipelineError, Request,
-        known::{Known, spread},
+        ClassSelector, Event, Job, Output, Pipeline, PipelineError, RecordedFile, Request,
+        known::{Known, Picture, spread},
         media::{enlarge, read_request, write_picture, write_png},
         posterior::{METHODS, Method},
     },
@@ -28,6 +30,9 @@ use crate::{
     ui::{Ui, counted},
 };
 
+/// The shipped model that enlarges, and how many times.
+const ENLARGER: &str = "emoji-x4";
+const ENLARGES: usize = 4;
 /// Smallest side of images on a sheet, if enlarged by a whole factor.
 const SHEET_SIDE: usize = 128;
 
@@ -133,19 +138,99 @@ impl Answers {
         self.like.is_some()
     }
 
-    /// Makes the answers and writes all files.
-    pub fn make(&self, mut request: Request, ui: Ui, device: &str) -> Result<ExitCode> {
+    /// The files of `count` answers.
+    fn places(&self, count: usize) -> Result<Vec<PathBuf>> {
         let outputs = [Some(&self.output), self.sheet.as_ref(), self.spread.as_ref()];
         for path in outputs.into_iter().flatten() {
             let is_png = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"));
             ensure!(is_png, "{}: expected a file name with the extension .png", path.display());
         }
-        let files = numbered(&self.output, request.count.get());
+        let files = numbered(&self.output, count);
         files.iter().chain(&self.sheet).chain(&self.spread).try_for_each(|path| check_place(path))?;
-        ensure!(
-            self.spread.is_none() || request.count.get() > 1,
-            "--spread: one answer has no spread; increase -n"
+        ensure!(self.spread.is_none() || count > 1, "--spread: one answer has no spread; increase -n");
+        Ok(files)
+    }
+
+    /// The model that enlarges `factor` times, if the flags allow one: the one that was named, or the shipped one.
+    ///
+    /// # Errors
+    /// If the named model cannot be loaded, or enlarges by another factor.
+    pub fn enlarger(&self, factor: usize, device: &str, ui: Ui) -> Result<Option<Pipeline>> {
+        let asks =
+            self.method.is_some() || self.prompt.is_some() || !self.class.is_empty() || self.eta.is_some();
+        if asks || self.like.is_some() {
+            return Ok(None);
+        }
+        let device = tweedie::ops::device(device)?;
+        let Some(model) = &self.model else {
+            if factor != ENLARGES || library::find(Path::new(ENLARGER)).is_err() {
+                return Ok(None);
+            }
+            ui.note(format!(
+                "using {ENLARGER}; with --model or --method another model follows from its prior"
+            ));
+            return model::pipeline(Some(Path::new(ENLARGER)), &device, ui).map(Some);
+        };
+        let pipeline = model::pipeline(Some(model), &device, ui)?;
+        let Some(own) = pipeline.model().small.as_ref().map(|small| small.factor) else { return Ok(None) };
+        ensure!(own == factor, "--enlarge {factor}: {} enlarges {own} times", model.display());
+        Ok(Some(pipeline))
+    }
+
+    /// Enlarges an image with a model that was trained to do so.
+    pub fn enlarge(&self, image: &Path, pipeline: &Pipeline, ui: Ui) -> Result<ExitCode> {
+        let files = self.places(self.count.get())?;
+        let request = Request {
+            count: self.count,
+            seed: self.seed,
+            image: Some(RecordedFile::of(image)?),
+            steps: self.steps,
+            solver: self.solver.clone(),
+            guidance: self.guidance,
+            chunk: self.chunk,
+            ..Request::default()
+        };
+        let job = pipeline.prepare(&request)?;
+        let start = Instant::now();
+        let Some((output, _)) = run(job, ui)? else { return Ok(interrupt::nothing_written(ui)) };
+        let seconds = start.elapsed().as_secs_f64();
+        let mut written = files.clone();
+        for (image, path) in output.images.iter().zip(&files) {
+            write_png(path, image, Some(&request))?;
+        }
+        let pictures: Vec<Picture> = output.images.iter().map(Picture::from).collect();
+        let spread = spread(&pictures.iter().collect::<Vec<_>>());
+        if let (Some(path), Some(spread)) = (&self.spread, &spread) {
+            write_png(path, &spread.image, None)?;
+            written.push(path.clone());
+        }
+        if let (Some(path), Some(first)) = (&self.sheet, output.images.first()) {
+            let before = open_sized(image, [first.height, first.width])?;
+            let none = Image::filled(first.width, first.height, Rgb([0; 3]));
+            let sheet = sheet([before, none], &output.images).map_err(anyhow::Error::msg)?;
+            write_png(path, &sheet, Some(&request))?;
+            written.push(path.clone());
+        }
+        let places: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
+        let mut text = format!(
+            "{} in {seconds:.1} s, {}",
+            counted(output.images.len(), "answer"),
+            counted(output.evals, "evaluation")
         );
+        if let Some(spread) = &spread {
+            text.push_str(&format!("\nlargest standard deviation of the answers: {:.1}/255", spread.largest));
+        }
+        ui.result(
+            &json!({ "event": "finished", "request": request, "evaluations": output.evals, "seconds": seconds,
+                "spread": spread.as_ref().map(|spread| spread.largest), "files": places }),
+            format!("{text}\n{}", places.join("\n")),
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Makes the answers and writes all files.
+    pub fn make(&self, mut request: Request, ui: Ui, device: &str) -> Result<ExitCode> {
+        let files = self.places(request.count.get())?;
         let device = tweedie::ops::device(device)?;
         let pipeline = model::pipeline_for(self.model.as_deref(), &request.prompts, &device, ui)?;
         if !self.is_repeated() {
@@ -203,7 +288,7 @@ impl Answers {
     }
 
     /// Without a class, the model is asked without guidance for no class: the image itself says what it shows.
-    fn without_condition(&self, request: &mut Request, pipeline: &tweedie::pipe::Pipeline) {
+    fn without_condition(&self, request: &mut Request, pipeline: &Pipeline) {
         if request.classes.is_none() && request.prompts.is_empty() {
             if let Some(null) = pipeline.extras().null_class.filter(|_| pipeline.classes().count > 0) {
                 request.classes = Some(vec![ClassSelector::Index(null)]);
@@ -214,7 +299,7 @@ impl Answers {
     }
 
     /// Says if the network works on another size than its own.
-    fn tell_size(&self, pipeline: &tweedie::pipe::Pipeline, job: &Job, ui: Ui) {
+    fn tell_size(&self, pipeline: &Pipeline, job: &Job, ui: Ui) {
         if let (Some(&[high, wide]), &[height, width]) = (pipeline.native_size().as_deref(), job.size())
             && height * width > 2 * high * wide
         {

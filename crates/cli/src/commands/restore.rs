@@ -21,7 +21,8 @@ pub struct Args {
     /// The image.
     #[arg(required_unless_present = "like")]
     image: Option<PathBuf>,
-    /// Enlarge by this factor.
+    /// Enlarge by this factor. If nothing else has happened to the image and no method is given, a model that was trained to enlarge
+    /// does it: --model, or emoji-x4 for 4 times.
     #[arg(long, value_name = "TIMES", help_heading = "What has happened to the image")]
     enlarge: Option<usize>,
     /// How the image was made small.
@@ -65,12 +66,24 @@ enum Filter {
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+    if let (Some(image), Some(factor), true) = (&args.image, args.enlarge, args.only_enlarges()) {
+        check_readable(image)?;
+        if let Some(enlarger) = args.answers.enlarger(factor, device, ui)? {
+            return args.answers.enlarge(image, &enlarger, ui);
+        }
+    }
     let known = args.image.as_ref().map(|_| args.known()).transpose()?;
     let request = args.answers.request(known, None, None)?;
     args.answers.make(request, ui, device)
 }
 
 impl Args {
+    /// Whether nothing else has happened to the image.
+    fn only_enlarges(&self) -> bool {
+        let others = self.deblur.is_some() || self.jpeg.is_some() || self.noise.is_some() || self.colour;
+        !others && self.mask.is_empty() && self.rect.is_empty()
+    }
+
     fn known(&self) -> Result<Known> {
         let path = self.image.as_deref().context("expected an image")?;
         check_readable(path)?;

@@ -71,3 +71,42 @@ fn an_image_is_enlarged_and_what_another_model_made_too() {
         assert!(!scratch.path("x.png").exists());
     }
 }
+
+#[test]
+fn restore_uses_a_model_that_was_trained_to_enlarge() {
+    let scratch = Scratch::new();
+    scratch.ok(&["sample", "-n", "1", "--steps", "5", "-o", "x.png", "--singles", "small"]);
+    let small = "small/0000.png";
+    let made = ["restore", small, "--enlarge", "4", "-n", "2", "--steps", "2", "-o", "large.png"];
+    let more = ["--sheet", "sheet.png", "--spread", "spread.png"];
+    let ran = scratch.ok(&[&made[..], &more[..]].concat()).says(&["using emoji-x4"]);
+    assert!(ran.stdout.contains("2 answers") && ran.stdout.contains("standard deviation"), "{}", ran.told());
+    assert_eq!([size(&scratch, "large-1.png"), size(&scratch, "spread.png")], [(128, 128); 2]);
+    assert_ne!(scratch.read("large-0.png"), scratch.read("large-1.png"));
+    // The same request by `sample`.
+    scratch.ok(&[
+        "sample",
+        "--like",
+        "large-0.png",
+        "--model",
+        "emoji-x4",
+        "-o",
+        "y.png",
+        "--singles",
+        "again",
+    ]);
+    let pixels = |name: &str| image::open(scratch.path(name)).unwrap().into_rgb8();
+    assert_eq!(pixels("large-1.png"), pixels("again/0001.png"));
+    save(&scratch.path("larger"));
+    let twice = ["restore", small, "--enlarge", "2", "--model", "larger", "--steps", "1", "-o", "two.png"];
+    scratch.ok(&twice);
+    assert_eq!(size(&scratch, "two.png"), (64, 64));
+    scratch.fails(
+        &["restore", small, "--enlarge", "3", "--model", "larger", "-o", "z.png"],
+        &["enlarges 2 times"],
+    );
+    scratch.fails(
+        &["restore", small, "--enlarge", "4", "--spread", "s.png", "-o", "z.png"],
+        &["--spread", "-n"],
+    );
+}
