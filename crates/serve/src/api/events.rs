@@ -45,6 +45,7 @@ impl Default for Wanted {
     ),
     responses(
         (status = 200, description = "Server-sent events until the job ends.", content_type = "text/event-stream", body = String),
+        (status = 400, description = "A parameter is invalid.", body = super::description::ErrorBody),
         (status = 404, description = "There is no such job.", body = super::description::ErrorBody),
     ),
 )]

@@ -1,17 +1,19 @@
 //! The journal: SQLite in the data folder. What is accepted is in it before the client hears so, and stays until it is deleted.
 
+mod read;
+mod upkeep;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-use tweedie_pipe::flight::FlightState;
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     Fault, ServeError,
     order::{Order, Priority, State, inputs},
-    store::{ENDINGS, Stored},
+    store::Stored,
 };
 
 /// The file in the data folder.
@@ -92,15 +94,6 @@ pub enum Accepted {
     Before(String),
     /// The client used the same key for another order.
     Conflict,
-}
-
-/// Files that no job refers to any more.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unused {
-    /// Results with their endings.
-    pub results: Vec<(String, String)>,
-    /// Uploads.
-    pub inputs: Vec<String>,
 }
 
 impl Journal {
@@ -248,127 +241,6 @@ impl Journal {
         }
         step.commit()
     }
-
-    /// The job with this name.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub fn find(&self, id: &str) -> Result<Option<Record>, Fault> {
-        let found = self.records("WHERE id = ?1", &[&id]).map_err(|e| self.failed(e))?;
-        Ok(found.into_iter().next())
-    }
-
-    /// The last `most` jobs of a client, before the job `before`, newest first.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub fn list(&self, client: &str, before: Option<&str>, most: usize) -> Result<Vec<Record>, Fault> {
-        let what = "WHERE client = ?1 AND (?2 IS NULL OR number < (SELECT number FROM jobs WHERE id = ?2))
-                    ORDER BY number DESC LIMIT ?3";
-        self.records(what, &[&client, &before, &(most as i64)]).map_err(|e| self.failed(e))
-    }
-
-    /// The jobs that were accepted but have not ended, oldest first, with the states of their flights.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub fn unfinished(&self) -> Result<Vec<(Record, Vec<FlightState>)>, ServeError> {
-        let wrong = |source| ServeError::Journal { path: self.path.clone(), source };
-        let records =
-            self.records("WHERE state IN ('queued', 'running') ORDER BY number", &[]).map_err(wrong)?;
-        let connection = self.lock();
-        let mut query =
-            connection.prepare("SELECT state FROM flights WHERE job = ?1 ORDER BY first").map_err(wrong)?;
-        let with_states = |record: Record| {
-            let states = query
-                .query_map([&record.order.id], |row| row.get::<_, String>(0))
-                .and_then(Iterator::collect);
-            let states: Vec<String> = states.map_err(wrong)?;
-            // A state that cannot be read only costs the time to sample again.
-            let states = states.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
-            Ok((record, states))
-        };
-        records.into_iter().map(with_states).collect()
-    }
-
-    fn records(&self, what: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Record>> {
-        let connection = self.lock();
-        let mut query = connection.prepare(&format!(
-            "SELECT id, client, model, request, priority, created, deadline, partials, key, fingerprint, state, code,
-                    message, finished FROM jobs {what}"
-        ))?;
-        let mut records: Vec<Record> = query.query_map(values, record)?.collect::<Result<_, _>>()?;
-        let mut files = connection
-            .prepare("SELECT row, sha256, ending, bytes FROM results WHERE job = ?1 ORDER BY row")?;
-        for record in &mut records {
-            record.results = files.query_map([&record.order.id], result)?.collect::<Result<_, _>>()?;
-        }
-        Ok(records)
-    }
-
-    /// Deletes a job that has ended. Returns the files that nothing refers to any more.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn delete(&self, id: &str) -> Result<Unused, Fault> {
-        self.try_delete(id).map_err(|e| self.failed(e))
-    }
-
-    fn try_delete(&self, id: &str) -> rusqlite::Result<Unused> {
-        let mut connection = self.lock();
-        let step = connection.transaction()?;
-        let mut unused = Unused::default();
-        {
-            let mut results = step.prepare(
-                "SELECT DISTINCT sha256, ending FROM results a WHERE job = ?1 AND
-                 NOT EXISTS (SELECT 1 FROM results b WHERE b.sha256 = a.sha256 AND b.job != ?1) AND
-                 NOT EXISTS (SELECT 1 FROM uploads u WHERE u.sha256 = a.sha256 AND u.job != ?1)",
-            )?;
-            unused.results =
-                results.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-            let mut inputs = step.prepare(
-                "SELECT DISTINCT sha256 FROM uploads a WHERE job = ?1 AND
-                 NOT EXISTS (SELECT 1 FROM uploads b WHERE b.sha256 = a.sha256 AND b.job != ?1)",
-            )?;
-            unused.inputs = inputs.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        }
-        step.execute("DELETE FROM jobs WHERE id = ?1", [id])?;
-        step.commit()?;
-        Ok(unused)
-    }
-
-    /// Whether a job uses this upload. If the journal cannot be read, it may.
-    pub fn uses(&self, hash: &str) -> bool {
-        let what = "SELECT EXISTS (SELECT 1 FROM uploads WHERE sha256 = ?1)";
-        self.lock().query_row(what, [hash], |row| row.get(0)).unwrap_or(true)
-    }
-
-    /// Jobs to delete, oldest first, so that results need at most `most` bytes.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub fn over_budget(&self, most: u64) -> rusqlite::Result<Vec<String>> {
-        let connection = self.lock();
-        let sum = "SELECT coalesce(sum(bytes), 0) FROM results";
-        let mut over = connection.query_row(sum, [], |row| row.get::<_, i64>(0))? - most as i64;
-        if over <= 0 {
-            return Ok(Vec::new());
-        }
-        let mut query = connection.prepare(
-            "SELECT id, coalesce(sum(bytes), 0) FROM jobs LEFT JOIN results ON job = id
-             WHERE state NOT IN ('queued', 'running') GROUP BY id ORDER BY number",
-        )?;
-        let mut all = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
-        let mut old = Vec::new();
-        while over > 0
-            && let Some(job) = all.next()
-        {
-            let (id, bytes) = job?;
-            over -= bytes;
-            old.push(id);
-        }
-        Ok(old)
-    }
 }
 
 fn priority_name(priority: Priority) -> &'static str {
@@ -377,43 +249,6 @@ fn priority_name(priority: Priority) -> &'static str {
         Priority::Normal => "normal",
         Priority::Low => "low",
     }
-}
-
-fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
-    let time = |at: Option<i64>| at.map(|at| at.max(0) as u64);
-    let request: String = row.get(3)?;
-    let wrong = |e: serde_json::Error| {
-        rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(e))
-    };
-    let priority = match row.get::<_, String>(4)?.as_str() {
-        "high" => Priority::High,
-        "low" => Priority::Low,
-        _ => Priority::Normal,
-    };
-    Ok(Record {
-        order: Order {
-            id: row.get(0)?,
-            client: row.get(1)?,
-            model: row.get(2)?,
-            request: serde_json::from_str(&request).map_err(wrong)?,
-            priority,
-            created: time(row.get(5)?).unwrap_or(0),
-            deadline: time(row.get(6)?),
-            partials: row.get::<_, i64>(7)?.max(0) as usize,
-            idempotency: row.get::<_, Option<String>>(8)?.zip(row.get(9)?),
-        },
-        state: State::named(&row.get::<_, String>(10)?).unwrap_or(State::Failed),
-        error: row.get::<_, Option<String>>(11)?.zip(row.get(12)?),
-        finished: time(row.get(13)?),
-        results: Vec::new(),
-    })
-}
-
-fn result(row: &Row<'_>) -> rusqlite::Result<(usize, Stored)> {
-    let ending: String = row.get(2)?;
-    let ending = ENDINGS.into_iter().find(|known| *known == ending).unwrap_or(ENDINGS[0]);
-    let stored = Stored { sha256: row.get(1)?, ending, bytes: row.get::<_, i64>(3)?.max(0) as u64 };
-    Ok((row.get::<_, i64>(0)?.max(0) as usize, stored))
 }
 
 #[cfg(test)]
