@@ -5,6 +5,7 @@
 
 import asyncio
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -94,7 +95,7 @@ def figures(records):
     finish = took("finished") + [float("inf")] * late
     images = sum(r["request"]["count"] for r in accepted if "finished" in r)
     return dict(rejected=len(records) - len(accepted), step=took("step"), preview=took("preview"), finish=finish,
-                rate=images / (end - begun))
+                images=images, rate=images / (end - begun))
 
 
 class Server:
@@ -123,6 +124,11 @@ class Server:
         # The first requests load the model.
         await drive(self.port, self.send, [(0, r) for _, r in requests(1, 8, 1)])
 
+    def cpu(self):
+        """CPU seconds of the server so far."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self):
         self.process.terminate()
         self.process.wait()
@@ -132,7 +138,9 @@ async def run(name, arrivals):
     server = Server(name)
     try:
         await server.ready()
-        return figures(await drive(server.port, server.send, arrivals))
+        before = server.cpu()
+        found = figures(await drive(server.port, server.send, arrivals))
+        return found | dict(cpu=(server.cpu() - before) / max(1, found["images"]))
     finally:
         server.stop()
 
@@ -141,8 +149,8 @@ def main():
     burst = [(0, request) for _, request in requests(2, QUEUE - 4, 1)]
     capacity = asyncio.run(run("tweedie", burst))["rate"]
     print(f"capacity: {capacity:.1f} images/s\n")
-    print("| load | server | to first step, p50 | to first preview, p50 | to the end, p50 | p99 | images/s | rejected |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| load | server | to first step, p50 | to first preview, p50 | to the end, p50 | p99 | images/s | CPU per image | rejected |")
+    print("|---|---|---|---|---|---|---|---|---|")
     cell = lambda seconds: "–" if seconds != seconds else f"> {DRAIN:.0f} s" if seconds == float("inf") else f"{seconds:.2f} s"
     for load in (0.5, 0.9, 2.0):
         # On average 2.5 images in a request.
@@ -150,7 +158,7 @@ def main():
         for name in ("tweedie", "tweedie, batching off", "diffusers"):
             f = asyncio.run(run(name, arrivals))
             cells = [quantile(f["step"], 0.5), quantile(f["preview"], 0.5), quantile(f["finish"], 0.5), quantile(f["finish"], 0.99)]
-            print(f"| {load} | {name} | {' | '.join(map(cell, cells))} | {f['rate']:.1f} | {f['rejected']} of {len(arrivals)} |", flush=True)
+            print(f"| {load} | {name} | {' | '.join(map(cell, cells))} | {f['rate']:.1f} | {f['cpu'] * 1000:.0f} ms | {f['rejected']} of {len(arrivals)} |", flush=True)
 
 
 main()

@@ -11,14 +11,16 @@ const GAIN: f64 = 1.05;
 /// Weight of a new measurement that is faster than the estimate, and of one that is slower. Other programs only make calls
 /// slower, so the estimate is near the time of an undisturbed call.
 const NEW: [f64; 2] = [0.3, 0.03];
+/// Number of measurements after which a class is known.
+const KNOWN: u32 = 5;
 /// Number of full calls after which a larger class is tried again.
 const AGAIN: u32 = 400;
 
 /// Measured times.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// Seconds per row by class: the exponent of its largest size.
-    per_row: BTreeMap<u32, f64>,
+    /// Seconds per row, and number of measurements, by class: the exponent of its largest size.
+    per_row: BTreeMap<u32, (f64, u32)>,
     most: usize,
     full: u32,
 }
@@ -37,7 +39,8 @@ impl Pace {
     pub fn note(&mut self, rows: usize, seconds: f64) {
         let value = seconds / rows.max(1) as f64;
         self.full = if rows >= self.chosen() { self.full.saturating_add(1) } else { self.full };
-        let mean = self.per_row.entry(class(rows)).or_insert(value);
+        let (mean, count) = self.per_row.entry(class(rows)).or_insert((value, 0));
+        *count = count.saturating_add(1);
         *mean += NEW[usize::from(value > *mean)] * (value - *mean);
     }
 
@@ -48,20 +51,20 @@ impl Pace {
             return chosen;
         }
         let next = (2 * chosen).min(self.most);
-        let unknown = !self.per_row.contains_key(&class(next));
+        let unknown = self.per_row.get(&class(next)).is_none_or(|(_, count)| *count < KNOWN);
         if unknown || self.full % AGAIN == AGAIN - 1 { next } else { chosen }
     }
 
     /// The smallest class that is nearly the best.
     fn chosen(&self) -> usize {
-        let best = self.per_row.values().copied().fold(f64::INFINITY, f64::min);
-        let good = self.per_row.iter().find(|(_, seconds)| **seconds <= GAIN * best);
+        let best = self.per_row.values().map(|(seconds, _)| *seconds).fold(f64::INFINITY, f64::min);
+        let good = self.per_row.iter().find(|(_, (seconds, _))| *seconds <= GAIN * best);
         good.map_or(1, |(class, _)| 1 << class).min(self.most)
     }
 
     /// Seconds per row in calls of the present size, if known.
     pub fn seconds_per_row(&self) -> Option<f64> {
-        self.per_row.values().copied().min_by(f64::total_cmp)
+        self.per_row.values().map(|(seconds, _)| *seconds).min_by(f64::total_cmp)
     }
 }
 
@@ -102,7 +105,7 @@ mod tests {
         let time = |rows: usize| {
             calls.set(calls.get() + 1);
             let slow = if calls.get() % 3 == 0 { 3.0 } else { 1.0 };
-            slow * (1.0 + 0.25 * rows.max(8) as f64)
+            slow * 0.25 * rows.max(8) as f64
         };
         assert_eq!(settled(32, time), [8]);
     }
