@@ -255,7 +255,7 @@ fn priority_name(priority: Priority) -> &'static str {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{upkeep::Unused, *};
 
     fn order(id: &str, key: Option<(&str, &str)>) -> Order {
         Order {
