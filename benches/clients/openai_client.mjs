@@ -23,6 +23,6 @@ const image = await toFile(Buffer.from(made.data[0].b64_json, 'base64'), 'heart.
 const edited = await client.images.edit({ model: 'emoji-text-64', image, prompt: 'blue heart', steps: 8, strength: 0.6 });
 assert.equal(Buffer.from(edited.data[0].b64_json, 'base64').subarray(1, 4).toString(), 'PNG');
 
-await assert.rejects(client.images.generate({ prompt: 'unicorn' }), OpenAI.BadRequestError);
+await assert.rejects(client.images.generate({ model: 'emoji-32', prompt: 'unicorn' }), OpenAI.BadRequestError);
 await assert.rejects(client.images.generate({ model: 'none', prompt: '' }), OpenAI.NotFoundError);
 console.log('ok');

@@ -82,7 +82,7 @@ with served() as address:
     # Errors in its classes.
     error = raises(openai.NotFoundError, "unknown model `dall-e-3`", lambda: client.images.generate(model="dall-e-3", prompt=""))
     assert (error.code, error.param, error.type) == ("model_not_found", "model", "invalid_request_error")
-    error = raises(openai.BadRequestError, "unknown class `unicorn`", lambda: client.images.generate(prompt="unicorn"))
+    error = raises(openai.BadRequestError, "unknown class `unicorn`", lambda: client.images.generate(model="emoji-32", prompt="unicorn"))
     assert error.param == "classes"
     raises(openai.BadRequestError, "expected `png`", lambda: client.images.generate(prompt="", output_format="tiff"))
     raises(openai.BadRequestError, "width and height", lambda: client.images.generate(prompt="", size="large"))

@@ -46,7 +46,7 @@ with served("--model", "emoji-text-64", "--model", "emoji-32") as address, sync_
     page.get_by_label("Prompt", exact=True).fill("red heart")
     page.get_by_label("Images").fill("4")
     page.get_by_role("button", name="Make Ctrl").click()
-    expect(page.locator("#jobs > li").first.get_by_alt_text("Image 4 after step 1")).to_be_visible(timeout=30_000)
+    expect(page.locator("#jobs > li").first.get_by_alt_text("Image 4 after step")).to_be_visible(timeout=30_000)
     picture(page, "studio")
     expect(page.locator("#jobs > li").first.locator(".top span")).to_have_text("finished", timeout=30_000)
 
