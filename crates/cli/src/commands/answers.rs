@@ -12,12 +12,12 @@ use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::{Image, open_sized},
+    data::{Image, open_picture, open_sized},
     library,
     media::Rgb,
     pipe::{
         ClassSelector, Event, Job, Output, Pipeline, PipelineError, RecordedFile, Request,
-        known::{Known, Picture, spread},
+        known::{Depth, Known, Picture, spread},
         media::{enlarge, read_request, write_picture, write_png},
         posterior::{METHODS, Method},
     },
@@ -180,6 +180,15 @@ impl Answers {
     /// Enlarges an image with a model that was trained to do so.
     pub fn enlarge(&self, image: &Path, pipeline: &Pipeline, ui: Ui) -> Result<ExitCode> {
         let files = self.places(self.count.get())?;
+        let picture = open_picture(image)?;
+        ensure!(
+            !picture.is_transparent(),
+            "{}: the image is transparent in places; give one without transparency",
+            image.display()
+        );
+        if picture.depth() == Depth::Sixteen {
+            ui.warn(format!("{}: its 16 bits are read and written as 8", image.display()));
+        }
         let request = Request {
             count: self.count,
             seed: self.seed,

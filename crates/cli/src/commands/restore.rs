@@ -21,18 +21,13 @@ pub struct Args {
     /// The image.
     #[arg(required_unless_present = "like")]
     image: Option<PathBuf>,
-    /// Enlarge by this factor. If nothing else has happened to the image and no method is given, a model that was trained to enlarge
+    /// Enlarge by this factor. If nothing else is known of the image and no method is given, a model that was trained to enlarge
     /// does it: --model, or emoji-x4 for 4 times.
     #[arg(long, value_name = "TIMES", help_heading = "What has happened to the image")]
     enlarge: Option<usize>,
-    /// How the image was made small.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "bicubic",
-        help_heading = "What has happened to the image"
-    )]
-    filter: Filter,
+    /// How the image was made small [default: bicubic].
+    #[arg(long, value_name = "NAME", requires = "enlarge", help_heading = "What has happened to the image")]
+    filter: Option<Filter>,
     /// It was blurred by a Gaussian with this standard deviation in pixels, or by the kernel in a grey image with odd sides.
     #[arg(long, value_name = "SIGMA|FILE", help_heading = "What has happened to the image")]
     deblur: Option<String>,
@@ -80,7 +75,11 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
 impl Args {
     /// Whether nothing else has happened to the image.
     fn only_enlarges(&self) -> bool {
-        let others = self.deblur.is_some() || self.jpeg.is_some() || self.noise.is_some() || self.colour;
+        let others = self.filter.is_some()
+            || self.deblur.is_some()
+            || self.jpeg.is_some()
+            || self.noise.is_some()
+            || self.colour;
         !others && self.mask.is_empty() && self.rect.is_empty()
     }
 
@@ -119,8 +118,8 @@ impl Args {
             });
         }
         all.extend(self.enlarge.map(|factor| match self.filter {
-            Filter::Bicubic => Degradation::Bicubic { factor },
-            Filter::Box => Degradation::Box { factor },
+            None | Some(Filter::Bicubic) => Degradation::Bicubic { factor },
+            Some(Filter::Box) => Degradation::Box { factor },
         }));
         all.extend(self.colour.then_some(Degradation::Grey));
         all.extend(self.jpeg.map(|quality| Degradation::Jpeg { quality }));

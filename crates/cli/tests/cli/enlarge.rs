@@ -97,6 +97,14 @@ fn restore_uses_a_model_that_was_trained_to_enlarge() {
     ]);
     let pixels = |name: &str| image::open(scratch.path(name)).unwrap().into_rgb8();
     assert_eq!(pixels("large-1.png"), pixels("again/0001.png"));
+    let clear = image::RgbaImage::from_pixel(8, 8, image::Rgba([9, 9, 9, 0]));
+    clear.save(scratch.path("clear.png")).unwrap();
+    scratch.fails(&["restore", "clear.png", "--enlarge", "4", "-o", "z.png"], &["clear.png", "transparent"]);
+    let deep = image::ImageBuffer::<image::Rgb<u16>, _>::from_pixel(8, 8, image::Rgb([9, 900, 60000]));
+    deep.save(scratch.path("deep.png")).unwrap();
+    scratch
+        .ok(&["restore", "deep.png", "--enlarge", "4", "--steps", "1", "-o", "d.png"])
+        .says(&["16 bits", "8"]);
     save(&scratch.path("larger"));
     let twice = ["restore", small, "--enlarge", "2", "--model", "larger", "--steps", "1", "-o", "two.png"];
     scratch.ok(&twice);
