@@ -120,10 +120,9 @@ impl Noising {
         self.batch * self.accumulation
     }
 
-    /// The rows of each pass of a step.
-    pub fn passes(&self) -> impl Iterator<Item = Range<usize>> {
-        let batch = self.batch;
-        (0..self.accumulation).map(move |pass| pass * batch..(pass + 1) * batch)
+    /// The rows of a pass of a step.
+    pub fn pass(&self, number: usize) -> Range<usize> {
+        number * self.batch..(number + 1) * self.batch
     }
 
     /// The rows of each batch of `rows` held-out samples.
@@ -160,15 +159,17 @@ impl Noising {
         }
     }
 
-    /// Draws the times of the step after `done` steps from the losses so far.
+    /// Draws the times of the step after `done` steps from the losses so far, for batches whose first row has the number
+    /// `first`.
     pub fn draw_times<'a>(
         &self,
         batches: impl Iterator<Item = &'a mut HostBatch>,
         done: u64,
+        first: usize,
         history: &LossHistory,
     ) {
         let table = Table::new(history.probabilities());
-        let mut row = 0;
+        let mut row = first;
         for batch in batches {
             let values = batch.x0.len() / self.batch;
             let (x0s, eps) = (std::mem::take(&mut batch.x0), std::mem::take(&mut batch.eps));
@@ -267,16 +268,16 @@ impl BatchMaker {
         self.held_out.len()
     }
 
-    /// The batches of the step after `done` steps, one for each accumulated pass. If times depend on the losses,
-    /// `Noising::draw_times` must complete them.
+    /// The batches of some passes of the step after `done` steps. If times depend on the losses, `Noising::draw_times` must
+    /// complete them.
     ///
     /// # Errors
     /// If an image cannot be read.
-    pub fn step(&self, done: u64) -> Result<Vec<HostBatch>, TrainError> {
+    pub fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<HostBatch>, TrainError> {
         let rows = self.noising.rows();
         let augment_seed = key(self.seed, Purpose::Augment, 0);
         let mut batches = Vec::new();
-        for pass in self.noising.passes() {
+        for pass in passes.map(|number| self.noising.pass(number)) {
             let mut batch = HostBatch::default();
             for row in pass {
                 let sample = done * rows as u64 + row as u64;
@@ -365,8 +366,10 @@ mod tests {
 
     #[test]
     fn rows_do_not_depend_on_how_they_are_cut_into_passes() {
-        let one = maker(&["run.batch=6"]).step(5).unwrap();
-        let three = maker(&["run.batch=2", "run.accumulation=3"]).step(5).unwrap();
+        let one = maker(&["run.batch=6"]).step(5, 0..1).unwrap();
+        let three = maker(&["run.batch=2", "run.accumulation=3"]);
+        assert_eq!(three.step(5, 1..3).unwrap(), three.step(5, 0..3).unwrap()[1..]);
+        let three = three.step(5, 0..3).unwrap();
         assert_eq!((one.len(), three.len()), (1, 3));
         let join = |pick: fn(&HostBatch) -> Vec<f32>| three.iter().flat_map(pick).collect::<Vec<_>>();
         assert_eq!(one[0].input, join(|b| b.input.clone()));
@@ -375,8 +378,8 @@ mod tests {
         assert_eq!(one[0].times, join(|b| b.times.clone()));
         assert_eq!(one[0].classes, three.iter().flat_map(|b| b.classes.clone()).collect::<Vec<_>>());
         assert!(one[0].labels.iter().any(|&l| l != 0.0));
-        assert_ne!(one[0], maker(&["run.batch=6", "run.seed=1"]).step(5).unwrap()[0]);
-        assert_ne!(one[0], maker(&["run.batch=6"]).step(6).unwrap()[0]);
+        assert_ne!(one[0], maker(&["run.batch=6", "run.seed=1"]).step(5, 0..1).unwrap()[0]);
+        assert_ne!(one[0], maker(&["run.batch=6"]).step(6, 0..1).unwrap()[0]);
     }
 
     #[test]
@@ -384,7 +387,7 @@ mod tests {
         let maker = maker(&["run.batch=100"]);
         let none = maker.classes.unwrap();
         let dropped: usize = (0..20)
-            .flat_map(|s| maker.step(s).unwrap())
+            .flat_map(|s| maker.step(s, 0..1).unwrap())
             .map(|b| b.classes.iter().filter(|&&c| c == none).count())
             .sum();
         // Four standard deviations of 2000 fair coins.
@@ -395,9 +398,9 @@ mod tests {
     fn prefetched_batches_are_the_same() {
         let maker = Arc::new(maker(&["run.batch=2"]));
         let ahead = maker.clone();
-        let mut prefetch = Prefetch::new("batches", move |step| ahead.step(step));
+        let mut prefetch = Prefetch::new("batches", move |step| ahead.step(step, 0..1));
         for step in 3..8 {
-            assert_eq!(prefetch.at(step, &Default::default()).unwrap(), maker.step(step).unwrap());
+            assert_eq!(prefetch.at(step, &Default::default()).unwrap(), maker.step(step, 0..1).unwrap());
         }
     }
 
@@ -417,7 +420,7 @@ mod tests {
             let builder = set.iter().try_fold(builder, |b, a| b.set(a)).unwrap();
             let config = builder.build().unwrap();
             let maker = BatchMaker::new(&config, &Dataset::open(&config.data).unwrap()).unwrap();
-            let batch = maker.step(0).unwrap().remove(0);
+            let batch = maker.step(0, 0..1).unwrap().remove(0);
             let p = maker.noising.parameterization;
             for row in 0..4 {
                 let noising = &maker.noising;

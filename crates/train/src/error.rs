@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tweedie_data::{DataError, MediaError};
 use tweedie_hub::HubError;
-use tweedie_system::memory::TooLittle;
+use tweedie_system::{memory::TooLittle, ranks::Unreachable};
 
 /// Errors of this crate. Every message names the file, key, tensor or step.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +134,27 @@ pub enum TrainError {
     Busy {
         /// The run's folder.
         path: PathBuf,
+    },
+    /// The error of another rank of the run.
+    #[error("rank {rank}: {reason}")]
+    Rank {
+        /// The rank.
+        rank: usize,
+        /// Its error.
+        reason: String,
+    },
+    /// Another rank of the run has ended.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// Ranks of a run that must be equal differ.
+    #[error("rank {rank}{host} differs from rank 0 in {}", what.join(", "))]
+    Differ {
+        /// The rank.
+        rank: usize,
+        /// Its machine, as ` (on NAME)`; empty if it is that of rank 0.
+        host: String,
+        /// What differs, with both values.
+        what: Vec<String>,
     },
     /// The thread that prepares batches failed.
     #[error("the data thread failed: {0}")]

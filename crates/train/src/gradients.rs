@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Device, Gradients, Tensor},
+    tensor::{DType, Device, Gradients, Tensor, TensorData},
 };
 
 /// Gradients by parameter name, flat, not tracked by autodiff.
@@ -37,11 +37,16 @@ impl GradientMap {
     /// # Errors
     /// The name of the first parameter whose gradient is not finite.
     pub fn norm(&mut self) -> Result<f64, String> {
+        norm(self.squares())
+    }
+
+    /// The sum of squares of each gradient, in the order of their names.
+    pub(crate) fn squares(&mut self) -> Vec<(String, f64)> {
         let on_host = self.0.values().next().is_none_or(|g| g.device() == Device::flex());
         if !on_host {
-            return self.norm_on_device();
+            return self.squares_on_device();
         }
-        let mut sum = 0.0;
+        let mut squares = Vec::with_capacity(self.0.len());
         for (name, slot) in &mut self.0 {
             let device = slot.device();
             let gradient = std::mem::replace(slot, Tensor::empty([1], &device));
@@ -49,23 +54,41 @@ impl GradientMap {
             let data = gradient.into_data().convert::<f32>();
             let part = sum_of_squares(data.as_slice::<f32>().unwrap_or_default());
             *slot = Tensor::from_data(data, (&device, DType::F32));
-            if !part.is_finite() {
-                return Err(name.clone());
-            }
-            sum += part;
+            squares.push((name.clone(), part));
         }
-        Ok(sum.sqrt())
+        squares
     }
 
     /// Sums each gradient on its device and reads all sums at once.
-    pub(crate) fn norm_on_device(&self) -> Result<f64, String> {
+    pub(crate) fn squares_on_device(&self) -> Vec<(String, f64)> {
         let sums = self.0.values().map(|g| (g.clone() * g.clone()).sum()).collect();
         let data = Tensor::<1>::cat(sums, 0).into_data().convert::<f32>();
         let sums = data.as_slice::<f32>().unwrap_or_default();
-        match self.0.keys().zip(sums).find(|(_, part)| !part.is_finite()) {
-            Some((name, _)) => Err(name.clone()),
-            None => Ok(sums.iter().map(|&part| f64::from(part)).sum::<f64>().sqrt()),
-        }
+        self.0.keys().cloned().zip(sums.iter().map(|&part| f64::from(part))).collect()
+    }
+
+    /// The device of the gradients; `None` if there are none.
+    pub(crate) fn device(&self) -> Option<Device> {
+        self.0.values().next().map(Tensor::device)
+    }
+
+    /// The values in main memory.
+    pub(crate) fn into_values(self) -> BTreeMap<String, Vec<f32>> {
+        let host = |gradient: Tensor<1>| {
+            let data = gradient.into_data().convert::<f32>();
+            data.try_into_vec::<f32>().unwrap_or_default()
+        };
+        self.0.into_iter().map(|(name, gradient)| (name, host(gradient))).collect()
+    }
+
+    /// Gradients from values in main memory.
+    pub(crate) fn from_values(values: BTreeMap<String, Vec<f32>>, device: Option<Device>) -> Self {
+        let device = device.unwrap_or_else(Device::flex);
+        let tensor = |values: Vec<f32>| {
+            let count = values.len();
+            Tensor::from_data(TensorData::new(values, [count]), (&device, DType::F32))
+        };
+        Self(values.into_iter().map(|(name, values)| (name, tensor(values))).collect())
     }
 
     /// Multiplies all gradients by `factor`.
@@ -73,6 +96,21 @@ impl GradientMap {
     pub fn scaled(self, factor: f64) -> Self {
         Self(self.0.into_iter().map(|(name, g)| (name, g.mul_scalar(factor))).collect())
     }
+}
+
+/// The L2 norm of all parameters, from the sum of squares of each.
+///
+/// # Errors
+/// The name of the first sum that is not finite.
+pub(crate) fn norm(squares: impl IntoIterator<Item = (String, f64)>) -> Result<f64, String> {
+    let mut sum = 0.0;
+    for (name, part) in squares {
+        if !part.is_finite() {
+            return Err(name);
+        }
+        sum += part;
+    }
+    Ok(sum.sqrt())
 }
 
 /// Σ v² in double precision, in a fixed order.

@@ -32,6 +32,7 @@ pub mod post_hoc;
 mod prefetch;
 mod preview;
 mod run;
+mod share;
 mod super_resolution;
 mod task;
 mod tensorboard;

@@ -189,7 +189,7 @@ mod tests {
         let builder = ConfigBuilder::preset("tiny").unwrap().set(&format!("run.batch={rows}"));
         let config = fixed.iter().chain(set).fold(builder, |b, a| b?.set(a)).unwrap().build().unwrap();
         let data = Dataset::open(&config.data).unwrap();
-        let batch = BatchMaker::new(&config, &data).unwrap().step(0).unwrap().remove(0);
+        let batch = BatchMaker::new(&config, &data).unwrap().step(0, 0..1).unwrap().remove(0);
         let device = tweedie_ops::device("cpu").unwrap();
         let learned = config.diffusion.learned_range();
         let unet = config.model.unet(8, 3, Some(data.class_names().len()), learned).unwrap();

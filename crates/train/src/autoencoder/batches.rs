@@ -1,6 +1,8 @@
 //! The data of one optimizer step: images, and noise for their latents, as a pure function of the configuration and the
 //! step.
 
+use std::ops::Range;
+
 use tweedie_data::{AugmentConfig, Dataset, Order, augment};
 
 use crate::{
@@ -56,15 +58,15 @@ impl ImageBatches {
         })
     }
 
-    /// The batches of the step after `done` steps, one for each accumulated pass.
+    /// The batches of some passes of the step after `done` steps.
     ///
     /// # Errors
     /// If an image cannot be read.
-    pub fn step(&self, done: u64) -> Result<Vec<ImageBatch>, TrainError> {
+    pub fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<ImageBatch>, TrainError> {
         let augment_seed = key(self.seed, Purpose::Augment, 0);
         let mut noise = vec![0.0; self.latent];
-        let mut batches = Vec::with_capacity(self.accumulation);
-        for pass in 0..self.accumulation {
+        let mut batches = Vec::with_capacity(passes.len());
+        for pass in passes {
             let mut batch = ImageBatch { rows: self.batch, ..ImageBatch::default() };
             for row in pass * self.batch..(pass + 1) * self.batch {
                 let sample = done * (self.batch * self.accumulation) as u64 + row as u64;

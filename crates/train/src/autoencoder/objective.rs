@@ -52,6 +52,20 @@ impl Parts {
         }
     }
 
+    /// As numbers, in the order of the fields.
+    pub fn numbers(&self) -> [f64; 6] {
+        let Self { reconstruction, perceptual, kl, adversarial, adversarial_weight, discriminator } = *self;
+        [reconstruction, perceptual, kl, adversarial, adversarial_weight, discriminator]
+    }
+
+    /// The inverse of [`Parts::numbers`].
+    pub fn of(numbers: &[f64]) -> Self {
+        let at = |index: usize| numbers.get(index).copied().unwrap_or(f64::NAN);
+        let [reconstruction, perceptual, kl] = [0, 1, 2].map(at);
+        let [adversarial, adversarial_weight, discriminator] = [3, 4, 5].map(at);
+        Self { reconstruction, perceptual, kl, adversarial, adversarial_weight, discriminator }
+    }
+
     /// As figures for the log; those of the discriminator only once it is used (`plays`).
     pub fn figures(&self, config: &VaeConfig, plays: bool) -> Vec<Figure> {
         let mut figures =

@@ -183,6 +183,15 @@ impl RunConfig {
             "text.guidance",
             "text.latents.cache_mb",
         ];
+        self.differences_except(other, FREE)
+    }
+
+    /// All dotted keys whose values differ between `self` and `other`.
+    pub(crate) fn all_differences(&self, other: &Self) -> Vec<String> {
+        self.differences_except(other, &[])
+    }
+
+    fn differences_except(&self, other: &Self, free: &[&str]) -> Vec<String> {
         let flat = |config: &Self| {
             let mut out = BTreeMap::new();
             if let Ok(value) = toml::Value::try_from(config) {
@@ -193,7 +202,7 @@ impl RunConfig {
         let (ours, theirs) = (flat(self), flat(other));
         let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
         keys.into_iter()
-            .filter(|k| !FREE.contains(&k.as_str()) && ours.get(*k) != theirs.get(*k))
+            .filter(|k| !free.contains(&k.as_str()) && ours.get(*k) != theirs.get(*k))
             .map(|k| {
                 let show =
                     |m: &BTreeMap<String, String>| m.get(k).cloned().unwrap_or_else(|| "nothing".into());

@@ -17,13 +17,13 @@ impl TrainLoop {
         if self.phase == Phase::Fresh {
             self.phase = Phase::Training;
             self.session = Some(Instant::now());
-            if self.is_over() && self.done.save == Some(self.state.step) && !self.stop.is_requested() {
+            if self.is_over()? && self.done.save == Some(self.state.step) && !self.stop.is_requested() {
                 // There is nothing new to save.
                 self.phase = Phase::Over;
                 return self.finish();
             }
         }
-        if self.is_over() {
+        if self.is_over()? {
             self.phase = Phase::Over;
             if !self.stop.is_requested() {
                 self.report(true)?;
@@ -47,7 +47,7 @@ impl TrainLoop {
         if due(self.config.ema.snapshot_every, step) {
             self.snapshot()?;
         }
-        if !self.is_over() {
+        if !self.is_over()? {
             self.report(false)?;
             if due(self.config.run.checkpoint_every, step) {
                 self.save()?;
@@ -72,8 +72,11 @@ impl TrainLoop {
         self.skipped = all;
     }
 
-    /// Validation and previews that are due, or all enabled ones at the end.
+    /// Validation and previews that are due, or all enabled ones at the end; the other ranks wait for the first.
     fn report(&mut self, last: bool) -> Result<(), TrainError> {
+        if !self.share.is_first() {
+            return Ok(());
+        }
         let (run, step) = (&self.config.run, self.state.step);
         let wanted = |every: u64| every > 0 && (last || due(every, step));
         let (validate, preview) = (wanted(run.validate_every), wanted(run.preview_every));
@@ -110,7 +113,9 @@ impl TrainLoop {
         self.events.push_back(TrainEvent::Step(step));
         if step.step.is_multiple_of(self.config.run.log_every) {
             let (sum, n) = std::mem::take(&mut self.state.pending);
-            self.log.step(&step, sum / n as f64, &learned.figures)?;
+            if let Some(log) = &mut self.log {
+                log.step(&step, sum / n as f64, &learned.figures)?;
+            }
         }
         Ok(())
     }
@@ -150,7 +155,9 @@ impl TrainLoop {
             let Some(found) = run.task.validate()? else { return Ok(()) };
             let step = run.state.step;
             run.require_finite(&found)?;
-            run.log.validation(step, &found)?;
+            if let Some(log) = &mut run.log {
+                log.validation(step, &found)?;
+            }
             let (loss, ema_loss, figures) = (found.loss, found.ema_loss, found.figures);
             run.events.push_back(TrainEvent::Validation { step, loss, ema_loss, figures });
             Ok(())
@@ -172,7 +179,7 @@ impl TrainLoop {
 
     /// Checks the final weights on held-out images, even if validation is off, because no later step would fail.
     fn examine(&mut self) -> Result<(), TrainError> {
-        if self.done.validation == Some(self.state.step) {
+        if !self.share.is_first() || self.done.validation == Some(self.state.step) {
             return Ok(());
         }
         match self.task.validate()? {
@@ -192,8 +199,10 @@ impl TrainLoop {
             let path = folder.join(format!("step-{step:06}.png"));
             sheet.save_png(&path)?;
             let png = std::fs::read(&path).map_err(|e| TrainError::io(&path, e))?;
-            run.log.preview(step, sheet.width, sheet.height, &png)?;
-            plot::loss_curve(&run.log.curves, &out.join("loss.png"))?;
+            if let Some(log) = &mut run.log {
+                log.preview(step, sheet.width, sheet.height, &png)?;
+                plot::loss_curve(&log.curves, &out.join("loss.png"))?;
+            }
             run.events.push_back(TrainEvent::Preview { step, samples: made.images, path });
             Ok(())
         })

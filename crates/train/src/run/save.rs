@@ -10,15 +10,20 @@ use crate::{
 };
 
 impl TrainLoop {
+    /// Saves a checkpoint. Collective.
     pub(super) fn save(&mut self) -> Result<(), TrainError> {
         self.aside(|run| {
             if run.done.save == Some(run.state.step) {
                 return Ok(());
             }
             let folder = run.config.run.out.join(CHECKPOINTS);
-            let logs = run.log.lengths()?;
+            let tensors = run.task.tensors()?;
+            let Some(log) = &mut run.log else {
+                run.done.save = Some(run.state.step);
+                return Ok(());
+            };
+            let logs = log.lengths()?;
             let state = State { logs, elapsed_s: run.elapsed(), ..run.state.clone() };
-            let tensors = run.task.tensors();
             run.check(&tensors)?;
             let checkpoint = Checkpoint::write(&folder, state, &tensors)?;
             checkpoint::prune(&folder, run.config.run.keep_last)?;
@@ -32,6 +37,9 @@ impl TrainLoop {
 
     /// Saves the averages of this step, from which other lengths can be computed after training.
     pub(super) fn snapshot(&mut self) -> Result<(), TrainError> {
+        if !self.share.is_first() {
+            return Ok(());
+        }
         self.aside(|run| {
             let tensors = run.task.averages();
             run.check(&tensors)?;
@@ -55,7 +63,8 @@ impl TrainLoop {
     }
 
     pub(super) fn finish(&mut self) -> Result<(), TrainError> {
-        let recent = &self.log.curves.train;
+        let Some(log) = &self.log else { return Ok(()) };
+        let recent = &log.curves.train;
         let tail = recent.get(recent.len().saturating_sub(10)..).unwrap_or_default();
         let (sum, n) = match (tail.len(), self.state.pending) {
             // The run is shorter than the interval of the log.

@@ -1,6 +1,6 @@
 //! Training a denoising network: one task for every source of samples, condition and network.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use burn::module::Module;
 use tweedie_models::{Mode, params::count};
@@ -16,7 +16,9 @@ use crate::{
     importance::LossHistory,
     keys::{Purpose, key},
     objective::Objective,
+    optim::GradientMap,
     prefetch::Prefetch,
+    share::Share,
 };
 
 /// The file with the last losses of all times.
@@ -38,8 +40,8 @@ pub(super) trait Subject: Send + Sync + 'static {
     /// Number of training and of held-out samples.
     fn sizes(&self) -> [usize; 2];
 
-    /// The rows of the step after `done` steps, one for each accumulated pass.
-    fn step(&self, done: u64) -> Result<Vec<Self::Rows>, TrainError>;
+    /// The rows of some passes of the step after `done` steps.
+    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<Self::Rows>, TrainError>;
 
     /// At most `rows` held-out samples.
     fn validation(&self, rows: usize) -> Result<Vec<Self::Rows>, TrainError>;
@@ -78,6 +80,7 @@ pub(super) struct Diffusion<S: Subject> {
     shape: SampleShape,
     /// Set if times depend on the losses.
     history: Option<LossHistory>,
+    share: Share,
 }
 
 impl<S: Subject> Diffusion<S> {
@@ -88,8 +91,9 @@ impl<S: Subject> Diffusion<S> {
         model: S::Model,
         device: &Device,
         from: Option<&Checkpoint>,
+        share: &Share,
     ) -> Result<Self, TrainError> {
-        let mut learner = Learner::new(model, config);
+        let mut learner = Learner::new(model, config, share);
         let times = config.diffusion.train_steps;
         let mut history = config.loss.times.adapts().then(|| LossHistory::new(times));
         if let Some(checkpoint) = from {
@@ -100,17 +104,18 @@ impl<S: Subject> Diffusion<S> {
             }
         }
         let subject = Arc::new(subject);
-        let of_step = subject.clone();
+        let (of_step, own) = (subject.clone(), share.own());
         Ok(Self {
             config: config.clone(),
             device: device.clone(),
-            batches: Prefetch::new("batches", move |step| of_step.step(step)),
+            batches: Prefetch::new("batches", move |step| of_step.step(step, own.clone())),
             validation: None,
             learner,
             objective: Objective::new(config)?,
             shape: subject.shape(),
             history,
             subject,
+            share: share.clone(),
         })
     }
 }
@@ -127,24 +132,28 @@ impl<S: Subject> Task for Diffusion<S> {
 
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError> {
         let run = &self.config.run;
-        let mut batches = self.batches.at(at.done, &at.stop)?;
-        if let Some(history) = &self.history {
-            self.subject.noising().draw_times(batches.iter_mut().map(S::samples_mut), at.done, history);
+        let mut batches = self.batches.at(at.done, &at.stop);
+        if let (Some(history), Ok(batches)) = (&self.history, &mut batches) {
+            let first = self.share.own().start * run.batch;
+            let samples = batches.iter_mut().map(S::samples_mut);
+            self.subject.noising().draw_times(samples, at.done, first, history);
         }
-        let mut row_losses = Vec::new();
-        let learned = self.learner.learn(&batches, at, |model, pass, rows| {
+        let adapts = self.history.is_some();
+        let passes = self.learner.learn(batches, at, |model, pass, rows| {
             let seed = key(run.seed, Purpose::Dropout, at.done * run.accumulation as u64 + pass as u64);
             let samples = S::samples(rows);
             let found = self.objective.of(samples, &self.shape, at.rows, &self.device, &|x| {
                 S::forward(model, x, rows, Mode::Train { dropout_seed: seed })
             })?;
-            row_losses.extend(samples.levels.iter().copied().zip(found.rows));
-            Ok(PassLoss { value: found.value, graph: found.graph })
+            let losses = samples.levels.iter().zip(&found.rows).filter(|_| adapts);
+            let numbers = losses.flat_map(|(index, loss)| [*index as f64, *loss]).collect();
+            Ok(PassLoss { value: found.value, graph: found.graph, others: GradientMap::default(), numbers })
         })?;
         if let Some(history) = &mut self.history {
-            row_losses.into_iter().for_each(|(index, loss)| history.record(index, loss));
+            let rows = passes.numbers.iter().flat_map(|pass| pass.chunks_exact(2));
+            rows.for_each(|row| history.record(row[0] as usize, row[1]));
         }
-        Ok(learned)
+        Ok(passes.learned)
     }
 
     fn validate(&mut self) -> Result<Option<Validation>, TrainError> {
@@ -173,10 +182,14 @@ impl<S: Subject> Task for Diffusion<S> {
         self.subject.preview(self.learner.best()?, &self.device)
     }
 
-    fn tensors(&self) -> Files {
-        let mut files = self.learner.tensors();
+    fn tensors(&self) -> Result<Files, TrainError> {
+        let mut files = self.learner.tensors()?;
         files.extend(self.history.iter().map(|h| (TIMES.to_owned(), h.export())));
-        files
+        Ok(files)
+    }
+
+    fn fingerprint(&self) -> u32 {
+        self.learner.fingerprint()
     }
 
     fn averages(&self) -> Files {

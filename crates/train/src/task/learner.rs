@@ -16,6 +16,7 @@ use crate::{
     ema::{self, Average},
     error::TrainError,
     optim::{GradientMap, Optimizer, OptimizerConfig},
+    share::{Owners, Share, Sums},
 };
 
 /// The contribution of a pass to a step's loss.
@@ -24,6 +25,20 @@ pub(crate) struct PassLoss {
     pub value: f64,
     /// A tensor with the gradient of the loss.
     pub graph: Tensor<1>,
+    /// Gradients of another module, for its own optimizer.
+    pub others: GradientMap,
+    /// Further numbers, which all ranks get.
+    pub numbers: Vec<f64>,
+}
+
+/// What the passes of a step found.
+pub(crate) struct Passes {
+    /// The loss, and the norm of the gradient.
+    pub learned: Learned,
+    /// The sums of [`PassLoss::others`].
+    pub others: Sums,
+    /// [`PassLoss::numbers`] of the passes of all ranks, in their order.
+    pub numbers: Vec<Vec<f64>>,
 }
 
 /// A module in training.
@@ -36,20 +51,30 @@ pub(crate) struct Learner<M> {
     /// What losses run in, as far as networks have no context of their own.
     context: ExecContext,
     prefix: &'static str,
+    share: Share,
+    owners: Owners,
 }
 
 impl<M: Module> Learner<M> {
-    /// The main module of a run before the first step, with the run's averages.
-    pub fn new(model: M, config: &RunConfig) -> Self {
-        let averages = config.ema.averages().into_iter().map(|law| (law, model.valid())).collect();
-        Self { averages, context: config.run.context(), ..Self::plain(model, &config.optimizer, "") }
+    /// The main module of a run before the first step, with the run's averages, which only the first rank has.
+    pub fn new(model: M, config: &RunConfig, share: &Share) -> Self {
+        let laws = if share.is_first() { config.ema.averages() } else { Vec::new() };
+        let averages = laws.into_iter().map(|law| (law, model.valid())).collect();
+        Self { averages, context: config.run.context(), ..Self::plain(model, &config.optimizer, "", share) }
     }
 
     /// An additional module without averages, whose files have the prefix `prefix`.
-    pub fn plain(model: M, config: &OptimizerConfig, prefix: &'static str) -> Self {
-        let optimizer = Optimizer::new(config);
-        let (averages, config) = (Vec::new(), config.clone());
-        Self { model: Some(model), averages, optimizer, config, context: ExecContext::default(), prefix }
+    pub fn plain(model: M, config: &OptimizerConfig, prefix: &'static str, share: &Share) -> Self {
+        Self {
+            owners: Owners::new(&model, share.ranks().count()),
+            model: Some(model),
+            averages: Vec::new(),
+            optimizer: Optimizer::new(config),
+            config: config.clone(),
+            context: ExecContext::default(),
+            prefix,
+            share: share.clone(),
+        }
     }
 
     /// Restores the state at a checkpoint, after `steps` steps of this module.
@@ -67,6 +92,8 @@ impl<M: Module> Learner<M> {
         let tensors = from.tensors(&self.file("optimizer"))?;
         self.optimizer = Optimizer::import(&self.config, steps, &tensors, &shapes(&model), device)
             .map_err(|e| wrong(&e))?;
+        let rank = self.share.ranks().rank();
+        self.optimizer.retain(|name| self.owners.owns(rank, name));
         self.model = Some(model);
         Ok(self)
     }
@@ -93,70 +120,104 @@ impl<M: Module> Learner<M> {
         }
     }
 
-    /// Makes one optimizer step with the sum of the losses of `passes`. `loss` gets the index of the pass.
+    /// Makes one optimizer step with the sum of the losses of all passes. `batches` are those of this rank's passes; `loss`
+    /// gets the number of the pass. Collective.
     ///
     /// # Errors
-    /// Those of `loss`, and if a loss or a gradient is not finite.
+    /// That of `batches`, those of `loss`, those of other ranks, and if a loss or a gradient is not finite.
     pub fn learn<B>(
         &mut self,
-        passes: &[B],
+        batches: Result<Vec<B>, TrainError>,
         at: &StepAt,
         mut loss: impl FnMut(&M, usize, &B) -> Result<PassLoss, TrainError>,
-    ) -> Result<Learned, TrainError> {
-        let model = self.model()?;
-        let (mut total, mut sum) = (0.0, None::<GradientMap>);
-        for (pass, batch) in passes.iter().enumerate() {
-            let found = self.context.run(|| loss(model, pass, batch))?;
-            if !found.value.is_finite() {
-                return Err(at.not_finite("the loss"));
-            }
-            total += found.value;
-            let mut gradients = found.graph.backward();
-            let gradients = GradientMap::take(model, &mut gradients);
-            sum = Some(match sum {
-                None => gradients,
-                Some(sum) => sum.plus(gradients),
-            });
+    ) -> Result<Passes, TrainError> {
+        let (model, share) = (self.model()?, &self.share);
+        // For each pass its loss, then its further numbers.
+        let mut numbers: Vec<Vec<u64>> = Vec::new();
+        let sums = batches.and_then(|batches| {
+            let mut batches = batches.into_iter();
+            let leaf = |pass| {
+                let batch = batches.next().ok_or_else(ended)?;
+                let found = self.context.run(|| loss(model, pass, &batch))?;
+                if !found.value.is_finite() {
+                    return Err(at.not_finite("the loss"));
+                }
+                let all = std::iter::once(found.value).chain(found.numbers);
+                numbers.push(all.map(f64::to_bits).collect());
+                let mut gradients = found.graph.backward();
+                Ok([GradientMap::take(model, &mut gradients), found.others])
+            };
+            share.sums(leaf, |[a, b], [c, d]: [GradientMap; 2]| [a.plus(c), b.plus(d)])
+        });
+        let (told, sums) = match sums {
+            Ok(sums) => (Ok(numbers), sums),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let mut total = 0.0;
+        let mut numbers = Vec::new();
+        for pass in self.share.agree(told)?.concat() {
+            let mut pass = pass.into_iter().map(f64::from_bits);
+            total += pass.next().unwrap_or(f64::NAN);
+            numbers.push(pass.collect());
         }
-        let grad_norm = self.step(sum.unwrap_or_default(), at)?;
-        Ok(Learned { loss: total, grad_norm, figures: Vec::new() })
+        let split = |(node, [own, others]): (crate::share::Node, [GradientMap; 2])| {
+            ((node.clone(), own), (node, others))
+        };
+        let (own, others) = sums.into_iter().map(split).unzip();
+        let grad_norm = self.step(own, at)?;
+        Ok(Passes { learned: Learned { loss: total, grad_norm, figures: Vec::new() }, others, numbers })
     }
 
-    /// Makes one optimizer step with clipped gradients, and updates the averages. Returns the gradient's norm.
+    /// Makes one optimizer step with clipped gradients, and updates the averages. Returns the gradient's norm. Collective.
     ///
     /// # Errors
     /// If a gradient is not finite.
-    pub fn step(&mut self, mut gradients: GradientMap, at: &StepAt) -> Result<f64, TrainError> {
-        let norm = gradients.norm().map_err(|name| at.not_finite(format!("the gradient of {name}")))?;
+    pub fn step(&mut self, sums: Sums, at: &StepAt) -> Result<f64, TrainError> {
+        let mut gradients = self.share.reduce(&self.owners, sums)?;
+        let norm = self.share.norm(&mut gradients)?;
+        let norm = norm.map_err(|name| at.not_finite(format!("the gradient of {name}")))?;
         let clip = self.config.clip_norm;
         if clip > 0.0 && norm > clip {
             gradients = gradients.scaled(clip / norm);
         }
         let model = self.model.take().ok_or_else(ended)?;
         let (rate, weight) = (at.learning_rate, |law: &Average| law.weight(at.images, at.rows as u64));
-        let mut averages = std::mem::take(&mut self.averages).into_iter();
-        // The first average is updated together with the parameters, which saves a pass over memory.
-        let model = match averages.next() {
-            None => self.optimizer.step(model, gradients, rate),
-            Some((law, average)) => {
-                let weight = weight(&law);
-                let (model, average) = self.optimizer.step_averaged(model, gradients, rate, average, weight);
-                self.averages.push((law, average));
-                model
-            }
+        let mut averages = std::mem::take(&mut self.averages);
+        let model = if self.share.is_shared() {
+            self.share.spread(&self.owners, self.optimizer.step(model, gradients, rate))?
+        } else if averages.is_empty() {
+            self.optimizer.step(model, gradients, rate)
+        } else {
+            // The first average is updated together with the parameters, which saves a pass over memory.
+            let (law, average) = averages.remove(0);
+            let weight = weight(&law);
+            let (model, average) = self.optimizer.step_averaged(model, gradients, rate, average, weight);
+            self.averages.push((law, average));
+            model
         };
-        let others = averages.map(|(law, average)| (law, ema::update(average, &model, weight(&law))));
+        let others =
+            averages.into_iter().map(|(law, average)| (law, ema::update(average, &model, weight(&law))));
         self.averages.extend(others);
         self.model = Some(model);
         Ok(norm)
     }
 
-    /// The weights, the averages and the optimizer's running means.
-    pub fn tensors(&self) -> Files {
+    /// The weights, the averages and the optimizer's running means; complete on the first rank. Collective.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached.
+    pub fn tensors(&self) -> Result<Files, TrainError> {
         let mut files: Files = self.model.iter().map(|m| (self.file("model"), export(m))).collect();
         files.extend(self.averages());
-        files.push((self.file("optimizer"), self.optimizer.export()));
-        files
+        files.push((self.file("optimizer"), self.share.collect(self.optimizer.export())?));
+        Ok(files)
+    }
+
+    /// A checksum of the weights.
+    pub fn fingerprint(&self) -> u32 {
+        let tensors = self.model.as_ref().map(export).unwrap_or_default();
+        let all = tensors.values().flat_map(|tensor| &tensor.values);
+        all.fold(0, |sum, v| crc32c::crc32c_append(sum, &v.to_le_bytes()))
     }
 
     /// The averages.

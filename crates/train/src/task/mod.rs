@@ -20,6 +20,7 @@ use crate::{
     error::TrainError,
     event::{Figure, Summary},
     run::StopHandle,
+    share::Share,
     text,
 };
 
@@ -145,7 +146,7 @@ pub(crate) trait Task: Send {
         Ok(BTreeMap::new())
     }
 
-    /// Makes an optimizer step.
+    /// Makes an optimizer step. Collective.
     ///
     /// # Errors
     /// If an image cannot be read, or [`StepAt::not_finite`]; this ends the run. [`TrainError::Stopped`] if a stop was
@@ -164,8 +165,14 @@ pub(crate) trait Task: Send {
     /// If it cannot be computed.
     fn preview(&mut self) -> Result<Sheet, TrainError>;
 
-    /// The whole state except what the loop stores itself: the files of a checkpoint.
-    fn tensors(&self) -> Files;
+    /// The whole state except what the loop stores itself: the files of a checkpoint. Complete on the first rank. Collective.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached.
+    fn tensors(&self) -> Result<Files, TrainError>;
+
+    /// A checksum of the weights, which must be equal on all ranks.
+    fn fingerprint(&self) -> u32;
 
     /// Only the averages of the weights: the files of a snapshot.
     fn averages(&self) -> Files;
@@ -202,13 +209,14 @@ pub(crate) fn open(
     data: &Dataset,
     device: &Device,
     from: Option<&Checkpoint>,
+    share: &Share,
 ) -> Result<Box<dyn Task>, TrainError> {
     Ok(match config.task {
         TaskKind::Diffusion | TaskKind::SuperResolution => {
-            Box::new(pixels::open(config, data, device, from)?)
+            Box::new(pixels::open(config, data, device, from, share)?)
         }
-        TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from)?),
-        TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from)?),
+        TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from, share)?),
+        TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from, share)?),
     })
 }
 

@@ -1,5 +1,7 @@
 //! Training a denoising network on images.
 
+use std::ops::Range;
+
 use tweedie_data::Dataset;
 use tweedie_models::{Mode, params::count};
 use tweedie_ops::{Batch, Device, SampleShape};
@@ -19,6 +21,7 @@ use crate::{
     export, init,
     model::TrainModel,
     preview,
+    share::Share,
     task::TaskKind,
 };
 
@@ -34,6 +37,7 @@ pub(super) fn open(
     data: &Dataset,
     device: &Device,
     from: Option<&Checkpoint>,
+    share: &Share,
 ) -> Result<Diffusion<Pixels>, TrainError> {
     let maker = BatchMaker::new(config, data)?;
     let unet = config.unet(data.class_names().len())?;
@@ -46,7 +50,7 @@ pub(super) fn open(
         model.unet = init::unet(model.unet, path, data.class_names())?;
     }
     let subject = Pixels { config: config.clone(), class_names: data.class_names().to_vec(), maker };
-    Diffusion::new(config, subject, model, device, from)
+    Diffusion::new(config, subject, model, device, from, share)
 }
 
 impl Subject for Pixels {
@@ -66,8 +70,8 @@ impl Subject for Pixels {
         [self.maker.len(), self.maker.held_out()]
     }
 
-    fn step(&self, done: u64) -> Result<Vec<HostBatch>, TrainError> {
-        self.maker.step(done)
+    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<HostBatch>, TrainError> {
+        self.maker.step(done, passes)
     }
 
     fn validation(&self, rows: usize) -> Result<Vec<HostBatch>, TrainError> {

@@ -1,6 +1,6 @@
 //! Training a text-to-image latent diffusion model: see [`crate::text`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use tweedie_data::Dataset;
 use tweedie_hub::ClipTokenizer;
@@ -20,6 +20,7 @@ use crate::{
     error::TrainError,
     event::Summary,
     init, preview,
+    share::Share,
     text::{self, TextBatch, TextBatches, TextModel, Vae},
 };
 
@@ -38,6 +39,7 @@ pub(super) fn open(
     data: &Dataset,
     device: &Device,
     from: Option<&Checkpoint>,
+    share: &Share,
 ) -> Result<Diffusion<TextToImage>, TrainError> {
     let vae = Vae::load(&config.text.vae, device)?;
     let shape = vae.shape(config.data.size)?;
@@ -58,17 +60,19 @@ pub(super) fn open(
         };
         return Err(TrainError::checkpoint(&checkpoint.path, reason));
     }
-    let maker = TextBatches::new(config, data, tokenizer, &vae, device)?;
+    let maker = TextBatches::new(config, data, tokenizer, &vae, device, share.is_first())?;
     let mut model = TextModel::new(config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?
         .with_context(config.run.context());
     if let (Some(path), None) = (&config.run.init, from) {
         model = init::text(model, path, maker.tokenizer(), device)?;
         // The run must not depend on the initial model.
-        let folder = config.run.out.join(TOKENIZER);
-        std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
-        maker.tokenizer().save(&folder, config.text.tokens)?;
+        if share.is_first() {
+            let folder = config.run.out.join(TOKENIZER);
+            std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+            maker.tokenizer().save(&folder, config.text.tokens)?;
+        }
     }
-    Diffusion::new(config, TextToImage { config: config.clone(), maker, vae }, model, device, from)
+    Diffusion::new(config, TextToImage { config: config.clone(), maker, vae }, model, device, from, share)
 }
 
 impl Subject for TextToImage {
@@ -87,8 +91,8 @@ impl Subject for TextToImage {
         [self.maker.len(), self.maker.held_out()]
     }
 
-    fn step(&self, done: u64) -> Result<Vec<TextBatch>, TrainError> {
-        Ok(self.maker.step(done))
+    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<TextBatch>, TrainError> {
+        Ok(self.maker.step(done, passes))
     }
 
     fn validation(&self, rows: usize) -> Result<Vec<TextBatch>, TrainError> {

@@ -23,6 +23,7 @@ use crate::{
     init,
     optim::GradientMap,
     prefetch::Prefetch,
+    share::Share,
 };
 
 /// Prefix of the discriminator's files.
@@ -56,6 +57,7 @@ impl Vae {
         data: &Dataset,
         device: &Device,
         from: Option<&Checkpoint>,
+        share: &Share,
     ) -> Result<Self, TrainError> {
         let size = config.data.size;
         let network = config.vae.autoencoder(size);
@@ -67,11 +69,11 @@ impl Vae {
         if let (Some(path), None) = (&config.run.init, from) {
             model = init::autoencoder(model, path, device)?;
         }
-        let mut learner = Learner::new(model.with_context(config.run.context()), config);
+        let mut learner = Learner::new(model.with_context(config.run.context()), config, share);
         let c = &config.vae.adversarial;
         let mut discriminator = (c.weight > 0.0).then(|| {
             let model = Discriminator::new(c, config.run.seed, &autodiff);
-            Learner::plain(model, &config.optimizer, DISCRIMINATOR)
+            Learner::plain(model, &config.optimizer, DISCRIMINATOR, share)
         });
         if let Some(checkpoint) = from {
             let step = checkpoint.state.step;
@@ -79,11 +81,11 @@ impl Vae {
             let restored = |d: Learner<_>| d.restored(checkpoint, step.saturating_sub(c.start), device);
             discriminator = discriminator.map(restored).transpose()?;
         }
-        let of_step = maker.clone();
+        let (of_step, own) = (maker.clone(), share.own());
         Ok(Self {
             objective: Objective::new(&config.vae, perceptual(&config.vae, device)?, size, device)?,
             maker,
-            batches: Prefetch::new("batches", move |step| of_step.step(step)),
+            batches: Prefetch::new("batches", move |step| of_step.step(step, own.clone())),
             learner,
             discriminator,
             quality: Vec::new(),
@@ -191,19 +193,18 @@ impl Task for Vae {
     }
 
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError> {
-        let batches = self.batches.at(at.done, &at.stop)?;
+        let batches = self.batches.at(at.done, &at.stop);
         let config = &self.config.vae;
         let playing = self.discriminator.as_mut().filter(|_| at.done >= config.adversarial.start);
         let opponent = match &playing {
             Some(learner) => Some((learner.model()?, learner.model()?.valid())),
             None => None,
         };
-        let mut parts = Parts::default();
-        let mut gradients: Option<GradientMap> = None;
-        let mut learned = self.learner.learn(&batches, at, |model, _, batch| {
-            let share = batch.rows as f64 / at.rows as f64;
+        let share = self.config.run.batch as f64 / at.rows as f64;
+        let passes = self.learner.learn(batches, at, |model, _, batch| {
             let judge = opponent.as_ref().map(|(_, judge)| judge);
             let Found { value, graph, parts: mut found, decoded } = self.objective.of(model, judge, batch)?;
+            let mut others = GradientMap::default();
             if let Some((discriminator, _)) = &opponent {
                 let loss = discriminator.loss(self.objective.images(batch), decoded);
                 found.discriminator = number(&loss);
@@ -211,19 +212,18 @@ impl Task for Vae {
                     return Err(at.not_finite("the discriminator's loss"));
                 }
                 let mut of_pass = loss.mul_scalar(share as f32).backward();
-                let of_pass = GradientMap::take(*discriminator, &mut of_pass);
-                gradients = Some(match gradients.take() {
-                    None => of_pass,
-                    Some(sum) => sum.plus(of_pass),
-                });
+                others = GradientMap::take(*discriminator, &mut of_pass);
             }
-            parts.add(&found, share);
-            Ok(PassLoss { value: share * value, graph: graph.mul_scalar(share as f32) })
+            let (graph, numbers) = (graph.mul_scalar(share as f32), found.numbers().to_vec());
+            Ok(PassLoss { value: share * value, graph, others, numbers })
         })?;
         drop(opponent);
+        let mut parts = Parts::default();
+        passes.numbers.iter().for_each(|numbers| parts.add(&Parts::of(numbers), share));
+        let mut learned = passes.learned;
         learned.figures = parts.figures(config, playing.is_some());
-        if let (Some(learner), Some(gradients)) = (playing, gradients) {
-            learner.step(gradients, at)?;
+        if let Some(learner) = playing {
+            learner.step(passes.others, at)?;
         }
         Ok(learned)
     }
@@ -271,10 +271,17 @@ impl Task for Vae {
         Ok(Sheet { images, columns: columns.min(pairs.len().max(1)) })
     }
 
-    fn tensors(&self) -> Files {
-        let mut files = self.learner.tensors();
-        files.extend(self.discriminator.iter().flat_map(Learner::tensors));
-        files
+    fn tensors(&self) -> Result<Files, TrainError> {
+        let mut files = self.learner.tensors()?;
+        if let Some(discriminator) = &self.discriminator {
+            files.extend(discriminator.tensors()?);
+        }
+        Ok(files)
+    }
+
+    fn fingerprint(&self) -> u32 {
+        let other = self.discriminator.as_ref().map_or(0, Learner::fingerprint);
+        self.learner.fingerprint() ^ other.rotate_left(1)
     }
 
     fn averages(&self) -> Files {

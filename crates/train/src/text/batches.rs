@@ -6,7 +6,7 @@ use tweedie_data::{CaptionConfig, Dataset, Order, Words};
 use tweedie_hub::ClipTokenizer;
 use tweedie_ops::Device;
 
-use super::{Latents, TextConfig, Vae, tokens};
+use super::{LatentFile, Latents, TextConfig, Vae, tokens};
 use crate::{
     batches::{HostBatch, Noising},
     config::RunConfig,
@@ -55,7 +55,7 @@ pub(crate) fn tokenizer(data: &Dataset, config: &RunConfig) -> Result<ClipTokeni
 }
 
 impl TextBatches {
-    /// Creates batches for a run.
+    /// Creates batches for a run; `writes` says whether its latents are written to the run's folder.
     ///
     /// # Errors
     /// If every image is held out or none has a caption, and those of [`Latents::open`].
@@ -65,6 +65,7 @@ impl TextBatches {
         tokenizer: ClipTokenizer,
         vae: &Vae,
         device: &Device,
+        writes: bool,
     ) -> Result<Self, TrainError> {
         let (train, held) = data.split();
         if train.is_empty() {
@@ -76,11 +77,14 @@ impl TextBatches {
             return Err(TrainError::config("data.source", found, "images with captions"));
         }
         let (text, run) = (&config.text, &config.run);
-        std::fs::create_dir_all(&run.out).map_err(|e| TrainError::io(&run.out, e))?;
+        if writes {
+            std::fs::create_dir_all(&run.out).map_err(|e| TrainError::io(&run.out, e))?;
+        }
         let latents = |part: &Dataset, file: &str, variants: usize| {
             let config_of = super::LatentConfig { variants, ..text.latents.clone() };
-            let file = run.out.join(file);
-            Latents::open(part, vae, &config.augment, &config_of, run.seed, &file, device)
+            let path = run.out.join(file);
+            let file = LatentFile { path: &path, writes };
+            Latents::open(part, vae, &config.augment, &config_of, run.seed, file, device)
         };
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
@@ -143,9 +147,9 @@ impl TextBatches {
         tokens(&self.tokenizer, text, self.config.tokens)
     }
 
-    /// The batches of the step after `done` steps, one for each accumulated pass. If times depend on the losses,
+    /// The batches of some passes of the step after `done` steps. If times depend on the losses,
     /// `Noising::draw_times` must complete them.
-    pub fn step(&self, done: u64) -> Vec<TextBatch> {
+    pub fn step(&self, done: u64, passes: Range<usize>) -> Vec<TextBatch> {
         let captions = key(self.seed, Purpose::Caption, 0);
         let pass = |pass: Range<usize>| {
             let mut batch = TextBatch::default();
@@ -162,7 +166,7 @@ impl TextBatches {
             }
             batch
         };
-        self.noising.passes().map(pass).collect()
+        passes.map(|number| self.noising.pass(number)).map(pass).collect()
     }
 
     /// Held-out images with their plain captions and fixed, evenly spread times and noise: `rows` in all, so each is repeated if

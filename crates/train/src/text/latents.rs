@@ -19,6 +19,13 @@ const BATCH: usize = 16;
 const MEAN: &str = "mean";
 const STD: &str = "std";
 
+/// The file of latents, and whether this process writes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LatentFile<'a> {
+    pub path: &'a Path,
+    pub writes: bool,
+}
+
 /// Scaled latents: several versions of each image.
 pub(crate) struct Latents {
     /// `[C, H, W]`.
@@ -33,7 +40,7 @@ pub(crate) struct Latents {
 
 impl Latents {
     /// Encodes the images of `data`, `config.variants` times each with augmentation determined by `seed`, or reads them from
-    /// `file` if it contains the same latents; otherwise writes it.
+    /// `file` if it contains the same latents; otherwise writes it, if this process does.
     ///
     /// # Errors
     /// If they would exceed `config.cache_mb`, an image cannot be read, or `file` cannot be written.
@@ -43,7 +50,7 @@ impl Latents {
         changes: &AugmentConfig,
         config: &LatentConfig,
         seed: u64,
-        file: &Path,
+        file: LatentFile<'_>,
         device: &Device,
     ) -> Result<Self, TrainError> {
         let shape = vae.shape(data.size())?;
@@ -57,7 +64,7 @@ impl Latents {
         let seed = key(seed, Purpose::Augment, 0);
         let fingerprint = fingerprint(data, vae, changes, config, seed)?;
         let (variants, sample) = (config.variants, config.sample);
-        if let Some([mean, std]) = read(file, &fingerprint, count * each) {
+        if let Some([mean, std]) = read(file.path, &fingerprint, count * each) {
             return Ok(Self { shape, variants, sample, mean, std, fingerprint });
         }
         let [mut mean, mut std] = [0; 2].map(|_| Vec::with_capacity(count * each));
@@ -78,7 +85,9 @@ impl Latents {
             std.extend(s);
         }
         let latents = Self { shape, variants, sample, mean, std, fingerprint };
-        latents.write(file)?;
+        if file.writes {
+            latents.write(file.path)?;
+        }
         Ok(latents)
     }
 

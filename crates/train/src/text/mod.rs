@@ -24,7 +24,7 @@ pub use config::{LatentConfig, TextConfig};
 
 pub(crate) use batches::{TextBatch, TextBatches, tokenizer};
 pub(crate) use export::{export, pipeline};
-pub(crate) use latents::Latents;
+pub(crate) use latents::{LatentFile, Latents};
 pub(crate) use vae::Vae;
 
 /// The trained networks.

@@ -1,0 +1,352 @@
+//! The share of one process in a run on several ranks: some of the passes of each step, and some of the parameters.
+//!
+//! A step has `run.accumulation` passes, whatever the number of ranks. Each rank computes the gradients of its passes; each
+//! parameter's owner gets its gradients from all ranks, sums them over one fixed tree, updates it, and sends it to all. So
+//! equal configurations give equal bits on any number of ranks, and each sends and receives about twice the size of the
+//! weights per step.
+
+mod owners;
+mod tree;
+mod wire;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{DType, Tensor, TensorData},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tweedie_models::params::HostTensor;
+use tweedie_system::ranks::{Ranks, share};
+
+pub(crate) use owners::Owners;
+pub(crate) use tree::Node;
+use wire::{bytes, floats, take};
+
+use crate::{config::RunConfig, error::TrainError, gradients::GradientMap};
+
+/// Gradients summed over subtrees of a step's passes.
+pub(crate) type Sums = Vec<(Node, GradientMap)>;
+
+/// The share of this process in a run.
+#[derive(Clone)]
+pub(crate) struct Share {
+    ranks: Arc<dyn Ranks>,
+    /// Passes of a step, on all ranks.
+    passes: usize,
+}
+
+/// What a rank tells the others about a part of its work.
+#[derive(Serialize, Deserialize)]
+enum Told<T> {
+    Done(T),
+    Stopped,
+    NotFinite { step: u64, what: String },
+    Failed(String),
+}
+
+impl Share {
+    /// The share of this rank.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] if there are fewer passes than ranks.
+    pub fn new(config: &RunConfig, ranks: Arc<dyn Ranks>) -> Result<Self, TrainError> {
+        let (passes, count, rows) = (config.run.accumulation, ranks.count(), config.run.images_per_step());
+        if passes >= count {
+            return Ok(Self { ranks, passes });
+        }
+        let even = (count..=rows).find(|passes| rows.is_multiple_of(*passes));
+        let how = match even {
+            Some(n) => {
+                format!("run.batch = {} and run.accumulation = {n} keep {rows} images per step", rows / n)
+            }
+            None => format!("a step has only {rows} images (run.batch times run.accumulation)"),
+        };
+        let expected = format!("at least {count}, one pass for each of {count} ranks; {how}");
+        Err(TrainError::config("run.accumulation", passes, expected))
+    }
+
+    /// The ranks of the run.
+    pub fn ranks(&self) -> &dyn Ranks {
+        &*self.ranks
+    }
+
+    /// Whether this process prints and writes files.
+    pub fn is_first(&self) -> bool {
+        self.ranks.is_first()
+    }
+
+    /// Whether there are other processes.
+    pub fn is_shared(&self) -> bool {
+        self.ranks.is_shared()
+    }
+
+    /// The passes of each step that this process computes.
+    pub fn own(&self) -> Range<usize> {
+        self.ranks.share(self.passes)
+    }
+
+    /// The number of passes of the busiest rank, if they are not dealt out evenly.
+    pub fn uneven(&self) -> Option<(usize, usize)> {
+        let count = self.ranks.count();
+        (!self.passes.is_multiple_of(count)).then(|| (self.passes, self.passes.div_ceil(count)))
+    }
+
+    /// Sums what `leaf` returns for the passes of this process, as far as that is possible without those of others.
+    ///
+    /// # Errors
+    /// Those of `leaf`.
+    pub fn sums<T>(
+        &self,
+        mut leaf: impl FnMut(usize) -> Result<T, TrainError>,
+        add: impl Fn(T, T) -> T,
+    ) -> Result<Vec<(Node, T)>, TrainError> {
+        let nodes = tree::within(0..self.passes, &self.own());
+        nodes.into_iter().map(|node| Ok((node.clone(), tree::sum(node, &mut leaf, &add)?))).collect()
+    }
+
+    /// Tells all ranks the result of a part of the work, and returns what each of them told. Collective.
+    ///
+    /// # Errors
+    /// The own error, or else that of another rank.
+    pub fn agree<T: Serialize + DeserializeOwned>(
+        &self,
+        mine: Result<T, TrainError>,
+    ) -> Result<Vec<T>, TrainError> {
+        if !self.is_shared() {
+            return Ok(vec![mine?]);
+        }
+        let (told, own) = match mine {
+            Ok(value) => (Told::Done(value), None),
+            Err(TrainError::Stopped) => (Told::Stopped, Some(TrainError::Stopped)),
+            Err(TrainError::NotFinite { step, what, checkpoint }) => (
+                Told::NotFinite { step, what: what.clone() },
+                Some(TrainError::NotFinite { step, what, checkpoint }),
+            ),
+            Err(error) => (Told::Failed(error.to_string()), Some(error)),
+        };
+        let wrong = |e: serde_json::Error| TrainError::Model(format!("a message between ranks: {e}"));
+        let all = self.ranks.gather(&serde_json::to_vec(&told).map_err(wrong)?)?;
+        if let Some(error) = own {
+            return Err(error);
+        }
+        let mut values = Vec::new();
+        for (rank, message) in all.iter().enumerate() {
+            match serde_json::from_slice(message).map_err(wrong)? {
+                Told::Done(value) => values.push(value),
+                Told::Stopped => return Err(TrainError::Stopped),
+                Told::NotFinite { step, what } => {
+                    return Err(TrainError::NotFinite { step, what, checkpoint: None });
+                }
+                Told::Failed(reason) => return Err(TrainError::Rank { rank, reason }),
+            }
+        }
+        Ok(values)
+    }
+
+    /// The own result, if all ranks succeeded. Collective.
+    ///
+    /// # Errors
+    /// Those of [`Share::agree`].
+    pub fn together<T>(&self, mine: Result<T, TrainError>) -> Result<T, TrainError> {
+        let (told, value) = match mine {
+            Ok(value) => (Ok(()), Some(value)),
+            Err(error) => (Err(error), None),
+        };
+        self.agree(told)?;
+        value.ok_or(TrainError::Stopped)
+    }
+
+    /// The sums of the gradients of all passes, of the parameters that this process owns. Collective.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached or has gradients of other parameters.
+    pub fn reduce(&self, owners: &Owners, mut sums: Sums) -> Result<GradientMap, TrainError> {
+        if !self.is_shared() {
+            return Ok(sums.pop().map(|(_, sum)| sum).unwrap_or_default());
+        }
+        let (count, device) = (self.ranks.count(), sums.first().and_then(|(_, sum)| sum.device()));
+        let mut parts: Vec<Vec<f32>> = vec![Vec::new(); count];
+        let mut names = BTreeSet::new();
+        for (_, sum) in sums {
+            let values = sum.into_values();
+            names = values.keys().cloned().collect();
+            for (rank, part) in parts.iter_mut().enumerate() {
+                let own = owners.of(rank).filter_map(|(name, _)| values.get(name));
+                own.for_each(|values| part.extend(values));
+            }
+        }
+        let parts: Vec<&[u8]> = parts.iter().map(|part| bytes(part)).collect();
+        let found = self.ranks.exchange(&parts)?;
+        // The same parameters have gradients in every pass, because the network is the same.
+        let own: Vec<(String, usize)> = owners
+            .of(self.ranks.rank())
+            .filter(|(name, _)| names.contains(*name))
+            .map(|(name, size)| (name.clone(), size))
+            .collect();
+        let all: usize = own.iter().map(|(_, size)| size).sum();
+        let mut received = Vec::new();
+        for (rank, part) in found.iter().enumerate() {
+            let nodes = tree::within(0..self.passes, &share(self.passes, rank, count));
+            let values = floats(part);
+            if values.len() != nodes.len() * all {
+                let (found, expected) = (values.len(), nodes.len() * all);
+                let reason = format!("it sent {found} values of gradients, expected {expected}");
+                return Err(TrainError::Rank { rank, reason });
+            }
+            received.push((nodes, values));
+        }
+        let mut start = 0;
+        let mut reduced = BTreeMap::new();
+        for (name, size) in own {
+            let of_node = |(at, node): (usize, &Node), values: &Vec<f32>| {
+                (node.clone(), values[at * all + start..][..size].to_vec())
+            };
+            let parts = received
+                .iter()
+                .flat_map(|(nodes, values)| nodes.iter().enumerate().map(move |node| of_node(node, values)));
+            let add = |mut a: Vec<f32>, b: Vec<f32>| {
+                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+                a
+            };
+            if let Some(sum) = tree::join(0..self.passes, &mut parts.peekable(), &add) {
+                reduced.insert(name, sum);
+            }
+            start += size;
+        }
+        Ok(GradientMap::from_values(reduced, device))
+    }
+
+    /// The norm of all gradients, of which this process has its own, as of one process. Collective.
+    ///
+    /// # Errors
+    /// [`GradientMap::norm`]'s name of a parameter, or if another rank cannot be reached.
+    pub fn norm(&self, gradients: &mut GradientMap) -> Result<Result<f64, String>, TrainError> {
+        let own = gradients.squares();
+        let own: Vec<_> = own.into_iter().map(|(name, sum)| (name, sum.to_bits())).collect();
+        let mut all: Vec<(String, u64)> = self.agree(Ok(own))?.concat();
+        all.sort();
+        let squares = all.into_iter().map(|(name, bits)| (name, f64::from_bits(bits)));
+        Ok(crate::gradients::norm(squares))
+    }
+
+    /// Sends the parameters that this process owns to all ranks, and takes those of others from them. Collective.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached or sends something else.
+    pub fn spread<M: Module>(&self, owners: &Owners, model: M) -> Result<M, TrainError> {
+        if !self.is_shared() {
+            return Ok(model);
+        }
+        let me = self.ranks.rank();
+        let mut visitor = Values { path: Vec::new(), owners, rank: me, found: BTreeMap::new() };
+        model.visit(&mut visitor);
+        let own: Vec<f32> = visitor.found.into_values().flatten().collect();
+        let found = self.ranks.gather(bytes(&own))?;
+        let mut values = BTreeMap::new();
+        for (rank, part) in found.iter().enumerate().filter(|(rank, _)| *rank != me) {
+            let part = floats(part);
+            let mut rest = part.as_slice();
+            for (name, size) in owners.of(rank) {
+                let taken = take(&mut rest, size);
+                if taken.len() != size {
+                    return Err(TrainError::Rank { rank, reason: format!("it did not send all of {name}") });
+                }
+                values.insert(name.clone(), taken.to_vec());
+            }
+        }
+        Ok(model.map(&mut Put { path: Vec::new(), values }))
+    }
+
+    /// The tensors of all ranks on rank 0, and nothing on others. Collective.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached or sends something else.
+    pub fn collect(
+        &self,
+        own: BTreeMap<String, HostTensor>,
+    ) -> Result<BTreeMap<String, HostTensor>, TrainError> {
+        if !self.is_shared() {
+            return Ok(own);
+        }
+        let shapes: Vec<_> = own.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
+        let shapes = self.agree(Ok(shapes))?;
+        let values: Vec<f32> = own.into_values().flat_map(|tensor| tensor.values).collect();
+        let mut parts: Vec<&[u8]> = vec![&[]; self.ranks.count()];
+        parts[0] = bytes(&values);
+        let found = self.ranks.exchange(&parts)?;
+        if !self.is_first() {
+            return Ok(BTreeMap::new());
+        }
+        let mut all = BTreeMap::new();
+        for (rank, (shapes, part)) in shapes.into_iter().zip(&found).enumerate() {
+            let part = floats(part);
+            let mut rest = part.as_slice();
+            for (name, shape) in shapes {
+                let size = shape.iter().product();
+                let values = take(&mut rest, size).to_vec();
+                if values.len() != size {
+                    return Err(TrainError::Rank { rank, reason: format!("it did not send all of {name}") });
+                }
+                all.insert(name, HostTensor { shape, values });
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The values of the parameters of one rank.
+struct Values<'a> {
+    path: Vec<String>,
+    owners: &'a Owners,
+    rank: usize,
+    found: BTreeMap<String, Vec<f32>>,
+}
+
+impl ModuleVisitor for Values<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
+        if self.owners.owns(self.rank, &name) {
+            let data = p.val().without_autodiff().into_data().convert::<f32>();
+            self.found.insert(name, data.as_slice::<f32>().unwrap_or_default().to_vec());
+        }
+    }
+}
+
+/// Replaces some parameters.
+struct Put {
+    path: Vec<String>,
+    values: BTreeMap<String, Vec<f32>>,
+}
+
+impl ModuleMapper for Put {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(values) = self.values.remove(&self.path.join(".")) else { return p };
+        let (id, old, mapper) = p.consume();
+        let (tracked, device) = (old.is_autodiff(), old.without_autodiff());
+        let data = TensorData::new(values, device.dims());
+        let value = Tensor::<D>::from_data(data, (&device.device(), DType::F32));
+        let value = if tracked { Tensor::from_inner(value).require_grad() } else { value };
+        Param::from_mapped_value(id, value, mapper)
+    }
+}
