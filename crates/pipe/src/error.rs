@@ -1,6 +1,6 @@
 use tweedie_hub::HubError;
 use tweedie_media::MediaError;
-use tweedie_system::memory::TooLittle;
+use tweedie_system::{memory::TooLittle, ranks::Unreachable};
 
 /// Why sampling failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,17 @@ pub enum PipelineError {
     /// A media file cannot be read or written.
     #[error(transparent)]
     Media(#[from] MediaError),
+    /// The error of another rank.
+    #[error("rank {rank}: {reason}")]
+    Rank {
+        /// The rank.
+        rank: usize,
+        /// Its error.
+        reason: String,
+    },
+    /// Another rank has ended.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
 }
 
 /// The error for a component whose output is not finite, because a weight is not finite or values overflow.

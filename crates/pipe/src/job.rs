@@ -190,8 +190,13 @@ impl Job {
 
     /// All images, in chunks.
     pub fn chunks(&self) -> Vec<Range<usize>> {
-        let count = self.count();
-        (0..count).step_by(self.chunk).map(|start| start..(start + self.chunk).min(count)).collect()
+        self.chunks_of(0..self.count())
+    }
+
+    /// Some images, in chunks.
+    pub(crate) fn chunks_of(&self, rows: Range<usize>) -> Vec<Range<usize>> {
+        let end = rows.end;
+        rows.step_by(self.chunk).map(|start| start..(start + self.chunk).min(end)).collect()
     }
 
     /// Whether both jobs can share calls of the network.

@@ -8,10 +8,12 @@ use std::{
     },
 };
 
+use sha2::{Digest, Sha256};
 use tweedie_core::Level;
 use tweedie_media::Image;
 use tweedie_models::{Codec, HostTensor};
 use tweedie_ops::Batch;
+use tweedie_system::ranks::{Failed, Program, Ranks, agree};
 
 use crate::{
     PipelineError,
@@ -140,8 +142,82 @@ impl Job {
         cancelled: &AtomicBool,
         on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Output, PipelineError> {
+        let (rows, job) = (0..self.count(), Arc::new(self));
+        let (parts, evals) = job.run_rows(rows, cancelled, on)?;
+        Ok(Output::of(&job, parts, evals))
+    }
+
+    /// Runs the job on several ranks, each of which prepared the same one: each makes some of its images, and the first gets
+    /// all of them; the others get `None`. The images are those of [`Job::run`]. `on` receives the steps of this rank.
+    ///
+    /// # Errors
+    /// Those of [`Job::run`], of any rank, and if the jobs differ.
+    pub fn run_on(
+        self,
+        ranks: &dyn Ranks,
+        cancelled: &AtomicBool,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<Output>, PipelineError> {
+        if !ranks.is_shared() {
+            return self.run(cancelled, on).map(Some);
+        }
+        let failed = |failed: Failed| PipelineError::Rank { rank: failed.rank, reason: failed.reason };
+        let facts = agree(ranks, Ok(self.facts().as_bytes()))?.map_err(failed)?;
+        if let Some(rank) = facts.iter().position(|other| *other != facts[0]) {
+            let reason = "its program, model or request differs from that of rank 0".into();
+            return Err(PipelineError::Rank { rank, reason });
+        }
         let job = Arc::new(self);
-        let chunks = job.chunks();
+        let rows = ranks.share(job.count());
+        let found = if rows.is_empty() { Ok((Vec::new(), 0)) } else { job.run_rows(rows, cancelled, on) };
+        let (message, error) = match found {
+            Ok((parts, evals)) => (Ok(sent(&parts, evals)), None),
+            Err(error) => (Err(error.to_string()), Some(error)),
+        };
+        // Only the first rank needs the images, but all learn whether the others succeeded.
+        let told = agree(ranks, message.as_ref().map(|_| &[][..]).map_err(Clone::clone))?;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        told.map_err(failed)?;
+        let message = message.unwrap_or_default();
+        let mut to: Vec<&[u8]> = vec![&[]; ranks.count()];
+        to[0] = &message;
+        let all = ranks.exchange(&to)?;
+        if !ranks.is_first() {
+            return Ok(None);
+        }
+        let (mut parts, mut evals) = (Vec::new(), 0);
+        for (rank, message) in all.iter().enumerate() {
+            let wrong = || PipelineError::Rank { rank, reason: "it sent images that cannot be read".into() };
+            let (part, of_rank) = received(message).ok_or_else(wrong)?;
+            parts.extend(part);
+            evals += of_rank;
+        }
+        Ok(Some(Output::of(&job, parts, evals)))
+    }
+
+    /// What must be equal on all ranks.
+    fn facts(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, tensor) in self.network.tensors() {
+            hash.update(name);
+            tensor.values.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        }
+        let request = serde_json::to_string(&self.request).unwrap_or_default();
+        let isa = tweedie_ops::instruction_set();
+        format!("{} {isa} {request} {:x}", Program::own().print, hash.finalize())
+    }
+
+    /// The decoded results for some images, in parts, and the network evaluations that they took.
+    fn run_rows(
+        self: &Arc<Self>,
+        rows: Range<usize>,
+        cancelled: &AtomicBool,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(Vec<HostTensor>, usize), PipelineError> {
+        let job = self;
+        let chunks = job.chunks_of(rows);
         let of = job.recipe.plan.solves() * chunks.len();
         let (mut index, mut evals) = (0, vec![0; chunks.len()]);
         let mut parts: Vec<Option<HostTensor>> = vec![None; chunks.len()];
@@ -150,7 +226,7 @@ impl Job {
             let mut together = Together::new(0);
             let mut numbers = Vec::new();
             for &place in wave {
-                numbers.push((together.add(Flight::new(&job, chunks[place].clone())), place));
+                numbers.push((together.add(Flight::new(job, chunks[place].clone())), place));
             }
             while !together.is_empty() {
                 if cancelled.load(Ordering::Relaxed) {
@@ -171,7 +247,7 @@ impl Job {
                                 rows: snapshot.rows.clone(),
                                 step: snapshot.step,
                                 level: snapshot.level,
-                                preview: Preview::new(&job, &snapshot),
+                                preview: Preview::new(job, &snapshot),
                             };
                             if on(event).is_break() {
                                 return Err(PipelineError::Cancelled);
@@ -181,7 +257,7 @@ impl Job {
                 }
             }
         }
-        Ok(Output::of(&job, parts.into_iter().flatten().collect(), evals.iter().sum()))
+        Ok((parts.into_iter().flatten().collect(), evals.iter().sum()))
     }
 
     /// Samples as images. Empty if they are not images.
@@ -196,4 +272,36 @@ impl Job {
     pub fn values(&self, samples: &Batch) -> HostTensor {
         host(samples)
     }
+}
+
+/// Decoded results as bytes: their evaluations, then for each part its axes and values.
+fn sent(parts: &[HostTensor], evals: usize) -> Vec<u8> {
+    let mut bytes = (evals as u64).to_le_bytes().to_vec();
+    for part in parts {
+        bytes.extend((part.shape.len() as u64).to_le_bytes());
+        part.shape.iter().for_each(|axis| bytes.extend((*axis as u64).to_le_bytes()));
+        part.values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+    }
+    bytes
+}
+
+/// The inverse of [`sent`].
+fn received(mut bytes: &[u8]) -> Option<(Vec<HostTensor>, usize)> {
+    fn number(bytes: &mut &[u8]) -> Option<usize> {
+        let (front, rest) = bytes.split_first_chunk::<8>()?;
+        *bytes = rest;
+        usize::try_from(u64::from_le_bytes(*front)).ok()
+    }
+    let evals = number(&mut bytes)?;
+    let mut parts = Vec::new();
+    while !bytes.is_empty() {
+        let axes = number(&mut bytes)?;
+        let shape: Vec<usize> = (0..axes).map(|_| number(&mut bytes)).collect::<Option<_>>()?;
+        let size = shape.iter().try_fold(4usize, |size, axis| size.checked_mul(*axis))?;
+        let (front, rest) = bytes.split_at_checked(size)?;
+        let values = front.as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
+        parts.push(HostTensor { shape, values });
+        bytes = rest;
+    }
+    Some((parts, evals))
 }

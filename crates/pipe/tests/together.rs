@@ -16,6 +16,7 @@ use tweedie_pipe::{
     flight::{Flight, FlightState},
     together::{Progress, Together},
 };
+use tweedie_system::ranks::{Ranks, Threads};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../hub/tests/golden")
@@ -161,4 +162,53 @@ fn adaptive_rows_are_those_of_each_alone() {
     assert_eq!(many[..one.len()], one);
     let chunked = Request { chunk: NonZeroUsize::new(4), ..request(5, 4, adaptive, 2.0, 1) };
     assert_eq!(alone(&pipeline, &chunked), many);
+}
+
+#[test]
+fn ranks_share_a_job_and_the_first_gets_the_same_images() {
+    let pipeline = pipeline();
+    let request = |count| Request { chunk: NonZeroUsize::new(2), ..request(count, 3, "ddpm", 2.0, 1) };
+    let never = AtomicBool::new(false);
+    // With fewer images than ranks, too; rank 2 of the last case asks for something else.
+    for (count, ranks, differ) in [(5, 2, false), (2, 3, false), (3, 3, true)] {
+        let expected = alone(&pipeline, &request(count));
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let all = Threads::all(ranks).into_iter().map(|ranks| {
+                let other = usize::from(differ && ranks.rank() == 2);
+                let job = pipeline.prepare(&request(count + other)).unwrap();
+                let never = &never;
+                scope.spawn(move || job.run_on(&ranks, never, &mut |_| ControlFlow::Continue(())))
+            });
+            let all: Vec<_> = all.collect();
+            all.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        for (rank, found) in found.into_iter().enumerate() {
+            match found {
+                Ok(Some(output)) if rank == 0 => {
+                    assert!(output.tensors.values == expected, "{count} on {ranks}")
+                }
+                Ok(output) => assert!(!differ && output.is_none()),
+                Err(error) => {
+                    let expected = "rank 2: its program, model or request differs from that of rank 0";
+                    assert!(differ && error.to_string() == expected, "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_fails_on_one_rank_is_told_to_all() {
+    let pipeline = pipeline();
+    let request = request(4, 3, "ddim", 2.0, 1);
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let all = Threads::all(2).into_iter().map(|ranks| {
+            let job = pipeline.prepare(&request).unwrap();
+            let cancelled = AtomicBool::new(ranks.rank() == 1);
+            scope.spawn(move || job.run_on(&ranks, &cancelled, &mut |_| ControlFlow::Continue(())))
+        });
+        let all: Vec<_> = all.collect();
+        all.into_iter().map(|rank| rank.join().unwrap().unwrap_err().to_string()).collect()
+    });
+    assert_eq!(found, ["rank 1: cancelled", "cancelled"]);
 }
