@@ -8,6 +8,7 @@ mod model;
 mod process;
 mod sheet;
 mod source;
+mod team;
 mod tensors;
 mod ui;
 
@@ -17,6 +18,7 @@ use anyhow::Context;
 use clap::{FromArgMatches, Parser, error::ErrorKind};
 
 use commands::Command;
+use team::Team;
 use ui::Ui;
 
 /// Reports a failed allocation instead of aborting.
@@ -30,7 +32,7 @@ struct Cli {
     /// Device to compute on (see `tweedie devices`) [default: cpu, or as in a run's configuration].
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     device: Option<String>,
-    /// CPU threads, at most 1024 [default: one per core].
+    /// CPU threads, at most 1024 [default: one per core, shared by the ranks of this machine under mpirun].
     #[arg(
         long,
         global = true,
@@ -74,22 +76,33 @@ fn main() -> ExitCode {
         Err(e) => e.exit(),
     };
     let json = cli.json;
-    match run(cli) {
-        Ok(_) if ui::output_failed() => ExitCode::FAILURE,
-        Ok(code) => code,
+    let team = match Team::join() {
+        Ok(team) => team,
         Err(e) => {
-            ui::error(&e, json);
+            if !team::is_silent() {
+                ui::error(&e, json);
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(cli, &team) {
+        Ok(code) => {
+            team.finish();
+            if ui::output_failed() { ExitCode::FAILURE } else { code }
+        }
+        Err(e) => {
+            team.fail(|| ui::error(&e, json));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+fn run(cli: Cli, team: &Team) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
     tweedie::ops::check_instruction_set()?;
-    if let Some(threads) = cli.threads {
+    if let Some(threads) = cli.threads.map(usize::from).or_else(team::threads) {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.into())
+            .num_threads(threads)
             .build_global()
             .context("cannot start the threads")?;
     }
@@ -97,6 +110,6 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(mib) = cli.packed_weights {
         tweedie::ops::set_packed_weights((mib as usize) << 20);
     }
-    let ui = Ui::new(cli.quiet, cli.json);
-    cli.command.run(ui, cli.device.as_deref())
+    let ui = if team.is_first() { Ui::new(cli.quiet, cli.json) } else { Ui::silent() };
+    cli.command.run(ui, cli.device.as_deref(), team)
 }

@@ -18,6 +18,8 @@ pub enum Mode {
     Quiet,
     /// One JSON object per line on stdout, nothing else.
     Json,
+    /// Nothing, as another rank prints.
+    Silent,
 }
 
 /// The user interface.
@@ -36,6 +38,11 @@ impl Ui {
             Mode::Normal
         };
         Self { mode }
+    }
+
+    /// Prints nothing.
+    pub fn silent() -> Self {
+        Self { mode: Mode::Silent }
     }
 
     pub fn is_json(self) -> bool {
@@ -58,6 +65,7 @@ impl Ui {
     pub fn warn(self, text: impl AsRef<str>) {
         match self.mode {
             Mode::Json => self.emit(&serde_json::json!({ "warning": text.as_ref() })),
+            Mode::Silent => {}
             _ => complain(&format!("warning: {}", text.as_ref())),
         }
     }
@@ -66,6 +74,7 @@ impl Ui {
     pub fn result<T: Serialize>(self, value: &T, text: impl AsRef<str>) {
         match self.mode {
             Mode::Json => self.emit(value),
+            Mode::Silent => {}
             _ => out(&printable(text.as_ref())),
         }
     }
@@ -109,7 +118,7 @@ impl Ui {
     fn target(self) -> ProgressDrawTarget {
         match self.mode {
             Mode::Normal => ProgressDrawTarget::stderr(),
-            Mode::Quiet | Mode::Json => ProgressDrawTarget::hidden(),
+            Mode::Quiet | Mode::Json | Mode::Silent => ProgressDrawTarget::hidden(),
         }
     }
 }

@@ -15,9 +15,12 @@
 //! | [`eval`] | evaluation of models |
 //! | [`builtin`] | the models that are part of the binary |
 //! | [`library`] | models by name |
+//! | `mpi` | several processes under `mpirun`, with the feature `mpi` |
 
 pub mod builtin;
 pub mod library;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 
 pub use tweedie_core as core;
 pub use tweedie_data as data;

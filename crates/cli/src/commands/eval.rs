@@ -26,8 +26,8 @@ use tweedie::{
 };
 
 use super::sample::check_place;
-use crate::{model, source, ui::Ui};
-use scores::{Cache, generate, images, tell_not_kept, watch};
+use crate::{model, source, team::Team, ui::Ui};
+use scores::{Cache, generate_on, images, tell_not_kept, watch};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -88,8 +88,12 @@ struct Subject {
     facts: Vec<(String, String)>,
 }
 
-pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
+pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
     ensure!(args.images.is_some() || !args.adapt, "--adapt needs --images");
+    ensure!(
+        !team.is_shared() || (args.images.is_none() && !args.bound.bound),
+        "several ranks only share the generation of images; start one process for --images and --bound"
+    );
     let only_bound = args.bound.bound && !args.bound.quality;
     let beside = args.report.with_extension("json");
     if !only_bound {
@@ -104,6 +108,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
         None => {
             let pipeline = model::pipeline_for(args.model.as_deref(), &args.prompt, &device, ui)?;
             if pipeline.model().small.is_some() {
+                ensure!(!team.is_shared(), "a model that enlarges images is evaluated by one process");
                 return enlarging::run(&args, ui, &pipeline, &device);
             }
             let size = pipeline.native_size().context("the model has no default size")?;
@@ -142,7 +147,9 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<()> {
     );
     let (train, held_out) = (images(&train, ui)?, images(&held_out, ui)?);
     clock.lap("reading the data");
-    let subject = subject(&args, pipeline.as_ref(), prompts, config.size, ui)?;
+    let Some(subject) = subject(&args, pipeline.as_ref(), prompts, config.size, ui, team)? else {
+        return Ok(());
+    };
     clock.lap(if pipeline.is_some() { "generating" } else { "reading the images" });
 
     let sets = Sets { generated: &subject.pictures, train: &train, held_out: &held_out };
@@ -286,25 +293,27 @@ fn facts_of(folder: &Path) -> Result<ImageFacts> {
     first.map(|(_, facts)| facts).with_context(|| format!("{}: no images", folder.display()))
 }
 
+/// What is evaluated; `None` if another rank has the generated images.
 fn subject(
     args: &Args,
     pipeline: Option<&Pipeline>,
     prompts: Vec<String>,
     size: usize,
     ui: Ui,
-) -> Result<Subject> {
+    team: &Team,
+) -> Result<Option<Subject>> {
     if let (Some(folder), None) = (&args.images, pipeline) {
         let config = DataConfig { source: Source::Folder(folder.clone()), size, ..DataConfig::default() };
         let pictures = images(&source::open(&config, ui)?, ui)?;
         let facts = vec![("pictures".into(), format!("{} in the folder", pictures.len()))];
-        return Ok(Subject { name: folder.display().to_string(), pictures, request: None, facts });
+        return Ok(Some(Subject { name: folder.display().to_string(), pictures, request: None, facts }));
     }
     let pipeline = pipeline.context("expected a model or a folder of images")?;
     let request = request(args, prompts);
     let job = pipeline.prepare(&request)?;
     let (solver, steps) = (job.recipe().solver.name(), job.recipe().plan.solves());
     let (scale, spacing) = (job.scale_for(solver), job.sampling().spacing);
-    let made = generate(job, ui)?;
+    let Some(made) = generate_on(job, ui, &*team.ranks())? else { return Ok(None) };
     ensure!(!made.is_empty(), "the model's samples are not images");
     let spacing = match spacing {
         None => String::new(),
@@ -316,7 +325,7 @@ fn subject(
         ("sampling".into(), format!("{solver}, {steps} steps{spacing}, guidance {scale}")),
     ];
     let name = args.model.as_ref().map_or("the built-in model".into(), |m| m.display().to_string());
-    Ok(Subject { name, pictures: made, request: Some(request), facts })
+    Ok(Some(Subject { name, pictures: made, request: Some(request), facts }))
 }
 
 /// Number of pairs on the page.

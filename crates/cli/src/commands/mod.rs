@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::ui::Ui;
+use crate::{team::Team, ui::Ui};
 
 /// The subcommands.
 #[derive(Subcommand, Debug)]
@@ -85,20 +85,26 @@ pub enum Command {
 
 impl Command {
     /// Runs the command. An exit code other than 0 means that it was interrupted.
-    pub fn run(self, ui: Ui, named: Option<&str>) -> anyhow::Result<ExitCode> {
+    pub fn run(self, ui: Ui, named: Option<&str>, team: &Team) -> anyhow::Result<ExitCode> {
         let device = named.unwrap_or("cpu");
+        let shares = matches!(self, Self::Sample(_) | Self::Train(_) | Self::Eval(_));
+        if team.is_shared() && !shares {
+            anyhow::bail!(
+                "this command runs in one process; mpirun and srun can only share train, sample and eval"
+            );
+        }
         match self {
-            Self::Sample(args) => return sample::run(*args, ui, device),
+            Self::Sample(args) => return sample::run(*args, ui, device, team),
             #[cfg(feature = "serve")]
             Self::Serve(args) => return serve::run(*args, ui, device),
             Self::Edit(args) => return edit::run(*args, ui, device),
             Self::Restore(args) => return restore::run(*args, ui, device),
-            Self::Train(args) => return train::run(args, ui, named),
+            Self::Train(args) => return train::run(args, ui, named, team),
             Self::Interpolate(args) => return interpolate::run(args, ui, device),
             Self::Compare(args) => return compare::run(args, ui, device),
             Self::Tune(args) => return tune::run(args, ui, device),
             Self::Ema(args) => ema::run(args, ui, device)?,
-            Self::Eval(args) => eval::run(args, ui, device)?,
+            Self::Eval(args) => eval::run(args, ui, device, team)?,
             Self::Bench(args) => bench::run(args, ui, device)?,
             Self::Convert(args) => convert::run(args, ui)?,
             Self::Info(args) => info::run(args, ui)?,

@@ -34,6 +34,7 @@ pub use output::numbered;
 
 use crate::{
     interrupt, memory, model,
+    team::Team,
     ui::{Ui, counted},
 };
 
@@ -289,11 +290,12 @@ fn list(ui: Ui) {
     ui.result(&json!({ "solvers": all }), menus());
 }
 
-pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
+pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     if args.solvers {
         list(ui);
         return Ok(ExitCode::SUCCESS);
     }
+    args.check_shared(team)?;
     let animation = args.animation.as_deref().map(animation_format).transpose()?;
     ensure!(args.zoom >= 1 && args.zoom <= 64, "--zoom {}: expected a value from 1 to 64", args.zoom);
     for path in args.files() {
@@ -347,7 +349,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let start = Instant::now();
     let bar = ui.bar(0, "steps");
     let mut failed = None;
-    let run = job.run(&cancelled, &mut |event| {
+    let run = job.run_on(&*team.ranks(), &cancelled, &mut |event| {
         let Event::Step { index, of, ref rows, .. } = event else { return ControlFlow::Continue(()) };
         bar.set_length(of as u64);
         bar.set_position(index as u64);
@@ -374,7 +376,11 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         Err(PipelineError::Cancelled) => {
             return Ok(interrupt::nothing_written(ui));
         }
-        other => other?,
+        other => match other? {
+            Some(output) => output,
+            // The first rank has the images.
+            None => return Ok(ExitCode::SUCCESS),
+        },
     };
     let output = match &enlarger {
         Some(enlarger) => match enlarge::enlarged(enlarger, output, &request, &cancelled, ui)? {
@@ -485,6 +491,19 @@ impl Args {
             request.loras = self.lora.iter().map(|text| model::lora(text)).collect::<Result<_>>()?;
         }
         Ok(request)
+    }
+
+    /// Checks that several ranks can share the work.
+    fn check_shared(&self, team: &Team) -> Result<()> {
+        let alone = [
+            ("--filmstrip", self.filmstrip.is_some()),
+            ("--animation", self.animation.is_some()),
+            ("--fastest-kernels", self.fastest_kernels),
+        ];
+        match alone.into_iter().find(|(_, given)| *given && team.is_shared()) {
+            Some((flag, _)) => bail!("{flag} is not supported on several ranks; start one process"),
+            None => Ok(()),
+        }
     }
 
     /// Checks that there is memory for grid, filmstrip and animation.

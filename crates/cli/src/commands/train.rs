@@ -1,6 +1,10 @@
 //! `tweedie train`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
@@ -16,6 +20,7 @@ use tweedie::{
 use crate::{
     interrupt::{self, INTERRUPTED},
     source,
+    team::Team,
     ui::Ui,
 };
 
@@ -68,7 +73,7 @@ fn presets() -> String {
     format!("Presets:\n{}", lines.join("\n"))
 }
 
-pub fn run(args: Args, ui: Ui, device: Option<&str>) -> Result<ExitCode> {
+pub fn run(args: Args, ui: Ui, device: Option<&str>, team: &Team) -> Result<ExitCode> {
     if args.dry_run {
         return show(&args, ui, device);
     }
@@ -79,14 +84,35 @@ pub fn run(args: Args, ui: Ui, device: Option<&str>) -> Result<ExitCode> {
     } else if let Source::Packed(path) = &config.data.source {
         ui.note(format!("{}: {}", path.display(), survey(&config.data)?.recognized_as));
     }
-    let mut run = if args.resume { TrainLoop::resume_with(config)? } else { TrainLoop::new(config)? };
+    let ranks = team.ranks();
+    let mut run =
+        if args.resume { TrainLoop::resume_on(config, ranks)? } else { TrainLoop::new_on(config, ranks)? };
     let stop = run.stop_handle();
-    interrupt::answer(ui, "stopping after this step and saving a checkpoint", move || stop.request());
+    let saved = Arc::new(Mutex::new(run.saved().map(Path::to_path_buf)));
+    let (last, shared) = (saved.clone(), team.is_shared());
+    interrupt::answer(ui, "stopping after this step and saving a checkpoint", move || {
+        stop.request();
+        if shared {
+            // mpirun also interrupts the first rank if another one has died, and soon kills it.
+            let last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = match &*last {
+                Some(path) => {
+                    format!("the last checkpoint is {}; --resume continues from it", path.display())
+                }
+                None => "there is no checkpoint yet".into(),
+            };
+            ui.note(format!("if another rank has died, this run ends here: {place}"));
+        }
+    });
     let bar = progress(ui, run.config());
     let minutes = run.config().run.minutes;
     let mut stopped = false;
     for event in &mut run {
-        stopped |= tell(ui, &bar, minutes, event?);
+        let event = event?;
+        if let TrainEvent::Checkpointed { path, .. } = &event {
+            *saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
+        }
+        stopped |= tell(ui, &bar, minutes, event);
     }
     bar.finish_and_clear();
     Ok(if stopped { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })

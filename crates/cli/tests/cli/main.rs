@@ -17,6 +17,7 @@ mod latent;
 mod look;
 mod parity;
 mod quality;
+mod ranks;
 mod restore;
 mod resume;
 mod robust;

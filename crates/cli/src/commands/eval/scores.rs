@@ -10,6 +10,8 @@ use tweedie::{
     pipe::{Event, Job},
 };
 
+use tweedie_system::ranks::{Alone, Ranks};
+
 use crate::{source, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
@@ -47,15 +49,20 @@ pub fn images(set: &Dataset, ui: Ui) -> Result<Vec<Image>> {
 
 /// Generates the images of a job.
 pub fn generate(job: Job, ui: Ui) -> Result<Vec<Image>> {
+    Ok(generate_on(job, ui, &Alone)?.unwrap_or_default())
+}
+
+/// Generates the images of a job on several ranks; `None` if another one gets them.
+pub fn generate_on(job: Job, ui: Ui, ranks: &dyn Ranks) -> Result<Option<Vec<Image>>> {
     let bar = ui.bar(0, "steps");
-    let made = job.run(&AtomicBool::new(false), &mut |event| {
+    let made = job.run_on(ranks, &AtomicBool::new(false), &mut |event| {
         let Event::Step { index, of, .. } = event else { return ControlFlow::Continue(()) };
         bar.set_length(of as u64);
         bar.set_position(index as u64);
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
-    Ok(made.images)
+    Ok(made.map(|made| made.images))
 }
 
 /// Shows on `bar` how much of a part of the work is done.
