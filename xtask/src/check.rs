@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cost;
+use crate::{cost, mpi};
 
 /// One command of the check: its arguments to cargo, and its environment.
 struct Job(&'static str, &'static [(&'static str, &'static str)]);
@@ -24,6 +24,7 @@ const JOBS: &[Job] = &[
     Job("test --release --workspace --test engine --test determinism", &[("TWEEDIE_ISA", "scalar")]),
     // Changed seeds of every format, for a minute.
     Job("test --release --workspace --test fuzz", &[("TWEEDIE_FUZZ_SECONDS", "60")]),
+    Job(MPI, &[]),
     Job("clippy --release --workspace --all-targets -- -D warnings", &[]),
     Job("doc --release --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")]),
     // The CUDA compiler bundle is not fetched; the types are still checked.
@@ -33,10 +34,17 @@ const JOBS: &[Job] = &[
 /// The README's first command.
 const FIRST: &str = "run --release -- sample --output target/first.png";
 
+/// Needs the programs of an MPI.
+const MPI: &str = "xtask mpi";
+
 pub fn run() -> Result<()> {
     let from_scratch = cost::from_scratch()?;
     let mut report = Vec::new();
     for Job(arguments, environment) in JOBS {
+        if *arguments == MPI && !mpi::is_there() {
+            println!("── ranks under mpirun are not checked: mpicc or mpirun is missing");
+            continue;
+        }
         println!("── cargo {arguments}");
         let (start, cpu) = (Instant::now(), cost::cpu_of_children());
         let status = Command::new(env!("CARGO"))

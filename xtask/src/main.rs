@@ -4,6 +4,8 @@ mod asm;
 mod check;
 mod cost;
 mod layers;
+mod mpi;
+mod scale;
 mod solvers;
 
 use anyhow::{Result, bail};
@@ -14,6 +16,8 @@ cargo xtask COMMAND
   asm      fails on a hot loop of the kernels that keeps its sums in memory; --list prints every loop
   check    everything CI checks: format, layers, machine code, tests, lints, docs, device features
   layers   fails on a crate that imports one above it
+  mpi      compares two ranks under mpirun with one process, bit for bit
+  scale    prints what a run of Stable Diffusion's size takes on many machines; KEY=VALUE changes the case
   solvers  measures every solver; writes docs/solvers.md and docs/solvers.png
 ";
 
@@ -29,6 +33,8 @@ fn main() -> Result<()> {
         },
         Some("check") => check::run(),
         Some("layers") => layers::run(),
+        Some("mpi") => mpi::run(),
+        Some("scale") => scale::run(arguments),
         Some("solvers") => solvers::run(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
