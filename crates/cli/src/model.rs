@@ -18,9 +18,9 @@ pub fn pipeline(model: Option<&Path>, device: &Device, ui: Ui) -> Result<Pipelin
     pipeline_with(model, &LoadOptions::default(), device, ui)
 }
 
-/// The same, by default of the built-in text-to-image model if there are prompts.
+/// The same, by default of [`library::TEXTS`] if there are prompts.
 pub fn pipeline_for(model: Option<&Path>, prompts: &[String], device: &Device, ui: Ui) -> Result<Pipeline> {
-    let texts = (!prompts.is_empty()).then_some(Path::new(builtin::TEXTS));
+    let texts = (!prompts.is_empty()).then_some(Path::new(library::TEXTS));
     pipeline_with(model.or(texts), &LoadOptions::default(), device, ui)
 }
 
@@ -54,9 +54,10 @@ pub fn pipeline_with(
 pub fn path(model: &Path) -> Result<PathBuf> {
     match library::find(model)? {
         Place::Path(path) => Ok(path),
-        Place::BuiltIn(name) => anyhow::bail!(
-            "`{name}` is part of the binary, but this command needs its folder; put a copy of the folder into one of \
-             the folders of `tweedie models`"
+        Place::BuiltIn => anyhow::bail!(
+            "`{}` is part of the binary, but this command needs its folder; put a copy of the folder into one of \
+             the folders of `tweedie models`",
+            model.display()
         ),
     }
 }
@@ -120,8 +121,8 @@ pub fn embedding(text: &str) -> Result<EmbeddingFile> {
 pub fn scheduler(model: Option<&Path>, mu: Option<f64>, ui: Ui) -> Result<(SchedulerConfig, Extras)> {
     let (scheduler, extras, own) = match library::find(model.unwrap_or(Path::new(builtin::IMAGES)))? {
         Place::Path(dir) => scheduler_of(&dir)?,
-        Place::BuiltIn(name) => {
-            let (scheduler, extras) = builtin::settings(name)?;
+        Place::BuiltIn => {
+            let (scheduler, extras) = builtin::settings()?;
             (scheduler, extras, None)
         }
     };

@@ -13,7 +13,7 @@
 //! | [`pipe`] | pipelines: from a request to images |
 //! | [`train`] | losses, optimizer, checkpoints, the training loop |
 //! | [`eval`] | evaluation of models |
-//! | [`builtin`] | the models that are part of the binary |
+//! | [`builtin`] | the model that is part of the binary |
 //! | [`library`] | models by name |
 //! | `mpi` | several processes under `mpirun`, with the feature `mpi` |
 

@@ -3,7 +3,7 @@
 //! 1. the folders of the environment variable `TWEEDIE_MODELS`, separated as in `PATH`,
 //! 2. `models/` beside the executable or up to three folders above it, as in a clone of the repository,
 //! 3. the user's data folder: `tweedie/models` in `$XDG_DATA_HOME`, `~/.local/share` or `%LOCALAPPDATA%`,
-//! 4. the models that are part of the binary (`tweedie::builtin`).
+//! 4. the binary, which contains one ([`builtin`]).
 
 use std::{
     env,
@@ -19,13 +19,31 @@ use crate::builtin;
 /// The environment variable with folders of models.
 pub const VARIABLE: &str = "TWEEDIE_MODELS";
 
+/// The text-to-image model that is used for prompts if no model is given.
+pub const TEXTS: &str = "emoji-text-64";
+/// The model that enlarges images if no model is given.
+pub const ENLARGER: &str = "emoji-x4";
+
+/// The models of this project, in the folder `models` of its repository, with a description.
+pub const OWN: &[(&str, &str)] = &[
+    (builtin::IMAGES, "emoji of 32×32 pixels, by class"),
+    (TEXTS, "emoji of 64×64 pixels, by text"),
+    ("emoji-vae-64", "autoencoder of 64×64 emoji"),
+    (ENLARGER, "enlarges emoji and drawings 4 times"),
+];
+
+/// The description of one of this project's models; empty for others.
+pub fn about(name: &str) -> &'static str {
+    OWN.iter().find(|(own, _)| *own == name).map_or("", |(_, about)| about)
+}
+
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A folder or file.
     Path(PathBuf),
-    /// Part of the binary.
-    BuiltIn(&'static str),
+    /// Part of the binary: [`builtin`].
+    BuiltIn,
 }
 
 /// A model that can be selected by its name.
@@ -71,10 +89,8 @@ pub fn list() -> Vec<Named> {
             }
         }
     }
-    for (name, _) in builtin::ALL {
-        if all.iter().all(|named| named.name != name) {
-            all.push(Named { name: name.into(), place: Place::BuiltIn(name) });
-        }
+    if all.iter().all(|named| named.name != builtin::IMAGES) {
+        all.push(Named { name: builtin::IMAGES.into(), place: Place::BuiltIn });
     }
     all
 }
@@ -91,14 +107,19 @@ pub fn find(model: &Path) -> Result<Place, HubError> {
     let name = model.to_str().filter(|_| plain);
     let named = name.and_then(|name| {
         let folder = search_path().into_iter().map(|folder| folder.join(name)).find(|path| is_model(path));
-        let embedded =
-            || builtin::ALL.iter().find(|(own, _)| *own == name).map(|(own, _)| Place::BuiltIn(own));
-        folder.map(Place::Path).or_else(embedded)
+        folder.map(Place::Path).or_else(|| (name == builtin::IMAGES).then_some(Place::BuiltIn))
     });
     named.ok_or_else(|| {
-        let names: Vec<_> = list().into_iter().map(|named| named.name).collect();
-        let reason =
-            format!("no such folder, file or model name; the models with names are {}", names.join(", "));
+        let reason = match name.filter(|name| !about(name).is_empty()) {
+            Some(name) => format!(
+                "this model is not part of the binary; copy the folder `models/{name}` of the repository into a folder \
+                 `models` beside the program, or into another folder that `tweedie models` lists"
+            ),
+            None => {
+                let names: Vec<_> = list().into_iter().map(|named| named.name).collect();
+                format!("no such folder, file or model name; the models with names are {}", names.join(", "))
+            }
+        };
         HubError::Format { path: model.into(), reason }
     })
 }
@@ -110,21 +131,17 @@ pub fn find(model: &Path) -> Result<Place, HubError> {
 pub fn load(model: &Path, options: &LoadOptions<'_>, device: &Device) -> Result<Pipeline, PipelineError> {
     match find(model)? {
         Place::Path(path) => Pipeline::load_with(&path, options, device),
-        Place::BuiltIn(name) => {
+        Place::BuiltIn => {
             let plain = options.variant.is_none()
                 && options.loras.is_empty()
                 && options.tokenizer.is_none()
                 && options.prediction.is_none();
-            let wrong = |reason: &str| HubError::Format { path: name.into(), reason: reason.into() };
-            match builtin::load(name, device) {
-                Some(loaded) if plain => Ok(Pipeline::of(loaded?, device)),
-                Some(_) => {
-                    let reason = "this model is part of the binary; LoRAs, variants, tokenizers and prediction types \
-                                  need a model folder or file";
-                    Err(wrong(reason).into())
-                }
-                None => Err(wrong("no such built-in model").into()),
+            if plain {
+                return Ok(Pipeline::of(builtin::load(device)?, device));
             }
+            let reason = "this model is part of the binary; LoRAs, variants, tokenizers and prediction types need a \
+                          model folder or file";
+            Err(HubError::Format { path: model.into(), reason: reason.into() }.into())
         }
     }
 }
@@ -142,7 +159,7 @@ pub fn bytes(place: &Place) -> u64 {
     }
     match place {
         Place::Path(path) => of(path),
-        Place::BuiltIn(name) => builtin::bytes(name),
+        Place::BuiltIn => builtin::bytes(),
     }
 }
 
@@ -154,7 +171,7 @@ mod tests {
     fn names_and_paths_are_found() {
         assert!(matches!(find(Path::new(".")), Ok(Place::Path(_))));
         let names: Vec<_> = list().into_iter().map(|named| named.name).collect();
-        assert!(builtin::ALL.iter().all(|(name, _)| names.iter().any(|n| n == name)), "{names:?}");
+        assert!(names.iter().any(|name| name == builtin::IMAGES), "{names:?}");
         let error = find(Path::new("emoji-33")).unwrap_err().to_string();
         assert!(error.contains("emoji-33") && error.contains("emoji-32"), "{error}");
         assert!(find(Path::new("no/emoji-32")).is_err());

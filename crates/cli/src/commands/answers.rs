@@ -30,8 +30,7 @@ use crate::{
     ui::{Ui, counted},
 };
 
-/// The shipped model that enlarges, and how many times.
-const ENLARGER: &str = "emoji-x4";
+/// How many times [`library::ENLARGER`] enlarges.
 const ENLARGES: usize = 4;
 /// Smallest side of images on a sheet, if enlarged by a whole factor.
 const SHEET_SIDE: usize = 128;
@@ -163,13 +162,14 @@ impl Answers {
         }
         let device = tweedie::ops::device(device)?;
         let Some(model) = &self.model else {
-            if factor != ENLARGES || library::find(Path::new(ENLARGER)).is_err() {
+            if factor != ENLARGES || library::find(Path::new(library::ENLARGER)).is_err() {
                 return Ok(None);
             }
             ui.note(format!(
-                "using {ENLARGER}; with --model or --method another model follows from its prior"
+                "using {}; with --model or --method another model follows from its prior",
+                library::ENLARGER
             ));
-            return model::pipeline(Some(Path::new(ENLARGER)), &device, ui).map(Some);
+            return model::pipeline(Some(Path::new(library::ENLARGER)), &device, ui).map(Some);
         };
         let pipeline = model::pipeline(Some(model), &device, ui)?;
         let Some(own) = pipeline.model().small.as_ref().map(|small| small.factor) else { return Ok(None) };

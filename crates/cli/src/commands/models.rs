@@ -2,10 +2,7 @@
 
 use anyhow::Result;
 use serde_json::json;
-use tweedie::{
-    builtin,
-    library::{self, Place},
-};
+use tweedie::library::{self, Place};
 
 use crate::ui::Ui;
 
@@ -14,9 +11,9 @@ pub fn run(ui: Ui) -> Result<()> {
     for named in library::list() {
         let place = match &named.place {
             Place::Path(path) => path.display().to_string(),
-            Place::BuiltIn(_) => "part of the binary".into(),
+            Place::BuiltIn => "part of the binary".into(),
         };
-        let about = builtin::ALL.iter().find(|(name, _)| *name == named.name).map_or("", |(_, about)| about);
+        let about = library::about(&named.name);
         lines.push(format!("{:<20} {about:<34} {place}", named.name).trim_end().to_owned());
         let path = if let Place::Path(path) = &named.place { Some(path) } else { None };
         all.push(json!({ "name": named.name, "path": path, "about": about }));

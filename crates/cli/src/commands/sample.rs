@@ -15,11 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    builtin,
     core::{
         solver::SOLVERS,
         spacing::{SPACINGS, Spacing},
     },
+    library,
     models::Precision,
     ops::{Device, ExecContext},
     pipe::{
@@ -136,7 +136,7 @@ pub struct Args {
     strength: Option<f64>,
     /// Enlarge the images with this model, a folder or a name of `tweedie models` [default without MODEL: emoji-x4]. Filmstrip and
     /// animation show the small ones.
-    #[arg(long, value_name = "MODEL", num_args = 0..=1, default_missing_value = enlarge::DEFAULT, help_heading = "Images")]
+    #[arg(long, value_name = "MODEL", num_args = 0..=1, default_missing_value = library::ENLARGER, help_heading = "Images")]
     enlarge: Option<PathBuf>,
     /// With a model that enlarges: noise on the small image, in thousandths of its standard deviation; more invents more
     /// [default: the model's].
@@ -444,8 +444,8 @@ impl Args {
             tokenizer: self.tokenizer.as_deref(),
             prediction: self.prediction.map(Into::into),
         };
-        // Without --model, prompts select the built-in text-to-image model.
-        let texts = (!request.prompts.is_empty()).then_some(Path::new(builtin::TEXTS));
+        // Without --model, prompts select the project's text-to-image model.
+        let texts = (!request.prompts.is_empty()).then_some(Path::new(library::TEXTS));
         model::pipeline_with(self.model.as_deref().or(texts), &options, device, ui)
     }
 

@@ -61,16 +61,18 @@ impl Args {
     }
 
     fn models(&self, device: &Device) -> Result<Vec<Model>> {
-        let built_in = builtin::ALL.map(|(name, _)| PathBuf::from(name));
-        let paths = if self.model.is_empty() { &built_in[..] } else { &self.model };
-        paths.iter().map(|path| model(path, device)).collect()
+        if !self.model.is_empty() {
+            return self.model.iter().map(|path| model(path, device)).collect();
+        }
+        let own = [builtin::IMAGES, library::TEXTS].map(Path::new);
+        own.into_iter().filter(|name| library::find(name).is_ok()).map(|name| model(name, device)).collect()
     }
 }
 
 fn model(path: &Path, device: &Device) -> Result<Model> {
     let place = library::find(path)?;
     let name = match &place {
-        Place::BuiltIn(name) => (*name).to_owned(),
+        Place::BuiltIn => builtin::IMAGES.to_owned(),
         Place::Path(path) => {
             let whole = path.canonicalize().with_context(|| path.display().to_string())?;
             let name = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
@@ -78,7 +80,7 @@ fn model(path: &Path, device: &Device) -> Result<Model> {
             name.with_context(|| format!("{}: the name is not UTF-8 text", path.display()))?.to_owned()
         }
     };
-    let about = builtin::ALL.iter().find(|(own, _)| *own == name).map_or("", |(_, about)| about).to_owned();
+    let about = library::about(&name).to_owned();
     let (path, device) = (path.to_owned(), device.clone());
     let load = Box::new(move || library::load(&path, &Default::default(), &device));
     Ok(Model { name, about, bytes: library::bytes(&place), load })

@@ -105,7 +105,7 @@ impl Bench<'_> {
     fn network(&self, device: &Device) -> Result<UNet2DModel> {
         let network = match (&self.args.model, self.args.network) {
             (Some(model), _) => ModelDir::open(&model::path(model)?)?.load_unet(device)?,
-            (None, Named::BuiltIn) => builtin::images_network(device)?,
+            (None, Named::BuiltIn) => builtin::network(device)?,
             (None, Named::DdpmCifar10) => random(device)?,
         };
         Ok(network.with_context(self.context()))

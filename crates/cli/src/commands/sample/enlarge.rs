@@ -10,9 +10,6 @@ use tweedie::{
 
 use crate::ui::Ui;
 
-/// The model without a value of the flag.
-pub(super) const DEFAULT: &str = "emoji-x4";
-
 /// The model of --enlarge.
 pub(super) fn model(path: &Path, device: &Device, ui: Ui) -> Result<Pipeline> {
     let enlarger = crate::model::pipeline(Some(path), device, ui)?;
