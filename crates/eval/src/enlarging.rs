@@ -117,7 +117,7 @@ pub fn enlarge(
         let request =
             Request { count, seed, steps: Some(*steps), noise_level: Some(0), ..Request::default() };
         let start = Instant::now();
-        let job = pipeline.prepare_with(&request, Inputs { small: small.clone(), ..Inputs::default() })?;
+        let job = pipeline.prepare_with(&request, Inputs::enlarging(&small)?)?;
         let (solver, chunks) = (job.recipe().solver.name(), job.chunks().len());
         let made = job.run(&AtomicBool::new(false), &mut |event| {
             if let Event::Step { index, of, .. } = event {

@@ -8,8 +8,9 @@ use std::{
 use burn::{module::Module, tensor::Device};
 use serde_json::{Map, Value};
 use tweedie_models::{
-    AutoencoderKl, CODECS, ClipTextConfig, ClipTextModel, Codec, ConfigError, HostTensor, IoSpec, LoadError,
-    NETWORKS, Network, TensorSource, export, registry,
+    AutoencoderKl, CODECS, ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel, Codec,
+    ConfigError, EmbeddingProjection, EmbeddingProjectionConfig, HostTensor, IoSpec, LoadError, NETWORKS,
+    Network, TensorSource, export, registry,
 };
 
 use crate::{
@@ -33,10 +34,19 @@ pub enum Component {
     Codec(Box<dyn Codec>),
     /// `CLIPTextModel` or `CLIPTextModelWithProjection`.
     Text(Box<ClipTextModel>),
+    /// `CLIPVisionModelWithProjection`.
+    Vision(Box<ClipVisionModel>),
+    /// `UnCLIPTextProjModel`.
+    Projection(Box<EmbeddingProjection>),
 }
 
 /// The supported classes besides [`NETWORKS`] and [`CODECS`].
-const TEXT_ENCODERS: [&str; 2] = ["CLIPTextModel", "CLIPTextModelWithProjection"];
+const OTHERS: [&str; 4] = [
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    ClipVisionConfig::CLASS,
+    EmbeddingProjectionConfig::CLASS,
+];
 
 /// A network's folder with its configuration; the weights are not read yet.
 pub struct ComponentDir {
@@ -65,7 +75,7 @@ impl ComponentDir {
         };
         let networks = NETWORKS.iter().map(|entry| entry.class);
         let codecs = CODECS.iter().map(|entry| entry.class);
-        let all: Vec<&str> = networks.chain(codecs).chain(TEXT_ENCODERS).collect();
+        let all: Vec<&str> = networks.chain(codecs).chain(OTHERS).collect();
         if !all.contains(&class.as_str()) {
             let reason = format!("unsupported class `{class}`; expected one of {}", all.join(", "));
             return Err(HubError::key(&path, "_class_name", reason));
@@ -151,6 +161,15 @@ impl ComponentDir {
             "CLIPTextModel" | "CLIPTextModelWithProjection" => {
                 let config = ClipTextConfig::from_json(text).map_err(bad)?;
                 Component::Text(Box::new(ClipTextModel::load(&config, source, device).map_err(fail)?))
+            }
+            ClipVisionConfig::CLASS => {
+                let config = ClipVisionConfig::from_json(text).map_err(bad)?;
+                Component::Vision(Box::new(ClipVisionModel::load(&config, source, device).map_err(fail)?))
+            }
+            EmbeddingProjectionConfig::CLASS => {
+                let config = EmbeddingProjectionConfig::from_json(text).map_err(bad)?;
+                let projection = EmbeddingProjection::load(&config, source, device).map_err(fail)?;
+                Component::Projection(Box::new(projection))
             }
             class => match CODECS.iter().find(|entry| entry.class == class) {
                 Some(entry) => Component::Codec((entry.load)(text, source, device).map_err(fail)?),

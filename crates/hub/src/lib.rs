@@ -7,6 +7,7 @@ pub mod component;
 pub mod encoder;
 pub mod error;
 pub mod files;
+pub mod image_processor;
 pub mod learned;
 pub mod lora;
 pub mod model;
@@ -20,9 +21,12 @@ pub mod weights;
 
 pub use component::{Component, ComponentDir};
 pub use error::HubError;
+pub use image_processor::ImageProcessor;
 pub use learned::LearnedToken;
 pub use lora::Lora;
-pub use model::{Maps, Model, PIPELINES, PipelineKind, SmallImage, StableDiffusion, TextPart};
+pub use model::{
+    Maps, Model, PIPELINES, PipelineKind, SmallImage, Source, StableDiffusion, TextPart, UnClip,
+};
 pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Tuned};
 pub use original::{OriginalCheckpoint, Prediction};
 pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};

@@ -102,6 +102,8 @@ pub const MASK: &str = "mask";
 pub const MASKED: &str = "masked";
 /// The small image of each row, of the axes of the sample, for networks that enlarge: [`Entry::Map`].
 pub const SMALL: &str = "small";
+/// How many of the tokens of [`TEXT`] count, from the first; the others are padding: [`Entry::Indices`].
+pub const LENGTHS: &str = "lengths";
 /// The guidance scale of each row, for guidance-distilled networks: [`Entry::Numbers`] of one number.
 pub const GUIDANCE: &str = "guidance";
 
@@ -146,7 +148,12 @@ impl Conditions {
 
     /// The class of each row.
     pub fn classes(&self) -> Option<&[usize]> {
-        match self.get(CLASSES) {
+        self.indices(CLASSES)
+    }
+
+    /// The indices called `name`, one per row.
+    pub fn indices(&self, name: &str) -> Option<&[usize]> {
+        match self.get(name) {
             Some(Entry::Indices(all)) => Some(all),
             _ => None,
         }

@@ -47,8 +47,10 @@ pub struct IoSpec {
     pub classes: Classes,
     /// Width of the text features, if it reads them.
     pub text: Option<usize>,
-    /// Whether it reads pooled text features and sizes.
+    /// Whether it reads pooled text features.
     pub pooled: bool,
+    /// Whether it reads how many of the text's tokens count.
+    pub lengths: bool,
     /// Whether it takes the guidance scale as an input, instead of being guided.
     pub takes_guidance: bool,
     /// Values of audio, or frames of clips, per second, if the network says it.
@@ -81,6 +83,7 @@ impl IoSpec {
             classes: Classes::default(),
             text: None,
             pooled: false,
+            lengths: false,
             takes_guidance: false,
             rate: None,
         }

@@ -8,6 +8,7 @@ use crate::{
     dit::{DitConfig, DitTransformer},
     network::{IoSpec, Network},
     params::TensorSource,
+    prior::{PriorConfig, PriorTransformer},
     unet::{LoadError, UNet2DConfig, UNet2DModel},
     unet_1d::{UNet1DConfig, UNet1DModel},
     unet_condition::{UNet2DConditionConfig, UNet2DConditionModel},
@@ -45,6 +46,7 @@ pub const NETWORKS: &[NetworkEntry] = &[
     entry!("UNet2DConditionModel", UNet2DConditionModel, UNet2DConditionConfig),
     entry!("DiTTransformer2DModel", DitTransformer, DitConfig),
     entry!("UNet1DModel", UNet1DModel, UNet1DConfig),
+    entry!("PriorTransformer", PriorTransformer, PriorConfig),
 ];
 
 /// A class of codecs.

@@ -16,9 +16,10 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
-    ClipTextModel, Codec, Conditions, DitConfig, DitTransformer, Encoded, Entry, ExecContext, HostTensor,
-    Mode, Network, Precision, UNet2DConditionConfig, UNet2DConditionModel,
-    conditions::{CLASSES, POOLED, SIZES, TEXT},
+    ClipTextModel, ClipVisionConfig, ClipVisionModel, Codec, Conditions, DitConfig, DitTransformer,
+    EmbeddingProjection, EmbeddingProjectionConfig, Encoded, Entry, ExecContext, HostTensor, Mode, Network,
+    Precision, PriorConfig, PriorTransformer, UNet2DConditionConfig, UNet2DConditionModel,
+    conditions::{CLASSES, EMBEDDING, LENGTHS, POOLED, SIZES, TEXT},
     params,
     vae::Tiles,
 };
@@ -111,11 +112,14 @@ impl Golden {
         let has = |name: &str| self.shapes.get(name).is_some();
         let ids: Option<Vec<Vec<f32>>> = self.given("time_ids");
         let text = "encoder_hidden_states";
+        let mut pooled = ["text_embeds", "proj_embedding"].into_iter();
         Conditions::none()
             .with_some(CLASSES, self.given("class_labels").map(Entry::Indices))
             .with_some(TEXT, has(text).then(|| Entry::Tokens(self.input(text))))
-            .with_some(POOLED, ids.is_some().then(|| Entry::Vectors(self.input("text_embeds"))))
+            .with_some(POOLED, pooled.find(|name| has(name)).map(|name| Entry::Vectors(self.input(name))))
             .with_some(SIZES, ids.map(Entry::Numbers))
+            .with_some(LENGTHS, self.given("lengths").map(Entry::Indices))
+            .with_some(EMBEDDING, has("class_labels").then(|| Entry::Vectors(self.input("class_labels"))))
     }
 
     fn run(&self, network: &dyn Network) {
@@ -234,6 +238,45 @@ fn text_conditioned_unets() {
         let weights = golden.weights(&UNet2DConditionModel::new(&config, 1, &device).unwrap());
         golden.run(&UNet2DConditionModel::load(&config, &weights, &device).unwrap());
     }
+}
+
+#[test]
+fn priors_of_image_embeddings() {
+    let device = Device::flex();
+    let goldens = goldens("prior");
+    assert!(goldens.len() >= 2);
+    for golden in goldens {
+        let config = PriorConfig::from_json(&golden.config).unwrap();
+        let weights = golden.weights(&PriorTransformer::new(&config, 1, &device).unwrap());
+        let prior = PriorTransformer::load(&config, &weights, &device).unwrap();
+        let (x, times): (Tensor<2>, Vec<f32>) = (golden.input("sample"), golden.given("timestep").unwrap());
+        let (x, conditions) = (Batch::of(x), golden.conditions());
+        prior.check(x.len(), x.shape(), &times, &conditions).unwrap();
+        golden.expect("sample", prior.forward(x, &times, &conditions, Mode::Eval).tensor::<2>());
+    }
+}
+
+#[test]
+fn image_encoders() {
+    let device = Device::flex();
+    let golden = goldens("vision").pop().unwrap();
+    let config = ClipVisionConfig::from_json(&golden.config).unwrap();
+    let weights = golden.weights(&ClipVisionModel::new(&config, 1, &device).unwrap());
+    let encoder = ClipVisionModel::load(&config, &weights, &device).unwrap();
+    golden.expect("image_embeds", encoder.encode(golden.input("pixel_values")).unwrap());
+}
+
+#[test]
+fn projections_of_image_embeddings() {
+    let device = Device::flex();
+    let golden = goldens("projection").pop().unwrap();
+    let config = EmbeddingProjectionConfig::from_json(&golden.config).unwrap();
+    let weights = golden.weights(&EmbeddingProjection::new(&config, 1, &device));
+    let projection = EmbeddingProjection::load(&config, &weights, &device).unwrap();
+    let [image, text] = ["image_embeddings", "prompt_embeds"].map(|name| golden.input(name));
+    let made = projection.project(image, text, golden.input("text_encoder_hidden_states")).unwrap();
+    golden.expect("tokens", made.tokens);
+    golden.expect("embedding", made.embedding);
 }
 
 /// Every layer rounds to eight bits of precision. `int8` does not affect networks with narrow layers only.
@@ -372,7 +415,7 @@ fn configurations_that_describe_no_network_are_refused() {
         (unet(r#"{"attention_head_dim": [8, 8]}"#), ["attention_head_dim", "without an entry in the list"]),
         (unet(r#"{"layers_per_block": 0}"#), ["layers_per_block", "1 to 256"]),
         (unet(r#"{"addition_embed_type": "text_time"}"#), ["addition_time_embed_dim", "width"]),
-        (unet(r#"{"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}"#), ["mid_block_type", "CrossAttn"]),
+        (unet(r#"{"mid_block_type": "UNetMidBlock2D"}"#), ["mid_block_type", "CrossAttn"]),
         (dit(r#"{"patch_size": 3}"#), ["patch_size", "32"]),
         (dit(r#"{"norm_type": "ada_norm_single"}"#), ["norm_type", "ada_norm_zero"]),
         (clip(r#"{"architectures": ["T5EncoderModel"]}"#), ["architectures", "CLIPTextModel"]),

@@ -16,7 +16,7 @@ use tweedie_models::{Codec, Conditions, Encoded, HostTensor, Network, Precision}
 use tweedie_ops::{Batch, RowNoise, SampleShape};
 
 use crate::{
-    PipelineError,
+    Pipeline, PipelineError,
     clamp::clamped,
     conditions::Prepared,
     guidance::{Guidance, Guided, scale_for},
@@ -58,6 +58,8 @@ pub struct Job {
     pub(crate) network: Box<dyn Network>,
     pub(crate) codec: Option<Box<dyn Codec>>,
     pub(crate) noise: Option<HostTensor>,
+    /// The model's own enlarger, for the results.
+    pub(crate) enlarger: Option<Pipeline>,
     /// The initial image as a sample, unscaled.
     pub(crate) begin: Option<Encoded>,
     /// The existing image that is changed or restored.

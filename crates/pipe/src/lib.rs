@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod a1111;
+mod cascade;
 pub mod clamp;
 pub mod class;
 mod coding;

@@ -33,12 +33,27 @@ pub struct Pipeline {
 pub struct Inputs {
     /// The initial image, of the size of the result.
     pub image: Option<Image>,
-    /// The images to enlarge, of one size: image `i` enlarges number `i mod n` of these `n`.
-    pub small: Vec<Image>,
+    /// The images to enlarge, `[n, 1 or 3, H, W]` in −1..1: image `i` enlarges number `i mod n` of these `n`. See
+    /// [`Self::enlarging`].
+    pub small: Option<HostTensor>,
     /// The initial noise, `[count, C, …]` with a standard deviation of 1.
     pub noise: Option<HostTensor>,
     /// Another source of fresh noise than the request's seed.
     pub draws: Option<Arc<dyn NoiseOfRows>>,
+}
+
+impl Inputs {
+    /// Images to enlarge.
+    ///
+    /// # Errors
+    /// If there are none, or they differ in size.
+    pub fn enlarging(images: &[Image]) -> Result<Self, PipelineError> {
+        let size = |image: &Image| [image.height, image.width];
+        match images.windows(2).all(|pair| size(&pair[0]) == size(&pair[1])) && !images.is_empty() {
+            true => Ok(Self { small: Some(conditions::planes_of(images)), ..Self::default() }),
+            false => Err(PipelineError::request("image", "expected images of one size")),
+        }
+    }
 }
 
 /// How a model is loaded from files.

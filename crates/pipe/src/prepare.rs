@@ -12,7 +12,7 @@ use tweedie_models::{HostTensor, IoSpec, Network, Precision, TensorSource, Windo
 use tweedie_ops::SampleShape;
 
 use crate::{
-    Inputs, Job, Pipeline, PipelineError, Request,
+    Inputs, Job, Pipeline, PipelineError, Request, cascade,
     coding::{decoding_bytes, samples_of},
     conditions::{self, Asked},
     file::{LoraFile, RecordedFile},
@@ -50,6 +50,14 @@ impl Pipeline {
             return Err(fail("enlarge", "another model enlarges the results; a job of this model does not"));
         }
         let enlarging = self.model.small.as_ref();
+        let varies = self.model.reads_image();
+        if self.model.unclip.is_none() || varies {
+            let prior = [
+                ("prior_steps", request.prior_steps.is_some()),
+                ("prior_guidance", request.prior_guidance.is_some()),
+            ];
+            check_unused("this model has no prior", &prior)?;
+        }
         let fills = conditions::fills(&self.model);
         if let (Some(_), Some(_)) = (enlarging, &request.known) {
             return Err(fail("known", "this model enlarges images; it does not edit them"));
@@ -67,7 +75,7 @@ impl Pipeline {
         let mut crop = None;
         let size = match enlarging {
             Some(small) => {
-                let result = conditions::small_size(request, &inputs.small)?;
+                let result = conditions::small_size(request, inputs.small.as_ref())?;
                 let result = result.map(|n| n.saturating_mul(small.factor));
                 let size = enlarged_size(request, result, spec.multiple * small.factor)?;
                 crop = (*size != result).then_some(result);
@@ -75,7 +83,7 @@ impl Pipeline {
             }
             None => {
                 let window = work.as_ref().map(|work| work.size().to_vec());
-                self.size(request, request.image.as_ref(), window)?
+                self.size(request, request.image.as_ref().filter(|_| !varies), window)?
             }
         };
         let mut sampling = request.sampling(&self.model.extras.sampling);
@@ -96,7 +104,7 @@ impl Pipeline {
         let channels = if spec.outputs == 2 * spec.inputs { spec.inputs } else { spec.outputs };
         let shape = samples_of(self.codec(), channels, &size);
         let scheduler = self.shifted(request, tokens(shape.axes(), spec.patch))?;
-        let image = enlarging.is_none() && (request.image.is_some() || inputs.image.is_some());
+        let image = enlarging.is_none() && !varies && (request.image.is_some() || inputs.image.is_some());
         let begins = match fills {
             true => filled(request)?,
             false => Begins::of(image, work.as_ref(), request.strength),
@@ -111,13 +119,15 @@ impl Pipeline {
         let mut conditions = conditions::prepare(&Asked {
             model: &self.model,
             request,
-            images: &inputs.small,
+            image: inputs.image.as_ref(),
+            small: inputs.small.as_ref(),
             canvas,
             size: &size,
             shape: &shape,
             guided: prepare_null,
             draws: &draws,
             device: &self.device,
+            context: &self.context,
         })?;
         conditions.scale = spec.takes_guidance.then_some(guidance.max(1.0) as f32);
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
@@ -185,6 +195,8 @@ impl Pipeline {
             },
             codec: self.codec().map(|codec| codec.in_context(&context)),
             noise,
+            enlarger: (self.model.unclip.as_ref())
+                .map(|unclip| cascade::stage(&unclip.enlarger, &self.device, &self.context)),
             begin: None,
             work,
             begin_at: None,
@@ -195,7 +207,7 @@ impl Pipeline {
             device: self.device.clone(),
         };
         let image = match (inputs.image, &request.image) {
-            _ if enlarging.is_some() => None,
+            _ if enlarging.is_some() || varies => None,
             (Some(image), _) => Some(image),
             (None, Some(file)) => Some(image_in(file, &job.size)?),
             (None, None) => None,
@@ -214,7 +226,9 @@ impl Pipeline {
         sampling: &Sampling,
     ) -> Result<AskedGuidance, PipelineError> {
         let fail = |reason: &str| PipelineError::request("guidance", reason);
-        let null = self.reads_texts() || spec.classes.count.is_some() && self.model.null_class().is_some();
+        let null = self.reads_texts()
+            || self.model.unclip.is_some()
+            || spec.classes.count.is_some() && self.model.null_class().is_some();
         let conditional = null || spec.classes.count.is_some() || spec.takes_guidance;
         let own = self.model.extras.sampling.guidance.filter(|_| conditional);
         let guidance = request.guidance.or(own).unwrap_or(self.model.kind.guidance);

@@ -112,6 +112,8 @@ fn weighted(letters: &[char], start: usize) -> Result<Option<Parenthesis<'_>>, S
 struct Chunks {
     tokens: Vec<Vec<u32>>,
     weights: Vec<Vec<f64>>,
+    /// Number of tokens of the first that are not padding.
+    length: usize,
 }
 
 /// Features of one prompt.
@@ -120,6 +122,8 @@ pub(crate) struct Encoded {
     pub(crate) hidden: Tensor<3>,
     /// Features of the first chunk, `[1, width]`.
     pub(crate) pooled: Tensor<2>,
+    /// Number of tokens of the first chunk that are not padding.
+    pub(crate) length: usize,
 }
 
 /// The layer whose output is used.
@@ -150,7 +154,7 @@ fn cut(part: &TextPart, prompt: &[Weighted], chunks: usize) -> Chunks {
         .iter()
         .flat_map(|w| tokenizer.encode(&w.text).into_iter().map(|token| (token, w.weight)))
         .collect();
-    let mut out = Chunks { tokens: Vec::new(), weights: Vec::new() };
+    let mut out = Chunks { tokens: Vec::new(), weights: Vec::new(), length: all.len().min(room) + 2 };
     for i in 0..chunks {
         let part = all.get(i * room..).unwrap_or(&[]);
         let part = &part[..part.len().min(room)];
@@ -192,7 +196,8 @@ pub(crate) fn encode(
         hidden = weigh(weighting, texts, empty, &cut.weights)?;
     }
     let [n, length, width] = hidden.dims();
-    Ok(Encoded { hidden: hidden.reshape([1, n * length, width]), pooled: features.pooled.narrow(0, 0, 1) })
+    let hidden = hidden.reshape([1, n * length, width]);
+    Ok(Encoded { hidden, pooled: features.pooled.narrow(0, 0, 1), length: cut.length })
 }
 
 #[cfg(test)]

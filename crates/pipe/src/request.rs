@@ -72,6 +72,12 @@ pub struct Request {
     /// Number of the text encoder's last layers to skip for the prompt but, as in diffusers, not for the negative prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
+    /// Number of solver steps of the prior, which samples an embedding of the image for the prompt: DALL·E 2 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prior_steps: Option<NonZeroUsize>,
+    /// Guidance scale of the prior.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prior_guidance: Option<f64>,
     /// The initial image, or the image that is enlarged. Without `size`, the result has about its aspect ratio.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<RecordedFile>,
@@ -135,6 +141,8 @@ impl Default for Request {
             negative_prompt: None,
             prompt_weights: None,
             clip_skip: None,
+            prior_steps: None,
+            prior_guidance: None,
             image: None,
             noise_level: None,
             enlarge: None,

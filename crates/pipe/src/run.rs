@@ -236,7 +236,9 @@ impl Job {
                     let place = numbers.iter().find(|(n, _)| *n == number).map_or(0, |(_, place)| *place);
                     match progress {
                         Progress::Failed(error) => return Err(error),
-                        Progress::Done(samples) => parts[place] = Some(job.decode(&samples)?),
+                        Progress::Done(samples) => {
+                            parts[place] = Some(job.finish(chunks[place].clone(), &samples)?);
+                        }
                         Progress::Step(snapshot) => {
                             index += 1;
                             evals[place] = snapshot.evals;

@@ -144,7 +144,7 @@ impl Scribe {
             return;
         }
         let begun = Instant::now();
-        let decoded = catch_unwind(AssertUnwindSafe(|| job.decode(samples)));
+        let decoded = catch_unwind(AssertUnwindSafe(|| job.finish(rows.clone(), samples)));
         let decoded = match decoded {
             Ok(Ok(decoded)) => decoded,
             Ok(Err(error)) => return self.end(live, Err(Fault::from(error).without_folders())),

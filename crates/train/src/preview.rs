@@ -20,12 +20,12 @@ use crate::{
 };
 
 /// Makes `run.preview_images` samples with about `run.preview_steps` network evaluations each, always from the same noise.
-/// `asked` says which conditions they have; a model that enlarges gets the images `small`.
+/// `asked` says which conditions they have; a model that enlarges gets its images in `inputs`.
 pub(crate) fn samples(
     config: &RunConfig,
     pipeline: &Pipeline,
     asked: Request,
-    small: Vec<Image>,
+    inputs: Inputs,
 ) -> Result<Vec<Image>, TrainError> {
     let run = &config.run;
     let Some(count) = run.preview_images.try_into().ok() else { return Ok(Vec::new()) };
@@ -39,7 +39,7 @@ pub(crate) fn samples(
         precision: Some(run.precision),
         ..asked
     };
-    let inputs = Inputs { draws: Some(Arc::new(PreviewNoise(run.seed))), small, ..Inputs::default() };
+    let inputs = Inputs { draws: Some(Arc::new(PreviewNoise(run.seed))), ..inputs };
     let never = std::sync::atomic::AtomicBool::new(false);
     let job = pipeline.prepare_with(&request, inputs)?;
     Ok(job.run(&never, &mut |_| std::ops::ControlFlow::Continue(()))?.images)
@@ -68,7 +68,7 @@ pub(crate) fn enlarged(config: &RunConfig, pipeline: &Pipeline, data: &Dataset) 
     }
     let asked = Request { noise_level: Some(0), ..Request::default() };
     let wanted = RunConfig { run: Run { preview_images: count, ..config.run.clone() }, ..config.clone() };
-    columns[2] = samples(&wanted, pipeline, asked, small)?;
+    columns[2] = samples(&wanted, pipeline, asked, Inputs::enlarging(&small)?)?;
     let images = (0..count).flat_map(|row| columns.each_ref().map(|column| column[row].clone())).collect();
     Ok(Sheet { images, columns: 4 })
 }

@@ -47,7 +47,7 @@ fn picture(width: usize, height: usize) -> Image {
 }
 
 fn made(pipeline: &Pipeline, request: &Request, small: &[Image]) -> Vec<Image> {
-    let inputs = Inputs { small: small.to_vec(), ..Inputs::default() };
+    let inputs = if small.is_empty() { Inputs::default() } else { Inputs::enlarging(small).unwrap() };
     let job = pipeline.prepare_with(request, inputs).unwrap();
     job.run(&AtomicBool::new(false), &mut |_| ControlFlow::Continue(())).unwrap().images
 }
@@ -88,13 +88,14 @@ fn a_run_ends_in_a_model_that_enlarges_images_of_any_size() {
     assert!(made(&pipeline, &of_file, &[]) == images);
 
     let error = |request: &Request, small: &[Image]| {
-        let inputs = Inputs { small: small.to_vec(), ..Inputs::default() };
-        pipeline.prepare_with(request, inputs).err().expect("an error").to_string()
+        let inputs = if small.is_empty() { Ok(Inputs::default()) } else { Inputs::enlarging(small) };
+        let job = inputs.and_then(|inputs| pipeline.prepare_with(request, inputs));
+        job.err().expect("an error").to_string()
     };
     let sized = |size: [usize; 2]| Request { size: Some(size.to_vec()), ..request.clone() };
     for (found, words) in [
         (error(&request, &[]), ["image", "expected one"]),
-        (error(&request, &small), ["image", "differ in size"]),
+        (error(&request, &small), ["image", "of one size"]),
         (error(&sized([10, 12]), &small[..1]), ["size", "[10, 14]"]),
         (error(&Request { noise_level: Some(301), ..request.clone() }, &small[..1]), ["301", "300"]),
         (error(&Request { strength: Some(0.5), ..request.clone() }, &small[..1]), ["strength", "image"]),

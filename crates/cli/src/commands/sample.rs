@@ -198,6 +198,12 @@ pub struct Args {
     /// Skip this many of the text encoder's last layers.
     #[arg(long, value_name = "LAYERS", help_heading = "Sampler")]
     clip_skip: Option<usize>,
+    /// Steps of the prior of a DALL·E 2 model, which samples an embedding of the image for the prompt [default: 25].
+    #[arg(long, value_name = "STEPS", help_heading = "Sampler")]
+    prior_steps: Option<NonZeroUsize>,
+    /// Guidance scale of the prior [default: 4].
+    #[arg(long, value_name = "SCALE", help_heading = "Sampler")]
+    prior_guidance: Option<f64>,
     /// LoRA to merge into the weights, with an optional scale, in the format of diffusers, PEFT or kohya's scripts; may be
     /// repeated. Latent models only.
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Sampler")]
@@ -479,6 +485,8 @@ impl Args {
         request.dynamic_threshold = self.dynamic_threshold.or(request.dynamic_threshold);
         request.prompt_weights = self.prompt_weights.or(request.prompt_weights);
         request.clip_skip = self.clip_skip.or(request.clip_skip);
+        request.prior_steps = self.prior_steps.or(request.prior_steps);
+        request.prior_guidance = self.prior_guidance.or(request.prior_guidance);
         request.vae_tile = self.vae_tile.or(request.vae_tile);
         request.chunk = self.chunk.or(request.chunk);
         request.precision = self.precision.or(request.precision);

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::TensorSource;
 
-use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, small::LOW_RES};
+use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, small::LOW_RES, unclip};
 use crate::{
     component::{Component, ComponentDir},
     error::HubError,
@@ -106,8 +106,9 @@ impl Index<'_> {
             .autoencoder
             .into_iter()
             .chain(texts)
-            .chain([kind.network.0, "scheduler"])
+            .chain([kind.network.0, kind.scheduler])
             .chain(low)
+            .chain(unclip::components(kind))
             .collect();
         for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
             let component = value.as_array().is_some_and(|pair| pair.len() == 2);

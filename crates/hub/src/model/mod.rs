@@ -6,6 +6,7 @@
 mod index;
 mod save;
 mod small;
+mod unclip;
 
 use std::{cell::RefCell, path::Path, sync::Arc};
 
@@ -15,6 +16,7 @@ use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, Network, TensorSource
 
 pub use save::StableDiffusion;
 pub use small::SmallImage;
+pub use unclip::{Source, UnClip};
 
 use self::index::{Index, merge};
 use crate::{
@@ -51,6 +53,8 @@ pub struct PipelineKind {
     pub listed: bool,
     /// What further channels of the network's input are.
     pub maps: Maps,
+    /// The folder of its scheduler.
+    pub scheduler: &'static str,
 }
 
 /// What further channels of a network's input are.
@@ -81,6 +85,7 @@ const PIXELS: PipelineKind = PipelineKind {
     xl: false,
     listed: false,
     maps: Maps::None,
+    scheduler: "scheduler",
 };
 
 const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
@@ -133,6 +138,8 @@ pub const PIPELINES: &[PipelineKind] = &[
         ..PIXELS
     },
     PipelineKind { name: "DanceDiffusionPipeline", network: ("unet", "UNet1DModel"), ..PIXELS },
+    unclip::DECODER,
+    PipelineKind { name: unclip::VARIATION, ..unclip::DECODER },
 ];
 
 /// Names of text encoders and their tokenizers in folders.
@@ -147,7 +154,7 @@ fn named(name: &str) -> &'static PipelineKind {
 }
 
 /// A text encoder with its tokenizer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TextPart {
     /// Converts texts to tokens.
     pub tokenizer: Arc<ClipTokenizer>,
@@ -168,6 +175,8 @@ pub struct Model {
     pub texts: Vec<TextPart>,
     /// How the small image is read, if it enlarges images.
     pub small: Option<SmallImage>,
+    /// The other stages of DALL·E 2, if the network is its decoder.
+    pub unclip: Option<UnClip>,
     /// Whether tokens were added to the text encoders; such a model cannot be written.
     pub learned: bool,
     /// How it is sampled.
@@ -218,7 +227,7 @@ pub fn scheduler_of(dir: &Path) -> Result<(SchedulerConfig, Extras, Option<usize
         return Ok((scheduler, extras, spec.native.map(|axes| tokens(&axes, spec.patch))));
     };
     let spec = ComponentDir::open(&dir.join(kind.network.0))?.spec()?;
-    let scheduler = SchedulerConfig::load(&dir.join("scheduler").join(SCHEDULER))?;
+    let scheduler = SchedulerConfig::load(&dir.join(kind.scheduler).join(SCHEDULER))?;
     Ok((scheduler, extras_in(dir)?, spec.native.map(|axes| tokens(&axes, spec.patch))))
 }
 
@@ -344,7 +353,7 @@ impl Model {
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
         let remarks = index.remarks(1 + usize::from(codec.is_some()) + texts.len())?;
         loras.iter().try_for_each(Lora::check_used)?;
-        let scheduler = SchedulerConfig::load(&index.folder("scheduler")?.join(SCHEDULER))?;
+        let scheduler = SchedulerConfig::load(&index.folder(kind.scheduler)?.join(SCHEDULER))?;
         let zeros = index.entries.get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
         let mut extras = extras_in(dir)?;
         if kind.listed {
@@ -357,18 +366,23 @@ impl Model {
             }
             _ => None,
         };
-        let model = Self {
+        let mut model = Self {
             kind,
             network,
             codec,
             texts,
             small,
+            unclip: None,
             learned: false,
             scheduler,
             zeros_for_no_negative: kind.xl && zeros.unwrap_or(true),
             extras,
             remarks,
         };
+        if kind.network == unclip::DECODER.network {
+            model.unclip = Some(UnClip::load(&index, &model, device)?);
+            model.extras.sampling.steps.get_or_insert(unclip::STEPS);
+        }
         model.check_fit(&index.path)?;
         Ok(model)
     }
@@ -422,6 +436,7 @@ impl Model {
             codec: None,
             texts: Vec::new(),
             small: extras.enlarging.map(SmallImage::from),
+            unclip: None,
             learned: false,
             scheduler,
             zeros_for_no_negative: false,
@@ -432,7 +447,12 @@ impl Model {
 
     /// Whether it is conditioned on a text.
     pub fn reads_texts(&self) -> bool {
-        !self.texts.is_empty()
+        !self.texts.is_empty() && !self.reads_image()
+    }
+
+    /// Whether it makes variations of an image.
+    pub fn reads_image(&self) -> bool {
+        self.unclip.as_ref().is_some_and(|unclip| matches!(unclip.source, Source::Image { .. }))
     }
 
     /// The class that means "no class", if it has one.
@@ -481,6 +501,7 @@ impl Model {
             codec: Some(codec.into()),
             texts,
             small: None,
+            unclip: None,
             learned: false,
             scheduler: checkpoint.scheduler()?,
             zeros_for_no_negative: xl,
@@ -510,7 +531,7 @@ impl Model {
                 return Err(HubError::key(path, self.kind.network.0, reason));
             }
         }
-        if let Some(expected) = spec.text {
+        if let Some(expected) = spec.text.filter(|_| self.unclip.is_none()) {
             let width: usize = self.texts.iter().map(|text| text.encoder.config().hidden_size).sum();
             if width != expected {
                 let reason = format!(

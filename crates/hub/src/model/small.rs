@@ -55,6 +55,11 @@ impl From<Enlarging> for SmallImage {
 }
 
 impl SmallImage {
+    /// That of a network in pixels that reads the image without noise.
+    pub fn plain(factor: usize) -> Self {
+        Enlarging { factor, noise_level: 0, most_noise: 0 }.into()
+    }
+
     /// That of `StableDiffusionUpscalePipeline` in the folder `dir`, whose autoencoder has this stride: samples are latents of
     /// the size of the small image.
     pub(super) fn in_latents(

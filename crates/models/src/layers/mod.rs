@@ -4,6 +4,7 @@
 
 mod activation;
 mod basic;
+mod clip;
 mod dropout;
 mod either;
 mod init;
@@ -12,6 +13,7 @@ mod transformer;
 
 pub use activation::Activation;
 pub use basic::{Conv2d, Embedding, GroupNorm, Linear};
+pub use clip::{ClipLayer, ClipLayerSpec, Mlp, SelfAttention};
 pub use dropout::Dropout;
 pub use either::Either;
 pub use init::Init;

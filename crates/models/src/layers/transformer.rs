@@ -1,6 +1,9 @@
 //! Attention between tokens, and the feed-forward layer.
 
-use burn::{module::Module, tensor::Tensor};
+use burn::{
+    module::Module,
+    tensor::{Tensor, activation::softmax},
+};
 use tweedie_ops as ops;
 
 use super::{Activation, Either, Init, Linear};
@@ -45,18 +48,33 @@ impl TokenAttention {
         }
     }
 
+    /// Attention of tokens to themselves plus `residual`, where `mask: [B or 1, 1, T, T]` is added to the scores.
+    pub fn forward_masked(&self, x: Tensor<3>, mask: Tensor<4>, residual: Tensor<3>) -> Tensor<3> {
+        let [b, t, width] = x.dims();
+        let scale = ((width / self.heads) as f32).powf(-0.5);
+        let [q, k, v] = self.projected(x.clone(), x);
+        let weights = softmax(q.mul_scalar(scale).matmul(k.swap_dims(2, 3)) + mask, 3);
+        let y = weights.matmul(v).swap_dims(1, 2).reshape([b, t, width]);
+        let y = self.to_out.iter().fold(y, |y, linear| linear.forward(y));
+        ops::add(residual, y)
+    }
+
+    /// Queries, keys and values by heads, `[B, heads, tokens, width / heads]`.
+    fn projected(&self, x: Tensor<3>, context: Tensor<3>) -> [Tensor<4>; 3] {
+        let [b, _, width] = x.dims();
+        let split = |x: Tensor<3>| -> Tensor<4> {
+            let tokens = x.dims()[1];
+            x.reshape([b, tokens, self.heads, width / self.heads]).swap_dims(1, 2)
+        };
+        let (k, v) = (self.to_k.forward(context.clone()), self.to_v.forward(context));
+        [self.to_q.forward(x), k, v].map(split)
+    }
+
     /// The outputs of all heads, concatenated.
     fn heads(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let [b, t, width] = x.dims();
-        let head = width / self.heads;
-        let split = |x: Tensor<3>| -> Tensor<4> {
-            let tokens = x.dims()[1];
-            x.reshape([b, tokens, self.heads, head]).swap_dims(1, 2)
-        };
-        let q = split(self.to_q.forward(x));
-        let k = split(self.to_k.forward(context.clone()));
-        let v = split(self.to_v.forward(context));
-        let y = ops::attention(q, k, v, (head as f64).powf(-0.5));
+        let [q, k, v] = self.projected(x, context);
+        let y = ops::attention(q, k, v, ((width / self.heads) as f64).powf(-0.5));
         y.swap_dims(1, 2).reshape([b, t, width])
     }
 }

@@ -6,7 +6,7 @@ mod names;
 
 use burn::{
     module::Module,
-    tensor::{DType, Device, Int, Tensor, TensorData, activation::softmax},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
 
 pub use config::ClipTextConfig;
@@ -15,90 +15,11 @@ use tweedie_ops::from_host;
 
 use crate::{
     config::ConfigError,
-    layers::{Activation, Embedding, Init, LayerNorm, Linear},
+    layers::{ClipLayer, ClipLayerSpec, Embedding, Init, LayerNorm, Linear},
     network::InputError,
     params::{self, HostTensor, TensorSource},
     unet::LoadError,
 };
-
-/// Causal self-attention.
-#[derive(Module, Debug)]
-pub struct SelfAttention {
-    k_proj: Linear,
-    v_proj: Linear,
-    q_proj: Linear,
-    out_proj: Linear,
-    heads: usize,
-}
-
-impl SelfAttention {
-    fn new(init: &Init, width: usize, heads: usize, std: f64) -> Self {
-        let linear = |name: &str, std| Linear::normal(&init.at(name), width, width, std);
-        Self {
-            k_proj: linear("k_proj", std),
-            v_proj: linear("v_proj", std),
-            q_proj: linear("q_proj", std),
-            out_proj: linear("out_proj", (width as f64).powf(-0.5)),
-            heads,
-        }
-    }
-
-    /// `mask: [1, 1, T, T]` is added to the scores.
-    fn forward(&self, x: Tensor<3>, mask: Tensor<4>) -> Tensor<3> {
-        let [b, t, width] = x.dims();
-        let head = width / self.heads;
-        let split = |x: Tensor<3>| -> Tensor<4> { x.reshape([b, t, self.heads, head]).swap_dims(1, 2) };
-        let q = split(self.q_proj.forward(x.clone())).mul_scalar((head as f32).powf(-0.5));
-        let k = split(self.k_proj.forward(x.clone()));
-        let v = split(self.v_proj.forward(x));
-        let weights = softmax(q.matmul(k.swap_dims(2, 3)) + mask, 3);
-        self.out_proj.forward(weights.matmul(v).swap_dims(1, 2).reshape([b, t, width]))
-    }
-}
-
-/// Feed-forward: two linear layers with an activation in between.
-#[derive(Module, Debug)]
-pub struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-    #[module(skip)]
-    activation: Activation,
-}
-
-/// Attention and feed-forward, each with a preceding normalization and a residual connection.
-#[derive(Module, Debug)]
-pub struct Layer {
-    self_attn: SelfAttention,
-    layer_norm1: LayerNorm,
-    mlp: Mlp,
-    layer_norm2: LayerNorm,
-}
-
-impl Layer {
-    fn new(init: &Init, config: &ClipTextConfig) -> Self {
-        let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-        let at = init.at("mlp");
-        // Initialization of Radford et al. 2021: residual branches have smaller weights in deeper networks.
-        let (fan, layers) = (width as f64, config.num_hidden_layers as f64);
-        let std = (2.0 * fan * layers).powf(-0.5);
-        Self {
-            self_attn: SelfAttention::new(&init.at("self_attn"), width, config.num_attention_heads, std),
-            layer_norm1: LayerNorm::new(&init.at("layer_norm1"), width, eps),
-            mlp: Mlp {
-                fc1: Linear::normal(&at.at("fc1"), width, inner, (2.0 * fan).powf(-0.5)),
-                fc2: Linear::normal(&at.at("fc2"), inner, width, std),
-                activation: config.hidden_act,
-            },
-            layer_norm2: LayerNorm::new(&init.at("layer_norm2"), width, eps),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>, mask: Tensor<4>) -> Tensor<3> {
-        let x = self.self_attn.forward(self.layer_norm1.forward(x.clone()), mask) + x;
-        let h = self.mlp.fc1.forward(self.layer_norm2.forward(x.clone()));
-        self.mlp.fc2.forward(self.mlp.activation.apply(h)) + x
-    }
-}
 
 /// Embeddings of tokens and positions.
 #[derive(Module, Debug)]
@@ -110,7 +31,7 @@ pub struct Embeddings {
 /// The layers.
 #[derive(Module, Debug)]
 pub struct Encoder {
-    layers: Vec<Layer>,
+    layers: Vec<ClipLayer>,
 }
 
 /// Everything except the projection.
@@ -170,6 +91,14 @@ impl ClipTextModel {
         let at = init.at("text_model");
         let (tokens, layers) = (at.at("embeddings"), at.at("encoder.layers"));
         let embedding = |name: &str, entries| Embedding::normal(&tokens.at(name), entries, width, 0.02);
+        let spec = ClipLayerSpec {
+            width,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            layers: config.num_hidden_layers,
+            eps: config.layer_norm_eps,
+            activation: config.hidden_act,
+        };
         let project = || Linear::new(&init.at("text_projection"), width, config.projection_dim, false);
         Ok(Self {
             text_model: TextModel {
@@ -179,7 +108,7 @@ impl ClipTextModel {
                 },
                 encoder: Encoder {
                     layers: (0..config.num_hidden_layers)
-                        .map(|i| Layer::new(&layers.at(i), config))
+                        .map(|i| ClipLayer::new(&layers.at(i), spec))
                         .collect(),
                 },
                 final_layer_norm: LayerNorm::new(&at.at("final_layer_norm"), width, config.layer_norm_eps),
@@ -226,7 +155,7 @@ impl ClipTextModel {
         let layers = &model.encoder.layers;
         let mut hidden = x.clone();
         for (i, layer) in layers.iter().enumerate() {
-            x = layer.forward(x, mask.clone());
+            x = layer.forward(x, Some(mask.clone()));
             if i + 1 + skip == layers.len() {
                 hidden = x.clone();
             }

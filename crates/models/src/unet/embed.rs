@@ -69,10 +69,15 @@ pub struct TimestepEmbedding {
 impl TimestepEmbedding {
     /// Creates layers from `inputs` to `width` features.
     pub(crate) fn new(init: &Init, inputs: usize, width: usize) -> Self {
+        Self::between(init, inputs, width, width)
+    }
+
+    /// Creates layers from `inputs` to `outputs` features, with `inner` in between.
+    pub(crate) fn between(init: &Init, inputs: usize, inner: usize, outputs: usize) -> Self {
         Self {
-            linear_1: Linear::new(&init.at("linear_1"), inputs, width, true),
+            linear_1: Linear::new(&init.at("linear_1"), inputs, inner, true),
             cond_proj: None,
-            linear_2: Linear::new(&init.at("linear_2"), width, width, true),
+            linear_2: Linear::new(&init.at("linear_2"), inner, outputs, true),
         }
     }
 

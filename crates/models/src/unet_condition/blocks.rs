@@ -4,24 +4,39 @@ use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::Maps;
 
 use super::{
-    config::{CrossDownBlockType, CrossUpBlockType, UNet2DConditionConfig},
+    added::{AddedAttention, AddedSpec},
+    config::{CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, PerBlock, UNet2DConditionConfig},
     transformer::{Transformer, TransformerSpec},
 };
 use crate::{
     config::ConfigError,
-    layers::Init,
+    layers::{Either, Init},
     network::Mode,
     unet::{
-        resample::{ConvDown, ConvUp},
-        resnet::{Groups, ResnetBlock, ResnetSpec, Time},
+        resample::{ConvDown, ConvUp, Resample},
+        resnet::{Groups, ResnetBlock, ResnetSpec, Time, configured_groups},
     },
 };
+
+/// What follows a residual layer.
+type Attention = Either<Transformer, AddedAttention>;
 
 /// Inputs of blocks besides the image.
 pub(super) struct Inputs<'a> {
     pub(super) time: &'a Time,
     pub(super) text: &'a Tensor<3>,
+    /// How many tokens of the text count.
+    pub(super) lengths: Option<&'a [usize]>,
     pub(super) mode: Mode,
+}
+
+impl Attention {
+    fn forward(&self, x: Tensor<4>, inputs: &Inputs<'_>) -> Tensor<4> {
+        match self {
+            Self::A(transformer) => transformer.forward(x, inputs.text),
+            Self::B(added) => added.forward(x, inputs.text, inputs.lengths),
+        }
+    }
 }
 
 /// Builds the layers of one block.
@@ -32,9 +47,39 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn resnet(&self, init: &Init, inputs: usize, outputs: usize) -> Result<ResnetBlock, ConfigError> {
-        let spec =
-            ResnetSpec { inputs, outputs, groups: Groups::Configured, scale: self.scale, resample: None };
+        self.resampling(init, [inputs, outputs], None)
+    }
+
+    fn resampling(
+        &self,
+        init: &Init,
+        [inputs, outputs]: [usize; 2],
+        resample: Option<Resample>,
+    ) -> Result<ResnetBlock, ConfigError> {
+        let spec = ResnetSpec { inputs, outputs, groups: Groups::Configured, scale: self.scale, resample };
         ResnetBlock::new(init, &self.config.resnets(), spec)
+    }
+
+    /// Attention to the text and the image at once for block `level`.
+    fn added(
+        &self,
+        init: &Init,
+        level: usize,
+        channels: usize,
+        only_cross: bool,
+    ) -> Result<Attention, ConfigError> {
+        let config = self.config;
+        let head = listed("attention_head_dim", config.attention_head_dim.get(level), level)?;
+        if head == 0 || !channels.is_multiple_of(head) {
+            let reason = format!(
+                "the {channels} channels of {} are not divisible by this number of channels per head",
+                init.path()
+            );
+            return Err(ConfigError::value("attention_head_dim", head, reason));
+        }
+        let groups = configured_groups(init, &config.resnets(), channels)?;
+        let text = listed("cross_attention_dim", config.cross_attention_dim.get(level), level)?;
+        Ok(Either::B(AddedAttention::new(init, AddedSpec { channels, head, text, groups, only_cross })))
     }
 
     /// A transformer with the given number of layers for block `level`.
@@ -45,14 +90,9 @@ impl Builder<'_> {
         channels: usize,
         layers: usize,
         only_cross: bool,
-    ) -> Result<Transformer, ConfigError> {
+    ) -> Result<Attention, ConfigError> {
         let config = self.config;
-        let list = |key: &str, value: Option<usize>| {
-            value.ok_or_else(|| {
-                ConfigError::value(key, level, "is the index of a block without an entry in the list")
-            })
-        };
-        let heads = list("attention_head_dim", config.attention_head_dim.get(level))?;
+        let heads = listed("attention_head_dim", config.attention_head_dim.get(level), level)?;
         if heads == 0 || !channels.is_multiple_of(heads) {
             let reason = format!(
                 "the {channels} channels of {} are not divisible by this number of heads",
@@ -60,19 +100,24 @@ impl Builder<'_> {
             );
             return Err(ConfigError::value("attention_head_dim", heads, reason));
         }
-        let text = list("cross_attention_dim", config.cross_attention_dim.get(level))?;
+        let text = listed("cross_attention_dim", config.cross_attention_dim.get(level), level)?;
         let (groups, linear) = (config.norm_num_groups, config.use_linear_projection);
         let spec = TransformerSpec { channels, heads, layers, text, groups, linear, only_cross };
-        Ok(Transformer::new(init, spec))
+        Ok(Either::A(Transformer::new(init, spec)))
     }
+}
+
+fn listed(key: &str, value: Option<usize>, level: usize) -> Result<usize, ConfigError> {
+    let missing = || ConfigError::value(key, level, "is the index of a block without an entry in the list");
+    value.ok_or_else(missing)
 }
 
 /// A block of the down path.
 #[derive(Module, Debug)]
 pub struct DownBlock {
-    attentions: Vec<Transformer>,
+    attentions: Vec<Attention>,
     resnets: Vec<ResnetBlock>,
-    downsamplers: Vec<ConvDown>,
+    downsamplers: Vec<Either<ConvDown, ResnetBlock>>,
 }
 
 impl DownBlock {
@@ -82,22 +127,31 @@ impl DownBlock {
         level: usize,
         inputs: usize,
     ) -> Result<Self, ConfigError> {
-        let outputs = config.block_out_channels[level];
+        let (outputs, kind) = (config.block_out_channels[level], config.down_block_types[level]);
         let builder = Builder { config, scale: 1.0 };
         let mut block = Self { attentions: Vec::new(), resnets: Vec::new(), downsamplers: Vec::new() };
         for i in 0..config.layers(level)? {
             let inputs = if i == 0 { inputs } else { outputs };
             block.resnets.push(builder.resnet(&init.at("resnets").at(i), inputs, outputs)?);
-            if config.down_block_types[level] == CrossDownBlockType::CrossAttnDownBlock2D {
-                let layers = config.transformer_layers(level)?;
-                let only = config.only_cross(level)?;
-                let at = init.at("attentions").at(i);
-                block.attentions.push(builder.transformer(&at, level, outputs, layers, only)?);
-            }
+            let at = init.at("attentions").at(i);
+            let only = config.only_cross(level)?;
+            block.attentions.extend(match kind {
+                CrossDownBlockType::CrossAttnDownBlock2D => {
+                    let layers = config.transformer_layers(level)?;
+                    Some(builder.transformer(&at, level, outputs, layers, only)?)
+                }
+                CrossDownBlockType::SimpleCrossAttnDownBlock2D => {
+                    Some(builder.added(&at, level, outputs, only)?)
+                }
+                _ => None,
+            });
         }
         if level + 1 < config.block_out_channels.len() {
             let at = init.at("downsamplers.0");
-            block.downsamplers.push(ConvDown::new(&at, outputs, config.downsample_padding));
+            block.downsamplers.push(match kind.by_resnet() {
+                true => Either::B(builder.resampling(&at, [outputs; 2], Some(Resample::MeanDown))?),
+                false => Either::A(ConvDown::new(&at, outputs, config.downsample_padding)),
+            });
         }
         Ok(block)
     }
@@ -112,43 +166,55 @@ impl DownBlock {
         for (i, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(x, inputs.time, inputs.mode);
             if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, inputs.text);
+                x = attention.forward(x, inputs);
             }
             skips.push(x.clone());
         }
         for down in &self.downsamplers {
-            x = down.forward(x);
+            x = match down {
+                Either::A(conv) => conv.forward(x),
+                Either::B(resnet) => resnet.forward(x, inputs.time, inputs.mode),
+            };
             skips.push(x.clone());
         }
         x
     }
 }
 
-/// Residual layer, transformer, residual layer.
+/// Residual layer, attention, residual layer.
 #[derive(Module, Debug)]
 pub struct MidBlock {
-    attentions: Vec<Transformer>,
+    attentions: Vec<Attention>,
     resnets: Vec<ResnetBlock>,
 }
 
 impl MidBlock {
-    pub(super) fn new(init: &Init, config: &UNet2DConditionConfig) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        init: &Init,
+        config: &UNet2DConditionConfig,
+        kind: CrossMidBlockType,
+    ) -> Result<Self, ConfigError> {
         let level = config.block_out_channels.len() - 1;
         let channels = config.block_out_channels[level];
         let builder = Builder { config, scale: config.mid_block_scale_factor };
         let resnet = |i: usize| builder.resnet(&init.at("resnets").at(i), channels, channels);
-        let layers = config.transformer_layers(level)?;
         let at = init.at("attentions.0");
-        Ok(Self {
-            attentions: vec![builder.transformer(&at, level, channels, layers, false)?],
-            resnets: vec![resnet(0)?, resnet(1)?],
-        })
+        let attention = match kind {
+            CrossMidBlockType::UNetMidBlock2DCrossAttn => {
+                builder.transformer(&at, level, channels, config.transformer_layers(level)?, false)?
+            }
+            CrossMidBlockType::UNetMidBlock2DSimpleCrossAttn => {
+                let only = config.only_cross_attention == PerBlock::All(true);
+                builder.added(&at, level, channels, only)?
+            }
+        };
+        Ok(Self { attentions: vec![attention], resnets: vec![resnet(0)?, resnet(1)?] })
     }
 
     pub(super) fn forward(&self, mut x: Tensor<4>, inputs: &Inputs<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             if let Some(attention) = i.checked_sub(1).and_then(|i| self.attentions.get(i)) {
-                x = attention.forward(x, inputs.text);
+                x = attention.forward(x, inputs);
             }
             x = resnet.forward(x, inputs.time, inputs.mode);
         }
@@ -159,9 +225,9 @@ impl MidBlock {
 /// A block of the up path.
 #[derive(Module, Debug)]
 pub struct UpBlock {
-    attentions: Vec<Transformer>,
+    attentions: Vec<Attention>,
     resnets: Vec<ResnetBlock>,
-    upsamplers: Vec<ConvUp>,
+    upsamplers: Vec<Either<ConvUp, ResnetBlock>>,
 }
 
 impl UpBlock {
@@ -170,7 +236,7 @@ impl UpBlock {
         let widths = &config.block_out_channels;
         let level = widths.len() - 1 - i;
         let (previous, outputs) = (widths[(level + 1).min(widths.len() - 1)], widths[level]);
-        let next = widths[level.saturating_sub(1)];
+        let (next, kind) = (widths[level.saturating_sub(1)], config.up_block_types[i]);
         let builder = Builder { config, scale: 1.0 };
         let mut block = Self { attentions: Vec::new(), resnets: Vec::new(), upsamplers: Vec::new() };
         let layers = config.layers(level)? + 1;
@@ -178,15 +244,23 @@ impl UpBlock {
             let below = if j == 0 { previous } else { outputs };
             let skip = if j + 1 == layers { next } else { outputs };
             block.resnets.push(builder.resnet(&init.at("resnets").at(j), below + skip, outputs)?);
-            if config.up_block_types[i] == CrossUpBlockType::CrossAttnUpBlock2D {
-                let depth = config.transformer_layers_up(i, level)?;
-                let only = config.only_cross(level)?;
-                let at = init.at("attentions").at(j);
-                block.attentions.push(builder.transformer(&at, level, outputs, depth, only)?);
-            }
+            let at = init.at("attentions").at(j);
+            let only = config.only_cross(level)?;
+            block.attentions.extend(match kind {
+                CrossUpBlockType::CrossAttnUpBlock2D => {
+                    let depth = config.transformer_layers_up(i, level)?;
+                    Some(builder.transformer(&at, level, outputs, depth, only)?)
+                }
+                CrossUpBlockType::SimpleCrossAttnUpBlock2D => Some(builder.added(&at, level, outputs, only)?),
+                _ => None,
+            });
         }
         if level > 0 {
-            block.upsamplers.push(ConvUp::new(&init.at("upsamplers.0"), outputs));
+            let at = init.at("upsamplers.0");
+            block.upsamplers.push(match kind.by_resnet() {
+                true => Either::B(builder.resampling(&at, [outputs; 2], Some(Resample::NearestUp))?),
+                false => Either::A(ConvUp::new(&at, outputs)),
+            });
         }
         Ok(block)
     }
@@ -201,12 +275,17 @@ impl UpBlock {
         for (i, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(Maps { x, skip: skips.pop() }, inputs.time, inputs.mode);
             if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, inputs.text);
+                x = attention.forward(x, inputs);
             }
         }
         for up in &self.upsamplers {
-            let [_, _, h, w] = skips.last().map_or(x.dims().map(|n| 2 * n), Tensor::dims);
-            x = up.forward_to(x, [h, w]);
+            x = match up {
+                Either::A(conv) => {
+                    let [_, _, h, w] = skips.last().map_or(x.dims().map(|n| 2 * n), Tensor::dims);
+                    conv.forward_to(x, [h, w])
+                }
+                Either::B(resnet) => resnet.forward(x, inputs.time, inputs.mode),
+            };
         }
         x
     }

@@ -1,14 +1,14 @@
 //! Checks whether a configuration describes a network, and whether an input suits it.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use super::{UNet2DConditionConfig, UNet2DConditionModel};
 use crate::{
-    conditions::{Conditions, GUIDANCE, POOLED, SIZES},
+    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES},
     config::{ConfigError, in_range},
     layers::Init,
     network::InputError,
-    unet::SampleSize,
+    unet::{ClassEmbedType, SampleSize},
 };
 
 const MAX_WIDTH: usize = 1 << 20;
@@ -134,7 +134,8 @@ impl UNet2DConditionConfig {
         })?;
 
         let least_unknown = match (self.class_embed_type, self.num_class_embeds) {
-            (Some(_), _) => Some(usize::MAX),
+            (Some(ClassEmbedType::Timestep), _) => Some(usize::MAX),
+            (Some(ClassEmbedType::Identity), _) => None,
             (None, entries) => entries,
         };
         match (least_unknown, conditions.classes()) {
@@ -147,6 +148,20 @@ impl UNet2DConditionConfig {
                     return Err(InputError(format!("class {c} is out of range, expected 0..{n}")));
                 }
             }
+        }
+        let given = conditions.vectors(EMBEDDING).map(Tensor::dims);
+        let expected =
+            (self.class_embed_type == Some(ClassEmbedType::Identity)).then(|| [b, self.time_width()]);
+        ensure(given == expected, || match (expected, given) {
+            (None, _) => "this network does not read an embedding".into(),
+            (Some(_), None) => "this network needs an embedding".into(),
+            (Some(expected), Some(given)) => {
+                format!("the embedding has the shape {given:?}, expected {expected:?}")
+            }
+        })?;
+        if let Some(lengths) = conditions.indices(LENGTHS) {
+            let fits = lengths.iter().all(|n| (1..=tokens).contains(n));
+            ensure(fits, || format!("the lengths of the texts are {lengths:?}, expected 1 to {tokens}"))?;
         }
         match (self.time_cond_proj_dim, conditions.numbers(GUIDANCE)) {
             (None, None) => {}

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{self, ConfigError, Format},
     layers::Activation,
-    unet::{SampleSize, TimeScaleShift, UNet2DConfig},
+    unet::{ClassEmbedType, SampleSize, TimeScaleShift, UNet2DConfig},
 };
 
 /// Keys whose other values belong to networks that are not supported.
@@ -56,6 +56,17 @@ pub enum CrossDownBlockType {
     DownBlock2D,
     /// Residual layers, each followed by a transformer with attention to the text.
     CrossAttnDownBlock2D,
+    /// Residual layers, another of which halves the resolution.
+    ResnetDownsampleBlock2D,
+    /// The same, each but that one followed by attention to the text and the image at once.
+    SimpleCrossAttnDownBlock2D,
+}
+
+impl CrossDownBlockType {
+    /// Whether a residual layer halves the resolution, instead of a convolution.
+    pub(super) fn by_resnet(self) -> bool {
+        matches!(self, Self::ResnetDownsampleBlock2D | Self::SimpleCrossAttnDownBlock2D)
+    }
 }
 
 /// The middle block.
@@ -63,6 +74,8 @@ pub enum CrossDownBlockType {
 pub enum CrossMidBlockType {
     /// A residual layer, a transformer, a residual layer.
     UNetMidBlock2DCrossAttn,
+    /// A residual layer, attention to the text and the image at once, a residual layer.
+    UNetMidBlock2DSimpleCrossAttn,
 }
 
 /// A block of the up path. Each but the last doubles the resolution.
@@ -72,14 +85,17 @@ pub enum CrossUpBlockType {
     UpBlock2D,
     /// Residual layers, each followed by a transformer with attention to the text.
     CrossAttnUpBlock2D,
+    /// Residual layers, another of which doubles the resolution.
+    ResnetUpsampleBlock2D,
+    /// The same, each but that one followed by attention to the text and the image at once.
+    SimpleCrossAttnUpBlock2D,
 }
 
-/// How a numeric condition is embedded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NumberEmbedType {
-    /// Like the time.
-    Timestep,
+impl CrossUpBlockType {
+    /// Whether a residual layer doubles the resolution, instead of a convolution.
+    pub(super) fn by_resnet(self) -> bool {
+        matches!(self, Self::ResnetUpsampleBlock2D | Self::SimpleCrossAttnUpBlock2D)
+    }
 }
 
 /// Additional embeddings that are added to the time embedding.
@@ -136,12 +152,13 @@ pub struct UNet2DConditionConfig {
     pub transformer_layers_per_block: PerBlock<usize>,
     /// Layers of each transformer in the up path, from the lowest resolution; by default the reverse of the down path.
     pub reverse_transformer_layers_per_block: Option<Vec<usize>>,
-    /// Number of attention heads. The misleading name is that of the published files.
+    /// Number of attention heads of transformers: the misleading name is that of the published files. In the blocks
+    /// "SimpleCrossAttn" it is the number of channels per head.
     pub attention_head_dim: PerBlock<usize>,
     /// Whether transformers use linear layers instead of 1×1 convolutions for projections.
     pub use_linear_projection: bool,
     /// How the class is embedded, unless by a table.
-    pub class_embed_type: Option<NumberEmbedType>,
+    pub class_embed_type: Option<ClassEmbedType>,
     /// Additional embeddings that are added to the time embedding.
     pub addition_embed_type: Option<AdditionEmbedType>,
     /// Width of the embedding of each additional number.
@@ -233,6 +250,13 @@ impl UNet2DConditionConfig {
     /// Width of the time embedding.
     pub fn time_width(&self) -> usize {
         self.resnets().time_width()
+    }
+
+    /// Whether a block attends to the text and the image at once, and so can skip padding tokens.
+    pub(super) fn skips_padding(&self) -> bool {
+        let down = self.down_block_types.contains(&CrossDownBlockType::SimpleCrossAttnDownBlock2D);
+        let up = self.up_block_types.contains(&CrossUpBlockType::SimpleCrossAttnUpBlock2D);
+        down || up || self.mid_block_type == Some(CrossMidBlockType::UNetMidBlock2DSimpleCrossAttn)
     }
 
     /// Width of the text features in the first block with attention to the text.

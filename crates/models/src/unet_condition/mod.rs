@@ -1,6 +1,7 @@
 //! `UNet2DConditionModel`: the text-conditional U-Net of latent diffusion (Rombach et al. 2022, arXiv:2112.10752; Podell
 //! et al. 2023, arXiv:2307.01952), as in diffusers.
 
+mod added;
 mod blocks;
 mod check;
 mod config;
@@ -13,19 +14,19 @@ use burn::{
 use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision, SampleShape};
 
 pub use config::{
-    AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, NumberEmbedType, PerBlock,
+    AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, PerBlock,
     UNet2DConditionConfig,
 };
 
 use crate::{
-    conditions::{CLASSES, Conditions, GUIDANCE, POOLED, SIZES, TEXT},
+    conditions::{CLASSES, Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES, TEXT},
     config::ConfigError,
     layers::{Conv2d, Either, Embedding, GroupNorm, Init},
     memory::unet_row,
     network::{Classes, InputError, IoSpec, Mode, Network, module_object},
     params::{self, TensorSource},
     unet::{
-        LoadError,
+        ClassEmbedType, LoadError,
         embed::{self, TimestepEmbedding},
         positional,
         resnet::{Time, check_groups},
@@ -84,11 +85,9 @@ impl UNet2DConditionModel {
         let (first, width) = (widths[0], config.time_width());
         let at = init.at("class_embedding");
         let class_embedding = match (config.class_embed_type, config.num_class_embeds) {
-            (Some(NumberEmbedType::Timestep), _) => {
-                Some(Either::A(TimestepEmbedding::new(&at, first, width)))
-            }
+            (Some(ClassEmbedType::Timestep), _) => Some(Either::A(TimestepEmbedding::new(&at, first, width))),
             (None, Some(n)) => Some(Either::B(Embedding::new(&at, n, width))),
-            (None, None) => None,
+            (Some(ClassEmbedType::Identity), _) | (None, None) => None,
         };
         let add_embedding = match config.addition_embed_type {
             None => None,
@@ -108,7 +107,7 @@ impl UNet2DConditionModel {
             DownBlock::new(&init.at("down_blocks").at(i), config, i, inputs)
         };
         let up = |i: usize| UpBlock::new(&init.at("up_blocks").at(i), config, i);
-        let mid = |_| MidBlock::new(&init.at("mid_block"), config);
+        let mid = |kind| MidBlock::new(&init.at("mid_block"), config, kind);
         let at = init.at("conv_norm_out");
         let groups = config.norm_num_groups;
         check_groups(&at, "norm_num_groups", groups, groups, first)?;
@@ -168,6 +167,9 @@ impl UNet2DConditionModel {
                     Either::B(table) => table.forward(classes),
                 };
         }
+        if let Some(given) = conditions.vectors(EMBEDDING) {
+            sum = sum + given.clone();
+        }
         let added = (conditions.vectors(POOLED), conditions.numbers(SIZES));
         if let (Some(maps), (Some(pooled), Some(ids))) = (&self.add_embedding, added) {
             let rows = ids.len();
@@ -187,7 +189,10 @@ impl UNet2DConditionConfig {
         IoSpec {
             native: c.sample_size.map(|size| size.dims().to_vec()),
             multiple: 1 << c.block_out_channels.len().saturating_sub(1),
-            classes: Classes { count: c.num_class_embeds, ..Classes::default() },
+            classes: match c.class_embed_type {
+                Some(ClassEmbedType::Identity) => Classes { other: Some("vectors"), ..Classes::default() },
+                _ => Classes { count: c.num_class_embeds, ..Classes::default() },
+            },
             text: Some(c.text_width().unwrap_or(0)),
             pooled: c.addition_embed_type.is_some(),
             takes_guidance: c.time_cond_proj_dim.is_some(),
@@ -208,7 +213,9 @@ impl Network for UNet2DConditionModel {
         times: &[f32],
         conditions: &Conditions,
     ) -> Result<(), InputError> {
-        conditions.only(&[TEXT, CLASSES, POOLED, SIZES, GUIDANCE], rows)?;
+        let mut known = vec![TEXT, CLASSES, EMBEDDING, POOLED, SIZES, GUIDANCE];
+        known.extend(self.config.skips_padding().then_some(LENGTHS));
+        conditions.only(&known, rows)?;
         self.config.check_input(shape_of(rows, shape)?, times, conditions)
     }
 
@@ -248,7 +255,8 @@ impl UNet2DConditionModel {
         let raw = self.embed(times, conditions);
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
         let text = self.context.precision.lower(text.clone());
-        let inputs = Inputs { time: &time, text: &text, mode };
+        let lengths = conditions.indices(LENGTHS);
+        let inputs = Inputs { time: &time, text: &text, lengths, mode };
 
         let mut x = self.context.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
         let mut skips = vec![x.clone()];

@@ -21,7 +21,9 @@ impl Conditioner for ByClass {
     fn is_read(&self, model: &Model) -> bool {
         let classes = model.network.spec().classes;
         // Those of a network that enlarges are the level of the noise.
-        model.small.is_none() && (classes.count.is_some() || classes.other.is_some())
+        model.small.is_none()
+            && model.unclip.is_none()
+            && (classes.count.is_some() || classes.other.is_some())
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {

@@ -3,7 +3,7 @@
 use tweedie_data::{ImageFacts, image_facts, open_sized};
 use tweedie_hub::{Model, SmallImage};
 use tweedie_models::{
-    Conditions, Entry,
+    Conditions, Entry, HostTensor,
     conditions::{CLASSES, SMALL},
 };
 use tweedie_ops::{Batch, SampleShape};
@@ -39,21 +39,29 @@ impl Conditioner for BySmallImage {
         };
         let level = level_of(asked.request, small)?;
         let opened;
-        let images = match (asked.images, &asked.request.image) {
-            ([], Some(file)) => {
+        let images = match (asked.small, &asked.request.image) {
+            (Some(images), _) => images,
+            (None, Some(file)) => {
                 file.check()?;
-                let [height, width] = small_size(asked.request, &[])?;
+                let [height, width] = small_size(asked.request, None)?;
                 let image = open_sized(&file.path, [height, width]);
-                opened = [image.map_err(|e| PipelineError::request("image", e.to_string()))?];
-                &opened[..]
+                opened = planes_of(&[image.map_err(|e| PipelineError::request("image", e.to_string()))?]);
+                &opened
             }
-            (images, _) => images,
+            (None, None) => return Err(PipelineError::request("image", NO_IMAGE)),
         };
-        let maps: Vec<Vec<f32>> =
-            images.iter().map(|image| map_of(image, small, asked)).collect::<Result<_, _>>()?;
+        let count = images.shape[0];
+        let each = images.values.len() / count;
+        let maps: Vec<Vec<f32>> = images
+            .values
+            .chunks_exact(each)
+            .map(|image| map_of(image, &images.shape[1..], small, asked))
+            .collect::<Result<_, _>>()?;
         let shape = map_shape(asked);
         let noise @ [_, sigma] = small.noise(level);
-        let count = if sigma == 0.0 { images.len() } else { asked.request.count.get() };
+        let count = if sigma == 0.0 { count } else { asked.request.count.get() };
+        let classes = asked.model.network.spec().classes;
+        let told = classes.count.is_some() || classes.other.is_some();
         let given = (0..count).map(|row| {
             let planes = &maps[row % maps.len()];
             let planes = match sigma {
@@ -64,7 +72,8 @@ impl Conditioner for BySmallImage {
                 }
             };
             let map = Batch::from_host(planes, 1, &shape, asked.device);
-            Conditions::none().with(SMALL, Entry::Map(map)).with(CLASSES, Entry::Indices(vec![level]))
+            let level = told.then(|| Entry::Indices(vec![level]));
+            Conditions::none().with(SMALL, Entry::Map(map)).with_some(CLASSES, level)
         });
         Ok(Part { given: given.collect(), null: None })
     }
@@ -83,19 +92,34 @@ fn level_of(request: &Request, small: &SmallImage) -> Result<usize, PipelineErro
     }
 }
 
-/// Height and width of the image to enlarge: one of `images`, which have one size, or the request's.
-pub(crate) fn small_size(request: &Request, images: &[Image]) -> Result<[usize; 2], PipelineError> {
+const NO_IMAGE: &str = "this model enlarges an image; expected one";
+
+/// Images of one size as `[n, 3, H, W]` in −1..1.
+pub(crate) fn planes_of(images: &[Image]) -> HostTensor {
+    let [height, width] = images.first().map_or([0, 0], |image| [image.height, image.width]);
+    let values = images.iter().flat_map(Image::to_planes).collect();
+    HostTensor { shape: vec![images.len(), 3, height, width], values }
+}
+
+/// Height and width of the image to enlarge: one of `images`, `[n, 1 or 3, H, W]`, or the request's.
+pub(crate) fn small_size(
+    request: &Request,
+    images: Option<&HostTensor>,
+) -> Result<[usize; 2], PipelineError> {
     let fail = |reason: String| PipelineError::request("image", reason);
-    let Some(first) = images.first() else {
-        let Some(file) = &request.image else {
-            return Err(fail("this model enlarges an image; expected one".into()));
-        };
+    let Some(images) = images else {
+        let Some(file) = &request.image else { return Err(fail(NO_IMAGE.into())) };
         let ImageFacts { width, height, .. } = image_facts(&file.path).map_err(|e| fail(e.to_string()))?;
         return Ok([height, width]);
     };
-    match images.iter().all(|image| (image.height, image.width) == (first.height, first.width)) {
-        true => Ok([first.height, first.width]),
-        false => Err(fail("the images differ in size; expected one size".into())),
+    let size: usize = images.shape.iter().product();
+    match *images.shape {
+        [_, 1 | 3, height, width] if size > 0 && images.values.len() == size => Ok([height, width]),
+        _ => Err(fail(format!(
+            "the images have the shape {:?} and {} values, expected images of one size with 1 or 3 channels",
+            images.shape,
+            images.values.len()
+        ))),
     }
 }
 
@@ -105,17 +129,26 @@ fn map_shape(asked: &Asked<'_>) -> SampleShape {
     asked.shape.with_channels(channels)
 }
 
-/// An image as the network reads it. What is beyond the border of the image is as at the border.
-fn map_of(image: &Image, small: &SmallImage, asked: &Asked<'_>) -> Result<Vec<f32>, PipelineError> {
+/// An image `[1 or 3, H, W]` as the network reads it. What is beyond the border of the image is as at the border.
+fn map_of(
+    image: &[f32],
+    dims: &[usize],
+    small: &SmallImage,
+    asked: &Asked<'_>,
+) -> Result<Vec<f32>, PipelineError> {
     let fail = |reason: String| PipelineError::request("image", reason);
-    let &[height, width] = asked.size else {
+    let (&[height, width], &[own, h, w]) = (asked.size, dims) else {
         return Err(fail("this model does not enlarge images".into()));
     };
-    let channels = map_shape(asked).channels();
-    let planes = image.planes_of(channels);
-    let planes = planes
-        .ok_or_else(|| fail(format!("this model's images have {channels} channels, expected 1 or 3")))?;
-    let [h, w] = [image.height, image.width];
+    let (channels, area) = (map_shape(asked).channels(), h * w);
+    let planes: Vec<f32> = match (own, channels) {
+        (3, 1) => (0..area).map(|i| (image[i] + image[area + i] + image[2 * area + i]) / 3.0).collect(),
+        (1, 3) => image.repeat(3),
+        (1, 1) | (3, 3) => image.to_vec(),
+        _ => {
+            return Err(fail(format!("this model's images have {channels} channels, expected 1 or 3")));
+        }
+    };
     let [rows, columns] = [height / small.factor, width / small.factor];
     let row = |c: usize, y: usize| {
         let start = (c * h + y.min(h - 1)) * w;

@@ -1,29 +1,33 @@
 //! What a model is conditioned on, from a request: each kind of condition is a [`Conditioner`].
 
 mod classes;
+mod embeddings;
 mod enlarging;
 mod filling;
 mod texts;
+mod variation;
 
 use std::{ops::Range, sync::Arc};
 
 use burn::tensor::Device;
 use tweedie_hub::Model;
-use tweedie_models::{Conditions, Entry, conditions::GUIDANCE};
+use tweedie_models::{Conditions, Entry, ExecContext, HostTensor, conditions::GUIDANCE};
 use tweedie_ops::SampleShape;
 
 use crate::{Image, NoiseOfRows, PipelineError, Request, known::Canvas};
 
 pub(crate) use classes::classes;
-pub(crate) use enlarging::small_size;
+pub(crate) use enlarging::{planes_of, small_size};
 pub(crate) use filling::fills;
 
 /// What conditioners read.
 pub(crate) struct Asked<'a> {
     pub model: &'a Model,
     pub request: &'a Request,
-    /// Images in memory that take the place of the request's.
-    pub images: &'a [Image],
+    /// The initial image, which takes the place of the request's.
+    pub image: Option<&'a Image>,
+    /// Images to enlarge, `[n, C, H, W]`, that take the place of the request's.
+    pub small: Option<&'a HostTensor>,
     /// The existing image that is changed.
     pub canvas: Option<&'a Canvas>,
     /// The axes of the media.
@@ -34,6 +38,8 @@ pub(crate) struct Asked<'a> {
     pub guided: bool,
     pub draws: &'a Arc<dyn NoiseOfRows>,
     pub device: &'a Device,
+    /// What networks run in.
+    pub context: &'a ExecContext,
 }
 
 /// One kind of condition.
@@ -52,8 +58,8 @@ pub(crate) trait Conditioner {
 }
 
 /// All kinds.
-const CONDITIONERS: [&dyn Conditioner; 4] =
-    [&classes::ByClass, &texts::ByText, &enlarging::BySmallImage, &filling::ByMask];
+const CONDITIONERS: [&dyn Conditioner; 5] =
+    [&classes::ByClass, &texts::ByText, &enlarging::BySmallImage, &filling::ByMask, &variation::ByImage];
 
 /// The conditions of one kind: image `i` has entry `i mod n` of these `n`.
 #[derive(Debug)]

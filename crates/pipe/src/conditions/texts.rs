@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use burn::tensor::{Tensor, TensorData};
-use tweedie_hub::{Model, TextPart, model::TEXTS};
+use tweedie_hub::{
+    Model, TextPart,
+    model::{Source, TEXTS},
+};
 use tweedie_models::{
     Conditions, Entry as Given,
-    conditions::{POOLED, SIZES, TEXT},
+    conditions::{LENGTHS, POOLED, SIZES, TEXT},
     params::non_finite,
 };
 
-use super::{Asked, Conditioner, Part};
+use super::{Asked, Conditioner, Part, embeddings};
 use crate::{
     PipelineError, Request,
     error::broken,
@@ -50,6 +53,9 @@ fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
     if request.prompts.is_empty() {
         return Err(fail("prompt", "this is a text-to-image model; expected a prompt".into()));
     }
+    if model.unclip.is_some() && request.clip_skip.is_some() {
+        return Err(fail("clip_skip", "this model was trained with the text encoder's last layer".into()));
+    }
     let wrong = |field| move |e: EncodeError| e.of_field(field);
     let layer = layer_of(model, request.clip_skip)?;
     let weighting = request.prompt_weights.unwrap_or_default();
@@ -60,13 +66,21 @@ fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
     let least = chunks_of(model, &negative).map_err(|e| fail("negative_prompt", e))?;
     let mut given = Vec::new();
     // A prompt and its negative prompt must have the same length.
-    let mut nulls: BTreeMap<usize, Conditions> = BTreeMap::new();
+    let mut nulls: BTreeMap<usize, Features> = BTreeMap::new();
     let mut null = Vec::new();
     for text in request.prompts.iter().take(request.count.get()) {
         let parsed = prompt::parse(text).map_err(|e| fail("prompt", e))?;
         let chunks = chunks_of(model, &parsed).map_err(|e| fail("prompt", e))?.max(least);
+        if chunks > 1 && (model.unclip.is_some() || model.network.spec().lengths) {
+            let most = model.texts.iter().map(|text| text.encoder.config().max_position_embeddings).min();
+            let reason = format!(
+                "a text has more tokens than this model reads, {} with those at both ends",
+                most.unwrap_or(0)
+            );
+            return Err(fail("prompt", reason));
+        }
         let text = encoded(model, &parsed, chunks, layer, weighting).map_err(wrong("prompt"))?;
-        given.push(conditions_of(model, text, size));
+        given.push(text);
         if !guided {
             continue;
         }
@@ -76,23 +90,53 @@ fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
                 let text = encoded(model, &negative, chunks, null_layer, weighting);
                 let mut text = text.map_err(wrong("negative_prompt"))?;
                 if model.zeros_for_no_negative && request.negative_prompt.is_none() {
-                    text = (text.0.zeros_like(), text.1.map(|pooled| pooled.zeros_like()));
+                    text.hidden = text.hidden.zeros_like();
+                    text.pooled = text.pooled.map(|pooled| pooled.zeros_like());
                 }
-                free.insert(conditions_of(model, text, size))
+                free.insert(text)
             }
         };
         null.push(text.clone());
     }
-    Ok(Part { given, null: guided.then_some(null) })
+    if let Some(unclip) = &model.unclip
+        && let Source::Prior(prior) = &unclip.source
+    {
+        return embeddings::of_texts(asked, (unclip, prior), &given, null.first());
+    }
+    let all = |texts: Vec<Features>| texts.into_iter().map(|text| conditions_of(model, text, size)).collect();
+    Ok(Part { given: all(given), null: guided.then(|| all(null)) })
 }
 
-/// Features of a text, `[1, tokens, width]`, and pooled features, `[1, width]`.
-type Features = (Tensor<3>, Option<Tensor<2>>);
+/// Features of a text.
+#[derive(Clone)]
+pub(super) struct Features {
+    /// Of its tokens, `[1, tokens, width]`.
+    pub(super) hidden: Tensor<3>,
+    /// Of the whole, `[1, width]`.
+    pub(super) pooled: Option<Tensor<2>>,
+    /// Number of tokens that are not padding, if there is one chunk.
+    pub(super) length: usize,
+}
+
+/// The features of an empty text.
+pub(super) fn of_nothing(model: &Model) -> Result<Features, PipelineError> {
+    let layer = Layer { skip: 0, normalize: true };
+    encoded(model, &[], 1, layer, Weighting::default()).map_err(|e| e.of_field("prompt"))
+}
 
 /// The features of a text as conditions.
-fn conditions_of(model: &Model, (hidden, pooled): Features, size: &[usize]) -> Conditions {
+fn conditions_of(model: &Model, text: Features, size: &[usize]) -> Conditions {
+    let Features { hidden, pooled, length } = text;
     let given = Conditions::none().with(TEXT, Given::Tokens(hidden));
-    let (Some(pooled), &[h, w]) = (pooled.filter(|_| model.kind.xl), size) else { return given };
+    let Some(pooled) = pooled else { return given };
+    if model.network.spec().lengths {
+        let lengths = Given::Indices(vec![length]);
+        return given.with(POOLED, Given::Vectors(pooled)).with(LENGTHS, lengths);
+    }
+    let &[h, w] = size else { return given };
+    if !model.kind.xl {
+        return given;
+    }
     let [h, w] = [h, w].map(|n| n as f32);
     let sizes = Given::Numbers(vec![vec![h, w, 0.0, 0.0, h, w]]);
     given.with(POOLED, Given::Vectors(pooled)).with(SIZES, sizes)
@@ -152,5 +196,6 @@ fn encoded(
     };
     let encoded: Vec<Encoded> = model.texts.iter().zip(TEXTS).map(encode).collect::<Result<_, _>>()?;
     let hidden = Tensor::cat(encoded.iter().map(|e| e.hidden.clone()).collect(), 2);
-    Ok((hidden, encoded.last().map(|e| e.pooled.clone())))
+    let length = encoded.first().map_or(0, |e| e.length);
+    Ok(Features { hidden, pooled: encoded.last().map(|e| e.pooled.clone()), length })
 }

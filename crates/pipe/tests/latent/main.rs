@@ -23,8 +23,9 @@ use tempfile::TempDir;
 use tweedie_hub::weights;
 use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
-    ClipTextModel, DitConfig, DitTransformer, HostTensor, UNet2DConditionConfig, UNet2DConditionModel,
-    UNet2DConfig, UNet2DModel, params,
+    ClipTextModel, ClipVisionConfig, ClipVisionModel, DitConfig, DitTransformer, EmbeddingProjection,
+    EmbeddingProjectionConfig, HostTensor, PriorConfig, PriorTransformer, UNet2DConditionConfig,
+    UNet2DConditionModel, UNet2DConfig, UNet2DModel, params,
 };
 use tweedie_ops::Device;
 use tweedie_pipe::{Image, Inputs, Output, Pipeline, PipelineError, Request};
@@ -45,8 +46,10 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn formula<M: Module>(model: &M) -> std::collections::BTreeMap<String, HostTensor> {
-    params::shapes(model).iter().map(|(name, shape)| (name.clone(), weight(name, shape))).collect()
+fn formula<M: Module>(model: &M, prefix: &str) -> std::collections::BTreeMap<String, HostTensor> {
+    let filled =
+        |(name, shape): (&String, &Vec<usize>)| (name.clone(), weight(&format!("{prefix}{name}"), shape));
+    params::shapes(model).iter().map(filled).collect()
 }
 
 /// Writes the weights of the component in `dir`.
@@ -54,30 +57,47 @@ fn fill(dir: &Path, precision: weights::Precision) {
     let text = fs::read_to_string(dir.join("config.json")).unwrap();
     let config: Value = serde_json::from_str(&text).unwrap();
     let device = Device::flex();
-    let (stem, tensors) = match config["_class_name"].as_str() {
+    let prefix = if dir.ends_with("super_res_last") { "last." } else { "" };
+    let class = config["_class_name"].as_str().or_else(|| config["architectures"][0].as_str());
+    let (stem, tensors) = match class {
         Some("AutoencoderKL") => {
             let config = AutoencoderKlConfig::from_json(&text).unwrap();
-            ("diffusion_pytorch_model", formula(&AutoencoderKl::new(&config, 0, &device).unwrap()))
+            ("diffusion_pytorch_model", formula(&AutoencoderKl::new(&config, 0, &device).unwrap(), prefix))
         }
         Some("AutoencoderTiny") => {
             let config = AutoencoderTinyConfig::from_json(&text).unwrap();
-            ("diffusion_pytorch_model", formula(&AutoencoderTiny::new(&config, 0, &device).unwrap()))
+            ("diffusion_pytorch_model", formula(&AutoencoderTiny::new(&config, 0, &device).unwrap(), prefix))
         }
         Some("UNet2DConditionModel") => {
             let config = UNet2DConditionConfig::from_json(&text).unwrap();
-            ("diffusion_pytorch_model", formula(&UNet2DConditionModel::new(&config, 0, &device).unwrap()))
+            (
+                "diffusion_pytorch_model",
+                formula(&UNet2DConditionModel::new(&config, 0, &device).unwrap(), prefix),
+            )
         }
         Some("UNet2DModel") => {
             let config = UNet2DConfig::from_json(&text).unwrap();
-            ("diffusion_pytorch_model", formula(&UNet2DModel::new(&config, 0, &device).unwrap()))
+            ("diffusion_pytorch_model", formula(&UNet2DModel::new(&config, 0, &device).unwrap(), prefix))
         }
         Some("DiTTransformer2DModel") => {
             let config = DitConfig::from_json(&text).unwrap();
-            ("diffusion_pytorch_model", formula(&DitTransformer::new(&config, 0, &device).unwrap()))
+            ("diffusion_pytorch_model", formula(&DitTransformer::new(&config, 0, &device).unwrap(), prefix))
+        }
+        Some("PriorTransformer") => {
+            let config = PriorConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&PriorTransformer::new(&config, 0, &device).unwrap(), prefix))
+        }
+        Some("UnCLIPTextProjModel") => {
+            let config = EmbeddingProjectionConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&EmbeddingProjection::new(&config, 0, &device), prefix))
+        }
+        Some("CLIPVisionModelWithProjection") => {
+            let config = ClipVisionConfig::from_json(&text).unwrap();
+            ("model", formula(&ClipVisionModel::new(&config, 0, &device).unwrap(), prefix))
         }
         _ => {
             let config = ClipTextConfig::from_json(&text).unwrap();
-            ("model", formula(&ClipTextModel::new(&config, 0, &device).unwrap()))
+            ("model", formula(&ClipTextModel::new(&config, 0, &device).unwrap(), prefix))
         }
     };
     let half = if precision == weights::Precision::F32 { "" } else { ".fp16" };

@@ -38,6 +38,26 @@ impl NoiseOfRows for SmallNoise {
     }
 }
 
+/// The noise of the stages of DALL·E 2, by the shape of their samples.
+struct StageNoise;
+
+impl NoiseOfRows for StageNoise {
+    fn normal(&self, rows: Range<usize>, shape: &SampleShape, draw: u64, device: &Device) -> Batch {
+        let stage = match shape.axes() {
+            [] => "prior",
+            [8, _] => "decoder",
+            _ => "enlarger",
+        };
+        let name = match draw >> 63 {
+            0 => format!("{stage} {}", draw & 0xffff_ffff),
+            _ => format!("{stage} start"),
+        };
+        let values = noise(&name, rows.end * shape.len()).skip(rows.start * shape.len());
+        let values = values.map(|u| (3f64.sqrt() * u) as f32).collect();
+        Batch::from_host(values, rows.len(), shape, device)
+    }
+}
+
 /// The largest difference from diffusers' images, relative to their RMS.
 fn difference(name: &str, precision: weights::Precision) -> f64 {
     let dir = folder_in(name, precision);
@@ -70,8 +90,13 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
                 method: None,
             });
         }
+        "variation" => {
+            let draws = Some(Arc::new(StageNoise) as _);
+            inputs = Inputs { draws, image: Some(picture(16)), ..Inputs::default() };
+        }
+        "unclip" => inputs = Inputs { draws: Some(Arc::new(StageNoise)), ..Inputs::default() },
         "upscale" => {
-            inputs.small = vec![picture(8)];
+            inputs.small = Inputs::enlarging(&[picture(8)]).unwrap().small;
             inputs.draws = Some(Arc::new(SmallNoise));
         }
         _ => {}
@@ -102,6 +127,8 @@ fn pictures_are_those_of_diffusers() {
         "inpaint",
         "sdxl_inpaint",
         "upscale",
+        "unclip",
+        "variation",
         "lora",
         "learned",
         "dit",

@@ -104,6 +104,8 @@ impl PartialSchema for JobRequest {
                 "guidance_rescale": number(0.0, 1.0, "How much guided predictions are rescaled."),
                 "dynamic_threshold": number(0.0, 1.0, "Quantile of magnitudes."),
                 "clip_skip": whole(0, "Number of the text encoder's last layers to skip."),
+                "prior_steps": whole(1, "Number of solver steps of the prior of a DALL-E 2 model."),
+                "prior_guidance": { "type": "number", "minimum": 0, "description": "Guidance scale of the prior." },
                 "prompt_weights": { "type": "string", "description": "Convention for word weights." },
                 "untuned": { "type": "boolean", "description": "Ignore learned samplers." },
                 "image": file("The initial image: an upload or a result."),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tweedie_data::Dataset;
 use tweedie_models::{Mode, params::count};
 use tweedie_ops::{Batch, Device, SampleShape};
-use tweedie_pipe::{Pipeline, Request};
+use tweedie_pipe::{Inputs, Pipeline, Request};
 
 use super::{
     Sheet,
@@ -98,7 +98,7 @@ impl Subject for Pixels {
         if self.config.task == TaskKind::SuperResolution {
             return preview::enlarged(&self.config, &pipeline, self.maker.unseen());
         }
-        let images = preview::samples(&self.config, &pipeline, asked, Vec::new())?;
+        let images = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
         let columns = (images.len() as f64).sqrt().ceil() as usize;
         Ok(Sheet { images, columns })
     }

@@ -6,7 +6,7 @@ use tweedie_data::Dataset;
 use tweedie_hub::ClipTokenizer;
 use tweedie_models::{Mode, params::count};
 use tweedie_ops::{Batch, Device, SampleShape};
-use tweedie_pipe::Request;
+use tweedie_pipe::{Inputs, Request};
 
 use super::{
     Sheet,
@@ -121,7 +121,7 @@ impl Subject for TextToImage {
         let pipeline = text::pipeline(model, &self.vae, self.maker.tokenizer(), &self.config, device)?;
         let guidance = Some(self.config.text.guidance);
         let asked = Request { prompts: self.maker.prompts(), guidance, ..Request::default() };
-        let images = preview::samples(&self.config, &pipeline, asked, Vec::new())?;
+        let images = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
         // Samples of a prompt are put below each other, if the prompts fit in a row.
         const WIDEST: usize = 16;
         let prompts = self.maker.prompts().len();

@@ -9,6 +9,7 @@ use tweedie::{
     models::{
         ClipTextModel, Codec, Conditions, Encoded, Entry, HostTensor, Mode, Network, TensorSource,
         conditions::{CLASSES, GUIDANCE, POOLED, SIZES, TEXT},
+        prior::Projected,
     },
     ops::{self, Batch, Device, SampleShape, Tensor},
 };
@@ -39,6 +40,20 @@ pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
         Component::Text(encoder) => {
             allow(&["input_ids"])?;
             read(&encoder, &inputs)?
+        }
+        Component::Vision(encoder) => {
+            allow(&["pixel_values"])?;
+            let made = encoder.encode(given(&inputs, "pixel_values", "[B, 3, H, W]", &device)?)?;
+            BTreeMap::from([("image_embeds".to_owned(), host(&Batch::of(made)))])
+        }
+        Component::Projection(projection) => {
+            let names = ["image_embeddings", "prompt_embeds", "text_encoder_hidden_states"];
+            allow(&names)?;
+            let [image, text] = [names[0], names[1]].map(|name| given(&inputs, name, "[B, width]", &device));
+            let tokens = given(&inputs, names[2], "[B, T, width]", &device)?;
+            let Projected { tokens, embedding } = projection.project(image?, text?, tokens)?;
+            let made = [("tokens", host(&Batch::of(tokens))), ("embedding", host(&Batch::of(embedding)))];
+            made.into_iter().map(|(name, t)| (name.to_owned(), t)).collect()
         }
         Component::Network(network) => {
             allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?

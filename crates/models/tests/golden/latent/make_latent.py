@@ -18,9 +18,22 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import AutoencoderKL, AutoencoderTiny, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DiTTransformer2DModel,
+    PriorTransformer,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from safetensors.numpy import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 HERE = pathlib.Path(__file__).parent
 sys.path.append(str(HERE.parent))
@@ -67,7 +80,18 @@ def unet(shape, tokens, width, times, **keys):
             given[name] = keys.pop(name)
     if "time_ids" in given:
         shapes["text_embeds"] = [shape[0], keys.pop("text_embeds")]
+    if keys.get("class_embed_type") == "identity":
+        shapes["class_labels"] = [shape[0], 4 * keys["block_out_channels"][0]]
+        given |= {"lengths": keys.pop("lengths")} if "lengths" in keys else {}
     return UNet2DConditionModel, dict(norm_num_groups=8, cross_attention_dim=width, **keys), shapes, given
+
+
+def prior(rows, times, lengths, **keys):
+    config = dict(num_attention_heads=2, attention_head_dim=12, num_layers=2, num_embeddings=7) | keys
+    width = config["embedding_dim"]
+    shapes = {"sample": [rows, width], "proj_embedding": [rows, config.get("embedding_proj_dim", width)]}
+    shapes["encoder_hidden_states"] = [rows, 7, width]
+    return PriorTransformer, config, shapes, {"timestep": times, "lengths": lengths}
 
 
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
@@ -269,6 +293,72 @@ CASES = {
         downsample_padding=0,
         time_embedding_dim=40,
     ),
+    "unet_unclip": unet(
+        [3, 3, 16, 16],
+        7,
+        20,
+        [3, 901, 40],
+        in_channels=3,
+        out_channels=6,
+        sample_size=16,
+        block_out_channels=[16, 24, 32],
+        down_block_types=["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"],
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=["SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"],
+        layers_per_block=1,
+        attention_head_dim=8,
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity",
+        lengths=[4, 4, 7],
+    ),
+    "unet_only_cross": unet(
+        [1, 4, 8, 8],
+        5,
+        16,
+        [77],
+        block_out_channels=[16, 32],
+        down_block_types=["SimpleCrossAttnDownBlock2D", "DownBlock2D"],
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=["UpBlock2D", "SimpleCrossAttnUpBlock2D"],
+        only_cross_attention=True,
+        layers_per_block=1,
+        attention_head_dim=4,
+        class_embed_type="identity",
+    ),
+    "prior": prior(2, [3, 901], [4, 7], embedding_dim=20),
+    "prior_norms": prior(
+        1,
+        [500],
+        [2],
+        embedding_dim=24,
+        embedding_proj_dim=10,
+        time_embed_dim=32,
+        norm_in_type="layer",
+        embedding_proj_norm_type="layer",
+        encoder_hid_proj_type=None,
+        added_emb_type=None,
+        additional_embeddings=3,
+    ),
+    "projection": (
+        UnCLIPTextProjModel,
+        dict(clip_extra_context_tokens=3, clip_embeddings_dim=20, time_embed_dim=32, cross_attention_dim=12),
+        {"image_embeddings": [2, 20], "prompt_embeds": [2, 20], "text_encoder_hidden_states": [2, 5, 20]},
+        {},
+    ),
+    "vision": (
+        CLIPVisionModelWithProjection,
+        dict(
+            hidden_size=24,
+            intermediate_size=40,
+            projection_dim=20,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            image_size=14,
+            patch_size=4,
+        ),
+        {"pixel_values": [2, 3, 14, 14]},
+        {},
+    ),
     "dit": (
         DiTTransformer2DModel,
         dict(
@@ -334,22 +424,37 @@ def run(name, model, inputs, given):
         out = model(torch.tensor(given["input_ids"]), output_hidden_states=True)
         pooled = {"pooler_output": out.pooler_output} if "pooler_output" in out else {"text_embeds": out.text_embeds}
         return {"last_hidden_state": out.last_hidden_state, "penultimate": out.hidden_states[-2]} | pooled
+    if isinstance(model, CLIPVisionModelWithProjection):
+        return {"image_embeds": model(**inputs).image_embeds}
+    if isinstance(model, UnCLIPTextProjModel):
+        tokens, embedding = model(**inputs, do_classifier_free_guidance=False)
+        return {"tokens": tokens, "embedding": embedding}
     times = torch.tensor(given["timestep"])
-    labels = torch.tensor(given["class_labels"]) if "class_labels" in given else None
+    mask = None
+    if "lengths" in given:
+        count = inputs["encoder_hidden_states"].shape[1]
+        mask = torch.arange(count)[None] < torch.tensor(given["lengths"])[:, None]
+    if isinstance(model, PriorTransformer):
+        text = dict(proj_embedding=inputs["proj_embedding"], encoder_hidden_states=inputs["encoder_hidden_states"])
+        out = model(inputs["sample"], times, **text, attention_mask=mask).predicted_image_embedding
+        return {"sample": out.reshape(inputs["sample"].shape)}
+    labels = torch.tensor(given["class_labels"]) if "class_labels" in given else inputs.get("class_labels")
     if isinstance(model, DiTTransformer2DModel):
         return {"sample": model(inputs["sample"], times, labels).sample}
     added = None
     if "time_ids" in given:
         added = {"text_embeds": inputs["text_embeds"], "time_ids": torch.tensor(given["time_ids"])}
     hidden = inputs["encoder_hidden_states"]
-    out = model(inputs["sample"], times, hidden, class_labels=labels, added_cond_kwargs=added)
+    out = model(inputs["sample"], times, hidden, class_labels=labels, added_cond_kwargs=added, attention_mask=mask)
     return {"sample": out.sample}
 
 
 def make(name):
     cls, config, shapes, given = CASES[name]
-    is_text = cls in (CLIPTextModel, CLIPTextModelWithProjection)
-    model = (cls(CLIPTextConfig(**config)) if is_text else cls(**config)).eval()
+    is_vision = cls is CLIPVisionModelWithProjection
+    is_clip = is_vision or cls in (CLIPTextModel, CLIPTextModelWithProjection)
+    configuration = CLIPVisionConfig if is_vision else CLIPTextConfig
+    model = (cls(configuration(**config)) if is_clip else cls(**config)).eval()
     # The text model alone has no prefix in recent versions, and had one in all published files.
     prefix = "text_model." if cls is CLIPTextModel else ""
     state = {k: list(v.shape) for k, v in model.state_dict().items()}
@@ -359,9 +464,9 @@ def make(name):
         outputs = {k: v.numpy().copy() for k, v in run(name, model, inputs, given).items()}
     assert all(np.isfinite(v).all() for v in outputs.values())
     listing = "".join(f"{prefix}{k} {json.dumps(s)}\n" for k, s in sorted(state.items()))
-    class_key = "architectures" if is_text else "_class_name"
+    class_key = "architectures" if is_clip else "_class_name"
     metadata = {
-        "config": json.dumps({class_key: [cls.__name__] if is_text else cls.__name__, **config}),
+        "config": json.dumps({class_key: [cls.__name__] if is_clip else cls.__name__, **config}),
         "shapes": json.dumps(shapes),
         "given": json.dumps(given),
         "names": f"{fnv(listing):016x}",
