@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use tweedie_pipe::{Pipeline, PipelineError};
+use tweedie_pipe::{EmbeddingFile, LoraFile, Pipeline, PipelineError};
 use tweedie_system::files;
 
 use crate::ServeError;
@@ -20,7 +20,26 @@ pub struct Model {
     /// Approximate bytes of its weights in memory.
     pub bytes: u64,
     /// Loads it.
-    pub load: Box<dyn Fn() -> Result<Pipeline, PipelineError> + Send + Sync>,
+    pub load: Load,
+}
+
+/// See [`Model::load`].
+pub type Load = Box<dyn Fn(&Changes) -> Result<Pipeline, PipelineError> + Send + Sync>;
+
+/// What a request changes in the weights of a model: it is loaded once more for each of these.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// LoRAs to merge.
+    pub loras: Vec<LoraFile>,
+    /// Learned tokens.
+    pub embeddings: Vec<EmbeddingFile>,
+}
+
+impl Changes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.loras.is_empty() && self.embeddings.is_empty()
+    }
 }
 
 impl std::fmt::Debug for Model {
@@ -39,6 +58,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// A file of lines `NAME TOKEN`, one per client.
     pub tokens: Option<PathBuf>,
+    /// LoRAs that requests can name, by the names of the files without the extension.
+    pub loras: Vec<PathBuf>,
     /// Names under which a proxy serves this server, besides loopback addresses. Only checked without tokens.
     pub hosts: Vec<String>,
     /// Whether jobs share calls of the network. Without, they run one after the other.
@@ -85,6 +106,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7860)),
             data_dir: "tweedie-data".into(),
             tokens: None,
+            loras: Vec::new(),
             hosts: Vec::new(),
             batching: true,
             rows: 32,

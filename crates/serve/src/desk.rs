@@ -14,9 +14,9 @@ use std::{
 
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tweedie_pipe::{Job, Pipeline};
+use tweedie_pipe::{Job, Pipeline, Request};
 
-use crate::{Fault, Model, ServeError, limits::Limiter, order, store::Store};
+use crate::{Changes, Fault, Model, ServeError, limits::Limiter, order, store::Store};
 
 /// How often to look whether a model can be unloaded for one that waits.
 const LOOK: Duration = Duration::from_millis(50);
@@ -27,29 +27,35 @@ type Asking = Box<dyn FnOnce(Result<&Pipeline, Fault>) + Send>;
 /// A question to the desk.
 enum Question {
     /// Prepares a request.
-    Prepare { model: usize, request: Value, answer: oneshot::Sender<Result<Arc<Job>, Fault>> },
+    Prepare { request: Box<Request>, answer: oneshot::Sender<Result<Arc<Job>, Fault>> },
     /// Calls a function with a loaded model.
+    Ask(Asking),
+}
+
+/// A question about a model with some changes.
+struct Asked {
+    model: usize,
+    changes: Changes,
+    question: Question,
+}
+
+/// A message to the desk.
+enum Message {
+    Prepare { model: usize, request: Value, answer: oneshot::Sender<Result<Arc<Job>, Fault>> },
     Ask { model: usize, ask: Asking },
 }
 
-impl Question {
-    fn model(&self) -> usize {
-        match self {
-            Self::Prepare { model, .. } | Self::Ask { model, .. } => *model,
-        }
-    }
-}
-
-/// A model and what it is doing.
-struct Place {
-    model: Model,
-    pipeline: Option<Pipeline>,
+/// A model in memory, with LoRAs and learned tokens, and what it is doing.
+struct Loaded {
+    model: usize,
+    changes: Changes,
+    pipeline: Pipeline,
     /// Its jobs; those that have ended are gone.
     jobs: Vec<Weak<Job>>,
     used: Instant,
 }
 
-impl Place {
+impl Loaded {
     fn is_idle(&mut self) -> bool {
         self.jobs.retain(|job| job.strong_count() > 0);
         self.jobs.is_empty()
@@ -59,7 +65,7 @@ impl Place {
 /// Access to the desk.
 #[derive(Clone)]
 pub struct Desk {
-    questions: Sender<Question>,
+    messages: Sender<Message>,
     names: Arc<[(String, String)]>,
     loaded: Arc<Mutex<Vec<usize>>>,
 }
@@ -76,18 +82,14 @@ impl Desk {
         limiter: Limiter,
     ) -> Result<Self, ServeError> {
         let names = models.iter().map(|model| (model.name.clone(), model.about.clone())).collect();
-        let places = models
-            .into_iter()
-            .map(|model| Place { model, pipeline: None, jobs: Vec::new(), used: Instant::now() })
-            .collect();
-        let (questions, received) = channel();
+        let (messages, received) = channel();
         let loaded = Arc::<Mutex<Vec<usize>>>::default();
-        let work = Work { places, budget, store, limiter, loaded: loaded.clone() };
+        let work = Work { models, loaded: Vec::new(), budget, store, limiter, told: loaded.clone() };
         thread::Builder::new()
             .name("desk".into())
             .spawn(move || work.run(&received))
             .map_err(ServeError::Thread)?;
-        Ok(Self { questions, names, loaded })
+        Ok(Self { messages, names, loaded })
     }
 
     /// The names of the models, with a line for people.
@@ -118,7 +120,7 @@ impl Desk {
     pub fn prepare(&self, model: usize, request: Value) -> oneshot::Receiver<Result<Arc<Job>, Fault>> {
         let (answer, answered) = oneshot::channel();
         // Without a desk the answer is dropped, which the receiver notices.
-        let _ = self.questions.send(Question::Prepare { model, request, answer });
+        let _ = self.messages.send(Message::Prepare { model, request, answer });
         answered
     }
 
@@ -135,7 +137,7 @@ impl Desk {
         let ask = Box::new(move |pipeline: Result<&Pipeline, Fault>| {
             let _ = answer.send(pipeline.map(ask));
         });
-        let _ = self.questions.send(Question::Ask { model, ask });
+        let _ = self.messages.send(Message::Ask { model, ask });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 }
@@ -146,117 +148,141 @@ pub fn stopped() -> Fault {
 }
 
 struct Work {
-    places: Vec<Place>,
+    models: Vec<Model>,
+    loaded: Vec<Loaded>,
     budget: u64,
     store: Store,
     limiter: Limiter,
-    loaded: Arc<Mutex<Vec<usize>>>,
+    told: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Work {
-    fn run(mut self, questions: &Receiver<Question>) {
-        let mut waiting: VecDeque<Question> = VecDeque::new();
+    fn run(mut self, messages: &Receiver<Message>) {
+        let mut waiting: VecDeque<Asked> = VecDeque::new();
         loop {
             let next = if waiting.is_empty() {
-                questions.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
-                questions.recv_timeout(LOOK)
+                messages.recv_timeout(LOOK)
             };
             match next {
-                Ok(question) => waiting.push_back(question),
+                Ok(message) => waiting.extend(self.asked(message)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             // In order, so that a model that waits for memory gets it once the jobs before it have ended.
-            while let Some(question) = waiting.front()
-                && self.has_room(question.model())
+            while let Some(asked) = waiting.front()
+                && self.has_room(asked.model, &asked.changes)
             {
-                if let Some(question) = waiting.pop_front() {
-                    self.answer(question);
+                if let Some(asked) = waiting.pop_front() {
+                    self.answer(asked);
                 }
             }
         }
     }
 
+    /// What a message asks; `None` if it was answered with an error.
+    fn asked(&self, message: Message) -> Option<Asked> {
+        match message {
+            Message::Ask { model, ask } => {
+                Some(Asked { model, changes: Changes::default(), question: Question::Ask(ask) })
+            }
+            Message::Prepare { model, request, answer } => match order::resolved(&request, &self.store) {
+                Ok(request) => {
+                    let changes =
+                        Changes { loras: request.loras.clone(), embeddings: request.embeddings.clone() };
+                    let question = Question::Prepare { request: Box::new(request), answer };
+                    Some(Asked { model, changes, question })
+                }
+                Err(fault) => {
+                    let _ = answer.send(Err(fault));
+                    None
+                }
+            },
+        }
+    }
+
+    fn place(&self, model: usize, changes: &Changes) -> Option<usize> {
+        self.loaded.iter().position(|loaded| loaded.model == model && loaded.changes == *changes)
+    }
+
     /// Unloads models that are idle, the least recently used first, until there is room for this one.
-    fn has_room(&mut self, model: usize) -> bool {
-        if self.places[model].pipeline.is_some() {
+    fn has_room(&mut self, model: usize, changes: &Changes) -> bool {
+        if self.place(model, changes).is_some() {
             return true;
         }
         loop {
-            let in_memory = self.places.iter().filter(|place| place.pipeline.is_some());
-            let used: u64 = in_memory.map(|place| place.model.bytes).sum();
+            let used: u64 = self.loaded.iter().map(|loaded| self.models[loaded.model].bytes).sum();
             // A model that is larger than the budget is loaded alone.
-            if used == 0 || used + self.places[model].model.bytes <= self.budget {
+            if used == 0 || used + self.models[model].bytes <= self.budget {
                 return true;
             }
-            let loaded = self.places.iter_mut().enumerate().filter(|(_, place)| place.pipeline.is_some());
-            let mut idle: Vec<(Instant, usize)> =
-                loaded.filter_map(|(i, place)| place.is_idle().then_some((place.used, i))).collect();
-            idle.sort_unstable();
-            let Some((_, oldest)) = idle.first() else { return false };
-            self.places[*oldest].pipeline = None;
-            tracing::info!(model = self.places[*oldest].model.name, "unloaded a model");
+            let idle = self.loaded.iter_mut().enumerate();
+            let oldest = idle.filter_map(|(i, loaded)| loaded.is_idle().then_some((loaded.used, i))).min();
+            let Some((_, oldest)) = oldest else { return false };
+            let unloaded = self.loaded.remove(oldest);
+            tracing::info!(model = self.models[unloaded.model].name, "unloaded a model");
             self.tell();
         }
     }
 
     fn tell(&self) {
-        let loaded = self.places.iter().enumerate().filter(|(_, place)| place.pipeline.is_some());
-        *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = loaded.map(|(i, _)| i).collect();
+        let mut models: Vec<usize> = self.loaded.iter().map(|loaded| loaded.model).collect();
+        models.sort_unstable();
+        models.dedup();
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = models;
     }
 
-    fn answer(&mut self, question: Question) {
-        let loaded = self.load(question.model());
+    fn answer(&mut self, asked: Asked) {
+        let Asked { model, changes, question } = asked;
+        let loaded = self.load(model, &changes);
         match question {
             Question::Prepare { answer, .. } if answer.is_closed() => {}
-            Question::Prepare { model, request, answer } => {
-                let job = loaded.and_then(|()| self.prepare(model, &request));
+            Question::Prepare { request, answer } => {
+                let job = loaded.and_then(|place| self.prepare(place, &request));
                 let _ = answer.send(job);
             }
-            Question::Ask { model, ask } => match (&self.places[model].pipeline, loaded) {
-                (_, Err(fault)) => ask(Err(fault)),
-                (Some(pipeline), Ok(())) => ask(Ok(pipeline)),
-                (None, Ok(())) => ask(Err(Fault::internal("the model is not in memory"))),
-            },
+            Question::Ask(ask) => ask(loaded.map(|place| &self.loaded[place].pipeline)),
         }
     }
 
-    fn load(&mut self, model: usize) -> Result<(), Fault> {
-        let place = &mut self.places[model];
-        place.used = Instant::now();
-        if place.pipeline.is_some() {
-            return Ok(());
+    fn load(&mut self, model: usize, changes: &Changes) -> Result<usize, Fault> {
+        if let Some(place) = self.place(model, changes) {
+            self.loaded[place].used = Instant::now();
+            return Ok(place);
         }
         let begun = Instant::now();
-        let name = &place.model.name;
+        let Model { name, load, .. } = &self.models[model];
         let failed = |reason: String| {
             tracing::error!(model = name, reason, "a model cannot be loaded");
             Fault::unavailable("model_failed", format!("the model `{name}` cannot be loaded"))
         };
-        let loaded = catch_unwind(AssertUnwindSafe(|| (place.model.load)()));
+        let loaded = catch_unwind(AssertUnwindSafe(|| load(changes)));
         let loaded = loaded.map_err(|_| failed("it failed unexpectedly".into()))?;
-        let pipeline = loaded.map_err(|e| failed(e.to_string()))?;
+        let pipeline = loaded.map_err(|e| match changes.is_empty() {
+            true => failed(e.to_string()),
+            // Files that a client has chosen.
+            false => Fault::from(e).without_folders(),
+        })?;
         for remark in &pipeline.model().remarks {
             tracing::warn!(model = name, remark, "a remark about a model");
         }
-        tracing::info!(model = name, seconds = begun.elapsed().as_secs_f64(), "loaded a model");
-        place.pipeline = Some(pipeline);
+        let changed = changes.loras.len() + changes.embeddings.len();
+        tracing::info!(model = name, changed, seconds = begun.elapsed().as_secs_f64(), "loaded a model");
+        let (changes, used) = (changes.clone(), Instant::now());
+        self.loaded.push(Loaded { model, changes, pipeline, jobs: Vec::new(), used });
         self.tell();
-        Ok(())
+        Ok(self.loaded.len() - 1)
     }
 
-    fn prepare(&mut self, model: usize, request: &Value) -> Result<Arc<Job>, Fault> {
-        let place = &mut self.places[model];
-        let pipeline =
-            place.pipeline.as_ref().ok_or_else(|| Fault::internal("the model is not in memory"))?;
-        let request = order::resolved(request, &self.store)?;
-        let prepared = catch_unwind(AssertUnwindSafe(|| pipeline.prepare(&request)));
+    fn prepare(&mut self, place: usize, request: &Request) -> Result<Arc<Job>, Fault> {
+        let loaded = &mut self.loaded[place];
+        let prepared = catch_unwind(AssertUnwindSafe(|| loaded.pipeline.prepare(request)));
         let prepared = prepared.map_err(|_| Fault::internal("preparing the request failed unexpectedly"))?;
         let job = prepared.map_err(|e| Fault::from(e).without_folders())?;
         self.limiter.check_job(&job)?;
         let job = Arc::new(job);
-        place.jobs.push(Arc::downgrade(&job));
+        loaded.jobs.push(Arc::downgrade(&job));
         Ok(job)
     }
 }

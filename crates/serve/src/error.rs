@@ -139,7 +139,8 @@ impl Fault {
     /// The fault with the names of files instead of their paths, which are nobody's business.
     pub fn without_folders(self) -> Self {
         let short = |word: &str| match word.rsplit_once(['/', '\\']) {
-            Some((_, name)) if Path::new(word).is_absolute() => name.to_owned(),
+            // Errors begin with the path of the file, which may be relative.
+            Some((_, name)) if Path::new(word).is_absolute() || word.ends_with(':') => name.to_owned(),
             _ => word.to_owned(),
         };
         let message: Vec<String> = self.message.split(' ').map(short).collect();
@@ -204,5 +205,7 @@ mod tests {
         let fault =
             Fault::invalid("/srv/models/a/config.json: `a/b` is wrong; see /v1/limits").without_folders();
         assert_eq!(fault.message, "config.json: `a/b` is wrong; see limits");
+        let fault = Fault::invalid("data/inputs/ab12: tensor `a/b`: missing").without_folders();
+        assert_eq!(fault.message, "ab12: tensor `a/b`: missing");
     }
 }

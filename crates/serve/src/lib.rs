@@ -41,7 +41,7 @@ mod stop;
 mod store;
 mod waiter;
 
-pub use config::{Config, Limits, Model};
+pub use config::{Changes, Config, Limits, Load, Model};
 pub use error::{Fault, ServeError};
 pub use log::log;
 pub use server::Server;

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tweedie_pipe::Request;
 use utoipa::ToSchema;
 
@@ -100,6 +100,9 @@ pub struct Order {
 /// # Errors
 /// [`Fault`] naming the field.
 pub fn checked(mut json: Map<String, Value>, store: &Store) -> Result<(Value, Request), Fault> {
+    if let Some(Value::Array(loras)) = json.get_mut("loras") {
+        loras.iter_mut().try_for_each(|lora| named(lora, store))?;
+    }
     for (name, value) in &mut json {
         place(name, value, store)?;
     }
@@ -108,6 +111,25 @@ pub fn checked(mut json: Map<String, Value>, store: &Store) -> Result<(Value, Re
     // What is stored is what was understood, in one form.
     let json = serde_json::to_value(&request).map_err(|e| Fault::internal(e.to_string()))?;
     Ok((json, request))
+}
+
+/// Replaces the name of a LoRA by its file.
+fn named(lora: &mut Value, store: &Store) -> Result<(), Fault> {
+    let Some(entries) = lora.as_object_mut() else { return Ok(()) };
+    let Some(name) = entries.remove("name") else { return Ok(()) };
+    let hash = name.as_str().and_then(|name| store.lora(name)).ok_or_else(|| {
+        let known: Vec<_> = store.loras().map(|name| format!("`{name}`")).collect();
+        let known = if known.is_empty() { "this server has none".to_owned() } else { known.join(" or ") };
+        Fault::field("loras", format!("unknown LoRA {name}; expected one of: {known}"))
+    })?;
+    if entries.insert("file".into(), json!({ "sha256": hash })).is_some() {
+        return Err(Fault::field(
+            "loras",
+            format!("the LoRA {name} has a name and a file; expected one of them"),
+        ));
+    }
+    entries.entry("scale").or_insert_with(|| 1.0.into());
+    Ok(())
 }
 
 fn place(name: &str, value: &mut Value, store: &Store) -> Result<(), Fault> {
@@ -184,8 +206,6 @@ pub fn inputs(json: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn object(value: Value) -> Map<String, Value> {
@@ -208,6 +228,29 @@ mod tests {
         assert!(fault.message.contains("no uploaded file"), "{fault}");
         let fault = checked(object(json!({ "image": "a.png" })), &store).unwrap_err();
         assert_eq!(fault.code, "invalid_request");
+    }
+
+    #[test]
+    fn loras_have_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("style.safetensors");
+        std::fs::write(&file, "abc").unwrap();
+        let store = Store::open(dir.path()).unwrap().with_loras(std::slice::from_ref(&file)).unwrap();
+        let (stored, _) = checked(object(json!({ "loras": [{ "name": "style" }] })), &store).unwrap();
+        let request = resolved(&stored, &store).unwrap();
+        assert_eq!((&request.loras[0].file.path, request.loras[0].scale), (&file, 1.0));
+        let found = store.find(store.lora("style").unwrap());
+        assert_eq!(found, Some(file.clone()));
+        for (lora, words) in [
+            (json!({ "name": "other" }), ["unknown LoRA \"other\"", "`style`"]),
+            (json!({ "name": "style", "file": { "sha256": "a" } }), ["a name and a file", "loras"]),
+            (json!({ "name": 3 }), ["unknown LoRA 3", "loras"]),
+        ] {
+            let fault = checked(object(json!({ "loras": [lora] })), &store).unwrap_err();
+            let text = format!("{:?} {fault}", fault.param);
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        }
+        assert!(Store::open(dir.path()).unwrap().with_loras(&[file.clone(), file]).is_err());
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Server {
         let folder = config.data_dir.clone();
         fs::create_dir_all(&folder).map_err(|source| ServeError::File { path: folder.clone(), source })?;
         let journal = Arc::new(Journal::open(&folder)?);
-        let store = Store::open(&folder)?;
+        let store = Store::open(&folder)?.with_loras(&config.loras)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("http")

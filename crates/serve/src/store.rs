@@ -1,6 +1,7 @@
 //! Files by the SHA-256 of their content: `inputs/HASH` for uploads, `files/HASH.png` and so on for results.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -8,6 +9,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tweedie_pipe::RecordedFile;
 use tweedie_system::files;
 
 use crate::ServeError;
@@ -24,6 +26,8 @@ const FRESH: &str = "new-";
 pub struct Store {
     inputs: PathBuf,
     results: PathBuf,
+    /// LoRAs elsewhere by their names, with the SHA-256 of their content.
+    loras: Arc<BTreeMap<String, (String, PathBuf)>>,
     /// When unused uploads were deleted last.
     swept: Arc<Mutex<Option<Instant>>>,
 }
@@ -54,8 +58,8 @@ impl Store {
     /// # Errors
     /// If it cannot be created.
     pub fn open(folder: &Path) -> Result<Self, ServeError> {
-        let store =
-            Self { inputs: folder.join("inputs"), results: folder.join("files"), swept: Arc::default() };
+        let (inputs, results) = (folder.join("inputs"), folder.join("files"));
+        let store = Self { inputs, results, loras: Arc::default(), swept: Arc::default() };
         for path in [&store.inputs, &store.results] {
             fs::create_dir_all(path).map_err(|source| ServeError::File { path: path.clone(), source })?;
             // What an earlier run has left half-written.
@@ -66,6 +70,35 @@ impl Store {
             let _ = fs::remove_file(entry.path());
         }
         Ok(store)
+    }
+
+    /// The same store with LoRAs that requests can name.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or two have the same name.
+    pub fn with_loras(self, paths: &[PathBuf]) -> Result<Self, ServeError> {
+        let mut loras = BTreeMap::new();
+        for path in paths {
+            let wrong = |reason: String| ServeError::Config { path: path.clone(), reason };
+            let name = path.file_stem().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| wrong("the name of a LoRA must be UTF-8 text".into()))?;
+            let file = RecordedFile::of(path).map_err(|e| wrong(e.to_string()))?;
+            let hash = file.sha256.unwrap_or_default();
+            if loras.insert(name.to_owned(), (hash, path.clone())).is_some() {
+                return Err(wrong(format!("two LoRAs are called `{name}`; rename a file")));
+            }
+        }
+        Ok(Self { loras: loras.into(), ..self })
+    }
+
+    /// The names of the LoRAs.
+    pub fn loras(&self) -> impl Iterator<Item = &str> {
+        self.loras.keys().map(String::as_str)
+    }
+
+    /// The SHA-256 of the LoRA of this name.
+    pub fn lora(&self, name: &str) -> Option<&str> {
+        self.loras.get(name).map(|(hash, _)| hash.as_str())
     }
 
     /// Stores an upload and returns its hash.
@@ -109,8 +142,11 @@ impl Store {
         path.is_file().then_some(path)
     }
 
-    /// The path of an upload or result with this hash.
+    /// The path of an upload, result or LoRA with this hash.
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
+        if let Some((_, path)) = self.loras.values().find(|(own, _)| own == hash) {
+            return Some(path.clone());
+        }
         let path = is_hash(hash).then(|| self.inputs.join(hash))?;
         if path.is_file() {
             return Some(path);

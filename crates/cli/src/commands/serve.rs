@@ -13,8 +13,9 @@ use tweedie::{
     builtin,
     library::{self, Place},
     ops::Device,
+    pipe::LoadOptions,
 };
-use tweedie_serve::{Config, Model, Server, log};
+use tweedie_serve::{Changes, Config, Model, Server, log};
 
 use crate::{interrupt, ui::Ui};
 
@@ -41,6 +42,9 @@ pub struct Args {
     /// File of lines `NAME TOKEN`, one for each client: requests then need `Authorization: Bearer TOKEN`.
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
+    /// LoRA that requests can use by its name, that of the file without the extension; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    lora: Vec<PathBuf>,
     /// TOML file with further settings: limits, batching, memory for models. docs/serving.md lists its keys. Flags take
     /// precedence.
     #[arg(long, value_name = "FILE.toml")]
@@ -56,6 +60,7 @@ impl Args {
         config.listen = self.listen.unwrap_or(config.listen);
         config.data_dir = self.data_dir.clone().unwrap_or(config.data_dir);
         config.tokens = self.tokens.clone().or(config.tokens);
+        config.loras.extend(self.lora.iter().cloned());
         config.batching &= !self.no_batching;
         Ok(config)
     }
@@ -82,7 +87,10 @@ fn model(path: &Path, device: &Device) -> Result<Model> {
     };
     let about = library::about(&name).to_owned();
     let (path, device) = (path.to_owned(), device.clone());
-    let load = Box::new(move || library::load(&path, &Default::default(), &device));
+    let load = Box::new(move |changes: &Changes| {
+        let Changes { loras, embeddings } = changes;
+        library::load(&path, &LoadOptions { loras, embeddings, ..LoadOptions::default() }, &device)
+    });
     Ok(Model { name, about, bytes: library::bytes(&place), load })
 }
 

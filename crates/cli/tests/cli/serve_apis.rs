@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     common::Scratch,
     http::{Event, Served, form},
+    tensors,
 };
 
 fn base64(text: &Value) -> Vec<u8> {
@@ -274,4 +275,59 @@ fn the_page_and_its_files_are_there() {
     }
     assert!(seen.len() >= 8, "{seen:?}");
     served.get("/studio/none.js").is(404);
+}
+
+#[test]
+fn requests_have_loras_of_their_own() {
+    let scratch = Scratch::new();
+    let stem = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0";
+    let (down, up) = (format!("{stem}.lora_A.weight"), format!("{stem}.lora_B.weight"));
+    let change = [(&*down, tensors::ramp(&[1, 96])), (&*up, tensors::ramp(&[96, 1]))];
+    scratch.write("style.safetensors", tensors::file(&change));
+    let served =
+        Served::start(&scratch.path(""), &["--model", "emoji-text-64", "--lora", "style.safetensors"]);
+    let plain = json!({ "prompt": "red heart", "seed": 4, "steps": 4, "guidance": 2 });
+    let with = |loras: Value| {
+        let mut request = plain.clone();
+        request["loras"] = loras;
+        request
+    };
+    // All at once: each has its own weights.
+    let named = with(json!([{ "name": "style", "scale": 3 }]));
+    let ids = [&plain, &named, &plain].map(|request| served.order(request));
+    let [first, changed, second] = ids.map(|id| pixels(&served.results(&id)[0]));
+    assert!(first == second && first != changed);
+    let args = [
+        "sample",
+        "-m",
+        "emoji-text-64",
+        "-p",
+        "red heart",
+        "--seed",
+        "4",
+        "--steps",
+        "4",
+        "--guidance",
+        "2",
+    ];
+    let more = ["--lora", "style.safetensors:3", "--singles", "s", "-o", "grid.png"];
+    scratch.ok(&[&args[..], &more].concat());
+    assert!(pixels(&scratch.read("s/0000.png")) == changed);
+    // Uploaded, and as AUTOMATIC1111's clients name it.
+    let uploaded = served.send("POST", "/v1/uploads", &[], &scratch.read("style.safetensors")).is(201).json();
+    let uploaded = with(json!([{ "file": { "sha256": uploaded["sha256"] }, "scale": 3 }]));
+    assert!(pixels(&served.results(&served.order(&uploaded))[0]) == changed);
+    let a1111 = json!({ "prompt": "red heart <lora:style:3>", "seed": 4, "steps": 4, "cfg_scale": 2 });
+    let answer = served.post("/sdapi/v1/txt2img", &a1111).is(200).json();
+    assert!(pixels(&base64(&answer["images"][0])) == changed);
+    assert_eq!(served.get("/sdapi/v1/loras").is(200).json()[0]["name"], "style");
+    assert_eq!(served.get("/v1/limits").is(200).json()["loras"], json!(["style"]));
+    let refused = served.post("/v1/jobs", &with(json!([{ "name": "other" }]))).is(400).text();
+    assert!(refused.contains("unknown LoRA") && refused.contains("`style`"), "{refused}");
+    let other = tensors::file(&[("unet.strange.lora_A.weight", tensors::ramp(&[1, 4]))]);
+    let other = served.send("POST", "/v1/uploads", &[], &other).is(201).json();
+    let refused =
+        served.post("/v1/jobs", &with(json!([{ "file": { "sha256": other["sha256"] }, "scale": 1 }])));
+    let refused = refused.is(400).text();
+    assert!(refused.contains("strange") && !refused.contains("/inputs/"), "{refused}");
 }

@@ -106,6 +106,18 @@ impl PartialSchema for JobRequest {
                 "clip_skip": whole(0, "Number of the text encoder's last layers to skip."),
                 "prior_steps": whole(1, "Number of solver steps of the prior of a DALL-E 2 model."),
                 "prior_guidance": { "type": "number", "minimum": 0, "description": "Guidance scale of the prior." },
+                "loras": {
+                    "type": "array",
+                    "items": {
+                        "type": "object", "additionalProperties": false,
+                        "properties": {
+                            "name": { "type": "string", "description": "One of the LoRAs of `/v1/limits`." },
+                            "file": file("An uploaded LoRA."),
+                            "scale": { "type": "number", "description": "How strongly it is merged; 1 by default with a name." }
+                        }
+                    },
+                    "description": "LoRAs that are merged into the weights. Requests with the same LoRAs share calls."
+                },
                 "prompt_weights": { "type": "string", "description": "Convention for word weights." },
                 "untuned": { "type": "boolean", "description": "Ignore learned samplers." },
                 "image": file("The initial image: an upload or a result."),

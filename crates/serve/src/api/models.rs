@@ -94,6 +94,7 @@ pub async fn limits(State(service): State<Arc<Service>>) -> Json<Value> {
     Json(json!({
         "count": limits.count, "steps": limits.steps, "pixels": limits.pixels, "body": limits.body,
         "jobs": limits.jobs, "queue": limits.queue, "seconds": limits.seconds,
+        "loras": service.store.loras().collect::<Vec<_>>(),
         "solvers": solvers, "spacings": SPACINGS.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
     }))
 }

@@ -65,6 +65,34 @@ pub struct Asked {
     pub send: bool,
 }
 
+/// The prompt without `<lora:NAME:SCALE>`, and these LoRAs.
+fn without_loras(prompt: &str) -> Result<(String, Vec<Value>), Fault> {
+    const START: &str = "<lora:";
+    let (mut text, mut loras, mut rest) = (String::new(), Vec::new(), prompt);
+    while let Some((before, after)) = rest.split_once(START) {
+        let wrong = |part: &str| {
+            Fault::field(
+                "prompt",
+                format!("`{START}{part}`: expected `{START}NAME>` or `{START}NAME:SCALE>`"),
+            )
+        };
+        let (tag, after) = after.split_once('>').ok_or_else(|| wrong(after))?;
+        let (name, scale) = match tag.split_once(':') {
+            None => (tag, 1.0),
+            Some((name, scale)) => (name, scale.trim().parse::<f64>().map_err(|_| wrong(tag))?),
+        };
+        if !scale.is_finite() {
+            return Err(wrong(tag));
+        }
+        loras.push(json!({ "name": name.trim(), "scale": scale }));
+        text.push_str(before);
+        rest = after;
+    }
+    text.push_str(rest);
+    let text = if loras.is_empty() { text } else { text.trim().to_owned() };
+    Ok((text, loras))
+}
+
 /// Whether a value asks for nothing.
 fn is_nothing(value: &Value) -> bool {
     match value {
@@ -117,8 +145,12 @@ impl Asked {
         let (prompt, negative) =
             (fields.text("prompt")?.unwrap_or_default(), fields.text("negative_prompt")?.unwrap_or_default());
         let mut request = Map::new();
-        let model = model_for(service, model, &prompt).await;
-        set_prompt(&mut request, reads(service, model.as_deref()).await?, &prompt)?;
+        let (text, loras) = without_loras(&prompt)?;
+        if !loras.is_empty() {
+            request.insert("loras".into(), loras.into());
+        }
+        let model = model_for(service, model, &text).await;
+        set_prompt(&mut request, reads(service, model.as_deref()).await?, &text)?;
         if !negative.is_empty() {
             request.insert("negative_prompt".into(), negative.clone().into());
         }
@@ -262,4 +294,20 @@ async fn set_image(
     let mask = json!({ "files": [{ "sha256": mask }], "feather": feather });
     request.insert("known".into(), json!({ "image": image, "mask": mask }));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loras_in_prompts_are_taken_out() {
+        let (text, loras) = without_loras("a cat <lora:style:0.8>, <lora:lcm>").unwrap();
+        assert_eq!(text, "a cat ,");
+        assert_eq!(loras, [json!({ "name": "style", "scale": 0.8 }), json!({ "name": "lcm", "scale": 1.0 })]);
+        assert_eq!(without_loras(" a < b ").unwrap(), (" a < b ".to_owned(), Vec::new()));
+        for wrong in ["<lora:a", "<lora:a:much>", "<lora:a:inf>"] {
+            assert!(without_loras(wrong).unwrap_err().message.contains("NAME:SCALE"), "{wrong}");
+        }
+    }
 }

@@ -12,8 +12,7 @@ use super::{Web, images::UPSCALERS};
 use crate::metrics::resident;
 
 /// Lists of things that this server does not have.
-const EMPTY: [&str; 11] = [
-    "loras",
+const EMPTY: [&str; 10] = [
     "hypernetworks",
     "face-restorers",
     "realesrgan-models",
@@ -33,6 +32,8 @@ pub fn router() -> Router<Web> {
         .route("/schedulers", get(schedulers))
         .route("/upscalers", get(upscalers))
         .route("/sd-models", get(models))
+        .route("/loras", get(loras))
+        .route("/refresh-loras", post(|| async { Json(Value::Null) }))
         .route("/refresh-checkpoints", post(|| async { Json(Value::Null) }))
         .route("/embeddings", get(|| async { Json(json!({ "loaded": {}, "skipped": {} })) }))
         .route("/scripts", get(|| async { Json(json!({ "txt2img": [], "img2img": [] })) }))
@@ -65,6 +66,11 @@ async fn models(State(web): State<Web>) -> Json<Value> {
                 "about": about })
     };
     Json(web.service.desk.names().iter().map(model).collect())
+}
+
+async fn loras(State(web): State<Web>) -> Json<Value> {
+    let lora = |name| json!({ "name": name, "alias": name, "path": name, "metadata": {} });
+    Json(web.service.store.loras().map(lora).collect())
 }
 
 async fn memory() -> Json<Value> {
