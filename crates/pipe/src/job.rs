@@ -9,7 +9,11 @@ use std::{
 };
 
 use burn::tensor::Device;
-use tweedie_core::{Denoiser, Halt, Level, Prediction, Solver, lin, solver::Bespoke};
+use tweedie_core::{
+    Denoiser, Halt, Level, Move, Prediction, Solver, lin,
+    schedule::Axis,
+    solver::{self, Bespoke},
+};
 use tweedie_data::Image;
 use tweedie_hub::{Model, Recipe, Sampling, SchedulerConfig};
 use tweedie_models::{Codec, Conditions, Encoded, HostTensor, Network, Precision};
@@ -126,6 +130,27 @@ impl Job {
     /// How it is sampled.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
+    }
+
+    /// A warning about the sampler. A Runge–Kutta step that starts almost at pure noise extrapolates over a huge interval of
+    /// `sigma/alpha`, and the result is noise.
+    pub fn remark(&self) -> Option<String> {
+        /// Schedules for images start below 200, squared-cosine ones at 20,000.
+        const FAR: f64 = 1000.0;
+        const WIDE: f64 = 5.0;
+        let Recipe { plan, solver, schedule, .. } = &*self.recipe;
+        let entry = solver::find(solver.name()).filter(|entry| entry.evaluations > 1 && !entry.adaptive)?;
+        let from = plan.start.nsr();
+        let to = plan
+            .steps()
+            .find_map(|(_, step)| if let Move::Solve(to) = step { Some(to.nsr()) } else { None })?;
+        (schedule.axis() == Axis::Nsr && from > FAR && to < from / WIDE).then(|| {
+            format!(
+                "the solver `{}` starts at sigma/alpha = {from:.0}, almost pure noise, which it cannot follow in steps of \
+                 this size; expect noise. The spacing `karras`, or the solver `dpmpp-2m`, avoids it",
+                entry.name
+            )
+        })
     }
 
     /// The settings of the sampler, of the request or the model.

@@ -62,6 +62,9 @@ impl Pipeline {
         if let (Some(_), Some(_)) = (enlarging, &request.known) {
             return Err(fail("known", "this model enlarges images; it does not edit them"));
         }
+        if let (Some(_), Some(_)) = (&self.model.unclip, &request.known) {
+            return Err(fail("known", "this model enlarges what it makes; it does not edit images"));
+        }
         let work = request.known.as_ref().map(|known| self.work(request, known)).transpose()?;
         let method = match (&request.known, &work) {
             // A network that fills masks needs no method.

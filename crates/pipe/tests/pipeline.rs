@@ -222,6 +222,20 @@ fn shifts_follow_the_size_or_the_request() {
 }
 
 #[test]
+fn steps_that_a_solver_cannot_follow_are_told() {
+    let cosine = r#"{"_class_name": "DDIMScheduler", "beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}"#;
+    let remark = |schedule: &str, solver: &str, spacing: Option<Spacing>| {
+        let asked = Request { solver: Some(solver.into()), spacing, ..request(1, 10) };
+        ddpm(schedule).prepare(&asked).unwrap().remark()
+    };
+    let far = Some(Spacing::Trailing);
+    assert!(remark(cosine, "heun", far).unwrap().contains("`heun` starts at sigma/alpha = "));
+    assert_eq!(remark(cosine, "heun", Some(Spacing::Karras { rho: 7.0 })), None);
+    assert_eq!(remark(cosine, "euler", far), None);
+    assert_eq!(remark(r#"{"_class_name": "DDIMScheduler"}"#, "heun", far), None);
+}
+
+#[test]
 fn events_count_and_show() {
     let pipeline = ddpm(r#"{"_class_name": "DDPMScheduler"}"#);
     let request = Request { chunk: NonZeroUsize::new(2), ..request(3, 5) };

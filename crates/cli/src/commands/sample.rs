@@ -337,6 +337,9 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     let by = request.enlarge.take();
     let enlarger = by.as_deref().map(|path| enlarge::model(path, &device, ui)).transpose()?;
     let job = pipeline.prepare(&request)?;
+    if let Some(remark) = job.remark() {
+        ui.warn(remark);
+    }
     let medium = job.medium();
     let output_path = args.place(medium, job.count())?;
     model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
