@@ -1,9 +1,9 @@
 //! The share of one process in a run on several ranks: some of the passes of each step, and some of the parameters.
 //!
-//! A step has `run.accumulation` passes, whatever the number of ranks. Each rank computes the gradients of its passes; each
-//! parameter's owner gets its gradients from all ranks, sums them over one fixed tree, updates it, and sends it to all. So
-//! equal configurations give equal bits on any number of ranks, and each sends and receives about twice the size of the
-//! weights per step.
+//! A step has `run.accumulation` passes, whatever the number of ranks. Each rank computes the gradients of its passes, and
+//! gets those of all ranks for a slice of the parameters, which it sums over one fixed tree. Each parameter's owner updates it;
+//! then all get the new values. So equal configurations give equal bits on any number of ranks, and each sends and receives
+//! about twice the size of the weights per step.
 
 mod owners;
 mod tree;
@@ -24,6 +24,7 @@ use tweedie_models::params::HostTensor;
 use tweedie_system::ranks::{Ranks, share};
 
 pub(crate) use owners::Owners;
+use owners::Piece;
 pub(crate) use tree::Node;
 use wire::{bytes, floats, take};
 
@@ -164,61 +165,64 @@ impl Share {
     /// The sums of the gradients of all passes, of the parameters that this process owns. Collective.
     ///
     /// # Errors
-    /// If another rank cannot be reached or has gradients of other parameters.
+    /// If another rank cannot be reached or sends something else.
     pub fn reduce(&self, owners: &Owners, mut sums: Sums) -> Result<GradientMap, TrainError> {
         if !self.is_shared() {
             return Ok(sums.pop().map(|(_, sum)| sum).unwrap_or_default());
         }
         let (count, device) = (self.ranks.count(), sums.first().and_then(|(_, sum)| sum.device()));
-        let mut parts: Vec<Vec<f32>> = vec![Vec::new(); count];
+        // The same parameters have gradients in every pass, because the network is the same.
         let mut names = BTreeSet::new();
+        let mut parts: Vec<Vec<f32>> = vec![Vec::new(); count];
         for (_, sum) in sums {
             let values = sum.into_values();
-            names = values.keys().cloned().collect();
             for (rank, part) in parts.iter_mut().enumerate() {
-                let own = owners.of(rank).filter_map(|(name, _)| values.get(name));
-                own.for_each(|values| part.extend(values));
+                for Piece { name, values: of, .. } in owners.pieces(rank) {
+                    match values.get(name).and_then(|values| values.get(of.clone())) {
+                        Some(values) => part.extend(values),
+                        None => part.resize(part.len() + of.len(), 0.0),
+                    }
+                }
             }
+            names.extend(values.into_keys());
         }
-        let parts: Vec<&[u8]> = parts.iter().map(|part| bytes(part)).collect();
-        let found = self.ranks.exchange(&parts)?;
-        // The same parameters have gradients in every pass, because the network is the same.
-        let own: Vec<(String, usize)> = owners
-            .of(self.ranks.rank())
-            .filter(|(name, _)| names.contains(*name))
-            .map(|(name, size)| (name.clone(), size))
-            .collect();
-        let all: usize = own.iter().map(|(_, size)| size).sum();
-        let mut received = Vec::new();
-        for (rank, part) in found.iter().enumerate() {
-            let nodes = tree::within(0..self.passes, &share(self.passes, rank, count));
-            let values = floats(part);
-            if values.len() != nodes.len() * all {
-                let (found, expected) = (values.len(), nodes.len() * all);
-                let reason = format!("it sent {found} values of gradients, expected {expected}");
-                return Err(TrainError::Rank { rank, reason });
-            }
-            received.push((nodes, values));
+        let slice = owners.slice(self.ranks.rank());
+        let mut nodes = Vec::new();
+        for (rank, part) in self.exchange(&parts)?.into_iter().enumerate() {
+            let of_rank = tree::within(0..self.passes, &share(self.passes, rank, count));
+            expect(rank, part.len(), of_rank.len() * slice)?;
+            let values = |at: usize| part[at * slice..][..slice].to_vec();
+            nodes.extend(of_rank.into_iter().enumerate().map(|(at, node)| (node, values(at))));
         }
-        let mut start = 0;
-        let mut reduced = BTreeMap::new();
-        for (name, size) in own {
-            let of_node = |(at, node): (usize, &Node), values: &Vec<f32>| {
-                (node.clone(), values[at * all + start..][..size].to_vec())
-            };
-            let parts = received
-                .iter()
-                .flat_map(|(nodes, values)| nodes.iter().enumerate().map(move |node| of_node(node, values)));
-            let add = |mut a: Vec<f32>, b: Vec<f32>| {
-                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                a
-            };
-            if let Some(sum) = tree::join(0..self.passes, &mut parts.peekable(), &add) {
-                reduced.insert(name, sum);
+        let add = |mut a: Vec<f32>, b: Vec<f32>| {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+            a
+        };
+        let sum = tree::join(0..self.passes, &mut nodes.into_iter().peekable(), &add).unwrap_or_default();
+
+        // Each piece goes to the owner of its parameter.
+        let (mut parts, mut rest) = (vec![Vec::new(); count], sum.as_slice());
+        for Piece { owner, values, .. } in owners.pieces(self.ranks.rank()) {
+            parts[owner].extend(take(&mut rest, values.len()));
+        }
+        let mut reduced: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+        for (rank, part) in self.exchange(&parts)?.into_iter().enumerate() {
+            let own = || owners.pieces(rank).filter(|piece| piece.owner == self.ranks.rank());
+            expect(rank, part.len(), own().map(|piece| piece.values.len()).sum())?;
+            let mut rest = part.as_slice();
+            for Piece { name, values, .. } in own() {
+                let values = take(&mut rest, values.len());
+                if names.contains(name) {
+                    reduced.entry(name.to_owned()).or_default().extend(values);
+                }
             }
-            start += size;
         }
         Ok(GradientMap::from_values(reduced, device))
+    }
+
+    fn exchange(&self, parts: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, TrainError> {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| bytes(part)).collect();
+        Ok(self.ranks.exchange(&parts)?.iter().map(|part| floats(part)).collect())
     }
 
     /// The norm of all gradients, of which this process has its own, as of one process. Collective.
@@ -242,21 +246,32 @@ impl Share {
         if !self.is_shared() {
             return Ok(model);
         }
-        let me = self.ranks.rank();
+        let (me, count) = (self.ranks.rank(), self.ranks.count());
         let mut visitor = Values { path: Vec::new(), owners, rank: me, found: BTreeMap::new() };
         model.visit(&mut visitor);
-        let own: Vec<f32> = visitor.found.into_values().flatten().collect();
-        let found = self.ranks.gather(bytes(&own))?;
-        let mut values = BTreeMap::new();
-        for (rank, part) in found.iter().enumerate().filter(|(rank, _)| *rank != me) {
+        // Each rank gets the new values of its slice, and then sends them to all.
+        let mut parts: Vec<Vec<f32>> = vec![Vec::new(); count];
+        for (rank, part) in parts.iter_mut().enumerate() {
+            for Piece { name, values, .. } in owners.pieces(rank).filter(|piece| piece.owner == me) {
+                part.extend(visitor.found.get(name).and_then(|found| found.get(values)).unwrap_or_default());
+            }
+        }
+        let found = self.exchange(&parts)?;
+        let mut rests: Vec<&[f32]> = found.iter().map(Vec::as_slice).collect();
+        let mut slice: Vec<f32> = Vec::with_capacity(owners.slice(me));
+        for Piece { owner, values, .. } in owners.pieces(me) {
+            slice.extend(take(&mut rests[owner], values.len()));
+        }
+        let mut values: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+        for (rank, part) in self.ranks.gather(bytes(&slice))?.iter().enumerate() {
             let part = floats(part);
+            expect(rank, part.len(), owners.slice(rank))?;
             let mut rest = part.as_slice();
-            for (name, size) in owners.of(rank) {
-                let taken = take(&mut rest, size);
-                if taken.len() != size {
-                    return Err(TrainError::Rank { rank, reason: format!("it did not send all of {name}") });
+            for piece in owners.pieces(rank) {
+                let new = take(&mut rest, piece.values.len());
+                if piece.owner != me {
+                    values.entry(piece.name.to_owned()).or_default().extend(new);
                 }
-                values.insert(name.clone(), taken.to_vec());
             }
         }
         Ok(model.map(&mut Put { path: Vec::new(), values }))
@@ -296,6 +311,16 @@ impl Share {
             }
         }
         Ok(all)
+    }
+}
+
+/// Checks the number of values that a rank sent.
+fn expect(rank: usize, found: usize, expected: usize) -> Result<(), TrainError> {
+    match found == expected {
+        true => Ok(()),
+        false => {
+            Err(TrainError::Rank { rank, reason: format!("it sent {found} values, expected {expected}") })
+        }
     }
 }
 
