@@ -39,6 +39,11 @@ pub struct DataConfig {
     pub on_error: OnError,
     /// Decoded images are kept in memory if all of them fit in this many MiB; otherwise they are decoded when needed.
     pub cache_mb: usize,
+    /// Number of images that change places: 0 for all of them, which reads in any order. With Parquet files or archives larger
+    /// than memory, a number such as 10000 reads them from front to back, one part after another in a new order each epoch.
+    pub shuffle: usize,
+    /// With `shuffle`, MiB for encoded images of Parquet files that are read ahead.
+    pub buffer_mb: usize,
     /// Used with `source = "emoji"`.
     pub emoji: EmojiConfig,
     /// Used if the source is a folder.
@@ -59,6 +64,8 @@ impl Default for DataConfig {
             holdout: 0.05,
             on_error: OnError::Skip,
             cache_mb: 1024,
+            shuffle: 0,
+            buffer_mb: 1024,
             emoji: EmojiConfig::default(),
             folder: FolderConfig::default(),
             parquet: ParquetConfig::default(),
@@ -82,6 +89,13 @@ impl DataConfig {
         if !(0.0..0.5).contains(&self.margin) {
             return wrong("data.margin", self.margin.to_string(), "a fraction ≥ 0 and < 0.5");
         }
+        if self.shuffle > 0 && matches!(self.source, Source::Emoji | Source::Folder(_)) {
+            return wrong(
+                "data.shuffle",
+                self.shuffle.to_string(),
+                "0, because this source can be read in any order",
+            );
+        }
         if !(0.0..1.0).contains(&self.holdout) {
             return wrong("data.holdout", self.holdout.to_string(), "a fraction ≥ 0 and < 1");
         }
@@ -100,7 +114,8 @@ pub enum Source {
     Folder(PathBuf),
     /// A Parquet file with encoded images in the format of Hugging Face datasets, or a folder of such files.
     Parquet(PathBuf),
-    /// A data set as it is downloaded: a zip or tar archive of images (gzipped or not), or arrays in IDX, CIFAR's
+    /// A data set as it is downloaded: a zip or tar archive of images (gzipped or not), a folder of tar archives (as of
+    /// WebDataset, with `.txt`, `.cls` or `.json` beside each image), or arrays in IDX, CIFAR's
     /// binary batches, NPY or NPZ, in one file, an archive or a folder. Its contents decide which.
     Packed(PathBuf),
 }

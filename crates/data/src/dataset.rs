@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,7 +13,8 @@ use std::{
 use rayon::prelude::*;
 
 use crate::{
-    DataConfig, DataError, Image, OnError, Picture, Skipped, Source, Words, decode, emoji, folder,
+    BufferUse, DataConfig, DataError, Image, OnError, Order, Picture, Skipped, Source, Words, decode, emoji,
+    folder,
     form::{self, Decode},
     order::mix,
     packed, parquet,
@@ -50,6 +52,8 @@ struct Shared<D: Decode> {
     by: D,
     on_error: OnError,
     holdout: f64,
+    /// Items that change places; 0 for all.
+    shuffle: usize,
     /// All images in the collection's order, with `None` for corrupt ones. `None` if they do not fit in memory.
     cache: Option<Vec<Option<Arc<D::Sample>>>>,
     skipped: Mutex<Vec<Skipped>>,
@@ -89,6 +93,7 @@ impl<D: Decode> Dataset<D> {
             by,
             on_error: config.on_error,
             holdout: config.holdout,
+            shuffle: config.shuffle,
             cache: None,
             skipped: Mutex::new(std::mem::take(&mut collection.skipped)),
             corrupt: collection.entries.iter().map(|_| AtomicBool::new(false)).collect(),
@@ -173,6 +178,27 @@ impl<D: Decode> Dataset<D> {
     pub fn captioned(&self) -> Self {
         let has = |i: &usize| !self.shared.collection.entries[*i].words.is_silent();
         Self { shared: self.shared.clone(), indices: self.indices.iter().copied().filter(has).collect() }
+    }
+
+    /// The order of these items in training: a permutation of all, or, with `data.shuffle`, of windows along the files.
+    pub fn order(&self, seed: u64) -> Order {
+        if self.shared.shuffle == 0 || self.is_empty() {
+            return Order::new(seed, self.len());
+        }
+        let place = |at: usize| self.shared.collection.entries[self.indices[at]].place.run();
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for at in 0..self.len() {
+            match runs.last_mut().filter(|run| place(run.start) == place(at)) {
+                Some(run) => run.end = at + 1,
+                None => runs.push(at..at + 1),
+            }
+        }
+        Order::windowed(seed, runs, self.shared.shuffle)
+    }
+
+    /// How much of Parquet files was read ahead so far, with `data.shuffle`.
+    pub fn buffer_use(&self) -> BufferUse {
+        self.shared.collection.tables.as_ref().map(|tables| tables.used()).unwrap_or_default()
     }
 
     /// Splits into the training part and the held-out part: on average the fraction `config.holdout` of the items, and emoji
@@ -286,7 +312,7 @@ fn collection<D: Decode>(config: &DataConfig, by: &D) -> Result<Collection, Data
     match &config.source {
         Source::Emoji => emoji::open(&config.emoji),
         Source::Folder(path) => folder::open(path, &config.folder, config.on_error, by),
-        Source::Parquet(path) => parquet::open(path, &config.parquet, config.on_error),
+        Source::Parquet(path) => parquet::open(path, config),
         Source::Packed(path) => packed::open(path, config.folder.classes, by.endings()),
     }
 }

@@ -82,6 +82,24 @@ pub enum DataError {
         /// The allowed values.
         expected: &'static str,
     },
+    /// The images that change places do not fit in the buffer.
+    #[error(
+        "data.buffer_mb = {found}: expected at least {needed} for data.shuffle = {shuffle}, because {path} has row groups \
+         of up to {largest} MiB; or lower data.shuffle",
+        path = path.display()
+    )]
+    Buffer {
+        /// The value found.
+        found: usize,
+        /// The least value.
+        needed: usize,
+        /// The images that change places.
+        shuffle: usize,
+        /// The largest row group in MiB.
+        largest: usize,
+        /// The Parquet file or folder.
+        path: PathBuf,
+    },
     /// An index out of range.
     #[error("item {index} is out of range; the data set has {len} items")]
     Index {

@@ -21,6 +21,7 @@
 
 mod augment;
 mod budget;
+mod buffer;
 mod caption;
 mod color;
 mod config;
@@ -43,6 +44,7 @@ mod warp;
 
 pub use crate::{
     augment::{AugmentConfig, augment},
+    buffer::BufferUse,
     caption::{CaptionConfig, NoCaption, Words},
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Source},

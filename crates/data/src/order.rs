@@ -1,6 +1,15 @@
 //! The order of items in training: a new permutation in each epoch, computed without storing it. A permutation of `0..len`
 //! is a Feistel network on the next even power of two (Luby and Rackoff 1988), followed along its cycle until the result is
 //! below `len` (Black and Rogaway 2002): O(1) memory, and on average at most four rounds through the network.
+//!
+//! For data that is read in long runs, such as row groups of Parquet files, a permutation of all items would read each run
+//! once per item. [`Order::windowed`] permutes the runs, and then the items of a window that moves along them: only a
+//! window's runs are needed at a time, and the order is still a pure function of seed and position.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// The endless shuffled stream of indices below `len`, a pure function of the seed and the position.
 #[derive(Clone, Debug)]
@@ -8,12 +17,34 @@ pub struct Order {
     seed: u64,
     len: usize,
     classes: Vec<Vec<usize>>,
+    windows: Option<Arc<Windows>>,
 }
+
+/// Runs of items, and the window that moves along them.
+#[derive(Debug)]
+struct Windows {
+    runs: Vec<Range<usize>>,
+    size: usize,
+    /// The latest epoch that was asked for.
+    latest: Mutex<Option<(u64, Arc<Epoch>)>>,
+}
+
+/// The runs in the order of an epoch, each with the number of items before it.
+#[derive(Debug)]
+struct Epoch(Vec<(usize, Range<usize>)>);
 
 impl Order {
     /// Every item once per epoch, in a new order each epoch.
     pub fn new(seed: u64, len: usize) -> Self {
-        Self { seed, len, classes: Vec::new() }
+        Self { seed, len, classes: Vec::new(), windows: None }
+    }
+
+    /// Every item once per epoch. The runs, which must follow each other from item 0 on, come in a new order each epoch, and
+    /// items change places within windows of `size` (at least 1) along them.
+    pub fn windowed(seed: u64, runs: Vec<Range<usize>>, size: usize) -> Self {
+        let len = runs.last().map_or(0, |run| run.end);
+        let windows = Windows { runs, size: size.max(1), latest: Mutex::new(None) };
+        Self { seed, len, classes: Vec::new(), windows: Some(Arc::new(windows)) }
     }
 
     /// Every class equally often, whatever its size: once per round, in a new order each round, and within a class every item
@@ -23,7 +54,7 @@ impl Order {
         for (index, class) in classes.iter().enumerate() {
             members.entry(*class).or_default().push(index);
         }
-        Self { seed, len: classes.len(), classes: members.into_values().collect() }
+        Self { seed, len: classes.len(), classes: members.into_values().collect(), windows: None }
     }
 
     /// Number of items.
@@ -47,6 +78,9 @@ impl Order {
     /// If there are no items.
     pub fn index(&self, n: u64) -> usize {
         assert!(self.len > 0, "an order needs at least one item");
+        if let Some(windows) = &self.windows {
+            return windows.index(self.seed, n, self.len);
+        }
         if self.classes.is_empty() {
             return permuted(self.seed, n, self.len);
         }
@@ -55,6 +89,38 @@ impl Order {
         let members = &self.classes[class];
         let round = n / count as u64;
         members[permuted(mix(self.seed ^ mix(class as u64 + 1)), round, members.len())]
+    }
+}
+
+impl Windows {
+    fn index(&self, seed: u64, n: u64, len: usize) -> usize {
+        let (epoch, at) = (n / len as u64, (n % len as u64) as usize);
+        let runs = self.epoch(seed, epoch);
+        let window = at / self.size;
+        let start = window * self.size;
+        let size = self.size.min(len - start);
+        let of_window = mix(mix(seed ^ mix(epoch)) ^ window as u64);
+        let place = start + permuted(of_window, (at - start) as u64, size);
+        let run = runs.0.partition_point(|(before, _)| *before <= place) - 1;
+        let (before, run) = &runs.0[run];
+        run.start + (place - before)
+    }
+
+    fn epoch(&self, seed: u64, epoch: u64) -> Arc<Epoch> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, runs)) = latest.as_ref().filter(|(known, _)| *known == epoch) {
+            return runs.clone();
+        }
+        let count = self.runs.len();
+        let mut before = 0;
+        let run = |i: usize| {
+            let run = self.runs[permuted(mix(seed), epoch * count as u64 + i as u64, count)].clone();
+            before += run.len();
+            (before - run.len(), run)
+        };
+        let runs = Arc::new(Epoch((0..count).map(run).filter(|(_, run)| !run.is_empty()).collect()));
+        *latest = Some((epoch, runs.clone()));
+        runs
     }
 }
 
@@ -124,6 +190,39 @@ mod tests {
         // 36 and 41 degrees of freedom: 99.99 % lie below 77.
         assert!(chi(&at, 1000.0) < 77.0, "{}", chi(&at, 1000.0));
         assert!(chi(&after, 1000.0) < 77.0, "{}", chi(&after, 1000.0));
+    }
+
+    #[test]
+    fn windows_visit_every_item_once_and_stay_near_their_runs() {
+        let sizes = [100, 1, 300, 50, 249, 0, 200];
+        let mut runs = Vec::new();
+        for size in sizes {
+            let start = runs.last().map_or(0, |run: &Range<usize>| run.end);
+            runs.push(start..start + size);
+        }
+        let order = Order::windowed(5, runs.clone(), 128);
+        assert_eq!(order.len(), 900);
+        let epoch = |e: u64| (0..900).map(|i| order.index(e * 900 + i)).collect::<Vec<_>>();
+        for e in [0, 1, 7] {
+            let seen = epoch(e);
+            // The runs of a window of 128 items are all that it reads.
+            for window in seen.chunks(128) {
+                let mut read: Vec<usize> =
+                    window.iter().map(|i| runs.iter().position(|run| run.contains(i)).unwrap()).collect();
+                read.sort_unstable();
+                read.dedup();
+                assert!(read.len() <= 4, "{read:?}");
+            }
+            let mut sorted = seen.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..900).collect::<Vec<_>>());
+            let neighbours = seen.windows(2).filter(|pair| pair[1] == pair[0] + 1).count();
+            assert!(neighbours < 60, "not shuffled: {neighbours} of 899 follow each other");
+        }
+        assert_ne!(epoch(0), epoch(1));
+        // In any order of asking, as on resuming.
+        let again = Order::windowed(5, runs, 128);
+        assert_eq!([1000, 3, 1000].map(|n| again.index(n)), [1000, 3, 1000].map(|n| order.index(n)));
     }
 
     #[test]

@@ -23,7 +23,8 @@ use serde_json::Value;
 use tweedie_system::files;
 
 use crate::{
-    DataError, OnError, ParquetConfig, Skipped, Words,
+    DataConfig, DataError, OnError, ParquetConfig, Skipped, Words,
+    buffer::{Buffer, BufferUse},
     guard::guarded,
     source::{Collection, Entry, Place, ending},
 };
@@ -36,7 +37,13 @@ const CHUNK: usize = 256;
 const MAX_CLASSES: i64 = 100_000;
 
 /// The opened files; images are read when needed.
-pub(crate) struct Tables(Vec<Table>);
+pub(crate) struct Tables {
+    tables: Vec<Table>,
+    /// Row groups read ahead: their images, encoded.
+    buffer: Option<Buffer<[usize; 2], Group>>,
+}
+
+type Group = Vec<Option<ByteArray>>;
 
 struct Table {
     path: PathBuf,
@@ -47,13 +54,14 @@ struct Table {
 /// A row of a file; `row` counts within the row group, `number` within the file.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
-    file: usize,
-    group: usize,
+    pub file: usize,
+    pub group: usize,
     row: usize,
     number: usize,
 }
 
-pub(crate) fn open(root: &Path, config: &ParquetConfig, on_error: OnError) -> Result<Collection, DataError> {
+pub(crate) fn open(root: &Path, data: &DataConfig) -> Result<Collection, DataError> {
+    let (config, on_error) = (&data.parquet, data.on_error);
     if !root.exists() {
         return Err(DataError::Missing { what: "the Parquet file or folder", path: root.into() });
     }
@@ -114,7 +122,7 @@ pub(crate) fn open(root: &Path, config: &ParquetConfig, on_error: OnError) -> Re
         class_names,
         place: root.display().to_string(),
         looked_for: "rows of .parquet files in it and in its subfolders".into(),
-        tables: Some(Tables(tables)),
+        tables: Some(Tables::new(tables, root, data)?),
         skipped,
         passed_over,
         ..Collection::default()
@@ -333,16 +341,46 @@ fn read_some<T: DataType>(
 }
 
 impl Tables {
+    fn new(tables: Vec<Table>, root: &Path, data: &DataConfig) -> Result<Self, DataError> {
+        if data.shuffle == 0 {
+            return Ok(Self { tables, buffer: None });
+        }
+        let groups = || {
+            tables.iter().flat_map(|table| (0..table.metadata.num_row_groups()).map(move |g| table.group(g)))
+        };
+        let largest = groups().map(|[_, bytes]| bytes).max().unwrap_or(0);
+        let fewest = groups().map(|[rows, _]| rows).filter(|rows| *rows > 0).min().unwrap_or(1);
+        // A window that begins and ends within row groups.
+        let together = (data.shuffle.div_ceil(fewest) + 1).min(groups().count());
+        let needed = together.saturating_mul(largest).div_ceil(1 << 20).max(1);
+        if needed > data.buffer_mb {
+            let (found, shuffle, largest) = (data.buffer_mb, data.shuffle, largest.div_ceil(1 << 20));
+            return Err(DataError::Buffer { found, needed, shuffle, largest, path: root.into() });
+        }
+        Ok(Self { tables, buffer: Some(Buffer::new(data.buffer_mb << 20)) })
+    }
+
+    /// How much was read ahead.
+    pub fn used(&self) -> BufferUse {
+        self.buffer.as_ref().map(Buffer::used).unwrap_or_default()
+    }
+
     /// The name of a row in messages.
     pub fn path(&self, row: Row) -> PathBuf {
-        let mut name = self.0[row.file].path.clone().into_os_string();
+        let mut name = self.tables[row.file].path.clone().into_os_string();
         name.push(format!("#{}", row.number));
         name.into()
     }
 
-    /// Decodes the bytes of one row, skipping earlier pages by their headers.
+    /// Decodes the bytes of one row: of a row group that is read ahead, or skipping earlier pages by their headers.
     pub fn decode<T>(&self, row: Row, decode: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
-        let table = &self.0[row.file];
+        let table = &self.tables[row.file];
+        if let Some(buffer) = &self.buffer {
+            let [_, bytes] = table.group(row.group);
+            let read = || guarded(INVALID, || table.read_group(row.group));
+            let group = buffer.get([row.file, row.group], bytes, read)?;
+            return decode(content(group.get(row.row))?);
+        }
         let value = guarded(INVALID, || {
             let (mut reader, present) = table.images(row.group)?;
             reader.skip_records(row.row).map_err(|e| e.to_string())?;
@@ -357,7 +395,7 @@ impl Tables {
         decode: &(impl Fn(&[u8]) -> Result<T, String> + Sync),
     ) -> Vec<Result<T, String>> {
         let mut images = Vec::new();
-        for table in &self.0 {
+        for table in &self.tables {
             for group in 0..table.metadata.num_row_groups() {
                 let end = images.len() + table.metadata.row_group(group).num_rows() as usize;
                 let mut open = guarded(INVALID, || table.images(group));
@@ -382,6 +420,28 @@ impl Tables {
 }
 
 impl Table {
+    /// The number of rows of a row group, and the bytes of its encoded images.
+    fn group(&self, group: usize) -> [usize; 2] {
+        let metadata = self.metadata.row_group(group);
+        let bytes = metadata.column(self.image).uncompressed_size();
+        [metadata.num_rows(), bytes].map(|n| usize::try_from(n).unwrap_or(0))
+    }
+
+    /// All encoded images of a row group.
+    fn read_group(&self, group: usize) -> Result<Group, String> {
+        let (mut reader, present) = self.images(group)?;
+        let [rows, _] = self.group(group);
+        let mut all = Vec::new();
+        while all.len() < rows {
+            let read = read_some(&mut reader, present, rows - all.len())?;
+            if read.is_empty() {
+                return Err(format!("only {} of {rows} rows were read", all.len()));
+            }
+            all.extend(read);
+        }
+        Ok(all)
+    }
+
     /// The column of images, with a separate file handle because cloned handles share their position.
     fn images(&self, group: usize) -> Result<(ColumnReaderImpl<ByteArrayType>, i16), String> {
         let file = Arc::new(files::open(&self.path).map_err(|e| e.to_string())?);

@@ -36,6 +36,17 @@ pub(crate) enum Place {
     Stretch(Stretch),
 }
 
+impl Place {
+    /// The part of a file that is read at once; the same for all places that are read one by one.
+    pub fn run(&self) -> [usize; 2] {
+        match self {
+            Self::Bytes(_) | Self::File(_) => [0, 0],
+            Self::Row(row) => [row.file, row.group],
+            Self::Stretch(stretch) => stretch.run(),
+        }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Collection {
     pub entries: Vec<Entry>,

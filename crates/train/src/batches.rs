@@ -225,10 +225,13 @@ impl BatchMaker {
             ));
         }
         let seed = key(config.run.seed, Purpose::Order, 0);
-        let order = if config.conditioning.balance {
-            Order::balanced(seed, &train.classes())
-        } else {
-            Order::new(seed, train.len())
+        let order = match (config.conditioning.balance, config.data.shuffle) {
+            (false, _) => train.order(seed),
+            (true, 0) => Order::balanced(seed, &train.classes()),
+            (true, _) => {
+                let expected = "false with data.shuffle, because images of a class lie anywhere in the files";
+                return Err(TrainError::config("conditioning.balance", true, expected));
+            }
         };
         Ok(Self {
             train,

@@ -242,6 +242,41 @@ fn a_text_to_image_model_has_the_same_bits() {
 }
 
 #[test]
+fn archives_read_along_their_files_give_the_same_bits_on_ranks_and_after_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let shards = dir.path().join("shards");
+    fs::create_dir(&shards).unwrap();
+    for shard in 0..3u8 {
+        let mut tar = tar::Builder::new(fs::File::create(shards.join(format!("{shard}.tar"))).unwrap());
+        for i in 0..12u8 {
+            let pixels = (0..192).map(|at| (at as u8).wrapping_mul(12 * shard + i + 1)).collect();
+            let image = tweedie_media::Image { width: 8, height: 8, pixels };
+            let bytes = image.to_png(Path::new("x.png")).unwrap();
+            for (name, bytes) in
+                [(format!("{i:03}.png"), &bytes[..]), (format!("{i:03}.cls"), &[b'0' + shard])]
+            {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(bytes.len() as u64);
+                tar.append_data(&mut header, name, bytes).unwrap();
+            }
+        }
+        tar.finish().unwrap();
+    }
+    let source = format!("data.source={{ packed = {:?} }}", shards.to_str().unwrap());
+    // More than one epoch, in windows of ten images.
+    let set = [source.as_str(), "data.shuffle=10", "data.cache_mb=0", "run.accumulation=4", "run.batch=3"];
+    let [alone, shared, stopped] = ["alone", "shared", "stopped"].map(|name| dir.path().join(name));
+    let with = |steps| [&set[..], &[steps]].concat();
+    assert!(start(&config(&alone, &with("run.steps=6")), 1).iter().all(Result::is_ok));
+    let ended = start(&config(&shared, &with("run.steps=6")), 2);
+    assert!(ended.iter().all(Result::is_ok), "{:?}", errors(ended));
+    start(&config(&stopped, &with("run.steps=4")), 2);
+    assert!(resume(&config(&stopped, &with("run.steps=6")), 1).iter().all(Result::is_ok));
+    assert_same(&shared, &alone, "two ranks");
+    assert_same(&stopped, &alone, "resumed");
+}
+
+#[test]
 fn ranks_that_differ_are_told_what_differs() {
     let dir = tempfile::tempdir().unwrap();
     let images = ["a", "b"].map(|name| {

@@ -34,6 +34,18 @@ impl Member {
         any.contains(&extension.as_str()) && !self.file_name().starts_with('.')
     }
 
+    /// The name up to the first dot of the file name.
+    pub fn key(&self) -> &str {
+        let start = self.name.len() - self.file_name().len();
+        let dot = self.file_name().find('.').unwrap_or(self.file_name().len());
+        &self.name[..start + dot]
+    }
+
+    /// The part of the file name after its last dot.
+    pub fn ending(&self) -> &str {
+        self.file_name().rsplit_once('.').map_or("", |(_, ending)| ending)
+    }
+
     pub fn file_name(&self) -> &str {
         self.name.rsplit_once('/').map_or(&self.name, |(_, name)| name)
     }
@@ -177,7 +189,17 @@ pub fn is_packed(path: &Path) -> bool {
         return true;
     }
     let Ok(children) = fs::read_dir(path) else { return false };
-    children.flatten().any(|child| {
+    let children: Vec<_> = children.flatten().collect();
+    let is_image = |path: &Path| {
+        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        crate::decode::EXTENSIONS.contains(&&*ending)
+    };
+    if children.iter().any(|child| is_shard(&child.path()))
+        && !children.iter().any(|child| child.path().is_dir() || is_image(&child.path()))
+    {
+        return true;
+    }
+    children.iter().any(|child| {
         let name = child.file_name().to_string_lossy().to_lowercase();
         let plain = name.strip_suffix(".gz").unwrap_or(&name);
         plain.ends_with("-ubyte")
@@ -196,9 +218,15 @@ pub(super) fn of(path: &Path, files: &mut Files) -> Result<Vec<Member>, String> 
             let child = child.map_err(|e| e.to_string())?.path();
             if child.is_file() {
                 let own = whole(&child, files)?;
-                match own.has_extension(&["npz"]) {
-                    true => members.extend(zip::members(&own, files)?),
-                    false => members.push(own),
+                if own.has_extension(&["npz"]) {
+                    members.extend(zip::members(&own, files)?);
+                } else if is_shard(&child) {
+                    let named = |e: String| format!("{}: {e}", own.name);
+                    let inside =
+                        |member: Member| Member { name: format!("{}/{}", own.name, member.name), ..member };
+                    members.extend(tar(&own, files).map_err(named)?.into_iter().map(inside));
+                } else {
+                    members.push(own);
                 }
             }
         }
@@ -229,6 +257,11 @@ pub(super) fn of(path: &Path, files: &mut Files) -> Result<Vec<Member>, String> 
         }
     }
     Ok(members)
+}
+
+/// Whether a file in a folder is one of the archives of a data set.
+fn is_shard(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar")) && path.is_file()
 }
 
 fn whole(path: &Path, files: &mut Files) -> Result<Member, String> {

@@ -1,4 +1,4 @@
-//! Data sets as they are downloaded: archives of images, and arrays in IDX, CIFAR's binary batches, NPY and NPZ.
+//! Data sets as they are downloaded: archives of images, alone or many in a folder, and arrays in IDX, CIFAR's binary batches, NPY and NPZ.
 //!
 //! The contents decide what a file is, not its name. Images are read where they are stored. A file that is compressed as a
 //! whole is first unpacked to a temporary file, so memory is needed for an index only.
@@ -8,6 +8,7 @@ mod cifar;
 mod idx;
 mod members;
 mod npy;
+mod shards;
 mod zip;
 
 use std::{path::Path, sync::Arc};
@@ -82,7 +83,10 @@ pub(crate) fn open(
 fn read(members: &[Member], files: &mut Files, by_folder: bool, endings: &[&str]) -> Result<Found, String> {
     let images: Vec<&Member> = members.iter().filter(|m| m.has_extension(endings)).collect();
     if !images.is_empty() {
-        return Ok(of_images(&images, by_folder));
+        return match shards::find(&images, members, files)? {
+            Some(found) => Ok(found),
+            None => Ok(of_images(&images, by_folder)),
+        };
     }
     if let Some(found) = idx::find(members, files)? {
         return Ok(found);

@@ -47,7 +47,7 @@ impl ImageBatches {
             return Err(TrainError::config("data.holdout", config.data.holdout, expected));
         }
         Ok(Self {
-            order: Order::new(key(config.run.seed, Purpose::Order, 0), train.len()),
+            order: train.order(key(config.run.seed, Purpose::Order, 0)),
             train,
             held_out,
             augment: config.augment,

@@ -175,6 +175,7 @@ impl RunConfig {
             "run.log_every",
             "run.recompute",
             "run.out",
+            "data.buffer_mb",
             "data.cache_mb",
             "ema.snapshot_every",
             "conditioning.guidance",
