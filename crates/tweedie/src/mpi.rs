@@ -36,9 +36,27 @@ pub struct Mpi {
 
 /// What the thread of MPI does next.
 enum Ask {
-    Exchange { parts: Vec<Vec<u8>>, answer: Sender<Result<Vec<Vec<u8>>, Unreachable>> },
+    Exchange { parts: Parts, answer: Sender<Result<Vec<Vec<u8>>, Unreachable>> },
     Leave { patience: Duration, answer: Sender<bool> },
     Abort,
+}
+
+/// What a rank sends.
+enum Parts {
+    /// To each rank its own.
+    Each(Vec<Vec<u8>>),
+    /// The same to this many ranks.
+    Same(Vec<u8>, usize),
+}
+
+impl Parts {
+    /// What is sent to each rank.
+    fn all(&self) -> Vec<&[u8]> {
+        match self {
+            Self::Each(parts) => parts.iter().map(Vec::as_slice).collect(),
+            Self::Same(part, ranks) => vec![part.as_slice(); *ranks],
+        }
+    }
 }
 
 impl Mpi {
@@ -55,6 +73,11 @@ impl Mpi {
         let thread = thread.map_err(|e| wrong(&e.to_string()))?;
         let (rank, count) = tell.recv().map_err(|_| wrong("it was started before"))?;
         Ok(Self { rank, count, ask: Some(ask), thread: Some(thread) })
+    }
+
+    fn exchange_parts(&self, parts: Parts) -> Result<Vec<Vec<u8>>, Unreachable> {
+        let ended = || Err(Unreachable { reason: "MPI has ended".into() });
+        self.ask(|answer| Ask::Exchange { parts, answer }).unwrap_or_else(ended)
     }
 
     fn ask<T>(&self, ask: impl FnOnce(Sender<T>) -> Ask) -> Option<T> {
@@ -94,9 +117,11 @@ impl Ranks for Mpi {
     }
 
     fn exchange(&self, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Unreachable> {
-        let parts = parts.iter().map(|part| part.to_vec()).collect();
-        let ended = || Err(Unreachable { reason: "MPI has ended".into() });
-        self.ask(|answer| Ask::Exchange { parts, answer }).unwrap_or_else(ended)
+        self.exchange_parts(Parts::Each(parts.iter().map(|part| part.to_vec()).collect()))
+    }
+
+    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unreachable> {
+        self.exchange_parts(Parts::Same(bytes.to_vec(), self.count))
     }
 }
 
@@ -111,7 +136,7 @@ fn serve(told: &Sender<(usize, usize)>, asked: &Receiver<Ask>) {
     while let Ok(ask) = asked.recv() {
         match ask {
             Ask::Exchange { parts, answer } => {
-                let _ = answer.send(exchange(&exchanged, rank, parts));
+                let _ = answer.send(exchange(&exchanged, rank, &parts.all()));
             }
             Ask::Leave { patience, answer } => {
                 let _ = answer.send(leave(&left, patience));
@@ -138,11 +163,7 @@ fn leave(world: &SimpleCommunicator, patience: Duration) -> bool {
     }
 }
 
-fn exchange(
-    world: &SimpleCommunicator,
-    me: usize,
-    mut parts: Vec<Vec<u8>>,
-) -> Result<Vec<Vec<u8>>, Unreachable> {
+fn exchange(world: &SimpleCommunicator, me: usize, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Unreachable> {
     let lengths: Vec<[u64; 1]> = parts.iter().map(|part| [part.len() as u64]).collect();
     let mut expected = vec![[0u64; 1]; parts.len()];
     let send = lengths.iter().enumerate().map(|(rank, length)| (rank, &length[..]));
@@ -165,8 +186,8 @@ fn exchange(
     let receive =
         receive.flat_map(|(rank, part)| part.chunks_mut(SEGMENT).map(move |segment| (rank, segment)));
     transfer(world, send, receive);
-    if let (Some(own), Some(part)) = (received.get_mut(me), parts.get_mut(me)) {
-        *own = std::mem::take(part);
+    if let (Some(own), Some(part)) = (received.get_mut(me), parts.get(me)) {
+        *own = part.to_vec();
     }
     Ok(received)
 }

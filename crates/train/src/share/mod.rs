@@ -26,7 +26,7 @@ use tweedie_system::ranks::{Ranks, share};
 pub(crate) use owners::Owners;
 use owners::Piece;
 pub(crate) use tree::Node;
-use wire::{bytes, floats, take};
+use wire::{Floats, bytes};
 
 use crate::{config::RunConfig, error::TrainError, gradients::GradientMap};
 
@@ -190,9 +190,9 @@ impl Share {
         let mut nodes = Vec::new();
         for (rank, part) in self.exchange(&parts)?.into_iter().enumerate() {
             let of_rank = tree::within(0..self.passes, &share(self.passes, rank, count));
-            expect(rank, part.len(), of_rank.len() * slice)?;
-            let values = |at: usize| part[at * slice..][..slice].to_vec();
-            nodes.extend(of_rank.into_iter().enumerate().map(|(at, node)| (node, values(at))));
+            let mut rest = Floats(&part);
+            expect(rank, rest.len(), of_rank.len() * slice)?;
+            nodes.extend(of_rank.into_iter().map(|node| (node, rest.take(slice))));
         }
         let add = |mut a: Vec<f32>, b: Vec<f32>| {
             a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
@@ -201,17 +201,17 @@ impl Share {
         let sum = tree::join(0..self.passes, &mut nodes.into_iter().peekable(), &add).unwrap_or_default();
 
         // Each piece goes to the owner of its parameter.
-        let (mut parts, mut rest) = (vec![Vec::new(); count], sum.as_slice());
+        let (mut parts, mut rest) = (vec![Vec::new(); count], Floats(bytes(&sum)));
         for Piece { owner, values, .. } in owners.pieces(self.ranks.rank()) {
-            parts[owner].extend(take(&mut rest, values.len()));
+            parts[owner].extend(rest.take(values.len()));
         }
         let mut reduced: BTreeMap<String, Vec<f32>> = BTreeMap::new();
         for (rank, part) in self.exchange(&parts)?.into_iter().enumerate() {
             let own = || owners.pieces(rank).filter(|piece| piece.owner == self.ranks.rank());
-            expect(rank, part.len(), own().map(|piece| piece.values.len()).sum())?;
-            let mut rest = part.as_slice();
+            let mut rest = Floats(&part);
+            expect(rank, rest.len(), own().map(|piece| piece.values.len()).sum())?;
             for Piece { name, values, .. } in own() {
-                let values = take(&mut rest, values.len());
+                let values = rest.take(values.len());
                 if names.contains(name) {
                     reduced.entry(name.to_owned()).or_default().extend(values);
                 }
@@ -220,9 +220,9 @@ impl Share {
         Ok(GradientMap::from_values(reduced, device))
     }
 
-    fn exchange(&self, parts: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, TrainError> {
+    fn exchange(&self, parts: &[Vec<f32>]) -> Result<Vec<Vec<u8>>, TrainError> {
         let parts: Vec<&[u8]> = parts.iter().map(|part| bytes(part)).collect();
-        Ok(self.ranks.exchange(&parts)?.iter().map(|part| floats(part)).collect())
+        Ok(self.ranks.exchange(&parts)?)
     }
 
     /// The norm of all gradients, of which this process has its own, as of one process. Collective.
@@ -257,18 +257,17 @@ impl Share {
             }
         }
         let found = self.exchange(&parts)?;
-        let mut rests: Vec<&[f32]> = found.iter().map(Vec::as_slice).collect();
+        let mut rests: Vec<Floats<'_>> = found.iter().map(|part| Floats(part)).collect();
         let mut slice: Vec<f32> = Vec::with_capacity(owners.slice(me));
         for Piece { owner, values, .. } in owners.pieces(me) {
-            slice.extend(take(&mut rests[owner], values.len()));
+            slice.extend(rests[owner].take(values.len()));
         }
         let mut values: BTreeMap<String, Vec<f32>> = BTreeMap::new();
         for (rank, part) in self.ranks.gather(bytes(&slice))?.iter().enumerate() {
-            let part = floats(part);
-            expect(rank, part.len(), owners.slice(rank))?;
-            let mut rest = part.as_slice();
+            let mut rest = Floats(part);
+            expect(rank, rest.len(), owners.slice(rank))?;
             for piece in owners.pieces(rank) {
-                let new = take(&mut rest, piece.values.len());
+                let new = rest.take(piece.values.len());
                 if piece.owner != me {
                     values.entry(piece.name.to_owned()).or_default().extend(new);
                 }
@@ -299,11 +298,10 @@ impl Share {
         }
         let mut all = BTreeMap::new();
         for (rank, (shapes, part)) in shapes.into_iter().zip(&found).enumerate() {
-            let part = floats(part);
-            let mut rest = part.as_slice();
+            let mut rest = Floats(part);
             for (name, shape) in shapes {
                 let size = shape.iter().product();
-                let values = take(&mut rest, size).to_vec();
+                let values = rest.take(size);
                 if values.len() != size {
                     return Err(TrainError::Rank { rank, reason: format!("it did not send all of {name}") });
                 }
