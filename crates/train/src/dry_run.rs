@@ -72,6 +72,8 @@ impl DryRun {
     ) -> Result<Self, TrainError> {
         let (train, held_out) = data.split();
         let pixels = (config.data.size * config.data.size * 3) as u64;
+        // Sums of accumulated passes that wait for the rest of their pair.
+        memory.gradients *= 1 + u64::from(config.run.accumulation.next_power_of_two().ilog2());
         memory.data = if data.is_cached() { data.len() as u64 * pixels } else { 0 };
         let (images, held_out) = (train.len(), held_out.len());
         Ok(Self { config: config.to_toml()?, networks, parameters, images, held_out, classes, memory })

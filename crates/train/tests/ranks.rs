@@ -341,6 +341,36 @@ fn what_fails_on_one_rank_ends_all() {
 }
 
 #[test]
+fn images_that_only_one_rank_finds_to_be_corrupt_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    fs::create_dir(&images).unwrap();
+    for i in 0..8u8 {
+        let image = tweedie_media::Image { width: 8, height: 8, pixels: vec![i; 192] };
+        image.save_png(images.join(format!("{i}.png"))).unwrap();
+    }
+    fs::write(images.join("4.png"), "no image").unwrap();
+    let source = format!("data.source={{ folder = {:?} }}", images.to_str().unwrap());
+    let warnings = |ended: Ended| -> Vec<String> {
+        let warning = |event| if let TrainEvent::Warning(text) = event { Some(text) } else { None };
+        ended.unwrap().into_iter().filter_map(warning).collect()
+    };
+    let mut finders = [0, 0];
+    for seed in 0..6 {
+        // One epoch, in which each image is read by one rank.
+        let seed = format!("run.seed={seed}");
+        let set = [&source, &seed, "data.holdout=0", "data.cache_mb=0", "run.batch=1", "run.accumulation=2"];
+        let mut ended = start(&config(&dir.path().join(&seed), &set), 2);
+        let first = warnings(ended.remove(0));
+        // The other one may have prepared a step of the next epoch.
+        assert!((1..=2).contains(&first.len()), "{first:?}");
+        assert!(first.iter().all(|text| text.contains("skipped") && text.contains("4.png")), "{first:?}");
+        finders[usize::from(first.iter().any(|text| text.starts_with("rank 1: ")))] += 1;
+    }
+    assert!(finders[0] > 0 && finders[1] > 0, "{finders:?}");
+}
+
+#[test]
 fn a_rank_that_disappears_ends_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");

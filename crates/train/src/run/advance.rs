@@ -60,16 +60,18 @@ impl TrainLoop {
     pub(super) fn tell_skipped(&mut self) {
         const MOST: usize = 50;
         let skipped = self.data.skipped_from(self.skipped);
-        for image in skipped.iter().take(MOST.saturating_sub(self.skipped)) {
-            let (path, reason) = (image.path.display(), &image.reason);
-            self.events.push_back(TrainEvent::Warning(format!("skipped {path}: {reason}")));
-        }
+        let shown = skipped.iter().take(MOST.saturating_sub(self.skipped));
+        let mut warnings: Vec<String> =
+            shown.map(|image| format!("skipped {}: {}", image.path.display(), image.reason)).collect();
         let all = self.skipped + skipped.len();
         if all > MOST && self.skipped <= MOST {
-            let text = format!("more than {MOST} images were skipped; further ones are not listed");
-            self.events.push_back(TrainEvent::Warning(text));
+            warnings.push(format!("more than {MOST} images were skipped; further ones are not listed"));
         }
         self.skipped = all;
+        match self.share.is_first() {
+            true => self.events.extend(warnings.into_iter().map(TrainEvent::Warning)),
+            false => self.untold.extend(warnings),
+        }
     }
 
     /// Validation and previews that are due, or all enabled ones at the end; the other ranks wait for the first.

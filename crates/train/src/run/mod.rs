@@ -48,6 +48,8 @@ pub struct TrainLoop {
     /// The steps of the latest validation, preview and checkpoint.
     done: Done,
     events: VecDeque<TrainEvent>,
+    /// Warnings of another rank than the first, which are told by the first.
+    untold: Vec<String>,
     stop: StopHandle,
     session: Option<Instant>,
     recent: VecDeque<Instant>,
@@ -115,16 +117,24 @@ impl TrainLoop {
         self.state.elapsed_s + self.session.map_or(0.0, |s| s.elapsed().as_secs_f64())
     }
 
-    /// Whether the run ends now: on all ranks if one of them was stopped, or once the first one's time is over. Collective.
+    /// Whether the run ends now: on all ranks if one of them was stopped, or once the first one's time is over. Tells the
+    /// warnings of all ranks. Collective.
     fn is_over(&mut self) -> Result<bool, TrainError> {
         let run = &self.config.run;
         let reached = run.steps.is_some_and(|n| self.state.step >= n);
         let late = self.share.is_first() && run.minutes.is_some_and(|m| self.elapsed() >= 60.0 * m);
-        let all = self.share.agree(Ok([self.stop.is_requested(), late]))?;
-        if all.iter().any(|[stopped, _]| *stopped) {
-            self.stop.request();
+        let all = self.share.agree(Ok((self.stop.is_requested(), late, std::mem::take(&mut self.untold))))?;
+        let mut over = reached;
+        for (rank, (stopped, late, warnings)) in all.into_iter().enumerate() {
+            if stopped {
+                self.stop.request();
+            }
+            over |= stopped || late;
+            let warnings =
+                warnings.into_iter().map(|text| TrainEvent::Warning(format!("rank {rank}: {text}")));
+            self.events.extend(warnings);
         }
-        Ok(reached || all.iter().flatten().any(|end| *end))
+        Ok(over)
     }
 }
 

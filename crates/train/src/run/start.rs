@@ -223,6 +223,7 @@ impl TrainLoop {
             done: Done { save: from.as_ref().map(|c| c.state.step), ..Done::default() },
             saved: from.map(|c| c.path),
             events,
+            untold: Vec::new(),
             stop: StopHandle::default(),
             session: None,
             recent: VecDeque::new(),
