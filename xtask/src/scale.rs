@@ -36,9 +36,9 @@ const FLOAT: f64 = 4.0;
 const LATENCY: f64 = 30e-6;
 /// The part of a link that TCP fills.
 const FILLED: f64 = 0.9;
-/// Bytes per second that one core sums, copies and updates at, measured in memory.
-const MEMORY: f64 = 6e9;
-/// The largest parameter's part of all: it has one owner, who receives its gradients from all.
+/// Bytes per second at which one core copies and sums memory that is new to it.
+const MEMORY: f64 = 4e9;
+/// The largest parameter's part of all: it has one owner, who collects its gradient, updates it and sends it on.
 const LARGEST: f64 = 29.5e6 / 859.5e6;
 
 /// A step on so many machines.
@@ -57,22 +57,22 @@ impl Case {
     fn step(&self, machines: u32) -> Step {
         let n = f64::from(machines);
         let weights = FLOAT * self.parameters;
-        // The busiest machine owns its part, or the largest parameter alone.
-        let owned = (1.0 / n).max(LARGEST);
-        let received = weights * owned * (n - 1.0);
         let sent = weights * (n - 1.0) / n;
-        // First all gradients go to the owners, then all new weights to everybody: one after the other.
+        // The busiest machine owns parameters that begin in its slice, the largest one among them.
+        let owned = 1.0 / n + if n * LARGEST > 1.0 { LARGEST } else { 0.0 };
+        let collected = weights * (owned - 1.0 / n);
+        // All gradients go to the slices, the sums to the owners, the new values to the slices and to all, one after another.
         let rate = self.gbit * 1e9 / 8.0 * FILLED;
-        let network =
-            sent.max(received) / rate + sent.max(weights * owned * (n - 1.0)) / rate + 4.0 * n * LATENCY;
-        // Copies into and out of messages (twice each way), the sums of the owned part, and the update of the owned part.
-        let host = (4.0 * weights + owned * weights * (2.0 * n + 7.0)) / MEMORY;
+        let network = 2.0 * (sent + collected) / rate + 4.0 * n * LATENCY;
+        // Seven copies into, through and out of messages, one sum, and the update of what is owned.
+        let host = weights * (8.0 + 7.0 * owned) / MEMORY;
         Step {
             compute: self.batch * self.core_seconds / (n * self.cores),
             network,
             host,
             traffic: 2.0 * sent,
-            memory: weights * (1.0 + 1.0 + 2.0 * owned + 3.0),
+            // Weights, gradients, two means, and messages on their way in and out.
+            memory: weights * (1.0 + 1.0 + 2.0 * owned + 4.0),
         }
     }
 }
