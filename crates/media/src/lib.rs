@@ -16,7 +16,6 @@ mod planes;
 mod png;
 mod similarity;
 mod video;
-mod wav;
 mod webp;
 
 use std::{io::Read, path::Path};
@@ -25,7 +24,11 @@ use tweedie_system::files;
 
 pub use crate::{
     animation::{Animation, AnimationFormat, write_animation},
-    audio::{Audio, DEFAULT_RATE},
+    audio::{
+        Audio, Complex32, DEFAULT_RATE, Frames, MelFilters, MelScale, SOUND_ENDINGS, Stft, WavFormat,
+        decode_sound, decode_wav, read_sound, read_wav, read_wav_text, resampled, sounding, sounding_in,
+        spectrogram, write_wav,
+    },
     color::Rgb,
     enlarge::enlarge,
     error::MediaError,
@@ -36,7 +39,6 @@ pub use crate::{
     png::{read_png_keyword, read_png_text, write_png},
     similarity::{psnr, ssim},
     video::{DEFAULT_DELAY, Video},
-    wav::{WavFormat, decode_wav, read_wav, read_wav_text, write_wav},
 };
 
 /// Reads the text that was stored in a PNG, an animated PNG or a WAV file.

@@ -1,0 +1,329 @@
+//! WAV files with a text, such as the request that they were made with.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Cursor, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
+use tweedie_system::files;
+
+use super::decode::{MOST_VALUES, too_long};
+use crate::{Audio, MediaError, store};
+
+/// How values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WavFormat {
+    /// Integers of 16 bits, supported everywhere. `1.0` is stored as 32767; larger magnitudes are clipped.
+    #[default]
+    Pcm16,
+    /// Floats of 32 bits, unchanged.
+    Float32,
+}
+
+/// The name of the program in `ISFT`, by which [`read_wav_text`] knows that the comment is its own.
+const SOFTWARE: &str = "tweedie";
+/// Maximum length of a chunk with texts.
+const LONGEST_TEXT: u64 = 1 << 24;
+/// The encodings that are read.
+const EXPECTED: &str = "expected integers of 8 to 32 bits or floats of 32 bits";
+/// The bytes of a file that are neither values nor text.
+const HEADERS: usize = 1 << 10;
+
+/// Writes a WAV file. A `text` is stored as the comment (`ICMT`) of a `LIST INFO` chunk, which other programs show or skip.
+/// Returns how many values were clipped.
+///
+/// # Errors
+/// If the audio has no channels or values, channels of several lengths, a rate of 0 or values that are not finite, exceeds
+/// 4 GiB, or the file cannot be written.
+pub fn write_wav(
+    path: &Path,
+    audio: &Audio,
+    format: WavFormat,
+    text: Option<&str>,
+) -> Result<usize, MediaError> {
+    let fail = |reason: String| Err(MediaError::format(path, reason));
+    let (length, rate) = (audio.len(), audio.rate);
+    let Ok(channels @ 1..) = u16::try_from(audio.channels.len()) else {
+        return fail(format!("the audio has {} channels, expected 1 to {}", audio.channels.len(), u16::MAX));
+    };
+    if let Some(other) = audio.channels.iter().map(Vec::len).find(|n| *n != length || *n == 0) {
+        return fail(format!(
+            "a channel has {other} values and the first {length}, expected the same length > 0"
+        ));
+    }
+    if rate == 0 {
+        return fail("the sample rate is 0, expected a value > 0".into());
+    }
+    let (bits, sample_format) = match format {
+        WavFormat::Pcm16 => (16, SampleFormat::Int),
+        WavFormat::Float32 => (32, SampleFormat::Float),
+    };
+    let frame = usize::from(channels) * usize::from(bits / 8);
+    let bytes = length.saturating_mul(frame).saturating_add(text.map_or(0, str::len) + HEADERS);
+    if u32::try_from(bytes).is_err() || u64::from(rate) * frame as u64 > u64::from(u32::MAX) {
+        return fail(format!(
+            "{length} values at {rate} Hz in {channels} channels exceed the format's 4 GiB"
+        ));
+    }
+    if audio.channels.iter().flatten().any(|v| !v.is_finite()) {
+        return fail("the audio has values that are not finite".into());
+    }
+
+    let spec = WavSpec { channels, sample_rate: rate, bits_per_sample: bits, sample_format };
+    let (mut file, mut clipped) = (Cursor::new(Vec::new()), 0);
+    let mut write = || -> Result<(), hound::Error> {
+        let mut writer = WavWriter::new(&mut file, spec)?;
+        for i in 0..length {
+            for channel in &audio.channels {
+                match format {
+                    WavFormat::Pcm16 => {
+                        clipped += usize::from(channel[i].abs() > 1.0);
+                        // The cast saturates, and -32768 would be outside -1..=1.
+                        writer.write_sample(((channel[i] * 32767.0).round() as i16).max(-i16::MAX))?;
+                    }
+                    WavFormat::Float32 => writer.write_sample(channel[i])?,
+                }
+            }
+        }
+        writer.finalize()
+    };
+    write().map_err(|e| MediaError::format(path, e))?;
+    let mut file = file.into_inner();
+    if let Some(text) = text {
+        append_text(&mut file, text);
+    }
+    store(path, &file)?;
+    Ok(clipped)
+}
+
+/// Appends a chunk with `text` and corrects the length of the whole.
+fn append_text(file: &mut Vec<u8>, text: &str) {
+    let mut list = b"INFO".to_vec();
+    for (name, text) in [(b"ISFT", SOFTWARE), (b"ICMT", text)] {
+        let terminated = [text.as_bytes(), b"\0"].concat();
+        chunk(&mut list, name, &terminated);
+    }
+    if file.len() % 2 == 1 {
+        file.push(0);
+    }
+    chunk(file, b"LIST", &list);
+    let length = (file.len() - 8) as u32;
+    file[4..8].copy_from_slice(&length.to_le_bytes());
+}
+
+fn chunk(out: &mut Vec<u8>, name: &[u8; 4], content: &[u8]) {
+    out.extend(name);
+    out.extend((content.len() as u32).to_le_bytes());
+    out.extend(content);
+    if content.len() % 2 == 1 {
+        out.push(0);
+    }
+}
+
+/// Reads a WAV file of integers of 8 to 32 bits or floats of 32 bits.
+///
+/// # Errors
+/// If the file has another format or is truncated.
+pub fn read_wav(path: &Path) -> Result<Audio, MediaError> {
+    audio(BufReader::new(open(path)?), path)
+}
+
+/// The same for the content of a file.
+///
+/// # Errors
+/// Those of [`read_wav`].
+pub fn decode_wav(content: &[u8]) -> Result<Audio, MediaError> {
+    audio(content, Path::new("the sound"))
+}
+
+pub(super) fn audio(content: impl Read, path: &Path) -> Result<Audio, MediaError> {
+    let mut reader = WavReader::new(content).map_err(|e| wrong(path, e))?;
+    let WavSpec { channels: count, sample_rate: rate, bits_per_sample: bits, sample_format } = reader.spec();
+    let all = reader.len() as usize;
+    if all > MOST_VALUES {
+        return Err(MediaError::format(path, too_long(all, rate, count.into())));
+    }
+    let values: Result<Vec<f32>, hound::Error> = match (sample_format, bits) {
+        (SampleFormat::Int, 16) => {
+            let value = |v: i16| (f32::from(v) / 32767.0).max(-1.0);
+            reader.samples::<i16>().map(|v| v.map(value)).collect()
+        }
+        (SampleFormat::Int, 8..=32) => {
+            let scale = 1.0 / (1u64 << (bits - 1)) as f32;
+            reader.samples::<i32>().map(|v| v.map(|v| v as f32 * scale)).collect()
+        }
+        (SampleFormat::Float, 32) => reader.samples::<f32>().collect(),
+        (kind, bits) => {
+            let kind = if kind == SampleFormat::Int { "integers" } else { "floats" };
+            let reason = format!("{kind} of {bits} bits; {EXPECTED}");
+            return Err(MediaError::format(path, reason));
+        }
+    };
+    let values = values.map_err(|e| wrong(path, e))?;
+    let count = usize::from(count);
+    let channels = (0..count).map(|c| values.iter().skip(c).step_by(count).copied().collect()).collect();
+    Ok(Audio { channels, rate, guessed: false })
+}
+
+/// Reads the text that [`write_wav`] stored; `None` if there is none.
+///
+/// # Errors
+/// If the file is not a WAV file, or the text is not UTF-8.
+pub fn read_wav_text(path: &Path) -> Result<Option<String>, MediaError> {
+    let mut file = BufReader::new(open(path)?);
+    let mut start = [0; 12];
+    let begun = file.read_exact(&mut start);
+    if begun.is_err() || !(start.starts_with(b"RIFF") && start.ends_with(b"WAVE")) {
+        return Err(MediaError::format(path, "this is not a WAV file"));
+    }
+    let list = texts(&mut file).map_err(|source| MediaError::Read { path: path.into(), source })?;
+    let Some(list) = list else { return Ok(None) };
+    let entries = || entries(&list);
+    if !entries().any(|(name, text)| name == b"ISFT" && text == SOFTWARE.as_bytes()) {
+        return Ok(None);
+    }
+    let comment = entries().find(|(name, _)| name == b"ICMT").map(|(_, text)| text.to_vec());
+    comment.map(String::from_utf8).transpose().map_err(|e| MediaError::format(path, e))
+}
+
+/// The content of the last `LIST INFO` chunk, after `INFO`.
+fn texts(file: &mut (impl Read + Seek)) -> io::Result<Option<Vec<u8>>> {
+    let mut found = None;
+    let mut header = [0; 8];
+    while file.read_exact(&mut header).is_ok() {
+        let length = u64::from(u32::from_le_bytes([header[4], header[5], header[6], header[7]]));
+        let mut skipped = length + length % 2;
+        if header.starts_with(b"LIST") && (4..=LONGEST_TEXT).contains(&length) {
+            let mut content = Vec::new();
+            file.take(length).read_to_end(&mut content)?;
+            skipped = skipped.saturating_sub(content.len() as u64);
+            found = content.strip_prefix(b"INFO").map(<[u8]>::to_vec).or(found);
+        }
+        file.seek(SeekFrom::Current(skipped as i64))?;
+    }
+    Ok(found)
+}
+
+/// Names and texts of a list, without the zeros after them.
+fn entries(mut list: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, rest) = list.split_at_checked(8)?;
+        let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        let text = rest.get(..length)?;
+        list = rest.get(length + length % 2..).unwrap_or_default();
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(length);
+        Some((&header[..4], &text[..end]))
+    })
+}
+
+fn open(path: &Path) -> Result<File, MediaError> {
+    files::open(path).map_err(|source| MediaError::Read { path: path.into(), source })
+}
+
+fn wrong(path: &Path, error: hound::Error) -> MediaError {
+    match error {
+        // Others are hound's own, for a file that ends too early.
+        hound::Error::IoError(source) if source.raw_os_error().is_some() => {
+            MediaError::Read { path: path.into(), source }
+        }
+        hound::Error::Unsupported => MediaError::format(path, format!("unsupported encoding; {EXPECTED}")),
+        other => MediaError::format(path, format!("invalid WAV file: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stereo(rate: u32) -> Audio {
+        let wave = |k: f32| (0..50).map(|i| (k * i as f32).sin()).collect();
+        Audio { channels: vec![wave(0.3), wave(0.7)], rate, guessed: false }
+    }
+
+    #[test]
+    fn values_rate_and_text_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.wav");
+        let audio = stereo(48_000);
+        for text in [None, Some(r#"{"prompt":"日本"}"#), Some("odd")] {
+            assert_eq!(write_wav(&path, &audio, WavFormat::Float32, text).unwrap(), 0);
+            assert_eq!(read_wav(&path).unwrap(), audio);
+            assert_eq!(read_wav_text(&path).unwrap().as_deref(), text);
+            assert_eq!(write_wav(&path, &audio, WavFormat::Pcm16, text).unwrap(), 0);
+            let found = read_wav(&path).unwrap();
+            assert_eq!((found.rate, found.channels.len()), (48_000, 2));
+            let pairs = found.channels.iter().flatten().zip(audio.channels.iter().flatten());
+            assert!(pairs.map(|(f, e)| (f - e).abs()).all(|d| d <= 0.5001 / 32767.0));
+            assert_eq!(read_wav_text(&path).unwrap().as_deref(), text);
+            let bytes = std::fs::read(&path).unwrap();
+            assert_eq!(bytes[4..8], ((bytes.len() - 8) as u32).to_le_bytes());
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn clipped_values_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.wav");
+        let values = vec![1.0, -1.0, 1.001, -7.0, 0.25];
+        let audio = Audio { channels: vec![values], rate: 8000, guessed: false };
+        assert_eq!(write_wav(&path, &audio, WavFormat::Pcm16, None).unwrap(), 2);
+        let found = read_wav(&path).unwrap().channels.remove(0);
+        assert_eq!(found[..4], [1.0, -1.0, 1.0, -1.0]);
+        assert_eq!(write_wav(&path, &audio, WavFormat::Float32, None).unwrap(), 0);
+        assert_eq!(read_wav(&path).unwrap(), audio);
+    }
+
+    #[test]
+    fn comments_of_other_programs_are_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.wav");
+        write_wav(&path, &stereo(8000), WavFormat::Pcm16, Some("mine")).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let place = bytes.windows(7).position(|part| part == b"tweedie").unwrap();
+        bytes[place] = b'T';
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(read_wav_text(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn other_formats_and_damage_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.wav");
+        let spec =
+            WavSpec { channels: 1, sample_rate: 8000, bits_per_sample: 24, sample_format: SampleFormat::Int };
+        let mut writer = WavWriter::create(&path, spec).unwrap();
+        writer.write_sample(5).unwrap();
+        writer.finalize().unwrap();
+        let error = || read_wav(&path).unwrap_err().to_string();
+        assert!(error().contains("a.wav: integers of 24 bits; expected"), "{}", error());
+        write_wav(&path, &stereo(8000), WavFormat::Pcm16, None).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
+        assert!(error().contains("invalid WAV file"), "{}", error());
+        std::fs::write(&path, "text").unwrap();
+        assert!(error().contains("a.wav"), "{}", error());
+        assert!(read_wav_text(&path).unwrap_err().to_string().contains("not a WAV file"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(error().contains("cannot read"), "{}", error());
+    }
+
+    #[test]
+    fn failures_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.wav");
+        let mut ragged = stereo(8000);
+        ragged.channels[1].pop();
+        let mut infinite = stereo(8000);
+        infinite.channels[0][3] = f32::INFINITY;
+        let silent = |channels| Audio { channels, rate: 8000, guessed: false };
+        for audio in [silent(vec![]), silent(vec![vec![]]), stereo(0), ragged, infinite] {
+            assert!(write_wav(&path, &audio, WavFormat::Pcm16, None).is_err());
+        }
+        let error = write_wav(&dir.path().join("no/a.wav"), &stereo(1), WavFormat::Pcm16, None).unwrap_err();
+        assert!(error.to_string().contains("a.wav"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
