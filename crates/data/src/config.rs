@@ -164,7 +164,8 @@ pub enum EmojiClasses {
 pub struct FolderConfig {
     /// Whether first-level subfolders are classes, in sorted order; of an archive, too.
     pub classes: bool,
-    /// A captions file, relative to the folder: JSON lines `{"file_name": ..., "text": ...}`, or a `.csv` with these columns.
+    /// A captions file, relative to the folder: JSON lines `{"file_name": ..., "text": ...}`, a `.csv` with these columns, or a
+    /// `.txt` (also `.txt.gz`) with lines `name: text`, of which the names have no extension.
     /// By default `metadata.csv`, `metadata.jsonl` and `captions.jsonl` are used if they exist, otherwise a `.txt` beside
     /// each image.
     pub captions: Option<PathBuf>,

@@ -144,6 +144,11 @@ impl<D: Decode> Dataset<D> {
         self.indices.iter().map(|&i| &*self.shared.collection.entries[i].words)
     }
 
+    /// What its items are called in messages, in the plural.
+    pub fn noun(&self) -> &'static str {
+        self.shared.by.noun()
+    }
+
     /// What an archive or arrays were recognized as, such as "IDX, 60000 images in train-images-idx3-ubyte.gz, with labels";
     /// empty for other sources.
     pub fn recognized_as(&self) -> &str {

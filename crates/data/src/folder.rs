@@ -1,8 +1,10 @@
 //! A folder of files, at any depth.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet},
     fs,
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,11 +14,11 @@ use tweedie_system::files;
 
 use crate::{
     DataError, FolderConfig, OnError, Skipped, Words,
-    form::Decode,
+    form::{Decode, Label},
     source::{Collection, Entry, Place, ending},
 };
 
-/// Captions files that are used by default: Hugging Face's `imagefolder` names and ours.
+/// Captions files that are used by default: Hugging Face's `imagefolder` names and ours. See also [`is_transcripts`].
 const CAPTION_FILES: [&str; 3] = ["metadata.csv", "metadata.jsonl", "captions.jsonl"];
 
 pub(crate) fn open<D: Decode>(
@@ -34,7 +36,11 @@ pub(crate) fn open<D: Decode>(
     let mut found = Found::default();
     walk(root, "", by, &mut found, &mut HashSet::new())?;
     let (captions, skipped) = captions(root, config, on_error, &mut found)?;
-    let class_of = |name: &str| name.split_once('/').map(|(first, _)| first.to_owned());
+    let (told, recognized_as) = told_by_names(&found, &captions, by);
+    let class_of = |name: &str| match told.get(name) {
+        Some(label) => Some(label.kind.clone()),
+        None => name.split_once('/').map(|(first, _)| first.to_owned()),
+    };
     let mut class_names: Vec<String> = match config.classes {
         true => found.images.keys().filter_map(|name| class_of(name)).collect(),
         false => Vec::new(),
@@ -45,12 +51,12 @@ pub(crate) fn open<D: Decode>(
     let entry = |(name, path): (String, PathBuf)| Entry {
         class: class_of(&name).and_then(|class| class_names.binary_search(&class).ok()),
         words: Arc::new(Words {
-            caption: captions.get(&name).cloned(),
+            caption: captions.get(&name).or(told.get(&name).map(|label| &label.caption)).cloned(),
             kinds: class_of(&name).filter(|_| config.classes).into_iter().collect(),
             ..Words::default()
         }),
         family: None,
-        held_out: false,
+        held_out: told.get(&name).is_some_and(|label| label.held_out),
         place: Place::File(path),
         name,
     };
@@ -61,8 +67,27 @@ pub(crate) fn open<D: Decode>(
         looked_for: format!("{} files in it and in its subfolders", by.endings().join(", ")),
         skipped,
         passed_over: found.others,
+        recognized_as,
         ..Collection::default()
     })
+}
+
+/// What the files' names say of their contents, and as what collection they are known.
+fn told_by_names<D: Decode>(
+    found: &Found,
+    captions: &BTreeMap<String, String>,
+    by: &D,
+) -> (BTreeMap<String, Label>, String) {
+    let names: Vec<&String> = found.images.keys().filter(|name| !captions.contains_key(*name)).collect();
+    let file = |name: &'_ String| stem(name).rsplit_once('/').map_or(0, |(folder, _)| folder.len() + 1);
+    let stems: Vec<&str> = names.iter().map(|name| &stem(name)[file(name)..]).collect();
+    match by.told_by_names(&stems) {
+        Some((collection, labels)) => {
+            let recognized = format!("{collection}, {} {} labelled by their names", labels.len(), by.noun());
+            (names.into_iter().cloned().zip(labels).collect(), recognized)
+        }
+        None => Default::default(),
+    }
 }
 
 /// Files by their path relative to the root, with slashes.
@@ -102,6 +127,8 @@ fn walk<D: Decode>(
             walk(&path, &format!("{name}/"), by, found, seen)?;
         } else if by.endings().contains(&ending.trim_start_matches('.')) {
             found.images.insert(name, path);
+        } else if is_transcripts(&file_name) {
+            found.captions.insert(prefix.into(), path);
         } else if ending == ".txt" {
             found.texts.insert(stem(&name).into(), path);
         } else if CAPTION_FILES.contains(&file_name.as_str()) {
@@ -162,9 +189,16 @@ fn captions(
     for (prefix, path) in listed {
         let bytes = files::read(&path, LONGEST_TABLE)
             .map_err(|source| DataError::Io { path: path.clone(), source })?;
-        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
-        let is_table = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-        let rows = if is_table { table(bytes) } else { lines(bytes) };
+        let unpacked = unpacked(&bytes).map_err(|source| DataError::Io { path: path.clone(), source })?;
+        let bytes = unpacked.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&unpacked);
+        let named = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let rows = if named.ends_with(".csv") {
+            table(bytes)
+        } else if named.ends_with(".txt") || named.ends_with(".txt.gz") {
+            transcripts(bytes, &found.images)
+        } else {
+            lines(bytes)
+        };
         let (count, mut absent) = (rows.len(), Vec::new());
         for (line, row) in rows {
             let wrong = |reason: String| DataError::Captions { path: path.clone(), line, reason };
@@ -257,6 +291,40 @@ fn table(text: &[u8]) -> Vec<(usize, Row)> {
 fn utf8(bytes: &[u8]) -> Result<String, String> {
     let text = std::str::from_utf8(bytes);
     text.map(str::to_owned).map_err(|e| format!("not UTF-8 text: byte {} is invalid", e.valid_up_to()))
+}
+
+/// Whether a file holds the transcripts of Asterisk's core sounds, such as `core-sounds-en.txt`, gzipped or not.
+fn is_transcripts(file_name: &str) -> bool {
+    let name = file_name.strip_prefix("core-sounds-").unwrap_or_default();
+    name.ends_with(".txt") || name.ends_with(".txt.gz")
+}
+
+/// The content of a file that may be gzipped.
+fn unpacked(bytes: &[u8]) -> std::io::Result<Cow<'_, [u8]>> {
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes.into());
+    }
+    let mut content = Vec::new();
+    flate2::read::MultiGzDecoder::new(bytes).take(LONGEST_TABLE).read_to_end(&mut content)?;
+    Ok(content.into())
+}
+
+/// The rows of transcripts: `name: text`, of which the name has no extension. Lines that begin with `;` are comments.
+fn transcripts(text: &[u8], files: &BTreeMap<String, PathBuf>) -> Vec<(usize, Row)> {
+    let by_stem: BTreeMap<&str, &String> = files.keys().map(|name| (stem(name), name)).collect();
+    let said = |line: &[u8]| !line.trim_ascii().is_empty() && !line.starts_with(b";");
+    let filled = text.split(|&b| b == b'\n').enumerate().filter(|(_, line)| said(line));
+    let row = |(index, line): (usize, &[u8])| {
+        let row = utf8(line).and_then(|line| match line.split_once(':') {
+            Some((name, text)) => {
+                let name = by_stem.get(name.trim()).map_or(name.trim(), |name| name.as_str());
+                Ok((name.to_owned(), Ok(Some(text.trim().to_owned()))))
+            }
+            None => Err("expected a name, a colon and a text".into()),
+        });
+        (index + 1, row)
+    };
+    filled.map(row).collect()
 }
 
 /// The rows of a file with one object per line.

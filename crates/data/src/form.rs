@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use tweedie_media::{Audio, Image, MediaError, decode_wav};
+use tweedie_media::{Audio, Image, SOUND_ENDINGS, decode_sound};
 
 use crate::{
     decode::{self, EXTENSIONS},
+    guard::guarded,
     resize::{Frame, Raster, fit},
 };
 
@@ -15,6 +16,17 @@ pub enum Content<'a> {
     Encoded(&'a [u8]),
     /// A row of an array of images.
     Pixels(Raster),
+}
+
+/// What the name of a file says of its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// A description.
+    pub caption: String,
+    /// Its category, such as the speaker.
+    pub kind: String,
+    /// Whether the collection's own split keeps it for testing.
+    pub held_out: bool,
 }
 
 /// How the items of a collection are decoded: one implementation for each medium.
@@ -36,6 +48,12 @@ pub trait Decode: Send + Sync + 'static {
     /// # Errors
     /// Says why it cannot be decoded.
     fn decode(&self, content: Content<'_>) -> Result<Self::Sample, String>;
+
+    /// What the names of all files of a folder say of their contents, if it is a collection that is known by them: its name, and
+    /// a label for each stem. Files with captions of their own do not ask.
+    fn told_by_names(&self, _: &[&str]) -> Option<(&'static str, Vec<Label>)> {
+        None
+    }
 
     /// Memory of a decoded item in bytes, if all have the same; otherwise items are decoded whenever they are needed.
     fn bytes(&self) -> Option<usize>;
@@ -74,7 +92,7 @@ pub(crate) fn raster(content: Content<'_>) -> Result<Raster, String> {
     }
 }
 
-/// Sounds of any length, rate and number of channels: WAV files.
+/// Sounds of any rate and number of channels: WAV, FLAC, Ogg Vorbis, MP3 and AAC files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sounds;
 
@@ -86,7 +104,7 @@ impl Decode for Sounds {
     }
 
     fn endings(&self) -> &'static [&'static str] {
-        &["wav"]
+        &SOUND_ENDINGS
     }
 
     fn recognizes(&self, _: &Path) -> bool {
@@ -97,10 +115,8 @@ impl Decode for Sounds {
         let Content::Encoded(bytes) = content else {
             return Err("it is an array of pixels, not a sound".into());
         };
-        let audio = decode_wav(bytes).map_err(|e| match e {
-            MediaError::Format { reason, .. } => reason,
-            other => other.to_string(),
-        })?;
+        let decoded = guarded("the decoder failed", || decode_sound(bytes).map_err(|e| e.to_string()));
+        let audio = decoded.map_err(|e| e.strip_prefix("the sound: ").unwrap_or(&e).to_owned())?;
         match (audio.is_empty(), audio.channels.iter().flatten().all(|v| v.is_finite())) {
             (true, _) => Err("the sound has no values".into()),
             (_, false) => Err("the sound has values that are not finite".into()),
@@ -108,7 +124,29 @@ impl Decode for Sounds {
         }
     }
 
+    fn told_by_names(&self, stems: &[&str]) -> Option<(&'static str, Vec<Label>)> {
+        let labels: Option<Vec<Label>> = stems.iter().map(|stem| spoken_digit(stem)).collect();
+        Some(("Free Spoken Digit Dataset", labels.filter(|labels| !labels.is_empty())?))
+    }
+
     fn bytes(&self) -> Option<usize> {
         None
     }
+}
+
+/// A name of the Free Spoken Digit Dataset, `7_jackson_32`: digit, speaker and number of the recording. Its documentation keeps
+/// the numbers 0 to 4 for testing.
+fn spoken_digit(stem: &str) -> Option<Label> {
+    const DIGITS: [&str; 10] =
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+    let mut parts = stem.split('_');
+    let (Some(digit), Some(speaker), Some(number), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    let caption = DIGITS.get(digit.parse::<usize>().ok().filter(|_| digit.len() == 1)?)?;
+    let named = !speaker.is_empty() && speaker.bytes().all(|b| b.is_ascii_lowercase());
+    let number: usize = number.parse().ok().filter(|_| named)?;
+    Some(Label { caption: (*caption).to_owned(), kind: speaker.to_owned(), held_out: number < 5 })
 }

@@ -55,7 +55,7 @@ pub use crate::{
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},
-    form::{Content, Decode, Sounds},
+    form::{Content, Decode, Label, Sounds},
     guard::is_guarded,
     order::Order,
     packed::is_packed,

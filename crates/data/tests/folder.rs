@@ -284,3 +284,53 @@ fn a_folder_of_sounds() {
     let none = Dataset::open_by(&config, Sounds).unwrap().get(0).err().unwrap().to_string();
     assert!(none.contains("sounds are corrupt"), "{none}");
 }
+
+fn sound(path: &Path, length: usize) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let audio = Audio { channels: vec![vec![0.25; length]], rate: 8000, guessed: false };
+    write_wav(path, &audio, WavFormat::Pcm16, None).unwrap();
+}
+
+#[test]
+fn the_free_spoken_digit_dataset_is_known_by_its_names() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["7_theo_4", "7_theo_5", "0_ann_12"] {
+        sound(&dir.path().join(format!("recordings/{name}.wav")), 9);
+    }
+    let config =
+        DataConfig { source: Source::Folder(dir.path().into()), holdout: 0.0, ..DataConfig::default() };
+    let sounds = Dataset::open_by(&config, Sounds).unwrap();
+    assert_eq!(sounds.class_names(), ["ann", "theo"]);
+    assert!(
+        sounds.recognized_as().contains("Free Spoken Digit Dataset, 3 sounds"),
+        "{}",
+        sounds.recognized_as()
+    );
+    let (train, held) = sounds.split();
+    assert_eq!((train.len(), held.names().collect::<Vec<_>>()), (2, vec!["recordings/7_theo_4.wav"]));
+    let first = sounds.get(0).unwrap();
+    assert_eq!((first.words.caption.as_deref(), first.class), (Some("zero"), Some(0)));
+    assert_eq!(first.words.kinds, ["ann"]);
+    // One other name, and names mean nothing.
+    sound(&dir.path().join("recordings/other.wav"), 9);
+    let sounds = Dataset::open_by(&config, Sounds).unwrap();
+    assert_eq!((sounds.recognized_as(), sounds.class_names()), ("", &["recordings".to_owned()][..]));
+}
+
+#[test]
+fn transcripts_of_asterisk_are_captions() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["activated", "digits/1"] {
+        sound(&dir.path().join(format!("{name}.wav")), 9);
+    }
+    let text = "; Core Asterisk Sounds\n\nactivated: Activated.\ndigits/1: one\nmissing: Not here: really.\n";
+    fs::write(dir.path().join("core-sounds-en.txt"), text).unwrap();
+    let config = DataConfig { source: Source::Folder(dir.path().into()), ..DataConfig::default() };
+    let sounds = Dataset::open_by(&config, Sounds).unwrap();
+    let captions: Vec<_> = sounds.words().map(|words| words.caption.clone().unwrap()).collect();
+    assert_eq!(captions, ["Activated.", "one"]);
+    assert!(sounds.skipped()[0].reason.contains("line 5"), "{:?}", sounds.skipped());
+    fs::write(dir.path().join("core-sounds-en.txt"), "activated Activated.\n").unwrap();
+    let error = Dataset::open_by(&config, Sounds).err().unwrap().to_string();
+    assert!(error.contains("line 1") && error.contains("a colon"), "{error}");
+}
