@@ -27,7 +27,7 @@ pub use lora::Lora;
 pub use model::{
     Maps, Model, PIPELINES, PipelineKind, SmallImage, Source, StableDiffusion, TextPart, UnClip,
 };
-pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Tuned};
+pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Speech, Tuned, extras_in};
 pub use original::{OriginalCheckpoint, Prediction};
 pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};
 pub use tokenizer::ClipTokenizer;

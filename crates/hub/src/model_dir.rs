@@ -50,8 +50,21 @@ pub struct Extras {
     /// Set if the network enlarges images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enlarging: Option<Enlarging>,
+    /// Set if the model speaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speech: Option<Speech>,
     /// How the model was trained: free text and figures for people.
     pub training: Map<String, Value>,
+}
+
+/// What a model that speaks can say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Speech {
+    /// The names of its voices. A prompt is a unit, a comma and a voice; without voices, a unit alone.
+    pub voices: Vec<String>,
+    /// The words that it was trained on, each of which is a unit. If empty, the units are sentences.
+    pub words: Vec<String>,
 }
 
 /// What a network that enlarges images was trained for. Its further input channels are the small image, resized to the size of

@@ -10,13 +10,13 @@ use crate::{network::InputError, params::HostTensor, vae::Tiles};
 /// What a codec takes and gives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CodecSpec {
-    /// The name of the class in diffusers.
+    /// The name of the class.
     pub class: &'static str,
     /// Channels of the media.
     pub media: usize,
     /// Channels of the latents.
     pub latents: usize,
-    /// Number of axes.
+    /// Number of axes of the media.
     pub axes: usize,
     /// Values of the media along an axis per value of the latents.
     pub stride: usize,
@@ -41,6 +41,23 @@ pub struct Encoded {
 pub trait Codec: std::fmt::Debug + Send + Sync {
     /// What it takes and gives.
     fn spec(&self) -> CodecSpec;
+
+    /// The axes of the latents of media with these axes, multiples of the stride.
+    fn latent_axes(&self, media: &[usize]) -> Vec<usize> {
+        let stride = self.spec().stride;
+        media.iter().map(|n| n / stride).collect()
+    }
+
+    /// The axes of the media of latents with these axes.
+    fn media_axes(&self, latents: &[usize]) -> Vec<usize> {
+        let stride = self.spec().stride;
+        latents.iter().map(|n| n.saturating_mul(stride)).collect()
+    }
+
+    /// Values of audio per second, if the codec says it.
+    fn rate(&self) -> Option<u32> {
+        None
+    }
 
     /// The unscaled latents of media. Axes must be multiples of the stride.
     ///

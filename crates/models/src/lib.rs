@@ -39,6 +39,7 @@ pub mod params;
 pub mod perceptual;
 pub mod prior;
 pub mod registry;
+pub mod spectrogram;
 pub mod text;
 pub mod unet;
 pub mod unet_1d;
@@ -59,6 +60,7 @@ pub use prior::{
     EmbeddingProjection, EmbeddingProjectionConfig, PriorConfig, PriorTransformer, Standardized,
 };
 pub use registry::{CODECS, CodecEntry, NETWORKS, NetworkEntry};
+pub use spectrogram::{MelSpectrogram, MelSpectrogramConfig};
 pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use tweedie_ops::{ExecContext, PackedWeights, Precision};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};

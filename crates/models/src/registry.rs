@@ -9,6 +9,7 @@ use crate::{
     network::{IoSpec, Network},
     params::TensorSource,
     prior::{PriorConfig, PriorTransformer},
+    spectrogram::{MelSpectrogram, MelSpectrogramConfig},
     unet::{LoadError, UNet2DConfig, UNet2DModel},
     unet_1d::{UNet1DConfig, UNet1DModel},
     unet_condition::{UNet2DConditionConfig, UNet2DConditionModel},
@@ -75,6 +76,7 @@ macro_rules! codec {
 pub const CODECS: &[CodecEntry] = &[
     codec!("AutoencoderKL", AutoencoderKl, AutoencoderKlConfig),
     codec!("AutoencoderTiny", AutoencoderTiny, AutoencoderTinyConfig),
+    codec!("MelSpectrogram", MelSpectrogram, MelSpectrogramConfig),
 ];
 
 /// The networks of `class`.

@@ -98,6 +98,15 @@ const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
     ..PIXELS
 };
 
+/// Our own class for models that make sounds of texts in the latents of a codec, which diffusers does not have.
+const TEXTS_TO_SOUNDS: PipelineKind =
+    PipelineKind { name: "TextToSoundPipeline", also: &[], autoencoder: Some("codec"), ..TEXTS_TO_IMAGES };
+
+/// The class of a pipeline of texts in the latents of `codec`.
+fn of_texts_by(codec: &dyn Codec) -> &'static PipelineKind {
+    named(if codec.spec().axes == 1 { TEXTS_TO_SOUNDS.name } else { TEXTS_TO_IMAGES.name })
+}
+
 /// The supported classes.
 pub const PIPELINES: &[PipelineKind] = &[
     PIXELS,
@@ -137,6 +146,7 @@ pub const PIPELINES: &[PipelineKind] = &[
         listed: true,
         ..PIXELS
     },
+    TEXTS_TO_SOUNDS,
     PipelineKind { name: "DanceDiffusionPipeline", network: ("unet", "UNet1DModel"), ..PIXELS },
     unclip::DECODER,
     PipelineKind { name: unclip::VARIATION, ..unclip::DECODER },
@@ -339,7 +349,7 @@ impl Model {
             None => None,
             Some(name) => match index.load(name, device)? {
                 Component::Codec(codec) => Some(codec.into()),
-                _ => return index.wrong(name, "AutoencoderKL or AutoencoderTiny"),
+                _ => return index.wrong(name, "AutoencoderKL, AutoencoderTiny or MelSpectrogram"),
             },
         };
         let (folder, class) = kind.network;
@@ -412,7 +422,7 @@ impl Model {
         Self::of_parts(&PIPELINES[0], network, scheduler, extras)
     }
 
-    /// A text-to-image model of parts in memory, which must fit together: Stable Diffusion's.
+    /// A text-to-image or text-to-sound model of parts in memory, which must fit together: Stable Diffusion's.
     pub fn of_texts(
         network: Box<dyn Network>,
         codec: Arc<dyn Codec>,
@@ -420,7 +430,7 @@ impl Model {
         scheduler: SchedulerConfig,
         extras: Extras,
     ) -> Self {
-        let kind = named(TEXTS_TO_IMAGES.name);
+        let kind = of_texts_by(&*codec);
         Self { codec: Some(codec), texts, ..Self::of_parts(kind, network, scheduler, extras) }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tweedie_models::{ClipTextModel, Codec, Network, UNet2DConditionModel, unet::DIFFUSERS_VERSION};
 
-use super::{Model, PipelineKind, TEXTS, check_tokens, named};
+use super::{Model, PipelineKind, TEXTS, check_tokens, of_texts_by};
 use crate::{
     component::{TEXT_WEIGHTS, write, write_tensors},
     error::HubError,
@@ -17,9 +17,9 @@ use crate::{
     weights::Precision,
 };
 
-/// The parts of a `StableDiffusionPipeline`.
+/// The parts of a `StableDiffusionPipeline`, or of a pipeline of sounds with the same parts.
 pub struct StableDiffusion<'a> {
-    /// Converts between images and latents.
+    /// Converts between media and latents.
     pub vae: &'a dyn Codec,
     /// Denoises latents.
     pub unet: &'a UNet2DConditionModel,
@@ -41,7 +41,7 @@ impl StableDiffusion<'_> {
     /// If parts do not match, a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
-            kind: named("StableDiffusionPipeline"),
+            kind: of_texts_by(self.vae),
             codec: Some(self.vae),
             network: self.unet,
             texts: vec![(self.tokenizer, self.text_encoder)],
