@@ -12,7 +12,8 @@ const TILE: usize = 512;
 
 /// How images of this size are tiled for the codec.
 fn tiles(codec: &dyn Codec, request: &Request, size: &[usize]) -> Option<Tiles> {
-    let large = area(size) > WHOLE;
+    // Only images have tiles.
+    let large = size.len() == 2 && area(size) > WHOLE;
     let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
     Some(Tiles::new((pixels / codec.spec().stride).max(8)))
 }
@@ -131,7 +132,7 @@ impl Job {
             )));
         }
         let latents = codec.unscaled(samples);
-        let size: Vec<usize> = samples.shape().axes().iter().map(|n| n * spec.stride).collect();
+        let size = codec.media_axes(samples.shape().axes());
         let tiles = tiles(codec, &self.request, &size);
         let mut all =
             HostTensor { shape: [&[samples.len(), spec.media][..], &size].concat(), values: Vec::new() };
@@ -177,11 +178,8 @@ pub(crate) fn host(x: &Batch) -> HostTensor {
 
 /// The shape of the samples of a model whose media have this size.
 pub(crate) fn samples_of(codec: Option<&dyn Codec>, channels: usize, size: &[usize]) -> SampleShape {
-    match codec.map(Codec::spec) {
-        Some(spec) => {
-            let axes: Vec<usize> = size.iter().map(|n| n / spec.stride).collect();
-            SampleShape::new(spec.latents, &axes)
-        }
+    match codec {
+        Some(codec) => SampleShape::new(codec.spec().latents, &codec.latent_axes(size)),
         None => SampleShape::new(channels, size),
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     posterior::{Posterior, Replacement, Rows},
     request::Request,
     rows::row_seed,
+    speech::Spoken,
 };
 
 /// The draw for an image's initial noise; a trajectory's own draws start at 0.
@@ -41,7 +42,10 @@ const PATH_DRAW: u64 = u64::MAX - 2;
 /// A request that was checked against a model. It holds everything that sampling needs, so it can be run apart from its
 /// pipeline, in parts, or together with others.
 pub struct Job {
+    /// With one prompt for each unit if the model speaks.
     pub(crate) request: Request,
+    /// How the units of spoken texts are joined.
+    pub(crate) spoken: Option<Spoken>,
     /// The axes of the media.
     pub(crate) size: Vec<usize>,
     /// The upper left part of the media that is the result, if they are larger than it.
@@ -109,6 +113,11 @@ impl Job {
     /// Number of images.
     pub fn count(&self) -> usize {
         self.request.count.get()
+    }
+
+    /// Number of results: images, or sounds, of which each may be joined from several samples.
+    pub fn results(&self) -> usize {
+        self.spoken.as_ref().map_or(self.count(), Spoken::count)
     }
 
     /// The axes of the media: height and width of images.

@@ -34,6 +34,7 @@ pub mod prompt;
 mod request;
 mod rows;
 mod run;
+mod speech;
 pub mod study;
 pub mod together;
 pub mod tune;

@@ -192,10 +192,15 @@ impl Pipeline {
         self.codec().map_or(1, |codec| codec.spec().stride)
     }
 
+    /// Number of axes of the media.
+    pub fn axes(&self) -> usize {
+        self.codec().map_or_else(|| self.model.network.spec().axes, |codec| codec.spec().axes)
+    }
+
     /// The size of the media that the model was made for.
     pub fn native_size(&self) -> Option<Vec<usize>> {
         let native = self.model.network.spec().native?;
-        Some(native.iter().map(|n| n.saturating_mul(self.stride())).collect())
+        Some(self.codec().map_or(native.clone(), |codec| codec.media_axes(&native)))
     }
 
     /// A size with the model's own area and about the aspect ratio of an image of the given size, height first, whose sides

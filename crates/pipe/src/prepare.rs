@@ -22,6 +22,7 @@ use crate::{
     memory::Needed,
     posterior::Method,
     request::CHUNK,
+    speech::Spoken,
 };
 
 /// The guidance of a request.
@@ -43,6 +44,9 @@ impl Pipeline {
         studied: bool,
     ) -> Result<Job, PipelineError> {
         let fail = |field, reason: &str| PipelineError::request(field, reason);
+        let spoken = Spoken::of(request, &self.model.extras)?;
+        let expanded = spoken.as_ref().map(|spoken| spoken.expanded(request)).transpose()?;
+        let request = expanded.as_ref().unwrap_or(request);
         let spec = self.model.network.spec();
         let count = request.checked_count()?;
         self.check_loras(request)?;
@@ -176,6 +180,7 @@ impl Pipeline {
         };
         let mut job = Job {
             request: request.clone(),
+            spoken,
             size,
             crop,
             shape,
@@ -360,7 +365,7 @@ impl Pipeline {
         let size = window.or_else(|| request.size.clone()).or(like).or_else(|| self.native_size());
         let size =
             size.ok_or_else(|| fail("the model has no default size, so the request needs one".into()))?;
-        let axes = self.model.network.spec().axes;
+        let axes = self.axes();
         if size.len() != axes {
             let numbers = if axes == 1 { "number" } else { "numbers" };
             return Err(fail(format!("{size:?}: expected {axes} {numbers}, one for each axis of a sample")));
@@ -369,8 +374,9 @@ impl Pipeline {
         let stride = self.stride();
         if size.iter().any(|n| !n.is_multiple_of(stride)) {
             let sides: Vec<_> = size.iter().map(usize::to_string).collect();
+            let unit = if axes == 1 { "values" } else { "pixels" };
             return Err(fail(format!(
-                "{} pixels: expected multiples of {stride}, the downsampling factor of the model",
+                "{} {unit}: expected multiples of {stride}, the downsampling factor of the model",
                 sides.join("×")
             )));
         }

@@ -66,6 +66,9 @@ pub struct Request {
     /// The negative prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<String>,
+    /// The voice that speaks, by name; by default the first of the model. For models that speak.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voice: Option<String>,
     /// Convention for word weights; ComfyUI's by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_weights: Option<Weighting>,
@@ -139,6 +142,7 @@ impl Default for Request {
             dynamic_threshold: None,
             prompts: Vec::new(),
             negative_prompt: None,
+            voice: None,
             prompt_weights: None,
             clip_skip: None,
             prior_steps: None,

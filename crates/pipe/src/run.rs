@@ -103,7 +103,8 @@ pub struct Output {
     pub tensors: HostTensor,
     /// The results as images. Empty if they are not images.
     pub images: Vec<Image>,
-    /// The results as the media that their shape tells.
+    /// The results as the media that their shape tells. If the model speaks, the units of each text are joined here, but not in
+    /// [`Self::tensors`].
     pub media: Media,
     /// The existing image with each result in its place; empty if the request has no known image.
     pub edited: Vec<Edited>,
@@ -122,7 +123,11 @@ impl Output {
         }
         let values = parts.into_iter().flat_map(|part| part.values).collect();
         let tensors = HostTensor { shape, values };
-        let media = Media::of(&tensors, job.model.network.spec().rate);
+        let rate = job.codec.as_ref().and_then(|codec| codec.rate()).or(job.model.network.spec().rate);
+        let media = match (Media::of(&tensors, rate), &job.spoken) {
+            (Media::Audio(units), Some(spoken)) => Media::Audio(spoken.joined(units)),
+            (media, _) => media,
+        };
         let images = match &media {
             Media::Images(images) => images.clone(),
             _ => Vec::new(),

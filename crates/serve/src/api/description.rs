@@ -85,6 +85,7 @@ impl PartialSchema for JobRequest {
                     "description": "Prompts, used in turn. Text-to-image models only."
                 },
                 "negative_prompt": { "type": "string" },
+                "voice": { "type": "string" },
                 "classes": {
                     "type": "array", "items": { "oneOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }] },
                     "description": "Classes by number or name, used in turn."
