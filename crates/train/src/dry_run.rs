@@ -7,7 +7,7 @@ use tweedie_models::{
 
 use tweedie_system::memory;
 
-use crate::{config::RunConfig, error::TrainError, task};
+use crate::{config::RunConfig, error::TrainError, source::RunData, task};
 
 /// The size of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +87,7 @@ impl DryRun {
 pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
     let config = config.resolved()?;
     let device = config.run.device()?;
-    let (data, _) = task::prepare(&config, Dataset::open(&config.data)?)?;
+    let (data, _) = RunData::open(&config)?;
     task::plan(&config, &data, &device)
 }
 

@@ -5,10 +5,10 @@ use std::{ops::Range, sync::Arc};
 use burn::tensor::Device;
 use tweedie_core::{NoiseSchedule, schedule::Times, spacing::Spacing};
 use tweedie_data::{Dataset, Image};
-use tweedie_media::enlarge;
+use tweedie_media::{Audio, enlarge, spectrogram};
 use tweedie_ops::{Batch, RowNoise, SampleShape};
 use tweedie_pipe::{
-    Inputs, NoiseOfRows, Pipeline, Request,
+    Inputs, Media, NoiseOfRows, Pipeline, Request,
     enlarging::{reduced, resized},
 };
 
@@ -26,9 +26,9 @@ pub(crate) fn samples(
     pipeline: &Pipeline,
     asked: Request,
     inputs: Inputs,
-) -> Result<Vec<Image>, TrainError> {
+) -> Result<Media, TrainError> {
     let run = &config.run;
-    let Some(count) = run.preview_images.try_into().ok() else { return Ok(Vec::new()) };
+    let Some(count) = run.preview_images.try_into().ok() else { return Ok(Media::Images(Vec::new())) };
     let (solver, spacing, steps) = sampler(&*config.diffusion.schedule()?, run.preview_steps);
     let request = Request {
         count,
@@ -42,7 +42,23 @@ pub(crate) fn samples(
     let inputs = Inputs { draws: Some(Arc::new(PreviewNoise(run.seed))), ..inputs };
     let never = std::sync::atomic::AtomicBool::new(false);
     let job = pipeline.prepare_with(&request, inputs)?;
-    Ok(job.run(&never, &mut |_| std::ops::ControlFlow::Continue(()))?.images)
+    Ok(job.run(&never, &mut |_| std::ops::ControlFlow::Continue(()))?.media)
+}
+
+/// The images of samples, or the spectrograms of sounds, and the sounds.
+pub(crate) fn sheet(media: Media, columns: impl Fn(usize) -> usize) -> Sheet {
+    /// Sides of a spectrogram in pixels.
+    const SIDES: [usize; 2] = [128, 96];
+    let (images, sounds) = match media {
+        Media::Images(images) => (images, Vec::new()),
+        Media::Audio(sounds) => {
+            let longest = sounds.iter().map(Audio::seconds).fold(0.0, f64::max);
+            let picture = |sound: &Audio| spectrogram(sound, SIDES[0], SIDES[1], longest);
+            (sounds.iter().map(picture).collect(), sounds)
+        }
+        _ => Default::default(),
+    };
+    Sheet { columns: columns(images.len()), images, sounds }
 }
 
 /// Rows of a small image with sharp pixels, the same by Pillow's bicubic filter, enlarged by the model, and the original.
@@ -68,9 +84,9 @@ pub(crate) fn enlarged(config: &RunConfig, pipeline: &Pipeline, data: &Dataset) 
     }
     let asked = Request { noise_level: Some(0), ..Request::default() };
     let wanted = RunConfig { run: Run { preview_images: count, ..config.run.clone() }, ..config.clone() };
-    columns[2] = samples(&wanted, pipeline, asked, Inputs::enlarging(&small)?)?;
+    columns[2] = sheet(samples(&wanted, pipeline, asked, Inputs::enlarging(&small)?)?, |_| 1).images;
     let images = (0..count).flat_map(|row| columns.each_ref().map(|column| column[row].clone())).collect();
-    Ok(Sheet { images, columns: 4 })
+    Ok(Sheet { images, columns: 4, sounds: Vec::new() })
 }
 
 /// Solver, spacing and steps for about this many network evaluations; without a spacing, the scheduler's own.

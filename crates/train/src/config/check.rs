@@ -69,6 +69,7 @@ impl RunConfig {
             ("loss", self.loss != default.loss),
             ("conditioning", self.conditioning != default.conditioning),
             ("text", self.text != default.text),
+            ("sound", self.sound != default.sound),
             ("vae", self.vae != default.vae),
             ("super_resolution", self.super_resolution != default.super_resolution),
         ];
@@ -135,6 +136,16 @@ impl RunConfig {
             TaskKind::TextToImage => {
                 self.diffusion.check()?;
                 self.loss.check(&self.diffusion)?;
+                if self.text.vae.as_os_str().is_empty() {
+                    let expected = "the folder of an autoencoder";
+                    return Err(TrainError::config("text.vae", "\"\"", expected));
+                }
+                self.text.check(self)
+            }
+            TaskKind::TextToSound => {
+                self.diffusion.check()?;
+                self.loss.check(&self.diffusion)?;
+                self.sound.check(self)?;
                 self.text.check(self)
             }
             TaskKind::SuperResolution => {

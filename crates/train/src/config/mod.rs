@@ -17,7 +17,7 @@ use tweedie_ops::Device;
 use crate::{
     autoencoder::VaeConfig, diffusion::DiffusionConfig, ema::EmaConfig, error::TrainError,
     learning_rate::LearningRateConfig, loss::LossConfig, model::ModelConfig, optim::OptimizerConfig,
-    super_resolution::SuperResolutionConfig, task::TaskKind, text::TextConfig,
+    sound::SoundConfig, super_resolution::SuperResolutionConfig, task::TaskKind, text::TextConfig,
 };
 
 pub use builder::ConfigBuilder;
@@ -53,6 +53,8 @@ pub struct RunConfig {
     pub conditioning: Conditioning,
     /// Texts and latents of a text-to-image model.
     pub text: TextConfig,
+    /// How recordings become samples.
+    pub sound: SoundConfig,
     /// An autoencoder and its loss.
     pub vae: VaeConfig,
     /// Pairs of small and large images.
@@ -83,6 +85,9 @@ impl Serialize for RunConfig {
         }
         if self.task.reads("text") {
             map.serialize_entry("text", &self.text)?;
+        }
+        if self.task.reads("sound") {
+            map.serialize_entry("sound", &self.sound)?;
         }
         if self.task.reads("vae") {
             map.serialize_entry("vae", &self.vae)?;

@@ -60,6 +60,12 @@ pub const PRESETS: &[Preset] = &[
         toml: include_str!("../presets/text-to-image.toml"),
         follows_data: false,
     },
+    Preset {
+        name: "speech",
+        about: "speaks words or short sentences, learned from recordings with their texts (--data)",
+        toml: include_str!("../presets/speech.toml"),
+        follows_data: false,
+    },
 ];
 
 /// The preset called `name`.

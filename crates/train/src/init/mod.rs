@@ -30,7 +30,7 @@ pub fn task_of(path: &Path) -> Result<TaskKind, TrainError> {
         return match (kind.network.1, kind.autoencoder, kind.xl) {
             _ if kind.name == "SuperResolutionPipeline" => Ok(TaskKind::SuperResolution),
             ("UNet2DModel", None, _) => Ok(TaskKind::Diffusion),
-            ("UNet2DConditionModel", Some(_), false) => Ok(TaskKind::TextToImage),
+            ("UNet2DConditionModel", Some("vae"), false) => Ok(TaskKind::TextToImage),
             _ => {
                 let expected = "a DDPMPipeline, a StableDiffusionPipeline, a UNet2DModel or an AutoencoderKL";
                 let found = format!("{} ({})", dir.display(), kind.name);

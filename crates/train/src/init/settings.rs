@@ -28,7 +28,7 @@ pub(crate) fn settings(path: &Path) -> Result<Table, TrainError> {
     let dir = folder(path);
     let mut layer = match task_of(path)? {
         TaskKind::Diffusion => diffusion(&dir)?,
-        TaskKind::TextToImage => text_to_image(&dir, name)?,
+        TaskKind::TextToImage | TaskKind::TextToSound => text_to_image(&dir, name)?,
         TaskKind::Vae => vae(&dir)?,
         TaskKind::SuperResolution => super_resolution(&dir)?,
     };

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tweedie_data::grid;
+use tweedie_media::{WavFormat, write_wav};
 
 use super::{Phase, TrainLoop};
 use crate::{
@@ -200,6 +201,11 @@ impl TrainLoop {
             std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
             let path = folder.join(format!("step-{step:06}.png"));
             sheet.save_png(&path)?;
+            let sounds = folder.join(format!("step-{step:06}"));
+            for (index, sound) in made.sounds.iter().enumerate() {
+                std::fs::create_dir_all(&sounds).map_err(|e| TrainError::io(&sounds, e))?;
+                write_wav(&sounds.join(format!("{index:02}.wav")), sound, WavFormat::Pcm16, None)?;
+            }
             let png = std::fs::read(&path).map_err(|e| TrainError::io(&path, e))?;
             if let Some(log) = &mut run.log {
                 log.preview(step, sheet.width, sheet.height, &png)?;

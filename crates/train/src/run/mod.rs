@@ -15,11 +15,9 @@ use std::{
     time::Instant,
 };
 
-use tweedie_data::Dataset;
-
 use crate::{
     checkpoint::State, config::RunConfig, error::TrainError, event::TrainEvent, lock::FolderLock, log::Log,
-    share::Share, task::Task,
+    share::Share, source::RunData, task::Task,
 };
 
 /// A training run. Iterating it trains; each item is an event. It ends after an error.
@@ -37,7 +35,7 @@ use crate::{
 /// ```
 pub struct TrainLoop {
     config: RunConfig,
-    data: Dataset,
+    data: RunData,
     /// Number of its images reported as corrupt.
     skipped: usize,
     task: Box<dyn Task>,

@@ -7,7 +7,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tweedie_data::Dataset;
 use tweedie_hub::files::write_atomic;
 use tweedie_system::ranks::{Alone, Program, Ranks};
 
@@ -21,6 +20,7 @@ use crate::{
     log::{self, Log},
     post_hoc::SNAPSHOTS,
     share::Share,
+    source::RunData,
     task::{self, Size, Task, TaskKind},
 };
 
@@ -152,8 +152,7 @@ impl TrainLoop {
                 tweedie_system::files::sweep_own(folder);
             }
         }
-        let data = Dataset::open(&config.data).map_err(TrainError::from);
-        let (data, notes) = share.together(data.and_then(|data| task::prepare(&config, data)))?;
+        let (data, notes) = share.together(RunData::open(&config))?;
         let open = || task::open(&config, &data, &device, from.as_ref(), &share);
         // The first rank writes the latents of a text-to-image model, which the others then read.
         let waits = config.task == TaskKind::TextToImage && !share.is_first();
@@ -164,7 +163,7 @@ impl TrainLoop {
         };
         let task = share.together(task)?;
         let inputs = task.inputs().and_then(|mut inputs| {
-            inputs.extend(images_of(&data)?);
+            inputs.extend(data.sums()?);
             Ok(inputs)
         });
         let facts = inputs.map(|inputs| Facts::of(&config, inputs, &*task, from.as_ref(), &share));
@@ -300,24 +299,6 @@ impl Facts {
         }
         Ok(())
     }
-}
-
-/// Fingerprints of the images' names and classes, and of the images themselves if they are in memory: decoding all of
-/// them may take longer than the run.
-fn images_of(data: &Dataset) -> Result<BTreeMap<String, String>, TrainError> {
-    let mut sum = 0;
-    for (name, class) in data.names().zip(data.classes()) {
-        sum = crc32c::crc32c_append(sum, format!("{name} {class:?}\n").as_bytes());
-    }
-    let mut found = BTreeMap::from([("the names or classes of the images".to_owned(), format!("{sum:08x}"))]);
-    if data.is_cached() {
-        let mut sum = 0;
-        for index in 0..data.len() {
-            sum = crc32c::crc32c_append(sum, &data.get(index)?.sample.pixels);
-        }
-        found.insert("the images".into(), format!("{sum:08x}"));
-    }
-    Ok(found)
 }
 
 /// Checks that a new run can start in the folder `out`.

@@ -9,7 +9,7 @@ mod vae;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tweedie_data::{Dataset, Image, counted_endings};
+use tweedie_data::{Audio, Dataset, Image, counted_endings};
 use tweedie_models::params::HostTensor;
 use tweedie_ops::Device;
 
@@ -21,6 +21,7 @@ use crate::{
     event::{Figure, Summary},
     run::StopHandle,
     share::Share,
+    source::RunData,
     text,
 };
 
@@ -35,6 +36,9 @@ pub enum TaskKind {
     Diffusion,
     /// A U-Net and its text encoder in the latents of a finished autoencoder: `[text]`, `[model]`, `[diffusion]` and `[loss]`.
     TextToImage,
+    /// A U-Net and its text encoder in the spectrograms of recordings: `[sound]`, `[text]`, `[model]`, `[diffusion]` and
+    /// `[loss]`.
+    TextToSound,
     /// An autoencoder between images and latents: `[vae]`.
     Vae,
     /// A denoising network that enlarges images: `[super_resolution]`, `[model]`, `[diffusion]` and `[loss]`.
@@ -47,6 +51,7 @@ impl TaskKind {
         match self {
             Self::Diffusion => ["model", "diffusion", "loss", "conditioning"].contains(&table),
             Self::TextToImage => ["model", "diffusion", "loss", "text"].contains(&table),
+            Self::TextToSound => ["model", "diffusion", "loss", "text", "sound"].contains(&table),
             Self::Vae => table == "vae",
             Self::SuperResolution => ["model", "diffusion", "loss", "super_resolution"].contains(&table),
         }
@@ -58,6 +63,7 @@ impl std::fmt::Display for TaskKind {
         f.write_str(match self {
             Self::Diffusion => "diffusion",
             Self::TextToImage => "text-to-image",
+            Self::TextToSound => "text-to-sound",
             Self::Vae => "vae",
             Self::SuperResolution => "super-resolution",
         })
@@ -122,13 +128,15 @@ pub(crate) struct Validation {
     pub figures: Vec<Figure>,
 }
 
-/// Images for a grid.
+/// Images for a grid, and the sounds of which they are spectrograms.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Sheet {
     /// The images, row by row.
     pub images: Vec<Image>,
     /// Number of images per row.
     pub columns: usize,
+    /// The sounds; empty if the images are no spectrograms.
+    pub sounds: Vec<Audio>,
 }
 
 /// A training task. Equal configurations and steps give equal bits, however often the run was interrupted: the state is what
@@ -196,7 +204,7 @@ pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec
     }
     match config.task {
         TaskKind::TextToImage => text::captioned(config, data, notes),
-        TaskKind::Diffusion | TaskKind::Vae | TaskKind::SuperResolution => Ok((data, notes)),
+        _ => Ok((data, notes)),
     }
 }
 
@@ -206,17 +214,21 @@ pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec
 /// If data or network do not match the configuration, or the checkpoint belongs to another task.
 pub(crate) fn open(
     config: &RunConfig,
-    data: &Dataset,
+    data: &RunData,
     device: &Device,
     from: Option<&Checkpoint>,
     share: &Share,
 ) -> Result<Box<dyn Task>, TrainError> {
-    Ok(match config.task {
-        TaskKind::Diffusion | TaskKind::SuperResolution => {
-            Box::new(pixels::open(config, data, device, from, share)?)
+    let data = match data {
+        RunData::Images(images) => images,
+        RunData::Sounds(sounds) => {
+            return Ok(Box::new(text_to_image::open_sounds(config, sounds, device, from, share)?));
         }
+    };
+    Ok(match config.task {
         TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from, share)?),
         TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from, share)?),
+        _ => Box::new(pixels::open(config, data, device, from, share)?),
     })
 }
 
@@ -224,10 +236,14 @@ pub(crate) fn open(
 ///
 /// # Errors
 /// Those of [`open`].
-pub(crate) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
+pub(crate) fn plan(config: &RunConfig, data: &RunData, device: &Device) -> Result<DryRun, TrainError> {
+    let data = match data {
+        RunData::Images(images) => images,
+        RunData::Sounds(sounds) => return text_to_image::plan_sounds(config, sounds, device),
+    };
     match config.task {
-        TaskKind::Diffusion | TaskKind::SuperResolution => pixels::plan(config, data, device),
         TaskKind::TextToImage => text_to_image::plan(config, data, device),
         TaskKind::Vae => vae::plan(config, data, device),
+        _ => pixels::plan(config, data, device),
     }
 }

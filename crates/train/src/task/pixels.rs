@@ -98,9 +98,8 @@ impl Subject for Pixels {
         if self.config.task == TaskKind::SuperResolution {
             return preview::enlarged(&self.config, &pipeline, self.maker.unseen());
         }
-        let images = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
-        let columns = (images.len() as f64).sqrt().ceil() as usize;
-        Ok(Sheet { images, columns })
+        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
+        Ok(preview::sheet(made, |count| (count as f64).sqrt().ceil() as usize))
     }
 
     fn export(&self, model: TrainModel, summary: &Summary) -> Result<(), TrainError> {

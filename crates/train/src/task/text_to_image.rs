@@ -1,10 +1,10 @@
-//! Training a text-to-image latent diffusion model: see [`crate::text`].
+//! Training a latent diffusion model of texts, of images or of sounds: see [`crate::text`].
 
 use std::{collections::BTreeMap, ops::Range};
 
-use tweedie_data::Dataset;
-use tweedie_hub::ClipTokenizer;
-use tweedie_models::{Mode, params::count};
+use tweedie_data::{Dataset, Words};
+use tweedie_hub::{ClipTokenizer, Speech};
+use tweedie_models::{Mode, UNet2DConditionConfig, params::count};
 use tweedie_ops::{Batch, Device, SampleShape};
 use tweedie_pipe::{Inputs, Request};
 
@@ -21,34 +21,76 @@ use crate::{
     event::Summary,
     init, preview,
     share::Share,
-    text::{self, TextBatch, TextBatches, TextModel, Vae},
+    sound::SoundSet,
+    text::{self, Part, TextBatch, TextBatches, TextModel, Vae},
 };
 
 /// The folder in the run's folder for a tokenizer that was not learned from the captions.
 const TOKENIZER: &str = "tokenizer";
 
-pub(super) struct TextToImage {
+/// A model of texts in the latents of a codec: of images, or of sounds.
+pub(super) struct Texts {
     config: RunConfig,
     maker: TextBatches,
     vae: Vae,
+    /// What a model of sounds can say.
+    speech: Option<Speech>,
 }
 
-/// The task of a run.
+/// The task of a run on images.
 pub(super) fn open(
     config: &RunConfig,
     data: &Dataset,
     device: &Device,
     from: Option<&Checkpoint>,
     share: &Share,
-) -> Result<Diffusion<TextToImage>, TrainError> {
+) -> Result<Diffusion<Texts>, TrainError> {
     let vae = Vae::load(&config.text.vae, device)?;
-    let shape = vae.shape(config.data.size)?;
+    fit(config, vae.shape(config.data.size)?)?;
+    let tokenizer = tokenizer(config, data.split().0.words(), from)?;
+    let parts = Part::of_images(config, data, &vae, device, share.is_first())?;
+    let maker = TextBatches::new(config, tokenizer, parts)?;
+    begun(Texts { config: config.clone(), maker, vae, speech: None }, device, from, share)
+}
+
+/// The task of a run on recordings.
+pub(super) fn open_sounds(
+    config: &RunConfig,
+    data: &SoundSet,
+    device: &Device,
+    from: Option<&Checkpoint>,
+    share: &Share,
+) -> Result<Diffusion<Texts>, TrainError> {
+    fit(config, config.sound.shape())?;
+    let tokenizer = tokenizer(config, data.words(), from)?;
+    let (codec, train, held_out) = data.parts(config)?;
+    let maker = TextBatches::new(config, tokenizer, [train, held_out])?;
+    let (vae, speech) = (Vae::of(codec), Some(data.speech()));
+    begun(Texts { config: config.clone(), maker, vae, speech }, device, from, share)
+}
+
+/// Checks that there is memory for latents of `shape`.
+fn fit(config: &RunConfig, shape: [usize; 3]) -> Result<(), TrainError> {
     let unet = config.text.unet(&config.model, shape, config.diffusion.learned_range())?;
-    let each = condition_unet_activations(&unet, shape[1], config.text.tokens, config.run.recompute);
-    fits(config, &unet.block_out_channels, each.saturating_mul(config.run.batch as u64))?;
+    let each = activations(config, &unet, shape);
+    fits(config, &unet.block_out_channels, each.saturating_mul(config.run.batch as u64))
+}
+
+/// Bytes of activations for a sample of `shape`.
+fn activations(config: &RunConfig, unet: &UNet2DConditionConfig, [_, h, w]: [usize; 3]) -> u64 {
+    let side = ((h * w) as f64).sqrt().ceil() as usize;
+    condition_unet_activations(unet, side, config.text.tokens, config.run.recompute)
+}
+
+/// The tokenizer of a run, which must be that of its checkpoint.
+fn tokenizer<'a>(
+    config: &RunConfig,
+    words: impl Iterator<Item = &'a Words>,
+    from: Option<&Checkpoint>,
+) -> Result<ClipTokenizer, TrainError> {
     let tokenizer = match (&config.run.init, from) {
         (Some(_), Some(_)) => ClipTokenizer::open(&config.run.out.join(TOKENIZER))?,
-        _ => text::tokenizer(&data.split().0, config)?,
+        _ => text::tokenizer(words, config)?,
     };
     let print = tokenizer.fingerprint();
     if let Some(checkpoint) = from
@@ -60,8 +102,19 @@ pub(super) fn open(
         };
         return Err(TrainError::checkpoint(&checkpoint.path, reason));
     }
-    let maker = TextBatches::new(config, data, tokenizer, &vae, device, share.is_first())?;
-    let mut model = TextModel::new(config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?
+    Ok(tokenizer)
+}
+
+/// The training of new networks, of those of the initial model, or of those of a checkpoint.
+fn begun(
+    subject: Texts,
+    device: &Device,
+    from: Option<&Checkpoint>,
+    share: &Share,
+) -> Result<Diffusion<Texts>, TrainError> {
+    let Texts { config, maker, .. } = &subject;
+    let config = config.clone();
+    let mut model = TextModel::new(&config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?
         .with_context(config.run.context());
     if let (Some(path), None) = (&config.run.init, from) {
         model = init::text(model, path, maker.tokenizer(), device)?;
@@ -72,10 +125,10 @@ pub(super) fn open(
             maker.tokenizer().save(&folder, config.text.tokens)?;
         }
     }
-    Diffusion::new(config, TextToImage { config: config.clone(), maker, vae }, model, device, from, share)
+    Diffusion::new(&config, subject, model, device, from, share)
 }
 
-impl Subject for TextToImage {
+impl Subject for Texts {
     type Model = TextModel;
     type Rows = TextBatch;
 
@@ -121,32 +174,63 @@ impl Subject for TextToImage {
         let pipeline = text::pipeline(model, &self.vae, self.maker.tokenizer(), &self.config, device)?;
         let guidance = Some(self.config.text.guidance);
         let asked = Request { prompts: self.maker.prompts(), guidance, ..Request::default() };
-        let images = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
+        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
         // Samples of a prompt are put below each other, if the prompts fit in a row.
         const WIDEST: usize = 16;
         let prompts = self.maker.prompts().len();
-        let square = (images.len() as f64).sqrt().ceil() as usize;
-        let columns = if (1..=WIDEST).contains(&prompts) { prompts } else { square };
-        Ok(Sheet { images, columns })
+        Ok(preview::sheet(made, |count| match prompts {
+            1..=WIDEST => prompts,
+            _ => (count as f64).sqrt().ceil() as usize,
+        }))
     }
 
     fn export(&self, model: TextModel, summary: &Summary) -> Result<(), TrainError> {
-        text::export(&model, &self.vae, self.maker.tokenizer(), &self.config, summary)
+        let (tokenizer, speech) = (self.maker.tokenizer(), self.speech.clone());
+        text::export(&model, &self.vae, tokenizer, &self.config, speech, summary)
     }
 }
 
 /// The sizes of the networks and of the data.
 pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
     let shape = Vae::load(&config.text.vae, device)?.shape(config.data.size)?;
-    let tokenizer = text::tokenizer(&data.split().0, config)?;
+    let Sizes { parameters, networks, memory } = sizes(config, data.split().0.words(), shape, device)?;
+    DryRun::new(config, data, parameters, Vec::new(), networks, memory)
+}
+
+/// The same for recordings.
+pub(super) fn plan_sounds(
+    config: &RunConfig,
+    data: &SoundSet,
+    device: &Device,
+) -> Result<DryRun, TrainError> {
+    let Sizes { parameters, networks, mut memory } =
+        sizes(config, data.words(), config.sound.shape(), device)?;
+    let [images, held_out] = data.sizes();
+    memory.data = 4 * ((images + held_out) * config.sound.length()) as u64;
+    let classes = Vec::new();
+    Ok(DryRun { config: config.to_toml()?, networks, parameters, images, held_out, classes, memory })
+}
+
+/// The number of parameters, the networks and their memory.
+struct Sizes {
+    parameters: usize,
+    networks: Vec<(String, String)>,
+    memory: Memory,
+}
+
+fn sizes<'a>(
+    config: &RunConfig,
+    words: impl Iterator<Item = &'a Words>,
+    shape: [usize; 3],
+    device: &Device,
+) -> Result<Sizes, TrainError> {
+    let tokenizer = text::tokenizer(words, config)?;
     let model = TextModel::new(config, shape, &tokenizer, device)?;
-    let activations =
-        condition_unet_activations(model.unet.config(), shape[1], config.text.tokens, config.run.recompute);
-    let memory =
-        Memory::of(count(&model), config.ema.averages().len(), config.run.batch as u64 * activations);
+    let each = activations(config, model.unet.config(), shape);
+    let memory = Memory::of(count(&model), config.ema.averages().len(), config.run.batch as u64 * each);
     let networks = vec![
         ("unet".to_owned(), model.unet.config().to_json()),
         ("text_encoder".to_owned(), model.text_encoder.config().to_json(tokenizer.begin, tokenizer.pad)),
     ];
-    DryRun::new(config, data, count(&model), Vec::new(), networks, memory)
+    Ok(Sizes { parameters: count(&model), networks, memory })
 }

@@ -28,45 +28,24 @@ pub(crate) struct TextBatch {
     pub texts: Vec<Vec<u32>>,
 }
 
-/// Makes batches.
-pub(crate) struct TextBatches {
-    config: TextConfig,
-    tokenizer: Arc<ClipTokenizer>,
-    latents: Latents,
-    words: Vec<Words>,
-    held_out: Option<Latents>,
-    held_words: Vec<Words>,
-    order: Order,
-    pub noising: Noising,
-    seed: u64,
+/// Latents, and the words of each.
+pub(crate) struct Part {
+    pub latents: Latents,
+    pub words: Vec<Words>,
 }
 
-/// The tokenizer of the initial model, or else one trained on the captions of `data`.
-///
-/// # Errors
-/// If the initial model has none.
-pub(crate) fn tokenizer(data: &Dataset, config: &RunConfig) -> Result<ClipTokenizer, TrainError> {
-    if let Some(path) = &config.run.init {
-        return init::tokenizer(path);
-    }
-    let text = &config.text;
-    let texts = data.words().flat_map(|words| text.captions.vocabulary(words));
-    Ok(ClipTokenizer::train(texts, text.vocabulary))
-}
-
-impl TextBatches {
-    /// Creates batches for a run; `writes` says whether its latents are written to the run's folder.
+impl Part {
+    /// The latents of the training images and of the held-out ones; `writes` says whether they are written to the run's folder.
     ///
     /// # Errors
     /// If every image is held out or none has a caption, and those of [`Latents::open`].
-    pub fn new(
+    pub fn of_images(
         config: &RunConfig,
         data: &Dataset,
-        tokenizer: ClipTokenizer,
         vae: &Vae,
         device: &Device,
         writes: bool,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<[Self; 2], TrainError> {
         let (train, held) = data.split();
         if train.is_empty() {
             let expected = format!("a fraction that leaves some of the {} images for training", data.len());
@@ -80,22 +59,67 @@ impl TextBatches {
         if writes {
             std::fs::create_dir_all(&run.out).map_err(|e| TrainError::io(&run.out, e))?;
         }
-        let latents = |part: &Dataset, file: &str, variants: usize| {
+        let part = |part: &Dataset, file: &str, variants: usize| {
             let config_of = super::LatentConfig { variants, ..text.latents.clone() };
             let path = run.out.join(file);
             let file = LatentFile { path: &path, writes };
-            Latents::open(part, vae, &config.augment, &config_of, run.seed, file, device)
+            Ok::<_, TrainError>(Self {
+                latents: match part.is_empty() {
+                    true => Latents::none(vae.shape(data.size())?),
+                    false => Latents::open(part, vae, &config.augment, &config_of, run.seed, file, device)?,
+                },
+                words: part.words().cloned().collect(),
+            })
         };
+        Ok([part(&train, FILE, text.latents.variants)?, part(&held, HELD_OUT, 1)?])
+    }
+}
+
+/// Makes batches.
+pub(crate) struct TextBatches {
+    config: TextConfig,
+    tokenizer: Arc<ClipTokenizer>,
+    train: Part,
+    held_out: Part,
+    order: Order,
+    pub noising: Noising,
+    seed: u64,
+}
+
+/// The tokenizer of the initial model, or else one trained on these words.
+///
+/// # Errors
+/// If the initial model has none.
+pub(crate) fn tokenizer<'a>(
+    words: impl Iterator<Item = &'a Words>,
+    config: &RunConfig,
+) -> Result<ClipTokenizer, TrainError> {
+    if let Some(path) = &config.run.init {
+        return init::tokenizer(path);
+    }
+    let text = &config.text;
+    let texts = words.flat_map(|words| text.captions.vocabulary(words));
+    Ok(ClipTokenizer::train(texts, text.vocabulary))
+}
+
+impl TextBatches {
+    /// Creates batches for a run.
+    ///
+    /// # Errors
+    /// If the configuration of the process is invalid.
+    pub fn new(
+        config: &RunConfig,
+        tokenizer: ClipTokenizer,
+        [train, held_out]: [Part; 2],
+    ) -> Result<Self, TrainError> {
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
-            latents: latents(&train, FILE, text.latents.variants)?,
-            words: train.words().cloned().collect(),
-            held_out: if held.is_empty() { None } else { Some(latents(&held, HELD_OUT, 1)?) },
-            held_words: held.words().cloned().collect(),
-            order: Order::new(key(run.seed, Purpose::Order, 0), train.len()),
+            order: Order::new(key(config.run.seed, Purpose::Order, 0), train.words.len()),
+            train,
+            held_out,
             noising: Noising::new(config)?,
-            seed: run.seed,
-            config: text.clone(),
+            seed: config.run.seed,
+            config: config.text.clone(),
         })
     }
 
@@ -106,24 +130,25 @@ impl TextBatches {
 
     /// What batches depend on besides the configuration.
     pub fn inputs(&self) -> BTreeMap<String, String> {
-        let held_out = self.held_out.iter().map(Latents::fingerprint);
-        let latents: Vec<_> = std::iter::once(self.latents.fingerprint()).chain(held_out).collect();
+        let parts = [&self.train, &self.held_out];
+        let used = parts.into_iter().filter(|part| !part.words.is_empty());
+        let latents: Vec<_> = used.map(|part| part.latents.fingerprint()).collect();
         BTreeMap::from([("the images or the autoencoder".to_owned(), latents.join(" "))])
     }
 
     /// Channels, height and width of the latents.
     pub fn shape(&self) -> [usize; 3] {
-        self.latents.shape()
+        self.train.latents.shape()
     }
 
-    /// Number of training images.
+    /// Number of training samples.
     pub fn len(&self) -> usize {
-        self.words.len()
+        self.train.words.len()
     }
 
-    /// Number of held-out images.
+    /// Number of held-out samples.
     pub fn held_out(&self) -> usize {
-        self.held_words.len()
+        self.held_out.words.len()
     }
 
     /// The texts of previews, at least one.
@@ -132,14 +157,22 @@ impl TextBatches {
         if !self.config.prompts.is_empty() {
             return self.config.prompts.clone();
         }
-        let words = if self.held_words.is_empty() { &self.words } else { &self.held_words };
-        let plain = self.plain();
-        words.iter().take(MOST).map(|words| plain.compose(words, 0, 0)).collect()
+        let part = if self.held_out.words.is_empty() { &self.train } else { &self.held_out };
+        let (plain, all) = (self.plain(), part.words.len());
+        let count = all.min(MOST);
+        (0..count).map(|i| plain.compose(&part.words[i * all / count], 0, 0)).collect()
     }
 
-    /// How the plain caption of an image is composed.
+    /// How the plain caption of a sample is composed: alone, unless training never shows it so.
     fn plain(&self) -> CaptionConfig {
-        CaptionConfig { missing: self.config.captions.missing, ..CaptionConfig::default() }
+        let CaptionConfig { caption, caption_and_kind, missing, .. } = self.config.captions;
+        let alone = caption > 0.0 || caption_and_kind == 0.0;
+        CaptionConfig {
+            caption: if alone { 1.0 } else { 0.0 },
+            caption_and_kind: if alone { 0.0 } else { 1.0 },
+            missing,
+            ..CaptionConfig::default()
+        }
     }
 
     /// The tokens of a text.
@@ -156,12 +189,14 @@ impl TextBatches {
             for row in pass {
                 let sample = done * self.noising.rows() as u64 + row as u64;
                 let image = self.order.index(sample);
-                let x0 = self.latents.draw(image, self.seed, sample);
+                let x0 = self.train.latents.draw(image, self.seed, sample);
                 self.noising.add(&mut batch.rows, &x0, done, row);
                 let dropped = uniform(self.seed, Purpose::Labels, done, row as u64) < self.config.dropout;
                 batch.texts.push(match dropped {
                     true => self.tokens(""),
-                    false => self.tokens(&self.config.captions.compose(&self.words[image], captions, sample)),
+                    false => {
+                        self.tokens(&self.config.captions.compose(&self.train.words[image], captions, sample))
+                    }
                 });
             }
             batch
@@ -172,14 +207,17 @@ impl TextBatches {
     /// Held-out images with their plain captions and fixed, evenly spread times and noise: `rows` in all, so each is repeated if
     /// there are fewer.
     pub fn validation(&self, rows: usize) -> Vec<TextBatch> {
-        let Some(latents) = &self.held_out else { return Vec::new() };
-        let (images, plain) = (self.held_words.len(), self.plain());
+        let Part { latents, words } = &self.held_out;
+        if words.is_empty() {
+            return Vec::new();
+        }
+        let (images, plain) = (words.len(), self.plain());
         let part = |part: Range<usize>| {
             let mut batch = TextBatch::default();
             for row in part {
                 let image = if rows <= images { row * images / rows } else { row % images };
                 self.noising.add_held_out(&mut batch.rows, latents.plain(image), row, rows);
-                batch.texts.push(self.tokens(&plain.compose(&self.held_words[image], 0, 0)));
+                batch.texts.push(self.tokens(&plain.compose(&words[image], 0, 0)));
             }
             batch
         };

@@ -103,9 +103,6 @@ impl TextConfig {
         if !(self.guidance >= 0.0 && self.guidance.is_finite()) {
             return wrong("text.guidance", self.guidance.to_string(), "a finite value ≥ 0");
         }
-        if self.vae.as_os_str().is_empty() {
-            return wrong("text.vae", "\"\"".into(), "the folder of an autoencoder");
-        }
         self.captions.validate()?;
         let text = ClipTextConfig { vocab_size: self.vocabulary, ..self.encoder_of(0) };
         text.validate().map_err(|e| TrainError::Model(format!("text: {e}")))?;

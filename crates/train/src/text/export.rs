@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use serde_json::{Map, Value, json};
 use tweedie_hub::{
-    ClipTokenizer, Extras, Model, SamplingDefaults, SchedulerConfig, StableDiffusion, TextPart,
+    ClipTokenizer, Extras, Model, SamplingDefaults, SchedulerConfig, Speech, StableDiffusion, TextPart,
     weights::Precision,
 };
 use tweedie_ops::Device;
@@ -13,10 +13,11 @@ use tweedie_pipe::Pipeline;
 use super::{TextModel, Vae};
 use crate::{
     config::RunConfig, diffusion::DiffusionConfig, error::TrainError, event::Summary, export::recorded,
+    task::TaskKind,
 };
 
-/// Default number of solver steps.
-const STEPS: usize = 30;
+/// Default number of solver steps for images, and for sounds.
+const STEPS: [usize; 2] = [30, 10];
 
 impl DiffusionConfig {
     /// The default scheduler of a latent model: a multistep solver if there is a signal at every level.
@@ -48,13 +49,14 @@ impl DiffusionConfig {
     }
 }
 
-/// Writes the pipeline to the folder `summary.model`, with `tweedie.json`, which contains sampling defaults and the training
-/// configuration.
+/// Writes the pipeline to the folder `summary.model`, with `tweedie.json`, which contains sampling defaults, what a model of
+/// sounds can say, and the training configuration.
 pub(crate) fn export(
     model: &TextModel,
     vae: &Vae,
     tokenizer: &ClipTokenizer,
     config: &RunConfig,
+    speech: Option<Speech>,
     summary: &Summary,
 ) -> Result<(), TrainError> {
     let training: [(&str, Value); 5] = [
@@ -66,6 +68,7 @@ pub(crate) fn export(
     ];
     let extras = Extras {
         training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
+        speech,
         ..extras(config)
     };
     let scheduler = scheduler(config, &summary.model)?;
@@ -81,7 +84,8 @@ pub(crate) fn export(
 }
 
 fn extras(config: &RunConfig) -> Extras {
-    let (steps, guidance) = (Some(STEPS), Some(config.text.guidance));
+    let steps = Some(STEPS[usize::from(config.task == TaskKind::TextToSound)]);
+    let guidance = Some(config.text.guidance);
     let sampling = SamplingDefaults { steps, guidance, ..SamplingDefaults::default() };
     Extras { sampling, ..Extras::default() }
 }

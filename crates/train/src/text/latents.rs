@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use burn::tensor::Device;
 use tweedie_data::{AugmentConfig, Dataset, augment};
 use tweedie_hub::cache;
-use tweedie_models::HostTensor;
+use tweedie_models::{HostTensor, MelSpectrogram};
 use tweedie_ops::Batch;
 
 use super::{LatentConfig, Vae};
@@ -26,7 +26,7 @@ pub(crate) struct LatentFile<'a> {
     pub writes: bool,
 }
 
-/// Scaled latents: several versions of each image.
+/// Scaled latents: several versions of each image or sound.
 pub(crate) struct Latents {
     /// `[C, H, W]`.
     shape: [usize; 3],
@@ -34,6 +34,7 @@ pub(crate) struct Latents {
     sample: bool,
     /// `[images, variants, C, H, W]`.
     mean: Vec<f32>,
+    /// Empty if they are not drawn.
     std: Vec<f32>,
     fingerprint: String,
 }
@@ -91,6 +92,23 @@ impl Latents {
         Ok(latents)
     }
 
+    /// No latents.
+    pub fn none(shape: [usize; 3]) -> Self {
+        let [mean, std] = [Vec::new(), Vec::new()];
+        Self { shape, variants: 1, sample: false, mean, std, fingerprint: String::new() }
+    }
+
+    /// The latents of `shape` of `sounds`: `variants` waveforms of each.
+    pub fn of_sounds<V: Iterator<Item = Vec<f32>>>(
+        codec: &MelSpectrogram,
+        shape: [usize; 3],
+        variants: usize,
+        sounds: impl Iterator<Item = V>,
+    ) -> Self {
+        let mean = sounds.flatten().flat_map(|sound| codec.latents(&sound)).collect();
+        Self { shape, variants, sample: false, mean, std: Vec::new(), fingerprint: codec.fingerprint() }
+    }
+
     /// A fingerprint of the images, their augmentation and the autoencoder.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -105,10 +123,11 @@ impl Latents {
     pub fn draw(&self, image: usize, seed: u64, counter: u64) -> Vec<f32> {
         let coin = uniform(seed, Purpose::Variant, counter, 0);
         let variant = ((coin * self.variants as f64) as usize).min(self.variants - 1);
-        let [mean, std] = self.of(image, variant);
+        let mean = self.of(&self.mean, image, variant);
         if !self.sample {
             return mean.to_vec();
         }
+        let std = self.of(&self.std, image, variant);
         let mut noise = vec![0.0; mean.len()];
         normal(seed, Purpose::Posterior, counter, 0, &mut noise);
         mean.iter().zip(std).zip(noise).map(|((m, s), e)| m + s * e).collect()
@@ -116,13 +135,13 @@ impl Latents {
 
     /// The mean for the unchanged image.
     pub fn plain(&self, image: usize) -> &[f32] {
-        self.of(image, 0)[0]
+        self.of(&self.mean, image, 0)
     }
 
-    fn of(&self, image: usize, variant: usize) -> [&[f32]; 2] {
+    fn of<'a>(&self, values: &'a [f32], image: usize, variant: usize) -> &'a [f32] {
         let each: usize = self.shape.iter().product();
         let at = (image * self.variants + variant) * each;
-        [&self.mean[at..at + each], &self.std[at..at + each]]
+        &values[at..at + each]
     }
 
     fn write(&self, file: &Path) -> Result<(), TrainError> {

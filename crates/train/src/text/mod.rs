@@ -10,7 +10,7 @@ mod vae;
 use std::collections::HashSet;
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_data::{Dataset, NoCaption};
+use tweedie_data::{Dataset, Decode, NoCaption};
 use tweedie_hub::ClipTokenizer;
 use tweedie_models::{
     ClipTextModel, Conditions, Entry, ExecContext, InputError, Mode, UNet2DConditionModel, conditions::TEXT,
@@ -22,7 +22,7 @@ use crate::{config::RunConfig, error::TrainError};
 
 pub use config::{LatentConfig, TextConfig};
 
-pub(crate) use batches::{TextBatch, TextBatches, tokenizer};
+pub(crate) use batches::{Part, TextBatch, TextBatches, tokenizer};
 pub(crate) use export::{export, pipeline};
 pub(crate) use latents::{LatentFile, Latents};
 pub(crate) use vae::Vae;
@@ -87,29 +87,30 @@ impl TextModel {
     }
 }
 
-/// The images of `data` that a run uses, depending on `text.captions.missing`. A note about the others is added to
+/// The items of `data` that a run uses, depending on `text.captions.missing`. A note about the others is added to
 /// `notes`.
 ///
 /// # Errors
 /// If an image has no caption and `missing = "fail"`, or no image has one.
-pub(crate) fn captioned(
+pub(crate) fn captioned<D: Decode>(
     config: &RunConfig,
-    data: Dataset,
+    data: Dataset<D>,
     mut notes: Vec<String>,
-) -> Result<(Dataset, Vec<String>), TrainError> {
+) -> Result<(Dataset<D>, Vec<String>), TrainError> {
     let with = data.captioned();
     let missing = data.len() - with.len();
     if missing == 0 {
         return Ok((data, notes));
     }
+    let noun = data.noun();
     let known: HashSet<&str> = with.names().collect();
     let without: Vec<&str> = data.names().filter(|name| !known.contains(name)).take(3).collect();
     let found =
-        format!("{missing} of {} images have no caption, for example {}", data.len(), without.join(", "));
+        format!("{missing} of {} {noun} have no caption, for example {}", data.len(), without.join(", "));
     let says = match config.text.captions.missing {
         NoCaption::Fail => {
             let expected = "a caption for each: in metadata.csv, metadata.jsonl or captions.jsonl, or in a .txt file \
-                            beside the image; or text.captions.missing = \"skip\", \"class\" or \"empty\"";
+                            beside it; or text.captions.missing = \"skip\", \"class\" or \"empty\"";
             return Err(TrainError::config(
                 "data.source",
                 format!("{} ({found})", config.data.source),
@@ -117,8 +118,8 @@ pub(crate) fn captioned(
             ));
         }
         NoCaption::Skip if with.is_empty() => {
-            let found = format!("{} (no image has a caption)", config.data.source);
-            return Err(TrainError::config("data.source", found, "images with captions"));
+            let found = format!("{} (none of the {noun} has a caption)", config.data.source);
+            return Err(TrainError::config("data.source", found, format!("{noun} with captions")));
         }
         NoCaption::Skip => "they are skipped",
         NoCaption::Class => "using the name of their class",

@@ -11,7 +11,7 @@ use tweedie_ops::{Batch, Device};
 
 use crate::error::TrainError;
 
-/// An autoencoder between images and scaled latents. It is not trained.
+/// A codec between media and scaled latents. It is not trained.
 #[derive(Clone, Debug)]
 pub(crate) struct Vae {
     codec: Arc<dyn Codec>,
@@ -38,6 +38,11 @@ impl Vae {
             }
             _ => Err(wrong(&format!("an AutoencoderKL, not {}", component.class()))),
         }
+    }
+
+    /// The codec of a run that needs no autoencoder.
+    pub fn of(codec: Arc<dyn Codec>) -> Self {
+        Self { codec }
     }
 
     /// The network.
