@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tweedie::{
-    data::{DataConfig, Dataset, Source, counted_endings, is_packed},
+    data::{DataConfig, Dataset, Sounds, Source, counted_endings, is_packed},
     hub::Extras,
 };
 
@@ -59,6 +59,11 @@ pub fn open(config: &DataConfig, ui: Ui) -> Result<Dataset> {
     }
     warn_of_skipped(&set, 0, ui);
     Ok(set)
+}
+
+/// Whether a data set without images has sounds.
+pub fn has_sounds(config: &DataConfig) -> bool {
+    matches!(config.source, Source::Folder(_) | Source::Packed(_)) && Dataset::open_by(config, Sounds).is_ok()
 }
 
 /// Warns about the skipped images of `set`, from number `first` on.

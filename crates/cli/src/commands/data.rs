@@ -1,5 +1,7 @@
 //! `tweedie data`.
 
+mod sounds;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -15,18 +17,30 @@ use crate::{
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// `emoji`, a folder of images, a zip or tar archive of such, IDX, CIFAR's batches, NPY, NPZ or Parquet.
+    /// `emoji`, a folder of images or of sounds, a zip or tar archive of such, IDX, CIFAR's batches, NPY, NPZ or Parquet.
     #[arg(default_value = "emoji")]
     source: String,
-    /// Width and height to resize images to.
+    /// Width and height to resize images to. Spectrograms of sounds are three times as wide and twice as high.
     #[arg(long, default_value_t = 32, value_name = "PIXELS")]
     size: usize,
-    /// Also write a grid of images.
+    /// Also write a grid of images, or of spectrograms of sounds.
     #[arg(short, long, value_name = "FILE.png")]
     output: Option<PathBuf>,
-    /// Number of images in the grid.
+    /// Number of images or spectrograms in the grid.
     #[arg(short = 'n', long, default_value = "100", value_name = "N")]
     count: std::num::NonZeroUsize,
+    /// Columns of the grid [default: as many as rows].
+    #[arg(long, value_name = "N", requires = "output")]
+    columns: Option<std::num::NonZeroUsize>,
+}
+
+impl Args {
+    /// Columns of a grid of `count` cells.
+    fn columns(&self, count: usize) -> usize {
+        self.columns
+            .map_or((count as f64).sqrt().ceil() as usize, std::num::NonZeroUsize::get)
+            .clamp(1, count.max(1))
+    }
 }
 
 pub fn run(args: Args, ui: Ui) -> Result<()> {
@@ -37,7 +51,13 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     if let Some(path) = &args.output {
         check_place(path)?;
     }
-    let set = source::open(&config, ui)?;
+    let set = match source::open(&config, ui) {
+        Err(error) if source::has_sounds(&config) => {
+            ui.event(&json!({ "event": "no_images", "reason": error.to_string() }));
+            return sounds::run(&args, &config, ui);
+        }
+        other => other?,
+    };
     let classes = set.classes();
     let mut text = format!("{} images, resized to {}×{}", set.len(), args.size, args.size);
     let mut counts = Vec::new();
@@ -65,8 +85,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         let picks = (0..count).map(|i| (i as f64 * step) as usize);
         let images: Vec<Image> =
             picks.map(|i| set.get(i).map(|item| (*item.sample).clone())).collect::<Result<_, _>>()?;
-        let columns = (images.len() as f64).sqrt().ceil() as usize;
-        grid(&images, columns.max(1), 4, Rgb([255, 255, 255]))
+        grid(&images, args.columns(images.len()), 4, Rgb([255, 255, 255]))
             .save_png(path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         text.push_str(&format!("\ngrid: {}", path.display()));

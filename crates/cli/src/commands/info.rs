@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use indicatif::HumanBytes;
 use serde_json::{Map, Value, json};
 use tweedie::{
-    hub::{ComponentDir, ModelDir, OriginalCheckpoint, SchedulerConfig, files, model::kind_of},
+    hub::{ComponentDir, ModelDir, OriginalCheckpoint, SchedulerConfig, extras_in, files, model::kind_of},
     models::TensorSource,
 };
 
@@ -155,7 +155,14 @@ fn pipeline(dir: &Path) -> Result<Sheet> {
             components.insert(name.clone(), json!({ "class": class }));
         }
     }
-    Ok(Sheet { rows, value: json!({ "pipeline": class, "components": components }), tensors: all })
+    let mut value = json!({ "pipeline": class, "components": components });
+    if let Some(speech) = extras_in(dir)?.speech {
+        rows.extend((!speech.voices.is_empty()).then(|| row("voices", speech.voices.join(", "))));
+        let words = if speech.words.is_empty() { "sentences".to_owned() } else { speech.words.join(", ") };
+        rows.push(row("says", words));
+        value["speech"] = json!(speech);
+    }
+    Ok(Sheet { rows, value, tensors: all })
 }
 
 /// A single-file checkpoint of Stable Diffusion.

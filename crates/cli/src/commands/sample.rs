@@ -128,6 +128,9 @@ pub struct Args {
     /// Negative prompt.
     #[arg(long, value_name = "TEXT", requires = "prompt", help_heading = "Images")]
     negative_prompt: Option<String>,
+    /// Voice of a model that speaks [default: its first].
+    #[arg(long, value_name = "NAME", requires = "prompt", help_heading = "Images")]
+    voice: Option<String>,
     /// Start from this image. Without --size the result has its aspect ratio.
     #[arg(long, value_name = "FILE", help_heading = "Images")]
     image: Option<PathBuf>,
@@ -318,7 +321,7 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     let pipeline = args.pipeline(&request, &device, ui)?;
     let context = ExecContext { measure: args.fastest_kernels, ..pipeline.context().clone() };
     let pipeline = pipeline.with_context(context);
-    let axes = pipeline.network().spec().axes;
+    let axes = pipeline.axes();
     if args.like.is_none() {
         request.size = args.size.map(|size| size.of(axes));
     }
@@ -341,9 +344,14 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
         ui.warn(remark);
     }
     let medium = job.medium();
-    let output_path = args.place(medium, job.count())?;
+    let output_path = args.place(medium, job.results())?;
     model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
-    let (count, steps) = (job.count(), job.recipe().plan.solves());
+    let (count, results, steps) = (job.count(), job.results(), job.recipe().plan.solves());
+    if let (Some(speech), None) = (&pipeline.extras().speech, &request.voice)
+        && let [first, _, ..] = &*speech.voices
+    {
+        ui.note(format!("voice: {first}; --voice selects one of {}", speech.voices.join(", ")));
+    }
     let solver = job.recipe().solver.name();
     match *job.size() {
         [height, width] => args.check_memory(count, [height, width], steps)?,
@@ -400,16 +408,16 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     };
     request.enlarge = by;
     let seconds = start.elapsed().as_secs_f64();
-    let said = speed(noun(medium), count as f64, start);
+    let said = speed(noun(medium), results as f64, start);
     let written = args.write(&request, &output, &output_path, &films, animation, ui)?;
 
     let places: Vec<_> = written.iter().map(|p| p.display().to_string()).collect();
     ui.result(
-        &json!({ "event": "finished", "request": request, "count": count, "solver": solver,
+        &json!({ "event": "finished", "request": request, "count": results, "solver": solver,
             "steps": steps, "evaluations": output.evals, "seconds": seconds, "files": places }),
         format!(
             "{}, {} of {solver}, in {seconds:.1} s ({said})\n{}",
-            counted(count, noun(medium)),
+            counted(results, noun(medium)),
             counted(steps, "step"),
             places.join("\n")
         ),
@@ -467,6 +475,7 @@ impl Args {
                 count: self.count.unwrap_or(NonZeroUsize::MIN),
                 prompts: self.prompt.clone(),
                 negative_prompt: self.negative_prompt.clone(),
+                voice: self.voice.clone(),
                 image: recorded(&self.image)?,
                 strength: self.strength,
                 enlarge: self.enlarge.clone(),

@@ -169,6 +169,7 @@ impl Args {
                 TaskKind::Diffusion if self.has_own_data() => "folder",
                 TaskKind::Diffusion => "emoji",
                 TaskKind::TextToImage => "text-to-image",
+                TaskKind::TextToSound => "speech",
                 TaskKind::Vae => "vae",
                 TaskKind::SuperResolution => "super-resolution",
             },

@@ -25,5 +25,6 @@ mod sample;
 mod serve;
 mod serve_apis;
 mod solvers;
+mod speech;
 mod tensors;
 mod trajectory;

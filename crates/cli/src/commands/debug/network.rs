@@ -154,8 +154,11 @@ fn code(
     let mut outputs = BTreeMap::new();
     let mut latents = None;
     if has(inputs, "sample") {
-        let sample = given::<4>(inputs, "sample", "[B, C, H, W]", device)?;
-        let Encoded { mean, logvar } = codec.encode(Batch::of(sample))?;
+        let sample = match codec.spec().axes {
+            1 => Batch::of(given::<3>(inputs, "sample", "[B, C, T]", device)?),
+            _ => Batch::of(given::<4>(inputs, "sample", "[B, C, H, W]", device)?),
+        };
+        let Encoded { mean, logvar } = codec.encode(sample)?;
         latents = Some(mean.clone());
         outputs.insert("latent_mean".to_owned(), host(&mean));
         if let Some(logvar) = logvar {
