@@ -23,6 +23,8 @@ pub enum Entry {
     Tokens(Tensor<3>),
     /// A map with the axes of the sample, such as a mask or an image. Its channels follow those of the sample.
     Map(Batch),
+    /// Feature maps for several layers or networks, each with axes of its own. They do not follow the channels of the sample.
+    Features(Vec<Batch>),
 }
 
 impl Entry {
@@ -34,6 +36,7 @@ impl Entry {
             Self::Vectors(all) => all.dims()[0],
             Self::Tokens(all) => all.dims()[0],
             Self::Map(all) => all.len(),
+            Self::Features(all) => all.first().map_or(0, Batch::len),
         }
     }
 
@@ -45,6 +48,7 @@ impl Entry {
             Self::Vectors(all) => Self::Vectors(all.clone().narrow(0, start, len)),
             Self::Tokens(all) => Self::Tokens(all.clone().narrow(0, start, len)),
             Self::Map(all) => Self::Map(all.narrow(rows)),
+            Self::Features(all) => Self::Features(all.iter().map(|map| map.narrow(rows.clone())).collect()),
         }
     }
 
@@ -56,6 +60,10 @@ impl Entry {
             Self::Vectors(all) => (2, all.dims()[1..].to_vec()),
             Self::Tokens(all) => (3, all.dims()[1..].to_vec()),
             Self::Map(all) => (4, all.shape().dims().to_vec()),
+            Self::Features(all) => {
+                let dims = |map: &Batch| [&[map.shape().dims().len()], map.shape().dims()].concat();
+                (5, all.iter().flat_map(dims).collect())
+            }
         }
     }
 
@@ -69,6 +77,7 @@ impl Entry {
         let tensors2 = || -> Option<Vec<Tensor<2>>> { of!(Vectors) };
         let tensors3 = || -> Option<Vec<Tensor<3>>> { of!(Tokens) };
         let maps = || -> Option<Vec<Batch>> { of!(Map) };
+        let features = || -> Option<Vec<Vec<Batch>>> { of!(Features) };
         let indices = || -> Option<Vec<Vec<usize>>> { of!(Indices) };
         let numbers = || -> Option<Vec<Vec<Vec<f32>>>> { of!(Numbers) };
         match all.first()? {
@@ -77,6 +86,10 @@ impl Entry {
             Self::Vectors(_) => tensors2().map(|all| Self::Vectors(Tensor::cat(all, 0))),
             Self::Tokens(_) => tensors3().map(|all| Self::Tokens(Tensor::cat(all, 0))),
             Self::Map(_) => maps().map(|all| Self::Map(Batch::cat(&all))),
+            Self::Features(first) => features().map(|all| {
+                let place = |i: usize| all.iter().map(|one| one[i].clone()).collect::<Vec<_>>();
+                Self::Features((0..first.len()).map(|i| Batch::cat(&place(i))).collect())
+            }),
         }
     }
 }
@@ -106,6 +119,12 @@ pub const SMALL: &str = "small";
 pub const LENGTHS: &str = "lengths";
 /// The guidance scale of each row, for guidance-distilled networks: [`Entry::Numbers`] of one number.
 pub const GUIDANCE: &str = "guidance";
+/// The images of ControlNets as these networks embed them, one each: [`Entry::Features`].
+pub const CONTROL: &str = "control";
+/// The factors of the outputs of ControlNets, one after the other: [`Entry::Numbers`].
+pub const STRENGTHS: &str = "control strengths";
+/// What is added to the skip connections of a U-Net and, last, to its middle: [`Entry::Features`].
+pub const RESIDUALS: &str = "residuals";
 
 impl Conditions {
     /// No conditions.
@@ -175,6 +194,14 @@ impl Conditions {
         }
     }
 
+    /// The feature maps called `name`.
+    pub fn features(&self, name: &str) -> Option<&[Batch]> {
+        match self.get(name) {
+            Some(Entry::Features(all)) => Some(all),
+            _ => None,
+        }
+    }
+
     /// The text features, `[B, tokens, width]`.
     pub fn text(&self) -> Option<&Tensor<3>> {
         match self.get(TEXT) {
@@ -195,6 +222,13 @@ impl Conditions {
         Self(rest.map(|(name, entry)| (*name, entry.clone())).collect())
     }
 
+    /// The same without these entries.
+    #[must_use]
+    pub fn without(&self, names: &[&str]) -> Self {
+        let rest = self.0.iter().filter(|(name, _)| !names.contains(name));
+        Self(rest.map(|(name, entry)| (*name, entry.clone())).collect())
+    }
+
     /// Some rows of every entry.
     ///
     /// # Panics
@@ -207,10 +241,12 @@ impl Conditions {
     /// The same as constants of a graph for gradients.
     #[must_use]
     pub fn autodiff(&self) -> Self {
+        let constant = |map: &Batch| map.with_rows(map.rows().clone().autodiff());
         let entry = |entry: &Entry| match entry {
             Entry::Vectors(all) => Entry::Vectors(all.clone().autodiff()),
             Entry::Tokens(all) => Entry::Tokens(all.clone().autodiff()),
-            Entry::Map(all) => Entry::Map(all.with_rows(all.rows().clone().autodiff())),
+            Entry::Map(all) => Entry::Map(constant(all)),
+            Entry::Features(all) => Entry::Features(all.iter().map(constant).collect()),
             other => other.clone(),
         };
         Self(self.0.iter().map(|(name, e)| (*name, entry(e))).collect())

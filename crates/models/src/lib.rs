@@ -29,6 +29,7 @@
 pub mod codec;
 pub mod conditions;
 mod config;
+pub mod controlnet;
 pub mod denoiser;
 pub mod dit;
 mod last_step;
@@ -50,6 +51,7 @@ mod windows;
 
 pub use codec::{Codec, CodecSpec, Encoded};
 pub use conditions::{Conditions, Entry};
+pub use controlnet::{ControlNetConfig, ControlNetModel, Controlled};
 pub use denoiser::NetworkDenoiser;
 pub use dit::{DitConfig, DitTransformer};
 pub use last_step::LastStep;
@@ -66,6 +68,8 @@ pub use tweedie_ops::{ExecContext, PackedWeights, Precision};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};
 pub use unet_1d::{UNet1DConfig, UNet1DModel};
 pub use unet_condition::{UNet2DConditionConfig, UNet2DConditionModel};
-pub use vae::{AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig};
+pub use vae::{
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
+};
 pub use vision::{ClipVisionConfig, ClipVisionModel};
 pub use windows::Windows;

@@ -53,6 +53,8 @@ pub struct IoSpec {
     pub lengths: bool,
     /// Whether it takes the guidance scale as an input, instead of being guided.
     pub takes_guidance: bool,
+    /// The channels of maps that can be added to its skip connections and, last, to its middle; none if it takes none.
+    pub residuals: Vec<usize>,
     /// Values of audio, or frames of clips, per second, if the network says it.
     pub rate: Option<u32>,
 }
@@ -85,6 +87,7 @@ impl IoSpec {
             pooled: false,
             lengths: false,
             takes_guidance: false,
+            residuals: Vec::new(),
             rate: None,
         }
     }

@@ -13,7 +13,9 @@ use crate::{
     unet::{LoadError, UNet2DConfig, UNet2DModel},
     unet_1d::{UNet1DConfig, UNet1DModel},
     unet_condition::{UNet2DConditionConfig, UNet2DConditionModel},
-    vae::{AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig},
+    vae::{
+        AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
+    },
 };
 
 /// A class of networks.
@@ -77,6 +79,7 @@ pub const CODECS: &[CodecEntry] = &[
     codec!("AutoencoderKL", AutoencoderKl, AutoencoderKlConfig),
     codec!("AutoencoderTiny", AutoencoderTiny, AutoencoderTinyConfig),
     codec!("MelSpectrogram", MelSpectrogram, MelSpectrogramConfig),
+    codec!("VQModel", VqModel, VqModelConfig),
 ];
 
 /// The networks of `class`.

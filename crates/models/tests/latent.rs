@@ -16,9 +16,10 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
-    ClipTextModel, ClipVisionConfig, ClipVisionModel, Codec, Conditions, DitConfig, DitTransformer,
-    EmbeddingProjection, EmbeddingProjectionConfig, Encoded, Entry, ExecContext, HostTensor, Mode, Network,
-    Precision, PriorConfig, PriorTransformer, UNet2DConditionConfig, UNet2DConditionModel,
+    ClipTextModel, ClipVisionConfig, ClipVisionModel, Codec, Conditions, ControlNetConfig, ControlNetModel,
+    DitConfig, DitTransformer, EmbeddingProjection, EmbeddingProjectionConfig, Encoded, Entry, ExecContext,
+    HostTensor, Mode, Network, Precision, PriorConfig, PriorTransformer, UNet2DConditionConfig,
+    UNet2DConditionModel, VqModel, VqModelConfig,
     conditions::{CLASSES, EMBEDDING, LENGTHS, POOLED, SIZES, TEXT},
     params,
     vae::Tiles,
@@ -203,6 +204,21 @@ fn tiny_autoencoders() {
 }
 
 #[test]
+fn autoencoders_with_a_table() {
+    let device = Device::flex();
+    let goldens = goldens("vq_");
+    assert!(goldens.len() >= 2);
+    for golden in goldens {
+        let config = VqModelConfig::from_json(&golden.config).unwrap();
+        let weights = golden.weights(&VqModel::new(&config, 1, &device).unwrap());
+        let vq = VqModel::load(&config, &weights, &device).unwrap();
+        golden.expect("latent_mean", vq.encode(golden.input("sample")).unwrap());
+        golden.expect("decoded", vq.decode(golden.input("latents")).unwrap());
+        assert_eq!(VqModelConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+}
+
+#[test]
 fn text_encoders() {
     let device = Device::flex();
     let goldens = goldens("text_");
@@ -277,6 +293,30 @@ fn projections_of_image_embeddings() {
     let made = projection.project(image, text, golden.input("text_encoder_hidden_states")).unwrap();
     golden.expect("tokens", made.tokens);
     golden.expect("embedding", made.embedding);
+}
+
+#[test]
+fn controlnets() {
+    let device = Device::flex();
+    let goldens = goldens("controlnet_");
+    assert!(goldens.len() >= 3);
+    for golden in goldens {
+        let config = ControlNetConfig::from_json(&golden.config).unwrap();
+        let weights = golden.weights(&ControlNetModel::new(&config, 1, &device).unwrap());
+        let net = ControlNetModel::load(&config, &weights, &device).unwrap();
+        let hint = net.embed(golden.input("controlnet_cond"));
+        let times: Vec<f32> = golden.given("timestep").unwrap();
+        let maps = net.forward(golden.input("sample"), &times, &golden.conditions(), hint, Mode::Eval);
+        assert_eq!(maps.len(), net.outputs());
+        for (i, map) in maps.into_iter().enumerate() {
+            // Averages are the same for all pixels.
+            let pooled = config.global_pool_conditions;
+            let map = if pooled { map.narrow(2, 0, 1).narrow(3, 1, 1) } else { map };
+            golden.expect(&format!("map_{i}"), map);
+        }
+        // Its own text is that of diffusers.
+        assert_eq!(ControlNetConfig::from_json(&config.to_json()).unwrap(), config);
+    }
 }
 
 /// Every layer rounds to eight bits of precision. `int8` does not affect networks with narrow layers only.

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::{UNet2DConditionConfig, UNet2DConditionModel};
 use crate::{
-    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES},
+    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES},
     config::{ConfigError, in_range},
     layers::Init,
     network::InputError,
@@ -174,6 +174,10 @@ impl UNet2DConditionConfig {
             (Some(_), Some(scales)) => {
                 ensure(scales.len() == b, || format!("{} guidance scales for {b} samples", scales.len()))?;
             }
+        }
+        if let Some(maps) = conditions.features(RESIDUALS) {
+            let (found, expected) = (maps.len(), self.residuals().len());
+            ensure(found == expected, || format!("{found} residuals, expected {expected}"))?;
         }
         self.check_added(b, conditions)
     }

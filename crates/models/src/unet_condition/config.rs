@@ -259,6 +259,17 @@ impl UNet2DConditionConfig {
         down || up || self.mid_block_type == Some(CrossMidBlockType::UNetMidBlock2DSimpleCrossAttn)
     }
 
+    /// The channels of each skip connection, from the highest resolution, and of the middle block.
+    pub fn residuals(&self) -> Vec<usize> {
+        let widths = &self.block_out_channels;
+        let level = |(i, &width): (usize, &usize)| {
+            let layers = self.layers_per_block.get(i).unwrap_or(0);
+            std::iter::repeat_n(width, layers + usize::from(i + 1 < widths.len()))
+        };
+        let skips = widths.iter().enumerate().flat_map(level);
+        widths.first().copied().into_iter().chain(skips).chain(widths.last().copied()).collect()
+    }
+
     /// Width of the text features in the first block with attention to the text.
     pub fn text_width(&self) -> Option<usize> {
         self.cross_attention_dim.get(0)

@@ -5,13 +5,14 @@ mod added;
 mod blocks;
 mod check;
 mod config;
+pub(crate) mod encoder;
 mod transformer;
 
 use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision, SampleShape};
+use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
 
 pub use config::{
     AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, PerBlock,
@@ -19,21 +20,16 @@ pub use config::{
 };
 
 use crate::{
-    conditions::{CLASSES, Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES, TEXT},
+    conditions::{CLASSES, Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES, TEXT},
     config::ConfigError,
     layers::{Conv2d, Either, Embedding, GroupNorm, Init},
     memory::unet_row,
     network::{Classes, InputError, IoSpec, Mode, Network, module_object},
     params::{self, TensorSource},
-    unet::{
-        ClassEmbedType, LoadError,
-        embed::{self, TimestepEmbedding},
-        positional,
-        resnet::{Time, check_groups},
-        shape_of,
-    },
+    unet::{ClassEmbedType, LoadError, embed::TimestepEmbedding, resnet::check_groups, shape_of},
 };
 use blocks::{DownBlock, Inputs, MidBlock, UpBlock};
+use encoder::{Encoder, EncoderLayers, Given, Halfway};
 
 /// The text-conditional U-Net. Parameters are named as in diffusers' `UNet2DConditionModel`.
 #[derive(Module, Debug)]
@@ -80,52 +76,22 @@ impl UNet2DConditionModel {
     }
 
     fn build(config: &UNet2DConditionConfig, init: &Init) -> Result<Self, ConfigError> {
-        config.check_values()?;
-        let widths = &config.block_out_channels;
-        let (first, width) = (widths[0], config.time_width());
-        let at = init.at("class_embedding");
-        let class_embedding = match (config.class_embed_type, config.num_class_embeds) {
-            (Some(ClassEmbedType::Timestep), _) => Some(Either::A(TimestepEmbedding::new(&at, first, width))),
-            (None, Some(n)) => Some(Either::B(Embedding::new(&at, n, width))),
-            (Some(ClassEmbedType::Identity), _) | (None, None) => None,
-        };
-        let add_embedding = match config.addition_embed_type {
-            None => None,
-            Some(AdditionEmbedType::TextTime) => {
-                let missing = |key: &str| {
-                    ConfigError::value(key, (), "expected a width, because `addition_embed_type` is set")
-                };
-                config.addition_time_embed_dim.ok_or_else(|| missing("addition_time_embed_dim"))?;
-                let inputs = config
-                    .projection_class_embeddings_input_dim
-                    .ok_or_else(|| missing("projection_class_embeddings_input_dim"))?;
-                Some(TimestepEmbedding::new(&init.at("add_embedding"), inputs, width))
-            }
-        };
-        let down = |i: usize| {
-            let inputs = widths[i.saturating_sub(1)];
-            DownBlock::new(&init.at("down_blocks").at(i), config, i, inputs)
-        };
+        let EncoderLayers { conv_in, time_embedding, class_embedding, add_embedding, down_blocks, mid_block } =
+            EncoderLayers::new(config, init)?;
+        let (widths, groups) = (&config.block_out_channels, config.norm_num_groups);
         let up = |i: usize| UpBlock::new(&init.at("up_blocks").at(i), config, i);
-        let mid = |kind| MidBlock::new(&init.at("mid_block"), config, kind);
         let at = init.at("conv_norm_out");
-        let groups = config.norm_num_groups;
-        check_groups(&at, "norm_num_groups", groups, groups, first)?;
-        let at = init.at("time_embedding");
-        let time_embedding = TimestepEmbedding::new(&at, first, width);
+        check_groups(&at, "norm_num_groups", groups, groups, widths[0])?;
         Ok(Self {
-            conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, 3, true),
-            time_embedding: match config.time_cond_proj_dim {
-                Some(condition) => time_embedding.with_condition(&at, condition, first),
-                None => time_embedding,
-            },
+            conv_in,
+            time_embedding,
             class_embedding,
             add_embedding,
-            down_blocks: (0..widths.len()).map(down).collect::<Result<_, _>>()?,
-            mid_block: config.mid_block_type.map(mid).transpose()?,
+            down_blocks,
+            mid_block,
             up_blocks: (0..widths.len()).map(up).collect::<Result<_, _>>()?,
-            conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
-            conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
+            conv_norm_out: GroupNorm::new(&at, groups, widths[0], config.norm_eps),
+            conv_out: Conv2d::new(&init.at("conv_out"), widths[0], config.out_channels, 3, true),
             config: config.clone(),
             context: ExecContext::default(),
         })
@@ -139,46 +105,17 @@ impl UNet2DConditionModel {
         self
     }
 
-    /// Values as sines and cosines, `width` for each.
-    fn project(&self, numbers: &[f32], width: usize) -> Tensor<2> {
-        let values = positional(numbers, width, self.config.freq_shift, self.config.flip_sin_to_cos);
-        embed::rows(values, numbers.len(), &self.time_embedding.device())
-    }
-
-    /// Embeds time, class and additional conditions in one vector per row, `[B, time width]`.
-    fn embed(&self, times: &[f32], conditions: &Conditions) -> Tensor<2> {
-        let (first, act) = (self.config.block_out_channels[0], self.config.act_fn);
-        let mut numbers = self.project(times, first);
-        if let (Some(width), Some(scales)) = (self.config.time_cond_proj_dim, conditions.numbers(GUIDANCE)) {
-            // Meng et al. 2023, arXiv:2210.03142, with the constants of published networks.
-            let beyond: Vec<f32> = scales.iter().flatten().map(|scale| 1000.0 * (scale - 1.0)).collect();
-            let embedded =
-                embed::rows(positional(&beyond, width, 1.0, false), beyond.len(), &numbers.device());
-            numbers = self.time_embedding.joined(numbers, embedded);
+    fn encoder(&self) -> Encoder<'_> {
+        Encoder {
+            conv_in: &self.conv_in,
+            time_embedding: &self.time_embedding,
+            class_embedding: self.class_embedding.as_ref(),
+            add_embedding: self.add_embedding.as_ref(),
+            down_blocks: &self.down_blocks,
+            mid_block: self.mid_block.as_ref(),
+            config: &self.config,
+            precision: self.context.precision,
         }
-        let mut sum = self.time_embedding.forward_with(act, numbers);
-        if let (Some(embedding), Some(classes)) = (&self.class_embedding, conditions.classes()) {
-            sum = sum
-                + match embedding {
-                    Either::A(maps) => {
-                        let classes: Vec<f32> = classes.iter().map(|&c| c as f32).collect();
-                        maps.forward_with(act, self.project(&classes, first))
-                    }
-                    Either::B(table) => table.forward(classes),
-                };
-        }
-        if let Some(given) = conditions.vectors(EMBEDDING) {
-            sum = sum + given.clone();
-        }
-        let added = (conditions.vectors(POOLED), conditions.numbers(SIZES));
-        if let (Some(maps), (Some(pooled), Some(ids))) = (&self.add_embedding, added) {
-            let rows = ids.len();
-            let numbers = ids.concat();
-            let width = self.config.addition_time_embed_dim.unwrap_or(0);
-            let ids = self.project(&numbers, width).reshape([rows, numbers.len() / rows.max(1) * width]);
-            sum = sum + maps.forward(Tensor::cat(vec![pooled.clone(), ids], 1));
-        }
-        sum
     }
 }
 
@@ -196,6 +133,7 @@ impl UNet2DConditionConfig {
             text: Some(c.text_width().unwrap_or(0)),
             pooled: c.addition_embed_type.is_some(),
             takes_guidance: c.time_cond_proj_dim.is_some(),
+            residuals: c.residuals(),
             ..IoSpec::new("UNet2DConditionModel", 2, [c.in_channels, c.out_channels])
         }
     }
@@ -213,7 +151,7 @@ impl Network for UNet2DConditionModel {
         times: &[f32],
         conditions: &Conditions,
     ) -> Result<(), InputError> {
-        let mut known = vec![TEXT, CLASSES, EMBEDDING, POOLED, SIZES, GUIDANCE];
+        let mut known = vec![TEXT, CLASSES, EMBEDDING, POOLED, SIZES, GUIDANCE, RESIDUALS];
         known.extend(self.config.skips_padding().then_some(LENGTHS));
         conditions.only(&known, rows)?;
         self.config.check_input(shape_of(rows, shape)?, times, conditions)
@@ -251,21 +189,13 @@ impl UNet2DConditionModel {
         conditions: &Conditions,
         mode: Mode,
     ) -> Tensor<4> {
-        let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
-        let raw = self.embed(times, conditions);
-        let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
-        let text = self.context.precision.lower(text.clone());
-        let lengths = conditions.indices(LENGTHS);
-        let inputs = Inputs { time: &time, text: &text, lengths, mode };
-
-        let mut x = self.context.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
-        let mut skips = vec![x.clone()];
-        for block in &self.down_blocks {
-            x = block.forward(x, &mut skips, &inputs);
+        let encoder = self.encoder();
+        let mut halfway = encoder.run(Given { x, times, text, conditions, mode, hint: None });
+        if let Some(residuals) = conditions.features(RESIDUALS) {
+            halfway.add(residuals, self.context.precision);
         }
-        if let Some(block) = &self.mid_block {
-            x = block.forward(x, &inputs);
-        }
+        let Halfway { mut x, mut skips, time, text } = halfway;
+        let inputs = Inputs { time: &time, text: &text, lengths: conditions.indices(LENGTHS), mode };
         for block in &self.up_blocks {
             x = block.forward(x, &mut skips, &inputs);
         }

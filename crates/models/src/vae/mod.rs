@@ -1,5 +1,5 @@
 //! Autoencoders between images and latents: [`AutoencoderKl`] (Kingma & Welling 2014, arXiv:1312.6114; as in
-//! Rombach et al. 2022, arXiv:2112.10752) and the small [`AutoencoderTiny`].
+//! Rombach et al. 2022, arXiv:2112.10752), the small [`AutoencoderTiny`], and [`VqModel`] with a table of latents.
 //!
 //! Diffusion uses scaled latents: [`Codec`] converts between those and the latents of the networks.
 
@@ -7,6 +7,7 @@ mod blocks;
 mod config;
 mod tiles;
 mod tiny;
+mod vq;
 
 use burn::{
     module::Module,
@@ -17,6 +18,7 @@ use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision};
 pub use config::{AutoencoderKlConfig, AutoencoderTinyConfig, DecoderBlockType, EncoderBlockType};
 pub use tiles::Tiles;
 pub use tiny::AutoencoderTiny;
+pub use vq::{VqModel, VqModelConfig};
 
 use crate::{
     codec::{Codec, CodecSpec, Encoded},

@@ -21,9 +21,11 @@ import transformers
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
+    ControlNetModel,
     DiTTransformer2DModel,
     PriorTransformer,
     UNet2DConditionModel,
+    VQModel,
 )
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from safetensors.numpy import save_file
@@ -67,6 +69,12 @@ def tiny(widths, blocks, size, **keys):
     return AutoencoderTiny, config, {"sample": [1, 3, *size], "latents": latents}, {}
 
 
+def vq(widths, size, channels=3, **keys):
+    _, config, shapes, _ = vae(widths, size, **keys)
+    config.setdefault("latent_channels", 3)
+    return VQModel, config, shapes | {"latents": [1, channels, *shapes["latents"][2:]]}, {}
+
+
 def text(cls, ids, **keys):
     config = dict(vocab_size=50, max_position_embeddings=12, bos_token_id=48, eos_token_id=49) | keys
     return cls, config, {}, {"input_ids": ids}
@@ -92,6 +100,11 @@ def prior(rows, times, lengths, **keys):
     shapes = {"sample": [rows, width], "proj_embedding": [rows, config.get("embedding_proj_dim", width)]}
     shapes["encoder_hidden_states"] = [rows, 7, width]
     return PriorTransformer, config, shapes, {"timestep": times, "lengths": lengths}
+
+
+def controlnet(shape, image, tokens, width, times, **keys):
+    _, config, shapes, given = unet(shape, tokens, width, times, **keys)
+    return ControlNetModel, config, shapes | {"controlnet_cond": image}, given
 
 
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
@@ -150,6 +163,18 @@ CASES = {
     "vae_tiled_2d": vae([8, 16], (36, 20), layers_per_block=1, norm_num_groups=4, sample_size=16),
     "tiny_sd": tiny([16, 16, 16, 16], [1, 2, 2, 2], (16, 24)),
     "tiny_sd3": tiny([24, 24, 24], [1, 1, 2], (12, 16), latent_channels=16),
+    "vq_ldm": vq([8, 16, 16], (16, 24), layers_per_block=1, norm_num_groups=4, num_vq_embeddings=20),
+    "vq_wide": vq(
+        [8, 16],
+        (12, 8),
+        4,
+        layers_per_block=2,
+        norm_num_groups=4,
+        num_vq_embeddings=7,
+        latent_channels=6,
+        vq_embed_dim=4,
+        mid_block_add_attention=False,
+    ),
     # The end of the text is the largest number where the configuration says 2.
     "text_clip_l": text(
         CLIPTextModel,
@@ -359,6 +384,52 @@ CASES = {
         {"pixel_values": [2, 3, 14, 14]},
         {},
     ),
+    "controlnet_sd1": controlnet(
+        [2, 4, 8, 8],
+        [2, 3, 32, 32],
+        5,
+        24,
+        [3, 901],
+        block_out_channels=[16, 32],
+        down_block_types=[CROSS_DOWN, "DownBlock2D"],
+        layers_per_block=1,
+        attention_head_dim=4,
+        conditioning_embedding_out_channels=[4, 8, 12],
+    ),
+    "controlnet_sdxl": controlnet(
+        [1, 4, 8, 4],
+        [1, 3, 16, 8],
+        6,
+        32,
+        [10],
+        block_out_channels=[16, 32],
+        down_block_types=["DownBlock2D", CROSS_DOWN],
+        layers_per_block=2,
+        attention_head_dim=[2, 4],
+        transformer_layers_per_block=[1, 2],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 20,
+        text_embeds=20,
+        time_ids=[[1024, 1024, 0, 0, 1024, 1024]],
+        conditioning_embedding_out_channels=[6, 10],
+        controlnet_conditioning_channel_order="bgr",
+    ),
+    "controlnet_pooled": controlnet(
+        [1, 4, 4, 8],
+        [1, 1, 4, 8],
+        3,
+        16,
+        [640],
+        block_out_channels=[16, 24],
+        down_block_types=[CROSS_DOWN, CROSS_DOWN],
+        layers_per_block=1,
+        attention_head_dim=8,
+        conditioning_channels=1,
+        conditioning_embedding_out_channels=[8],
+        global_pool_conditions=True,
+    ),
     "dit": (
         DiTTransformer2DModel,
         dict(
@@ -418,7 +489,7 @@ def run(name, model, inputs, given):
         if name in ("vae_sd3", "vae_statistics"):
             outputs["latent_scaled"] = scaled(model.config, posterior.mean)
         return outputs | {"decoded": model.decode(inputs["latents"]).sample}
-    if isinstance(model, AutoencoderTiny):
+    if isinstance(model, (AutoencoderTiny, VQModel)):
         return {"latent_mean": model.encode(inputs["sample"]).latents, "decoded": model.decode(inputs["latents"]).sample}
     if isinstance(model, (CLIPTextModel, CLIPTextModelWithProjection)):
         out = model(torch.tensor(given["input_ids"]), output_hidden_states=True)
@@ -445,6 +516,10 @@ def run(name, model, inputs, given):
     if "time_ids" in given:
         added = {"text_embeds": inputs["text_embeds"], "time_ids": torch.tensor(given["time_ids"])}
     hidden = inputs["encoder_hidden_states"]
+    if isinstance(model, ControlNetModel):
+        out = model(inputs["sample"], times, hidden, inputs["controlnet_cond"], added_cond_kwargs=added)
+        maps = [*out.down_block_res_samples, out.mid_block_res_sample]
+        return {f"map_{i}": x for i, x in enumerate(maps)}
     out = model(inputs["sample"], times, hidden, class_labels=labels, added_cond_kwargs=added, attention_mask=mask)
     return {"sample": out.sample}
 

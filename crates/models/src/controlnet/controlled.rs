@@ -1,0 +1,162 @@
+//! A U-Net with ControlNets.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::Module,
+    tensor::{DType, Tensor, TensorData},
+};
+use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
+
+use super::ControlNetModel;
+use crate::{
+    conditions::{CONTROL, Conditions, Entry, RESIDUALS, STRENGTHS},
+    network::{InputError, IoSpec, Mode, Network},
+    params::{self, HostTensor},
+};
+
+/// A network to whose layers ControlNets add theirs. It reads the conditions [`CONTROL`] and [`STRENGTHS`] besides those of the
+/// network: an embedded image for each ControlNet, and a factor for each of its outputs.
+#[derive(Debug)]
+pub struct Controlled {
+    network: Box<dyn Network>,
+    nets: Vec<ControlNetModel>,
+}
+
+impl Controlled {
+    /// `network` with these ControlNets, which [fit](ControlNetModel::check_fit).
+    pub fn new(network: Box<dyn Network>, nets: Vec<ControlNetModel>) -> Self {
+        Self { network, nets }
+    }
+
+    /// What the ControlNets add to the layers of the network; `None` if all factors are zero. Each only runs for the rows with
+    /// factors that are not zero.
+    fn residuals(&self, x: &Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Option<Entry> {
+        let (hints, strengths) = (conditions.features(CONTROL)?, conditions.numbers(STRENGTHS)?);
+        let others = conditions.without(&[CONTROL, STRENGTHS]);
+        let mut sum: Option<Vec<Tensor<4>>> = None;
+        let mut first = 0;
+        for (net, hint) in self.nets.iter().zip(hints) {
+            let own = first..first + net.outputs();
+            first = own.end;
+            let factors: Vec<&[f32]> = strengths.iter().map(|row| &row[own.clone()]).collect();
+            let rows: Vec<usize> =
+                (0..x.len()).filter(|row| factors[*row].iter().any(|factor| *factor != 0.0)).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let some = |all: &Batch| match rows.len() == all.len() {
+                true => all.clone(),
+                false => Batch::cat(&rows.iter().map(|&row| all.narrow(row..row + 1)).collect::<Vec<_>>()),
+            };
+            let each: Vec<Conditions> = rows.iter().map(|&row| others.rows(row..row + 1)).collect();
+            let given = match rows.len() == x.len() {
+                true => others.clone(),
+                false => Conditions::cat(&each.iter().collect::<Vec<_>>()).unwrap_or_default(),
+            };
+            let times: Vec<f32> = rows.iter().map(|&row| times[row]).collect();
+            // Further channels of the network's input are maps.
+            let x = some(x).channels(0..net.config().in_channels);
+            let maps = net.forward(x.tensor(), &times, &given, some(hint).tensor(), mode);
+            let scaled = maps.into_iter().enumerate().map(|(i, map)| {
+                let by: Vec<f32> = rows.iter().map(|&row| factors[row][i]).collect();
+                spread(times_rows(map, by), &rows, factors.len())
+            });
+            sum = Some(match sum {
+                None => scaled.collect(),
+                Some(all) => all.into_iter().zip(scaled).map(|(a, b)| a + b).collect(),
+            });
+        }
+        sum.map(|all| Entry::Features(all.into_iter().map(Batch::of).collect()))
+    }
+}
+
+/// Each row of `x` times its factor.
+fn times_rows(x: Tensor<4>, factors: Vec<f32>) -> Tensor<4> {
+    if factors.iter().all(|factor| *factor == 1.0) {
+        return x;
+    }
+    let by = TensorData::new(factors, [x.dims()[0], 1, 1, 1]);
+    let by: Tensor<4> = Tensor::from_data(by, (&x.device(), DType::F32));
+    x * by
+}
+
+/// `x` as these of `count` rows; the others are zero.
+fn spread(x: Tensor<4>, rows: &[usize], count: usize) -> Tensor<4> {
+    if rows.len() == count {
+        return x;
+    }
+    let one = |row: usize| match rows.binary_search(&row) {
+        Ok(place) => x.clone().narrow(0, place, 1),
+        Err(_) => x.clone().narrow(0, 0, 1).zeros_like(),
+    };
+    Tensor::cat((0..count).map(one).collect(), 0)
+}
+
+impl Network for Controlled {
+    fn spec(&self) -> IoSpec {
+        self.network.spec()
+    }
+
+    fn check(
+        &self,
+        rows: usize,
+        shape: &SampleShape,
+        times: &[f32],
+        conditions: &Conditions,
+    ) -> Result<(), InputError> {
+        if let Some(hints) = conditions.features(CONTROL) {
+            if hints.len() != self.nets.len() {
+                let (found, expected) = (hints.len(), self.nets.len());
+                return Err(InputError(format!("{found} images for {expected} ControlNets")));
+            }
+            if let Some(hint) =
+                hints.iter().find(|hint| hint.len() != rows || hint.shape().axes() != shape.axes())
+            {
+                let found = format!("{} control images of shape {}", hint.len(), hint.shape());
+                return Err(InputError(format!("{found}, expected {rows} with the axes of {shape}")));
+            }
+            let expected: usize = self.nets.iter().map(ControlNetModel::outputs).sum();
+            let strengths = conditions.numbers(STRENGTHS).unwrap_or_default();
+            if strengths.len() != rows || strengths.iter().any(|row| row.len() != expected) {
+                return Err(InputError(format!("expected {expected} strengths for each of {rows} samples")));
+            }
+        }
+        self.network.check(rows, shape, times, &conditions.without(&[CONTROL, STRENGTHS]))
+    }
+
+    fn forward(&self, x: Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Batch {
+        let residuals = self.residuals(&x, times, conditions, mode);
+        let given = conditions.without(&[CONTROL, STRENGTHS]).with_some(RESIDUALS, residuals);
+        self.network.forward(x, times, &given, mode)
+    }
+
+    fn row_bytes(&self, shape: &SampleShape, precision: Precision) -> u64 {
+        // The maps that are added are about as many as those of the encoder.
+        let one = self.network.row_bytes(shape, precision);
+        one.saturating_add(one / 2)
+    }
+
+    fn in_context(&self, context: &ExecContext) -> Box<dyn Network> {
+        let nets = self.nets.iter().map(|net| net.clone().with_context(context.clone())).collect();
+        Box::new(Self { network: self.network.in_context(context), nets })
+    }
+
+    fn differentiable(&self) -> Box<dyn Network> {
+        let nets = self.nets.iter().map(|net| net.clone().train().no_grad()).collect();
+        Box::new(Self { network: self.network.differentiable(), nets })
+    }
+
+    fn config_json(&self) -> String {
+        self.network.config_json()
+    }
+
+    fn tensors(&self) -> BTreeMap<String, HostTensor> {
+        self.network.tensors()
+    }
+
+    fn non_finite(&self) -> Option<String> {
+        let own = || self.nets.iter().find_map(params::non_finite);
+        self.network.non_finite().or_else(own)
+    }
+}

@@ -1,0 +1,185 @@
+//! The first half of the U-Net, down to its middle block. ControlNets are copies of it.
+
+use burn::tensor::Tensor;
+use tweedie_ops::{self as ops, Batch, ConvOptions, Precision};
+
+pub(crate) use super::blocks::{DownBlock, MidBlock};
+use super::{AdditionEmbedType, UNet2DConditionConfig, blocks::Inputs};
+use crate::{
+    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES},
+    config::ConfigError,
+    layers::{Conv2d, Either, Embedding, Init},
+    network::Mode,
+    unet::{
+        ClassEmbedType,
+        embed::{self, TimestepEmbedding},
+        positional,
+        resnet::Time,
+    },
+};
+
+/// The layers of a network, as they are built. Networks have them as fields, whose names are those of their parameters.
+pub(crate) struct EncoderLayers {
+    pub(crate) conv_in: Conv2d,
+    pub(crate) time_embedding: TimestepEmbedding,
+    pub(crate) class_embedding: Option<Either<TimestepEmbedding, Embedding>>,
+    pub(crate) add_embedding: Option<TimestepEmbedding>,
+    pub(crate) down_blocks: Vec<DownBlock>,
+    pub(crate) mid_block: Option<MidBlock>,
+}
+
+impl EncoderLayers {
+    pub(crate) fn new(config: &UNet2DConditionConfig, init: &Init) -> Result<Self, ConfigError> {
+        config.check_values()?;
+        let widths = &config.block_out_channels;
+        let (first, width) = (widths[0], config.time_width());
+        let at = init.at("class_embedding");
+        let class_embedding = match (config.class_embed_type, config.num_class_embeds) {
+            (Some(ClassEmbedType::Timestep), _) => Some(Either::A(TimestepEmbedding::new(&at, first, width))),
+            (None, Some(n)) => Some(Either::B(Embedding::new(&at, n, width))),
+            (Some(ClassEmbedType::Identity), _) | (None, None) => None,
+        };
+        let add_embedding = match config.addition_embed_type {
+            None => None,
+            Some(AdditionEmbedType::TextTime) => {
+                let missing = |key: &str| {
+                    ConfigError::value(key, (), "expected a width, because `addition_embed_type` is set")
+                };
+                config.addition_time_embed_dim.ok_or_else(|| missing("addition_time_embed_dim"))?;
+                let inputs = config
+                    .projection_class_embeddings_input_dim
+                    .ok_or_else(|| missing("projection_class_embeddings_input_dim"))?;
+                Some(TimestepEmbedding::new(&init.at("add_embedding"), inputs, width))
+            }
+        };
+        let down = |i: usize| {
+            let inputs = widths[i.saturating_sub(1)];
+            DownBlock::new(&init.at("down_blocks").at(i), config, i, inputs)
+        };
+        let mid = |kind| MidBlock::new(&init.at("mid_block"), config, kind);
+        let at = init.at("time_embedding");
+        let time_embedding = TimestepEmbedding::new(&at, first, width);
+        Ok(Self {
+            conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, 3, true),
+            time_embedding: match config.time_cond_proj_dim {
+                Some(condition) => time_embedding.with_condition(&at, condition, first),
+                None => time_embedding,
+            },
+            class_embedding,
+            add_embedding,
+            down_blocks: (0..widths.len()).map(down).collect::<Result<_, _>>()?,
+            mid_block: config.mid_block_type.map(mid).transpose()?,
+        })
+    }
+}
+
+/// The layers of a network.
+pub(crate) struct Encoder<'a> {
+    pub(crate) conv_in: &'a Conv2d,
+    pub(crate) time_embedding: &'a TimestepEmbedding,
+    pub(crate) class_embedding: Option<&'a Either<TimestepEmbedding, Embedding>>,
+    pub(crate) add_embedding: Option<&'a TimestepEmbedding>,
+    pub(crate) down_blocks: &'a [DownBlock],
+    pub(crate) mid_block: Option<&'a MidBlock>,
+    pub(crate) config: &'a UNet2DConditionConfig,
+    pub(crate) precision: Precision,
+}
+
+/// The inputs of a pass.
+pub(crate) struct Given<'a> {
+    /// `[B, in_channels, H, W]`.
+    pub(crate) x: Tensor<4>,
+    pub(crate) times: &'a [f32],
+    pub(crate) text: &'a Tensor<3>,
+    pub(crate) conditions: &'a Conditions,
+    pub(crate) mode: Mode,
+    /// Added to the output of the first convolution.
+    pub(crate) hint: Option<Tensor<4>>,
+}
+
+/// What the second half needs.
+pub(crate) struct Halfway {
+    /// The output of the middle block.
+    pub(crate) x: Tensor<4>,
+    /// The skip connections, from the highest resolution.
+    pub(crate) skips: Vec<Tensor<4>>,
+    pub(crate) time: Time,
+    pub(crate) text: Tensor<3>,
+}
+
+impl Halfway {
+    /// Adds a map to each skip connection and, last, to the output of the middle block.
+    pub(crate) fn add(&mut self, residuals: &[Batch], precision: Precision) {
+        let all = self.skips.iter_mut().chain([&mut self.x]);
+        for (map, residual) in all.zip(residuals) {
+            *map = ops::add(map.clone(), precision.lower(residual.tensor()));
+        }
+    }
+}
+
+impl Encoder<'_> {
+    pub(crate) fn run(&self, given: Given<'_>) -> Halfway {
+        let Given { x, times, text, conditions, mode, hint } = given;
+        let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
+        let raw = self.embed(times, conditions);
+        let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
+        let text = self.precision.lower(text.clone());
+        let inputs = Inputs { time: &time, text: &text, lengths: conditions.indices(LENGTHS), mode };
+
+        let mut x = self.conv_in.forward(x, ConvOptions::same(1));
+        if let Some(hint) = hint {
+            x = ops::add(x, hint);
+        }
+        let mut x = self.precision.lower(x);
+        let mut skips = vec![x.clone()];
+        for block in self.down_blocks {
+            x = block.forward(x, &mut skips, &inputs);
+        }
+        if let Some(block) = self.mid_block {
+            x = block.forward(x, &inputs);
+        }
+        Halfway { x, skips, time, text }
+    }
+
+    /// Values as sines and cosines, `width` for each.
+    fn project(&self, numbers: &[f32], width: usize) -> Tensor<2> {
+        let values = positional(numbers, width, self.config.freq_shift, self.config.flip_sin_to_cos);
+        embed::rows(values, numbers.len(), &self.time_embedding.device())
+    }
+
+    /// Embeds time, class and additional conditions in one vector per row, `[B, time width]`.
+    fn embed(&self, times: &[f32], conditions: &Conditions) -> Tensor<2> {
+        let (first, act) = (self.config.block_out_channels[0], self.config.act_fn);
+        let mut numbers = self.project(times, first);
+        if let (Some(width), Some(scales)) = (self.config.time_cond_proj_dim, conditions.numbers(GUIDANCE)) {
+            // Meng et al. 2023, arXiv:2210.03142, with the constants of published networks.
+            let beyond: Vec<f32> = scales.iter().flatten().map(|scale| 1000.0 * (scale - 1.0)).collect();
+            let embedded =
+                embed::rows(positional(&beyond, width, 1.0, false), beyond.len(), &numbers.device());
+            numbers = self.time_embedding.joined(numbers, embedded);
+        }
+        let mut sum = self.time_embedding.forward_with(act, numbers);
+        if let (Some(embedding), Some(classes)) = (self.class_embedding, conditions.classes()) {
+            sum = sum
+                + match embedding {
+                    Either::A(maps) => {
+                        let classes: Vec<f32> = classes.iter().map(|&c| c as f32).collect();
+                        maps.forward_with(act, self.project(&classes, first))
+                    }
+                    Either::B(table) => table.forward(classes),
+                };
+        }
+        if let Some(given) = conditions.vectors(EMBEDDING) {
+            sum = sum + given.clone();
+        }
+        let added = (conditions.vectors(POOLED), conditions.numbers(SIZES));
+        if let (Some(maps), (Some(pooled), Some(ids))) = (self.add_embedding, added) {
+            let rows = ids.len();
+            let numbers = ids.concat();
+            let width = self.config.addition_time_embed_dim.unwrap_or(0);
+            let ids = self.project(&numbers, width).reshape([rows, numbers.len() / rows.max(1) * width]);
+            sum = sum + maps.forward(Tensor::cat(vec![pooled.clone(), ids], 1));
+        }
+        sum
+    }
+}
