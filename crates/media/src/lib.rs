@@ -6,6 +6,7 @@
 
 mod animation;
 mod audio;
+mod canny;
 mod color;
 mod enlarge;
 mod error;
