@@ -1,6 +1,7 @@
 //! The binary `tweedie`: parses flags, calls the library, prints results.
 
 mod commands;
+mod control;
 mod help;
 mod interrupt;
 mod memory;

@@ -20,8 +20,19 @@ pub fn pipeline(model: Option<&Path>, device: &Device, ui: Ui) -> Result<Pipelin
 
 /// The same, by default of [`library::TEXTS`] if there are prompts.
 pub fn pipeline_for(model: Option<&Path>, prompts: &[String], device: &Device, ui: Ui) -> Result<Pipeline> {
+    pipeline_for_with(model, prompts, &LoadOptions::default(), device, ui)
+}
+
+/// The same with options.
+pub fn pipeline_for_with(
+    model: Option<&Path>,
+    prompts: &[String],
+    options: &LoadOptions<'_>,
+    device: &Device,
+    ui: Ui,
+) -> Result<Pipeline> {
     let texts = (!prompts.is_empty()).then_some(Path::new(library::TEXTS));
-    pipeline_with(model.or(texts), &LoadOptions::default(), device, ui)
+    pipeline_with(model.or(texts), options, device, ui)
 }
 
 /// The same with options.

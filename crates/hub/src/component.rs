@@ -9,8 +9,8 @@ use burn::{module::Module, tensor::Device};
 use serde_json::{Map, Value};
 use tweedie_models::{
     AutoencoderKl, CODECS, ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel, Codec,
-    ConfigError, EmbeddingProjection, EmbeddingProjectionConfig, HostTensor, IoSpec, LoadError, NETWORKS,
-    Network, TensorSource, export, registry,
+    ConfigError, ControlNetConfig, ControlNetModel, EmbeddingProjection, EmbeddingProjectionConfig,
+    HostTensor, IoSpec, LoadError, NETWORKS, Network, TensorSource, export, registry,
 };
 
 use crate::{
@@ -38,14 +38,17 @@ pub enum Component {
     Vision(Box<ClipVisionModel>),
     /// `UnCLIPTextProjModel`.
     Projection(Box<EmbeddingProjection>),
+    /// `ControlNetModel`.
+    Control(Box<ControlNetModel>),
 }
 
 /// The supported classes besides [`NETWORKS`] and [`CODECS`].
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 5] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
     EmbeddingProjectionConfig::CLASS,
+    ControlNetConfig::CLASS,
 ];
 
 /// A network's folder with its configuration; the weights are not read yet.
@@ -92,6 +95,15 @@ impl ComponentDir {
     #[must_use]
     pub fn with_variant(self, variant: Option<&str>) -> Self {
         Self { variant: variant.map(str::to_owned), ..self }
+    }
+
+    /// The same with another value in its configuration.
+    pub(crate) fn with_key(mut self, key: &str, value: Value) -> Result<Self, HubError> {
+        let invalid = |e: serde_json::Error| HubError::format(&self.config, format!("invalid JSON: {e}"));
+        let mut entries: Map<String, Value> = serde_json::from_str(&self.text).map_err(invalid)?;
+        entries.insert(key.into(), value);
+        self.text = Value::Object(entries).to_string();
+        Ok(self)
     }
 
     /// Whether the weights have this variant.
@@ -170,6 +182,10 @@ impl ComponentDir {
                 let config = EmbeddingProjectionConfig::from_json(text).map_err(bad)?;
                 let projection = EmbeddingProjection::load(&config, source, device).map_err(fail)?;
                 Component::Projection(Box::new(projection))
+            }
+            ControlNetConfig::CLASS => {
+                let config = ControlNetConfig::from_json(text).map_err(bad)?;
+                Component::Control(Box::new(ControlNetModel::load(&config, source, device).map_err(fail)?))
             }
             class => match CODECS.iter().find(|entry| entry.class == class) {
                 Some(entry) => Component::Codec((entry.load)(text, source, device).map_err(fail)?),

@@ -12,6 +12,7 @@ use tweedie_ops::{Batch, SampleShape};
 
 use crate::{
     Inputs, Pipeline, PipelineError, Request,
+    coding::host,
     job::{Job, NoiseOfRows},
 };
 
@@ -43,6 +44,7 @@ pub(crate) fn stage(model: &Arc<Model>, device: &Device, context: &ExecContext) 
         device: device.clone(),
         loras: Vec::new(),
         embeddings: Vec::new(),
+        controls: Vec::new(),
         context: context.clone(),
     }
 }
@@ -59,11 +61,15 @@ pub(crate) fn run(
 }
 
 impl Job {
-    /// The results for samples of the images `rows`: decoded, and enlarged by the model's own enlarger if it has one.
+    /// The results for samples of the images `rows`: decoded, and enlarged by the model's own enlarger if it has one. A job that
+    /// only makes its first steps returns the samples.
     ///
     /// # Errors
     /// If a network fails.
     pub fn finish(&self, rows: Range<usize>, samples: &Batch) -> Result<HostTensor, PipelineError> {
+        if self.stop.is_some() {
+            return Ok(host(samples));
+        }
         let mut made = self.decode(samples)?;
         let Some(enlarger) = &self.enlarger else { return Ok(made) };
         made.values.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));

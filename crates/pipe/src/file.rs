@@ -13,7 +13,8 @@ use tweedie_system::files;
 
 use crate::PipelineError;
 
-/// A file and the SHA-256 of its content, in hexadecimal.
+/// A file, or the folder of a network, and the SHA-256 of its content, in hexadecimal. That of a folder is the hash of the
+/// names and hashes of its JSON and safetensors files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordedFile {
@@ -75,6 +76,9 @@ impl RecordedFile {
 
 fn sha256(path: &Path) -> Result<String, PipelineError> {
     let read = |source| HubError::Read { path: path.into(), source };
+    if path.is_dir() {
+        return folder_sha256(path);
+    }
     let mut file = files::open(path).map_err(read)?;
     let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
@@ -82,6 +86,20 @@ fn sha256(path: &Path) -> Result<String, PipelineError> {
             0 => break,
             n => hash.update(&part[..n]),
         }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn folder_sha256(folder: &Path) -> Result<String, PipelineError> {
+    let read = |source| HubError::Read { path: folder.into(), source };
+    let entries: Vec<_> = std::fs::read_dir(folder).and_then(Iterator::collect).map_err(read)?;
+    let mut files: Vec<PathBuf> = entries.iter().map(std::fs::DirEntry::path).collect();
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "json" || ending == "safetensors"));
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        hash.update(format!("{name} {}\n", sha256(&file)?));
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -22,6 +22,8 @@ pub struct Flight {
     asked: Option<(Batch, Level)>,
     x0: Option<Batch>,
     step: usize,
+    /// The samples, if it has stopped before its end.
+    stopped: Option<Batch>,
 }
 
 /// A stored flight. The same job resumes it to the same bits.
@@ -76,7 +78,7 @@ impl Flight {
 
     fn of(job: &Arc<Job>, rows: Range<usize>, trajectory: Trajectory<Batch>) -> Self {
         let guided = job.guided(&job.recipe, rows.clone());
-        Self { job: job.clone(), rows, guided, trajectory, asked: None, x0: None, step: 0 }
+        Self { job: job.clone(), rows, guided, trajectory, asked: None, x0: None, step: 0, stopped: None }
     }
 
     /// Resumes a stored flight of the same job.
@@ -134,6 +136,9 @@ impl Flight {
     /// # Errors
     /// [`PipelineError::Step`] if the solver fails.
     pub fn poll(&mut self) -> Result<Next, PipelineError> {
+        if let Some(x) = self.stopped.take() {
+            return Ok(Next::Done(x));
+        }
         loop {
             match self.trajectory.poll().map_err(|halt| self.failed(halt))? {
                 Poll::Ask { x, at } => {
@@ -154,6 +159,9 @@ impl Flight {
                     // Fresh noise and relabelling after a solver's move belong to the same step.
                     if let (Some(x0), true) = (&self.x0, moment.index == moves.len() || solved(moment.index))
                     {
+                        if Some(self.step) == self.job.stop {
+                            self.stopped = Some(moment.x.clone());
+                        }
                         return Ok(Next::Step(Box::new(Snapshot {
                             rows: self.rows.clone(),
                             step: self.step,

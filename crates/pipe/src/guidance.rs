@@ -2,6 +2,8 @@
 //! to guiding `x0` or `eps` for every parameterization. Ho & Salimans 2022, arXiv:2207.12598; within an interval of noise
 //! levels only: Kynkäänniemi et al. 2024, arXiv:2404.07724.
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 use tweedie_core::{Halt, Level, Parameterization, Prediction, lin, solver};
 use tweedie_models::{
@@ -13,6 +15,7 @@ use tweedie_ops::Batch;
 use crate::{
     PipelineError,
     clamp::{noise_of, quantile},
+    control::Strengths,
 };
 
 /// The effective scale of a request's `guidance` for this solver: 1, no guidance, for all values up to 1, as in
@@ -75,6 +78,8 @@ pub struct Guided {
     pub null: Option<Conditions>,
     /// How the prediction is guided.
     pub guidance: Guidance,
+    /// When and how strongly ControlNets act, if there are any.
+    pub(crate) control: Option<Arc<Strengths>>,
 }
 
 /// Which predictions an evaluation consists of.
@@ -96,11 +101,16 @@ impl Guided {
 
     /// The network call for `x` at the level `at`: with twice the rows if both predictions are needed.
     pub fn call(&self, x: &Batch, at: Level) -> Call {
+        let controlled = |conditions: &Conditions, null: bool| match &self.control {
+            Some(control) => control.add(conditions, x.len(), at, null),
+            None => conditions.clone(),
+        };
         match self.parts(at) {
-            Parts::Given => Call::new(self.parameterization, x, at, self.given.clone()),
-            Parts::Null(null) => Call::new(self.parameterization, x, at, null.clone()),
+            Parts::Given => Call::new(self.parameterization, x, at, controlled(&self.given, false)),
+            Parts::Null(null) => Call::new(self.parameterization, x, at, controlled(null, true)),
             Parts::Both(null) => {
-                let both = Conditions::cat(&[&self.given, null]).expect("both are of one kind");
+                let (given, null) = (controlled(&self.given, false), controlled(null, true));
+                let both = Conditions::cat(&[&given, &null]).expect("both are of one kind");
                 let twice = Batch::cat(&[x.clone(), x.clone()]);
                 Call::new(self.parameterization, &twice, at, both)
             }

@@ -23,6 +23,7 @@ use crate::{
     Pipeline, PipelineError,
     clamp::clamped,
     conditions::Prepared,
+    control::Strengths,
     guidance::{Guidance, Guided, scale_for},
     known::{Edited, Work},
     media::Medium,
@@ -63,6 +64,10 @@ pub struct Job {
     pub(crate) side_by_side: usize,
     pub(crate) precision: Precision,
     pub(crate) conditions: Prepared,
+    /// When and how strongly ControlNets act.
+    pub(crate) control: Option<Arc<Strengths>>,
+    /// What was done to its inputs, one sentence each.
+    pub(crate) notes: Vec<String>,
     pub(crate) network: Box<dyn Network>,
     pub(crate) codec: Option<Box<dyn Codec>>,
     pub(crate) noise: Option<HostTensor>,
@@ -74,6 +79,10 @@ pub struct Job {
     pub(crate) work: Option<Work>,
     /// The sample at which it begins instead of at noise, one row.
     pub(crate) begin_at: Option<Batch>,
+    /// Samples at the first level, all rows, if another job has begun them.
+    pub(crate) midway: Option<HostTensor>,
+    /// The number of steps after which it stops, if another job goes on.
+    pub(crate) stop: Option<usize>,
     /// The values of the samples that are known.
     pub(crate) replacement: Option<Replacement>,
     /// What is known of the samples, and the method that follows it.
@@ -136,6 +145,11 @@ impl Job {
         Medium::of(channels, self.size.len())
     }
 
+    /// What was done to its inputs that the request does not say, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// How it is sampled.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
@@ -160,6 +174,11 @@ impl Job {
                 entry.name
             )
         })
+    }
+
+    /// The number of solver steps that it makes.
+    pub fn steps(&self) -> usize {
+        self.stop.unwrap_or_else(|| self.recipe.plan.solves())
     }
 
     /// The settings of the sampler, of the request or the model.
@@ -262,6 +281,11 @@ impl Job {
 
     /// The samples of some images at the plan's first level.
     pub(crate) fn start(&self, rows: Range<usize>) -> Batch {
+        if let Some(HostTensor { values, .. }) = &self.midway {
+            let each = self.shape.len();
+            let own = values[rows.start * each..rows.end * each].to_vec();
+            return Batch::from_host(own, rows.len(), &self.shape, &self.device);
+        }
         let eps = self.initial_noise(rows.clone());
         let Some(Encoded { mean, logvar }) = &self.begin else {
             let start_std = self.recipe.plan.start_std as f32;
@@ -320,7 +344,8 @@ impl Job {
     pub(crate) fn guided(&self, recipe: &Recipe, rows: Range<usize>) -> Guided {
         let (given, null) = self.conditions.rows(rows);
         let guidance = Guidance { scale: self.scale_for(recipe.solver.name()), ..self.guidance };
-        Guided { parameterization: recipe.parameterization, given, null, guidance }
+        let control = self.control.clone();
+        Guided { parameterization: recipe.parameterization, given, null, guidance, control }
     }
 
     /// Reads the network's output for a call of `guided`: checks that it is finite, clamps, and puts in what is known.

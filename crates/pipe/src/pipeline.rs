@@ -13,8 +13,9 @@ use tweedie_models::{Codec, ExecContext, HostTensor, Network};
 
 use crate::{
     Classes, PipelineError, Request, conditions,
-    file::{EmbeddingFile, LoraFile},
+    file::{EmbeddingFile, LoraFile, RecordedFile},
     job::{Job, NoiseOfRows},
+    refine::Section,
     run::{Event, Output},
 };
 
@@ -24,6 +25,8 @@ pub struct Pipeline {
     pub(crate) device: Device,
     pub(crate) loras: Vec<LoraFile>,
     pub(crate) embeddings: Vec<EmbeddingFile>,
+    /// The ControlNets beside the model.
+    pub(crate) controls: Vec<RecordedFile>,
     /// Jobs run in it, at the precision of their requests.
     pub(crate) context: ExecContext,
 }
@@ -40,6 +43,8 @@ pub struct Inputs {
     pub noise: Option<HostTensor>,
     /// Another source of fresh noise than the request's seed.
     pub draws: Option<Arc<dyn NoiseOfRows>>,
+    /// The steps to make, by default all.
+    pub section: Section,
 }
 
 impl Inputs {
@@ -65,6 +70,8 @@ pub struct LoadOptions<'a> {
     pub loras: &'a [LoraFile],
     /// Learned tokens.
     pub embeddings: &'a [EmbeddingFile],
+    /// The folders of ControlNets.
+    pub controls: &'a [RecordedFile],
     /// The folder of the tokenizer of a single-file checkpoint; by default beside it.
     pub tokenizer: Option<&'a Path>,
     /// What the network of a single-file checkpoint predicts; by default as its file says.
@@ -112,8 +119,12 @@ impl Pipeline {
             file.check()?;
             model.learn(&file.path, token.as_deref())?;
         }
+        for folder in options.controls {
+            folder.check()?;
+            model.control(&folder.path, device)?;
+        }
         let (loras, embeddings) = (options.loras.to_vec(), options.embeddings.to_vec());
-        Ok(Self { loras, embeddings, ..Self::of(model, device) })
+        Ok(Self { loras, embeddings, controls: options.controls.to_vec(), ..Self::of(model, device) })
     }
 
     /// The pipeline of a model that is already on `device`.
@@ -123,6 +134,7 @@ impl Pipeline {
             device: device.clone(),
             loras: Vec::new(),
             embeddings: Vec::new(),
+            controls: Vec::new(),
             context: ExecContext::default(),
         }
     }

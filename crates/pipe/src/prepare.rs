@@ -8,13 +8,14 @@ use tweedie_hub::{
     HubError, Recipe, SafetensorsFile, Sampling, SchedulerConfig,
     scheduler_config::{TUNED, tokens},
 };
-use tweedie_models::{HostTensor, IoSpec, Network, Precision, TensorSource, Windows, denoiser};
+use tweedie_models::{Controlled, HostTensor, IoSpec, Network, Precision, TensorSource, Windows, denoiser};
 use tweedie_ops::SampleShape;
 
 use crate::{
     Inputs, Job, Pipeline, PipelineError, Request, cascade,
     coding::{decoding_bytes, samples_of},
     conditions::{self, Asked},
+    control::Strengths,
     file::{LoraFile, RecordedFile},
     guidance::{self, Guidance, UNGUIDED, check_unused, checked_scale},
     job::SeededRows,
@@ -53,6 +54,10 @@ impl Pipeline {
         if request.enlarge.is_some() {
             return Err(fail("enlarge", "another model enlarges the results; a job of this model does not"));
         }
+        if request.refiner.is_some() || request.refine_from.is_some() {
+            let field = if request.refiner.is_some() { "refiner" } else { "refine_from" };
+            return Err(fail(field, "another model makes the last steps; a job of this model does not"));
+        }
         let enlarging = self.model.small.as_ref();
         let varies = self.model.reads_image();
         if self.model.unclip.is_none() || varies {
@@ -90,7 +95,9 @@ impl Pipeline {
             }
             None => {
                 let window = work.as_ref().map(|work| work.size().to_vec());
-                self.size(request, request.image.as_ref().filter(|_| !varies), window)?
+                let image = request.image.as_ref().filter(|_| !varies).map(|file| ("image", file));
+                let control = request.controls.first().map(|control| ("controls", &control.image));
+                self.size(request, image.or(control), window)?
             }
         };
         let mut sampling = request.sampling(&self.model.extras.sampling);
@@ -121,6 +128,7 @@ impl Pipeline {
             recipe = recipe_for(method, recipe, request.eta)?;
         }
         check_variance(&recipe, spec.outputs, channels)?;
+        let (recipe, stop) = inputs.section.of(recipe)?;
         let prepare_null = guided || studied && null && !spec.takes_guidance;
         let draws = inputs.draws.unwrap_or_else(|| Arc::new(SeededRows::new(request.seed, count)));
         let mut conditions = conditions::prepare(&Asked {
@@ -138,8 +146,16 @@ impl Pipeline {
         })?;
         conditions.scale = spec.takes_guidance.then_some(guidance.max(1.0) as f32);
         let time = recipe.parameterization.scalings(recipe.plan.start).c_noise as f32;
-        denoiser::check(&*self.model.network, 1, &shape, &[time], &conditions.rows(0..1).0)
-            .map_err(|e| fail("size", &e.to_string()))?;
+        let control = match &*self.model.controls {
+            [] => None,
+            nets => Some(Arc::new(Strengths::of(request, nets, &recipe.plan)?)),
+        };
+        let network = self.controlled();
+        let mut first = conditions.rows(0..1).0;
+        if let Some(control) = &control {
+            first = control.add(&first, 1, recipe.plan.start, false);
+        }
+        denoiser::check(&*network, 1, &shape, &[time], &first).map_err(|e| fail("size", &e.to_string()))?;
 
         // A trajectory shares its adaptive steps and the length of its texts. Images alone do not depend on each other; they
         // still share calls of the network.
@@ -154,7 +170,7 @@ impl Pipeline {
         let side = enlarging.and(spec.native.as_ref()).and_then(|native| native.iter().max()).map(|n| 2 * n);
         let large = side.filter(|side| shape.axes().iter().any(|n| n > side));
         let seen: Vec<usize> = shape.axes().iter().map(|n| large.map_or(*n, |side| side.min(*n))).collect();
-        let row = self.model.network.row_bytes(&SampleShape::new(shape.channels(), &seen), precision);
+        let row = network.row_bytes(&SampleShape::new(shape.channels(), &seen), precision);
         let decoding = self.codec().map_or(0, |codec| decoding_bytes(codec, request, &size, precision));
         let pixels = size.iter().product();
         let sides = if let &[h, w] = &*size { [h, w] } else { [1, pixels] };
@@ -173,7 +189,7 @@ impl Pipeline {
             return Err(fail("noise", &reason));
         }
         let context = self.context.clone().with_precision(precision);
-        let network = self.model.network.in_context(&context);
+        let network = network.in_context(&context);
         let network: Box<dyn Network> = match large {
             Some(side) => Box::new(Windows::new(network, side)),
             None => network,
@@ -197,6 +213,8 @@ impl Pipeline {
             side_by_side,
             precision,
             conditions,
+            control,
+            notes: Vec::new(),
             network: match pulled {
                 Some(_) => network.differentiable(),
                 None => network,
@@ -208,6 +226,8 @@ impl Pipeline {
             begin: None,
             work,
             begin_at: None,
+            midway: None,
+            stop,
             replacement: None,
             posterior: None,
             draws,
@@ -220,11 +240,23 @@ impl Pipeline {
             (None, Some(file)) => Some(image_in(file, &job.size)?),
             (None, None) => None,
         };
+        if job.work.is_none() {
+            job.notes = request.controls.iter().filter_map(|c| conditions::remark(c, &job.size)).collect();
+        }
         job.begin = image.map(|image| job.encode(&image)).transpose()?;
         if let Some(method) = method {
             job.know(method)?;
         }
         Ok(job)
+    }
+
+    /// The network, with its ControlNets.
+    fn controlled(&self) -> Box<dyn Network> {
+        let network = self.model.network.in_context(&self.context);
+        match &*self.model.controls {
+            [] => network,
+            nets => Box::new(Controlled::new(network, nets.to_vec())),
+        }
     }
 
     fn asked_guidance(
@@ -285,11 +317,18 @@ impl Pipeline {
         }
     }
 
-    /// The LoRAs and learned tokens of a request must be those with which the model was loaded.
+    /// The LoRAs, learned tokens and ControlNets of a request must be those with which the model was loaded.
     fn check_loras(&self, request: &Request) -> Result<(), PipelineError> {
         if !request.embeddings.is_empty() && request.embeddings != self.embeddings {
             let reason = "the model was loaded with other learned tokens; load it with these";
             return Err(PipelineError::request("embeddings", reason));
+        }
+        let nets: Vec<_> = request.controls.iter().filter_map(|control| control.net.as_ref()).collect();
+        let same = |(a, b): (&&RecordedFile, &RecordedFile)| a.sha256 == b.sha256;
+        let as_loaded = nets.len() == self.controls.len() && nets.iter().zip(&self.controls).all(same);
+        if !nets.is_empty() && !as_loaded {
+            let reason = "the model was loaded with other ControlNets; load it with those of the request";
+            return Err(PipelineError::request("controls", reason));
         }
         let same = |(a, b): (&LoraFile, &LoraFile)| a.scale == b.scale && a.file.sha256 == b.file.sha256;
         let loaded =
@@ -346,18 +385,18 @@ impl Pipeline {
         Ok(shifted.map_or_else(|| scheduler.again(), Ok)?)
     }
 
-    /// `window` is that of an existing image.
+    /// The result is like the `image` in this field; `window` is that of an existing image.
     fn size(
         &self,
         request: &Request,
-        image: Option<&RecordedFile>,
+        image: Option<(&'static str, &RecordedFile)>,
         window: Option<Vec<usize>>,
     ) -> Result<Vec<usize>, PipelineError> {
         let fail = |reason: String| PipelineError::request("size", reason);
         let like = match (image, &request.size) {
-            (Some(file), None) => {
+            (Some((field, file)), None) => {
                 let ImageFacts { width, height, .. } =
-                    image_facts(&file.path).map_err(|e| PipelineError::request("image", e.to_string()))?;
+                    image_facts(&file.path).map_err(|e| PipelineError::request(field, e.to_string()))?;
                 self.size_like([height, width])
             }
             _ => None,

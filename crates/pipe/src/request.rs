@@ -9,6 +9,7 @@ use tweedie_models::Precision;
 
 use crate::{
     ClassSelector, PipelineError,
+    control::Control,
     file::{EmbeddingFile, LoraFile, RecordedFile},
     known::Known,
     weighting::Weighting,
@@ -88,6 +89,19 @@ pub struct Request {
     /// more. For models that enlarge images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_level: Option<usize>,
+    /// The model that makes the last steps, such as SDXL's refiner, a folder or a name. It is up to the program that runs the
+    /// request to do so: see [`Refinement`](crate::Refinement).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refiner: Option<PathBuf>,
+    /// The part of the noise levels after which the refiner takes over, > 0 and < 1; by default 0.8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refine_from: Option<f64>,
+    /// How beautiful the result should be, from 1 to 10; by default 6. For SDXL's refiner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aesthetic_score: Option<f64>,
+    /// The same for unconditional predictions, by default 2.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_aesthetic_score: Option<f64>,
     /// The model that enlarges the results, a folder or a name. It is up to the program that runs the request to do so: see
     /// [`Inputs::small`](crate::Inputs::small).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,6 +113,13 @@ pub struct Request {
     /// An existing image of which a part is changed. The result has the size of the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known: Option<Known>,
+    /// An image for each ControlNet of the model.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<Control>,
+    /// ControlNets only act on the prediction for the prompt, and less on details than on the whole: they recognize what to draw
+    /// even without a prompt. A guidance scale between 3 and 5 is recommended.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub guess: bool,
     /// The initial noise: the tensor `noise` in a safetensors file, `[count, channels, …]` with a standard deviation of 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise: Option<RecordedFile>,
@@ -149,9 +170,15 @@ impl Default for Request {
             prior_guidance: None,
             image: None,
             noise_level: None,
+            refiner: None,
+            refine_from: None,
+            aesthetic_score: None,
+            negative_aesthetic_score: None,
             enlarge: None,
             strength: None,
             known: None,
+            controls: Vec::new(),
+            guess: false,
             noise: None,
             loras: Vec::new(),
             embeddings: Vec::new(),

@@ -223,7 +223,7 @@ impl Job {
     ) -> Result<(Vec<HostTensor>, usize), PipelineError> {
         let job = self;
         let chunks = job.chunks_of(rows);
-        let of = job.recipe.plan.solves() * chunks.len();
+        let of = job.steps() * chunks.len();
         let (mut index, mut evals) = (0, vec![0; chunks.len()]);
         let mut parts: Vec<Option<HostTensor>> = vec![None; chunks.len()];
         let places: Vec<usize> = (0..chunks.len()).collect();

@@ -134,13 +134,14 @@ pub fn load(model: &Path, options: &LoadOptions<'_>, device: &Device) -> Result<
         Place::BuiltIn => {
             let plain = options.variant.is_none()
                 && options.loras.is_empty()
+                && options.controls.is_empty()
                 && options.tokenizer.is_none()
                 && options.prediction.is_none();
             if plain {
                 return Ok(Pipeline::of(builtin::load(device)?, device));
             }
-            let reason = "this model is part of the binary; LoRAs, variants, tokenizers and prediction types need a \
-                          model folder or file";
+            let reason = "this model is part of the binary; LoRAs, ControlNets, variants, tokenizers and prediction \
+                          types need a model folder or file";
             Err(HubError::Format { path: model.into(), reason: reason.into() }.into())
         }
     }

@@ -16,7 +16,7 @@ use tweedie::{
     library,
     media::Rgb,
     pipe::{
-        ClassSelector, Event, Job, Output, Pipeline, PipelineError, RecordedFile, Request,
+        ClassSelector, Event, Job, LoadOptions, Output, Pipeline, PipelineError, RecordedFile, Request,
         known::{Depth, Known, Picture, spread},
         media::{enlarge, read_request, write_picture, write_png},
         posterior::{METHODS, Method},
@@ -25,7 +25,7 @@ use tweedie::{
 
 use super::sample::{check_place, numbered};
 use crate::{
-    interrupt, memory, model,
+    control, interrupt, memory, model,
     sheet::{Cell, Sheet},
     ui::{Ui, counted},
 };
@@ -241,7 +241,10 @@ impl Answers {
     pub fn make(&self, mut request: Request, ui: Ui, device: &str) -> Result<ExitCode> {
         let files = self.places(request.count.get())?;
         let device = tweedie::ops::device(device)?;
-        let pipeline = model::pipeline_for(self.model.as_deref(), &request.prompts, &device, ui)?;
+        let controls = control::folders(&request);
+        let options = LoadOptions { controls: &controls, ..LoadOptions::default() };
+        let pipeline =
+            model::pipeline_for_with(self.model.as_deref(), &request.prompts, &options, &device, ui)?;
         if !self.is_repeated() {
             self.without_condition(&mut request, &pipeline);
         }

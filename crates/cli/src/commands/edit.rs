@@ -10,7 +10,7 @@ use tweedie::pipe::{
 };
 
 use super::answers::{Answers, check_readable, methods};
-use crate::ui::Ui;
+use crate::{control::ControlArgs, ui::Ui};
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = methods())]
@@ -46,6 +46,8 @@ pub struct Args {
     #[arg(long, value_name = "WxH", value_parser = size)]
     window: Option<[usize; 2]>,
     #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
     answers: Answers,
 }
 
@@ -70,7 +72,8 @@ fn size(text: &str) -> Result<[usize; 2], String> {
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     let known = args.image.as_ref().map(|_| args.known()).transpose()?;
     let size = args.window.map(|size| size.to_vec());
-    let request = args.answers.request(known, args.strength, size)?;
+    let mut request = args.answers.request(known, args.strength, size)?;
+    args.control.put_into(&mut request)?;
     args.answers.make(request, ui, device)
 }
 

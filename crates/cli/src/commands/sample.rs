@@ -8,6 +8,7 @@ use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::atomic::AtomicBool,
     time::Instant,
 };
 
@@ -23,7 +24,8 @@ use tweedie::{
     models::Precision,
     ops::{Device, ExecContext},
     pipe::{
-        ClassSelector, Event, LoadOptions, Medium, Pipeline, PipelineError, RecordedFile, Request, Weighting,
+        ClassSelector, Event, Job, LoadOptions, Medium, Output, Pipeline, PipelineError, RecordedFile,
+        Refinement, Request, Weighting,
         a1111::Parsed,
         media::{AnimationFormat, read_parameters, read_request},
     },
@@ -33,6 +35,7 @@ use output::Films;
 pub use output::numbered;
 
 use crate::{
+    control::{self, ControlArgs},
     interrupt, memory, model,
     team::Team,
     ui::{Ui, counted},
@@ -141,6 +144,18 @@ pub struct Args {
     /// animation show the small ones.
     #[arg(long, value_name = "MODEL", num_args = 0..=1, default_missing_value = library::ENLARGER, help_heading = "Images")]
     enlarge: Option<PathBuf>,
+    /// Let this model make the last steps, such as SDXL's refiner: a folder or a name of `tweedie models`.
+    #[arg(long, value_name = "MODEL", help_heading = "Images")]
+    refiner: Option<PathBuf>,
+    /// The part of the noise levels after which the refiner takes over, > 0 and < 1 [default: 0.8].
+    #[arg(long, value_name = "PART", requires = "refiner", help_heading = "Images")]
+    refine_from: Option<f64>,
+    /// How beautiful the result should be, from 1 to 10, for SDXL's refiner [default: 6].
+    #[arg(long, value_name = "SCORE", help_heading = "Images")]
+    aesthetic_score: Option<f64>,
+    /// The same for the unconditional prediction [default: 2.5].
+    #[arg(long, value_name = "SCORE", help_heading = "Images")]
+    negative_aesthetic_score: Option<f64>,
     /// With a model that enlarges: noise on the small image, in thousandths of its standard deviation; more invents more
     /// [default: the model's].
     #[arg(long, value_name = "LEVEL", help_heading = "Images")]
@@ -159,6 +174,9 @@ pub struct Args {
     /// other flags of this group are ignored.
     #[arg(long, value_name = "FILE", help_heading = "Images")]
     like: Option<PathBuf>,
+
+    #[command(flatten)]
+    control: ControlArgs,
 
     /// Number of solver steps [default: the model's].
     #[arg(long, value_name = "N", help_heading = "Sampler")]
@@ -339,14 +357,25 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     }
     let by = request.enlarge.take();
     let enlarger = by.as_deref().map(|path| enlarge::model(path, &device, ui)).transpose()?;
-    let job = pipeline.prepare(&request)?;
+    let refiner =
+        request.refiner.as_deref().map(|path| model::pipeline(Some(path), &device, ui)).transpose()?;
+    ensure!(
+        refiner.is_none() || !team.is_shared(),
+        "--refiner is not supported under mpirun; start one process"
+    );
+    let work = match &refiner {
+        Some(refiner) => Work::Both(Refinement::prepare(&pipeline, refiner, &request)?),
+        None => Work::One(pipeline.prepare(&request)?),
+    };
+    let job = work.job();
+    job.notes().iter().for_each(|note| ui.note(note));
     if let Some(remark) = job.remark() {
         ui.warn(remark);
     }
     let medium = job.medium();
     let output_path = args.place(medium, job.results())?;
     model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
-    let (count, results, steps) = (job.count(), job.results(), job.recipe().plan.solves());
+    let (count, results, steps) = (job.count(), job.results(), work.steps());
     if let (Some(speech), None) = (&pipeline.extras().speech, &request.voice)
         && let [first, _, ..] = &*speech.voices
     {
@@ -366,7 +395,7 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     let start = Instant::now();
     let bar = ui.bar(0, "steps");
     let mut failed = None;
-    let run = job.run_on(&*team.ranks(), &cancelled, &mut |event| {
+    let run = work.run(team, &cancelled, &mut |event| {
         let Event::Step { index, of, ref rows, .. } = event else { return ControlFlow::Continue(()) };
         bar.set_length(of as u64);
         bar.set_position(index as u64);
@@ -425,6 +454,43 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is run: a job, or one and the refiner's.
+#[allow(clippy::large_enum_variant)]
+enum Work {
+    One(Job),
+    Both(Refinement),
+}
+
+impl Work {
+    /// The job that makes the results.
+    fn job(&self) -> &Job {
+        match self {
+            Self::One(job) => job,
+            Self::Both(both) => both.job(),
+        }
+    }
+
+    fn steps(&self) -> usize {
+        match self {
+            Self::One(job) => job.steps(),
+            Self::Both(both) => both.steps(),
+        }
+    }
+
+    /// The results, on the first rank.
+    fn run(
+        self,
+        team: &Team,
+        cancelled: &AtomicBool,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<Output>, PipelineError> {
+        match self {
+            Self::One(job) => job.run_on(&*team.ranks(), cancelled, on),
+            Self::Both(both) => both.run(cancelled, on).map(Some),
+        }
+    }
+}
+
 /// Images per second, or seconds per image.
 fn speed(noun: &str, images: f64, start: Instant) -> String {
     let seconds = start.elapsed().as_secs_f64();
@@ -454,7 +520,9 @@ fn like(path: &Path, ui: Ui) -> Result<Request> {
 impl Args {
     /// The model, with the request's LoRAs.
     fn pipeline(&self, request: &Request, device: &Device, ui: Ui) -> Result<Pipeline> {
+        let controls = control::folders(request);
         let options = LoadOptions {
+            controls: &controls,
             variant: self.variant.as_deref(),
             loras: &request.loras,
             embeddings: &request.embeddings,
@@ -479,6 +547,10 @@ impl Args {
                 image: recorded(&self.image)?,
                 strength: self.strength,
                 enlarge: self.enlarge.clone(),
+                refiner: self.refiner.clone(),
+                refine_from: self.refine_from,
+                aesthetic_score: self.aesthetic_score,
+                negative_aesthetic_score: self.negative_aesthetic_score,
                 noise_level: self.noise_level,
                 classes: (!self.class.is_empty()).then(|| self.class.clone()),
                 seed: self.seed,
@@ -503,6 +575,7 @@ impl Args {
         request.chunk = self.chunk.or(request.chunk);
         request.precision = self.precision.or(request.precision);
         request.noise = recorded(&self.noise)?.or(request.noise);
+        self.control.put_into(&mut request)?;
         if !self.embedding.is_empty() {
             request.embeddings =
                 self.embedding.iter().map(|text| model::embedding(text)).collect::<Result<_>>()?;

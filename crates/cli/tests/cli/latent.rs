@@ -23,13 +23,32 @@ pub fn model(scratch: &Scratch) {
     for (component, file) in
         [("vae", "diffusion_pytorch_model"), ("unet", "diffusion_pytorch_model"), ("text_encoder", "model")]
     {
-        let name = format!("sd/{component}/{file}.safetensors");
-        let shapes = shapes(&scratch.path(&format!("sd/{component}/config.json")));
-        let tensors: Vec<(String, Tensor)> =
-            shapes.into_iter().map(|(n, s)| (n, tensors::ramp(&s))).collect();
-        let borrowed: Vec<(&str, Tensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
-        scratch.write(&name, tensors::file(&borrowed));
+        fill(scratch, &format!("sd/{component}"), file);
     }
+}
+
+/// The golden folder `from` as the model `name`, with weights and tokenizers.
+fn pipeline(scratch: &Scratch, from: &str, name: &str) {
+    scratch.copy(&golden().join(from), name);
+    let index = fs::read_to_string(scratch.path(&format!("{name}/model_index.json"))).unwrap();
+    for (part, class) in serde_json::from_str::<Value>(&index).unwrap().as_object().unwrap() {
+        let folder = format!("{name}/{part}");
+        let listed = class.as_array().is_some_and(|pair| pair.iter().all(Value::is_string));
+        if listed && part.starts_with("tokenizer") {
+            scratch.copy(&golden().join("tokenizer"), &folder);
+        } else if listed && scratch.path(&format!("{folder}/config.json")).exists() {
+            let stem = if part.starts_with("text") { "model" } else { "diffusion_pytorch_model" };
+            fill(scratch, &folder, stem);
+        }
+    }
+}
+
+/// Writes the weights of the component `folder` into a file.
+fn fill(scratch: &Scratch, folder: &str, file: &str) {
+    let shapes = shapes(&scratch.path(&format!("{folder}/config.json")));
+    let tensors: Vec<(String, Tensor)> = shapes.into_iter().map(|(n, s)| (n, tensors::ramp(&s))).collect();
+    let borrowed: Vec<(&str, Tensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
+    scratch.write(&format!("{folder}/{file}.safetensors"), tensors::file(&borrowed));
 }
 
 /// Names and shapes of a component's tensors.
@@ -42,6 +61,22 @@ fn shapes(config: &Path) -> BTreeMap<String, Vec<usize>> {
         Some("AutoencoderKL") => {
             let config = AutoencoderKlConfig::from_json(&text).unwrap();
             params::shapes(&AutoencoderKl::new(&config, 0, &device).unwrap())
+        }
+        Some("AutoencoderTiny") => {
+            let config = AutoencoderTinyConfig::from_json(&text).unwrap();
+            params::shapes(&AutoencoderTiny::new(&config, 0, &device).unwrap())
+        }
+        Some("VQModel") => {
+            let config = VqModelConfig::from_json(&text).unwrap();
+            params::shapes(&VqModel::new(&config, 0, &device).unwrap())
+        }
+        Some("UNet2DModel") => {
+            let config = UNet2DConfig::from_json(&text).unwrap();
+            params::shapes(&UNet2DModel::new(&config, 0, &device).unwrap())
+        }
+        Some("ControlNetModel") => {
+            let config = ControlNetConfig::from_json(&text).unwrap();
+            params::shapes(&ControlNetModel::new(&config, 0, &device).unwrap())
         }
         Some(_) => {
             let config = UNet2DConditionConfig::from_json(&text).unwrap();
@@ -207,6 +242,162 @@ fn prompts_make_pictures() {
     );
     fs::remove_dir_all(scratch.path("sd/vae")).unwrap();
     scratch.fails(&["sample", "-m", "sd", "-p", "cat"], &["vae", "missing"]);
+}
+
+#[test]
+fn controlnets_are_followed() {
+    let scratch = Scratch::new();
+    model(&scratch);
+    for (name, from) in [("cn", "controlnet"), ("xl", "controlnet_sdxl"), ("wide", "controlnets_guess")] {
+        scratch.copy(&golden().join(from).join("controlnet"), name);
+        fill(&scratch, name, "diffusion_pytorch_model");
+    }
+    let run = ["sample", "-m", "sd", "-p", "a cat", "--steps", "4"];
+    let sample = |flags: &[&str], file: &str| {
+        let ran = scratch.ok(&[&run[..], flags, &["-o", file, "--save-tensors", "a.safetensors"]].concat());
+        (tensors::only(&scratch.path("a.safetensors"), "samples"), ran)
+    };
+    let (plain, _) = sample(&[], "edges.png");
+    let net = ["--controlnet", "cn", "--control-image", "edges.png"];
+    // The grid is larger than the image.
+    let (controlled, ran) = sample(&net, "a.png");
+    ran.says(&["edges.png", "40×40", "resized to 16×16"]);
+    assert_eq!(controlled.0, plain.0);
+    assert_ne!(controlled.1, plain.1);
+    // Without strength it does nothing.
+    assert_eq!(sample(&[&net[..], &["--control-scale", "0"]].concat(), "b.png").0.1, plain.1);
+    let part = [&net[..], &["--control-range", "0,0.5", "--control-scale", "0.7", "--guess"]].concat();
+    let (partly, _) = sample(&part, "b.png");
+    assert!(partly.1 != controlled.1 && partly.1 != plain.1);
+    // The request is in the picture, with the ControlNet and the image.
+    let again = ["sample", "-m", "sd", "--like", "b.png", "-o", "c.png", "--save-tensors", "c.safetensors"];
+    scratch.ok(&again);
+    assert_eq!(tensors::only(&scratch.path("c.safetensors"), "samples").1, partly.1);
+    // The edges of an image instead of the image.
+    let (edges, _) = sample(&[&net[..], &["--canny", "50,100"]].concat(), "d.png");
+    assert!(edges.1 != controlled.1 && edges.1 != plain.1);
+    assert_eq!(sample(&[&net[..], &["--canny", "none"]].concat(), "d.png").0.1, controlled.1);
+    // Two of them, and a result with the aspect of the first image.
+    let flags = ["--size", "32x8", "--singles", "wide-images"];
+    sample(&flags, "d.png");
+    let two = ["--controlnet", "cn", "--controlnet", "cn", "--control-image", "wide-images/0000.png"];
+    let (both, ran) = sample(&[&two[..], &["--control-image", "edges.png"]].concat(), "d.png");
+    assert_eq!(both.0, [1, 3, 8, 32]);
+    ran.says(&["edges.png", "resized to 32×8", "cropped"]);
+    // A LoRA changes the model, not the ControlNet.
+    let stem = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+    let (down, up) = (format!("{stem}.lora_A.weight"), format!("{stem}.lora_B.weight"));
+    let big = (vec![32, 1], vec![9.0; 32]);
+    scratch.write("lora.safetensors", tensors::file(&[(&down, tensors::ramp(&[1, 32])), (&up, big)]));
+    let (changed, _) = sample(&[&net[..], &["--lora", "lora.safetensors"]].concat(), "d.png");
+    assert!(changed.1 != controlled.1 && changed.1 != sample(&["--lora", "lora.safetensors"], "d.png").0.1);
+    // A part of an image.
+    scratch.ok(&[
+        &["sample", "-m", "sd", "-p", "a cat", "--steps", "1", "-o", "e.png"][..],
+        &["--zoom", "1"],
+    ]
+    .concat());
+    let edit =
+        ["edit", "e.png", "-m", "sd", "-p", "a cat", "--rect", "4,4,6,6", "--steps", "2", "-o", "f.png"];
+    scratch.ok(&[&edit[..], &["--controlnet", "cn", "--control-image", "e.png"]].concat());
+
+    let weights = "cn/diffusion_pytorch_model.safetensors";
+    for (flags, words) in [
+        (&["--controlnet", "cn"][..], &["0 control images", "1 ControlNet", "--control-image"][..]),
+        (&["--control-image", "edges.png"], &["`controls`", "without a ControlNet"]),
+        (
+            &["--controlnet", "xl", "--control-image", "edges.png"],
+            &["xl", "width 40", "24", "another family"],
+        ),
+        (&["--controlnet", "wide", "--control-image", "edges.png"], &["wide", "width 32", "24"]),
+        (&["--controlnet", "sd/unet", "--control-image", "edges.png"], &["sd/unet", "not a ControlNet"]),
+        (&["--controlnet", "none", "--control-image", "edges.png"], &["none"]),
+        (&["--controlnet", weights, "--control-image", "edges.png"], &[weights, "expected the folder"]),
+        (&["--controlnet", "cn", "--control-image", "none.png"], &["none.png"]),
+        (&["--controlnet", "cn", "--control-image", weights], &["`controls`", weights]),
+        (&[&net[..], &["--control-image", "a.png"]].concat(), &["2 control images for 1 ControlNet"]),
+        (
+            &[&net[..], &["--control-scale", "1", "--control-scale", "2"]].concat(),
+            &["--control-scale", "found 2"],
+        ),
+        (&[&net[..], &["--control-scale", "nan"]].concat(), &["`scale` NaN"]),
+        (&[&net[..], &["--control-range", "0.6,0.2"]].concat(), &["`range` [0.6, 0.2]", "from < to"]),
+        (&[&net[..], &["--control-range", "0.4,0.45"]].concat(), &["none of the 4 steps"]),
+        (&[&net[..], &["--canny", "200,100"]].concat(), &["`canny` [200, 100]", "low ≤ high"]),
+        (&[&net[..], &["--canny", "sharp"]].concat(), &["--canny", "100,200"]),
+        (&[&net[..], &["--control-range", "half"]].concat(), &["--control-range", "0,0.6"]),
+        (&["--guess"], &["--control-image"]),
+    ] {
+        scratch.fails(&[&run[..], flags, &["-o", "no.png"]].concat(), words);
+    }
+    let wrong = [&edit[..], &["--controlnet", "cn", "--control-image", "edges.png"]].concat();
+    scratch.fails(&wrong, &["edges.png", "40×40", "expected 20×20", "changed"]);
+    scratch.fails(
+        &["sample", "-m", crate::common::model(), "--controlnet", "cn", "--control-image", "edges.png"],
+        &["cn", "family of Stable Diffusion"],
+    );
+    // A ControlNet that has changed since is another one.
+    let mut bytes = scratch.read(weights);
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    scratch.write(weights, bytes);
+    scratch.fails(&again, &["cn", "has changed"]);
+}
+
+#[test]
+fn a_refiner_makes_the_last_steps() {
+    let scratch = Scratch::new();
+    model(&scratch);
+    pipeline(&scratch, "sdxl", "xl");
+    pipeline(&scratch, "refiner", "refiner");
+    let run = ["sample", "-m", "xl", "-p", "a cat", "--steps", "5"];
+    let sample = |flags: &[&str]| {
+        let out = ["-o", "a.png", "--json", "--save-tensors", "a.safetensors"];
+        let ran = scratch.ok(&[&run[..], &out, flags].concat());
+        (tensors::only(&scratch.path("a.safetensors"), "samples").1, ran.json().pop().unwrap())
+    };
+    let (plain, _) = sample(&[]);
+    let (refined, told) = sample(&["--refiner", "refiner", "--refine-from", "0.6"]);
+    assert_ne!(refined, plain);
+    assert_eq!((&told["steps"], &told["request"]["refiner"]), (&json!(5), &json!("refiner")));
+    let again = ["sample", "-m", "xl", "--like", "a.png", "-o", "b.png", "--save-tensors", "b.safetensors"];
+    scratch.ok(&again);
+    assert_eq!(tensors::only(&scratch.path("b.safetensors"), "samples").1, refined);
+    let score = ["--refiner", "refiner", "--refine-from", "0.6", "--aesthetic-score", "2"];
+    assert_ne!(sample(&score).0, refined);
+    let film = ["--filmstrip", "film.png", "--refiner", "refiner", "-o", "c.png"];
+    scratch.ok(&[&run[..], &film].concat());
+    // It also works alone.
+    let alone = ["sample", "-m", "refiner", "-p", "a cat", "--image", "a.png", "--steps", "3", "-o", "c.png"];
+    scratch.ok(&alone);
+    for (flags, words) in [
+        (&["--refiner", "refiner", "--refine-from", "1"][..], &["`refine_from`", "< 1"][..]),
+        (
+            &["--refiner", "refiner", "--refine-from", "0.01"],
+            &["`refine_from`", "none of the 5 steps", "the model"],
+        ),
+        (&["--refine-from", "0.5"], &["--refiner"]),
+        (&["--refiner", "none"], &["none"]),
+        (&["--refiner", "sd"], &["`refiner`", "noise level", "same schedule"]),
+        (&["--aesthetic-score", "6"], &["`aesthetic_score`", "only refiners"]),
+    ] {
+        scratch.fails(&[&run[..], flags, &["-o", "no.png"]].concat(), words);
+    }
+}
+
+#[test]
+fn a_latent_model_enlarges_without_a_text() {
+    let scratch = Scratch::new();
+    pipeline(&scratch, "ldm_upscale", "ldm");
+    let mut small = tweedie::media::Image::filled(11, 6, tweedie::media::Rgb([200, 30, 90]));
+    small.pixels[..15].fill(7);
+    small.save_png(scratch.path("small.png")).unwrap();
+    let run = ["sample", "-m", "ldm", "--image", "small.png", "--steps", "2", "-o", "a.png"];
+    scratch.ok(&[&run[..], &["--save-tensors", "a.safetensors"]].concat());
+    assert_eq!(tensors::only(&scratch.path("a.safetensors"), "samples").0, [1, 3, 12, 22]);
+    scratch.ok(&["restore", "small.png", "-m", "ldm", "--enlarge", "2", "--steps", "2", "-o", "b.png"]);
+    scratch.fails(&[&run[..], &["--noise-level", "3"]].concat(), &["`noise_level`", "at most 0"]);
+    scratch.fails(&["sample", "-m", "ldm", "-o", "no.png"], &["`image`", "expected one"]);
 }
 
 /// The program carries the very model of the folder.

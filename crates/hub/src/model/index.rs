@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::TensorSource;
 
-use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, small::LOW_RES, unclip};
+use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, control, small::LOW_RES, unclip};
 use crate::{
     component::{Component, ComponentDir},
     error::HubError,
@@ -57,7 +57,29 @@ impl Index<'_> {
 
     /// The component `name` with the LoRAs for it merged.
     pub(super) fn load(&self, name: &'static str, device: &Device) -> Result<Component, HubError> {
-        let mut component = ComponentDir::open(&self.folder(name)?)?;
+        self.load_from(ComponentDir::open(&self.folder(name)?)?, name, device)
+    }
+
+    /// The autoencoder `name`; pipelines that enlarge without a text ignore the scale of its latents.
+    pub(super) fn codec(
+        &self,
+        kind: &PipelineKind,
+        name: &'static str,
+        device: &Device,
+    ) -> Result<Component, HubError> {
+        let component = ComponentDir::open(&self.folder(name)?)?;
+        match kind.maps == Maps::Small && kind.texts == 0 {
+            true => self.load_from(component.with_key("scaling_factor", 1.0.into())?, name, device),
+            false => self.load_from(component, name, device),
+        }
+    }
+
+    fn load_from(
+        &self,
+        mut component: ComponentDir,
+        name: &'static str,
+        device: &Device,
+    ) -> Result<Component, HubError> {
         if let Some(variant) = self.variant {
             match component.has_variant(variant)? {
                 true => component = component.with_variant(Some(variant)),
@@ -101,7 +123,8 @@ impl Index<'_> {
     /// Checks that all components of the index belong to the class.
     pub(super) fn check(&self, kind: &PipelineKind, name: &str) -> Result<(), HubError> {
         let texts = TEXTS.iter().take(kind.texts).flat_map(|(encoder, tokenizer)| [*encoder, *tokenizer]);
-        let low = (kind.maps == Maps::Small && kind.autoencoder.is_some()).then_some(LOW_RES);
+        let low = (kind.maps == Maps::Small && kind.texts > 0).then_some(LOW_RES);
+        let controls = kind.controlled.then_some(control::FOLDER);
         let known: Vec<&str> = kind
             .autoencoder
             .into_iter()
@@ -109,16 +132,13 @@ impl Index<'_> {
             .chain([kind.network.0, kind.scheduler])
             .chain(low)
             .chain(unclip::components(kind))
+            .chain(controls)
             .collect();
         for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
             let component = value.as_array().is_some_and(|pair| pair.len() == 2);
             if component && !known.contains(&key.as_str()) && !UNUSED.contains(&key.as_str()) {
                 return Err(HubError::key(&self.path, key, format!("not a component of {name}")));
             }
-        }
-        if self.entries.get("requires_aesthetics_score") == Some(&Value::Bool(true)) {
-            let reason = "SDXL refiners are only supported as networks, not as pipelines";
-            return Err(HubError::key(&self.path, "requires_aesthetics_score", reason));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! A class of pipelines is data, a row of [`PIPELINES`]: which components it has, and its defaults. Pipelines in pixels have
 //! no autoencoder.
 
+mod control;
 mod index;
 mod save;
 mod small;
@@ -12,7 +13,7 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 
 use burn::tensor::Device;
 use serde_json::{Map, Value};
-use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, Network, TensorSource};
+use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, ControlNetModel, Network, TensorSource};
 
 pub use save::StableDiffusion;
 pub use small::SmallImage;
@@ -55,6 +56,8 @@ pub struct PipelineKind {
     pub maps: Maps,
     /// The folder of its scheduler.
     pub scheduler: &'static str,
+    /// Whether it has ControlNets.
+    pub controlled: bool,
 }
 
 /// What further channels of a network's input are.
@@ -86,6 +89,7 @@ const PIXELS: PipelineKind = PipelineKind {
     listed: false,
     maps: Maps::None,
     scheduler: "scheduler",
+    controlled: false,
 };
 
 const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
@@ -107,12 +111,27 @@ fn of_texts_by(codec: &dyn Codec) -> &'static PipelineKind {
     named(if codec.spec().axes == 1 { TEXTS_TO_SOUNDS.name } else { TEXTS_TO_IMAGES.name })
 }
 
+const XL_TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
+    name: "StableDiffusionXLPipeline",
+    also: &["StableDiffusionXLImg2ImgPipeline"],
+    texts: 2,
+    guidance: 5.0,
+    xl: true,
+    ..TEXTS_TO_IMAGES
+};
+
 /// The supported classes.
 pub const PIPELINES: &[PipelineKind] = &[
     PIXELS,
     PipelineKind { name: "DDIMPipeline", ..PIXELS },
     PipelineKind { name: "SuperResolutionPipeline", maps: Maps::Small, ..PIXELS },
     PipelineKind { name: "LDMPipeline", autoencoder: Some("vqvae"), ..PIXELS },
+    PipelineKind {
+        name: "LDMSuperResolutionPipeline",
+        autoencoder: Some("vqvae"),
+        maps: Maps::Small,
+        ..PIXELS
+    },
     TEXTS_TO_IMAGES,
     PipelineKind { name: "StableDiffusionInpaintPipeline", also: &[], maps: Maps::Mask, ..TEXTS_TO_IMAGES },
     PipelineKind {
@@ -123,20 +142,38 @@ pub const PIPELINES: &[PipelineKind] = &[
         ..TEXTS_TO_IMAGES
     },
     PipelineKind {
-        name: "StableDiffusionXLPipeline",
-        also: &["StableDiffusionXLImg2ImgPipeline"],
-        texts: 2,
-        guidance: 5.0,
-        xl: true,
+        name: "StableDiffusionControlNetPipeline",
+        also: &["StableDiffusionControlNetImg2ImgPipeline"],
+        controlled: true,
         ..TEXTS_TO_IMAGES
     },
     PipelineKind {
+        name: "StableDiffusionControlNetInpaintPipeline",
+        also: &[],
+        maps: Maps::Mask,
+        controlled: true,
+        ..TEXTS_TO_IMAGES
+    },
+    XL_TEXTS_TO_IMAGES,
+    PipelineKind {
         name: "StableDiffusionXLInpaintPipeline",
         also: &[],
-        texts: 2,
-        xl: true,
+        guidance: 7.5,
         maps: Maps::Mask,
-        ..TEXTS_TO_IMAGES
+        ..XL_TEXTS_TO_IMAGES
+    },
+    PipelineKind {
+        name: "StableDiffusionXLControlNetPipeline",
+        also: &["StableDiffusionXLControlNetImg2ImgPipeline"],
+        controlled: true,
+        ..XL_TEXTS_TO_IMAGES
+    },
+    PipelineKind {
+        name: "StableDiffusionXLControlNetInpaintPipeline",
+        also: &[],
+        maps: Maps::Mask,
+        controlled: true,
+        ..XL_TEXTS_TO_IMAGES
     },
     PipelineKind {
         name: "DiTPipeline",
@@ -155,12 +192,20 @@ pub const PIPELINES: &[PipelineKind] = &[
 /// Names of text encoders and their tokenizers in folders.
 pub const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
 
+/// The key of an index that says whether the network reads an aesthetic score.
+const AESTHETIC: &str = "requires_aesthetics_score";
+
 /// Components that are not needed to make images; they are not loaded.
 const UNUSED: [&str; 4] = ["safety_checker", "feature_extractor", "image_encoder", "watermarker"];
 
 fn named(name: &str) -> &'static PipelineKind {
     let is = |kind: &&PipelineKind| kind.name == name || kind.also.contains(&name);
     PIPELINES.iter().find(is).unwrap_or(&PIPELINES[0])
+}
+
+/// The names of `count` text encoders of a pipeline.
+fn names_of(kind: &PipelineKind, count: usize) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+    TEXTS.into_iter().take(kind.texts).skip(kind.texts.saturating_sub(count))
 }
 
 /// A text encoder with its tokenizer.
@@ -183,6 +228,10 @@ pub struct Model {
     pub codec: Option<Arc<dyn Codec>>,
     /// Zero, one or two text encoders.
     pub texts: Vec<TextPart>,
+    /// ControlNets, which read an image each.
+    pub controls: Vec<ControlNetModel>,
+    /// Whether it reads an aesthetic score instead of the size of the result, as SDXL's refiner does.
+    pub aesthetic: bool,
     /// How the small image is read, if it enlarges images.
     pub small: Option<SmallImage>,
     /// The other stages of DALL·E 2, if the network is its decoder.
@@ -347,9 +396,9 @@ impl Model {
 
         let codec: Option<Arc<dyn Codec>> = match kind.autoencoder {
             None => None,
-            Some(name) => match index.load(name, device)? {
+            Some(name) => match index.codec(kind, name, device)? {
                 Component::Codec(codec) => Some(codec.into()),
-                _ => return index.wrong(name, "AutoencoderKL, AutoencoderTiny or MelSpectrogram"),
+                _ => return index.wrong(name, "AutoencoderKL, AutoencoderTiny, VQModel or MelSpectrogram"),
             },
         };
         let (folder, class) = kind.network;
@@ -359,9 +408,14 @@ impl Model {
         let Component::Network(network) = index.load(folder, device)? else {
             return index.wrong(folder, class);
         };
-        let texts = TEXTS.iter().take(kind.texts).map(|names| index.text(*names, device));
+        // SDXL's refiner only has the second one.
+        let absent = |(encoder, _): &&(&str, &str)| kind.xl && *encoder == TEXTS[0].0 && !index.has(encoder);
+        let texts = TEXTS.iter().take(kind.texts).filter(|names| !absent(names));
+        let texts = texts.map(|names| index.text(*names, device));
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
-        let remarks = index.remarks(1 + usize::from(codec.is_some()) + texts.len())?;
+        let controls = if kind.controlled { index.controls(device)? } else { Vec::new() };
+        let components = 1 + usize::from(codec.is_some()) + texts.len() + controls.len();
+        let remarks = index.remarks(components)?;
         loras.iter().try_for_each(Lora::check_used)?;
         let scheduler = SchedulerConfig::load(&index.folder(kind.scheduler)?.join(SCHEDULER))?;
         let zeros = index.entries.get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
@@ -370,6 +424,9 @@ impl Model {
             extras.class_names = index.class_names()?;
         }
         let small = match (kind.maps, &codec) {
+            (Maps::Small, Some(codec)) if kind.texts == 0 => {
+                Some(SmallImage::plain_in_latents(codec.spec().stride))
+            }
             (Maps::Small, Some(codec)) => {
                 index.folder(small::LOW_RES)?;
                 Some(SmallImage::in_latents(dir, &index.entries, codec.spec().stride)?)
@@ -381,6 +438,8 @@ impl Model {
             network,
             codec,
             texts,
+            controls: Vec::new(),
+            aesthetic: index.entries.get(AESTHETIC) == Some(&Value::Bool(true)),
             small,
             unclip: None,
             learned: false,
@@ -394,6 +453,9 @@ impl Model {
             model.extras.sampling.steps.get_or_insert(unclip::STEPS);
         }
         model.check_fit(&index.path)?;
+        for (dir, net) in controls {
+            model.add_control(&dir, net)?;
+        }
         Ok(model)
     }
 
@@ -445,6 +507,8 @@ impl Model {
             network,
             codec: None,
             texts: Vec::new(),
+            controls: Vec::new(),
+            aesthetic: false,
             small: extras.enlarging.map(SmallImage::from),
             unclip: None,
             learned: false,
@@ -453,6 +517,11 @@ impl Model {
             extras,
             remarks: Vec::new(),
         }
+    }
+
+    /// The names of its text encoders and their tokenizers. SDXL's refiner only has the second ones.
+    pub fn text_names(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        names_of(self.kind, self.texts.len())
     }
 
     /// Whether it is conditioned on a text.
@@ -510,6 +579,8 @@ impl Model {
             network,
             codec: Some(codec.into()),
             texts,
+            controls: Vec::new(),
+            aesthetic: false,
             small: None,
             unclip: None,
             learned: false,

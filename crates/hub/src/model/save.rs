@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tweedie_models::{ClipTextModel, Codec, Network, UNet2DConditionModel, unet::DIFFUSERS_VERSION};
+use tweedie_models::{
+    ClipTextModel, Codec, ControlNetConfig, ControlNetModel, Network, UNet2DConditionModel,
+    unet::DIFFUSERS_VERSION,
+};
 
-use super::{Model, PipelineKind, TEXTS, check_tokens, of_texts_by};
+use super::{AESTHETIC, Model, PipelineKind, TEXTS, check_tokens, control, names_of, of_texts_by};
 use crate::{
     component::{TEXT_WEIGHTS, write, write_tensors},
     error::HubError,
@@ -16,6 +19,9 @@ use crate::{
     tokenizer::ClipTokenizer,
     weights::Precision,
 };
+
+/// The class of several ControlNets.
+const SEVERAL: &str = "MultiControlNetModel";
 
 /// The parts of a `StableDiffusionPipeline`, or of a pipeline of sounds with the same parts.
 pub struct StableDiffusion<'a> {
@@ -45,7 +51,9 @@ impl StableDiffusion<'_> {
             codec: Some(self.vae),
             network: self.unet,
             texts: vec![(self.tokenizer, self.text_encoder)],
+            controls: &[],
             scheduler: self.scheduler,
+            aesthetic: false,
             zeros: false,
             extras: self.extras,
         };
@@ -69,12 +77,18 @@ impl Model {
         if self.learned {
             return Err(HubError::format(path, "a model with learned tokens cannot be written"));
         }
+        if !self.controls.is_empty() && !self.kind.controlled {
+            let reason = "a model with ControlNets beside it cannot be written; load it without them";
+            return Err(HubError::format(path, reason));
+        }
         let folder = Folder {
             kind: self.kind,
             codec: self.codec.as_deref(),
             network: &*self.network,
             texts: self.texts.iter().map(|text| (&*text.tokenizer, &text.encoder)).collect(),
+            controls: &self.controls,
             scheduler: &self.scheduler,
+            aesthetic: self.aesthetic,
             zeros: self.zeros_for_no_negative,
             extras: &self.extras,
         };
@@ -88,7 +102,9 @@ struct Folder<'a> {
     codec: Option<&'a dyn Codec>,
     network: &'a dyn Network,
     texts: Vec<(&'a ClipTokenizer, &'a ClipTextModel)>,
+    controls: &'a [ControlNetModel],
     scheduler: &'a SchedulerConfig,
+    aesthetic: bool,
     /// Whether a missing negative prompt means features of zeros.
     zeros: bool,
     extras: &'a Extras,
@@ -96,12 +112,13 @@ struct Folder<'a> {
 
 impl Folder<'_> {
     fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
-        for ((tokenizer, encoder), (name, folder)) in self.texts.iter().zip(TEXTS) {
+        let names = || names_of(self.kind, self.texts.len());
+        for ((tokenizer, encoder), (name, folder)) in self.texts.iter().zip(names()) {
             check_tokens(&path.join(folder), tokenizer, name, encoder.config())?;
         }
         files::write_dir_with(path, model_index::FILE, |dir| {
             self.write_networks(dir, precision)?;
-            for ((tokenizer, encoder), (name, folder)) in self.texts.iter().zip(TEXTS) {
+            for ((tokenizer, encoder), (name, folder)) in self.texts.iter().zip(names()) {
                 let config = encoder.config().to_json(tokenizer.begin, tokenizer.pad);
                 write(&dir.join(name), TEXT_WEIGHTS, *encoder, &config, precision)?;
                 let folder = dir.join(folder);
@@ -127,30 +144,47 @@ impl Folder<'_> {
         if let (Some(name), Some(codec)) = (self.kind.autoencoder, self.codec) {
             write_tensors(&dir.join(name), WEIGHTS, &codec.tensors(), &codec.config_json(), precision)?;
         }
+        for (i, net) in self.controls.iter().enumerate() {
+            let config = net.config().to_json();
+            write(&dir.join(control::folder_of(i)), WEIGHTS, net, &config, precision)?;
+        }
         let (config, tensors) = (self.network.config_json(), self.network.tensors());
         write_tensors(&dir.join(self.kind.network.0), WEIGHTS, &tensors, &config, precision)
     }
 
     fn index(&self) -> Map<String, Value> {
+        // Only that pipeline has the key.
+        let name = if self.aesthetic { "StableDiffusionXLImg2ImgPipeline" } else { self.kind.name };
         let mut index = Map::from_iter([
-            ("_class_name".to_owned(), json!(self.kind.name)),
+            ("_class_name".to_owned(), json!(name)),
             ("_diffusers_version".to_owned(), json!(DIFFUSERS_VERSION)),
             ("scheduler".to_owned(), json!(["diffusers", self.scheduler.class_name()])),
         ]);
         if let (Some(name), Some(codec)) = (self.kind.autoencoder, self.codec) {
             index.insert(name.to_owned(), json!(["diffusers", codec.spec().class]));
         }
+        if let [_, further @ ..] = self.controls {
+            let class = if further.is_empty() { ControlNetConfig::CLASS } else { SEVERAL };
+            index.insert(control::FOLDER.into(), json!(["diffusers", class]));
+        }
         let (name, class) = self.kind.network;
         index.insert(name.to_owned(), json!(["diffusers", class]));
-        for ((_, encoder), (name, folder)) in self.texts.iter().zip(TEXTS) {
+        let absent = json!([null, null]);
+        for (name, folder) in TEXTS.iter().take(self.kind.texts) {
+            index.insert((*name).to_owned(), absent.clone());
+            index.insert((*folder).to_owned(), absent.clone());
+        }
+        for ((_, encoder), (name, folder)) in self.texts.iter().zip(names_of(self.kind, self.texts.len())) {
             let class = encoder.config().architectures.first();
             index.insert(name.to_owned(), json!(["transformers", class]));
             index.insert(folder.to_owned(), json!(["transformers", "CLIPTokenizer"]));
         }
-        let absent = json!([null, null]);
         if !self.texts.is_empty() {
             index.insert("feature_extractor".into(), absent.clone());
             index.insert("image_encoder".into(), absent.clone());
+        }
+        if self.aesthetic {
+            index.insert(AESTHETIC.into(), json!(true));
         }
         if self.kind.xl {
             index.insert("force_zeros_for_empty_prompt".into(), json!(self.zeros));

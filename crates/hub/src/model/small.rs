@@ -88,6 +88,11 @@ impl SmallImage {
         Ok(Self { factor: stride, resized: false, noise_level: most.min(20), most_noise: most, law })
     }
 
+    /// That of `LDMSuperResolutionPipeline`: samples are latents of the size of the small image, which has no noise.
+    pub(super) fn plain_in_latents(stride: usize) -> Self {
+        Self { factor: stride, resized: false, noise_level: 0, most_noise: 0, law: Law::Thousandths }
+    }
+
     /// `[alpha, sigma]` of a noise level: the network gets `alpha·x + sigma·eps`.
     pub fn noise(&self, level: usize) -> [f64; 2] {
         match &self.law {

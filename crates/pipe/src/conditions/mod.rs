@@ -1,6 +1,7 @@
 //! What a model is conditioned on, from a request: each kind of condition is a [`Conditioner`].
 
 mod classes;
+mod control;
 mod embeddings;
 mod enlarging;
 mod filling;
@@ -17,6 +18,7 @@ use tweedie_ops::SampleShape;
 use crate::{Image, NoiseOfRows, PipelineError, Request, known::Canvas};
 
 pub(crate) use classes::classes;
+pub(crate) use control::remark;
 pub(crate) use enlarging::{planes_of, small_size};
 pub(crate) use filling::fills;
 
@@ -58,8 +60,14 @@ pub(crate) trait Conditioner {
 }
 
 /// All kinds.
-const CONDITIONERS: [&dyn Conditioner; 5] =
-    [&classes::ByClass, &texts::ByText, &enlarging::BySmallImage, &filling::ByMask, &variation::ByImage];
+const CONDITIONERS: [&dyn Conditioner; 6] = [
+    &classes::ByClass,
+    &texts::ByText,
+    &enlarging::BySmallImage,
+    &filling::ByMask,
+    &variation::ByImage,
+    &control::ByControl,
+];
 
 /// The conditions of one kind: image `i` has entry `i mod n` of these `n`.
 #[derive(Debug)]

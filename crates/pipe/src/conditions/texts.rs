@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use burn::tensor::{Tensor, TensorData};
-use tweedie_hub::{
-    Model, TextPart,
-    model::{Source, TEXTS},
-};
+use tweedie_hub::{Model, TextPart, model::Source};
 use tweedie_models::{
     Conditions, Entry as Given,
     conditions::{LENGTHS, POOLED, SIZES, TEXT},
@@ -31,6 +28,8 @@ impl Conditioner for ByText {
             ("negative_prompt", request.negative_prompt.is_some()),
             ("prompt_weights", request.prompt_weights.is_some()),
             ("clip_skip", request.clip_skip.is_some()),
+            ("aesthetic_score", request.aesthetic_score.is_some()),
+            ("negative_aesthetic_score", request.negative_aesthetic_score.is_some()),
         ]
     }
 
@@ -56,6 +55,7 @@ fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
     if model.unclip.is_some() && request.clip_skip.is_some() {
         return Err(fail("clip_skip", "this model was trained with the text encoder's last layer".into()));
     }
+    let [score, null_score] = scores(model, request)?;
     let wrong = |field| move |e: EncodeError| e.of_field(field);
     let layer = layer_of(model, request.clip_skip)?;
     let weighting = request.prompt_weights.unwrap_or_default();
@@ -103,8 +103,10 @@ fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
     {
         return embeddings::of_texts(asked, (unclip, prior), &given, null.first());
     }
-    let all = |texts: Vec<Features>| texts.into_iter().map(|text| conditions_of(model, text, size)).collect();
-    Ok(Part { given: all(given), null: guided.then(|| all(null)) })
+    let all = |texts: Vec<Features>, score| {
+        texts.into_iter().map(|text| conditions_of(model, text, size, score)).collect()
+    };
+    Ok(Part { given: all(given, score), null: guided.then(|| all(null, null_score)) })
 }
 
 /// Features of a text.
@@ -124,8 +126,28 @@ pub(super) fn of_nothing(model: &Model) -> Result<Features, PipelineError> {
     encoded(model, &[], 1, layer, Weighting::default()).map_err(|e| e.of_field("prompt"))
 }
 
-/// The features of a text as conditions.
-fn conditions_of(model: &Model, text: Features, size: &[usize]) -> Conditions {
+/// The aesthetic scores of the conditional and of the unconditional predictions.
+fn scores(model: &Model, request: &Request) -> Result<[f32; 2], PipelineError> {
+    let fields = [
+        ("aesthetic_score", request.aesthetic_score, 6.0),
+        ("negative_aesthetic_score", request.negative_aesthetic_score, 2.5),
+    ];
+    for (field, value, _) in fields {
+        match value {
+            Some(_) if !model.aesthetic => {
+                return Err(PipelineError::request(field, "only refiners of SDXL read an aesthetic score"));
+            }
+            Some(value) if !value.is_finite() => {
+                return Err(PipelineError::request(field, format!("{value}: expected a finite value")));
+            }
+            _ => {}
+        }
+    }
+    Ok(fields.map(|(_, value, own)| value.unwrap_or(own) as f32))
+}
+
+/// The features of a text as conditions, with this aesthetic score if the model reads one.
+fn conditions_of(model: &Model, text: Features, size: &[usize], score: f32) -> Conditions {
     let Features { hidden, pooled, length } = text;
     let given = Conditions::none().with(TEXT, Given::Tokens(hidden));
     let Some(pooled) = pooled else { return given };
@@ -138,7 +160,8 @@ fn conditions_of(model: &Model, text: Features, size: &[usize]) -> Conditions {
         return given;
     }
     let [h, w] = [h, w].map(|n| n as f32);
-    let sizes = Given::Numbers(vec![vec![h, w, 0.0, 0.0, h, w]]);
+    let target = if model.aesthetic { vec![score] } else { vec![h, w] };
+    let sizes = Given::Numbers(vec![[vec![h, w, 0.0, 0.0], target].concat()]);
     given.with(POOLED, Given::Vectors(pooled)).with(SIZES, sizes)
 }
 
@@ -185,7 +208,7 @@ fn encoded(
     layer: Layer,
     weighting: Weighting,
 ) -> Result<Features, EncodeError> {
-    let encode = |(part, (name, _)): (&TextPart, (&str, &str))| {
+    let encode = |(part, (name, _)): (&TextPart, (&'static str, &str))| {
         let encoded = prompt::encode(part, prompt, chunks, layer, weighting).map_err(EncodeError::Input)?;
         let finite = |values: TensorData| values.iter::<f32>().all(f32::is_finite);
         let hidden = encoded.hidden.clone().into_data();
@@ -194,7 +217,8 @@ fn encoded(
             false => Err(EncodeError::Broken(broken(name, non_finite(&part.encoder)))),
         }
     };
-    let encoded: Vec<Encoded> = model.texts.iter().zip(TEXTS).map(encode).collect::<Result<_, _>>()?;
+    let encoded: Vec<Encoded> =
+        model.texts.iter().zip(model.text_names()).map(encode).collect::<Result<_, _>>()?;
     let hidden = Tensor::cat(encoded.iter().map(|e| e.hidden.clone()).collect(), 2);
     let length = encoded.first().map_or(0, |e| e.length);
     Ok(Features { hidden, pooled: encoded.last().map(|e| e.pooled.clone()), length })

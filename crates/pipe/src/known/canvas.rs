@@ -76,7 +76,7 @@ impl Canvas {
     }
 
     /// Height and width of the image.
-    fn whole(&self) -> [usize; 2] {
+    pub(crate) fn whole(&self) -> [usize; 2] {
         [self.picture.height(), self.picture.width()]
     }
 

@@ -52,7 +52,9 @@ fn every_variant_of_weights_is_found() {
 #[test]
 fn every_pipeline_is_written_as_it_was_read() {
     let json = |file: &Path| -> Value { serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap() };
-    for name in ["sd1", "sd2", "sdxl", "lora", "dit", "ldm"] {
+    for name in
+        ["sd1", "sd2", "sdxl", "controlnet_sdxl", "controlnets_guess", "refiner", "lora", "dit", "ldm"]
+    {
         let dir = folder(name);
         let loras = match name {
             "lora" => vec![Lora::open(&dir.path().join("lora.safetensors"), 0.4).unwrap()],
@@ -66,7 +68,8 @@ fn every_pipeline_is_written_as_it_was_read() {
         let index = "model_index.json";
         assert_eq!(json(&out.join(index)), json(&dir.path().join(index)), "{name}");
         // Everything that diffusers wrote is written again. The padding is the tokenizer's.
-        for part in ["vae", "vqvae", "unet", "transformer", "text_encoder", "text_encoder_2"] {
+        let parts = ["vae", "vqvae", "unet", "transformer", "text_encoder", "text_encoder_2"];
+        for part in parts.into_iter().chain(["controlnet", "controlnet_1"]) {
             let file = format!("{part}/config.json");
             if !dir.path().join(&file).exists() {
                 assert!(!out.join(&file).exists(), "{name}: {file}");

@@ -23,12 +23,13 @@ use tempfile::TempDir;
 use tweedie_hub::weights;
 use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
-    ClipTextModel, ClipVisionConfig, ClipVisionModel, DitConfig, DitTransformer, EmbeddingProjection,
-    EmbeddingProjectionConfig, HostTensor, PriorConfig, PriorTransformer, UNet2DConditionConfig,
-    UNet2DConditionModel, UNet2DConfig, UNet2DModel, params,
+    ClipTextModel, ClipVisionConfig, ClipVisionModel, ControlNetConfig, ControlNetModel, DitConfig,
+    DitTransformer, EmbeddingProjection, EmbeddingProjectionConfig, HostTensor, PriorConfig,
+    PriorTransformer, UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel, VqModel,
+    VqModelConfig, params,
 };
 use tweedie_ops::Device;
-use tweedie_pipe::{Image, Inputs, Output, Pipeline, PipelineError, Request};
+use tweedie_pipe::{Control, Image, Inputs, Output, Pipeline, PipelineError, RecordedFile, Request};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/latent")
@@ -64,6 +65,10 @@ fn fill(dir: &Path, precision: weights::Precision) {
             let config = AutoencoderKlConfig::from_json(&text).unwrap();
             ("diffusion_pytorch_model", formula(&AutoencoderKl::new(&config, 0, &device).unwrap(), prefix))
         }
+        Some("VQModel") => {
+            let config = VqModelConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&VqModel::new(&config, 0, &device).unwrap(), ""))
+        }
         Some("AutoencoderTiny") => {
             let config = AutoencoderTinyConfig::from_json(&text).unwrap();
             ("diffusion_pytorch_model", formula(&AutoencoderTiny::new(&config, 0, &device).unwrap(), prefix))
@@ -74,6 +79,10 @@ fn fill(dir: &Path, precision: weights::Precision) {
                 "diffusion_pytorch_model",
                 formula(&UNet2DConditionModel::new(&config, 0, &device).unwrap(), prefix),
             )
+        }
+        Some("ControlNetModel") => {
+            let config = ControlNetConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&ControlNetModel::new(&config, 0, &device).unwrap(), ""))
         }
         Some("UNet2DModel") => {
             let config = UNet2DConfig::from_json(&text).unwrap();
@@ -121,6 +130,12 @@ fn folder_in(name: &str, precision: weights::Precision) -> TempDir {
             fill(&dir.path().join(key), precision);
         }
     }
+    // Those of several ControlNets.
+    for further in ["controlnet_1"].map(|name| dir.path().join(name)) {
+        if further.exists() {
+            fill(&further, precision);
+        }
+    }
     dir
 }
 
@@ -143,6 +158,13 @@ fn run(
     pipeline.prepare_with(request, inputs)?.run(&never, &mut |_| ControlFlow::Continue(()))
 }
 
+/// The picture that ControlNet `i` reads.
+fn control_picture(height: usize, width: usize, i: usize) -> Image {
+    let mut image = Image::filled(width, height, tweedie_data::Rgb([0, 0, 0]));
+    image.pixels.iter_mut().enumerate().for_each(|(at, v)| *v = (at * (53 + 10 * i) % 256) as u8);
+    image
+}
+
 fn picture(size: usize) -> Image {
     let mut image = Image::filled(size, size, tweedie_data::Rgb([0, 0, 0]));
     image.pixels.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 37 % 256) as u8);
@@ -156,5 +178,12 @@ fn two_steps(pipeline: &Pipeline, name: &str) -> Vec<f32> {
         "ldm" => json!({"steps": 2}),
         _ => json!({"prompt": "a red hat", "steps": 2, "seed": 5}),
     };
-    run(pipeline, &serde_json::from_value(request).unwrap(), None, None).unwrap().tensors.values
+    let mut request: Request = serde_json::from_value(request).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..pipeline.model().controls.len() {
+        let path = dir.path().join(format!("{i}.png"));
+        control_picture(16, 16, i).save_png(&path).unwrap();
+        request.controls.push(Control::new(RecordedFile::of(&path).unwrap()));
+    }
+    run(pipeline, &request, None, None).unwrap().tensors.values
 }

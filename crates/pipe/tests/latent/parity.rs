@@ -11,11 +11,11 @@ use tweedie_hub::{ClipTokenizer, Lora, Model, SafetensorsFile, weights};
 use tweedie_models::{HostTensor, TensorSource};
 use tweedie_ops::{Batch, Device, SampleShape};
 use tweedie_pipe::{
-    Inputs, NoiseOfRows, Pipeline, RecordedFile, Request,
+    Event, Inputs, NoiseOfRows, Pipeline, RecordedFile, Refinement, Request,
     known::{Known, MaskSpec},
 };
 
-use super::{common::noise, folder, folder_in, golden, load, picture, run};
+use super::{common::noise, control_picture, copy, folder, folder_in, golden, load, picture, run};
 
 /// Relative to the images' root mean square, after all steps and the decoder.
 const TOLERANCE: f64 = 1e-3;
@@ -75,10 +75,16 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
     }
     let pipeline = Pipeline::of(model, &device);
     let mut request = request;
+    let latents_size = latents.shape.get(2..).unwrap_or_default().to_vec();
     let mut inputs = Inputs { noise: Some(latents), ..Inputs::default() };
+    for (i, control) in request.controls.iter_mut().enumerate() {
+        let path = dir.path().join(&control.image.path);
+        control_picture(2 * latents_size[0], 2 * latents_size[1], i).save_png(&path).unwrap();
+        control.image = RecordedFile::of(&path).unwrap();
+    }
     match name {
-        "img2img" => inputs.image = Some(picture(16)),
-        "inpaint" | "sdxl_inpaint" => {
+        "img2img" | "controlnet_img2img" | "refiner" => inputs.image = Some(picture(16)),
+        "inpaint" | "sdxl_inpaint" | "controlnet_inpaint" => {
             let path = dir.path().join("image.png");
             picture(16).save_png(&path).unwrap();
             let mask = MaskSpec { rectangles: vec![[4, 3, 10, 8]], ..MaskSpec::default() };
@@ -95,6 +101,7 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
             inputs = Inputs { draws, image: Some(picture(16)), ..Inputs::default() };
         }
         "unclip" => inputs = Inputs { draws: Some(Arc::new(StageNoise)), ..Inputs::default() },
+        "ldm_upscale" => inputs.small = Inputs::enlarging(&[picture(32)]).unwrap().small,
         "upscale" => {
             inputs.small = Inputs::enlarging(&[picture(8)]).unwrap().small;
             inputs.draws = Some(Arc::new(SmallNoise));
@@ -104,14 +111,19 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
     let job = pipeline.prepare_with(&request, inputs).unwrap();
     let output = job.run(&AtomicBool::new(false), &mut |_| ControlFlow::Continue(())).unwrap();
     let expected = answer.read("pictures").unwrap();
-    assert_eq!(output.tensors.shape, expected.shape, "{name}");
     assert_eq!(output.images.len(), expected.shape[0], "{name}");
-    let square: f64 = expected.values.iter().map(|v| f64::from(*v).powi(2)).sum();
-    let rms = (square / expected.values.len() as f64).sqrt();
-    let each = expected.values.iter().zip(&output.tensors.values);
-    let worst = each.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max) / rms;
+    let worst = worst(&expected, &output.tensors);
     eprintln!("{name}: {worst:.1e} of RMS");
     worst
+}
+
+/// The largest difference, relative to the RMS of what is expected.
+fn worst(expected: &HostTensor, found: &HostTensor) -> f64 {
+    assert_eq!(found.shape, expected.shape);
+    let square: f64 = expected.values.iter().map(|v| f64::from(*v).powi(2)).sum();
+    let rms = (square / expected.values.len() as f64).sqrt();
+    let each = expected.values.iter().zip(&found.values);
+    each.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max) / rms
 }
 
 #[test]
@@ -129,6 +141,13 @@ fn pictures_are_those_of_diffusers() {
         "upscale",
         "unclip",
         "variation",
+        "controlnet",
+        "controlnets_guess",
+        "controlnet_sdxl",
+        "controlnet_img2img",
+        "controlnet_inpaint",
+        "refiner",
+        "ldm_upscale",
         "lora",
         "learned",
         "dit",
@@ -140,6 +159,56 @@ fn pictures_are_those_of_diffusers() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// SDXL begins and its refiner ends, as with diffusers' `denoising_end` and `denoising_start`.
+#[test]
+fn a_refiner_makes_the_last_steps() {
+    let (base, refiner) = (folder("sdxl"), folder("refiner"));
+    // The refiner decodes, here with the autoencoder of both.
+    fs::remove_dir_all(refiner.path().join("vae")).unwrap();
+    copy(&base.path().join("vae"), &refiner.path().join("vae"));
+    let other = folder("refiner");
+    let answer = SafetensorsFile::open(&golden().join("refined/answer.safetensors")).unwrap();
+    let (request, latents) = request(&answer);
+    let (base, refiner) = (load(base.path()).unwrap(), load(refiner.path()).unwrap());
+    let inputs = Inputs { noise: Some(latents), ..Inputs::default() };
+    let both = Refinement::prepare_with(&base, &refiner, &request, inputs).unwrap();
+    assert_eq!(both.steps(), 10);
+    let mut seen = Vec::new();
+    let output = both
+        .run(&AtomicBool::new(false), &mut |event| {
+            if let Event::Step { index, of, .. } = event {
+                seen.push((index, of));
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(seen, (1..=10).map(|i| (i, 10)).collect::<Vec<_>>());
+    let worst = worst(&answer.read("pictures").unwrap(), &output.tensors);
+    eprintln!("refined: {worst:.1e} of RMS");
+    assert!(worst < TOLERANCE, "{worst}");
+
+    let fails = |change: &dyn Fn(&mut Request), words: &[&str]| {
+        let mut request = request.clone();
+        change(&mut request);
+        let error = Refinement::prepare(&base, &refiner, &request).err().unwrap().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    fails(&|r| r.refine_from = Some(1.0), &["`refine_from`", "< 1"]);
+    fails(&|r| r.refine_from = Some(0.999), &["`refine_from`", "none of the 10 steps", "refiner"]);
+    fails(&|r| r.aesthetic_score = Some(f64::NAN), &["`aesthetic_score`", "finite"]);
+    // Another schedule has other noise levels.
+    let file = other.path().join("scheduler/scheduler_config.json");
+    let schedule = fs::read_to_string(&file).unwrap().replace("0.012", "0.02");
+    fs::write(&file, schedule).unwrap();
+    let error = Refinement::prepare(&base, &load(other.path()).unwrap(), &request).err().unwrap().to_string();
+    assert!(error.contains("`refiner`") && error.contains("same schedule"), "{error}");
+    let error = base.prepare(&request).err().unwrap().to_string();
+    assert!(error.contains("`refine") && error.contains("last steps"), "{error}");
+    let scored = Request { refine_from: None, ..request };
+    let error = base.prepare(&scored).err().unwrap().to_string();
+    assert!(error.contains("`aesthetic_score`") && error.contains("refiners"), "{error}");
 }
 
 #[test]

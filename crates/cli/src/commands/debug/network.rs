@@ -55,6 +55,7 @@ pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
             let made = [("tokens", host(&Batch::of(tokens))), ("embedding", host(&Batch::of(embedding)))];
             made.into_iter().map(|(name, t)| (name.to_owned(), t)).collect()
         }
+        Component::Control(_) => bail!("{}: a ControlNet has no output of its own", args.model.display()),
         Component::Network(network) => {
             allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?
         }

@@ -14,11 +14,15 @@ import shutil
 import sys
 
 import diffusers
+import diffusers.pipelines.controlnet.pipeline_controlnet_img2img as control_img2img_module
+import diffusers.pipelines.controlnet.pipeline_controlnet_inpaint as control_inpaint_module
 import diffusers.pipelines.deprecated.latent_diffusion_uncond.pipeline_latent_diffusion_uncond as ldm_module
 import diffusers.pipelines.dit.pipeline_dit as dit_module
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img as img2img_module
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint as inpaint_module
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_upscale as upscale_module
+import diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution as ldm_upscale_module
+import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img as sdxl_img2img_module
 import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint as sdxl_inpaint_module
 import numpy as np
 import torch
@@ -26,6 +30,7 @@ import transformers
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
+    ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
     DiTPipeline,
@@ -33,15 +38,22 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     LDMPipeline,
+    LDMSuperResolutionPipeline,
     PNDMScheduler,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionUpscalePipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
+    VQModel,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
@@ -245,6 +257,62 @@ def sdxl_inpaint():
     return pipe, dict(prompt="the cat under clouds", negative_prompt="hat", guidance=6.0, steps=4), shape
 
 
+def refiner(coder=None):
+    """It reads an aesthetic score, and has only the second text encoder."""
+    tiny = dict(num_encoder_blocks=[1, 1], num_decoder_blocks=[1, 1])
+    widths = dict(encoder_block_out_channels=[8, 8], decoder_block_out_channels=[8, 8])
+    net = unet(
+        24,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        transformer_layers_per_block=[1, 1],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=5 * 8 + 12,
+    )
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        vae=coder or filled(AutoencoderTiny(**tiny, **widths)),
+        text_encoder=None,
+        text_encoder_2=text(24, CLIPTextModelWithProjection, projection_dim=12, hidden_act="gelu"),
+        tokenizer=None,
+        tokenizer_2=TOKENIZER,
+        unet=net,
+        scheduler=EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+    # The class counts the stages of AutoencoderKL, which this configuration lists by another name.
+    pipe.vae_scale_factor = 2
+    request = dict(prompt="the cat under clouds", negative_prompt="hat", guidance=5.0, strength=0.6, steps=6)
+    return pipe, dict(request, aesthetic_score=7.0, negative_aesthetic_score=3.0), [1, 4, 8, 8]
+
+
+def refined():
+    """The last steps of SDXL by its refiner: `refiner` is the folder of the latter, `sdxl` that of the former."""
+    pipe, _, shape = sdxl()
+    request = dict(prompt="the cat under clouds", negative_prompt="hat", guidance=5.0, steps=10, refine_from=0.6)
+    return pipe, dict(request, aesthetic_score=6.5), shape
+
+
+def ldm_upscale():
+    net = UNet2DModel(
+        sample_size=16,
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=[16, 32],
+        down_block_types=["DownBlock2D", "AttnDownBlock2D"],
+        up_block_types=["AttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=1,
+        norm_num_groups=8,
+    )
+    blocks = dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
+    coder = VQModel(**blocks, block_out_channels=[8, 16], norm_num_groups=4, num_vq_embeddings=40)
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False)
+    return LDMSuperResolutionPipeline(vqvae=filled(coder), unet=filled(net), scheduler=scheduler), dict(steps=6), [1, 3, 32, 32]
+
+
 def upscale():
     """A network that also gets a small image with noise, and the level of the noise as class."""
     net = unet(24, in_channels=7, num_class_embeds=1000)
@@ -260,6 +328,64 @@ def upscale():
     )
     request = dict(prompt="red hat on the cat", negative_prompt="small", guidance=9.0, steps=5, noise_level=50)
     return pipe, request, [1, 4, 8, 8]
+
+
+def control(unet, **keys):
+    """A ControlNet for a network. Those of one folder have the weights of one formula, so they differ in their layers."""
+    names = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "norm_num_groups")
+    names += ("attention_head_dim", "cross_attention_dim", "use_linear_projection", "addition_embed_type")
+    names += ("addition_time_embed_dim", "projection_class_embeddings_input_dim", "transformer_layers_per_block")
+    config = {name: unet.config[name] for name in names} | dict(conditioning_embedding_out_channels=[4, 8])
+    return filled(ControlNetModel(**(config | keys)))
+
+
+def controlled(pipe, nets, cls, controls, **keys):
+    parts = {name: part for name, part in pipe.components.items() if name not in ("feature_extractor", "image_encoder")}
+    nets = nets[0] if len(nets) == 1 else nets
+    paths = [dict(image=dict(path=f"control-{i}.png"), **one) for i, one in enumerate(controls)]
+    xl = dict(add_watermarker=False) if "XL" in cls.__name__ else dict(requires_safety_checker=False)
+    if "XL" not in cls.__name__:
+        parts |= dict(feature_extractor=None)
+    return cls(controlnet=nets, **parts, **xl), paths
+
+
+def controlnet():
+    pipe, request, shape = sd1()
+    controls = [dict(scale=0.8, range=[0.2, 0.9])]
+    pipe, controls = controlled(pipe, [control(pipe.unet)], StableDiffusionControlNetPipeline, controls)
+    pipe.scheduler = DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return pipe, dict(prompt="a photo of the cat", negative_prompt="red hat", guidance=7.5, steps=6, controls=controls), shape
+
+
+def controlnets_guess():
+    pipe, _, shape = sd2()
+    nets = [control(pipe.unet), control(pipe.unet, conditioning_embedding_out_channels=[6, 4])]
+    controls = [dict(scale=0.7), dict(scale=1.5, range=[0.0, 0.6])]
+    pipe, controls = controlled(pipe, nets, StableDiffusionControlNetPipeline, controls)
+    request = dict(prompt="Small blue house", negative_prompt="", guidance=4.0, steps=5, size=[16, 24])
+    return pipe, dict(request, controls=controls, guess=True), shape
+
+
+def controlnet_sdxl():
+    pipe, _, shape = sdxl()
+    net = control(pipe.unet, controlnet_conditioning_channel_order="bgr")
+    pipe, controls = controlled(pipe, [net], StableDiffusionXLControlNetPipeline, [dict(scale=0.5)])
+    return pipe, dict(prompt="the cat under clouds", guidance=5.0, steps=5, controls=controls), shape
+
+
+def controlnet_img2img():
+    pipe, request, shape = img2img()
+    controls = [dict(range=[0.1, 0.7])]
+    pipe, controls = controlled(pipe, [control(pipe.unet)], StableDiffusionControlNetImg2ImgPipeline, controls)
+    pipe.vae_scale_factor = 2
+    return pipe, dict(request, controls=controls), shape
+
+
+def controlnet_inpaint():
+    pipe, request, shape = inpaint()
+    net = control(pipe.unet, in_channels=4)
+    pipe, controls = controlled(pipe, [net], StableDiffusionControlNetInpaintPipeline, [dict(scale=0.9)])
+    return pipe, dict(request, controls=controls), shape
 
 
 def dit():
@@ -327,6 +453,14 @@ CASES = dict(
     inpaint=inpaint,
     sdxl_inpaint=sdxl_inpaint,
     upscale=upscale,
+    controlnet=controlnet,
+    controlnets_guess=controlnets_guess,
+    controlnet_sdxl=controlnet_sdxl,
+    controlnet_img2img=controlnet_img2img,
+    controlnet_inpaint=controlnet_inpaint,
+    refiner=refiner,
+    refined=refined,
+    ldm_upscale=ldm_upscale,
     dit=dit,
     ldm=ldm,
 )
@@ -334,6 +468,12 @@ CASES = dict(
 
 def picture(size):
     return Image.fromarray(((np.arange(size * size * 3) * 37) % 256).astype(np.uint8).reshape(size, size, 3))
+
+
+def control_picture(height, width, i):
+    """The picture that ControlNet `i` reads."""
+    values = (np.arange(height * width * 3) * (53 + 10 * i)) % 256
+    return Image.fromarray(values.astype(np.uint8).reshape(height, width, 3))
 
 
 class Decoded(Exception):
@@ -361,18 +501,26 @@ def make(name):
         save_file(factors[0], folder / "lora.safetensors")
         pipe.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name="change")
         pipe.set_adapters("change", request.pop("lora"))
-    if name == "sd2":
+    if name in ("sd2", "controlnets_guess"):
         # transformers 5 has no such part anymore, which diffusers 0.42 asks for.
         pipe.text_encoder.__dict__["text_model"] = pipe.text_encoder
     latents = sample("latents", shape)
-    for module in (img2img_module, inpaint_module, sdxl_inpaint_module, dit_module, ldm_module):
+    modules = (img2img_module, inpaint_module, sdxl_inpaint_module, sdxl_img2img_module, ldm_upscale_module, control_img2img_module, control_inpaint_module)
+    for module in (*modules, dit_module, ldm_module):
         module.randn_tensor = lambda shape, **_: latents
     upscale_module.randn_tensor = lambda shape, **_: sample("small", list(shape))
     if name.endswith("inpaint"):
         DiagonalGaussianDistribution.sample = lambda self, *_: self.mean
     pipe.set_progress_bar_config(disable=True)
     steps = dict(num_inference_steps=request["steps"])
-    autoencoder = pipe.vqvae if name == "ldm" else pipe.vae
+    autoencoder = pipe.vqvae if name.startswith("ldm") else pipe.vae
+    last = pipe
+    if name == "refined":
+        last = refiner(autoencoder)[0]
+        last.set_progress_bar_config(disable=True)
+        # The folder is that of another case.
+        shutil.rmtree(folder)
+        folder.mkdir()
     seen, decode = [], autoencoder.decode
 
     def watched(z, *rest, **more):
@@ -385,14 +533,37 @@ def make(name):
             pipe(class_labels=request["classes"], guidance_scale=request["guidance"], **steps)
         elif name == "ldm":
             pipe(batch_size=shape[0], **steps)
+        elif name == "ldm_upscale":
+            pipe(picture(shape[2]), batch_size=shape[0], **steps)
+        elif name == "refined":
+            more = dict(prompt=request["prompt"], negative_prompt=request["negative_prompt"], guidance_scale=request["guidance"])
+            more |= dict(num_images_per_prompt=shape[0], **steps)
+            part, size = request["refine_from"], dict(height=2 * shape[2], width=2 * shape[3])
+            begun = pipe(**more, **size, latents=latents, denoising_end=part, output_type="latent").images
+            sizes = dict(original_size=(16, 16), target_size=(16, 16))
+            last(**more, **sizes, image=begun, denoising_start=part, aesthetic_score=request["aesthetic_score"])
         else:
             more = dict(guidance_scale=request["guidance"], **steps)
             for key, theirs in (("guidance_rescale",) * 2, ("clip_skip",) * 2, ("strength",) * 2, ("negative_prompt",) * 2):
                 if key in request:
                     more[theirs] = request[key]
-            if name == "img2img":
+            controls = request.get("controls", [])
+            pictures = [control_picture(2 * shape[2], 2 * shape[3], i) for i in range(len(controls))]
+            if controls:
+                # Of several ControlNets all are lists.
+                each = (lambda all: all) if len(controls) > 1 else (lambda all: all[0])
+                more["controlnet_conditioning_scale"] = each([float(one.get("scale", 1.0)) for one in controls])
+                more["control_guidance_start"] = each([one.get("range", [0.0, 1.0])[0] for one in controls])
+                more["control_guidance_end"] = each([one.get("range", [0.0, 1.0])[1] for one in controls])
+                more["guess_mode"] = request.get("guess", False)
+                pictures = each(pictures)
+            if name == "refiner":
+                more |= {key: request[key] for key in ("aesthetic_score", "negative_aesthetic_score")}
+            if name.endswith("img2img") or name == "refiner":
                 more["image"] = picture(2 * shape[2])
+                more |= dict(control_image=pictures) if controls else {}
             elif name.endswith("inpaint"):
+                more |= dict(control_image=pictures) if controls else {}
                 mask = np.zeros((2 * shape[2], 2 * shape[3]), np.uint8)
                 mask[3:11, 4:14] = 255
                 more |= dict(image=picture(2 * shape[2]), mask_image=Image.fromarray(mask))
@@ -401,6 +572,7 @@ def make(name):
                 more |= dict(image=picture(shape[2]), noise_level=request["noise_level"], latents=latents)
             else:
                 more |= dict(latents=latents, num_images_per_prompt=shape[0], height=2 * shape[2], width=2 * shape[3])
+                more |= dict(image=pictures) if controls else {}
             pipe(request["prompt"], **more)
     out = np.ascontiguousarray(seen[0].numpy())
     assert np.isfinite(out).all()

@@ -1,0 +1,113 @@
+//! The images that ControlNets follow.
+
+use tweedie_data::{ImageFacts, image_facts, open_picture, open_sized};
+use tweedie_hub::Model;
+use tweedie_models::{Conditions, ControlNetModel, Entry, conditions::CONTROL};
+use tweedie_ops::Batch;
+
+use super::{Asked, Conditioner, Part};
+use crate::{Image, PipelineError, Request, control::Control};
+
+/// An image for each ControlNet.
+pub(super) struct ByControl;
+
+impl Conditioner for ByControl {
+    fn fields(&self, request: &Request) -> Vec<(&'static str, bool)> {
+        vec![("controls", !request.controls.is_empty()), ("guess", request.guess)]
+    }
+
+    fn unsupported(&self) -> &'static str {
+        "this model was loaded without a ControlNet"
+    }
+
+    fn is_read(&self, model: &Model) -> bool {
+        !model.controls.is_empty()
+    }
+
+    fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {
+        let (controls, nets) = (&asked.request.controls, &asked.model.controls);
+        check_count(controls.len(), nets.len())?;
+        let hints: Vec<Batch> = controls
+            .iter()
+            .zip(nets)
+            .map(|(control, net)| hint(asked, control, net))
+            .collect::<Result<_, _>>()?;
+        Ok(Part { given: vec![Conditions::none().with(CONTROL, Entry::Features(hints))], null: None })
+    }
+}
+
+/// Checks that there are as many images as ControlNets.
+pub(crate) fn check_count(images: usize, nets: usize) -> Result<(), PipelineError> {
+    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    match images == nets {
+        true => Ok(()),
+        false => Err(PipelineError::request(
+            "controls",
+            format!(
+                "the model has {}, so expected {}; found {images}",
+                counted(nets, "ControlNet"),
+                counted(nets, "control image")
+            ),
+        )),
+    }
+}
+
+/// An image as a ControlNet embeds it.
+fn hint(asked: &Asked<'_>, control: &Control, net: &ControlNetModel) -> Result<Batch, PipelineError> {
+    let fail = |reason: String| PipelineError::request("controls", reason);
+    let &[height, width] = asked.size else { return Err(fail("this model does not make images".into())) };
+    let path = &control.image.path;
+    control.image.check()?;
+    let image = match asked.canvas {
+        None => open_sized(path, [height, width]).map_err(|e| fail(e.to_string()))?,
+        Some(canvas) => {
+            let picture = open_picture(path).map_err(|e| fail(e.to_string()))?;
+            let [high, wide] = canvas.whole();
+            if [picture.height(), picture.width()] != [high, wide] {
+                return Err(fail(format!(
+                    "{}: has {}×{} pixels, expected {wide}×{high}, the size of the image that is changed",
+                    path.display(),
+                    picture.width(),
+                    picture.height()
+                )));
+            }
+            canvas.seen(&picture)
+        }
+    };
+    let image = match control.canny {
+        None => image,
+        Some([low, high]) if 0.0 <= low && low <= high && high.is_finite() => image.edges(low, high),
+        Some([low, high]) => return Err(fail(format!("`canny` [{low}, {high}]: expected 0 ≤ low ≤ high"))),
+    };
+    Ok(Batch::of(net.embed(tweedie_ops::from_host(
+        values(&image, net.config().conditioning_channels)?,
+        [1, net.config().conditioning_channels, height, width],
+        asked.device,
+    ))))
+}
+
+/// The channels of an image, in `0..=1`.
+fn values(image: &Image, channels: usize) -> Result<Vec<f32>, PipelineError> {
+    let planes = image.planes_of(channels).ok_or_else(|| {
+        PipelineError::request(
+            "controls",
+            format!("expected a ControlNet for 1 or 3 channels, not {channels}"),
+        )
+    })?;
+    Ok(planes.into_iter().map(|v| (v + 1.0) / 2.0).collect())
+}
+
+/// What happens to a control image for a result of this size, unless it has the size.
+pub(crate) fn remark(control: &Control, size: &[usize]) -> Option<String> {
+    let &[height, width] = size else { return None };
+    let ImageFacts { width: w, height: h, .. } = image_facts(&control.image.path).ok()?;
+    if [h, w] == [height, width] {
+        return None;
+    }
+    let path = control.image.path.display();
+    let resized = format!("{path}: the control image of {w}×{h} pixels was resized to {width}×{height}");
+    Some(match h * width == w * height {
+        true => resized,
+        false => format!("{resized} after it was cropped to that aspect ratio"),
+    })
+}
