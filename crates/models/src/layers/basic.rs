@@ -164,7 +164,7 @@ impl GroupNorm {
         }
     }
 
-    fn norm(&self, scale_shift: Option<[Tensor<2>; 2]>, silu: bool) -> Norm {
+    pub(crate) fn norm(&self, scale_shift: Option<[Tensor<2>; 2]>, silu: bool) -> Norm {
         Norm {
             groups: self.groups,
             weight: self.weight.val(),

@@ -40,13 +40,13 @@ impl Attention {
 }
 
 /// Builds the layers of one block.
-struct Builder<'a> {
-    config: &'a UNet2DConditionConfig,
-    scale: f64,
+pub(crate) struct Builder<'a> {
+    pub(crate) config: &'a UNet2DConditionConfig,
+    pub(crate) scale: f64,
 }
 
 impl Builder<'_> {
-    fn resnet(&self, init: &Init, inputs: usize, outputs: usize) -> Result<ResnetBlock, ConfigError> {
+    pub(crate) fn resnet(&self, init: &Init, inputs: usize, outputs: usize) -> Result<ResnetBlock, ConfigError> {
         self.resampling(init, [inputs, outputs], None)
     }
 
@@ -83,7 +83,7 @@ impl Builder<'_> {
     }
 
     /// A transformer with the given number of layers for block `level`.
-    fn transformer(
+    pub(crate) fn transformer(
         &self,
         init: &Init,
         level: usize,

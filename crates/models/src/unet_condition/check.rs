@@ -24,7 +24,7 @@ impl UNet2DConditionConfig {
     }
 
     /// Checks each value separately.
-    pub(super) fn check_values(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check_values(&self) -> Result<(), ConfigError> {
         let widths = &self.block_out_channels;
         let blocks = widths.len();
         let fits = (1..=MAX_BLOCKS).contains(&blocks) && widths.iter().all(|w| (1..=MAX_WIDTH).contains(w));
@@ -78,7 +78,7 @@ impl UNet2DConditionConfig {
     }
 
     /// Number of residual layers in block `level`.
-    pub(super) fn layers(&self, level: usize) -> Result<usize, ConfigError> {
+    pub(crate) fn layers(&self, level: usize) -> Result<usize, ConfigError> {
         listed("layers_per_block", self.layers_per_block.get(level), level)
     }
 

@@ -2,11 +2,11 @@
 //! et al. 2023, arXiv:2307.01952), as in diffusers.
 
 mod added;
-mod blocks;
+pub(crate) mod blocks;
 mod check;
 mod config;
 pub(crate) mod encoder;
-mod transformer;
+pub(crate) mod transformer;
 
 use burn::{
     module::Module,

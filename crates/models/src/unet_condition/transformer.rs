@@ -13,16 +13,16 @@ const GROUP_EPS: f64 = 1e-6;
 
 /// The parameters of a block's transformers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TransformerSpec {
-    pub(super) channels: usize,
-    pub(super) heads: usize,
-    pub(super) layers: usize,
+pub(crate) struct TransformerSpec {
+    pub(crate) channels: usize,
+    pub(crate) heads: usize,
+    pub(crate) layers: usize,
     /// Width of the text features.
-    pub(super) text: usize,
-    pub(super) groups: usize,
-    pub(super) linear: bool,
+    pub(crate) text: usize,
+    pub(crate) groups: usize,
+    pub(crate) linear: bool,
     /// Whether the first attention attends to the text, too.
-    pub(super) only_cross: bool,
+    pub(crate) only_cross: bool,
 }
 
 /// Attention to the image, attention to the text, feed-forward, each with a preceding normalization and a residual
@@ -39,7 +39,7 @@ pub struct TransformerLayer {
 }
 
 impl TransformerLayer {
-    fn new(init: &Init, spec: TransformerSpec) -> Self {
+    pub(crate) fn new(init: &Init, spec: TransformerSpec) -> Self {
         let TransformerSpec { channels, heads, text, only_cross, .. } = spec;
         let norm = |name: &str| LayerNorm::new(&init.at(name), channels, TOKEN_EPS);
         let attention =
@@ -55,11 +55,14 @@ impl TransformerLayer {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, text: &Tensor<3>) -> Tensor<3> {
+    /// Without a text, both attentions are to `x` itself.
+    pub(crate) fn forward(&self, x: Tensor<3>, text: Option<&Tensor<3>>) -> Tensor<3> {
         let h = self.norm1.forward(x.clone());
-        let context = if self.only_cross { text.clone() } else { h.clone() };
+        let context = text.filter(|_| self.only_cross).unwrap_or(&h).clone();
         let x = self.attn1.forward_onto(h, context, x);
-        let x = self.attn2.forward_onto(self.norm2.forward(x.clone()), text.clone(), x);
+        let h = self.norm2.forward(x.clone());
+        let context = text.unwrap_or(&h).clone();
+        let x = self.attn2.forward_onto(h, context, x);
         self.ff.forward_onto(self.norm3.forward(x.clone()), x)
     }
 }
@@ -75,7 +78,7 @@ pub struct Transformer {
 
 impl Transformer {
     /// `groups` and `heads` must divide `channels`.
-    pub(super) fn new(init: &Init, spec: TransformerSpec) -> Self {
+    pub(crate) fn new(init: &Init, spec: TransformerSpec) -> Self {
         let n = spec.channels;
         let project = |name: &str| match spec.linear {
             true => Either::B(Linear::new(&init.at(name), n, n, true)),
@@ -91,7 +94,7 @@ impl Transformer {
     }
 
     /// `x: [B, C, H, W]`, `text: [B, S, width]`.
-    pub(super) fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
         let [b, c, h, w] = x.dims();
         let to_tokens = |x: Tensor<4>| -> Tensor<3> { x.permute([0, 2, 3, 1]).reshape([b, h * w, c]) };
         let to_image = |x: Tensor<3>| -> Tensor<4> { x.reshape([b, h, w, c]).permute([0, 3, 1, 2]) };
@@ -101,7 +104,7 @@ impl Transformer {
             Either::B(linear) => linear.forward(to_tokens(y)),
         };
         for layer in &self.transformer_blocks {
-            tokens = layer.forward(tokens, text);
+            tokens = layer.forward(tokens, Some(text));
         }
         let y = match &self.proj_out {
             Either::A(conv) => {

@@ -1,0 +1,215 @@
+//! `UNet3DConditionModel`: the text-conditional U-Net for clips (Wang et al. 2023, arXiv:2308.06571), as in diffusers.
+//!
+//! The layers of `UNet2DConditionModel` see each frame; convolutions and transformers over time follow them (a space-time
+//! factorization as in Ho et al. 2022, arXiv:2204.03458).
+
+mod blocks;
+mod config;
+mod time;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision, SampleShape};
+
+pub use config::{DownBlock3DType, UNet3DConfig, UpBlock3DType};
+
+use self::{
+    blocks::{Block, Blocks, Inputs},
+    time::TimeTransformer,
+};
+use crate::{
+    conditions::{Conditions, TEXT},
+    config::ConfigError,
+    layers::{Activation, Conv2d, GroupNorm, Init},
+    memory::unet_row,
+    network::{InputError, IoSpec, Mode, Network, module_object},
+    params::{self, TensorSource},
+    unet::{
+        LoadError,
+        embed::{self, TimestepEmbedding},
+        positional,
+        resnet::{Time, check_groups},
+    },
+};
+
+/// Number of heads of the transformer before the first block, fixed in diffusers.
+const FIRST_HEADS: usize = 8;
+
+/// The text-conditional U-Net for clips. Parameters are named as in diffusers' `UNet3DConditionModel`.
+#[derive(Module, Debug)]
+pub struct UNet3DConditionModel {
+    conv_in: Conv2d,
+    time_embedding: TimestepEmbedding,
+    transformer_in: TimeTransformer,
+    down_blocks: Vec<Block>,
+    mid_block: Block,
+    up_blocks: Vec<Block>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    config: UNet3DConfig,
+    #[module(skip)]
+    context: ExecContext,
+}
+
+impl UNet3DConditionModel {
+    /// Creates a network with initial weights drawn from PyTorch's default distributions.
+    ///
+    /// # Errors
+    /// Those of [`UNet3DConfig::validate`].
+    pub fn new(config: &UNet3DConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
+    }
+
+    /// Creates a network with the weights of `source`.
+    ///
+    /// # Errors
+    /// Those of [`UNet3DConfig::validate`] and [`params::import`].
+    pub fn load(
+        config: &UNet3DConfig,
+        source: &dyn TensorSource,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
+    }
+
+    /// The network's configuration.
+    pub fn config(&self) -> &UNet3DConfig {
+        &self.config
+    }
+
+    /// The same network, whose calls run in `context`; at any precision, the first and the last convolution and the time
+    /// embedding stay in `f32`. Parameters are shared.
+    #[must_use]
+    pub fn with_context(mut self, context: ExecContext) -> Self {
+        self.context = context;
+        self
+    }
+
+    fn build(config: &UNet3DConfig, init: &Init) -> Result<Self, ConfigError> {
+        config.check_values()?;
+        let frames = config.frames();
+        frames.check_values()?;
+        frames.layers(0)?;
+        let (first, groups, blocks) =
+            (config.block_out_channels[0], config.norm_num_groups, config.block_out_channels.len());
+        let at = init.at("conv_norm_out");
+        check_groups(&at, "norm_num_groups", groups, groups, first)?;
+        let make = Blocks { config, frames: &frames };
+        let heads = [FIRST_HEADS, config.attention_head_dim];
+        Ok(Self {
+            conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, 3, true),
+            time_embedding: TimestepEmbedding::new(&init.at("time_embedding"), first, frames.time_width()),
+            transformer_in: TimeTransformer::new(&init.at("transformer_in"), first, heads, groups),
+            down_blocks: (0..blocks)
+                .map(|level| make.down(&init.at("down_blocks").at(level), level))
+                .collect::<Result<_, _>>()?,
+            mid_block: make.mid(&init.at("mid_block"))?,
+            up_blocks: (0..blocks)
+                .map(|i| make.up(&init.at("up_blocks").at(i), i))
+                .collect::<Result<_, _>>()?,
+            conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
+            conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
+            config: config.clone(),
+            context: ExecContext::default(),
+        })
+    }
+
+    fn check_input(
+        &self,
+        rows: usize,
+        shape: &SampleShape,
+        times: &[f32],
+        conditions: &Conditions,
+    ) -> Result<(), InputError> {
+        conditions.only(&[TEXT], rows)?;
+        let &[channels, frames, height, width] = shape.dims() else {
+            let expected = "expected channels×frames×height×width";
+            return Err(InputError(format!("the samples have the shape {shape}, {expected}")));
+        };
+        if frames == 0 || height == 0 || width == 0 {
+            return Err(InputError(format!("the samples have the shape {shape}, expected sizes of at least 1")));
+        }
+        self.config.frames().check_input([rows, channels, height, width], times, conditions)
+    }
+
+    /// The raw output `[B, out_channels, F, H, W]` for `x: [B, in_channels, F, H, W]` at `times`, one per row. See
+    /// [`Network::forward`].
+    ///
+    /// # Panics
+    /// For inputs that [`Network::check`] rejects.
+    pub fn forward(&self, x: Tensor<5>, times: &[f32], conditions: &Conditions, mode: Mode) -> Tensor<5> {
+        let [rows, channels, frames, height, width] = x.dims();
+        let shape = SampleShape::from([channels, frames, height, width]);
+        let text = match (self.check_input(rows, &shape, times, conditions), conditions.text()) {
+            (Ok(()), Some(text)) => text,
+            (checked, _) => panic!("{checked:?}"),
+        };
+        self.context.run(|| self.run(x, times, text, mode))
+    }
+
+    fn run(&self, x: Tensor<5>, times: &[f32], text: &Tensor<3>, mode: Mode) -> Tensor<5> {
+        let [b, channels, frames, h, w] = x.dims();
+        let first = self.config.block_out_channels[0];
+        let numbers = positional(times, first, 0.0, true);
+        let numbers = embed::rows(numbers, times.len(), &self.time_embedding.device());
+        let act = self.config.act_fn;
+        let raw = self.time_embedding.forward_with(act, numbers);
+        let width = raw.dims()[1];
+        let raw = raw.unsqueeze_dim::<3>(1).expand([b, frames, width]).reshape([b * frames, width]);
+        let time = Time { active: act.apply(raw.clone()), raw };
+        let [_, tokens, features] = text.dims();
+        let text = self.context.precision.lower(text.clone());
+        let text = text.unsqueeze_dim::<4>(1).expand([b, frames, tokens, features]);
+        let text = text.reshape([b * frames, tokens, features]);
+        let inputs = Inputs { time: &time, text: &text, frames, mode };
+
+        let x = x.permute([0, 2, 3, 4, 1]).reshape([b * frames, h, w, channels]).permute([0, 3, 1, 2]);
+        let x = self.context.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
+        let mut x = self.transformer_in.forward(x, frames);
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.down(x, &mut skips, &inputs);
+        }
+        x = self.mid_block.mid(x, &inputs);
+        for block in &self.up_blocks {
+            x = block.up(x, &mut skips, &inputs);
+        }
+        let precision = self.context.precision;
+        let x = self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, precision);
+        let channels = self.config.out_channels;
+        x.permute([0, 2, 3, 1]).reshape([b, frames, h, w, channels]).permute([0, 4, 1, 2, 3])
+    }
+}
+
+impl Network for UNet3DConditionModel {
+    fn spec(&self) -> IoSpec {
+        self.config.spec()
+    }
+
+    fn check(
+        &self,
+        rows: usize,
+        shape: &SampleShape,
+        times: &[f32],
+        conditions: &Conditions,
+    ) -> Result<(), InputError> {
+        self.check_input(rows, shape, times, conditions)
+    }
+
+    fn forward(&self, x: Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Batch {
+        Batch::of(UNet3DConditionModel::forward(self, x.tensor(), times, conditions, mode))
+    }
+
+    fn row_bytes(&self, shape: &SampleShape, precision: Precision) -> u64 {
+        let &[channels, frames, height, width] = shape.dims() else { return 0 };
+        let frame = SampleShape::from([channels, height, width]);
+        let layers = |_| self.config.layers_per_block;
+        let each = unet_row(&self.config.block_out_channels, layers, true, &frame, precision);
+        each.saturating_mul(frames as u64)
+    }
+
+    module_object!(Network);
+}
