@@ -11,11 +11,13 @@ use tweedie::{
 
 use crate::ui::Ui;
 
-/// `emoji`, a Parquet file or a folder that contains one, an archive or arrays, or a folder of images.
+/// `emoji`, `moving-emoji`, a Parquet file or a folder that contains one, an archive or arrays, or a folder of images.
 pub fn parse(text: &str) -> Source {
     let path = Path::new(text);
     if text == "emoji" {
         Source::Emoji
+    } else if text == "moving-emoji" {
+        Source::MovingEmoji
     } else if is_parquet(path) || holds_parquet(path) {
         Source::Parquet(path.into())
     } else if is_packed(path) {

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use tweedie_media::Rgb;
 
-use crate::DataError;
+use crate::{DataError, MovingConfig};
 
 /// Source and preparation of the images.
 ///
@@ -50,6 +50,9 @@ pub struct DataConfig {
     pub folder: FolderConfig,
     /// Used if the source is Parquet.
     pub parquet: ParquetConfig,
+    /// Used with `source = "moving_emoji"`.
+    #[serde(skip_serializing_if = "MovingConfig::is_default")]
+    pub moving: MovingConfig,
 }
 
 impl Default for DataConfig {
@@ -69,6 +72,7 @@ impl Default for DataConfig {
             emoji: EmojiConfig::default(),
             folder: FolderConfig::default(),
             parquet: ParquetConfig::default(),
+            moving: MovingConfig::default(),
         }
     }
 }
@@ -99,7 +103,7 @@ impl DataConfig {
         if !(0.0..1.0).contains(&self.holdout) {
             return wrong("data.holdout", self.holdout.to_string(), "a fraction ≥ 0 and < 1");
         }
-        Ok(())
+        self.moving.validate()
     }
 }
 
@@ -110,6 +114,8 @@ pub enum Source {
     /// The built-in Twemoji artwork. Classes are the emoji's subgroups, captions their names.
     #[default]
     Emoji,
+    /// Clips of emoji that move by known laws. As images, one frame of each.
+    MovingEmoji,
     /// A folder of png, jpeg, gif, bmp, webp and tiff files, at any depth.
     Folder(PathBuf),
     /// A Parquet file with encoded images in the format of Hugging Face datasets, or a folder of such files.
@@ -124,6 +130,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Emoji => f.write_str("emoji"),
+            Self::MovingEmoji => f.write_str("moving-emoji"),
             Self::Folder(path) | Self::Parquet(path) | Self::Packed(path) => path.display().fmt(f),
         }
     }

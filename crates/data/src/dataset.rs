@@ -13,12 +13,13 @@ use std::{
 use rayon::prelude::*;
 
 use crate::{
-    BufferUse, DataConfig, DataError, Image, OnError, Order, Picture, Skipped, Source, Words, decode, emoji,
-    folder,
+    BufferUse, DataConfig, DataError, Image, OnError, Order, Picture, Rgb, Skipped, Source, Words, decode,
+    emoji, folder,
     form::{self, Decode},
+    moving,
     order::mix,
     packed, parquet,
-    resize::{Frame, cover, fit},
+    resize::{Frame, Raster, cover, fit},
     source::{Collection, Entry},
 };
 
@@ -316,6 +317,7 @@ pub fn counted_endings(counts: &BTreeMap<String, usize>) -> String {
 fn collection<D: Decode>(config: &DataConfig, by: &D) -> Result<Collection, DataError> {
     match &config.source {
         Source::Emoji => emoji::open(&config.emoji),
+        Source::MovingEmoji => Ok(moving::open(&config.moving)),
         Source::Folder(path) => folder::open(path, &config.folder, config.on_error, by),
         Source::Parquet(path) => parquet::open(path, config),
         Source::Packed(path) => packed::open(path, config.folder.classes, by.endings()),
@@ -389,6 +391,14 @@ pub fn open_image(path: &Path, config: &DataConfig) -> Result<Image, DataError> 
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     let corrupt = |reason| DataError::Corrupt { path: path.into(), reason };
     Ok(fit(&decode::file(path).map_err(corrupt)?, &Frame::of(config)))
+}
+
+/// An image, cropped about its centre to the aspect ratio of `height` to `width`, and resized; the same if it has this size.
+pub fn fitted(image: &Image, [height, width]: [usize; 2]) -> Image {
+    match (image.height, image.width) == (height, width) || image.width == 0 || image.height == 0 {
+        true => image.clone(),
+        false => cover(&Raster::opaque(image), [height.max(1), width.max(1)], Rgb([255; 3])),
+    }
 }
 
 /// Decodes the image file at `path`, crops it about its centre to the aspect ratio of `height` to `width`, and resizes it.

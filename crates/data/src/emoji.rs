@@ -35,7 +35,7 @@ fn group_name(group: Group) -> &'static str {
 }
 
 /// Artwork files omit the variation selector, except in joined emoji.
-fn artwork(emoji: &str) -> Option<&'static [u8]> {
+pub(crate) fn artwork(emoji: &str) -> Option<&'static [u8]> {
     let plain = || PngTwemojiAsset::from_emoji(&emoji.replace('\u{fe0f}', ""));
     PngTwemojiAsset::from_emoji(emoji).or_else(plain).map(|asset| asset.data.0)
 }

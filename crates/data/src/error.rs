@@ -46,6 +46,14 @@ pub enum DataError {
         /// The decoder's error.
         reason: String,
     },
+    /// A clip that cannot be read.
+    #[error("{}: {reason}", path.display())]
+    Clip {
+        /// The file, or the folder of frames.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A Parquet file that cannot be read, or has no column of images.
     #[error("{}: {reason}", path.display())]
     Parquet {

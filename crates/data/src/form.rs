@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use tweedie_media::{Audio, Image, SOUND_ENDINGS, decode_sound};
+use tweedie_media::{Audio, Image, Rgb, SOUND_ENDINGS, Video, decode_sound};
 
 use crate::{
     decode::{self, EXTENSIONS},
     guard::guarded,
+    moving::Scene,
     resize::{Frame, Raster, fit},
 };
 
@@ -16,6 +17,8 @@ pub enum Content<'a> {
     Encoded(&'a [u8]),
     /// A row of an array of images.
     Pixels(Raster),
+    /// A clip that is drawn when it is needed.
+    Moving(&'a Scene),
 }
 
 /// What the name of a file says of its content.
@@ -76,7 +79,10 @@ impl Decode for Frame {
     }
 
     fn decode(&self, content: Content<'_>) -> Result<Image, String> {
-        Ok(fit(&raster(content)?, self))
+        match content {
+            Content::Moving(scene) => Ok(scene.still(self.size, self.background)),
+            other => Ok(fit(&raster(other)?, self)),
+        }
     }
 
     fn bytes(&self) -> Option<usize> {
@@ -84,11 +90,15 @@ impl Decode for Frame {
     }
 }
 
+/// Side at which moving things are drawn where no size is asked for.
+const DRAWN: usize = 64;
+
 /// The image of an item, as it is.
 pub(crate) fn raster(content: Content<'_>) -> Result<Raster, String> {
     match content {
         Content::Encoded(bytes) => decode::bytes(bytes),
         Content::Pixels(raster) => Ok(raster),
+        Content::Moving(scene) => Ok(Raster::opaque(&scene.still(DRAWN, Rgb([255; 3])))),
     }
 }
 
@@ -113,7 +123,7 @@ impl Decode for Sounds {
 
     fn decode(&self, content: Content<'_>) -> Result<Audio, String> {
         let Content::Encoded(bytes) = content else {
-            return Err("it is an array of pixels, not a sound".into());
+            return Err("it is a picture, not a sound".into());
         };
         let decoded = guarded("the decoder failed", || decode_sound(bytes).map_err(|e| e.to_string()));
         let audio = decoded.map_err(|e| e.strip_prefix("the sound: ").unwrap_or(&e).to_owned())?;
@@ -149,4 +159,47 @@ fn spoken_digit(stem: &str) -> Option<Label> {
     let named = !speaker.is_empty() && speaker.bytes().all(|b| b.is_ascii_lowercase());
     let number: usize = number.parse().ok().filter(|_| named)?;
     Some(Label { caption: (*caption).to_owned(), kind: speaker.to_owned(), held_out: number < 5 })
+}
+
+/// Clips of square frames.
+#[derive(Clone, Copy, Debug)]
+pub struct Clips {
+    /// How frames are made square.
+    pub frame: Frame,
+    /// Number of frames.
+    pub frames: usize,
+}
+
+impl Decode for Clips {
+    type Sample = Video;
+
+    fn noun(&self) -> &'static str {
+        "clips"
+    }
+
+    fn endings(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn recognizes(&self, _: &Path) -> bool {
+        false
+    }
+
+    fn decode(&self, content: Content<'_>) -> Result<Video, String> {
+        match content {
+            Content::Moving(scene) => {
+                let mut video = scene.video(self.frame.size, self.frame.background);
+                video.frames.truncate(self.frames);
+                match video.frames.len() == self.frames {
+                    true => Ok(video),
+                    false => Err(format!("it has {} frames, expected {}", video.frames.len(), self.frames)),
+                }
+            }
+            _ => Err("it is a picture, not a clip".into()),
+        }
+    }
+
+    fn bytes(&self) -> Option<usize> {
+        None
+    }
 }

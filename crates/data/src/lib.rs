@@ -23,6 +23,7 @@ mod augment;
 mod budget;
 mod buffer;
 mod caption;
+pub mod clip;
 mod color;
 mod config;
 mod dataset;
@@ -34,6 +35,7 @@ mod error;
 mod folder;
 mod form;
 mod guard;
+pub mod moving;
 mod order;
 mod packed;
 mod parquet;
@@ -49,18 +51,19 @@ pub use crate::{
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Source},
     dataset::{
-        Dataset, ImageFacts, Item, Survey, counted_endings, image_facts, open_image, open_picture,
+        Dataset, ImageFacts, Item, Survey, counted_endings, fitted, image_facts, open_image, open_picture,
         open_sized, survey,
     },
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},
-    form::{Content, Decode, Label, Sounds},
+    form::{Clips, Content, Decode, Label, Sounds},
     guard::is_guarded,
+    moving::MovingConfig,
     order::Order,
     packed::is_packed,
     resize::{Frame, Raster},
     stream::{Batch, Stream},
     warp::Padding,
 };
-pub use tweedie_media::{Audio, Depth, Image, MediaError, Picture, Rgb, grid};
+pub use tweedie_media::{Audio, Depth, Image, MediaError, Picture, Rgb, Video, grid};

@@ -18,7 +18,25 @@ pub struct Raster {
 }
 
 impl Raster {
-    fn is_opaque(&self) -> bool {
+    /// The raster of an image.
+    pub(crate) fn opaque(image: &Image) -> Self {
+        let rgba = image.pixels.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect();
+        Self { width: image.width, height: image.height, rgba, _lent: None }
+    }
+
+    /// On paper of this colour.
+    pub(crate) fn on(&self, paper: Rgb) -> Image {
+        let mix = |p: &[u8]| {
+            let alpha = u32::from(p[3]);
+            [0, 1, 2].map(|c| {
+                ((u32::from(p[c]) * alpha + u32::from(paper.0[c]) * (255 - alpha) + 127) / 255) as u8
+            })
+        };
+        let pixels = self.rgba.chunks_exact(4).flat_map(mix).collect();
+        Image { width: self.width, height: self.height, pixels }
+    }
+
+    pub(crate) fn is_opaque(&self) -> bool {
         self.rgba.iter().skip(3).step_by(4).all(|alpha| *alpha == 255)
     }
 

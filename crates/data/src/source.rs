@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::{
     Skipped, Words, decode,
     form::{Content, Decode},
+    moving::Scene,
     packed::{Files, Stretch},
     parquet::{Row, Tables},
 };
@@ -34,13 +35,15 @@ pub(crate) enum Place {
     File(PathBuf),
     Row(Row),
     Stretch(Stretch),
+    /// A clip that is drawn when it is needed.
+    Moving(Scene),
 }
 
 impl Place {
     /// The part of a file that is read at once; the same for all places that are read one by one.
     pub fn run(&self) -> [usize; 2] {
         match self {
-            Self::Bytes(_) | Self::File(_) => [0, 0],
+            Self::Bytes(_) | Self::File(_) | Self::Moving(_) => [0, 0],
             Self::Row(row) => [row.file, row.group],
             Self::Stretch(stretch) => stretch.run(),
         }
@@ -90,6 +93,7 @@ impl Collection {
     ) -> Result<T, String> {
         match (&self.entries[index].place, &self.tables) {
             (Place::Bytes(bytes), _) => decode(Content::Encoded(bytes)),
+            (Place::Moving(scene), _) => decode(Content::Moving(scene)),
             (Place::File(path), _) => decode::of_file(path, |bytes| decode(Content::Encoded(bytes))),
             (Place::Stretch(stretch), _) => stretch.decode(&self.files, decode),
             (Place::Row(row), Some(tables)) => tables.decode(*row, |bytes| decode(Content::Encoded(bytes))),

@@ -114,6 +114,9 @@ pub struct SamplingDefaults {
     pub eta: Option<f64>,
     /// Guidance scale; 1 means no guidance.
     pub guidance: Option<f64>,
+    /// Frames of clips per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fps: Option<u32>,
 }
 
 /// A model folder with its configuration; the weights are not read yet.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gif::{Encoder, Frame, Repeat};
+use gif::{AnyExtension, Encoder, Frame, Repeat};
 
 use crate::{Image, MediaError, png, size, store, webp};
 
@@ -53,7 +53,32 @@ pub fn write_animation(
     write_with_text(path, animation, format, None)
 }
 
-/// The same with a text, which is only stored in animated PNGs.
+/// The label of a GIF's comment, and the beginning of ours.
+const EXTENSION: u8 = 0xfe;
+const COMMENT: &str = "tweedie:";
+
+/// The text in a GIF, whose bytes are all given.
+pub(crate) fn gif_text(bytes: &[u8]) -> Option<String> {
+    // Up to the first image, extensions are lists of blocks that say their length.
+    let flags = *bytes.get(10)?;
+    let mut at = 13 + if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) };
+    while bytes.get(at) == Some(&0x21) {
+        let label = *bytes.get(at + 1)?;
+        at += 2;
+        let mut content = Vec::new();
+        while let Some(length @ 1..) = bytes.get(at).map(|n| usize::from(*n)) {
+            content.extend(bytes.get(at + 1..at + 1 + length)?);
+            at += 1 + length;
+        }
+        at += 1;
+        if label == EXTENSION && content.starts_with(COMMENT.as_bytes()) {
+            return String::from_utf8(content.split_off(COMMENT.len())).ok();
+        }
+    }
+    None
+}
+
+/// The same with a text, which is stored in the file.
 pub(crate) fn write_with_text(
     path: &Path,
     animation: &Animation<'_>,
@@ -61,43 +86,52 @@ pub(crate) fn write_with_text(
     text: Option<&str>,
 ) -> Result<(), MediaError> {
     let Animation { frames, delay, last_delay } = *animation;
-    let Some(first) = frames.first() else {
-        return Err(MediaError::format(path, "the animation has no frames"));
-    };
     let most = match format {
         AnimationFormat::Gif => u16::MAX.into(),
         AnimationFormat::Apng => i32::MAX as u32,
         AnimationFormat::WebP => webp::MOST,
     };
-    let (width, height) = size(path, first, most)?;
-    for frame in frames {
-        if size(path, frame, most)? != (width, height) {
-            let (w, h) = (frame.width, frame.height);
-            return Err(MediaError::format(
-                path,
-                format!("frames have different sizes, {width}×{height} and {w}×{h} pixels"),
-            ));
-        }
-    }
+    let (width, height) = size_of(path, frames, most)?;
     let mut delays = vec![delay; frames.len()];
     if let Some(last) = delays.last_mut() {
         *last = last_delay;
     }
     let bytes = match format {
-        AnimationFormat::Gif => encode_gif(frames, &delays).map_err(|e| MediaError::format(path, e))?,
+        AnimationFormat::Gif => encode_gif(frames, &delays, text).map_err(|e| MediaError::format(path, e))?,
         AnimationFormat::Apng => png::encode_animation(frames, (width, height), &delays, text)
             .map_err(|e| MediaError::format(path, e))?,
-        AnimationFormat::WebP => webp::encode_animation(frames, (width, height), &delays)
+        AnimationFormat::WebP => webp::encode_animation(frames, (width, height), &delays, text)
             .map_err(|e| MediaError::format(path, e))?,
     };
     store(path, &bytes)
 }
 
-fn encode_gif(frames: &[Image], delays: &[u16]) -> Result<Vec<u8>, gif::EncodingError> {
+/// The size of all frames, at most `most` along a side.
+pub(crate) fn size_of(path: &Path, frames: &[Image], most: u32) -> Result<(u32, u32), MediaError> {
+    let Some(first) = frames.first() else {
+        return Err(MediaError::format(path, "the animation has no frames"));
+    };
+    let (width, height) = size(path, first, most)?;
+    for frame in frames {
+        if size(path, frame, most)? != (width, height) {
+            let (w, h) = (frame.width, frame.height);
+            let reason = format!("frames have different sizes, {width}×{height} and {w}×{h} pixels");
+            return Err(MediaError::format(path, reason));
+        }
+    }
+    Ok((width, height))
+}
+
+fn encode_gif(frames: &[Image], delays: &[u16], text: Option<&str>) -> Result<Vec<u8>, gif::EncodingError> {
     let mut bytes = Vec::new();
     let (width, height) = frames.first().map_or((0, 0), |f| (f.width as u16, f.height as u16));
     let mut encoder = Encoder::new(&mut bytes, width, height, &[])?;
     encoder.set_repeat(Repeat::Infinite)?;
+    if let Some(text) = text {
+        let text = format!("{COMMENT}{text}");
+        let blocks: Vec<&[u8]> = text.as_bytes().chunks(255).collect();
+        encoder.write_raw_extension(AnyExtension(EXTENSION), &blocks)?;
+    }
     for (image, delay) in frames.iter().zip(delays) {
         // The second slowest and finest setting of the quantizer.
         let mut frame = Frame::from_rgb_speed(width, height, &image.pixels, 2);

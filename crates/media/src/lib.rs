@@ -10,6 +10,7 @@ mod canny;
 mod color;
 mod enlarge;
 mod error;
+mod ffmpeg;
 mod grid;
 mod image;
 mod picture;
@@ -18,6 +19,7 @@ mod png;
 mod similarity;
 mod video;
 mod webp;
+mod y4m;
 
 use std::{io::Read, path::Path};
 
@@ -33,6 +35,7 @@ pub use crate::{
     color::Rgb,
     enlarge::enlarge,
     error::MediaError,
+    ffmpeg::FfmpegReader,
     grid::grid,
     image::Image,
     picture::{Depth, Picture},
@@ -40,17 +43,27 @@ pub use crate::{
     png::{read_png_keyword, read_png_text, write_png},
     similarity::{psnr, ssim},
     video::{DEFAULT_DELAY, Video},
+    y4m::Y4mReader,
 };
 
-/// Reads the text that was stored in a PNG, an animated PNG or a WAV file.
+/// Largest animation in which a text is looked for.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// Reads the text that was stored in a PNG, an animated PNG, a GIF, a WebP or a WAV file.
 ///
 /// # Errors
 /// If the file is none of these, or is corrupt.
 pub fn read_text(path: &Path) -> Result<Option<String>, MediaError> {
     let read = |source| MediaError::Read { path: path.into(), source };
     let mut start = Vec::new();
-    files::open(path).and_then(|file| file.take(4).read_to_end(&mut start)).map_err(read)?;
-    if start == b"RIFF" { read_wav_text(path) } else { read_png_text(path) }
+    files::open(path).and_then(|file| file.take(12).read_to_end(&mut start)).map_err(read)?;
+    let whole = || files::read(path, MOST_BYTES).map_err(read);
+    match start.get(..4) {
+        Some(b"GIF8") => Ok(animation::gif_text(&whole()?)),
+        Some(b"RIFF") if start.ends_with(b"WEBP") => Ok(webp::webp_text(&whole()?)),
+        Some(b"RIFF") => read_wav_text(path),
+        _ => read_png_text(path),
+    }
 }
 
 fn store(path: &Path, bytes: &[u8]) -> Result<(), MediaError> {

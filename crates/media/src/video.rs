@@ -2,10 +2,19 @@
 
 use std::path::Path;
 
-use crate::{Animation, AnimationFormat, Image, MediaError, animation::write_with_text};
+use crate::{Animation, AnimationFormat, Image, MediaError, animation, ffmpeg, store, y4m};
 
 /// Duration of a frame of a video whose model does not say it, in milliseconds.
 pub const DEFAULT_DELAY: u16 = 125;
+
+/// Largest width and height of files without a limit of their own.
+const MOST: u32 = 1 << 14;
+
+const EXPECTED: &str = "expected a file name with the extension .gif, .png, .webp, .y4m, .mp4, .webm or .mkv";
+
+fn is_y4m(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("y4m"))
+}
 
 /// A sequence of images of the same size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +42,36 @@ impl Video {
         Self { frames: (0..frames).map(image).collect(), delay }
     }
 
-    /// Writes a looping animation whose format the extension selects: `gif`, `png` or `apng`, `webp`. A `text` is stored in
-    /// animated PNGs; the other formats have no place for it.
+    /// Checks before the work whether [`Self::write`] knows the extension of `path`, and has the programs that it needs.
     ///
     /// # Errors
-    /// If the extension is another, there are no frames, they differ in size or are too large for the format, or the file
-    /// cannot be written.
+    /// Says which extensions there are, or which program is missing.
+    pub fn check(path: &Path) -> Result<(), MediaError> {
+        match AnimationFormat::of(path).is_some() || is_y4m(path) || ffmpeg::container(path).is_some() {
+            true => ffmpeg::check(path),
+            false => Err(MediaError::format(path, EXPECTED)),
+        }
+    }
+
+    /// Writes a file whose format the extension selects: a looping animation as `gif`, `png` or `apng`, or `webp`; `y4m`; with
+    /// an installed `ffmpeg` AV1 in `mp4`, `webm` or `mkv`. A `text` is stored in all of them but `y4m`, which has no place
+    /// for it.
+    ///
+    /// # Errors
+    /// If the extension is another, there are no frames, they differ in size or are too large for the format, `ffmpeg` is
+    /// needed and missing, or the file cannot be written.
     pub fn write(&self, path: &Path, text: Option<&str>) -> Result<(), MediaError> {
-        let expected = "expected a file name with the extension .gif, .png or .webp";
-        let format = AnimationFormat::of(path).ok_or_else(|| MediaError::format(path, expected))?;
         let animation = Animation { frames: &self.frames, delay: self.delay, last_delay: self.delay };
-        write_with_text(path, &animation, format, text)
+        if let Some(format) = AnimationFormat::of(path) {
+            return animation::write_with_text(path, &animation, format, text);
+        }
+        Self::check(path)?;
+        let size = animation::size_of(path, &self.frames, MOST)?;
+        let y4m = y4m::encode(&self.frames, size, self.delay);
+        match is_y4m(path) {
+            true => store(path, &y4m),
+            false => store(path, &ffmpeg::encode(path, y4m, text)?),
+        }
     }
 }
 
@@ -72,8 +100,10 @@ mod tests {
             video.write(&path, Some("text")).unwrap();
             assert!(std::fs::read(&path).unwrap().starts_with(start), "{name}");
         }
-        assert_eq!(crate::read_text(&dir.path().join("a.png")).unwrap().as_deref(), Some("text"));
-        let error = video.write(&dir.path().join("a.mp4"), None).unwrap_err().to_string();
-        assert!(error.contains("a.mp4: expected") && error.contains(".gif"), "{error}");
+        for name in ["a.png", "a.gif", "a.webp"] {
+            assert_eq!(crate::read_text(&dir.path().join(name)).unwrap().as_deref(), Some("text"), "{name}");
+        }
+        let error = video.write(&dir.path().join("a.avi"), None).unwrap_err().to_string();
+        assert!(error.contains("a.avi: expected") && error.contains(".gif"), "{error}");
     }
 }

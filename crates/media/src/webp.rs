@@ -12,6 +12,7 @@ pub(crate) fn encode_animation(
     frames: &[Image],
     (width, height): (u32, u32),
     delays: &[u16],
+    text: Option<&str>,
 ) -> Result<Vec<u8>, EncodingError> {
     const ANIMATED: u8 = 1 << 1;
     const NO_BLENDING: u8 = 1 << 1;
@@ -34,10 +35,31 @@ pub(crate) fn encode_animation(
         content.extend(file.get(12..).unwrap_or_default());
         chunk(&mut body, b"ANMF", &content);
     }
+    if let Some(text) = text {
+        // Readers skip chunks that they do not know.
+        chunk(&mut body, TEXT, text.as_bytes());
+    }
     let mut out = b"RIFF".to_vec();
     out.extend((body.len() as u32).to_le_bytes());
     out.extend(body);
     Ok(out)
+}
+
+/// The name of the chunk with our text.
+const TEXT: &[u8; 4] = b"twdi";
+
+/// The text in a WebP file, whose bytes are all given.
+pub(crate) fn webp_text(bytes: &[u8]) -> Option<String> {
+    let mut at = 12;
+    loop {
+        let name = bytes.get(at..at + 4)?;
+        let length = u32::from_le_bytes(bytes.get(at + 4..at + 8)?.try_into().ok()?) as usize;
+        let content = bytes.get(at + 8..at.checked_add(8)?.checked_add(length)?)?;
+        if name == TEXT {
+            return String::from_utf8(content.to_vec()).ok();
+        }
+        at += 8 + length + length % 2;
+    }
 }
 
 fn three_bytes(value: u32) -> [u8; 3] {

@@ -94,18 +94,21 @@ fn outputs_are_diffusers() {
     for golden in goldens() {
         let (x, times, text) = golden.inputs(&device);
         let expected = golden.tensor("output");
-        for (precision, tolerance) in
-            [(Precision::F32, TOLERANCE), (Precision::Bf16, 0.15), (Precision::Int8, 0.15)]
-        {
+        let scale = rms(&expected);
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let context = ExecContext::default().with_precision(precision);
             let model = golden.model(&device).with_context(context);
             let found = to_host(model.forward(x.clone(), &times, &text, Mode::Eval));
             assert_eq!(found.len(), expected.len());
-            let scale = rms(&expected);
-            let worst = found.iter().zip(&expected).map(|(f, e)| f64::from(f - e).abs());
-            let worst = worst.fold(0.0, |a: f64, d| if d.is_nan() { f64::INFINITY } else { a.max(d) }) / scale;
-            eprintln!("{}, {precision}: within {worst:.1e} of the RMS {scale:.3}", golden.name);
-            assert!(worst < tolerance, "{}, {precision}: off by {worst:.1e} of the RMS", golden.name);
+            let differences: Vec<f32> = found.iter().zip(&expected).map(|(f, e)| f - e).collect();
+            let largest = differences.iter().fold(0f32, |a, d| if d.is_nan() { *d } else { a.max(d.abs()) });
+            // Every element in `f32`; with fewer bits, errors add up over the layers.
+            let (off, most) = match precision {
+                Precision::F32 => (f64::from(largest) / scale, TOLERANCE),
+                _ => (rms(&differences) / scale, 0.05),
+            };
+            eprintln!("{}, {precision}: within {off:.1e} of the RMS {scale:.3}", golden.name);
+            assert!(off < most, "{}, {precision}: off by {off:.1e} of the RMS", golden.name);
         }
     }
 }

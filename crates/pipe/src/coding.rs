@@ -2,7 +2,7 @@
 
 use tweedie_media::Image;
 use tweedie_models::{Codec, Encoded, HostTensor, InputError, Precision, memory, vae::Tiles};
-use tweedie_ops::{Batch, SampleShape};
+use tweedie_ops::{Batch, SampleShape, Tensor};
 
 use crate::{PipelineError, Request, error::broken, job::Job, media::Media};
 
@@ -18,8 +18,42 @@ fn tiles(codec: &dyn Codec, request: &Request, size: &[usize]) -> Option<Tiles> 
     Some(Tiles::new((pixels / codec.spec().stride).max(8)))
 }
 
+/// Pixels of an image, or of a frame.
 fn area(size: &[usize]) -> usize {
-    size.iter().fold(1, |product, n| product.saturating_mul(*n))
+    size.iter().rev().take(2).fold(1, |product, n| product.saturating_mul(*n))
+}
+
+/// The frames of clips, which a codec of images leaves as they are, and the other axes.
+fn frames_first<'a>(codec: &dyn Codec, axes: &'a [usize]) -> (&'a [usize], &'a [usize]) {
+    axes.split_at(usize::from(axes.len() == 3 && codec.spec().axes == 2))
+}
+
+/// The axes of the latents of media with these axes.
+pub(crate) fn latent_axes(codec: &dyn Codec, media: &[usize]) -> Vec<usize> {
+    let (frames, axes) = frames_first(codec, media);
+    [frames, &codec.latent_axes(axes)].concat()
+}
+
+/// The axes of the media of latents with these axes.
+pub(crate) fn media_axes(codec: &dyn Codec, latents: &[usize]) -> Vec<usize> {
+    let (frames, axes) = frames_first(codec, latents);
+    [frames, &codec.media_axes(axes)].concat()
+}
+
+/// The frames of one clip as images, or the image itself.
+fn frames(x: &Batch) -> Vec<Batch> {
+    let &[channels, frames, height, width] = x.shape().dims() else { return vec![x.clone()] };
+    let frame = |f: usize| x.tensor::<5>().narrow(2, f, 1).reshape([1, channels, height, width]);
+    (0..frames).map(|f| Batch::of(frame(f))).collect()
+}
+
+/// The inverse of [`frames`] for samples with this number of axes.
+pub(crate) fn joined(images: Vec<Batch>, axes: usize) -> Option<Batch> {
+    if axes != 3 {
+        return images.into_iter().next();
+    }
+    let parts: Vec<Tensor<5>> = images.iter().map(|x| x.tensor::<4>().unsqueeze_dim(2)).collect();
+    (!parts.is_empty()).then(|| Batch::of(Tensor::cat(parts, 2)))
 }
 
 /// Approximate bytes to decode one image.
@@ -84,6 +118,23 @@ impl Job {
         Ok(encoded)
     }
 
+    /// A frame of a clip as an image of the network's frames, unscaled.
+    pub(crate) fn encode_frame(&self, image: &Image) -> Result<Encoded, PipelineError> {
+        let fail = |reason: String| PipelineError::request("continue", reason);
+        let channels = if self.codec.is_some() { 3 } else { self.shape.channels() };
+        let values = image.planes_of(channels);
+        let values = values.ok_or_else(|| fail(format!("this model's samples have {channels} channels")))?;
+        let x = Batch::from_host(values, 1, &[channels, image.height, image.width].into(), &self.device);
+        let Some(codec) = self.codec.as_deref() else { return Ok(Encoded { mean: x, logvar: None }) };
+        let encoded = match tiles(codec, &self.request, &[image.height, image.width]) {
+            Some(tiles) => codec.encode_tiled(&x, tiles),
+            None => codec.encode(x),
+        };
+        let encoded = encoded.map_err(|e| fail(e.to_string()))?;
+        self.check_finite(codec, &encoded.mean.to_host())?;
+        Ok(encoded)
+    }
+
     /// The sample of an image, without the noise of the autoencoder's distribution.
     ///
     /// # Errors
@@ -114,7 +165,7 @@ impl Job {
     pub fn decode(&self, samples: &Batch) -> Result<HostTensor, PipelineError> {
         match &self.codec {
             Some(codec) => self.decode_with(&**codec, samples),
-            None => Ok(self.cropped(host(samples))),
+            None => Ok(self.with_kept(self.cropped(host(samples)))),
         }
     }
 
@@ -132,22 +183,24 @@ impl Job {
             )));
         }
         let latents = codec.unscaled(samples);
-        let size = codec.media_axes(samples.shape().axes());
+        let size = media_axes(codec, samples.shape().axes());
         let tiles = tiles(codec, &self.request, &size);
         let mut all =
             HostTensor { shape: [&[samples.len(), spec.media][..], &size].concat(), values: Vec::new() };
         for row in 0..samples.len() {
-            let z = latents.narrow(row..row + 1);
-            let made = match tiles {
+            let decoded = frames(&latents.narrow(row..row + 1)).into_iter().map(|z| match tiles {
                 Some(tiles) => codec.decode_tiled(&z, tiles),
                 None => codec.decode(z),
-            };
-            let made = host(&made.map_err(|e: InputError| fail(e.to_string()))?);
+            });
+            let decoded = decoded.collect::<Result<Vec<_>, InputError>>().map_err(|e| fail(e.to_string()))?;
+            let made = joined(decoded, samples.shape().axes().len())
+                .ok_or_else(|| fail("the clip has no frames".into()))?;
+            let made = host(&made);
             self.check_finite(codec, &made.values)?;
             all.shape[1..].copy_from_slice(&made.shape[1..]);
             all.values.extend(made.values);
         }
-        Ok(self.cropped(all))
+        Ok(self.with_kept(self.cropped(all)))
     }
 
     /// The part of images that is the result.
@@ -179,7 +232,7 @@ pub(crate) fn host(x: &Batch) -> HostTensor {
 /// The shape of the samples of a model whose media have this size.
 pub(crate) fn samples_of(codec: Option<&dyn Codec>, channels: usize, size: &[usize]) -> SampleShape {
     match codec {
-        Some(codec) => SampleShape::new(codec.spec().latents, &codec.latent_axes(size)),
+        Some(codec) => SampleShape::new(codec.spec().latents, &latent_axes(codec, size)),
         None => SampleShape::new(channels, size),
     }
 }

@@ -77,6 +77,8 @@ pub struct Job {
     pub(crate) begin: Option<Encoded>,
     /// The existing image that is changed or restored.
     pub(crate) work: Option<Work>,
+    /// The first frames of each clip, which stay as they are.
+    pub(crate) kept: Vec<Image>,
     /// The sample at which it begins instead of at noise, one row.
     pub(crate) begin_at: Option<Batch>,
     /// Samples at the first level, all rows, if another job has begun them.

@@ -13,6 +13,7 @@ pub mod class;
 mod coding;
 pub mod comparison;
 mod conditions;
+mod continued;
 mod control;
 pub mod enlarging;
 mod error;

@@ -12,7 +12,9 @@ use tweedie_hub::{Extras, HubError, Lora, Model, OriginalCheckpoint, SchedulerCo
 use tweedie_models::{Codec, ExecContext, HostTensor, Network};
 
 use crate::{
-    Classes, PipelineError, Request, conditions,
+    Classes, PipelineError, Request,
+    coding::media_axes,
+    conditions,
     file::{EmbeddingFile, LoraFile, RecordedFile},
     job::{Job, NoiseOfRows},
     refine::Section,
@@ -39,6 +41,8 @@ pub struct Inputs {
     /// The images to enlarge, `[n, 1 or 3, H, W]` in −1..1: image `i` enlarges number `i mod n` of these `n`. See
     /// [`Self::enlarging`].
     pub small: Option<HostTensor>,
+    /// The first frames of each clip, of the size of the result. They are kept exactly, and the others follow them.
+    pub frames: Vec<Image>,
     /// The initial noise, `[count, C, …]` with a standard deviation of 1.
     pub noise: Option<HostTensor>,
     /// Another source of fresh noise than the request's seed.
@@ -206,13 +210,15 @@ impl Pipeline {
 
     /// Number of axes of the media.
     pub fn axes(&self) -> usize {
-        self.codec().map_or_else(|| self.model.network.spec().axes, |codec| codec.spec().axes)
+        let axes = self.model.network.spec().axes;
+        // A codec of images is applied to each frame of clips.
+        self.codec().map_or(axes, |codec| if axes == 3 { axes } else { codec.spec().axes })
     }
 
     /// The size of the media that the model was made for.
     pub fn native_size(&self) -> Option<Vec<usize>> {
         let native = self.model.network.spec().native?;
-        Some(self.codec().map_or(native.clone(), |codec| codec.media_axes(&native)))
+        Some(self.codec().map_or(native.clone(), |codec| media_axes(codec, &native)))
     }
 
     /// A size with the model's own area and about the aspect ratio of an image of the given size, height first, whose sides

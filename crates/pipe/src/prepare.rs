@@ -1,6 +1,6 @@
 //! Turns a request into a job: checks every field, reads files and encodes prompts.
 
-use std::sync::Arc;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use tweedie_core::solver;
 use tweedie_data::{Image, ImageFacts, image_facts, open_sized};
@@ -15,6 +15,7 @@ use crate::{
     Inputs, Job, Pipeline, PipelineError, Request, cascade,
     coding::{decoding_bytes, samples_of},
     conditions::{self, Asked},
+    continued::CONTINUED,
     control::Strengths,
     file::{LoraFile, RecordedFile},
     guidance::{self, Guidance, UNGUIDED, check_unused, checked_scale},
@@ -49,6 +50,9 @@ impl Pipeline {
         let expanded = spoken.as_ref().map(|spoken| spoken.expanded(request)).transpose()?;
         let request = expanded.as_ref().unwrap_or(request);
         let spec = self.model.network.spec();
+        if !inputs.frames.is_empty() && spec.axes != 3 {
+            return Err(fail("continue", "this model does not make clips"));
+        }
         let count = request.checked_count()?;
         self.check_loras(request)?;
         if request.enlarge.is_some() {
@@ -57,6 +61,10 @@ impl Pipeline {
         if request.refiner.is_some() || request.refine_from.is_some() {
             let field = if request.refiner.is_some() { "refiner" } else { "refine_from" };
             return Err(fail(field, "another model makes the last steps; a job of this model does not"));
+        }
+        if request.continued.is_some() || request.keep.is_some() {
+            let reason = "the program that runs the request continues the clip; a job makes one window of it";
+            return Err(fail("continue", reason));
         }
         let enlarging = self.model.small.as_ref();
         let varies = self.model.reads_image();
@@ -78,6 +86,7 @@ impl Pipeline {
         let method = match (&request.known, &work) {
             // A network that fills masks needs no method.
             (Some(known), Some(work)) if !fills => Some(known.method(work)?),
+            _ if !inputs.frames.is_empty() => Some(CONTINUED),
             _ => None,
         };
         let canvas = match &work {
@@ -160,7 +169,7 @@ impl Pipeline {
         // A trajectory shares its adaptive steps and the length of its texts. Images alone do not depend on each other; they
         // still share calls of the network.
         let adaptive = solver::find(recipe.solver.name()).is_some_and(|entry| entry.adaptive);
-        let most = request.chunk.map_or(CHUNK, std::num::NonZeroUsize::get);
+        let most = request.chunk.map_or(CHUNK, NonZeroUsize::get);
         let most = if guided { (most / 2).max(1) } else { most };
         // The answers of a particle method are one population.
         let most = if method == Some(Method::Particles) { count } else { most };
@@ -228,6 +237,7 @@ impl Pipeline {
             begin_at: None,
             midway: None,
             stop,
+            kept: inputs.frames,
             replacement: None,
             posterior: None,
             draws,
@@ -247,6 +257,7 @@ impl Pipeline {
         if let Some(method) = method {
             job.know(method)?;
         }
+        job.keep_frames()?;
         Ok(job)
     }
 
@@ -401,17 +412,35 @@ impl Pipeline {
             }
             _ => None,
         };
-        let size = window.or_else(|| request.size.clone()).or(like).or_else(|| self.native_size());
-        let size =
-            size.ok_or_else(|| fail("the model has no default size, so the request needs one".into()))?;
         let axes = self.axes();
+        let native = self.native_size();
+        let size = window.or_else(|| request.size.clone()).or(like).or_else(|| native.clone());
+        let mut size =
+            size.ok_or_else(|| fail("the model has no default size, so the request needs one".into()))?;
+        if axes == 3 {
+            let own = native.and_then(|native| native.first().copied());
+            match (request.frames.map(NonZeroUsize::get), size.len()) {
+                (Some(frames), 3) => size[0] = frames,
+                (frames, 2) => {
+                    let frames = frames.or(own);
+                    let missing =
+                        || fail("the model has no default length, so the request needs `frames`".into());
+                    size.insert(0, frames.ok_or_else(missing)?);
+                }
+                _ => {}
+            }
+        } else if request.frames.is_some() || request.fps.is_some() {
+            return Err(PipelineError::request("frames", "this model does not make clips"));
+        }
         if size.len() != axes {
             let numbers = if axes == 1 { "number" } else { "numbers" };
             return Err(fail(format!("{size:?}: expected {axes} {numbers}, one for each axis of a sample")));
         }
         request.check_size(&size)?;
         let stride = self.stride();
-        if size.iter().any(|n| !n.is_multiple_of(stride)) {
+        // The number of frames may be any.
+        let sides = if axes == 3 { size.get(1..).unwrap_or_default() } else { &size };
+        if sides.iter().any(|n| !n.is_multiple_of(stride)) {
             let sides: Vec<_> = size.iter().map(usize::to_string).collect();
             let unit = if axes == 1 { "values" } else { "pixels" };
             return Err(fail(format!(

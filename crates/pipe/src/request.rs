@@ -1,6 +1,9 @@
 //! Requests: everything that determines a result, apart from the model.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 use tweedie_core::spacing::Spacing;
@@ -134,9 +137,22 @@ pub struct Request {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<NonZeroUsize>,
     /// Height and width of the images, by default those the model was made for. For other media their axes: the length of a
-    /// signal, or frames, height and width of a clip.
+    /// signal, or height and width of a clip, with the number of frames before them if it is not `frames`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Vec<usize>>,
+    /// Number of frames of clips, by default as in `size`, or as the model was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames: Option<NonZeroUsize>,
+    /// Frames of clips per second, by default the model's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fps: Option<NonZeroU32>,
+    /// A clip that is continued: the result begins with it. It is up to the program that runs the request to do so, window after
+    /// window: see [`Inputs::frames`](crate::Inputs::frames).
+    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub continued: Option<RecordedFile>,
+    /// Number of frames at the end of the clip so far that each window sees; by default half of a window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<NonZeroUsize>,
     /// Maximum batch size in one call of the network; smaller values need less memory and do not change the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk: Option<NonZeroUsize>,
@@ -184,6 +200,10 @@ impl Default for Request {
             embeddings: Vec::new(),
             vae_tile: None,
             size: None,
+            frames: None,
+            fps: None,
+            continued: None,
+            keep: None,
             chunk: None,
             precision: None,
         }

@@ -1,6 +1,7 @@
 //! The sampling run of one job.
 
 use std::{
+    num::NonZeroU32,
     ops::{ControlFlow, Range},
     sync::{
         Arc,
@@ -123,7 +124,9 @@ impl Output {
         }
         let values = parts.into_iter().flat_map(|part| part.values).collect();
         let tensors = HostTensor { shape, values };
-        let rate = job.codec.as_ref().and_then(|codec| codec.rate()).or(job.model.network.spec().rate);
+        let own = job.codec.as_ref().and_then(|codec| codec.rate());
+        let own = own.or(job.model.extras.sampling.fps).or(job.model.network.spec().rate);
+        let rate = job.request.fps.map(NonZeroU32::get).or(own);
         let media = match (Media::of(&tensors, rate), &job.spoken) {
             (Media::Audio(units), Some(spoken)) => Media::Audio(spoken.joined(units)),
             (media, _) => media,

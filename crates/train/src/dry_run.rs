@@ -2,7 +2,8 @@
 
 use tweedie_data::Dataset;
 use tweedie_models::{
-    AutoencoderKlConfig, UNet2DConditionConfig, unet::UNet2DConfig, unet_condition::CrossDownBlockType,
+    AutoencoderKlConfig, UNet2DConditionConfig, UNet3DConfig, unet::UNet2DConfig,
+    unet_condition::CrossDownBlockType,
 };
 
 use tweedie_system::memory;
@@ -146,6 +147,19 @@ pub(crate) fn condition_unet_activations(
         floats += u64::from(attends) * (2 * layers + 1) * (28 * area * channels + 2 * keys * channels);
     }
     4 * floats
+}
+
+/// The same for a U-Net for clips of this many frames: in each frame the layers of a U-Net for images, and about as much
+/// again over time.
+pub(crate) fn unet_3d_activations(
+    unet: &UNet3DConfig,
+    frames: usize,
+    size: usize,
+    tokens: usize,
+    recompute: bool,
+) -> u64 {
+    let each = condition_unet_activations(&unet.frames(), size, tokens, recompute);
+    each.saturating_mul(2 * frames as u64)
 }
 
 /// Approximate bytes of activations per image: about nine tensors per residual layer, four per attention, the scores, and

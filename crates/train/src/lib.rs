@@ -40,6 +40,7 @@ mod task;
 mod tensorboard;
 mod text;
 mod time_sampler;
+mod video;
 
 pub use autoencoder::{AdversarialConfig, Reconstruction, VaeConfig};
 pub use batches::{BatchMaker, HostBatch};

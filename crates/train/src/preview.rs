@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use burn::tensor::Device;
 use tweedie_core::{NoiseSchedule, schedule::Times, spacing::Spacing};
-use tweedie_data::{Dataset, Image};
+use tweedie_data::{Dataset, Image, Video};
 use tweedie_media::{Audio, enlarge, spectrogram};
 use tweedie_ops::{Batch, RowNoise, SampleShape};
 use tweedie_pipe::{
@@ -49,6 +49,9 @@ pub(crate) fn samples(
 pub(crate) fn sheet(media: Media, columns: impl Fn(usize) -> usize) -> Sheet {
     /// Sides of a spectrogram in pixels.
     const SIDES: [usize; 2] = [128, 96];
+    if let Media::Clips(clips) = media {
+        return clip_sheet(clips);
+    }
     let (images, sounds) = match media {
         Media::Images(images) => (images, Vec::new()),
         Media::Audio(sounds) => {
@@ -58,7 +61,18 @@ pub(crate) fn sheet(media: Media, columns: impl Fn(usize) -> usize) -> Sheet {
         }
         _ => Default::default(),
     };
-    Sheet { columns: columns(images.len()), images, sounds }
+    Sheet { columns: columns(images.len()), images, sounds, clips: Vec::new() }
+}
+
+/// A contact sheet of clips: a row of at most eight frames for each.
+fn clip_sheet(clips: Vec<Video>) -> Sheet {
+    const MOST: usize = 8;
+    let frames = clips.first().map_or(0, |clip| clip.frames.len());
+    let columns = MOST.min(frames).max(1);
+    let row = |clip: &Video| -> Vec<Image> {
+        (0..columns).filter_map(|i| clip.frames.get(i * frames / columns).cloned()).collect()
+    };
+    Sheet { images: clips.iter().flat_map(row).collect(), columns, clips, sounds: Vec::new() }
 }
 
 /// Rows of a small image with sharp pixels, the same by Pillow's bicubic filter, enlarged by the model, and the original.
@@ -86,7 +100,7 @@ pub(crate) fn enlarged(config: &RunConfig, pipeline: &Pipeline, data: &Dataset) 
     let wanted = RunConfig { run: Run { preview_images: count, ..config.run.clone() }, ..config.clone() };
     columns[2] = sheet(samples(&wanted, pipeline, asked, Inputs::enlarging(&small)?)?, |_| 1).images;
     let images = (0..count).flat_map(|row| columns.each_ref().map(|column| column[row].clone())).collect();
-    Ok(Sheet { images, columns: 4, sounds: Vec::new() })
+    Ok(Sheet { images, columns: 4, ..Sheet::default() })
 }
 
 /// Solver, spacing and steps for about this many network evaluations; without a spacing, the scheduler's own.

@@ -2,12 +2,12 @@
 
 mod sounds;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use serde_json::json;
-use tweedie::data::{DataConfig, EMOJI_ATTRIBUTION, Image, Rgb, Source, grid};
+use tweedie::data::{DataConfig, EMOJI_ATTRIBUTION, Image, Rgb, Source, Video, grid, moving::Scene};
 
 use super::sample::check_place;
 use crate::{
@@ -17,16 +17,18 @@ use crate::{
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// `emoji`, a folder of images or of sounds, a zip or tar archive of such, IDX, CIFAR's batches, NPY, NPZ or Parquet.
+    /// `emoji`, `moving-emoji`, a folder of images or of sounds, a zip or tar archive of such, IDX, CIFAR's batches, NPY, NPZ or
+    /// Parquet.
     #[arg(default_value = "emoji")]
     source: String,
     /// Width and height to resize images to. Spectrograms of sounds are three times as wide and twice as high.
     #[arg(long, default_value_t = 32, value_name = "PIXELS")]
     size: usize,
-    /// Also write a grid of images, or of spectrograms of sounds.
-    #[arg(short, long, value_name = "FILE.png")]
+    /// Also write a grid of images, or of spectrograms of sounds. Of clips, a sheet with a row of frames for each, or an animation
+    /// if the name ends in .gif, .webp, .y4m or .mp4.
+    #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Number of images or spectrograms in the grid.
+    /// Number of images, clips or spectrograms in the grid.
     #[arg(short = 'n', long, default_value = "100", value_name = "N")]
     count: std::num::NonZeroUsize,
     /// Columns of the grid [default: as many as rows].
@@ -45,11 +47,15 @@ impl Args {
 
 pub fn run(args: Args, ui: Ui) -> Result<()> {
     let source = source::parse(&args.source);
-    let emoji = matches!(source, Source::Emoji);
+    let emoji = matches!(source, Source::Emoji | Source::MovingEmoji);
+    let moving = matches!(source, Source::MovingEmoji);
     let config = DataConfig { source, size: args.size, ..DataConfig::default() };
     config.validate()?;
     if let Some(path) = &args.output {
         check_place(path)?;
+    }
+    if let Some(path) = args.output.as_deref().filter(|path| moving && !is_sheet(path)) {
+        Video::check(path)?;
     }
     let set = match source::open(&config, ui) {
         Err(error) if source::has_sounds(&config) => {
@@ -78,7 +84,12 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     if emoji {
         text.push_str(&format!("\n{EMOJI_ATTRIBUTION}"));
     }
-    if let Some(path) = &args.output {
+    if let Some(path) = args.output.as_deref().filter(|_| moving) {
+        let count = args.count.get().min(config.moving.clips);
+        memory::check_sheets(count, [args.size; 2], 1, config.moving.frames, "--count or --size")?;
+        write_clips(&config, count, path).with_context(|| format!("cannot write {}", path.display()))?;
+        text.push_str(&format!("\nclips: {}", path.display()));
+    } else if let Some(path) = &args.output {
         let count = args.count.get().min(set.len());
         memory::check_sheets(count, [args.size; 2], 1, 1, "--count or --size")?;
         let step = set.len() as f64 / count as f64;
@@ -96,6 +107,38 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         text,
     );
     Ok(())
+}
+
+/// Whether a name is that of a still sheet.
+fn is_sheet(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"))
+}
+
+/// Writes the first clips as a sheet or an animation.
+fn write_clips(config: &DataConfig, count: usize, path: &Path) -> Result<()> {
+    const COLUMNS: usize = 8;
+    const GAP: usize = 4;
+    const PAPER: Rgb = Rgb([235, 235, 235]);
+    let clips: Vec<Video> = (0..count as u64)
+        .map(|index| Scene::new(&config.moving, index).video(config.size, config.background))
+        .collect();
+    let Some(first) = clips.first() else { return Ok(()) };
+    let frames = first.frames.len();
+    if is_sheet(path) {
+        let columns = COLUMNS.min(frames).max(1);
+        let picks = |clip: &Video| -> Vec<Image> {
+            (0..columns).filter_map(|i| clip.frames.get(i * frames / columns).cloned()).collect()
+        };
+        let images: Vec<Image> = clips.iter().flat_map(picks).collect();
+        return Ok(grid(&images, columns, GAP, PAPER).save_png(path)?);
+    }
+    let columns = (count as f64).sqrt().ceil() as usize;
+    let sheet = |at: usize| {
+        let images: Vec<Image> = clips.iter().filter_map(|clip| clip.frames.get(at).cloned()).collect();
+        grid(&images, columns, GAP, PAPER)
+    };
+    let video = Video { frames: (0..frames).map(sheet).collect(), delay: first.delay };
+    Ok(video.write(path, None)?)
 }
 
 /// The first few of these names, and the number of others.

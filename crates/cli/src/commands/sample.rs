@@ -1,10 +1,11 @@
 //! `tweedie sample`.
 
+mod continued;
 mod enlarge;
 mod output;
 
 use std::{
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -170,7 +171,20 @@ pub struct Args {
     /// model's training size].
     #[arg(long, value_name = "WxH", value_parser = size, help_heading = "Images")]
     size: Option<Size>,
-    /// Repeat the request that is stored in this PNG or WAV file, or in the text `parameters` of a PNG of AUTOMATIC1111's web UI;
+    /// Number of frames of clips [default: the model's, or 16].
+    #[arg(long, value_name = "N", help_heading = "Images")]
+    frames: Option<NonZeroUsize>,
+    /// Frames of clips per second [default: the model's].
+    #[arg(long, value_name = "N", help_heading = "Images")]
+    fps: Option<NonZeroU32>,
+    /// Continue this clip: GIF, APNG, WebP, Y4M, a folder of numbered frames, or what an installed ffmpeg reads. The result begins
+    /// with its frames; with --frames, the length of the whole, as often as needed [default: one window].
+    #[arg(long, value_name = "CLIP", help_heading = "Images")]
+    r#continue: Option<PathBuf>,
+    /// With --continue: number of last frames that the next ones are made to follow [default: half of the model's frames].
+    #[arg(long, value_name = "N", help_heading = "Images")]
+    keep: Option<NonZeroUsize>,
+    /// Repeat the request that is stored in this PNG, GIF, WebP or WAV file, or in the text `parameters` of a PNG of AUTOMATIC1111's web UI;
     /// other flags of this group are ignored.
     #[arg(long, value_name = "FILE", help_heading = "Images")]
     like: Option<PathBuf>,
@@ -254,7 +268,8 @@ pub struct Args {
 
     /// Image file with the grid of images. The request is stored in it. Audio models write a WAV file, several signals to
     /// `x-0.wav`, `x-1.wav` and so on for `-o x.wav`; clip models an animation with the grid of clips, whose extension selects
-    /// .gif, .png (APNG, the only one that stores the request) or .webp [default: tweedie.png, tweedie.wav or tweedie.gif].
+    /// .gif, .png (APNG), .webp, .y4m or, with an installed ffmpeg, .mp4, .webm or .mkv in AV1 [default: tweedie.png, tweedie.wav or
+    /// tweedie.gif].
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     output: Option<PathBuf>,
     /// Also write one file per image or clip to this folder.
@@ -354,6 +369,9 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     }
     if let (Some(_), Some(path)) = (&request.known, &args.like) {
         bail!("{}: the stored request is that of an edited image; use `tweedie edit --like`", path.display());
+    }
+    if request.continued.is_some() || request.keep.is_some() {
+        return continued::run(&args, request, &pipeline, ui);
     }
     let by = request.enlarge.take();
     let enlarger = by.as_deref().map(|path| enlarge::model(path, &device, ui)).transpose()?;
@@ -554,6 +572,10 @@ impl Args {
                 noise_level: self.noise_level,
                 classes: (!self.class.is_empty()).then(|| self.class.clone()),
                 seed: self.seed,
+                frames: self.frames,
+                fps: self.fps,
+                continued: recorded(&self.r#continue)?,
+                keep: self.keep,
                 ..Request::default()
             },
         };

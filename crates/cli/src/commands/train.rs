@@ -129,6 +129,7 @@ impl Args {
         if let Some(data) = &self.data {
             let value = match source::parse(data) {
                 Source::Emoji => quoted("emoji"),
+                Source::MovingEmoji => quoted("moving_emoji"),
                 Source::Folder(_) => format!("{{ folder = {} }}", quoted(data)),
                 Source::Parquet(_) => format!("{{ parquet = {} }}", quoted(data)),
                 Source::Packed(_) => format!("{{ packed = {} }}", quoted(data)),
@@ -170,6 +171,7 @@ impl Args {
                 TaskKind::Diffusion => "emoji",
                 TaskKind::TextToImage => "text-to-image",
                 TaskKind::TextToSound => "speech",
+                TaskKind::TextToVideo => "text-to-video",
                 TaskKind::Vae => "vae",
                 TaskKind::SuperResolution => "super-resolution",
             },
@@ -180,7 +182,9 @@ impl Args {
 
     /// Whether the data is not the emoji.
     fn has_own_data(&self) -> bool {
-        self.data.as_deref().is_some_and(|data| source::parse(data) != Source::Emoji)
+        self.data
+            .as_deref()
+            .is_some_and(|data| ![Source::Emoji, Source::MovingEmoji].contains(&source::parse(data)))
     }
 
     /// The configuration, and the settings chosen from the data.

@@ -28,3 +28,4 @@ mod solvers;
 mod speech;
 mod tensors;
 mod trajectory;
+mod video;

@@ -106,10 +106,14 @@ const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
 const TEXTS_TO_SOUNDS: PipelineKind =
     PipelineKind { name: "TextToSoundPipeline", also: &[], autoencoder: Some("codec"), ..TEXTS_TO_IMAGES };
 
-/// The class of a pipeline of texts in the latents of `codec`.
-fn of_texts_by(codec: &dyn Codec) -> &'static PipelineKind {
-    named(if codec.spec().axes == 1 { TEXTS_TO_SOUNDS.name } else { TEXTS_TO_IMAGES.name })
-}
+/// The autoencoder is one for images, applied to each frame.
+const TEXTS_TO_CLIPS: PipelineKind = PipelineKind {
+    name: "TextToVideoSDPipeline",
+    also: &["VideoToVideoSDPipeline"],
+    network: ("unet", "UNet3DConditionModel"),
+    guidance: 9.0,
+    ..TEXTS_TO_IMAGES
+};
 
 const XL_TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
     name: "StableDiffusionXLPipeline",
@@ -187,6 +191,7 @@ pub const PIPELINES: &[PipelineKind] = &[
     PipelineKind { name: "DanceDiffusionPipeline", network: ("unet", "UNet1DModel"), ..PIXELS },
     unclip::DECODER,
     PipelineKind { name: unclip::VARIATION, ..unclip::DECODER },
+    TEXTS_TO_CLIPS,
 ];
 
 /// Names of text encoders and their tokenizers in folders.
@@ -206,6 +211,15 @@ fn named(name: &str) -> &'static PipelineKind {
 /// The names of `count` text encoders of a pipeline.
 fn names_of(kind: &PipelineKind, count: usize) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
     TEXTS.into_iter().take(kind.texts).skip(kind.texts.saturating_sub(count))
+}
+
+/// The class of a pipeline with one text encoder, this class of networks, and `codec`.
+fn of_texts_by(network: &str, codec: &dyn Codec) -> &'static PipelineKind {
+    named(match codec.spec().axes {
+        1 => TEXTS_TO_SOUNDS.name,
+        _ if network == TEXTS_TO_CLIPS.network.1 => TEXTS_TO_CLIPS.name,
+        _ => TEXTS_TO_IMAGES.name,
+    })
 }
 
 /// A text encoder with its tokenizer.
@@ -484,7 +498,8 @@ impl Model {
         Self::of_parts(&PIPELINES[0], network, scheduler, extras)
     }
 
-    /// A text-to-image or text-to-sound model of parts in memory, which must fit together: Stable Diffusion's.
+    /// A model of texts of parts in memory, which must fit together: Stable Diffusion's, or one of clips or sounds with the same
+    /// parts.
     pub fn of_texts(
         network: Box<dyn Network>,
         codec: Arc<dyn Codec>,
@@ -492,7 +507,7 @@ impl Model {
         scheduler: SchedulerConfig,
         extras: Extras,
     ) -> Self {
-        let kind = of_texts_by(&*codec);
+        let kind = of_texts_by(network.spec().class, &*codec);
         Self { codec: Some(codec), texts, ..Self::of_parts(kind, network, scheduler, extras) }
     }
 

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tweedie_models::{
-    ClipTextModel, Codec, ControlNetConfig, ControlNetModel, Network, UNet2DConditionModel,
-    unet::DIFFUSERS_VERSION,
+    ClipTextModel, Codec, ControlNetConfig, ControlNetModel, Network, unet::DIFFUSERS_VERSION,
 };
 
 use super::{AESTHETIC, Model, PipelineKind, TEXTS, check_tokens, control, names_of, of_texts_by};
@@ -23,12 +22,12 @@ use crate::{
 /// The class of several ControlNets.
 const SEVERAL: &str = "MultiControlNetModel";
 
-/// The parts of a `StableDiffusionPipeline`, or of a pipeline of sounds with the same parts.
+/// The parts of a `StableDiffusionPipeline`, or of a pipeline of clips or sounds with the same parts.
 pub struct StableDiffusion<'a> {
     /// Converts between media and latents.
     pub vae: &'a dyn Codec,
-    /// Denoises latents.
-    pub unet: &'a UNet2DConditionModel,
+    /// Denoises latents; its class decides which.
+    pub unet: &'a dyn Network,
     /// Converts texts to tokens.
     pub tokenizer: &'a ClipTokenizer,
     /// Converts tokens to features.
@@ -40,14 +39,14 @@ pub struct StableDiffusion<'a> {
 }
 
 impl StableDiffusion<'_> {
-    /// Writes the folder `path`, which Python opens with `StableDiffusionPipeline.from_pretrained(path)`. A pipeline at
+    /// Writes the folder `path`, which Python opens with `from_pretrained` of its pipeline. A pipeline at
     /// `path` is replaced as a whole.
     ///
     /// # Errors
     /// If parts do not match, a file cannot be written (then `path` is unchanged), or `path` is a folder with other content.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
         let folder = Folder {
-            kind: of_texts_by(self.vae),
+            kind: of_texts_by(self.unet.spec().class, self.vae),
             codec: Some(self.vae),
             network: self.unet,
             texts: vec![(self.tokenizer, self.text_encoder)],
@@ -179,7 +178,8 @@ impl Folder<'_> {
             index.insert(name.to_owned(), json!(["transformers", class]));
             index.insert(folder.to_owned(), json!(["transformers", "CLIPTokenizer"]));
         }
-        if !self.texts.is_empty() {
+        let images = class != "UNet3DConditionModel";
+        if images && !self.texts.is_empty() {
             index.insert("feature_extractor".into(), absent.clone());
             index.insert("image_encoder".into(), absent.clone());
         }
@@ -188,7 +188,7 @@ impl Folder<'_> {
         }
         if self.kind.xl {
             index.insert("force_zeros_for_empty_prompt".into(), json!(self.zeros));
-        } else if !self.texts.is_empty() {
+        } else if images && !self.texts.is_empty() {
             index.insert("safety_checker".into(), absent);
             index.insert("requires_safety_checker".into(), json!(false));
         }

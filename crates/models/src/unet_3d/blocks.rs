@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::ConfigError,
-    layers::Init,
+    layers::{Either, Init},
     network::Mode,
     unet::{
         resample::{ConvDown, ConvUp},
@@ -87,7 +87,10 @@ impl Blocks<'_> {
     ) -> Result<(), ConfigError> {
         let head = self.config.attention_head_dim;
         let (at, over) = (init.at("attentions").at(i), init.at("temp_attentions").at(i));
-        block.attentions.push(builder.transformer(&at, level, channels, 1, false)?);
+        let Either::A(transformer) = builder.transformer(&at, level, channels, 1, false)? else {
+            unreachable!("the blocks of the frames have no other attention")
+        };
+        block.attentions.push(transformer);
         let heads = [channels / head.max(1), head];
         block.temp_attentions.push(TimeTransformer::new(&over, channels, heads, self.config.norm_num_groups));
         Ok(())
@@ -98,8 +101,7 @@ impl Blocks<'_> {
         let (from, to) = (widths[level.saturating_sub(1)], widths[level]);
         let resnets = (0..self.config.layers_per_block).map(|i| [if i == 0 { from } else { to }, to]);
         let attends = self.config.down_block_types[level] == DownBlock3DType::CrossAttnDownBlock3D;
-        let mut block =
-            self.block(init, Plan { resnets: resnets.collect(), level, attends, scale: 1.0 })?;
+        let mut block = self.block(init, Plan { resnets: resnets.collect(), level, attends, scale: 1.0 })?;
         if level + 1 < widths.len() {
             let padding = self.config.downsample_padding;
             block.downsamplers.push(ConvDown::new(&init.at("downsamplers.0"), to, padding));
@@ -132,8 +134,7 @@ impl Blocks<'_> {
             [below + skip, to]
         });
         let attends = self.config.up_block_types[i] == UpBlock3DType::CrossAttnUpBlock3D;
-        let mut block =
-            self.block(init, Plan { resnets: resnets.collect(), level, attends, scale: 1.0 })?;
+        let mut block = self.block(init, Plan { resnets: resnets.collect(), level, attends, scale: 1.0 })?;
         if level > 0 {
             block.upsamplers.push(ConvUp::new(&init.at("upsamplers.0"), to));
         }
@@ -181,12 +182,7 @@ impl Block {
     }
 
     /// As a block of the up path: pops its inputs from `skips` and changes to the resolution of the next one.
-    pub(super) fn up(
-        &self,
-        mut x: Tensor<4>,
-        skips: &mut Vec<Tensor<4>>,
-        inputs: &Inputs<'_>,
-    ) -> Tensor<4> {
+    pub(super) fn up(&self, mut x: Tensor<4>, skips: &mut Vec<Tensor<4>>, inputs: &Inputs<'_>) -> Tensor<4> {
         for i in 0..self.resnets.len() {
             x = self.attended(i, self.residual(i, Maps { x, skip: skips.pop() }, inputs), inputs);
         }

@@ -140,7 +140,7 @@ impl UNet3DConfig {
     }
 
     /// The equivalent configuration for the layers in each frame, which are those of `UNet2DConditionModel`.
-    pub(super) fn frames(&self) -> UNet2DConditionConfig {
+    pub fn frames(&self) -> UNet2DConditionConfig {
         use {CrossDownBlockType as Down, CrossUpBlockType as Up};
         let down = |kind: &DownBlock3DType| match kind {
             DownBlock3DType::DownBlock3D => Down::DownBlock2D,

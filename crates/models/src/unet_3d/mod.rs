@@ -130,7 +130,9 @@ impl UNet3DConditionModel {
             return Err(InputError(format!("the samples have the shape {shape}, {expected}")));
         };
         if frames == 0 || height == 0 || width == 0 {
-            return Err(InputError(format!("the samples have the shape {shape}, expected sizes of at least 1")));
+            return Err(InputError(format!(
+                "the samples have the shape {shape}, expected sizes of at least 1"
+            )));
         }
         self.config.frames().check_input([rows, channels, height, width], times, conditions)
     }

@@ -46,7 +46,12 @@ pub(crate) struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    pub(crate) fn resnet(&self, init: &Init, inputs: usize, outputs: usize) -> Result<ResnetBlock, ConfigError> {
+    pub(crate) fn resnet(
+        &self,
+        init: &Init,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<ResnetBlock, ConfigError> {
         self.resampling(init, [inputs, outputs], None)
     }
 

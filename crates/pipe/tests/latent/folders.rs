@@ -52,9 +52,18 @@ fn every_variant_of_weights_is_found() {
 #[test]
 fn every_pipeline_is_written_as_it_was_read() {
     let json = |file: &Path| -> Value { serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap() };
-    for name in
-        ["sd1", "sd2", "sdxl", "controlnet_sdxl", "controlnets_guess", "refiner", "lora", "dit", "ldm"]
-    {
+    for name in [
+        "sd1",
+        "sd2",
+        "sdxl",
+        "controlnet_sdxl",
+        "controlnets_guess",
+        "refiner",
+        "lora",
+        "dit",
+        "ldm",
+        "video",
+    ] {
         let dir = folder(name);
         let loras = match name {
             "lora" => vec![Lora::open(&dir.path().join("lora.safetensors"), 0.4).unwrap()],

@@ -11,7 +11,7 @@ use tweedie_hub::{ClipTokenizer, Lora, Model, SafetensorsFile, weights};
 use tweedie_models::{HostTensor, TensorSource};
 use tweedie_ops::{Batch, Device, SampleShape};
 use tweedie_pipe::{
-    Event, Inputs, NoiseOfRows, Pipeline, RecordedFile, Refinement, Request,
+    Event, Inputs, Media, NoiseOfRows, Pipeline, RecordedFile, Refinement, Request,
     known::{Known, MaskSpec},
 };
 
@@ -111,7 +111,10 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
     let job = pipeline.prepare_with(&request, inputs).unwrap();
     let output = job.run(&AtomicBool::new(false), &mut |_| ControlFlow::Continue(())).unwrap();
     let expected = answer.read("pictures").unwrap();
-    assert_eq!(output.images.len(), expected.shape[0], "{name}");
+    match &output.media {
+        Media::Clips(clips) => assert_eq!(clips[0].frames.len(), expected.shape[2], "{name}"),
+        _ => assert_eq!(output.images.len(), expected.shape[0], "{name}"),
+    }
     let worst = worst(&expected, &output.tensors);
     eprintln!("{name}: {worst:.1e} of RMS");
     worst
@@ -152,6 +155,7 @@ fn pictures_are_those_of_diffusers() {
         "learned",
         "dit",
         "ldm",
+        "video",
     ] {
         let worst = difference(name, weights::Precision::F32);
         if worst.is_nan() || worst >= TOLERANCE {

@@ -133,6 +133,8 @@ impl PartialSchema for JobRequest {
                     "type": "array", "items": { "type": "integer", "minimum": 1 },
                     "description": "Height and width, or the axes of other media."
                 },
+                "frames": whole(1, "Number of frames of clips."),
+                "fps": whole(1, "Frames of clips per second."),
                 "vae_tile": whole(1, "Pixels of tiles of the autoencoder."),
                 "chunk": whole(1, "Maximum batch size of this job."),
                 "precision": { "type": "string", "enum": ["f32", "bf16", "int8"] }

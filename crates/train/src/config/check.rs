@@ -133,7 +133,7 @@ impl RunConfig {
         }
         match self.task {
             TaskKind::Diffusion => self.check_diffusion(),
-            TaskKind::TextToImage => {
+            TaskKind::TextToImage | TaskKind::TextToVideo => {
                 self.diffusion.check()?;
                 self.loss.check(&self.diffusion)?;
                 if self.text.vae.as_os_str().is_empty() {

@@ -66,6 +66,12 @@ pub const PRESETS: &[Preset] = &[
         toml: include_str!("../presets/speech.toml"),
         follows_data: false,
     },
+    Preset {
+        name: "text-to-video",
+        about: "text to clips of moving emoji, 16 frames of 64x64, in the latents of an autoencoder (--vae)",
+        toml: include_str!("../presets/text-to-video.toml"),
+        follows_data: false,
+    },
 ];
 
 /// The preset called `name`.

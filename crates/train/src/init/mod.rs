@@ -31,6 +31,7 @@ pub fn task_of(path: &Path) -> Result<TaskKind, TrainError> {
             _ if kind.name == "SuperResolutionPipeline" => Ok(TaskKind::SuperResolution),
             ("UNet2DModel", None, _) => Ok(TaskKind::Diffusion),
             ("UNet2DConditionModel", Some("vae"), false) => Ok(TaskKind::TextToImage),
+            ("UNet3DConditionModel", Some(_), _) => Ok(TaskKind::TextToVideo),
             _ => {
                 let expected = "a DDPMPipeline, a StableDiffusionPipeline, a UNet2DModel or an AutoencoderKL";
                 let found = format!("{} ({})", dir.display(), kind.name);

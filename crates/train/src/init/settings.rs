@@ -29,6 +29,10 @@ pub(crate) fn settings(path: &Path) -> Result<Table, TrainError> {
     let mut layer = match task_of(path)? {
         TaskKind::Diffusion => diffusion(&dir)?,
         TaskKind::TextToImage | TaskKind::TextToSound => text_to_image(&dir, name)?,
+        TaskKind::TextToVideo => {
+            let expected = "an image model; models of clips are trained from random weights";
+            return Err(TrainError::config("run.init", path.display(), expected));
+        }
         TaskKind::Vae => vae(&dir)?,
         TaskKind::SuperResolution => super_resolution(&dir)?,
     };

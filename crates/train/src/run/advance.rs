@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tweedie_data::grid;
+use tweedie_data::{Image, Video, grid};
 use tweedie_media::{WavFormat, write_wav};
 
 use super::{Phase, TrainLoop};
@@ -199,6 +199,17 @@ impl TrainLoop {
             let sheet = grid(&made.images, made.columns, 2, run.config.data.background);
             let folder = out.join("previews");
             std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+            if let Some(first) = made.clips.first() {
+                let frame = |at: usize| {
+                    let shown: Vec<Image> =
+                        made.clips.iter().filter_map(|clip| clip.frames.get(at).cloned()).collect();
+                    let columns = (shown.len() as f64).sqrt().ceil() as usize;
+                    grid(&shown, columns, 2, run.config.data.background)
+                };
+                let frames = (0..first.frames.len()).map(frame).collect();
+                let sheet = Video { frames, delay: first.delay };
+                sheet.write(&folder.join(format!("step-{step:06}.webp")), None)?;
+            }
             let path = folder.join(format!("step-{step:06}.png"));
             sheet.save_png(&path)?;
             let sounds = folder.join(format!("step-{step:06}"));

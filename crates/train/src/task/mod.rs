@@ -4,12 +4,13 @@ mod diffusion;
 mod learner;
 mod pixels;
 mod text_to_image;
+mod text_to_video;
 mod vae;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tweedie_data::{Audio, Dataset, Image, counted_endings};
+use tweedie_data::{Audio, Dataset, Image, Video, counted_endings};
 use tweedie_models::params::HostTensor;
 use tweedie_ops::Device;
 
@@ -39,6 +40,8 @@ pub enum TaskKind {
     /// A U-Net and its text encoder in the spectrograms of recordings: `[sound]`, `[text]`, `[model]`, `[diffusion]` and
     /// `[loss]`.
     TextToSound,
+    /// The same for clips, with a U-Net that also sees time.
+    TextToVideo,
     /// An autoencoder between images and latents: `[vae]`.
     Vae,
     /// A denoising network that enlarges images: `[super_resolution]`, `[model]`, `[diffusion]` and `[loss]`.
@@ -50,7 +53,7 @@ impl TaskKind {
     pub(crate) fn reads(self, table: &str) -> bool {
         match self {
             Self::Diffusion => ["model", "diffusion", "loss", "conditioning"].contains(&table),
-            Self::TextToImage => ["model", "diffusion", "loss", "text"].contains(&table),
+            Self::TextToImage | Self::TextToVideo => ["model", "diffusion", "loss", "text"].contains(&table),
             Self::TextToSound => ["model", "diffusion", "loss", "text", "sound"].contains(&table),
             Self::Vae => table == "vae",
             Self::SuperResolution => ["model", "diffusion", "loss", "super_resolution"].contains(&table),
@@ -64,6 +67,7 @@ impl std::fmt::Display for TaskKind {
             Self::Diffusion => "diffusion",
             Self::TextToImage => "text-to-image",
             Self::TextToSound => "text-to-sound",
+            Self::TextToVideo => "text-to-video",
             Self::Vae => "vae",
             Self::SuperResolution => "super-resolution",
         })
@@ -137,6 +141,8 @@ pub(crate) struct Sheet {
     pub columns: usize,
     /// The sounds; empty if the images are no spectrograms.
     pub sounds: Vec<Audio>,
+    /// Clips for an animation; none for images.
+    pub clips: Vec<Video>,
 }
 
 /// A training task. Equal configurations and steps give equal bits, however often the run was interrupted: the state is what
@@ -203,7 +209,7 @@ pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec
         notes.push(format!("{place}: ignoring files that are not images: {found}"));
     }
     match config.task {
-        TaskKind::TextToImage => text::captioned(config, data, notes),
+        TaskKind::TextToImage | TaskKind::TextToVideo => text::captioned(config, data, notes),
         _ => Ok((data, notes)),
     }
 }
@@ -227,6 +233,7 @@ pub(crate) fn open(
     };
     Ok(match config.task {
         TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from, share)?),
+        TaskKind::TextToVideo => Box::new(text_to_video::open(config, data, device, from, share)?),
         TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from, share)?),
         _ => Box::new(pixels::open(config, data, device, from, share)?),
     })
@@ -243,6 +250,7 @@ pub(crate) fn plan(config: &RunConfig, data: &RunData, device: &Device) -> Resul
     };
     match config.task {
         TaskKind::TextToImage => text_to_image::plan(config, data, device),
+        TaskKind::TextToVideo => text_to_video::plan(config, data, device),
         TaskKind::Vae => vae::plan(config, data, device),
         _ => pixels::plan(config, data, device),
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use tweedie_data::{Dataset, Words};
 use tweedie_hub::{ClipTokenizer, Speech};
-use tweedie_models::{Mode, UNet2DConditionConfig, params::count};
+use tweedie_models::{Mode, Network, UNet2DConditionConfig, params::count};
 use tweedie_ops::{Batch, Device, SampleShape};
 use tweedie_pipe::{Inputs, Request};
 
@@ -171,7 +171,8 @@ impl Subject for Texts {
     }
 
     fn preview(&self, model: TextModel, device: &Device) -> Result<Sheet, TrainError> {
-        let pipeline = text::pipeline(model, &self.vae, self.maker.tokenizer(), &self.config, device)?;
+        let parts = (Box::new(model.unet) as Box<dyn Network>, model.text_encoder);
+        let pipeline = text::pipeline(parts, &self.vae, self.maker.tokenizer(), &self.config, device)?;
         let guidance = Some(self.config.text.guidance);
         let asked = Request { prompts: self.maker.prompts(), guidance, ..Request::default() };
         let made = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
@@ -186,7 +187,8 @@ impl Subject for Texts {
 
     fn export(&self, model: TextModel, summary: &Summary) -> Result<(), TrainError> {
         let (tokenizer, speech) = (self.maker.tokenizer(), self.speech.clone());
-        text::export(&model, &self.vae, tokenizer, &self.config, speech, summary)
+        let parts = (&model.unet as &dyn Network, &model.text_encoder);
+        text::export(parts, &self.vae, tokenizer, &self.config, speech, summary)
     }
 }
 

@@ -268,7 +268,7 @@ impl Task for Vae {
             images.extend(std::iter::repeat_n(blank, fill));
             images.extend(row.iter().map(|pair| pair.1.clone()));
         }
-        Ok(Sheet { images, columns: columns.min(pairs.len().max(1)), sounds: Vec::new() })
+        Ok(Sheet { images, columns: columns.min(pairs.len().max(1)), ..Sheet::default() })
     }
 
     fn tensors(&self) -> Result<Files, TrainError> {

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use tweedie_data::CaptionConfig;
 use tweedie_hub::{ClipTokenizer, tokenizer::LEAST_ENTRIES};
 use tweedie_models::{
-    ClipTextConfig, UNet2DConditionConfig,
+    ClipTextConfig, UNet2DConditionConfig, UNet3DConfig,
     unet::{SampleSize, TimeScaleShift},
+    unet_3d::{DownBlock3DType, UpBlock3DType},
     unet_condition::{CrossDownBlockType, CrossUpBlockType, PerBlock},
 };
 
@@ -16,6 +17,7 @@ use crate::{
     diffusion::Process,
     error::TrainError,
     model::{CompactUNet, ModelConfig, nulls},
+    task::TaskKind,
 };
 
 /// Texts and latents of a text-to-image model.
@@ -120,7 +122,11 @@ impl TextConfig {
             return wrong("diffusion.schedule", found, "linear, scaled-linear or squared-cosine");
         }
         // The number of channels follows from the autoencoder.
-        self.unet(&config.model, [4, 1, 1], config.diffusion.learned_range()).map(drop)
+        let learned = config.diffusion.learned_range();
+        match config.task {
+            TaskKind::TextToVideo => self.unet_3d(&config.model, [4, 1, 1], learned).map(drop),
+            _ => self.unet(&config.model, [4, 1, 1], learned).map(drop),
+        }
     }
 
     fn encoder_of(&self, end: u32) -> ClipTextConfig {
@@ -184,7 +190,74 @@ impl TextConfig {
     }
 }
 
+impl TextConfig {
+    /// The U-Net for clips whose frames have latents of `shape` (`[C, H, W]`).
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] or [`TrainError::Model`] naming the key.
+    pub(crate) fn unet_3d(
+        &self,
+        model: &ModelConfig,
+        [channels, height, width]: [usize; 3],
+        learned_variance: bool,
+    ) -> Result<UNet3DConfig, TrainError> {
+        let wrong = |e: tweedie_models::ConfigError| TrainError::Model(format!("model: {e}"));
+        let base = match model {
+            ModelConfig::Compact(compact) => compact.unet_3d()?,
+            ModelConfig::UNet(table) => {
+                let value = nulls(serde_json::to_value(table).unwrap_or_default());
+                UNet3DConfig::from_json(&value.to_string()).map_err(wrong)?
+            }
+        };
+        let unet = UNet3DConfig {
+            sample_size: Some(match height == width {
+                true => SampleSize::Square(height),
+                false => SampleSize::Rectangle([height, width]),
+            }),
+            in_channels: channels,
+            out_channels: if learned_variance { 2 * channels } else { channels },
+            cross_attention_dim: self.width,
+            ..base
+        };
+        unet.validate().map_err(wrong)?;
+        Ok(unet)
+    }
+}
+
 impl CompactUNet {
+    /// The text-conditional U-Net for clips: [`Self::condition_unet`] in each frame, and layers over time.
+    fn unet_3d(&self) -> Result<UNet3DConfig, TrainError> {
+        let UNet2DConditionConfig { block_out_channels, .. } = self.condition_unet()?;
+        let levels = block_out_channels.len();
+        for (key, set) in [("model.dropout", self.dropout != 0.0), ("model.scale_shift", self.scale_shift)] {
+            if set {
+                let expected = "not set, because a UNet3DConditionModel does not have it";
+                return Err(TrainError::config(key, "given", expected));
+            }
+        }
+        if self.head_channels == 0 {
+            return Err(TrainError::config("model.head_channels", 0, "the width of a head, at least 1"));
+        }
+        let attends = |level: usize| self.attention_levels.contains(&level);
+        let down = |level: usize| match attends(level) {
+            true => DownBlock3DType::CrossAttnDownBlock3D,
+            false => DownBlock3DType::DownBlock3D,
+        };
+        let up = |level: usize| match attends(level) {
+            true => UpBlock3DType::CrossAttnUpBlock3D,
+            false => UpBlock3DType::UpBlock3D,
+        };
+        Ok(UNet3DConfig {
+            down_block_types: (0..levels).map(down).collect(),
+            up_block_types: (0..levels).rev().map(up).collect(),
+            block_out_channels,
+            layers_per_block: self.layers_per_block,
+            norm_num_groups: self.norm_groups,
+            attention_head_dim: self.head_channels,
+            ..UNet3DConfig::default()
+        })
+    }
+
     /// The text-conditional U-Net, with transformers where [`CompactUNet::unet`] has self-attention.
     fn condition_unet(&self) -> Result<UNet2DConditionConfig, TrainError> {
         // All values are checked there.

@@ -7,10 +7,11 @@ use tweedie_hub::{
     ClipTokenizer, Extras, Model, SamplingDefaults, SchedulerConfig, Speech, StableDiffusion, TextPart,
     weights::Precision,
 };
+use tweedie_models::{ClipTextModel, Network};
 use tweedie_ops::Device;
 use tweedie_pipe::Pipeline;
 
-use super::{TextModel, Vae};
+use super::Vae;
 use crate::{
     config::RunConfig, diffusion::DiffusionConfig, error::TrainError, event::Summary, export::recorded,
     task::TaskKind,
@@ -52,7 +53,7 @@ impl DiffusionConfig {
 /// Writes the pipeline to the folder `summary.model`, with `tweedie.json`, which contains sampling defaults, what a model of
 /// sounds can say, and the training configuration.
 pub(crate) fn export(
-    model: &TextModel,
+    (unet, text_encoder): (&dyn Network, &ClipTextModel),
     vae: &Vae,
     tokenizer: &ClipTokenizer,
     config: &RunConfig,
@@ -74,9 +75,9 @@ pub(crate) fn export(
     let scheduler = scheduler(config, &summary.model)?;
     let parts = StableDiffusion {
         vae: &**vae.codec(),
-        unet: &model.unet,
+        unet,
         tokenizer,
-        text_encoder: &model.text_encoder,
+        text_encoder,
         scheduler: &scheduler,
         extras: &extras,
     };
@@ -86,7 +87,8 @@ pub(crate) fn export(
 fn extras(config: &RunConfig) -> Extras {
     let steps = Some(STEPS[usize::from(config.task == TaskKind::TextToSound)]);
     let guidance = Some(config.text.guidance);
-    let sampling = SamplingDefaults { steps, guidance, ..SamplingDefaults::default() };
+    let fps = (config.task == TaskKind::TextToVideo).then_some(config.data.moving.fps);
+    let sampling = SamplingDefaults { steps, guidance, fps, ..SamplingDefaults::default() };
     Extras { sampling, ..Extras::default() }
 }
 
@@ -100,15 +102,14 @@ fn scheduler(config: &RunConfig, model: &Path) -> Result<SchedulerConfig, TrainE
 /// # Errors
 /// If the schedule has no equivalent in diffusers.
 pub(crate) fn pipeline(
-    model: TextModel,
+    (unet, encoder): (Box<dyn Network>, ClipTextModel),
     vae: &Vae,
     tokenizer: &Arc<ClipTokenizer>,
     config: &RunConfig,
     device: &Device,
 ) -> Result<Pipeline, TrainError> {
-    let parts = [TextPart { tokenizer: tokenizer.clone(), encoder: model.text_encoder }];
+    let parts = [TextPart { tokenizer: tokenizer.clone(), encoder }];
     let scheduler = scheduler(config, &config.run.out)?;
-    let model =
-        Model::of_texts(Box::new(model.unet), vae.codec().clone(), parts.into(), scheduler, extras(config));
+    let model = Model::of_texts(unet, vae.codec().clone(), parts.into(), scheduler, extras(config));
     Ok(Pipeline::of(model, device))
 }

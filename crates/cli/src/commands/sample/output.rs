@@ -98,13 +98,7 @@ impl Args {
                 numbered(&path, count).iter().try_for_each(|path| check_place(path))?;
             }
             Medium::Clip => {
-                let format = AnimationFormat::of(&path);
-                format.with_context(|| {
-                    format!(
-                        "-o {}: expected a file name with the extension .gif, .png or .webp for clips",
-                        path.display()
-                    )
-                })?;
+                Video::check(&path).context("-o")?;
                 check_place(&path)?;
             }
             Medium::Tensor => {

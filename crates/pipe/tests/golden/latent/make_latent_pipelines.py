@@ -51,8 +51,10 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
+    TextToVideoSDPipeline,
     UNet2DConditionModel,
     UNet2DModel,
+    UNet3DConditionModel,
     VQModel,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -417,6 +419,24 @@ def ldm():
     return LDMPipeline(vqvae=vae(), unet=filled(net), scheduler=scheduler), dict(steps=7), [2, 4, 8, 8]
 
 
+def video():
+    """Three frames that are not square, with the autoencoder of images."""
+    net = UNet3DConditionModel(
+        sample_size=8,
+        block_out_channels=[16, 32],
+        down_block_types=["CrossAttnDownBlock3D", "DownBlock3D"],
+        up_block_types=["UpBlock3D", "CrossAttnUpBlock3D"],
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=8,
+        cross_attention_dim=24,
+    )
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    parts = dict(vae=vae(), text_encoder=text(24), tokenizer=TOKENIZER, unet=filled(net), scheduler=scheduler)
+    request = dict(prompt="the cat smiling", negative_prompt="red hat", guidance=9.0, steps=5, frames=3, size=[16, 24])
+    return TextToVideoSDPipeline(**parts), request, [2, 4, 3, 8, 12]
+
+
 def lora():
     """A low-rank change of some layers, by the names that diffusers writes."""
     pipe, request, shape = sd1()
@@ -463,6 +483,7 @@ CASES = dict(
     ldm_upscale=ldm_upscale,
     dit=dit,
     ldm=ldm,
+    video=video,
 )
 
 
@@ -542,6 +563,12 @@ def make(name):
             begun = pipe(**more, **size, latents=latents, denoising_end=part, output_type="latent").images
             sizes = dict(original_size=(16, 16), target_size=(16, 16))
             last(**more, **sizes, image=begun, denoising_start=part, aesthetic_score=request["aesthetic_score"])
+        elif name == "video":
+            # It makes one clip of a prompt.
+            prompts = {key: [request[key]] * shape[0] for key in ("prompt", "negative_prompt")}
+            height, width = request["size"]
+            more = dict(guidance_scale=request["guidance"], num_frames=request["frames"], height=height, width=width)
+            pipe(**prompts, latents=latents, **more, **steps)
         else:
             more = dict(guidance_scale=request["guidance"], **steps)
             for key, theirs in (("guidance_rescale",) * 2, ("clip_skip",) * 2, ("strength",) * 2, ("negative_prompt",) * 2):
@@ -574,7 +601,11 @@ def make(name):
                 more |= dict(latents=latents, num_images_per_prompt=shape[0], height=2 * shape[2], width=2 * shape[3])
                 more |= dict(image=pictures) if controls else {}
             pipe(request["prompt"], **more)
-    out = np.ascontiguousarray(seen[0].numpy())
+    out = seen[0].numpy()
+    if name == "video":
+        # From frames of channels to channels of frames.
+        out = out.reshape(shape[0], shape[2], *out.shape[1:]).transpose(0, 2, 1, 3, 4)
+    out = np.ascontiguousarray(out)
     assert np.isfinite(out).all()
     metadata = dict(
         request=json.dumps(dict(count=shape[0], **request)),

@@ -1,0 +1,110 @@
+//! Clips: training, sampling, continuing, and what is wrong with requests and files.
+
+use std::{fs, path::Path, sync::LazyLock};
+
+use tweedie::{
+    data::clip::{Part, read},
+    media::{Image, Rgb, Video},
+};
+
+use crate::common::{Scratch, finish, program};
+
+/// A model of four frames of 16×16 pixels, trained for two steps; made once.
+static MODEL: LazyLock<String> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("video");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    let vae = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/emoji-vae-64");
+    let mut args = vec!["train", "--preset", "text-to-video", "--vae", vae.to_str().unwrap(), "--out", "run"];
+    args.extend(["--steps", "2", "--batch", "2"]);
+    for key in [
+        "run.preview_every=0",
+        "run.validate_every=0",
+        "data.size=16",
+        "data.moving.clips=8",
+        "model.base_channels=8",
+        "model.multipliers=[1, 1]",
+        "model.attention_levels=[1]",
+        "text.width=16",
+    ] {
+        args.extend(["--set", key]);
+    }
+    finish(program(&folder, &args)).ok();
+    folder.join("run/model").to_str().unwrap().to_owned()
+});
+
+fn sample<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = ["sample", "--model", &MODEL, "--prompt", "a cat spins", "--steps", "2", "--zoom", "1"];
+    let fixed: Vec<&'static str> = fixed.map(|word| -> &'static str { word.to_owned().leak() }).to_vec();
+    [fixed, more.to_vec()].concat()
+}
+
+#[test]
+fn clips_are_written_made_again_and_continued() {
+    let scratch = Scratch::new();
+    let ran = scratch.ok(&sample(&["--frames", "4", "-o", "a.webp"]));
+    assert!(ran.stdout.contains("1 clip, 2 steps"), "{}", ran.told());
+    let first = read(&scratch.path("a.webp"), Part::All).unwrap().video;
+    // Four frames of eight per second, with a margin.
+    assert_eq!((first.frames.len(), first.frames[0].width, first.delay), (4, 20, 125));
+    let model: &str = &MODEL;
+    for name in ["b.png", "b.gif", "b.y4m"] {
+        scratch.ok(&["sample", "--like", "a.webp", "--model", model, "--zoom", "1", "-o", name]);
+    }
+    assert_eq!(read(&scratch.path("b.png"), Part::All).unwrap().video, first);
+    scratch.ok(&sample(&["--frames", "4", "-n", "2", "--fps", "20", "--singles", "each", "-o", "c.png"]));
+    let single = read(&scratch.path("each/0000.png"), Part::All).unwrap().video;
+    assert_eq!((single.frames.len(), single.frames[0].width, single.delay), (4, 16, 50));
+
+    // The given frames stay as they are; windows of 16, of which 8 are seen.
+    single.write(&scratch.path("given.png"), None).unwrap();
+    let ran = scratch.ok(&sample(&["--continue", "given.png", "--frames", "30", "-o", "long.png"]));
+    assert!(ran.stdout.contains("30 frames, 4 of them given, in 3 windows"), "{}", ran.told());
+    let long = read(&scratch.path("long.png"), Part::All).unwrap().video;
+    assert_eq!((long.frames.len(), long.delay), (30, 50));
+    assert_eq!(long.frames[..4], single.frames);
+    assert!(long.frames[4..].iter().any(|frame| *frame != single.frames[3]));
+    // The same request, the same frames.
+    scratch.ok(&["sample", "--like", "long.png", "--model", model, "--zoom", "1", "-o", "again.png"]);
+    assert_eq!(read(&scratch.path("again.png"), Part::All).unwrap().video, long);
+}
+
+#[test]
+fn wrong_requests_and_files_are_named() {
+    let scratch = Scratch::new();
+    let still = Image::filled(16, 16, Rgb([9; 3]));
+    still.save_png(scratch.path("still.png")).unwrap();
+    Video { frames: vec![still.clone(); 20], delay: 40 }.write(&scratch.path("twenty.png"), None).unwrap();
+    fs::write(scratch.path("text.mp4"), "no film").unwrap();
+    fs::create_dir(scratch.path("empty")).unwrap();
+    for (more, part) in [
+        (&["-o", "a.avi"][..], "a.avi: expected a file name with the extension .gif, .png"),
+        (&["--frames", "0"], "--frames"),
+        (&["--frames", "1000000"], "sides from 1 to 16384"),
+        (&["--size", "15"], "multiples of 4"),
+        (&["--continue", "none.gif"], "none.gif"),
+        (&["--continue", "still.png"], "still.png: it is a single image, not a clip"),
+        (&["--continue", "empty"], "empty"),
+        (&["--continue", "text.mp4"], "ffmpeg"),
+        (&["--continue", "twenty.png", "--frames", "20"], "--frames 20: the clip already has 20 frames"),
+        (&["--continue", "twenty.png", "--keep", "16"], "--keep 16: expected 1 to 15"),
+        (&["--continue", "twenty.png", "-n", "2"], "--continue makes one clip"),
+        (&["--keep", "3"], "--keep needs --continue"),
+    ] {
+        scratch.fails(&sample(more), &[part]);
+    }
+    scratch.fails(&["sample", "--frames", "3"], &["does not make clips"]);
+    scratch.fails(&["sample", "--continue", "twenty.png"], &["needs a model that makes clips"]);
+}
+
+#[test]
+fn the_data_is_shown_as_sheet_and_animation() {
+    let scratch = Scratch::new();
+    let ran = scratch.ok(&["data", "moving-emoji", "--size", "16", "-n", "4", "-o", "a.gif"]);
+    assert!(ran.stdout.contains("2048 images") && ran.stdout.contains("CC-BY 4.0"), "{}", ran.told());
+    let video = read(&scratch.path("a.gif"), Part::All).unwrap().video;
+    assert_eq!((video.frames.len(), video.frames[0].width), (16, 44));
+    scratch.ok(&["data", "moving-emoji", "--size", "16", "-n", "4", "-o", "a.png"]);
+    let error = read(&scratch.path("a.png"), Part::All).unwrap_err().to_string();
+    assert!(error.contains("single image"), "{error}");
+}

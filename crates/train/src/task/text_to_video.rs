@@ -1,0 +1,147 @@
+//! Training a text-to-video latent diffusion model: see [`crate::video`].
+
+use std::{collections::BTreeMap, ops::Range};
+
+use tweedie_data::{Dataset, Source};
+use tweedie_models::{Mode, Network, params::count};
+use tweedie_ops::{Batch, Device, SampleShape};
+use tweedie_pipe::{Inputs, Request};
+
+use super::{
+    Sheet,
+    diffusion::{Diffusion, Subject},
+};
+use crate::{
+    batches::{HostBatch, Noising},
+    checkpoint::Checkpoint,
+    config::RunConfig,
+    dry_run::{DryRun, Memory, fits, unet_3d_activations},
+    error::TrainError,
+    event::Summary,
+    preview,
+    share::Share,
+    text::{self, TextBatch, Vae},
+    video::{VideoBatches, VideoModel},
+};
+
+pub(super) struct TextToVideo {
+    config: RunConfig,
+    maker: VideoBatches,
+    vae: Vae,
+}
+
+/// What the configuration and the data must be.
+fn check(config: &RunConfig) -> Result<(), TrainError> {
+    if config.data.source != Source::MovingEmoji {
+        let expected = "\"moving_emoji\", the only source of clips";
+        return Err(TrainError::config("data.source", &config.data.source, expected));
+    }
+    if let Some(path) = &config.run.init {
+        let expected = "nothing: models of clips are trained from random weights";
+        return Err(TrainError::config("run.init", path.display(), expected));
+    }
+    Ok(())
+}
+
+/// Bytes of activations of a clip.
+fn activations(config: &RunConfig, shape: [usize; 3]) -> Result<u64, TrainError> {
+    let unet = config.text.unet_3d(&config.model, shape, config.diffusion.learned_range())?;
+    let (frames, recompute) = (config.data.moving.frames, config.run.recompute);
+    let each = unet_3d_activations(&unet, frames, shape[1], config.text.tokens, recompute);
+    let all = each.saturating_mul(config.run.batch as u64);
+    fits(config, &unet.block_out_channels, all)?;
+    Ok(all)
+}
+
+/// The task of a run.
+pub(super) fn open(
+    config: &RunConfig,
+    data: &Dataset,
+    device: &Device,
+    from: Option<&Checkpoint>,
+    share: &Share,
+) -> Result<Diffusion<TextToVideo>, TrainError> {
+    check(config)?;
+    let vae = Vae::load(&config.text.vae, device)?;
+    let shape = vae.shape(config.data.size)?;
+    activations(config, shape)?;
+    let tokenizer = text::tokenizer(data.split().0.words(), config)?;
+    let maker = VideoBatches::new(config, tokenizer, &vae, device, share.is_first())?;
+    let model = VideoModel::new(config, shape, maker.tokenizer(), &device.clone().autodiff())?
+        .with_context(config.run.context());
+    Diffusion::new(config, TextToVideo { config: config.clone(), maker, vae }, model, device, from, share)
+}
+
+impl Subject for TextToVideo {
+    type Model = VideoModel;
+    type Rows = TextBatch;
+
+    fn shape(&self) -> SampleShape {
+        self.maker.shape().into()
+    }
+
+    fn noising(&self) -> &Noising {
+        &self.maker.noising
+    }
+
+    fn sizes(&self) -> [usize; 2] {
+        self.maker.sizes()
+    }
+
+    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<TextBatch>, TrainError> {
+        Ok(self.maker.step(done, passes))
+    }
+
+    fn validation(&self, rows: usize) -> Result<Vec<TextBatch>, TrainError> {
+        Ok(self.maker.validation(rows))
+    }
+
+    fn samples(rows: &TextBatch) -> &HostBatch {
+        &rows.rows
+    }
+
+    fn samples_mut(rows: &mut TextBatch) -> &mut HostBatch {
+        &mut rows.rows
+    }
+
+    fn forward(model: &VideoModel, x: Batch, rows: &TextBatch, mode: Mode) -> Result<Batch, TrainError> {
+        model.forward(x, &rows.rows.times, &rows.texts, mode)
+    }
+
+    fn inputs(&self) -> BTreeMap<String, String> {
+        let mut inputs = self.maker.inputs();
+        inputs.insert("the captions".into(), self.maker.tokenizer().fingerprint());
+        inputs
+    }
+
+    fn preview(&self, model: VideoModel, device: &Device) -> Result<Sheet, TrainError> {
+        let parts = (Box::new(model.unet) as Box<dyn Network>, model.text_encoder);
+        let pipeline = text::pipeline(parts, &self.vae, self.maker.tokenizer(), &self.config, device)?;
+        let guidance = Some(self.config.text.guidance);
+        let [_, _, side, _] = self.maker.shape();
+        let stride = self.config.data.size / side.max(1);
+        let size = Some(vec![self.config.data.moving.frames, side * stride, side * stride]);
+        let asked = Request { prompts: self.maker.prompts(), guidance, size, ..Request::default() };
+        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
+        Ok(preview::sheet(made, |count| count))
+    }
+
+    fn export(&self, model: VideoModel, summary: &Summary) -> Result<(), TrainError> {
+        let parts = (&model.unet as &dyn Network, &model.text_encoder);
+        text::export(parts, &self.vae, self.maker.tokenizer(), &self.config, None, summary)
+    }
+}
+
+/// The sizes of the networks and of the data.
+pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
+    check(config)?;
+    let shape = Vae::load(&config.text.vae, device)?.shape(config.data.size)?;
+    let tokenizer = text::tokenizer(data.split().0.words(), config)?;
+    let model = VideoModel::new(config, shape, &tokenizer, device)?;
+    let memory = Memory::of(count(&model), config.ema.averages().len(), activations(config, shape)?);
+    let networks = vec![
+        ("unet".to_owned(), model.unet.config().to_json()),
+        ("text_encoder".to_owned(), model.text_encoder.config().to_json(tokenizer.begin, tokenizer.pad)),
+    ];
+    DryRun::new(config, data, count(&model), Vec::new(), networks, memory)
+}
