@@ -157,3 +157,18 @@ fn what_cannot_be_learned_is_said() {
         scratch.fails(&speech(&["--data", "silent", "--set", key]), &[part]);
     }
 }
+
+/// The model of the repository: three words, louder in their middle than between them.
+#[test]
+fn the_shipped_model_speaks() {
+    let scratch = Scratch::new();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/spoken-digits");
+    scratch.ok(&["sample", "--model", model, "--prompt", "314", "--voice", "theo", "-o", "pi.wav"]);
+    let sound = read_wav(&scratch.path("pi.wav")).unwrap();
+    assert_eq!(sound.rate, RATE);
+    // Pauses are exact zeros.
+    let words: Vec<&[f32]> = sound.channels[0].split(|v| *v == 0.0).filter(|part| part.len() > 400).collect();
+    let zeros = sound.channels[0].split(|v| *v != 0.0).filter(|part| part.len() >= 480).count();
+    assert!(zeros == 2 && words.len() >= 3, "{zeros} pauses, {} parts", words.len());
+    assert!((0.8..2.2).contains(&sound.seconds()), "{}", sound.seconds());
+}
