@@ -74,7 +74,7 @@ fn sample<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn speech<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&["train", "--preset", "speech", "--steps", "1", "--quiet"], more].concat()
+    [&["train", "--preset", "speech", "--steps", "1", "--quiet", "--out", "run"], more].concat()
 }
 
 #[test]
@@ -82,10 +82,10 @@ fn recordings_are_learned_and_spoken() {
     let scratch = Scratch::new();
     recordings(&scratch.path("mine"));
     scratch.ok(&train("run", "4")).says(&[
-        "1 of 19 sounds have several channels: their mean is used",
-        "1 of 19 sounds have a rate of 16000 Hz: resampled to 8000 Hz",
-        "1 of 19 sounds are silent: left out",
-        "1 of 19 sounds are longer than 0.16 s",
+        "1 of 20 sounds have several channels: their mean is used",
+        "1 of 20 sounds have a rate of 16000 Hz: resampled to 8000 Hz",
+        "1 of 20 sounds are silent: left out",
+        "1 of 20 sounds are longer than 0.16 s",
         "skipped mine/bob/broken.wav",
     ]);
     // An interrupted run ends with the same bits.
