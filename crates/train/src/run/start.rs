@@ -154,8 +154,9 @@ impl TrainLoop {
         }
         let (data, notes) = share.together(RunData::open(&config))?;
         let open = || task::open(&config, &data, &device, from.as_ref(), &share);
-        // The first rank writes the latents of a text-to-image model, which the others then read.
-        let waits = config.task == TaskKind::TextToImage && !share.is_first();
+        // The first rank writes the latents of images or sounds, which the others then read.
+        let latent = matches!(config.task, TaskKind::TextToImage | TaskKind::TextToSound);
+        let waits = latent && !share.is_first();
         let task = if waits { None } else { Some(open()) };
         let task = match share.together(task.transpose())? {
             Some(task) => Ok(task),
