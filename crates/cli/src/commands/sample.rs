@@ -177,7 +177,7 @@ pub struct Args {
     /// Frames of clips per second [default: the model's].
     #[arg(long, value_name = "N", help_heading = "Images")]
     fps: Option<NonZeroU32>,
-    /// Continue this clip: GIF, APNG, WebP, Y4M, a folder of numbered frames, or what an installed ffmpeg reads. The result begins
+    /// Continue this clip: GIF, APNG, WebP, Y4M, or what an installed ffmpeg reads. The result begins
     /// with its frames; with --frames, the length of the whole, as often as needed [default: one window].
     #[arg(long, value_name = "CLIP", help_heading = "Images")]
     r#continue: Option<PathBuf>,
