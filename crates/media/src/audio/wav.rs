@@ -292,13 +292,7 @@ mod tests {
     fn other_formats_and_damage_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.wav");
-        let spec =
-            WavSpec { channels: 1, sample_rate: 8000, bits_per_sample: 24, sample_format: SampleFormat::Int };
-        let mut writer = WavWriter::create(&path, spec).unwrap();
-        writer.write_sample(5).unwrap();
-        writer.finalize().unwrap();
         let error = || read_wav(&path).unwrap_err().to_string();
-        assert!(error().contains("a.wav: integers of 24 bits; expected"), "{}", error());
         write_wav(&path, &stereo(8000), WavFormat::Pcm16, None).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
