@@ -131,6 +131,17 @@ impl Job {
         self.spoken.as_ref().map_or(self.count(), Spoken::count)
     }
 
+    /// The results that the samples of the images `rows` make: theirs, or all if a model speaks, whose samples are parts of texts
+    /// and must all be there.
+    pub fn results_of(&self, rows: Range<usize>) -> Range<usize> {
+        if self.spoken.is_some() { 0..self.results() } else { rows }
+    }
+
+    /// Whether all samples are needed for a result, because they are parts of texts.
+    pub fn is_joined(&self) -> bool {
+        self.spoken.is_some()
+    }
+
     /// The axes of the media: height and width of images.
     pub fn size(&self) -> &[usize] {
         &self.size

@@ -135,7 +135,10 @@ impl Lane {
 
     /// Images in one part.
     pub fn rows_per_part(job: &Job) -> usize {
-        job.chunk().min((ROWS / width_of(job)).max(1))
+        match job.is_joined() {
+            true => job.count(),
+            false => job.chunk().min((ROWS / width_of(job)).max(1)),
+        }
     }
 
     /// Whether the parts of this job belong here.

@@ -151,6 +151,7 @@ impl Scribe {
             Err(_) => return self.end(live, Err(Fault::internal("decoding failed unexpectedly"))),
         };
         let output = Output::of(job, vec![decoded], 0);
+        let rows = job.results_of(rows);
         let Ok(request) = Request::deserialize(&live.order.request) else {
             return self.end(live, Err(Fault::internal("the stored request cannot be read")));
         };

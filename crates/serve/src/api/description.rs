@@ -175,6 +175,7 @@ pub struct JobForm {
         super::openai::generations,
         super::openai::edits,
         super::openai::variations,
+        super::openai::speech,
         super::operations::health,
         super::operations::ready,
         super::operations::metrics,

@@ -46,6 +46,7 @@ pub fn router(service: Arc<Service>, tokens: Tokens) -> Router {
         .route("/v1/images/generations", post(openai::generations))
         .route("/v1/images/edits", post(openai::edits))
         .route("/v1/images/variations", post(openai::variations))
+        .route("/v1/audio/speech", post(openai::speech))
         .nest("/sdapi/v1", a1111::router(service.clone()))
         .route("/metrics", get(operations::metrics))
         .layer(middleware::from_fn_with_state(guard.clone(), auth::check));

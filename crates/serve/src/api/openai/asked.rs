@@ -168,7 +168,7 @@ fn set_image(request: &mut Map<String, Value>, fields: &mut Fields, kind: Kind) 
 }
 
 /// The fields of our own requests. In a form they are texts.
-fn own_fields(request: &mut Map<String, Value>, fields: &mut Fields) -> Result<(), Fault> {
+pub(super) fn own_fields(request: &mut Map<String, Value>, fields: &mut Fields) -> Result<(), Fault> {
     for name in ["negative_prompt", "solver", "spacing", "precision", "prompt_weights"] {
         if let Some(Value::String(text)) = fields.0.get(name) {
             let spacing = || {

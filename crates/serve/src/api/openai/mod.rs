@@ -4,6 +4,7 @@
 //! beside OpenAI's.
 
 mod asked;
+mod speech;
 mod stream;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use self::asked::{Asked, Kind};
+pub use self::speech::{__path_speech, speech};
 use super::body;
 use crate::{
     Fault,
@@ -111,12 +113,11 @@ async fn answer(
     kind: Kind,
 ) -> Result<Response, Fault> {
     let asked = Asked::of(service, fields, kind).await?;
-    let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
     let draft = Draft {
         model: asked.model.clone(),
         request: asked.request.clone(),
         partials: asked.partials,
-        key,
+        key: key(headers),
         ..Draft::default()
     };
     let Submitted { found, fresh } = service.submit(&client.0, draft).await?;
@@ -131,6 +132,11 @@ async fn answer(
         }
         Found::Ended(record) => finished(service, headers, &record, &asked).await,
     }
+}
+
+/// The client's own name for a request.
+fn key(headers: &HeaderMap) -> Option<String> {
+    headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned())
 }
 
 async fn finished(
