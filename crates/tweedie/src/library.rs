@@ -30,6 +30,7 @@ pub const OWN: &[(&str, &str)] = &[
     (TEXTS, "emoji of 64×64 pixels, by text"),
     ("emoji-vae-64", "autoencoder of 64×64 emoji"),
     (ENLARGER, "enlarges emoji and drawings 4 times"),
+    ("spoken-digits", "speaks digits in six voices"),
 ];
 
 /// The description of one of this project's models; empty for others.

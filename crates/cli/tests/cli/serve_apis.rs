@@ -331,3 +331,49 @@ fn requests_have_loras_of_their_own() {
     let refused = refused.is(400).text();
     assert!(refused.contains("strange") && !refused.contains("/inputs/"), "{refused}");
 }
+
+#[test]
+fn texts_are_spoken_in_one_sound() {
+    let scratch = Scratch::new();
+    let served = Served::start(&scratch.path(""), &["--model", "spoken-digits"]);
+    let asked = json!({ "model": "spoken-digits", "input": "three one, four one five nine", "voice": "theo", "seed": 1, "steps": 2 });
+    let spoken = served.post("/v1/audio/speech", &asked).is(200);
+    assert_eq!(spoken.header("content-type"), Some("audio/wav"));
+    let args = [
+        "sample",
+        "-m",
+        "spoken-digits",
+        "-p",
+        "three one, four one five nine",
+        "--voice",
+        "theo",
+        "--seed",
+        "1",
+    ];
+    scratch.ok(&[&args[..], &["--steps", "2", "-o", "own.wav"]].concat());
+    let own = scratch.read("own.wav");
+    // Both end in the same samples; what is stored with them differs.
+    let samples = |wav: &[u8]| {
+        let start = wav.windows(4).position(|four| four == b"data").unwrap() + 8;
+        let length = u32::from_le_bytes(wav[start - 4..start].try_into().unwrap()) as usize;
+        wav[start..start + length].to_vec()
+    };
+    assert!(samples(&spoken.body) == samples(&own));
+    let mut raw = asked.clone();
+    raw["response_format"] = "pcm".into();
+    assert!(served.post("/v1/audio/speech", &raw).is(200).body == samples(&own));
+    for (field, value, words) in [
+        ("input", json!("cat"), "does not know the word `cat`"),
+        ("input", json!(" "), "expected a text"),
+        ("voice", json!("alloy"), "expected one of"),
+        ("response_format", json!("mp3"), "expected `wav` or `pcm`"),
+        ("speed", json!(2), "one speed"),
+        ("model", json!("tts-1"), "expected `spoken-digits`"),
+    ] {
+        let mut wrong = asked.clone();
+        wrong[field] = value;
+        let refused = served.post("/v1/audio/speech", &wrong);
+        let text = refused.text();
+        assert!((400..500).contains(&refused.status) && text.contains(words), "{field}: {text}");
+    }
+}
