@@ -140,7 +140,11 @@ impl Fault {
     pub fn without_folders(self) -> Self {
         let short = |word: &str| match word.rsplit_once(['/', '\\']) {
             // Errors begin with the path of the file, which may be relative.
-            Some((_, name)) if Path::new(word).is_absolute() || word.ends_with(':') => name.to_owned(),
+            Some((_, name))
+                if Path::new(word).is_absolute() || word.ends_with(':') && !word.starts_with('`') =>
+            {
+                name.to_owned()
+            }
             _ => word.to_owned(),
         };
         let message: Vec<String> = self.message.split(' ').map(short).collect();

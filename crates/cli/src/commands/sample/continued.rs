@@ -21,9 +21,9 @@ use crate::{
 
 pub(super) fn run(args: &Args, request: Request, pipeline: &Pipeline, ui: Ui) -> Result<ExitCode> {
     let Some(file) = &request.continued else { bail!("--keep needs --continue") };
+    ensure!(pipeline.network().spec().axes == 3, "--continue needs a model that makes clips");
     ensure!(request.count.get() == 1, "--continue makes one clip; remove --count");
     ensure!(args.singles.is_none() && args.save_tensors.is_none(), "--continue only writes --output");
-    ensure!(pipeline.network().spec().axes == 3, "--continue needs a model that makes clips");
     file.check()?;
     // Everything but the clip itself, for one window.
     let window = Request { continued: None, keep: None, frames: None, ..request.clone() };
