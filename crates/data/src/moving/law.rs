@@ -9,17 +9,17 @@ use super::between;
 /// How a thing moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Motion {
-    /// Falls and rises in parabolas, with a period of [`BOUNCE`].
+    /// Falls and rises in parabolas, with a period of 1 s.
     Bounces,
-    /// Goes round a circle in [`TURN`], upright.
+    /// Goes round a circle in 2 s, upright.
     Orbits,
-    /// Turns about itself in [`TURN`].
+    /// Turns about itself in 2 s.
     Spins,
     /// Its size grows exponentially.
     Grows,
     /// Its size shrinks exponentially.
     Shrinks,
-    /// Is there half of each [`BLINK`].
+    /// Is there half of each 0.5 s.
     Blinks,
     /// Goes to the left at a constant speed.
     SlidesLeft,
