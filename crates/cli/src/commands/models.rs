@@ -14,7 +14,7 @@ pub fn run(ui: Ui) -> Result<()> {
             Place::BuiltIn => "part of the binary".into(),
         };
         let about = library::about(&named.name);
-        lines.push(format!("{:<20} {about:<34} {place}", named.name).trim_end().to_owned());
+        lines.push(format!("{:<20} {about:<36} {place}", named.name).trim_end().to_owned());
         let path = if let Place::Path(path) = &named.place { Some(path) } else { None };
         all.push(json!({ "name": named.name, "path": path, "about": about }));
     }
