@@ -29,7 +29,8 @@ Open http://127.0.0.1:7860 in a browser, or use
 started again.")]
 pub struct Args {
     /// Model to serve: a folder, a single-file checkpoint or a name of `tweedie models`; may be repeated. Loaded when it is
-    /// first needed. Requests without a model use the first one [default: the built-in models].
+    /// first needed. Requests without a model use the first one [default: emoji-32, and
+    /// emoji-text-64 if it is found].
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// Address and port; port 0 selects a free one. Addresses that other machines can reach need --tokens

@@ -339,6 +339,7 @@ fn texts_are_spoken_in_one_sound() {
     let asked = json!({ "model": "spoken-digits", "input": "three one, four one five nine", "voice": "theo", "seed": 1, "steps": 2 });
     let spoken = served.post("/v1/audio/speech", &asked).is(200);
     assert_eq!(spoken.header("content-type"), Some("audio/wav"));
+    assert_eq!(spoken.header("x-ignored"), None);
     let args = [
         "sample",
         "-m",
@@ -360,8 +361,10 @@ fn texts_are_spoken_in_one_sound() {
     };
     assert!(samples(&spoken.body) == samples(&own));
     let mut raw = asked.clone();
-    raw["response_format"] = "pcm".into();
-    assert!(served.post("/v1/audio/speech", &raw).is(200).body == samples(&own));
+    (raw["response_format"], raw["instructions"]) = ("pcm".into(), "slowly".into());
+    let answer = served.post("/v1/audio/speech", &raw).is(200);
+    assert!(answer.body == samples(&own));
+    assert_eq!(answer.header("x-ignored"), Some("instructions"));
     for (field, value, words) in [
         ("input", json!("cat"), "does not know the word `cat`"),
         ("input", json!(" "), "expected a text"),

@@ -21,7 +21,7 @@ use crate::{
     waiter::Waiter,
 };
 
-/// Fields that tell OpenAI's models what ours have no word for.
+/// Fields that tell OpenAI's models what ours have no word for. The header `x-ignored` lists those that were set.
 const IGNORED: [&str; 2] = ["instructions", "user"];
 
 /// Speaks a text.
@@ -48,6 +48,7 @@ pub async fn speech(
             return Err(Fault::field("response_format", format!("`{other}`: expected `wav` or `pcm`")));
         }
     };
+    let ignored = fields.ignored(&IGNORED).join(", ");
     let draft = draft(&mut fields)?;
     let draft = Draft { key: key(&headers), ..draft };
     let Submitted { found, fresh } = service.submit(&client.0, draft).await?;
@@ -67,7 +68,13 @@ pub async fn speech(
         if raw { pcm(&bytes) } else { Ok(bytes) }
     });
     let kind = if raw { "audio/pcm" } else { "audio/wav" };
-    Ok(([(header::CONTENT_TYPE, kind)], sound.await??).into_response())
+    let mut response = ([(header::CONTENT_TYPE, kind)], sound.await??).into_response();
+    if !ignored.is_empty()
+        && let Ok(names) = ignored.parse()
+    {
+        response.headers_mut().insert("x-ignored", names);
+    }
+    Ok(response)
 }
 
 fn draft(fields: &mut Fields) -> Result<Draft, Fault> {
@@ -81,7 +88,6 @@ fn draft(fields: &mut Fields) -> Result<Draft, Fault> {
     }
     let model = fields.text("model")?.filter(|model| !model.is_empty());
     let voice = fields.text("voice")?.filter(|voice| !voice.is_empty());
-    fields.ignored(&IGNORED);
     let mut request = serde_json::Map::new();
     own_fields(&mut request, fields)?;
     request.insert("prompt".into(), text.into());
