@@ -9,6 +9,7 @@ mod model;
 mod process;
 mod sheet;
 mod source;
+mod stored;
 mod team;
 mod tensors;
 mod ui;

@@ -107,14 +107,16 @@ impl From<Prediction> for hub::Prediction {
     }
 }
 
-/// Parses `FILE` or `FILE:SCALE`.
-pub fn lora(text: &str) -> Result<LoraFile> {
+/// Parses `FILE` or `FILE:SCALE`. Without a scale it is that of the same file in a `stored` request, or 1.
+pub fn lora(text: &str, stored: &[LoraFile]) -> Result<LoraFile> {
     let (path, scale) = match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
-        Some((path, Ok(scale))) => (path, scale),
-        _ => (text, 1.0),
+        Some((path, Ok(scale))) => (path, Some(scale)),
+        _ => (text, None),
     };
-    ensure!(scale.is_finite(), "--lora {text}: expected a finite number after the colon");
-    Ok(LoraFile { file: RecordedFile::of(Path::new(path))?, scale })
+    ensure!(scale.is_none_or(f64::is_finite), "--lora {text}: expected a finite number after the colon");
+    let file = RecordedFile::of(Path::new(path))?;
+    let same = stored.iter().find(|lora| lora.file.sha256 == file.sha256);
+    Ok(LoraFile { scale: scale.or(same.map(|lora| lora.scale)).unwrap_or(1.0), file })
 }
 
 /// Parses `FILE` or `FILE:TOKEN`. A path may contain a colon.

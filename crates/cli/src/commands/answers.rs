@@ -27,6 +27,7 @@ use super::sample::{check_place, numbered};
 use crate::{
     control, interrupt, memory, model,
     sheet::{Cell, Sheet},
+    stored::located,
     ui::{Ui, counted},
 };
 
@@ -129,7 +130,10 @@ impl Answers {
         if let (Some(known), Some(method)) = (&mut request.known, self.method) {
             known.method = Some(method);
         }
-        Ok(request)
+        match &self.like {
+            Some(path) => located(&request, path, false),
+            None => Ok(request),
+        }
     }
 
     /// Whether a stored request is repeated.
@@ -242,7 +246,12 @@ impl Answers {
         let files = self.places(request.count.get())?;
         let device = tweedie::ops::device(device)?;
         let controls = control::folders(&request);
-        let options = LoadOptions { controls: &controls, ..LoadOptions::default() };
+        let options = LoadOptions {
+            loras: &request.loras,
+            embeddings: &request.embeddings,
+            controls: &controls,
+            ..LoadOptions::default()
+        };
         let pipeline =
             model::pipeline_for_with(self.model.as_deref(), &request.prompts, &options, &device, ui)?;
         if !self.is_repeated() {

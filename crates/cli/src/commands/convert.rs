@@ -56,7 +56,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     }
     files::check_dir(out, model_index::FILE)?;
     let device = tweedie::ops::device("cpu")?;
-    let loras = args.lora.iter().map(|text| model::lora(text)).collect::<Result<Vec<_>>>()?;
+    let loras = args.lora.iter().map(|text| model::lora(text, &[])).collect::<Result<Vec<_>>>()?;
     let (tokenizer, variant) = (args.tokenizer.as_deref(), args.variant.as_deref());
     let prediction = args.prediction.map(Into::into);
     let options = LoadOptions { variant, loras: &loras, tokenizer, prediction, ..LoadOptions::default() };

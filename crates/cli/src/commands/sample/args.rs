@@ -25,6 +25,7 @@ use tweedie::{
 use crate::{
     control::{self, ControlArgs},
     model,
+    stored::located,
     ui::Ui,
 };
 
@@ -370,9 +371,13 @@ impl Args {
                 self.embedding.iter().map(|text| model::embedding(text)).collect::<Result<_>>()?;
         }
         if !self.lora.is_empty() {
-            request.loras = self.lora.iter().map(|text| model::lora(text)).collect::<Result<_>>()?;
+            let stored = &request.loras;
+            request.loras = self.lora.iter().map(|text| model::lora(text, stored)).collect::<Result<_>>()?;
         }
-        Ok(request)
+        match &self.like {
+            Some(path) => located(&request, path, true),
+            None => Ok(request),
+        }
     }
 }
 
