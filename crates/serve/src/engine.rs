@@ -43,8 +43,8 @@ const MOST_PACES: usize = 1000;
 pub enum Message {
     /// A job that is ready, with stored states of its parts and the rows whose results are stored.
     Start { live: Arc<Live>, job: Arc<Job>, states: Vec<FlightState>, stored: Vec<usize> },
-    /// The job of this name was cancelled.
-    Cancel(String),
+    /// The job of this name was cancelled at this time.
+    Cancel(String, Instant),
     /// Stores all states, and stops.
     Stop(oneshot::Sender<()>),
 }
@@ -58,6 +58,8 @@ pub struct Running {
     /// Finished steps and evaluations of each part, by its first image.
     counts: HashMap<usize, (usize, usize)>,
     previewed: Instant,
+    /// Number of previews of each part that is on its way, by its first image: those with the fewest are next.
+    previews: HashMap<usize, usize>,
     /// Steps at which previews are made in any case.
     partials: Vec<usize>,
     kept: Instant,
@@ -110,7 +112,7 @@ impl Work {
             };
             match next {
                 Ok(Message::Start { live, job, states, stored }) => self.admit(live, job, states, &stored),
-                Ok(Message::Cancel(id)) => self.drop_job(&id),
+                Ok(Message::Cancel(id, at)) => self.cancel(&id, at),
                 Ok(Message::Stop(done)) => {
                     self.running.values_mut().for_each(|running| running.kept = long_ago());
                     self.keep(Duration::ZERO);
@@ -166,6 +168,7 @@ impl Work {
             job: job.clone(),
             counts: HashMap::new(),
             previewed: long_ago(),
+            previews: HashMap::new(),
             partials,
             kept: Instant::now(),
         };
@@ -192,6 +195,15 @@ impl Work {
         }
         self.paces.extend(self.lanes.iter().filter(|lane| lane.is_empty()).map(Lane::measured));
         self.lanes.retain(|lane| !lane.is_empty());
+    }
+
+    fn cancel(&mut self, id: &str, at: Instant) {
+        if self.running.contains_key(id) {
+            self.drop_job(id);
+            let seconds = at.elapsed().as_secs_f64();
+            self.engine.metrics.freeing.note(seconds);
+            tracing::info!(job = id, seconds, "freed the rows of a cancelled job");
+        }
     }
 
     /// Lets a job go.
@@ -255,7 +267,8 @@ impl Work {
                 Progress::Failed(error) => self.fail(&id, Fault::from(error).without_folders()),
                 Progress::Step(snapshot) => self.stepped(&id, *snapshot),
                 Progress::Done(samples) => {
-                    if let Some(running) = self.running.get(&id) {
+                    if let Some(running) = self.running.get_mut(&id) {
+                        running.previews.remove(&rows.start);
                         let (live, job) = (running.live.clone(), running.job.clone());
                         let _ = self.engine.scribe.send(Note::Done {
                             live,
@@ -287,11 +300,15 @@ impl Work {
         });
         running.live.feed.push(Kind::Step, &running.live.told());
         let every = Duration::from_secs_f64(self.engine.config.preview_every);
-        let watched = running.live.feed.is_watched() && running.previewed.elapsed() >= every;
+        let fewest = running.previews.values().min().copied().unwrap_or(0);
+        let own = running.previews.entry(snapshot.rows.start).or_insert(fewest);
+        let is_next = *own <= fewest;
+        let watched = running.live.feed.is_watched() && running.previewed.elapsed() >= every && is_next;
         let promised = running.partials.iter().position(|at| *at == snapshot.step);
         let free = !running.live.previewing.swap(true, Ordering::Relaxed);
         if promised.is_some() || (watched && free) {
             running.previewed = Instant::now();
+            *own += 1;
             let (live, job) = (running.live.clone(), running.job.clone());
             let _ =
                 self.engine.scribe.send(Note::Preview { live, job, snapshot: Box::new(snapshot), promised });

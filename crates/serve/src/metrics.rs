@@ -78,6 +78,8 @@ pub struct Metrics {
     pub waiting: Histogram,
     /// A call of a network with its solvers' steps.
     pub turn: Histogram,
+    /// From the cancellation of a job to the end of its rows.
+    pub freeing: Histogram,
     /// Decoding and storing a result.
     pub storing: Histogram,
     /// From acceptance to the end.
@@ -113,6 +115,7 @@ impl Metrics {
         let histograms = [
             ("waiting_seconds", "From acceptance to the first step of a job.", &self.waiting),
             ("turn_seconds", "A call of a network with the steps of its solvers.", &self.turn),
+            ("freeing_seconds", "From the cancellation of a job to the end of its rows.", &self.freeing),
             ("storing_seconds", "Decoding and storing results.", &self.storing),
             ("job_seconds", "From acceptance to the end of a job.", &self.whole),
         ];

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc::Sender},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Map, Value, json};
@@ -107,7 +107,7 @@ impl Service {
         let order = Order {
             id: uuid::Uuid::new_v4().simple().to_string(),
             client: client.into(),
-            model: self.desk.names()[model].0.clone(),
+            model: self.desk.offers()[model].name.clone(),
             request: json.clone(),
             priority: draft.priority,
             created,
@@ -277,7 +277,7 @@ impl Service {
     /// Cancels a job.
     pub fn drop_job(&self, live: &Arc<Live>) {
         if !live.cancelled.swap(true, Ordering::Relaxed) {
-            let _ = self.engine.send(Message::Cancel(live.order.id.clone()));
+            let _ = self.engine.send(Message::Cancel(live.order.id.clone(), Instant::now()));
             let fault = Fault::from(tweedie_pipe::PipelineError::Cancelled);
             let _ = self.scribe.send(Note::End { live: live.clone(), fault });
         }

@@ -234,6 +234,20 @@ fn events_go_on_after_the_last_one() {
 }
 
 #[test]
+fn every_image_has_previews() {
+    let scratch = Scratch::new();
+    scratch.write("serve.toml", "preview_every = 0.0\n");
+    let served = Served::start(&scratch.path(""), &["--config", "serve.toml"]);
+    let id = served.order(&json!({ "seed": 1, "steps": 60, "count": 9, "solver": "ddpm", "guidance": 1 }));
+    let events = served.events(&id, &[], |_| false);
+    let previews = events.iter().filter(|event| event.name == "preview");
+    let mut images: Vec<u64> = previews.map(|event| event.data["image"].as_u64().unwrap()).collect();
+    images.sort_unstable();
+    images.dedup();
+    assert_eq!(images, (0..9).collect::<Vec<_>>());
+}
+
+#[test]
 fn pictures_are_uploaded_and_never_named_by_path() {
     let scratch = Scratch::new();
     let served = Served::start(&scratch.path(""), &[]);
