@@ -62,7 +62,7 @@ document.getElementById('theme').addEventListener('click', () => {
 });
 
 compare.start();
-gallery.start(() => select(tabs[0]));
+gallery.start(() => select(tabs[0]), async (request) => show(await order(request)));
 try {
   await started;
   // Jobs that were running when the page was closed are shown again.

@@ -1,7 +1,7 @@
 // The settings: built from what the model takes, read as a request, filled from one.
 
-import { get } from './api.js';
-import { begin as beginWith, fields } from './mask.js';
+import { get, upload } from './api.js';
+import { begin as beginWith, fields, offer } from './mask.js';
 
 const form = document.getElementById('settings');
 const other = document.getElementById('other');
@@ -10,6 +10,10 @@ const field = (name) => form.elements[name];
 /** The facts of the selected model. */
 export let model = null;
 let limits = null;
+let models = [];
+
+/** The first model that enlarges images, if there is one. */
+export const enlarger = () => models.find((one) => one.enlarges);
 
 function options(select, entries, chosen) {
   select.replaceChildren(...entries.map(([value, text]) => new Option(text, value, false, value === chosen)));
@@ -34,7 +38,17 @@ async function choose(name) {
   show('texts', model.prompts);
   show('classes', model.classes.length > 0);
   show('guided', model.guided);
-  show('sized', model.images && !model.fixed_size);
+  show('sized', model.medium === 'image' && !model.fixed_size && !model.enlarges);
+  show('voices', model.voices.length > 0);
+  show('words', model.words.length > 0);
+  show('image', model.changes || model.enlarges);
+  show('changes', model.changes);
+  show('controls', model.controls > 0 || (model.prompts && limits.controlnets.length > 0));
+  show('nets', model.controls === 0);
+  document.getElementById('words').textContent = `It can say: ${model.words.join(', ')}.`;
+  options(field('voice'), model.voices.map((voice) => [voice, voice]), model.voices[0]);
+  offer(model);
+  if (model.enlarges) document.getElementById('with-image').open = true;
   options(field('class'), [['', 'all in turn'], ...model.classes.map((c) => [String(c.number), c.name])], '');
   const { steps, guidance } = model.defaults;
   field('steps').max = Math.min(limits.steps, Math.max(100, steps));
@@ -50,10 +64,11 @@ async function choose(name) {
 /** Fills the menus. */
 export async function start() {
   limits = await get('/v1/limits');
-  const models = (await get('/v1/models')).data;
+  models = (await get('/v1/models')).data;
   options(field('model'), models.map((m) => [m.id, m.id]), models[0].id);
   const solvers = [['', 'the model’s own'], ...limits.solvers.map((s) => [s.name, s.name])];
   options(field('solver'), solvers, '');
+  options(field('net'), limits.controlnets.map((net) => [net, net]), limits.controlnets[0]);
   options(other.elements.solver, [['', 'the same'], ...solvers.slice(1)], '');
   field('count').max = Math.min(16, limits.count);
   await choose(models[0].id);
@@ -85,17 +100,32 @@ export async function read() {
   if (model.guided && request.guidance > 1 && field('negative_prompt').value && model.prompts) {
     request.negative_prompt = field('negative_prompt').value;
   }
+  if (model.voices.length) request.voice = field('voice').value;
   if (model.classes.length && field('class').value) request.classes = [Number(field('class').value)];
   if (field('solver').value) request.solver = field('solver').value;
   const [height, width] = [Number(field('height').value), Number(field('width').value)];
   const own = model.size ?? [];
-  if (model.images && !model.fixed_size && height && width && (height !== own[0] || width !== own[1])) {
+  if (model.medium === 'image' && !model.fixed_size && !model.enlarges && height && width && (height !== own[0] || width !== own[1])) {
     request.size = [height, width];
   }
-  const begun = await fields(Number(field('strength').value));
-  // The result of a change has the size of the image.
-  if (begun.known) delete request.size;
-  return { ...request, ...begun };
+  const begun = await fields(model);
+  if (begun.known) {
+    // The result of a change has the size of the image, which itself says what it shows.
+    delete request.size;
+    if (!request.classes && model.null_class !== null) [request.classes, request.guidance] = [[model.null_class], 1];
+    if (begun.known.degradations) delete request.solver;
+  }
+  return { ...request, ...begun, ...(await controls()) };
+}
+
+/** The image that a ControlNet follows. */
+async function controls() {
+  const file = field('control').files[0];
+  if (!file || field('control').closest('details').hidden) return {};
+  const control = { image: { sha256: await upload(file) }, scale: Number(field('control_scale').value) };
+  if (field('canny').checked) control.canny = [100, 200];
+  if (model.controls === 0) control.net = field('net').value;
+  return { controls: [control] };
 }
 
 /** The changes of the second settings. */
@@ -118,7 +148,7 @@ export async function fill(job) {
   set('prompt', [request.prompt ?? ''].flat()[0]);
   set('negative_prompt', request.negative_prompt ?? '');
   set('class', request.classes?.length === 1 ? String(request.classes[0]) : '');
-  for (const name of ['steps', 'guidance', 'count', 'seed', 'strength']) set(name, request[name]);
+  for (const name of ['steps', 'guidance', 'count', 'seed', 'strength', 'voice']) set(name, request[name]);
   set('solver', request.solver ?? '');
   const [height, width] = request.size ?? model.size ?? [];
   set('height', height);

@@ -1,8 +1,8 @@
 // Past jobs with their metadata: again, start from it, delete.
 
 import { get, remove } from './api.js';
-import { begin, fault, fill } from './form.js';
-import { make, title } from './job.js';
+import { begin, enlarger, fault, fill } from './form.js';
+import { make, tile, title } from './job.js';
 
 const list = document.getElementById('gallery');
 const older = document.getElementById('older');
@@ -18,35 +18,47 @@ export async function load(more = false) {
   last = jobs.at(-1)?.id ?? last;
   older.hidden = jobs.length < page;
   for (const job of jobs) {
-    for (const image of job.images) {
-      const picture = image.url.endsWith('.png')
-        ? make('img', { src: image.url, alt: title(job), loading: 'lazy' })
-        : make('audio', { src: image.url, controls: true });
-      const button = make('button', { type: 'button', title: title(job) }, picture);
-      button.onclick = () => details(job, image);
-      list.append(make('li', {}, button));
-    }
+    for (const image of job.images) list.append(make('li', {}, tile(job, image, title(job))));
   }
 }
 
 /** Shows a result with its metadata. */
 export function details(job, image) {
   present = { job, image };
-  const picture = document.getElementById('details-image');
-  [picture.src, picture.alt] = [image.url, title(job)];
-  const facts = { model: job.model, ...job.request, image: job.request.image?.sha256?.slice(0, 12), known: job.request.known && 'a part of an image', file: image.sha256.slice(0, 12) };
+  const [picture, sound] = [document.getElementById('details-image'), document.getElementById('details-sound')];
+  const sounds = image.url.endsWith('.wav');
+  [picture.hidden, sound.hidden] = [sounds, !sounds];
+  [sound.src, picture.src, picture.alt] = sounds ? [image.url, '', ''] : ['', image.url, title(job)];
+  if (!sounds) sound.removeAttribute('src');
+  const { image: begun, known, controls, ...request } = job.request;
+  const facts = {
+    model: job.model, ...request, image: begun?.sha256.slice(0, 12), changed: known && changed(known),
+    controls: controls?.length, file: image.sha256.slice(0, 12),
+  };
   const text = (value) => (typeof value === 'object' ? JSON.stringify(value) : String(value));
   document.getElementById('details-facts').replaceChildren(
     ...Object.entries(facts).filter(([, value]) => value !== undefined)
       .flatMap(([name, value]) => [make('dt', { textContent: name }), make('dd', { textContent: text(value) })]),
   );
   const download = document.getElementById('download');
-  [download.href, download.download] = [image.url, `${image.sha256.slice(0, 12)}.png`];
+  [download.href, download.download] = [image.url, image.sha256.slice(0, 12) + image.url.slice(image.url.lastIndexOf('.'))];
+  // Clips are images as well, but no model starts from one.
+  const still = !sounds && !job.request.frames;
+  document.getElementById('from').hidden = !still;
+  const larger = document.getElementById('enlarge');
+  larger.hidden = !still || !enlarger();
+  larger.textContent = `Enlarge ${enlarger()?.enlarges} times`;
   dialog.showModal();
 }
 
-/** Connects the buttons; `back` shows the settings. */
-export function start(back) {
+/** What was done with an image, in a few words. */
+function changed({ image, mask, degradations = [] }) {
+  const what = degradations.map(({ kind, ...more }) => [kind, ...Object.values(more)].join(' ')).join(', ');
+  return `${what || (mask ? 'a part' : 'all')} of ${image.sha256.slice(0, 12)}`;
+}
+
+/** Connects the buttons; `back` shows the settings, `run` makes a job. */
+export function start(back, run) {
   older.addEventListener('click', () => load(true).catch(fault));
   document.getElementById('again').addEventListener('click', async () => {
     dialog.close();
@@ -56,9 +68,16 @@ export function start(back) {
   document.getElementById('from').addEventListener('click', () => {
     dialog.close();
     begin(present.image).catch(fault);
-    document.querySelector('#settings details').open = true;
+    document.getElementById('with-image').open = true;
     back();
   });
+  document.getElementById('enlarge').addEventListener('click', () => {
+    dialog.close();
+    back();
+    run({ model: enlarger().id, image: { sha256: present.image.sha256 } }).catch(fault);
+  });
+  // A closed dialog is silent.
+  dialog.addEventListener('close', () => document.getElementById('details-sound').pause());
   document.getElementById('delete').addEventListener('click', async () => {
     dialog.close();
     await remove(`/v1/gallery/${present.job.id}`).catch(fault);

@@ -22,6 +22,20 @@ export function title({ request, model }) {
   return [request.prompt].flat()[0] || (request.classes ? `class ${request.classes.join(', ')}` : model);
 }
 
+/** A result for people: an image or clip, or a sound to be played. */
+export function player(image, attributes) {
+  return image.url.endsWith('.wav') ? make('audio', { src: image.url, controls: true, ariaLabel: attributes.alt }) : make('img', { src: image.url, ...attributes });
+}
+
+/** A result that opens its details. */
+export function tile(job, image, text) {
+  const open = () => details(job, image);
+  const one = player(image, { alt: text, loading: 'lazy' });
+  if (one.tagName === 'IMG') return make('button', { type: 'button', title: title(job), onclick: open }, one);
+  const more = make('button', { type: 'button', className: 'quiet', textContent: 'Details', ariaLabel: `Details of ${text}`, onclick: open });
+  return make('div', { className: 'sound' }, make('span', { textContent: text }), one, more);
+}
+
 /** Shows the images of a job as they are denoised. Calls `on` with the result. */
 export function images(job, place, { strip, on } = {}) {
   const pictures = Array.from({ length: job.request.count ?? 1 }, (_, i) => {
@@ -41,9 +55,15 @@ export function images(job, place, { strip, on } = {}) {
       for (const image of data.images ?? [data]) {
         const shown = pictures[image.image];
         if (!shown) continue;
+        const own = { ...job, images: [image] };
+        if (image.url.endsWith('.wav')) {
+          const sound = tile(own, image, `Sound ${image.image + 1}: ${title(job)}`);
+          shown.parentElement?.replaceWith(sound);
+          continue;
+        }
         [shown.src, shown.alt, shown.dataset.done] = [image.url, `Image ${image.image + 1}`, 'yes'];
         shown.parentElement.disabled = false;
-        shown.parentElement.onclick = () => details({ ...job, images: [image] }, image);
+        shown.parentElement.onclick = () => details(own, image);
       }
       if (name === 'finished') on?.(data);
     }
