@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tweedie_pipe::{ClassSelector, Pipeline};
 
-use crate::{Fault, service::Service};
+use crate::{Fault, desk::Offer, service::Service};
 
 /// The fields of a request, taken one by one.
 #[derive(Clone, Debug, Default)]
@@ -119,7 +119,7 @@ pub async fn model_for(service: &Arc<Service>, model: Option<String>, prompt: &s
     if service.desk.ask(first, understands).await.unwrap_or(true) {
         return None;
     }
-    for (name, _) in service.desk.names() {
+    for Offer { name, .. } in service.desk.offers().iter().filter(|offer| offer.enlarges.is_none()) {
         if reads(service, Some(name)).await.is_ok_and(|reads| reads == Reads::Texts) {
             return Some(name.clone());
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use tweedie_pipe::{EmbeddingFile, LoraFile, Pipeline, PipelineError};
+use tweedie_pipe::{EmbeddingFile, LoraFile, Pipeline, PipelineError, RecordedFile, Request};
 use tweedie_system::files;
 
 use crate::ServeError;
@@ -19,6 +19,8 @@ pub struct Model {
     pub about: String,
     /// Approximate bytes of its weights in memory.
     pub bytes: u64,
+    /// How many times larger per side it makes an image, if that is what it does.
+    pub enlarges: Option<usize>,
     /// Loads it.
     pub load: Load,
 }
@@ -26,19 +28,44 @@ pub struct Model {
 /// See [`Model::load`].
 pub type Load = Box<dyn Fn(&Changes) -> Result<Pipeline, PipelineError> + Send + Sync>;
 
-/// What a request changes in the weights of a model: it is loaded once more for each of these.
+/// What a request adds to a model: it is loaded once more for each of these.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
     /// LoRAs to merge.
     pub loras: Vec<LoraFile>,
     /// Learned tokens.
     pub embeddings: Vec<EmbeddingFile>,
+    /// The folders of ControlNets.
+    pub controls: Vec<RecordedFile>,
 }
 
 impl Changes {
+    /// Those of a request.
+    pub fn of(request: &Request) -> Self {
+        Self {
+            loras: request.loras.clone(),
+            embeddings: request.embeddings.clone(),
+            controls: request.controls.iter().filter_map(|control| control.net.clone()).collect(),
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.loras.is_empty() && self.embeddings.is_empty()
+        self.len() == 0
+    }
+
+    /// Their number.
+    pub fn len(&self) -> usize {
+        self.loras.len() + self.embeddings.len() + self.controls.len()
+    }
+
+    /// Approximate bytes of weights in memory beside those of the model. LoRAs are merged.
+    pub fn bytes(&self) -> u64 {
+        let files = |folder: &RecordedFile| std::fs::read_dir(&folder.path).into_iter().flatten().flatten();
+        let weights = self.controls.iter().flat_map(files).filter(|file| {
+            Path::new(&file.file_name()).extension().is_some_and(|ending| ending == "safetensors")
+        });
+        weights.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
     }
 }
 
@@ -60,6 +87,8 @@ pub struct Config {
     pub tokens: Option<PathBuf>,
     /// LoRAs that requests can name, by the names of the files without the extension.
     pub loras: Vec<PathBuf>,
+    /// Folders of ControlNets that requests can name.
+    pub controlnets: Vec<PathBuf>,
     /// Names under which a proxy serves this server, besides loopback addresses. Only checked without tokens.
     pub hosts: Vec<String>,
     /// Whether jobs share calls of the network. Without, they run one after the other.
@@ -107,6 +136,7 @@ impl Default for Config {
             data_dir: "tweedie-data".into(),
             tokens: None,
             loras: Vec::new(),
+            controlnets: Vec::new(),
             hosts: Vec::new(),
             batching: true,
             rows: 32,

@@ -45,10 +45,11 @@ enum Message {
     Ask { model: usize, ask: Asking },
 }
 
-/// A model in memory, with LoRAs and learned tokens, and what it is doing.
+/// A model in memory, with what a request adds, and what it is doing.
 struct Loaded {
     model: usize,
     changes: Changes,
+    bytes: u64,
     pipeline: Pipeline,
     /// Its jobs; those that have ended are gone.
     jobs: Vec<Weak<Job>>,
@@ -62,11 +63,22 @@ impl Loaded {
     }
 }
 
+/// A model that requests can name.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// Its name.
+    pub name: String,
+    /// One line for people.
+    pub about: String,
+    /// How many times larger per side it makes an image, if that is what it does.
+    pub enlarges: Option<usize>,
+}
+
 /// Access to the desk.
 #[derive(Clone)]
 pub struct Desk {
     messages: Sender<Message>,
-    names: Arc<[(String, String)]>,
+    offers: Arc<[Offer]>,
     loaded: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -81,7 +93,12 @@ impl Desk {
         store: Store,
         limiter: Limiter,
     ) -> Result<Self, ServeError> {
-        let names = models.iter().map(|model| (model.name.clone(), model.about.clone())).collect();
+        let offer = |model: &Model| Offer {
+            name: model.name.clone(),
+            about: model.about.clone(),
+            enlarges: model.enlarges,
+        };
+        let offers = models.iter().map(offer).collect();
         let (messages, received) = channel();
         let loaded = Arc::<Mutex<Vec<usize>>>::default();
         let work = Work { models, loaded: Vec::new(), budget, store, limiter, told: loaded.clone() };
@@ -89,18 +106,18 @@ impl Desk {
             .name("desk".into())
             .spawn(move || work.run(&received))
             .map_err(ServeError::Thread)?;
-        Ok(Self { messages, names, loaded })
+        Ok(Self { messages, offers, loaded })
     }
 
-    /// The names of the models, with a line for people.
-    pub fn names(&self) -> &[(String, String)] {
-        &self.names
+    /// The models.
+    pub fn offers(&self) -> &[Offer] {
+        &self.offers
     }
 
     /// The models in memory.
     pub fn loaded(&self) -> Vec<String> {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.iter().filter_map(|model| self.names.get(*model)).map(|(name, _)| name.clone()).collect()
+        loaded.iter().filter_map(|model| self.offers.get(*model)).map(|offer| offer.name.clone()).collect()
     }
 
     /// The number of the model of this name, or of the first model.
@@ -109,8 +126,8 @@ impl Desk {
     /// If there is none of this name; lists the names.
     pub fn find(&self, name: Option<&str>) -> Result<usize, Fault> {
         let Some(name) = name else { return Ok(0) };
-        self.names.iter().position(|(own, _)| own == name).ok_or_else(|| {
-            let names: Vec<_> = self.names.iter().map(|(name, _)| format!("`{name}`")).collect();
+        self.offers.iter().position(|offer| offer.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.offers.iter().map(|offer| format!("`{}`", offer.name)).collect();
             let message = format!("`model`: unknown model `{name}`; expected {}", names.join(" or "));
             Fault { code: "model_not_found", param: Some("model".into()), ..Fault::missing(message) }
         })
@@ -189,8 +206,7 @@ impl Work {
             }
             Message::Prepare { model, request, answer } => match order::resolved(&request, &self.store) {
                 Ok(request) => {
-                    let changes =
-                        Changes { loras: request.loras.clone(), embeddings: request.embeddings.clone() };
+                    let changes = Changes::of(&request);
                     let question = Question::Prepare { request: Box::new(request), answer };
                     Some(Asked { model, changes, question })
                 }
@@ -211,10 +227,11 @@ impl Work {
         if self.place(model, changes).is_some() {
             return true;
         }
+        let needed = self.models[model].bytes + changes.bytes();
         loop {
-            let used: u64 = self.loaded.iter().map(|loaded| self.models[loaded.model].bytes).sum();
+            let used: u64 = self.loaded.iter().map(|loaded| loaded.bytes).sum();
             // A model that is larger than the budget is loaded alone.
-            if used == 0 || used + self.models[model].bytes <= self.budget {
+            if self.loaded.is_empty() || used + needed <= self.budget {
                 return true;
             }
             let idle = self.loaded.iter_mut().enumerate();
@@ -267,10 +284,11 @@ impl Work {
         for remark in &pipeline.model().remarks {
             tracing::warn!(model = name, remark, "a remark about a model");
         }
-        let changed = changes.loras.len() + changes.embeddings.len();
+        let changed = changes.len();
         tracing::info!(model = name, changed, seconds = begun.elapsed().as_secs_f64(), "loaded a model");
         let (changes, used) = (changes.clone(), Instant::now());
-        self.loaded.push(Loaded { model, changes, pipeline, jobs: Vec::new(), used });
+        let bytes = self.models[model].bytes + changes.bytes();
+        self.loaded.push(Loaded { model, changes, bytes, pipeline, jobs: Vec::new(), used });
         self.tell();
         Ok(self.loaded.len() - 1)
     }

@@ -1,12 +1,18 @@
 //! Other formats of results, and texts in PNG files.
 
-use std::io::Cursor;
+use std::{
+    io::{self, Cursor},
+    path::Path,
+};
 
 use axum::http::StatusCode;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageReader, Limits, codecs};
 
-use crate::Fault;
+use tweedie_data::clip;
+use tweedie_media::read_text;
+
+use crate::{Fault, store::Store};
 
 /// Maximum width and height of an image that a client sends.
 const SIDE: u32 = 8192;
@@ -55,6 +61,11 @@ impl Format {
         if self == Self::Png {
             return Ok(png);
         }
+        if is_clip(&png) {
+            return Err(Fault::invalid(
+                "the result is a clip; it can be read as `png`, `webp` and `gif` from `/v1/files`",
+            ));
+        }
         let wrong = |e: image::ImageError| Fault::internal(format!("the result cannot be converted: {e}"));
         let image =
             image::load_from_memory_with_format(&png, image::ImageFormat::Png).map_err(wrong)?.into_rgb8();
@@ -76,6 +87,28 @@ impl Format {
         written.map_err(wrong)?;
         Ok(out)
     }
+}
+
+/// Whether a PNG is animated.
+pub fn is_clip(png: &[u8]) -> bool {
+    let head =
+        png::Decoder::new_with_limits(Cursor::new(png), png::Limits { bytes: BYTES as usize }).read_info();
+    head.is_ok_and(|reader| reader.info().animation_control.is_some())
+}
+
+/// Endings of files of clips beside animated PNG.
+pub const CLIPS: [&str; 2] = ["webp", "gif"];
+
+/// The clip in an animated PNG as another file of [`CLIPS`], with its text.
+///
+/// # Errors
+/// If it is no clip, or cannot be written.
+pub fn clip_as(ending: &str, png: &Path, store: &Store) -> Result<Vec<u8>, Fault> {
+    let wrong = |e: String| Fault::internal(format!("the result cannot be converted: {e}"));
+    let clip = clip::read(png, clip::Part::All).map_err(|e| wrong(e.to_string()))?;
+    let text = read_text(png).map_err(|e| wrong(e.to_string()))?;
+    let write = |path: &Path| clip.video.write(path, text.as_deref()).map_err(io::Error::other);
+    store.scratch(ending, write).map_err(|e: io::Error| wrong(e.to_string()).without_folders())
 }
 
 /// An image that a client has sent.
@@ -202,6 +235,26 @@ mod tests {
         assert_eq!(pixels(&two), pixels(&png()));
         assert!(with_text(b"none", "a", "b").is_err());
         assert!(texts(b"none").unwrap_err().message.contains("not a PNG"));
+    }
+
+    #[test]
+    fn clips_keep_their_frames() {
+        let dir = tempfile::tempdir().unwrap();
+        let frame = |v: u8| tweedie_media::Image { width: 3, height: 2, pixels: vec![v; 18] };
+        let video = tweedie_media::Video { frames: vec![frame(0), frame(90), frame(180)], delay: 50 };
+        let path = dir.path().join("a.png");
+        video.write(&path, Some("text")).unwrap();
+        let png = std::fs::read(&path).unwrap();
+        assert!(is_clip(&png) && !is_clip(&self::png()) && !is_clip(b"none"));
+        assert!(Format::Webp.of_png(png).unwrap_err().message.contains("is a clip"));
+        let store = Store::open(dir.path()).unwrap();
+        for ending in CLIPS {
+            let out = dir.path().join("b").with_extension(ending);
+            std::fs::write(&out, clip_as(ending, &path, &store).unwrap()).unwrap();
+            assert_eq!(clip::read(&out, clip::Part::All).unwrap().video, video, "{ending}");
+            assert_eq!(read_text(&out).unwrap().as_deref(), Some("text"), "{ending}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join("files")).unwrap().count(), 0);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a client has ordered: a request for a model, as it is stored in the journal.
 //!
-//! A request over HTTP never names a file of the server: files are uploaded first, and the request contains their SHA-256.
-//! [`checked`] turns them into places in the store, which also stand in the metadata of results; [`resolved`] turns places
-//! into paths just before a job is prepared.
+//! A request over HTTP never names a file of the server: files are uploaded first, and the request contains their SHA-256;
+//! LoRAs and ControlNets of the server have names. [`checked`] turns them into places in the store, which also stand in the
+//! metadata of results; [`resolved`] turns places into paths just before a job is prepared.
 
 use std::path::Path;
 
@@ -11,9 +11,12 @@ use serde_json::{Map, Value, json};
 use tweedie_pipe::Request;
 use utoipa::ToSchema;
 
-use crate::{Fault, store::Store};
+use crate::{
+    Fault,
+    store::{Part, Store},
+};
 
-/// The folder in the store that requests refer to.
+/// The folder of uploads in the store.
 const INPUTS: &str = "inputs/";
 
 /// Which jobs go first.
@@ -100,11 +103,14 @@ pub struct Order {
 /// # Errors
 /// [`Fault`] naming the field.
 pub fn checked(mut json: Map<String, Value>, store: &Store) -> Result<(Value, Request), Fault> {
-    if let Some(Value::Array(loras)) = json.get_mut("loras") {
-        loras.iter_mut().try_for_each(|lora| named(lora, store))?;
-    }
     for (name, value) in &mut json {
         place(name, value, store)?;
+    }
+    if let Some(Value::Array(loras)) = json.get_mut("loras") {
+        loras.iter_mut().try_for_each(|lora| named_lora(lora, store))?;
+    }
+    if let Some(Value::Array(controls)) = json.get_mut("controls") {
+        controls.iter_mut().try_for_each(|control| named_net(control, store))?;
     }
     let json = Value::Object(json);
     let request = Request::deserialize(&json).map_err(|e| Fault::invalid(format!("request: {e}")))?;
@@ -113,22 +119,43 @@ pub fn checked(mut json: Map<String, Value>, store: &Store) -> Result<(Value, Re
     Ok((json, request))
 }
 
+/// The recorded file of a part of the server, with a place that tells its name.
+fn recorded(part: Part, field: &str, name: &Value, store: &Store) -> Result<Value, Fault> {
+    let found = name.as_str().and_then(|name| store.named(part).find(|named| named.name == name));
+    let named = found.ok_or_else(|| {
+        let known: Vec<_> = store.named(part).map(|named| format!("`{}`", named.name)).collect();
+        let known = if known.is_empty() { "this server has none".to_owned() } else { known.join(" or ") };
+        let noun = part.noun();
+        let found = if name.is_null() {
+            format!("a {noun} without a name")
+        } else {
+            format!("unknown {noun} {name}")
+        };
+        Fault::field(field, format!("{found}; expected one of: {known}"))
+    })?;
+    let file = named.path.file_name().and_then(|file| file.to_str()).unwrap_or(&named.name);
+    Ok(json!({ "path": format!("{}/{file}", part.folder()), "sha256": named.sha256 }))
+}
+
 /// Replaces the name of a LoRA by its file.
-fn named(lora: &mut Value, store: &Store) -> Result<(), Fault> {
+fn named_lora(lora: &mut Value, store: &Store) -> Result<(), Fault> {
     let Some(entries) = lora.as_object_mut() else { return Ok(()) };
     let Some(name) = entries.remove("name") else { return Ok(()) };
-    let hash = name.as_str().and_then(|name| store.lora(name)).ok_or_else(|| {
-        let known: Vec<_> = store.loras().map(|name| format!("`{name}`")).collect();
-        let known = if known.is_empty() { "this server has none".to_owned() } else { known.join(" or ") };
-        Fault::field("loras", format!("unknown LoRA {name}; expected one of: {known}"))
-    })?;
-    if entries.insert("file".into(), json!({ "sha256": hash })).is_some() {
-        return Err(Fault::field(
-            "loras",
-            format!("the LoRA {name} has a name and a file; expected one of them"),
-        ));
+    let file = recorded(Part::Lora, "loras", &name, store)?;
+    if entries.insert("file".into(), file).is_some() {
+        let reason = format!("the LoRA {name} has a name and a file; expected one of them");
+        return Err(Fault::field("loras", reason));
     }
     entries.entry("scale").or_insert_with(|| 1.0.into());
+    Ok(())
+}
+
+/// Replaces the name of a ControlNet by its folder.
+fn named_net(control: &mut Value, store: &Store) -> Result<(), Fault> {
+    let Some(net) = control.get_mut("net").filter(|net| !net.is_null()) else { return Ok(()) };
+    // A ControlNet is a folder, which cannot be uploaded.
+    let name = net.get("name").or(net.is_string().then_some(net)).cloned().unwrap_or_default();
+    *net = recorded(Part::ControlNet, "controls", &name, store)?;
     Ok(())
 }
 
@@ -173,12 +200,13 @@ fn locate(value: &mut Value, store: &Store) -> Result<(), Fault> {
     match value {
         Value::Array(values) => values.iter_mut().try_for_each(|value| locate(value, store)),
         Value::Object(entries) => {
-            let hash = entries.get("path").and_then(Value::as_str).and_then(|path| path.strip_prefix(INPUTS));
-            if let Some(hash) = hash {
+            if let Some(stored) = entries.get("path").and_then(Value::as_str) {
+                let hash = match stored.strip_prefix(INPUTS) {
+                    Some(hash) => hash,
+                    None => entries.get("sha256").and_then(Value::as_str).unwrap_or_default(),
+                };
                 let path = store.find(hash);
-                let path = path.ok_or_else(|| {
-                    Fault::missing(format!("the uploaded file with the SHA-256 `{hash}` was deleted"))
-                })?;
+                let path = path.ok_or_else(|| gone(stored, hash))?;
                 entries.insert("path".into(), text_of(&path)?.into());
                 return Ok(());
             }
@@ -186,6 +214,13 @@ fn locate(value: &mut Value, store: &Store) -> Result<(), Fault> {
         }
         _ => Ok(()),
     }
+}
+
+fn gone(stored: &str, hash: &str) -> Fault {
+    Fault::missing(match stored.starts_with(INPUTS) {
+        true => format!("the uploaded file with the SHA-256 `{hash}` was deleted"),
+        false => format!("this server no longer has `{stored}` with the SHA-256 `{hash}`"),
+    })
 }
 
 fn text_of(path: &Path) -> Result<&str, Fault> {
@@ -235,22 +270,57 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("style.safetensors");
         std::fs::write(&file, "abc").unwrap();
-        let store = Store::open(dir.path()).unwrap().with_loras(std::slice::from_ref(&file)).unwrap();
+        let parts = [(Part::Lora, file.as_path())];
+        let store = Store::open(dir.path()).unwrap().with_named(&parts).unwrap();
         let (stored, _) = checked(object(json!({ "loras": [{ "name": "style" }] })), &store).unwrap();
+        // The metadata of results tells which file it was.
+        assert_eq!(stored["loras"][0]["file"]["path"], "loras/style.safetensors");
         let request = resolved(&stored, &store).unwrap();
         assert_eq!((&request.loras[0].file.path, request.loras[0].scale), (&file, 1.0));
-        let found = store.find(store.lora("style").unwrap());
-        assert_eq!(found, Some(file.clone()));
+        assert!(inputs(&stored).is_empty());
+        let gone = resolved(&stored, &Store::open(dir.path()).unwrap()).unwrap_err();
+        assert!(gone.message.contains("no longer has `loras/style.safetensors`"), "{gone}");
+        let upload = store.put_input(b"abd").unwrap();
         for (lora, words) in [
             (json!({ "name": "other" }), ["unknown LoRA \"other\"", "`style`"]),
-            (json!({ "name": "style", "file": { "sha256": "a" } }), ["a name and a file", "loras"]),
+            (json!({ "name": "style", "file": { "sha256": upload } }), ["a name and a file", "loras"]),
             (json!({ "name": 3 }), ["unknown LoRA 3", "loras"]),
         ] {
             let fault = checked(object(json!({ "loras": [lora] })), &store).unwrap_err();
             let text = format!("{:?} {fault}", fault.param);
             assert!(words.iter().all(|word| text.contains(word)), "{text}");
         }
-        assert!(Store::open(dir.path()).unwrap().with_loras(&[file.clone(), file]).is_err());
+        assert!(Store::open(dir.path()).unwrap().with_named(&[parts[0], parts[0]]).is_err());
+    }
+
+    #[test]
+    fn controlnets_have_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let net = dir.path().join("edges");
+        std::fs::create_dir(&net).unwrap();
+        std::fs::write(net.join("config.json"), "{}").unwrap();
+        let open = || Store::open(dir.path()).unwrap();
+        let store = open().with_named(&[(Part::ControlNet, &net)]).unwrap();
+        let image = store.put_input(b"abc").unwrap();
+        let control = |net: Value| json!({ "image": { "sha256": image }, "net": net });
+        for net_of in [json!("edges"), json!({ "name": "edges" })] {
+            let asked = object(json!({ "controls": [control(net_of)] }));
+            let (stored, _) = checked(asked, &store).unwrap();
+            assert_eq!(stored["controls"][0]["net"]["path"], "controlnets/edges");
+            let request = resolved(&stored, &store).unwrap();
+            assert_eq!(request.controls[0].net.as_ref().unwrap().path, net);
+            request.controls[0].net.as_ref().unwrap().check().unwrap();
+        }
+        for (wrong, words) in [
+            (json!("depth"), "unknown ControlNet \"depth\"; expected one of: `edges`"),
+            (json!({ "path": "/etc" }), "cannot name a file"),
+            (json!({ "sha256": image }), "a ControlNet without a name; expected one of: `edges`"),
+        ] {
+            let fault = checked(object(json!({ "controls": [control(wrong)] })), &store).unwrap_err();
+            assert!(fault.message.contains(words), "{fault}");
+        }
+        let error = open().with_named(&[(Part::Lora, &net)]).unwrap_err().to_string();
+        assert!(error.contains("edges: expected a file"), "{error}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     scribe::{Note, Scribe},
     service::Service,
     stop::Stop,
-    store::Store,
+    store::{Part, Store},
 };
 
 /// Memory for weights if the available memory is unknown.
@@ -60,7 +60,9 @@ impl Server {
         let folder = config.data_dir.clone();
         fs::create_dir_all(&folder).map_err(|source| ServeError::File { path: folder.clone(), source })?;
         let journal = Arc::new(Journal::open(&folder)?);
-        let store = Store::open(&folder)?.with_loras(&config.loras)?;
+        let loras = config.loras.iter().map(|path| (Part::Lora, path.as_path()));
+        let nets = config.controlnets.iter().map(|path| (Part::ControlNet, path.as_path()));
+        let store = Store::open(&folder)?.with_named(&loras.chain(nets).collect::<Vec<_>>())?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("http")

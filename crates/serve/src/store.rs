@@ -1,7 +1,7 @@
-//! Files by the SHA-256 of their content: `inputs/HASH` for uploads, `files/HASH.png` and so on for results.
+//! Files by the SHA-256 of their content: `inputs/HASH` for uploads, `files/HASH.png` and so on for results. LoRAs and
+//! ControlNets of the server are elsewhere and have names.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -21,13 +21,52 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The start of the names of results that are being written.
 const FRESH: &str = "new-";
 
+/// What requests can refer to by a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// A file.
+    Lora,
+    /// A folder.
+    ControlNet,
+}
+
+impl Part {
+    /// Its name in messages.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Lora => "LoRA",
+            Self::ControlNet => "ControlNet",
+        }
+    }
+
+    /// The folder that stored requests put it in, whose file name tells people what was used.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Lora => "loras",
+            Self::ControlNet => "controlnets",
+        }
+    }
+}
+
+/// A part of the server that requests can refer to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// What it is.
+    pub part: Part,
+    /// Its name: that of the file without the extension, or of the folder.
+    pub name: String,
+    /// Its place.
+    pub path: PathBuf,
+    /// The SHA-256 of its content.
+    pub sha256: String,
+}
+
 /// The files of a data folder.
 #[derive(Clone, Debug)]
 pub struct Store {
     inputs: PathBuf,
     results: PathBuf,
-    /// LoRAs elsewhere by their names, with the SHA-256 of their content.
-    loras: Arc<BTreeMap<String, (String, PathBuf)>>,
+    named: Arc<[Named]>,
     /// When unused uploads were deleted last.
     swept: Arc<Mutex<Option<Instant>>>,
 }
@@ -59,7 +98,7 @@ impl Store {
     /// If it cannot be created.
     pub fn open(folder: &Path) -> Result<Self, ServeError> {
         let (inputs, results) = (folder.join("inputs"), folder.join("files"));
-        let store = Self { inputs, results, loras: Arc::default(), swept: Arc::default() };
+        let store = Self { inputs, results, named: Arc::default(), swept: Arc::default() };
         for path in [&store.inputs, &store.results] {
             fs::create_dir_all(path).map_err(|source| ServeError::File { path: path.clone(), source })?;
             // What an earlier run has left half-written.
@@ -72,33 +111,35 @@ impl Store {
         Ok(store)
     }
 
-    /// The same store with LoRAs that requests can name.
+    /// The same store with LoRAs and ControlNets that requests can name.
     ///
     /// # Errors
-    /// If a file cannot be read, or two have the same name.
-    pub fn with_loras(self, paths: &[PathBuf]) -> Result<Self, ServeError> {
-        let mut loras = BTreeMap::new();
-        for path in paths {
-            let wrong = |reason: String| ServeError::Config { path: path.clone(), reason };
-            let name = path.file_stem().and_then(|name| name.to_str());
-            let name = name.ok_or_else(|| wrong("the name of a LoRA must be UTF-8 text".into()))?;
-            let file = RecordedFile::of(path).map_err(|e| wrong(e.to_string()))?;
-            let hash = file.sha256.unwrap_or_default();
-            if loras.insert(name.to_owned(), (hash, path.clone())).is_some() {
-                return Err(wrong(format!("two LoRAs are called `{name}`; rename a file")));
+    /// If one cannot be read, or two have the same name.
+    pub fn with_named(self, paths: &[(Part, &Path)]) -> Result<Self, ServeError> {
+        let mut all: Vec<Named> = Vec::new();
+        for (part, path) in paths {
+            let wrong = |reason: String| ServeError::Config { path: (*path).into(), reason };
+            if (*part == Part::ControlNet) != path.is_dir() && path.exists() {
+                let kind = if *part == Part::ControlNet { "the folder of a ControlNet" } else { "a file" };
+                return Err(wrong(format!("expected {kind}")));
             }
+            let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+            let name = name.and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| wrong("its name is not UTF-8 text".into()))?;
+            let file = RecordedFile::of(path).map_err(|e| wrong(e.to_string()))?;
+            if all.iter().any(|other| other.part == *part && other.name == name) {
+                let noun = part.noun();
+                return Err(wrong(format!("two {noun}s are called `{name}`; rename one")));
+            }
+            let sha256 = file.sha256.unwrap_or_default();
+            all.push(Named { part: *part, name: name.into(), path: (*path).into(), sha256 });
         }
-        Ok(Self { loras: loras.into(), ..self })
+        Ok(Self { named: all.into(), ..self })
     }
 
-    /// The names of the LoRAs.
-    pub fn loras(&self) -> impl Iterator<Item = &str> {
-        self.loras.keys().map(String::as_str)
-    }
-
-    /// The SHA-256 of the LoRA of this name.
-    pub fn lora(&self, name: &str) -> Option<&str> {
-        self.loras.get(name).map(|(hash, _)| hash.as_str())
+    /// The parts of this kind that requests can name.
+    pub fn named(&self, part: Part) -> impl Iterator<Item = &Named> {
+        self.named.iter().filter(move |named| named.part == part)
     }
 
     /// Stores an upload and returns its hash.
@@ -135,6 +176,21 @@ impl Store {
         stored
     }
 
+    /// The bytes of the file that `write` writes to the path that it gets.
+    ///
+    /// # Errors
+    /// Those of `write` and of the system.
+    pub fn scratch<E: From<io::Error>>(
+        &self,
+        ending: &str,
+        write: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Vec<u8>, E> {
+        let fresh = self.results.join(format!("{FRESH}{}.{ending}", uuid::Uuid::new_v4().simple()));
+        let bytes = write(&fresh).and_then(|()| Ok(fs::read(&fresh)?));
+        let _ = fs::remove_file(&fresh);
+        bytes
+    }
+
     /// The path of a result, if it exists.
     pub fn result(&self, hash: &str, ending: &str) -> Option<PathBuf> {
         let ending = ENDINGS.iter().find(|known| **known == ending)?;
@@ -142,10 +198,10 @@ impl Store {
         path.is_file().then_some(path)
     }
 
-    /// The path of an upload, result or LoRA with this hash.
+    /// The path of an upload, result, LoRA or ControlNet with this hash.
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
-        if let Some((_, path)) = self.loras.values().find(|(own, _)| own == hash) {
-            return Some(path.clone());
+        if let Some(named) = self.named.iter().find(|named| named.sha256 == hash) {
+            return Some(named.path.clone());
         }
         let path = is_hash(hash).then(|| self.inputs.join(hash))?;
         if path.is_file() {

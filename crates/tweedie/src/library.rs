@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tweedie_hub::HubError;
+use tweedie_hub::{HubError, extras_in};
 use tweedie_ops::Device;
 use tweedie_pipe::{LoadOptions, Pipeline, PipelineError};
 
@@ -145,6 +145,14 @@ pub fn load(model: &Path, options: &LoadOptions<'_>, device: &Device) -> Result<
                           types need a model folder or file";
             Err(HubError::Format { path: model.into(), reason: reason.into() }.into())
         }
+    }
+}
+
+/// How many times larger per side a model makes an image, if `tweedie train` made it to enlarge them. Its weights are not read.
+pub fn enlarges(place: &Place) -> Option<usize> {
+    match place {
+        Place::Path(path) => extras_in(path).ok()?.enlarging.map(|enlarging| enlarging.factor),
+        Place::BuiltIn => None,
     }
 }
 

@@ -29,8 +29,8 @@ Open http://127.0.0.1:7860 in a browser, or use
 started again.")]
 pub struct Args {
     /// Model to serve: a folder, a single-file checkpoint or a name of `tweedie models`; may be repeated. Loaded when it is
-    /// first needed. Requests without a model use the first one [default: emoji-32, and
-    /// emoji-text-64 if it is found].
+    /// first needed. Requests without a model use the first one [default: emoji-32, and emoji-text-64 and spoken-digits if
+    /// they are found]. The model emoji-x4, which enlarges images, is always offered if it is found.
     #[arg(short, long, value_name = "PATH")]
     model: Vec<PathBuf>,
     /// Address and port; port 0 selects a free one. Addresses that other machines can reach need --tokens
@@ -46,6 +46,9 @@ pub struct Args {
     /// LoRA that requests can use by its name, that of the file without the extension; may be repeated.
     #[arg(long, value_name = "FILE")]
     lora: Vec<PathBuf>,
+    /// Folder of a ControlNet that requests can use by its name, that of the folder; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    controlnet: Vec<PathBuf>,
     /// TOML file with further settings: limits, batching, memory for models. docs/serving.md lists its keys. Flags take
     /// precedence.
     #[arg(long, value_name = "FILE.toml")]
@@ -62,18 +65,27 @@ impl Args {
         config.data_dir = self.data_dir.clone().unwrap_or(config.data_dir);
         config.tokens = self.tokens.clone().or(config.tokens);
         config.loras.extend(self.lora.iter().cloned());
+        config.controlnets.extend(self.controlnet.iter().cloned());
         config.batching &= !self.no_batching;
         Ok(config)
     }
 
     fn models(&self, device: &Device) -> Result<Vec<Model>> {
-        if !self.model.is_empty() {
-            return self.model.iter().map(|path| model(path, device)).collect();
+        let found = |name: &&Path| library::find(name).is_ok();
+        let asked = self.model.iter().map(PathBuf::as_path);
+        let own = OWN.map(Path::new).into_iter().filter(found);
+        let own = own.filter(|_| self.model.is_empty());
+        let mut models = asked.chain(own).map(|path| model(path, device)).collect::<Result<Vec<_>>>()?;
+        let enlarger = Path::new(library::ENLARGER);
+        if found(&enlarger) && models.iter().all(|model| model.name != library::ENLARGER) {
+            models.push(model(enlarger, device)?);
         }
-        let own = [builtin::IMAGES, library::TEXTS].map(Path::new);
-        own.into_iter().filter(|name| library::find(name).is_ok()).map(|name| model(name, device)).collect()
+        Ok(models)
     }
 }
+
+/// The models that are served by default.
+const OWN: [&str; 3] = [builtin::IMAGES, library::TEXTS, "spoken-digits"];
 
 fn model(path: &Path, device: &Device) -> Result<Model> {
     let place = library::find(path)?;
@@ -89,10 +101,11 @@ fn model(path: &Path, device: &Device) -> Result<Model> {
     let about = library::about(&name).to_owned();
     let (path, device) = (path.to_owned(), device.clone());
     let load = Box::new(move |changes: &Changes| {
-        let Changes { loras, embeddings } = changes;
-        library::load(&path, &LoadOptions { loras, embeddings, ..LoadOptions::default() }, &device)
+        let Changes { loras, embeddings, controls } = changes;
+        let options = LoadOptions { loras, embeddings, controls, ..LoadOptions::default() };
+        library::load(&path, &options, &device)
     });
-    Ok(Model { name, about, bytes: library::bytes(&place), load })
+    Ok(Model { name, about, bytes: library::bytes(&place), enlarges: library::enlarges(&place), load })
 }
 
 pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     common::Scratch,
+    http::Served,
+    serve_apis::pixels,
     tensors::{self, Tensor},
 };
 
@@ -500,4 +502,49 @@ fn what_is_passed_over_or_understood_is_said() {
     // A number where classes have names.
     let run = ["sample", "-m", crate::common::model(), "--class", "1", "-n", "1", "--steps", "1"];
     scratch.ok(&run).says(&["class 1", "class number 1"]);
+}
+
+#[test]
+fn a_server_has_controlnets_by_name() {
+    let scratch = Scratch::new();
+    model(&scratch);
+    scratch.copy(&golden().join("controlnet").join("controlnet"), "cn");
+    fill(&scratch, "cn", "diffusion_pytorch_model");
+    let fixed = ["sample", "-m", "sd", "-p", "a cat", "--steps", "3"];
+    scratch.ok(&[&fixed[..], &["-o", "edges.png", "--zoom", "1"]].concat());
+    let net = ["--controlnet", "cn", "--control-image", "edges.png", "--canny", "50,100"];
+    scratch.ok(&[&fixed[..], &net, &["--singles", "own", "-o", "grid.png"]].concat());
+
+    let served = Served::start(&scratch.path(""), &["--model", "sd", "--controlnet", "cn"]);
+    assert_eq!(served.get("/v1/limits").is(200).json()["controlnets"], json!(["cn"]));
+    let edges = served.send("POST", "/v1/uploads", &[], &scratch.read("edges.png")).is(201).json();
+    let plain = json!({ "prompt": "a cat", "steps": 3 });
+    let asked = |control: Value| {
+        let mut request = plain.clone();
+        request["controls"] = json!([control]);
+        request
+    };
+    let image = json!({ "sha256": edges["sha256"] });
+    let controlled = asked(json!({ "image": image, "net": "cn", "canny": [50, 100] }));
+    // Both at once: the ControlNet belongs to one of them.
+    let ids = [&controlled, &plain].map(|request| served.order(request));
+    let [made, other] = ids.map(|id| served.results(&id).remove(0));
+    assert!(pixels(&made) == pixels(&scratch.read("own/0000.png")));
+    assert!(pixels(&made) != pixels(&other));
+    // The result says what it needs.
+    scratch.write("made.png", &made);
+    scratch.fails(
+        &["sample", "-m", "sd", "--like", "made.png", "-o", "no.png"],
+        &["made.png: it was made with `", "--control-image and --controlnet"],
+    );
+    for (control, words) in [
+        (json!({ "image": image, "net": "depth" }), "expected one of: `cn`"),
+        (json!({ "image": image, "net": { "sha256": edges["sha256"] } }), "a ControlNet without a name"),
+        (json!({ "image": image, "net": "cn", "canny": [9, 1] }), "0 ≤ low ≤ high"),
+        (json!({ "image": { "path": "edges.png" }, "net": "cn" }), "cannot name a file"),
+        (json!({ "net": "cn" }), "missing field `image`"),
+    ] {
+        let text = served.post("/v1/jobs", &asked(control)).is(400).text();
+        assert!(text.contains(words), "{text}");
+    }
 }

@@ -19,7 +19,7 @@ fn base64(text: &Value) -> Vec<u8> {
     values.chunks(4).flat_map(group).collect()
 }
 
-fn pixels(bytes: &[u8]) -> (u32, u32, Vec<u8>) {
+pub fn pixels(bytes: &[u8]) -> (u32, u32, Vec<u8>) {
     let image = image::load_from_memory(bytes).unwrap().into_rgb8();
     (image.width(), image.height(), image.into_raw())
 }
@@ -295,8 +295,17 @@ fn requests_have_loras_of_their_own() {
     // All at once: each has its own weights.
     let named = with(json!([{ "name": "style", "scale": 3 }]));
     let ids = [&plain, &named, &plain].map(|request| served.order(request));
-    let [first, changed, second] = ids.map(|id| pixels(&served.results(&id)[0]));
+    let files = ids.map(|id| served.results(&id).remove(0));
+    let [first, changed, second] = files.each_ref().map(|file| pixels(file));
     assert!(first == second && first != changed);
+    // The result says which LoRA it needs to be made again, and how strong it was.
+    scratch.write("made.png", &files[1]);
+    let again =
+        ["sample", "-m", "emoji-text-64", "--like", "made.png", "--singles", "again", "-o", "grid.png"];
+    let lacks = ["made.png: it was made with `loras/style.safetensors`", "--lora style.safetensors"];
+    scratch.fails(&again, &lacks);
+    scratch.ok(&[&again[..], &["--lora", "style.safetensors"]].concat());
+    assert!(pixels(&scratch.read("again/0000.png")) == changed);
     let args = [
         "sample",
         "-m",
@@ -330,6 +339,75 @@ fn requests_have_loras_of_their_own() {
         served.post("/v1/jobs", &with(json!([{ "file": { "sha256": other["sha256"] }, "scale": 1 }])));
     let refused = refused.is(400).text();
     assert!(refused.contains("strange") && !refused.contains("/inputs/"), "{refused}");
+}
+
+#[test]
+fn images_are_enlarged_and_restored() {
+    let scratch = Scratch::new();
+    let served = Served::start(&scratch.path(""), &["--model", "emoji-32"]);
+    let models = served.get("/v1/models").is(200).json();
+    let enlarges = |name: &str| {
+        let all = models["data"].as_array().unwrap();
+        all.iter().find(|model| model["id"] == name).unwrap()["enlarges"].clone()
+    };
+    assert_eq!((enlarges("emoji-32"), enlarges("emoji-x4")), (Value::Null, json!(4)));
+    let facts = served.get("/v1/models/emoji-32").is(200).json();
+    assert_eq!(
+        (&facts["changes"], &facts["restores"], &facts["medium"]),
+        (&json!(true), &json!(true), &json!("image"))
+    );
+    let id = served.order(&json!({ "seed": 1, "steps": 4, "classes": ["cat-face"] }));
+    let cat = served.results(&id).remove(0);
+    scratch.write("cat.png", &cat);
+    let file = json!({ "sha256": served.ended(&id)["images"][0]["sha256"] });
+
+    // As a job, and as the other API does it.
+    let id = served.order(&json!({ "model": "emoji-x4", "image": file, "steps": 2 }));
+    let large = pixels(&served.results(&id)[0]);
+    scratch.ok(&["restore", "cat.png", "--enlarge", "4", "--steps", "2", "-o", "large.png"]);
+    assert!(large == pixels(&scratch.read("large.png")) && (large.0, large.1) == (128, 128));
+    let extra = |upscaler: &str, times: f64| {
+        let request = json!({ "image": base64_of(&cat), "upscaler_1": upscaler, "upscaling_resize": times });
+        served.post("/sdapi/v1/extra-single-image", &request)
+    };
+    let whole = extra("emoji-x4", 4.0).is(200).json();
+    scratch.ok(&["restore", "cat.png", "--enlarge", "4", "-o", "large.png"]);
+    assert!(pixels(&base64(&whole["image"])) == pixels(&scratch.read("large.png")));
+    assert_eq!(whole["html_info"], "enlarged 4 times by emoji-x4");
+    let half = extra("emoji-x4", 2.0).is(200).json();
+    assert_eq!(pixels(&base64(&half["image"])).0, 64);
+    assert_eq!(half["html_info"], "enlarged 4 times by emoji-x4, then resized to 64x64 by Lanczos");
+    assert_eq!(pixels(&base64(&extra("Lanczos", 3.0).is(200).json()["image"])).0, 96);
+    let refused = extra("R-ESRGAN 4x+", 4.0).is(422).text();
+    assert!(refused.contains("expected one of None, Lanczos, Nearest, emoji-x4"), "{refused}");
+    let upscalers = served.get("/sdapi/v1/upscalers").is(200).json();
+    let last = upscalers.as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["name"], &last["scale"]), (&json!("emoji-x4"), &json!(4)));
+    assert_eq!(served.get("/sdapi/v1/sd-models").is(200).json().as_array().unwrap().len(), 1);
+
+    // What an image has lost.
+    let unconditional = facts["null_class"].clone();
+    let known = json!({ "image": file, "degradations": [{ "kind": "blur", "sigma": 1.5 }], "noise": 1 });
+    let id = served.order(&json!({ "known": known, "classes": [unconditional], "guidance": 1, "steps": 4 }));
+    scratch.ok(&["restore", "cat.png", "--deblur", "1.5", "--steps", "4", "-o", "sharp.png"]);
+    assert!(pixels(&served.results(&id)[0]) == pixels(&scratch.read("sharp.png")));
+    for (request, words) in [
+        (json!({ "model": "emoji-x4" }), "`image`: this model enlarges an image; expected one"),
+        (json!({ "model": "emoji-x4", "known": { "image": file } }), "it does not edit them"),
+        (
+            json!({ "known": { "image": file, "degradations": [{ "kind": "blur", "sigma": -1 }] } }),
+            "expected > 0",
+        ),
+        (json!({ "known": { "image": file, "degradations": [{ "kind": "fog" }] } }), "unknown variant `fog`"),
+        (json!({ "controls": [{ "image": file }] }), "loaded without a ControlNet"),
+        (
+            json!({ "controls": [{ "image": file, "net": "canny" }] }),
+            "unknown ControlNet \\\"canny\\\"; expected one of: this server has none",
+        ),
+    ] {
+        let text = served.post("/v1/jobs", &request).is(400).text();
+        assert!(text.contains(words), "{request}: {text}");
+    }
 }
 
 #[test]

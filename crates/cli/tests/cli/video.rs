@@ -7,7 +7,12 @@ use tweedie::{
     media::{Image, Rgb, Video},
 };
 
-use crate::common::{Scratch, finish, program};
+use serde_json::json;
+
+use crate::{
+    common::{Scratch, finish, program},
+    http::Served,
+};
 
 /// A model of four frames of 16×16 pixels, trained for two steps; made once.
 static MODEL: LazyLock<String> = LazyLock::new(|| {
@@ -67,6 +72,35 @@ fn clips_are_written_made_again_and_continued() {
     // The same request, the same frames.
     scratch.ok(&["sample", "--like", "long.png", "--model", model, "--zoom", "1", "-o", "again.png"]);
     assert_eq!(read(&scratch.path("again.png"), Part::All).unwrap().video, long);
+}
+
+#[test]
+fn a_server_makes_clips() {
+    let scratch = Scratch::new();
+    let served = Served::start(&scratch.path(""), &["--model", &MODEL]);
+    let facts = served.get("/v1/models/model").is(200).json();
+    assert_eq!(facts["medium"], "clip");
+    let asked = json!({ "prompt": "a cat spins", "steps": 2, "frames": 4, "count": 2, "fps": 20 });
+    let id = served.order(&asked);
+    let made = served.results(&id);
+    scratch.ok(&sample(&["--frames", "4", "-n", "2", "--fps", "20", "--singles", "each", "-o", "c.png"]));
+    scratch.write("made.png", &made[1]);
+    let clip = read(&scratch.path("made.png"), Part::All).unwrap().video;
+    assert_eq!(read(&scratch.path("each/0001.png"), Part::All).unwrap().video, clip);
+    // The same frames in other files.
+    let url = served.ended(&id)["images"][1]["url"].as_str().unwrap().to_owned();
+    let stem = url.strip_suffix("png").unwrap();
+    let other = served.get(&format!("{stem}webp")).is(200);
+    assert_eq!(other.header("content-type"), Some("image/webp"));
+    scratch.write("made.webp", &other.body);
+    assert_eq!(read(&scratch.path("made.webp"), Part::All).unwrap().video, clip);
+    assert!(served.get(&format!("{stem}gif")).is(200).body.starts_with(b"GIF89a"));
+    assert!(served.get(&format!("{stem}jpeg")).is(400).text().contains("is a clip"));
+    served.get(&format!("{stem}avi")).is(404);
+    let openai = json!({ "prompt": "a cat spins", "steps": 2, "frames": 4, "output_format": "webp" });
+    assert!(served.post("/v1/images/generations", &openai).is(400).text().contains("is a clip"));
+    let more = json!({ "prompt": "a cat", "continue": { "sha256": "00" } });
+    assert!(served.post("/v1/jobs", &more).is(400).text().contains("`continue`"));
 }
 
 #[test]

@@ -10,14 +10,25 @@ use axum::{
 
 use crate::{
     Fault,
-    formats::Format,
+    formats::{CLIPS, Format, clip_as, is_clip},
     service::{Service, blocking},
+    store::ENDINGS,
 };
+
+/// Endings and their types. Files that are not stored are made from the stored PNG.
+const TYPES: [(&str, &str); 6] = [
+    ("png", "image/png"),
+    ("wav", "audio/wav"),
+    ("webp", "image/webp"),
+    ("jpeg", "image/jpeg"),
+    ("jpg", "image/jpeg"),
+    ("gif", "image/gif"),
+];
 
 /// A result.
 #[utoipa::path(
     get, path = "/v1/files/{name}", tag = "files",
-    params(("name" = String, Path, description = "SHA-256 of the content and an ending: `….png` or `….wav`. `.webp` and `.jpeg` convert the PNG.")),
+    params(("name" = String, Path, description = "SHA-256 of the content and an ending: `….png` or `….wav`. `.webp` and `.jpeg` convert an image, `.webp` and `.gif` a clip.")),
     responses(
         (status = 200, description = "The file. It never changes.", content_type = "image/png", body = Vec<u8>),
         (status = 304, description = "The client has it already."),
@@ -29,27 +40,28 @@ pub async fn show(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
+    let missing = || Fault::missing(format!("there is no file `{name}`"));
     let (hash, ending) = name.rsplit_once('.').unwrap_or((&name, ""));
-    // Other formats are made from the stored PNG.
-    let format = Format::named(ending).filter(|format| *format != Format::Png);
-    let found = service.store.result(hash, if format.is_some() { "png" } else { ending });
-    let path = found.ok_or_else(|| Fault::missing(format!("there is no file `{name}`")))?;
+    let (ending, kind) = *TYPES.iter().find(|(own, _)| *own == ending).ok_or_else(missing)?;
+    let is_stored = ENDINGS.contains(&ending);
+    let path = service.store.result(hash, if is_stored { ending } else { "png" }).ok_or_else(missing)?;
     let tag = format!("\"{name}\"");
     if headers.get(header::IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == tag.as_bytes()) {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    let kind = match format {
-        Some(format) => format!("image/{}", format.name()),
-        None if ending == "wav" => "audio/wav".to_owned(),
-        None => "image/png".to_owned(),
-    };
+    let (store, gone) = (service.store.clone(), missing());
     let read = move || {
-        let bytes = std::fs::read(path).map_err(|_| Fault::missing(format!("there is no file `{name}`")))?;
-        format.unwrap_or_default().of_png(bytes)
+        let bytes = std::fs::read(&path).map_err(|_| gone)?;
+        match Format::named(ending) {
+            _ if is_stored => Ok(bytes),
+            _ if is_clip(&bytes) && CLIPS.contains(&ending) => clip_as(ending, &path, &store),
+            Some(format) => format.of_png(bytes),
+            None => Err(Fault::invalid(format!("`{ending}` is for clips; this is an image"))),
+        }
     };
     let bytes = blocking(read).await??;
     let headers = [
-        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_TYPE, kind.to_owned()),
         (header::CACHE_CONTROL, "private, max-age=31536000, immutable".to_owned()),
         (header::ETAG, tag),
     ];

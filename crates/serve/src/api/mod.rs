@@ -10,6 +10,7 @@ mod jobs;
 mod models;
 mod openai;
 mod operations;
+mod schema;
 mod uploads;
 
 use std::sync::Arc;

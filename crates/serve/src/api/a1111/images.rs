@@ -1,4 +1,4 @@
-//! Images in answers, and what is asked about images.
+//! Images in answers, and the text in images.
 
 use std::sync::Arc;
 
@@ -6,7 +6,6 @@ use axum::{
     Json,
     extract::{Request, State},
 };
-use image::{DynamicImage, imageops::FilterType};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tweedie_pipe::a1111::{self, Facts};
@@ -16,16 +15,13 @@ use crate::{
     Fault,
     api::body,
     asked::Fields,
-    formats::{decoded, packed, texts, unpacked, with_text},
+    formats::{packed, texts, unpacked, with_text},
     journal::Record,
     service::{Service, blocking},
 };
 
 /// The keyword of its texts.
 const KEYWORD: &str = "parameters";
-/// Ways to enlarge.
-pub const UPSCALERS: [(&str, FilterType); 3] =
-    [("None", FilterType::Nearest), ("Lanczos", FilterType::Lanczos3), ("Nearest", FilterType::Nearest)];
 
 /// The answer with the images of these jobs, each with its text.
 pub async fn answer(
@@ -114,52 +110,4 @@ pub async fn png_info(State(web): State<Web>, request: Request) -> Result<Json<V
     });
     let parameters = parameters.unwrap_or_else(|| json!({}));
     Ok(Json(json!({ "info": info.unwrap_or_default(), "items": items, "parameters": parameters })))
-}
-
-/// Enlarges an image.
-pub async fn extra(State(web): State<Web>, request: Request) -> Result<Json<Value>, Refusal> {
-    let mut fields = Fields(body::json(request, body::most(&web.service)).await?);
-    let image = fields
-        .text("image")?
-        .ok_or_else(|| Fault::field("image", "missing: expected an image in base 64"))?;
-    let bytes = unpacked("image", &image)?;
-    let name = fields.text("upscaler_1")?.unwrap_or_else(|| "None".into());
-    let filter = UPSCALERS.iter().find(|(own, _)| own.eq_ignore_ascii_case(&name)).map(|(_, filter)| *filter);
-    let filter = filter.ok_or_else(|| {
-        let names: Vec<_> = UPSCALERS.iter().map(|(name, _)| *name).collect();
-        Fault::field("upscaler_1", format!("unknown upscaler `{name}`; expected one of {}", names.join(", ")))
-    })?;
-    for field in ["gfpgan_visibility", "codeformer_visibility", "extras_upscaler_2_visibility"] {
-        if fields.number(field)?.is_some_and(|value| value != 0.0) {
-            return Err(Fault::field(field, "this server does not support it").into());
-        }
-    }
-    let times = fields.number("upscaling_resize")?.unwrap_or(2.0);
-    let given =
-        [fields.whole("upscaling_resize_w", 0, 1 << 15)?, fields.whole("upscaling_resize_h", 0, 1 << 15)?];
-    let to_size = fields.whole("resize_mode", 0, 1)? == Some(1);
-    let most = web.service.config.limits.pixels;
-    let enlarged = blocking(move || {
-        let image = decoded(&bytes)?;
-        let [width, height] = match (to_size, given, name.as_str()) {
-            (_, _, "None") => [image.width() as usize, image.height() as usize],
-            (true, [Some(width), Some(height)], _) => [width as usize, height as usize],
-            (true, ..) => return Err(Fault::field("upscaling_resize_w", "expected width and height")),
-            (false, ..) => {
-                [image.width(), image.height()].map(|side| (f64::from(side) * times).round() as usize)
-            }
-        };
-        if width == 0 || height == 0 || width.saturating_mul(height) > most {
-            let reason = format!("{width}x{height} pixels: this server allows 1 to {most}");
-            return Err(Fault::field("upscaling_resize", reason));
-        }
-        png_of(&image.resize_exact(width as u32, height as u32, filter))
-    });
-    Ok(Json(json!({ "html_info": "", "image": packed(&enlarged.await??) })))
-}
-
-fn png_of(image: &DynamicImage) -> Result<Vec<u8>, Fault> {
-    let mut out = std::io::Cursor::new(Vec::new());
-    image.write_to(&mut out, image::ImageFormat::Png).map_err(|e| Fault::internal(e.to_string()))?;
-    Ok(out.into_inner())
 }

@@ -8,8 +8,12 @@ use axum::{
 use serde_json::{Value, json};
 use tweedie_pipe::a1111::{SAMPLERS, SCHEDULES};
 
-use super::{Web, images::UPSCALERS};
-use crate::metrics::resident;
+use super::{Web, extras::FILTERS};
+use crate::{
+    desk::Offer,
+    metrics::resident,
+    store::{Named, Part},
+};
 
 /// Lists of things that this server does not have.
 const EMPTY: [&str; 10] = [
@@ -55,22 +59,28 @@ async fn schedulers() -> Json<Value> {
     Json(SCHEDULES.iter().map(schedule).collect())
 }
 
-async fn upscalers() -> Json<Value> {
-    let upscaler = |(name, _): &(&str, _)| json!({ "name": name, "model_name": null, "model_path": null, "model_url": null, "scale": 4 });
-    Json(UPSCALERS.iter().map(upscaler).collect())
+async fn upscalers(State(web): State<Web>) -> Json<Value> {
+    let upscaler = |name: &str, model: Option<&str>, scale: usize| json!({ "name": name, "model_name": model, "model_path": null, "model_url": null, "scale": scale });
+    // A filter has any scale; this is what clients show.
+    let filters = FILTERS.iter().map(|(name, _)| upscaler(name, None, 4));
+    let models = web.service.desk.offers().iter();
+    let models = models.filter_map(|offer| Some(upscaler(&offer.name, Some(&offer.name), offer.enlarges?)));
+    Json(filters.chain(models).collect())
 }
 
 async fn models(State(web): State<Web>) -> Json<Value> {
-    let model = |(name, about): &(String, String)| {
+    let model = |Offer { name, about, .. }: &Offer| {
         json!({ "title": name, "model_name": name, "hash": null, "sha256": null, "filename": name, "config": null,
                 "about": about })
     };
-    Json(web.service.desk.names().iter().map(model).collect())
+    // Those that enlarge are upscalers.
+    Json(web.service.desk.offers().iter().filter(|offer| offer.enlarges.is_none()).map(model).collect())
 }
 
 async fn loras(State(web): State<Web>) -> Json<Value> {
-    let lora = |name| json!({ "name": name, "alias": name, "path": name, "metadata": {} });
-    Json(web.service.store.loras().map(lora).collect())
+    let lora =
+        |Named { name, .. }: &Named| json!({ "name": name, "alias": name, "path": name, "metadata": {} });
+    Json(web.service.store.named(Part::Lora).map(lora).collect())
 }
 
 async fn memory() -> Json<Value> {

@@ -4,6 +4,7 @@
 //! interruption and the selected model belong to a client, not to the whole server.
 
 mod asked;
+mod extras;
 mod images;
 mod menus;
 mod tasks;
@@ -70,7 +71,7 @@ pub fn router(service: Arc<Service>) -> Router<Arc<Service>> {
     Router::new()
         .route("/txt2img", post(txt2img))
         .route("/img2img", post(img2img))
-        .route("/extra-single-image", post(images::extra))
+        .route("/extra-single-image", post(extras::extra))
         .route("/png-info", post(images::png_info))
         .route("/progress", get(progress))
         .route("/interrupt", post(interrupt))
@@ -177,7 +178,7 @@ async fn skip(State(web): State<Web>, Extension(client): Extension<Client>) -> J
 
 async fn options(State(web): State<Web>, Extension(client): Extension<Client>) -> Json<Value> {
     let model = tasks::of(&web.tasks).model(&client.0);
-    let model = model.or_else(|| web.service.desk.names().first().map(|(name, _)| name.clone()));
+    let model = model.or_else(|| web.service.desk.offers().first().map(|offer| offer.name.clone()));
     Json(json!({
         "sd_model_checkpoint": model, "sd_checkpoint_hash": "", "sd_vae": "Automatic", "samples_format": "png",
         "CLIP_stop_at_last_layers": 1, "live_previews_enable": true,
