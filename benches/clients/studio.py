@@ -114,7 +114,7 @@ with served("--model", "emoji-text-64", "--model", "emoji-32", "--model", "spoke
         expect(cards.first.locator(".top span")).to_have_text("finished", timeout=120_000)
 
     page.get_by_role("combobox", name="Model").select_option("emoji-32")
-    page.locator("#gallery button").last.click()
+    page.locator('#gallery button[title^="class"]').first.click()
     page.get_by_role("button", name="Start from it").click()
     page.get_by_label("Images").fill("4")
     page.get_by_label("Steps").first.fill("20")
@@ -135,6 +135,7 @@ with served("--model", "emoji-text-64", "--model", "emoji-32", "--model", "spoke
         page.keyboard.press(key)
     assert painted() != before
     make_and_wait()
+    page.evaluate("scrollTo(0, 0)")
     picture(page, "painted")
     request = json.loads(page.evaluate("fetch('/v1/gallery?limit=1').then(r => r.text())"))["jobs"][0]["request"]
     assert request["known"]["mask"]["files"] and "strength" not in request and request["guidance"] == 1, request
@@ -145,14 +146,14 @@ with served("--model", "emoji-text-64", "--model", "emoji-32", "--model", "spoke
     expect(page.get_by_label("Width of the blur")).to_have_value("1.5")
     make_and_wait()
     request = json.loads(page.evaluate("fetch('/v1/gallery?limit=1').then(r => r.text())"))["jobs"][0]["request"]
-    assert request["known"]["degradations"] == [{"kind": "blur", "sigma": 1.5}], request
+    assert request["known"]["degradations"] == [{"kind": "blur", "sigma": 1.5}] and request["known"]["noise"] == 1, request
     page.get_by_role("button", name="Remove the image").click()
 
     # A result, enlarged.
     page.locator("#jobs > li").first.locator(".images button").first.click()
     make_and_wait("Enlarge 4 times")
     card = page.locator("#jobs > li").first
-    assert card.locator(".images img").evaluate("image => image.naturalWidth") == 128
+    assert card.locator(".images img").evaluate("async image => { await image.decode(); return image.naturalWidth; }") == 128
     picture(page, "enlarged")
 
     # A model that speaks.

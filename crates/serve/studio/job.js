@@ -19,7 +19,9 @@ export function say(text) {
 
 /** What a request is about, in a few words. */
 export function title({ request, model }) {
-  return [request.prompt].flat()[0] || (request.classes ? `class ${request.classes.join(', ')}` : model);
+  const { prompt, known, classes } = request;
+  if (known && !prompt) return known.degradations ? 'Restored image' : 'Changed image';
+  return [prompt].flat()[0] || (classes ? `class ${classes.join(', ')}` : model);
 }
 
 /** A result for people: an image or clip, or a sound to be played. */

@@ -15,13 +15,14 @@ let painted = false;
 /** Where the keyboard paints. */
 let cursor = null;
 
-// What can be done: its name, the fields that it has, and what has happened to an image that is restored.
+// What can be done: its name, the fields that it has, and what has happened to an image that is restored. The noise keeps a
+// blur that was measured inexactly from being amplified.
 const TASKS = {
   all: { text: 'Change all of it', strength: true },
   part: { text: 'Change the painted part', strength: true, paints: true },
   fill: { text: 'Fill the painted part anew', paints: true },
   smaller: { text: 'Enlarge it', restores: true, amount: ['Times', 2, 8, 1, 4], of: (n) => ({ kind: 'bicubic', factor: n }) },
-  blur: { text: 'Remove a blur', restores: true, amount: ['Width of the blur in pixels', 0.2, 5, 0.1, 1.5], of: (n) => ({ kind: 'blur', sigma: n }) },
+  blur: { text: 'Remove a blur', restores: true, grain: 1, amount: ['Width of the blur in pixels', 0.2, 5, 0.1, 1.5], of: (n) => ({ kind: 'blur', sigma: n }) },
   jpeg: { text: 'Repair a JPEG', restores: true, amount: ['Quality of the JPEG', 1, 100, 1, 10], of: (n) => ({ kind: 'jpeg', quality: n }) },
   grey: { text: 'Colour it', restores: true, of: () => ({ kind: 'grey' }) },
 };
@@ -41,10 +42,11 @@ function tell() {
   part('paints', one.paints);
   part('amount', one.amount);
   part('restores', one.restores);
-  if (one.amount && amount.dataset.task !== task.value) {
-    const [text, min, max, step, value] = one.amount;
+  if (one.restores && amount.dataset.task !== task.value) {
+    const [text, min, max, step, value] = one.amount ?? [''];
     document.getElementById('amount-text').textContent = text;
-    Object.assign(amount, { min, max, step, value });
+    if (one.amount) Object.assign(amount, { min, max, step, value });
+    grain.value = one.grain ?? 0;
     amount.dataset.task = task.value;
   }
   form.dispatchEvent(new Event('input'));
