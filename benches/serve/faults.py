@@ -76,6 +76,7 @@ def bad_requests(draw, count):
                 good.append(time.monotonic() - begun)
                 time.sleep(0.2)
 
+        server.hashes(server.order(SHORT))
         thread = threading.Thread(target=orders, daemon=True)
         thread.start()
         before, begun = server.resident(), time.monotonic()
@@ -91,28 +92,37 @@ def bad_requests(draw, count):
 
 
 def cancels(draw, count):
-    """Jobs join two others and are cancelled. How long are their rows in the way, and a step?"""
+    """Jobs join two others and are cancelled. How long are their rows in the way, and how long is a step?"""
     neighbours = [dict(LONG, seed=seed, count=2) for seed in (5, 6)]
     right, steps = expected(neighbours), []
     with tempfile.TemporaryDirectory() as folder:
         server = Server(folder)
         freed, rounds, wrong, ids = 0, 0, 0, []
+
+        def watch(id):
+            """The times between the steps of a neighbour, which takes part in every call."""
+            times = [at for at, name in server.events(id) if name == "step"]
+            steps.extend(b - a for a, b in zip(times, times[1:]))
+
         while freed < count:
-            ids = ids or [server.order(request) for request in neighbours]
+            if not ids:
+                ids = [server.order(request) for request in neighbours]
+                watcher = threading.Thread(target=watch, args=(ids[0],))
+                watcher.start()
             victim = server.order(dict(LONG, seed=draw.randrange(1000), count=draw.randint(1, 8)))
             events = server.events(victim)
             for _ in range(draw.randint(1, 6)):
-                steps.append(next(at for at, name in events if name == "step"))
+                next(name for _, name in events if name == "step")
             server.call("DELETE", f"/v1/jobs/{victim}")
             freed += 1
             if freed % 20 == 0 or freed == count:
                 wrong += sum(server.hashes(id) != one for id, one in zip(ids, right))
+                watcher.join()
                 rounds, ids = rounds + 1, []
-        turns = server.turn_seconds()
         server.stop()
         server.check_log()
         took = [line["seconds"] for line in server.lines() if line["message"].startswith("freed the rows")]
-    print(f"{count} cancellations: freed within ms (p50 / p99 / most) {quantiles(took)}; a step takes {turns} ms on average; "
+    print(f"{count} cancellations: freed within ms (p50 / p99 / most) {quantiles(took)}; a step took {quantiles(steps)}; "
           f"{wrong} of {2 * rounds} neighbours different")
     assert wrong == 0 and len(took) == count, (wrong, len(took))
 
@@ -124,16 +134,15 @@ def full_disk(draw):
     with tempfile.TemporaryDirectory() as folder:
         data = pathlib.Path(folder) / "data"
         data.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", data], capture_output=True).returncode:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", data], capture_output=True).returncode:
             return print("a full disk: skipped, because only root may mount one")
         try:
             server = Server(folder)
             ids = [server.order(request) for request in requests]
-            with open(data / "ballast", "wb") as ballast:
+            with open(data / "ballast", "wb", buffering=0) as ballast:
                 try:
                     while True:
                         ballast.write(bytes(4096))
-                        ballast.flush()
                 except OSError:
                     pass
             answers, until = {}, time.monotonic() + 4
@@ -165,6 +174,7 @@ def slow_clients(draw, count):
     right = expected([SHORT])[0]
     with tempfile.TemporaryDirectory() as folder:
         server = Server(folder)
+        server.hashes(server.order(SHORT))
         before, sockets = server.resident(), []
         long = server.order(dict(LONG, count=8, size=[64, 64]))
         for i in range(count):

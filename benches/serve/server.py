@@ -87,10 +87,6 @@ class Server:
         text = self.call("GET", "/metrics", client=client)[1].decode()
         return next(float(line.split()[-1]) for line in text.splitlines() if line.split(" ")[0] == f"tweedie_{name}")
 
-    def turn_seconds(self):
-        """Milliseconds of a call of the network, on average."""
-        return f"{1000 * self.figure('turn_seconds_sum') / self.figure('turn_seconds_count'):.1f}"
-
     def resident(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::Ordering,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -76,6 +76,8 @@ pub struct Scribe {
     pub metrics: Arc<Metrics>,
     /// Disk space for results in bytes.
     pub budget: u64,
+    /// Bytes of results that were stored since all of them were added up.
+    pub fresh: AtomicU64,
     /// When the server stops, what fails is left to the next start.
     pub stop: Stop,
 }
@@ -168,6 +170,7 @@ impl Scribe {
         }
         self.metrics.storing.note(begun.elapsed().as_secs_f64());
         self.metrics.images.add(results.len());
+        self.fresh.fetch_add(results.iter().map(|(_, stored)| stored.bytes).sum(), Ordering::Relaxed);
         for (row, stored) in &results {
             live.feed.push(Kind::Image, &told(*row, stored));
         }
@@ -264,6 +267,11 @@ impl Scribe {
     /// Deletes uploads that no job has used for a day, and the oldest jobs while results need more than the budget.
     fn prune(&self) {
         self.store.sweep_inputs(|hash| self.journal.uses(hash));
+        // Adding up a large gallery takes time.
+        if self.fresh.load(Ordering::Relaxed) < self.budget / 64 {
+            return;
+        }
+        self.fresh.store(0, Ordering::Relaxed);
         let old = self.journal.over_budget(self.budget).unwrap_or_default();
         for id in old {
             if delete(&self.journal, &self.store, &id).is_ok() {

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    sync::{Arc, mpsc::Sender},
+    sync::{Arc, atomic::AtomicU64, mpsc::Sender},
     thread::JoinHandle,
     time::Duration,
 };
@@ -85,6 +85,8 @@ impl Server {
             board: board.clone(),
             metrics: metrics.clone(),
             budget: config.gallery << 20,
+            // What an earlier run has left is added up at once.
+            fresh: AtomicU64::new(u64::MAX / 2),
             stop: stop.clone(),
         };
         let scribe = scribe.start()?;
