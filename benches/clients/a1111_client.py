@@ -38,6 +38,10 @@ with served("--model", "emoji-text-64", "--model", "emoji-32") as address:
     assert changed.image.size == (32, 32) and changed.image.tobytes() != cat.image.tobytes()
     larger = api.extra_single_image(image=cat.image, upscaler_1="Lanczos", upscaling_resize=3)
     assert larger.image.size == (96, 96)
+    # By a model, and by its own name.
+    assert "emoji-x4" in [upscaler["name"] for upscaler in api.get_upscalers()]
+    larger = api.extra_single_image(image=cat.image, upscaler_1="emoji-x4", upscaling_resize=4)
+    assert larger.image.size == (128, 128)
 
     # Progress and interruption.
     done = []

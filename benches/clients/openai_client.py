@@ -26,7 +26,7 @@ def raises(kind, words, call):
 with served() as address:
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
     names = [model.id for model in client.models.list()]
-    assert names == ["emoji-32", "emoji-text-64"], names
+    assert names == ["emoji-32", "emoji-text-64", "spoken-digits", "emoji-x4"], names
     assert client.models.retrieve("emoji-32").id == "emoji-32"
 
     # A prompt for a model of texts, with fields of our own.
