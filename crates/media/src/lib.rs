@@ -28,9 +28,9 @@ use tweedie_system::files;
 pub use crate::{
     animation::{Animation, AnimationFormat, write_animation},
     audio::{
-        Audio, Complex32, DEFAULT_RATE, Frames, MelFilters, MelScale, SOUND_ENDINGS, Stft, WavFormat,
-        decode_sound, decode_wav, read_sound, read_wav, read_wav_text, resampled, sounding, sounding_in,
-        spectrogram, write_wav,
+        Audio, Complex32, Cosines, DEFAULT_RATE, Frames, Leveled, MelFilters, MelScale, Recording,
+        SOUND_ENDINGS, Stft, WavFormat, decode_sound, decode_wav, level, loudness, read_sound, read_wav,
+        read_wav_text, resampled, sounding, sounding_in, spectrogram, write_wav,
     },
     color::Rgb,
     enlarge::enlarge,
@@ -49,7 +49,7 @@ pub use crate::{
 /// Largest animation in which a text is looked for.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Reads the text that was stored in a PNG, an animated PNG, a GIF, a WebP or a WAV file.
+/// Reads the text that was stored in a PNG, an animated PNG, a GIF, a WebP, a WAV or a FLAC file.
 ///
 /// # Errors
 /// If the file is none of these, or is corrupt.
@@ -62,6 +62,7 @@ pub fn read_text(path: &Path) -> Result<Option<String>, MediaError> {
         Some(b"GIF8") => Ok(animation::gif_text(&whole()?)),
         Some(b"RIFF") if start.ends_with(b"WEBP") => Ok(webp::webp_text(&whole()?)),
         Some(b"RIFF") => read_wav_text(path),
+        Some(b"fLaC") => Ok(audio::flac_text(&whole()?)),
         _ => read_png_text(path),
     }
 }

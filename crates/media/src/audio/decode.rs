@@ -4,7 +4,7 @@ use std::{io::Cursor, path::Path};
 
 use symphonia::core::{
     audio::SampleBuffer,
-    codecs::{CODEC_TYPE_NULL, DecoderOptions},
+    codecs::{CODEC_TYPE_FLAC, CODEC_TYPE_NULL, DecoderOptions},
     errors::Error,
     formats::FormatOptions,
     io::MediaSourceStream,
@@ -21,7 +21,7 @@ pub const SOUND_ENDINGS: [&str; 7] = ["wav", "flac", "ogg", "oga", "mp3", "m4a",
 /// Maximum values of a sound, all channels together: 512 MiB, or 50 minutes of mono at 44.1 kHz.
 pub(super) const MOST_VALUES: usize = 1 << 27;
 /// Maximum size of a file.
-const MOST_BYTES: u64 = 512 << 20;
+pub(super) const MOST_BYTES: u64 = 512 << 20;
 /// What sounds in memory are called in messages.
 const NAME: &str = "the sound";
 
@@ -58,10 +58,11 @@ fn decoded(bytes: &[u8], path: &Path) -> Result<Audio, MediaError> {
     if bytes.starts_with(b"RIFF") {
         return wav::audio(bytes, path);
     }
-    compressed(bytes).map_err(|reason| MediaError::format(path, reason))
+    compressed(bytes).map(|(audio, _)| audio).map_err(|reason| MediaError::format(path, reason))
 }
 
-fn compressed(bytes: &[u8]) -> Result<Audio, String> {
+/// A sound of any format but WAV, and its bits per value if they are whole numbers.
+pub(super) fn compressed(bytes: &[u8]) -> Result<(Audio, Option<u32>), String> {
     let damaged = |e: Error| format!("damaged, or not a WAV, FLAC, Ogg Vorbis, MP3 or AAC file: {e}");
     let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes.to_vec())), Default::default());
     let options = FormatOptions { enable_gapless: true, ..Default::default() };
@@ -71,6 +72,8 @@ fn compressed(bytes: &[u8]) -> Result<Audio, String> {
     let track = format.tracks().iter().find(|track| track.codec_params.codec != CODEC_TYPE_NULL);
     let track = track.ok_or("the file has no sound")?;
     let (id, length) = (track.id, track.codec_params.n_frames);
+    let lossless = track.codec_params.codec == CODEC_TYPE_FLAC;
+    let bits = track.codec_params.bits_per_sample.filter(|_| lossless);
     let decoders = symphonia::default::get_codecs();
     let mut decoder = decoders.make(&track.codec_params, &DecoderOptions::default()).map_err(damaged)?;
     let mut channels: Vec<Vec<f32>> = Vec::new();
@@ -102,12 +105,19 @@ fn compressed(bytes: &[u8]) -> Result<Audio, String> {
             return Err(too_long(all, rate, channels.len()));
         }
     }
-    // The last block of Ogg Vorbis may be longer than the sound.
+    let found = channels.first().map_or(0, Vec::len);
     if let Some(length) = length.and_then(|length| usize::try_from(length).ok()) {
+        // Other formats only estimate their length.
+        if lossless && found < length {
+            return Err(format!(
+                "the file is truncated: it has {found} of the {length} values per channel that its header announces"
+            ));
+        }
+        // The last block of Ogg Vorbis may be longer than the sound.
         channels.iter_mut().for_each(|channel| channel.truncate(length));
     }
-    match channels.first().is_none_or(Vec::is_empty) {
+    match found == 0 {
         true => Err("the sound has no values".into()),
-        false => Ok(Audio { channels, rate, guessed: false }),
+        false => Ok((Audio { channels, rate, guessed: false }, bits)),
     }
 }

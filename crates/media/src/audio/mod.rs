@@ -1,17 +1,25 @@
 //! Sound: the signal in memory, its files, and its spectrum.
 
+mod cosine;
 mod decode;
+mod flac;
+mod loudness;
 mod mel;
 mod picture;
+mod recording;
 mod resample;
 mod silence;
 mod spectrum;
 mod wav;
 
+pub(crate) use self::flac::flac_text;
 pub use self::{
+    cosine::Cosines,
     decode::{SOUND_ENDINGS, decode_sound, read_sound},
+    loudness::{Leveled, level, loudness},
     mel::{MelFilters, MelScale},
     picture::spectrogram,
+    recording::Recording,
     resample::resampled,
     silence::{sounding, sounding_in},
     spectrum::{Complex32, Frames, Stft},

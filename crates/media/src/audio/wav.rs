@@ -27,7 +27,7 @@ const SOFTWARE: &str = "tweedie";
 /// Maximum length of a chunk with texts.
 const LONGEST_TEXT: u64 = 1 << 24;
 /// The encodings that are read.
-const EXPECTED: &str = "expected integers of 8 to 32 bits or floats of 32 bits";
+pub(super) const EXPECTED: &str = "expected integers of 8 to 32 bits or floats of 32 bits";
 /// The bytes of a file that are neither values nor text.
 const HEADERS: usize = 1 << 10;
 
@@ -43,38 +43,20 @@ pub fn write_wav(
     format: WavFormat,
     text: Option<&str>,
 ) -> Result<usize, MediaError> {
-    let fail = |reason: String| Err(MediaError::format(path, reason));
-    let (length, rate) = (audio.len(), audio.rate);
-    let Ok(channels @ 1..) = u16::try_from(audio.channels.len()) else {
-        return fail(format!("the audio has {} channels, expected 1 to {}", audio.channels.len(), u16::MAX));
-    };
-    if let Some(other) = audio.channels.iter().map(Vec::len).find(|n| *n != length || *n == 0) {
-        return fail(format!(
-            "a channel has {other} values and the first {length}, expected the same length > 0"
-        ));
+    let length = audio.len();
+    if let Some(other) = audio.channels.iter().map(Vec::len).find(|n| *n != length) {
+        let reason = format!("a channel has {other} values and the first {length}, expected the same length");
+        return Err(MediaError::format(path, reason));
     }
-    if rate == 0 {
-        return fail("the sample rate is 0, expected a value > 0".into());
+    if audio.channels.iter().flatten().any(|v| !v.is_finite()) {
+        return Err(MediaError::format(path, "the audio has values that are not finite"));
     }
-    let (bits, sample_format) = match format {
+    let stored = match format {
         WavFormat::Pcm16 => (16, SampleFormat::Int),
         WavFormat::Float32 => (32, SampleFormat::Float),
     };
-    let frame = usize::from(channels) * usize::from(bits / 8);
-    let bytes = length.saturating_mul(frame).saturating_add(text.map_or(0, str::len) + HEADERS);
-    if u32::try_from(bytes).is_err() || u64::from(rate) * frame as u64 > u64::from(u32::MAX) {
-        return fail(format!(
-            "{length} values at {rate} Hz in {channels} channels exceed the format's 4 GiB"
-        ));
-    }
-    if audio.channels.iter().flatten().any(|v| !v.is_finite()) {
-        return fail("the audio has values that are not finite".into());
-    }
-
-    let spec = WavSpec { channels, sample_rate: rate, bits_per_sample: bits, sample_format };
-    let (mut file, mut clipped) = (Cursor::new(Vec::new()), 0);
-    let mut write = || -> Result<(), hound::Error> {
-        let mut writer = WavWriter::new(&mut file, spec)?;
+    let mut clipped = 0;
+    write(path, [audio.channels.len(), length], audio.rate, stored, text, |writer| {
         for i in 0..length {
             for channel in &audio.channels {
                 match format {
@@ -87,15 +69,50 @@ pub fn write_wav(
                 }
             }
         }
+        Ok(())
+    })?;
+    Ok(clipped)
+}
+
+/// Writes a file with the values that `fill` gives, time after time.
+pub(super) fn write(
+    path: &Path,
+    [channels, length]: [usize; 2],
+    rate: u32,
+    (bits, sample_format): (u32, SampleFormat),
+    text: Option<&str>,
+    fill: impl FnOnce(&mut WavWriter<&mut Cursor<Vec<u8>>>) -> Result<(), hound::Error>,
+) -> Result<(), MediaError> {
+    let fail = |reason: String| Err(MediaError::format(path, reason));
+    let Ok(count @ 1..) = u16::try_from(channels) else {
+        return fail(format!("the audio has {channels} channels, expected 1 to {}", u16::MAX));
+    };
+    if length == 0 {
+        return fail("the audio has no values".into());
+    }
+    if rate == 0 {
+        return fail("the sample rate is 0, expected a value > 0".into());
+    }
+    let frame = channels * (bits / 8) as usize;
+    let bytes = length.saturating_mul(frame).saturating_add(text.map_or(0, str::len) + HEADERS);
+    if u32::try_from(bytes).is_err() || u64::from(rate) * frame as u64 > u64::from(u32::MAX) {
+        return fail(format!(
+            "{length} values at {rate} Hz in {channels} channels exceed the format's 4 GiB"
+        ));
+    }
+    let spec = WavSpec { channels: count, sample_rate: rate, bits_per_sample: bits as u16, sample_format };
+    let mut file = Cursor::new(Vec::new());
+    let all = || -> Result<(), hound::Error> {
+        let mut writer = WavWriter::new(&mut file, spec)?;
+        fill(&mut writer)?;
         writer.finalize()
     };
-    write().map_err(|e| MediaError::format(path, e))?;
+    all().map_err(|e| MediaError::format(path, e))?;
     let mut file = file.into_inner();
     if let Some(text) = text {
         append_text(&mut file, text);
     }
-    store(path, &file)?;
-    Ok(clipped)
+    store(path, &file)
 }
 
 /// Appends a chunk with `text` and corrects the length of the whole.
@@ -222,7 +239,7 @@ fn open(path: &Path) -> Result<File, MediaError> {
     files::open(path).map_err(|source| MediaError::Read { path: path.into(), source })
 }
 
-fn wrong(path: &Path, error: hound::Error) -> MediaError {
+pub(super) fn wrong(path: &Path, error: hound::Error) -> MediaError {
     match error {
         // Others are hound's own, for a file that ends too early.
         hound::Error::IoError(source) if source.raw_os_error().is_some() => {
