@@ -14,13 +14,17 @@ pub struct SoundConfig {
     pub seconds: f64,
     /// What is this much quieter than the loudest part of a recording is silence, which is cut off at both ends; in decibels.
     pub silence_db: f64,
+    /// Integrated loudness to which recordings are brought, in LUFS (EBU R 128); by default, their largest magnitude is made the
+    /// same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loudness: Option<f64>,
     /// The spectrogram in whose values the network works.
     pub codec: MelSpectrogramConfig,
 }
 
 impl Default for SoundConfig {
     fn default() -> Self {
-        Self { seconds: 0.64, silence_db: 40.0, codec: MelSpectrogramConfig::default() }
+        Self { seconds: 0.64, silence_db: 40.0, loudness: None, codec: MelSpectrogramConfig::default() }
     }
 }
 
@@ -35,6 +39,9 @@ impl SoundConfig {
         }
         if !(self.silence_db > 0.0 && self.silence_db <= 200.0) {
             return Err(TrainError::config("sound.silence_db", self.silence_db, "a value > 0, at most 200"));
+        }
+        if let Some(lufs) = self.loudness.filter(|lufs| !(-70.0..=0.0).contains(lufs)) {
+            return Err(TrainError::config("sound.loudness", lufs, "a loudness from -70 to 0 LUFS"));
         }
         self.codec.validate().map_err(|e| TrainError::Model(format!("sound.codec: {e}")))?;
         if config.augment != AugmentConfig::default() {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tweedie_data::{Audio, Dataset, NoCaption, Skipped, Sounds, Words, counted_endings};
 use tweedie_hub::Speech;
-use tweedie_media::sounding_in;
+use tweedie_media::{level, sounding_in};
 use tweedie_models::{Codec, MelSpectrogram};
 
 use crate::{
@@ -22,7 +22,8 @@ const FRAME: f64 = 0.02;
 /// The largest magnitude of every recording.
 const PEAK: f32 = 0.9;
 
-/// A recording without the silence around it, at the rate of the codec and with a magnitude of at most [`PEAK`].
+/// A recording without the silence around it, at the rate of the codec, and with a largest magnitude of [`PEAK`] or the loudness
+/// of the configuration.
 struct Recording {
     values: Vec<f32>,
     words: Words,
@@ -168,9 +169,25 @@ struct Changes {
     silent: usize,
     long: usize,
     resampled: BTreeMap<u32, usize>,
+    amplified: usize,
+    limited: usize,
+    unmeasured: usize,
 }
 
 impl Changes {
+    /// A recording brought to a loudness.
+    fn leveled(&mut self, values: Vec<f32>, rate: u32, lufs: f64) -> Vec<f32> {
+        let mut sound = Audio { channels: vec![values], rate, guessed: false };
+        match level(&mut sound, lufs) {
+            Some(done) => {
+                self.amplified += 1;
+                self.limited += usize::from(done.limited);
+            }
+            None => self.unmeasured += 1,
+        }
+        sound.channels.pop().unwrap_or_default()
+    }
+
     fn notes(&self, config: &RunConfig, of: usize) -> Vec<String> {
         let sound = &config.sound;
         let mut notes = Vec::new();
@@ -180,6 +197,22 @@ impl Changes {
         for (rate, count) in &self.resampled {
             let to = sound.codec.sample_rate;
             notes.push(format!("{count} of {of} sounds have a rate of {rate} Hz: resampled to {to} Hz"));
+        }
+        if let Some(lufs) = sound.loudness {
+            notes
+                .push(format!("{} of {of} sounds are brought to {lufs} LUFS", self.amplified - self.limited));
+            if self.limited > 0 {
+                notes.push(format!(
+                    "{} of {of} sounds stay quieter than {lufs} LUFS: more would clip them",
+                    self.limited
+                ));
+            }
+            if self.unmeasured > 0 {
+                notes.push(format!(
+                    "{} of {of} sounds keep their loudness: they are shorter than the 0.4 s over which it is defined",
+                    self.unmeasured
+                ));
+            }
         }
         if self.silent > 0 {
             notes.push(format!("{} of {of} sounds are silent: left out", self.silent));
@@ -228,8 +261,14 @@ fn recordings(
         } else if values.len() > sound.length() {
             seen.long += 1;
         } else {
-            values.iter_mut().for_each(|v| *v *= PEAK / peak);
-            all.push(Recording { values, words: words_of(config, &item.words) });
+            let scaled = match sound.loudness {
+                Some(lufs) => seen.leveled(values, sound.codec.sample_rate, lufs),
+                None => {
+                    values.iter_mut().for_each(|v| *v *= PEAK / peak);
+                    values
+                }
+            };
+            all.push(Recording { values: scaled, words: words_of(config, &item.words) });
         }
     }
     Ok(all)
