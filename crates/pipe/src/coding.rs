@@ -97,16 +97,13 @@ impl Job {
     }
 
     /// The same for the channels of the model's own images, in `-1..=1`.
-    fn encode_planes(&self, values: Vec<f32>) -> Result<Encoded, PipelineError> {
+    pub(crate) fn encode_planes(&self, values: Vec<f32>) -> Result<Encoded, PipelineError> {
         let fail = |reason: String| PipelineError::request("image", reason);
         let Some(codec) = self.codec.as_deref() else {
             let mean = Batch::from_host(values, 1, &self.shape, &self.device);
             return Ok(Encoded { mean, logvar: None });
         };
-        let &[height, width] = &*self.size else {
-            return Err(fail("this model does not make images".into()));
-        };
-        let x = Batch::from_host(values, 1, &[3, height, width].into(), &self.device);
+        let x = Batch::from_host(values, 1, &SampleShape::new(self.channels(), &self.size), &self.device);
         let encoded = match tiles(codec, &self.request, &self.size) {
             Some(tiles) => codec.encode_tiled(&x, tiles),
             None => codec.encode(x),

@@ -25,7 +25,7 @@ use crate::{
     conditions::Prepared,
     control::Strengths,
     guidance::{Guidance, Guided, scale_for},
-    known::{Edited, Work},
+    known::{Edited, Mended, Work},
     media::Medium,
     posterior::{Posterior, Replacement, Rows},
     request::Request,
@@ -53,6 +53,8 @@ pub struct Job {
     pub(crate) crop: Option<[usize; 2]>,
     /// The shape of a sample of the network.
     pub(crate) shape: SampleShape,
+    /// Values per second of a sound, or frames of a clip, if the model says it.
+    pub(crate) rate: Option<u32>,
     /// The scheduler with the shift for this size.
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) sampling: Sampling,
@@ -75,7 +77,7 @@ pub struct Job {
     pub(crate) enlarger: Option<Pipeline>,
     /// The initial image as a sample, unscaled.
     pub(crate) begin: Option<Encoded>,
-    /// The existing image that is changed or restored.
+    /// The existing image or sound that is changed or restored.
     pub(crate) work: Option<Work>,
     /// The first frames of each clip, which stay as they are.
     pub(crate) kept: Vec<Image>,
@@ -154,8 +156,12 @@ impl Job {
 
     /// What the results are.
     pub fn medium(&self) -> Medium {
-        let channels = self.codec.as_ref().map_or(self.shape.channels(), |codec| codec.spec().media);
-        Medium::of(channels, self.size.len())
+        Medium::of(self.channels(), self.size.len())
+    }
+
+    /// Channels of the media.
+    pub(crate) fn channels(&self) -> usize {
+        self.codec.as_ref().map_or(self.shape.channels(), |codec| codec.spec().media)
     }
 
     /// What was done to its inputs that the request does not say, one sentence each.
@@ -408,7 +414,14 @@ impl Job {
         let Some(work) = &self.work else { return Vec::new() };
         let each: usize = results.shape.iter().skip(1).product();
         let latents = self.codec.is_some();
-        results.values.chunks_exact(each.max(1)).map(|values| work.compose(values, latents)).collect()
+        results.values.chunks_exact(each.max(1)).filter_map(|values| work.compose(values, latents)).collect()
+    }
+
+    /// The existing sound with each of these results in its place; none if the request has no known sound.
+    pub fn mended(&self, results: &HostTensor) -> Vec<Mended> {
+        let Some(work) = &self.work else { return Vec::new() };
+        let each: usize = results.shape.iter().skip(1).product();
+        results.values.chunks_exact(each.max(1)).filter_map(|values| work.mend(values)).collect()
     }
 
     /// Shows the part of an edited image that the network works on, on a white background. It outlives the job.
@@ -420,7 +433,7 @@ impl Job {
     /// The images of an edit for people to look at: what the network sees of the existing image, and the part to change in
     /// white.
     pub fn before(&self) -> Option<[Image; 2]> {
-        self.work.as_ref().map(Work::shown)
+        self.work.as_ref().and_then(Work::shown)
     }
 
     /// Adds the cause to a failure if a weight is not finite.

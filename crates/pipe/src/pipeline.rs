@@ -221,6 +221,12 @@ impl Pipeline {
         Some(self.codec().map_or(native.clone(), |codec| media_axes(codec, &native)))
     }
 
+    /// Values per second of the sounds that it makes, or frames of clips, if the model says it.
+    pub fn rate(&self) -> Option<u32> {
+        let own = self.codec().and_then(Codec::rate);
+        own.or(self.model.extras.sampling.fps).or(self.model.network.spec().rate)
+    }
+
     /// A size with the model's own area and about the aspect ratio of an image of the given size, height first, whose sides
     /// the networks support. `None` if the model has no own size or only supports one.
     pub fn size_like(&self, [height, width]: [usize; 2]) -> Option<Vec<usize>> {

@@ -20,12 +20,15 @@ use crate::{
     file::{LoraFile, RecordedFile},
     guidance::{self, Guidance, UNGUIDED, check_unused, checked_scale},
     job::SeededRows,
-    known::{Work, recipe_for, sampling_for},
+    known::{Work, initial, length, recipe_for, sampling_for},
     memory::Needed,
     posterior::Method,
     request::CHUNK,
     speech::Spoken,
 };
+
+/// Loudness that can be asked for, in LUFS.
+const LOUDNESS: std::ops::RangeInclusive<f64> = -70.0..=0.0;
 
 /// The guidance of a request.
 struct AskedGuidance {
@@ -103,7 +106,7 @@ impl Pipeline {
                 size
             }
             None => {
-                let window = work.as_ref().map(|work| work.size().to_vec());
+                let window = work.as_ref().map(Work::size);
                 let image = request.image.as_ref().filter(|_| !varies).map(|file| ("image", file));
                 let control = request.controls.first().map(|control| ("controls", &control.image));
                 self.size(request, image.or(control), window)?
@@ -114,6 +117,16 @@ impl Pipeline {
             sampling = sampling_for(method, request, sampling)?;
         }
         let AskedGuidance { guidance, guided, null } = self.asked_guidance(request, &spec, &sampling)?;
+        if let Some(lufs) = request.loudness {
+            if self.axes() != 1 || request.known.is_some() {
+                let reason = "is for sounds that the model makes from noise; remove it";
+                return Err(fail("loudness", reason));
+            }
+            if !(LOUDNESS.contains(&lufs)) {
+                let [from, to] = [LOUDNESS.start(), LOUDNESS.end()];
+                return Err(fail("loudness", &format!("{lufs} LUFS: expected a value from {from} to {to}")));
+            }
+        }
         let precision = request.precision.unwrap_or_default();
         precision.check(&self.device).map_err(|e| fail("precision", &e))?;
         let pulled = method.filter(|method| method.is_pulled());
@@ -209,6 +222,7 @@ impl Pipeline {
             size,
             crop,
             shape,
+            rate: self.rate(),
             scheduler,
             guidance: Guidance {
                 scale: guidance,
@@ -244,16 +258,21 @@ impl Pipeline {
             model: self.model.clone(),
             device: self.device.clone(),
         };
-        let image = match (inputs.image, &request.image) {
+        job.notes = match &job.work {
+            Some(work) => work.notes().to_vec(),
+            None => request.controls.iter().filter_map(|c| conditions::remark(c, &job.size)).collect(),
+        };
+        job.begin = match (inputs.image, &request.image) {
             _ if enlarging.is_some() || varies => None,
-            (Some(image), _) => Some(image),
-            (None, Some(file)) => Some(image_in(file, &job.size)?),
+            (Some(image), _) => Some(job.encode(&image)?),
+            (None, Some(file)) if job.size.len() == 1 => {
+                let (values, notes) = initial(file, job.channels(), job.size[0], self.rate())?;
+                job.notes.extend(notes);
+                Some(job.encode_planes(values)?)
+            }
+            (None, Some(file)) => Some(job.encode(&image_in(file, &job.size)?)?),
             (None, None) => None,
         };
-        if job.work.is_none() {
-            job.notes = request.controls.iter().filter_map(|c| conditions::remark(c, &job.size)).collect();
-        }
-        job.begin = image.map(|image| job.encode(&image)).transpose()?;
         if let Some(method) = method {
             job.know(method)?;
         }
@@ -405,6 +424,7 @@ impl Pipeline {
     ) -> Result<Vec<usize>, PipelineError> {
         let fail = |reason: String| PipelineError::request("size", reason);
         let like = match (image, &request.size) {
+            (Some((_, file)), None) if self.axes() == 1 => Some(vec![length(file, self)?]),
             (Some((field, file)), None) => {
                 let ImageFacts { width, height, .. } =
                     image_facts(&file.path).map_err(|e| PipelineError::request(field, e.to_string()))?;
@@ -501,7 +521,8 @@ enum Begins {
 impl Begins {
     fn of(image: bool, work: Option<&Work>, strength: Option<f64>) -> Self {
         match work {
-            Some(Work::Whole(_)) => Self::Image { strength: 1.0 },
+            Some(work) if work.measurement().is_some() => Self::Image { strength: 1.0 },
+            Some(Work::Whole(_) | Work::Sound(_)) => Self::Image { strength: strength.unwrap_or(1.0) },
             Some(Work::Part(canvas)) => {
                 let most = canvas.change().into_iter().fold(0.0f32, f32::max);
                 Self::Image { strength: f64::from(most) * strength.unwrap_or(1.0) }

@@ -85,7 +85,8 @@ pub struct Request {
     /// Guidance scale of the prior.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior_guidance: Option<f64>,
-    /// The initial image, or the image that is enlarged. Without `size`, the result has about its aspect ratio.
+    /// The initial image or sound, or the image that is enlarged. Without `size`, the result has about its aspect ratio, or its
+    /// length.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<RecordedFile>,
     /// The level of the noise on the image that is enlarged, in thousandths of the noise's standard deviation: more noise invents
@@ -113,7 +114,7 @@ pub struct Request {
     /// is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
-    /// An existing image of which a part is changed. The result has the size of the image.
+    /// An existing image or sound of which a part is changed. The result has its size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known: Option<Known>,
     /// An image for each ControlNet of the model.
@@ -153,6 +154,9 @@ pub struct Request {
     /// Number of frames at the end of the clip so far that each window sees; by default half of a window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<NonZeroUsize>,
+    /// Integrated loudness of the sounds that are made, in LUFS (EBU R 128), such as -16; by default as the model makes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loudness: Option<f64>,
     /// Maximum batch size in one call of the network; smaller values need less memory and do not change the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk: Option<NonZeroUsize>,
@@ -204,6 +208,7 @@ impl Default for Request {
             fps: None,
             continued: None,
             keep: None,
+            loudness: None,
             chunk: None,
             precision: None,
         }

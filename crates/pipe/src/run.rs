@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use tweedie_core::Level;
-use tweedie_media::Image;
+use tweedie_media::{Image, Leveled, level};
 use tweedie_models::{Codec, HostTensor};
 use tweedie_ops::Batch;
 use tweedie_system::ranks::{Failed, Program, Ranks, agree};
@@ -22,7 +22,7 @@ use crate::{
     film::Show,
     flight::{Flight, Snapshot},
     job::Job,
-    known::Edited,
+    known::{Edited, Mended},
     media::Media,
     together::{Progress, Together},
 };
@@ -107,8 +107,13 @@ pub struct Output {
     /// The results as the media that their shape tells. If the model speaks, the units of each text are joined here, but not in
     /// [`Self::tensors`].
     pub media: Media,
+    /// How each sound was brought to the loudness of the request, if it has one; `None` for sounds that are silent or shorter
+    /// than 0.4 s, which stay as they are.
+    pub leveled: Vec<Option<Leveled>>,
     /// The existing image with each result in its place; empty if the request has no known image.
     pub edited: Vec<Edited>,
+    /// The existing sound with each result in its place; empty if the request has no known sound.
+    pub mended: Vec<Mended>,
     /// The class of each image, if the model has classes.
     pub classes: Option<Vec<usize>>,
     /// Network evaluations, summed over chunks.
@@ -124,19 +129,21 @@ impl Output {
         }
         let values = parts.into_iter().flat_map(|part| part.values).collect();
         let tensors = HostTensor { shape, values };
-        let own = job.codec.as_ref().and_then(|codec| codec.rate());
-        let own = own.or(job.model.extras.sampling.fps).or(job.model.network.spec().rate);
-        let rate = job.request.fps.map(NonZeroU32::get).or(own);
-        let media = match (Media::of(&tensors, rate), &job.spoken) {
+        let rate = job.request.fps.map(NonZeroU32::get).or(job.rate);
+        let mut media = match (Media::of(&tensors, rate), &job.spoken) {
             (Media::Audio(units), Some(spoken)) => Media::Audio(spoken.joined(units)),
             (media, _) => media,
+        };
+        let leveled = match (&mut media, job.request.loudness) {
+            (Media::Audio(sounds), Some(lufs)) => sounds.iter_mut().map(|sound| level(sound, lufs)).collect(),
+            _ => Vec::new(),
         };
         let images = match &media {
             Media::Images(images) => images.clone(),
             _ => Vec::new(),
         };
-        let edited = job.edited(&tensors);
-        Self { tensors, images, media, edited, classes: job.classes(), evals }
+        let (edited, mended) = (job.edited(&tensors), job.mended(&tensors));
+        Self { tensors, images, media, leveled, edited, mended, classes: job.classes(), evals }
     }
 }
 

@@ -6,8 +6,8 @@ use std::{f64::consts::TAU, path::Path, sync::Arc};
 
 use serde_json::Value;
 use tweedie_pipe::operators::{
-    Chain, Clip, Convolution, Jpeg, Magnitude, Mask, Matrix, Operator, Quantize, Separable, Stack, Sum,
-    bicubic, boxes, gaussian, grey, resized,
+    Chain, Clip, Convolution, Jpeg, Lowpass, Magnitude, Mask, Matrix, Operator, Quantize, Separable, Stack,
+    Sum, bicubic, boxes, gaussian, grey, resized,
 };
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -48,6 +48,7 @@ fn linear() -> Vec<(&'static str, Arc<dyn Operator>)> {
         ("box", Arc::new(boxes(&image, 4))),
         ("bicubic", Arc::new(small.clone())),
         ("bicubic signal", Arc::new(bicubic(&[2, 40], 4))),
+        ("lowpass", Arc::new(Lowpass::new([2, 45], 0.4))),
         ("grey", Arc::new(grey(&image))),
         ("blur", Arc::new(gaussian(&image, 0.6))),
         ("blurred clip", Arc::new(gaussian(&[1, 4, 5, 6], 0.4))),
@@ -157,6 +158,11 @@ fn projections_of_rounded_values() {
     assert_eq!(quantize.apply(&quantize.consistent(&other, &y).unwrap()), y);
     assert_eq!(clip.apply(&clip.consistent(&other, &cut).unwrap()), cut);
     assert_eq!(quantize.consistent(&x, &y).unwrap(), x);
+    // A clipped signal with a gap.
+    let known: Vec<bool> = (0..cut.len()).map(|i| i % 4 != 1).collect();
+    let chain = Chain::new(Arc::new(clip), Arc::new(Mask::new(&known)));
+    let part = chain.apply(&x);
+    assert_eq!(chain.apply(&chain.consistent(&other, &part).unwrap()), part);
     assert_eq!(quantize.pull(&x, &other), other);
 }
 

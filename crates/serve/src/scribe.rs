@@ -26,7 +26,7 @@ use tweedie_pipe::{
     Job, Media, Output, PipelineError, Preview, Request,
     film::Show,
     flight::{FlightState, Snapshot},
-    media::{write_picture, write_png, write_video, write_wav},
+    media::{write_picture, write_png, write_recording, write_sound, write_video},
 };
 
 use crate::{
@@ -194,13 +194,17 @@ impl Scribe {
             _ if !output.edited.is_empty() => (output.edited.iter())
                 .map(|edited| file(store, "png", |path| write_picture(path, &edited.picture, Some(request))))
                 .collect(),
+            // An existing sound.
+            _ if !output.mended.is_empty() => (output.mended.iter())
+                .map(|one| file(store, "wav", |path| write_recording(path, &one.recording, Some(request))))
+                .collect(),
             Media::Images(images) => {
                 let png = |image: &Image| file(store, "png", |path| write_png(path, image, Some(request)));
                 images.iter().map(png).collect()
             }
             Media::Audio(signals) => signals
                 .iter()
-                .map(|signal| file(store, "wav", |path| write_wav(path, signal, Some(request)).map(drop)))
+                .map(|signal| file(store, "wav", |path| write_sound(path, signal, Some(request)).map(drop)))
                 .collect(),
             Media::Clips(clips) => clips
                 .iter()

@@ -21,7 +21,7 @@ use tweedie::{
     ops::{Batch, ConvOptions, RowNoise, SampleShape, conv3d, from_host, silu},
     pipe::{
         Media, Output, Pipeline, Request,
-        media::{read_request, write_video, write_wav},
+        media::{read_request, write_sound, write_video},
     },
     train::{
         OptimizerConfig,
@@ -137,7 +137,7 @@ fn right_signals(output: &Output, request: &Request, folder: &Path) -> usize {
     let mut right = 0;
     for (i, signal) in signals.iter().enumerate() {
         let path = folder.join(format!("{i}.wav"));
-        let clipped = write_wav(&path, signal, Some(request)).unwrap();
+        let clipped = write_sound(&path, signal, Some(request)).unwrap();
         assert_eq!(clipped, signal.channels[0].iter().filter(|v| v.abs() > 1.0).count());
         assert_eq!(read_request(&path).unwrap().as_ref(), Some(request));
         let found = media::read_wav(&path).unwrap();

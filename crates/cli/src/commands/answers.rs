@@ -14,11 +14,11 @@ use serde_json::json;
 use tweedie::{
     data::{Image, open_picture, open_sized},
     library,
-    media::Rgb,
+    media::{Audio, Rgb, SOUND_ENDINGS, spectrogram},
     pipe::{
         ClassSelector, Event, Job, LoadOptions, Output, Pipeline, PipelineError, RecordedFile, Request,
-        known::{Depth, Known, Picture, spread},
-        media::{enlarge, read_request, write_picture, write_png},
+        known::{Depth, Known, Mended, Picture, Recording, spread},
+        media::{enlarge, read_request, write_picture, write_png, write_recording},
         posterior::{METHODS, Method},
     },
 };
@@ -38,8 +38,8 @@ const SHEET_SIDE: usize = 128;
 
 #[derive(ClapArgs, Debug)]
 pub struct Answers {
-    /// Model folder, single-file checkpoint, or a name of `tweedie models` [default: emoji-32, or emoji-text-64 with
-    /// --prompt].
+    /// Model folder, single-file checkpoint, or a name of `tweedie models` [default for images: emoji-32, or emoji-text-64
+    /// with --prompt].
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Number of answers.
@@ -57,7 +57,7 @@ pub struct Answers {
     /// Class by name or number; repeat to use several in turn [default: no class if the model knows that, or all in turn].
     #[arg(short, long, value_name = "CLASS")]
     class: Vec<ClassSelector>,
-    /// Repeat the request that is stored in this PNG file; other flags but those of the sampler and the output are ignored.
+    /// Repeat the request that is stored in this PNG, WAV or FLAC file; other flags but those of the sampler and the output are ignored.
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
 
@@ -80,11 +80,12 @@ pub struct Answers {
     #[arg(long, value_name = "ROWS", help_heading = "Sampler")]
     chunk: Option<NonZeroUsize>,
 
-    /// Image file to write, a PNG with the channels and the depth of the input. The request is stored in it. Several answers
-    /// are written to `x-0.png`, `x-1.png` and so on for `-o x.png`.
-    #[arg(short, long, value_name = "FILE.png", default_value = "edited.png", help_heading = "Output")]
-    output: PathBuf,
-    /// Also write a sheet: the image before, the mask and the answers.
+    /// File to write: for an image a PNG, for a sound a WAV or FLAC file, with the channels and the depth of the input. The request is
+    /// stored in it. Several answers are written to `x-0.png`, `x-1.png` and so on for `-o x.png` [default: edited.png or
+    /// edited.wav].
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    output: Option<PathBuf>,
+    /// Also write a sheet: the image before, the mask and the answers; of sounds their spectrograms.
     #[arg(long, value_name = "FILE.png", help_heading = "Output")]
     sheet: Option<PathBuf>,
     /// Also write how much the answers differ: the standard deviation of each pixel, from black (none) to white (most).
@@ -141,14 +142,21 @@ impl Answers {
         self.like.is_some()
     }
 
-    /// The files of `count` answers.
-    fn places(&self, count: usize) -> Result<Vec<PathBuf>> {
-        let outputs = [Some(&self.output), self.sheet.as_ref(), self.spread.as_ref()];
-        for path in outputs.into_iter().flatten() {
-            let is_png = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"));
-            ensure!(is_png, "{}: expected a file name with the extension .png", path.display());
+    /// The files of `count` answers with one of these extensions, by default the first.
+    fn places(&self, count: usize, endings: &[&str]) -> Result<Vec<PathBuf>> {
+        let own = || PathBuf::from("edited").with_extension(endings.first().unwrap_or(&""));
+        let output = self.output.clone().unwrap_or_else(own);
+        let pictures = self.sheet.iter().chain(&self.spread).map(|path| (path, &["png"][..]));
+        for (path, endings) in pictures.chain([(&output, endings)]) {
+            let has = |known: &&str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(known));
+            ensure!(
+                endings.iter().any(has),
+                "{}: expected a file name with the extension .{}",
+                path.display(),
+                endings.join(" or .")
+            );
         }
-        let files = numbered(&self.output, count);
+        let files = numbered(&output, count);
         files.iter().chain(&self.sheet).chain(&self.spread).try_for_each(|path| check_place(path))?;
         ensure!(self.spread.is_none() || count > 1, "--spread: one answer has no spread; increase -n");
         Ok(files)
@@ -183,7 +191,7 @@ impl Answers {
 
     /// Enlarges an image with a model that was trained to do so.
     pub fn enlarge(&self, image: &Path, pipeline: &Pipeline, ui: Ui) -> Result<ExitCode> {
-        let files = self.places(self.count.get())?;
+        let files = self.places(self.count.get(), &["png"])?;
         let picture = open_picture(image)?;
         ensure!(
             !picture.is_transparent(),
@@ -243,7 +251,14 @@ impl Answers {
 
     /// Makes the answers and writes all files.
     pub fn make(&self, mut request: Request, ui: Ui, device: &str) -> Result<ExitCode> {
-        let files = self.places(request.count.get())?;
+        let sound =
+            request.known.as_ref().map(|known| known.image.path.clone()).filter(|path| is_sound(path));
+        if let Some(path) = &sound {
+            ensure!(self.model.is_some(), "{}: expected --model with a model of sounds", path.display());
+            ensure!(self.spread.is_none(), "--spread is only supported for images");
+        }
+        let files =
+            self.places(request.count.get(), if sound.is_some() { &["wav", "flac"] } else { &["png"] })?;
         let device = tweedie::ops::device(device)?;
         let controls = control::folders(&request);
         let options = LoadOptions {
@@ -259,6 +274,7 @@ impl Answers {
         }
         model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
         let job = pipeline.prepare(&request)?;
+        job.notes().iter().for_each(|note| ui.note(note));
         self.tell_size(&pipeline, &job, ui);
         if let (Some(_), &[height, width]) = (&self.sheet, job.size()) {
             let sheets = [height, width].map(|n| n.max(SHEET_SIDE));
@@ -273,6 +289,21 @@ impl Answers {
             write_picture(path, &edited.picture, Some(&request))?;
             written.push(path.clone());
         }
+        for (mended, path) in output.mended.iter().zip(&files) {
+            write_recording(path, &mended.recording, Some(&request))?;
+            written.push(path.clone());
+            if mended.clipped > 0 {
+                let path = path.display();
+                ui.warn(format!(
+                    "{path}: {} of the new values were outside the file's range and are clipped",
+                    mended.clipped
+                ));
+            }
+        }
+        let (before, seen) = match &sound {
+            Some(path) => spectrograms(path, &output.mended)?,
+            None => (before, seen),
+        };
         let pictures: Vec<_> = output.edited.iter().map(|edited| &edited.picture).collect();
         let spread = spread(&pictures);
         if let (Some(path), Some(spread)) = (&self.spread, &spread) {
@@ -288,7 +319,7 @@ impl Answers {
         let seams: Vec<_> = output.edited.iter().map(|edited| edited.seam).collect();
         let mut text = format!(
             "{} in {seconds:.1} s, {}",
-            counted(output.edited.len(), "answer"),
+            counted(output.edited.len() + output.mended.len(), "answer"),
             counted(output.evals, "evaluation")
         );
         if let Some(seam) = seams.iter().flatten().max_by(|a, b| a.across.total_cmp(&b.across)) {
@@ -355,6 +386,15 @@ fn run(job: Job, ui: Ui) -> Result<Option<(Output, Vec<Image>)>> {
     }
 }
 
+/// The spectrogram of the sound before, without a mask, and those of the answers.
+fn spectrograms(before: &Path, answers: &[Mended]) -> Result<(Option<[Image; 2]>, Vec<Image>)> {
+    let before = Recording::open(before)?.audio();
+    let picture = |sound: &Audio| spectrogram(sound, 2 * SHEET_SIDE, SHEET_SIDE, before.seconds());
+    let none = Image::filled(2 * SHEET_SIDE, SHEET_SIDE, Rgb([0; 3]));
+    let answers = answers.iter().map(|mended| picture(&mended.recording.audio())).collect();
+    Ok((Some([picture(&before), none]), answers))
+}
+
 /// The image before, the mask and the answers in one row, or several rows.
 fn sheet([image, mask]: [Image; 2], answers: &[Image]) -> Result<Image, String> {
     const ACROSS: usize = 6;
@@ -377,6 +417,12 @@ pub fn methods() -> String {
         text.push_str(&format!("  {name}\n      {summary}\n"));
     }
     text
+}
+
+/// Whether a file has the extension of sounds.
+pub fn is_sound(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default();
+    SOUND_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
 }
 
 /// Checks that a file exists before a model is loaded.

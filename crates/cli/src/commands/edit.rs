@@ -15,7 +15,7 @@ use crate::{control::ControlArgs, ui::Ui};
 #[derive(ClapArgs, Debug)]
 #[command(after_help = methods())]
 pub struct Args {
-    /// The image. All values outside the mask stay as they are.
+    /// The image, or the sound for a model of sounds. All values outside the mask stay as they are.
     #[arg(required_unless_present = "like")]
     image: Option<PathBuf>,
     /// Mask of the same size: white is changed, black is kept, grey is changed as by a lower strength. In a mask with
@@ -34,11 +34,14 @@ pub struct Args {
     /// Extend the image beyond its left, top, right and bottom border by this many pixels.
     #[arg(long, value_name = "L,T,R,B", value_parser = four, help_heading = "Mask")]
     extend: Option<Four>,
+    /// Of a sound: change from one time to another, in seconds, for example 0.5..0.8; may be repeated.
+    #[arg(long, value_name = "FROM..TO", value_parser = gap, help_heading = "Mask")]
+    gap: Vec<Gap>,
     /// Width in pixels over which the change sets in, inside the mask.
     #[arg(long, value_name = "PIXELS", default_value_t = 0, help_heading = "Mask")]
     feather: usize,
-    /// How much the marked part is changed, > 0 and ≤ 1. Below 1 the result follows the image, and without a mask all of the
-    /// image is changed.
+    /// How much the marked part is changed, > 0 and ≤ 1. Below 1 the result follows the image or sound, and without a mask all
+    /// of it is changed.
     #[arg(long, value_name = "S")]
     strength: Option<f64>,
     /// Width and height of the part around the mask that the network works on [default: the model's size, or as large as the
@@ -61,6 +64,19 @@ pub fn four(text: &str) -> Result<Four, String> {
     let four = numbers.ok().and_then(|all| all.try_into().ok());
     four.map(Four)
         .ok_or_else(|| "expected four whole numbers separated by commas, for example 8,8,16,16".into())
+}
+
+/// A beginning and an end in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap(pub [f64; 2]);
+
+/// Parses a part of a sound.
+pub fn gap(text: &str) -> Result<Gap, String> {
+    let both = text.split_once("..");
+    let both = both.and_then(|(from, to)| Some([from.trim().parse().ok()?, to.trim().parse().ok()?]));
+    both.filter(|[from, to]| from < to)
+        .map(Gap)
+        .ok_or_else(|| "expected a beginning and a later end in seconds, for example 0.5..0.8".into())
 }
 
 fn size(text: &str) -> Result<[usize; 2], String> {
@@ -88,12 +104,14 @@ impl Args {
             ellipses: shapes(&self.ellipse),
             transparent: self.transparent,
             extend: self.extend.map_or([0; 4], |sides| sides.0),
+            gaps: self.gap.iter().map(|gap| gap.0).collect(),
             feather: self.feather,
         };
         let marks = MaskSpec { feather: 0, ..mask.clone() } != MaskSpec::default();
         ensure!(
             marks || self.strength.is_some(),
-            "expected a mask (--mask, --rect, --ellipse, --transparent or --extend), or --strength to change all of the image"
+            "expected a mask (--mask, --rect, --ellipse, --transparent or --extend; --gap for a sound), or --strength to change \
+             everything"
         );
         ensure!(marks || self.feather == 0, "--feather has no effect without a mask; remove it");
         Ok(Known {

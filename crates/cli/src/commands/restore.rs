@@ -10,15 +10,15 @@ use tweedie::pipe::{
 };
 
 use super::{
-    answers::{Answers, check_readable, methods},
-    edit::{Four, four},
+    answers::{Answers, check_readable, is_sound, methods},
+    edit::{Four, Gap, four, gap},
 };
 use crate::ui::Ui;
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = methods())]
 pub struct Args {
-    /// The image.
+    /// The image, or the sound for a model of sounds.
     #[arg(required_unless_present = "like")]
     image: Option<PathBuf>,
     /// Enlarge by this factor. If nothing else is known of the image and no method is given, a model that was trained to enlarge
@@ -37,7 +37,8 @@ pub struct Args {
     /// It was compressed by JPEG with this quality, 1 to 100.
     #[arg(long, value_name = "QUALITY", help_heading = "What has happened to the image")]
     jpeg: Option<u8>,
-    /// It has noise with this standard deviation, in 1/255 [default: 0, or 1 with --deblur].
+    /// It has noise with this standard deviation: of an image in 1/255, of a sound as a part of the largest possible value, for
+    /// example 0.01 [default: 0, or 1 with --deblur].
     #[arg(long, value_name = "SIGMA", help_heading = "What has happened to the image")]
     noise: Option<f64>,
     /// Mask of scratches, of the same size: white and grey pixels are not known; in a mask with transparency, transparent
@@ -47,9 +48,20 @@ pub struct Args {
     /// A rectangle that is not known: left, top, width and height in pixels; may be repeated.
     #[arg(long, value_name = "X,Y,W,H", value_parser = four, help_heading = "What has happened to the image")]
     rect: Vec<Four>,
+    /// From one time to another, in seconds, for example 0.5..0.8, it is not known; may be repeated.
+    #[arg(long, value_name = "FROM..TO", value_parser = gap, help_heading = SOUND)]
+    gap: Vec<Gap>,
+    /// Only frequencies below this are known, in Hz. The sound may have a lower rate than the model.
+    #[arg(long, value_name = "HZ", help_heading = SOUND)]
+    bandwidth: Option<f64>,
+    /// It was clipped at this magnitude, > 0 and ≤ 1 [default without LEVEL: its largest].
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, help_heading = SOUND)]
+    declip: Option<Option<f64>>,
     #[command(flatten)]
     answers: Answers,
 }
+
+const SOUND: &str = "What has happened to the sound";
 
 /// How an image was made small.
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -79,7 +91,10 @@ impl Args {
             || self.deblur.is_some()
             || self.jpeg.is_some()
             || self.noise.is_some()
-            || self.colour;
+            || self.colour
+            || self.bandwidth.is_some()
+            || self.declip.is_some()
+            || !self.gap.is_empty();
         !others && self.mask.is_empty() && self.rect.is_empty()
     }
 
@@ -89,13 +104,16 @@ impl Args {
         let mask = MaskSpec {
             files: self.mask.iter().map(|path| RecordedFile::of(path)).collect::<Result<_, _>>()?,
             rectangles: self.rect.iter().map(|shape| shape.0).collect(),
+            gaps: self.gap.iter().map(|gap| gap.0).collect(),
             ..MaskSpec::default()
         };
         let mask = (mask != MaskSpec::default()).then_some(mask);
         let degradations = self.degradations()?;
+        let noisy = is_sound(path) && self.noise.is_some();
         ensure!(
-            mask.is_some() || !degradations.is_empty(),
-            "expected what has happened to the image: --enlarge, --deblur, --colour, --jpeg, --mask or --rect"
+            mask.is_some() || !degradations.is_empty() || noisy,
+            "expected what has happened to the image: --enlarge, --deblur, --colour, --jpeg, --mask or --rect; or to the sound: \
+             --gap, --bandwidth, --declip or --noise"
         );
         let blurred = self.deblur.is_some();
         Ok(Known {
@@ -108,7 +126,7 @@ impl Args {
         })
     }
 
-    /// In the order in which it happens to a picture.
+    /// In the order in which it happens.
     fn degradations(&self) -> Result<Vec<Degradation>> {
         let mut all = Vec::new();
         if let Some(blur) = &self.deblur {
@@ -123,6 +141,8 @@ impl Args {
         }));
         all.extend(self.colour.then_some(Degradation::Grey));
         all.extend(self.jpeg.map(|quality| Degradation::Jpeg { quality }));
+        all.extend(self.bandwidth.map(|hertz| Degradation::Lowpass { hertz }));
+        all.extend(self.declip.map(|level| Degradation::Clip { level }));
         Ok(all)
     }
 }

@@ -12,10 +12,11 @@ use crate::common::Scratch;
 
 const RATE: u32 = 16_000;
 
-/// Writes an untrained model of stereo signals of 64 values.
-fn save(folder: &Path, rate: &str) {
+/// Writes an untrained model of signals of 64 values.
+pub fn save(folder: &Path, rate: &str, channels: usize) {
     let config = format!(
-        r#"{{"sample_size": 64, "sample_rate": {rate}, "extra_in_channels": 4, "block_out_channels": [4, 32],
+        r#"{{"sample_size": 64, "sample_rate": {rate}, "extra_in_channels": 4,
+            "in_channels": {channels}, "out_channels": {channels}, "block_out_channels": [4, 32],
             "down_block_types": ["DownBlock1DNoSkip", "DownBlock1D"],
             "up_block_types": ["UpBlock1D", "UpBlock1DNoSkip"]}}"#
     );
@@ -43,7 +44,7 @@ fn read(scratch: &Scratch, name: &str) -> Audio {
 #[test]
 fn signals_are_written_as_wav_and_made_again() {
     let scratch = Scratch::new();
-    save(&scratch.path("model"), &RATE.to_string());
+    save(&scratch.path("model"), &RATE.to_string(), 2);
     let sample =
         |more: &[&str]| scratch.ok(&[&["sample", "--model", "model", "--steps", "3"], more].concat());
     let ran = sample(&[]);
@@ -66,7 +67,7 @@ fn signals_are_written_as_wav_and_made_again() {
 #[test]
 fn a_missing_rate_and_clipped_values_are_said() {
     let scratch = Scratch::new();
-    save(&scratch.path("model"), "null");
+    save(&scratch.path("model"), "null", 2);
     let ran = scratch.ok(&["sample", "--model", "model", "--steps", "1", "--quiet"]);
     // An untrained network leaves noise with a standard deviation of about 1.
     let ran = ran.says(&[
@@ -81,9 +82,9 @@ fn a_missing_rate_and_clipped_values_are_said() {
 #[test]
 fn what_only_suits_images_is_an_error_before_the_work() {
     let scratch = Scratch::new();
-    save(&scratch.path("model"), "null");
+    save(&scratch.path("model"), "null", 2);
     for (more, words) in [
-        (&["-o", "x.png"][..], &["-o x.png", ".wav"][..]),
+        (&["-o", "x.png"][..], &["-o x.png", ".wav or .flac"][..]),
         (&["-n", "2", "-o", "no/x.wav"], &["no"]),
         (&["--filmstrip", "f.png"], &["--filmstrip is only supported for images; the model makes signals"]),
         (&["--animation", "a.gif"], &["--animation is only supported for images"]),

@@ -25,6 +25,7 @@ mod sample;
 mod serve;
 mod serve_apis;
 mod solvers;
+mod sounds;
 mod speech;
 mod tensors;
 mod trajectory;

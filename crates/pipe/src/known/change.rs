@@ -18,6 +18,9 @@ pub(super) fn change(mask: &MaskSpec, picture: &Picture) -> Result<Vec<f32>, Pip
     if mask.feather > MOST_FEATHER {
         return Err(fail(format!("`feather` {}: expected at most {MOST_FEATHER} pixels", mask.feather)));
     }
+    if !mask.gaps.is_empty() {
+        return Err(fail("gaps in time are parts of sounds, but this model makes images".into()));
+    }
     let (width, height) = (picture.width(), picture.height());
     let mut own = vec![0.0f32; width * height];
     for file in &mask.files {

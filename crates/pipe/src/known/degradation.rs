@@ -1,4 +1,4 @@
-//! What has happened to an image that is to be restored.
+//! What has happened to an image or a sound that is to be restored.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     operators::{Chain, Convolution, Jpeg, Operator, Separable, bicubic, boxes, gaussian, grey},
 };
 
-/// One step of the degradation of an image.
+/// One step of the degradation of an image or a sound.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Degradation {
@@ -40,6 +40,17 @@ pub enum Degradation {
     Jpeg {
         /// libjpeg's quality, 1 to 100.
         quality: u8,
+    },
+    /// Of a sound: only what is below a frequency is known.
+    Lowpass {
+        /// The frequency in Hz.
+        hertz: f64,
+    },
+    /// Of a sound: clipped.
+    Clip {
+        /// The largest magnitude that was kept, > 0 and ≤ 1; by default the largest of the sound.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<f64>,
     },
 }
 
@@ -95,6 +106,11 @@ pub(super) fn operator(
             Degradation::Grey if dims[0] == 3 => grey(&dims),
             Degradation::Grey => {
                 return Err(fail("this model makes grey images, so there is no colour to restore".into()));
+            }
+            Degradation::Lowpass { .. } | Degradation::Clip { .. } => {
+                return Err(fail(
+                    "`lowpass` and `clip` happen to sounds, but this model makes images".into(),
+                ));
             }
             Degradation::Kernel { file } => {
                 parts.extend(open.take().map(|one| Arc::new(one) as Arc<dyn Operator>));

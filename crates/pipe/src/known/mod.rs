@@ -1,4 +1,4 @@
-//! Requests about an image that exists: what of it is known, and what is to be made.
+//! Requests about an image or a sound that exists: what of it is known, and what is to be made.
 
 mod canvas;
 mod change;
@@ -6,6 +6,7 @@ mod degradation;
 mod restoration;
 mod seam;
 mod setup;
+mod sound;
 mod spread;
 mod window;
 
@@ -18,23 +19,24 @@ pub use degradation::Degradation;
 pub(crate) use restoration::Work;
 pub use seam::Seam;
 pub(crate) use setup::{recipe_for, sampling_for};
+pub(crate) use sound::{Sound, initial, length};
 pub use spread::{Spread, spread};
-pub use tweedie_media::{Depth, Picture};
+pub use tweedie_media::{Depth, Picture, Recording};
 pub(crate) use window::Sizes;
 
-/// An existing image and what of it is to be changed or restored.
+/// An existing image or sound and what of it is to be changed or restored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Known {
-    /// The image.
+    /// The image, or the sound for models of sounds.
     pub image: RecordedFile,
-    /// The part to change; without it, all of the image. With degradations, the part that is not known.
+    /// The part to change; without it, all of it. With degradations, the part that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskSpec>,
-    /// What has happened to the image, in this order, if all of it is to be restored.
+    /// What has happened to it, in this order, if all of it is to be restored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degradations: Vec<Degradation>,
-    /// The standard deviation of the noise of the image, in 1/255.
+    /// The standard deviation of its noise: of an image in 1/255, of a sound as a part of the largest possible value.
     #[serde(default, skip_serializing_if = "is_clean")]
     pub noise: f64,
     /// How the change follows from what is known.
@@ -42,7 +44,7 @@ pub struct Known {
     pub method: Option<Method>,
 }
 
-/// The part of an image to change: the union of all that is given.
+/// The part of an image or a sound to change: the union of all that is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MaskSpec {
@@ -62,6 +64,9 @@ pub struct MaskSpec {
     /// New pixels beyond the left, top, right and bottom border.
     #[serde(skip_serializing_if = "is_zero")]
     pub extend: [usize; 4],
+    /// Parts of a sound: beginning and end in seconds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<[f64; 2]>,
     /// Width in pixels, inside the mask, over which the change sets in.
     #[serde(skip_serializing_if = "is_none")]
     pub feather: usize,
@@ -86,4 +91,13 @@ pub struct Edited {
     pub picture: Picture,
     /// How visible the border of the mask is; `None` if nothing is known beside it.
     pub seam: Option<Seam>,
+}
+
+/// A sound after its change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mended {
+    /// The whole sound. Values that were known are those of the original.
+    pub recording: Recording,
+    /// How many new values were clipped to what the file can store.
+    pub clipped: usize,
 }

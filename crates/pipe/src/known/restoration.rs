@@ -6,7 +6,7 @@ use tweedie_data::{Rgb, open_picture};
 use tweedie_media::{Depth, Image, Picture};
 
 use super::{
-    Degradation, Edited, Known,
+    Degradation, Edited, Known, Mended,
     change::change,
     degradation::{factor, operator},
     window::{Sizes, reflected},
@@ -160,30 +160,60 @@ pub(crate) enum Work {
     Part(super::Canvas),
     /// All of a degraded image.
     Whole(Restoration),
+    /// A sound.
+    Sound(super::Sound),
 }
 
 impl Work {
-    /// Height and width of the samples.
-    pub fn size(&self) -> [usize; 2] {
+    /// The axes of the media: height and width, or the length.
+    pub fn size(&self) -> Vec<usize> {
         match self {
-            Self::Part(canvas) => canvas.size(),
-            Self::Whole(restoration) => restoration.size(),
+            Self::Part(canvas) => canvas.size().to_vec(),
+            Self::Whole(restoration) => restoration.size().to_vec(),
+            Self::Sound(sound) => vec![sound.length()],
         }
     }
 
-    /// The result for a sample; new pixels of a part meet the known ones if `solve` is set.
-    pub fn compose(&self, made: &[f32], solve: bool) -> Edited {
+    /// What is known, if it is not a part of the values themselves.
+    pub fn measurement(&self) -> Option<&Measurement> {
         match self {
-            Self::Part(canvas) => canvas.compose(made, solve),
-            Self::Whole(restoration) => restoration.compose(made),
+            Self::Part(_) => None,
+            Self::Whole(restoration) => Some(restoration.measurement()),
+            Self::Sound(sound) => sound.measurement(),
         }
     }
 
-    /// What is seen before, and what is not known, in white.
-    pub fn shown(&self) -> [Image; 2] {
+    /// What was done to the file, one sentence each.
+    pub fn notes(&self) -> &[String] {
         match self {
-            Self::Part(canvas) => canvas.shown(),
-            Self::Whole(restoration) => restoration.shown(),
+            Self::Sound(sound) => sound.notes(),
+            _ => &[],
+        }
+    }
+
+    /// The image with the result for a sample in its place; new pixels of a part meet the known ones if `solve` is set.
+    pub fn compose(&self, made: &[f32], solve: bool) -> Option<Edited> {
+        match self {
+            Self::Part(canvas) => Some(canvas.compose(made, solve)),
+            Self::Whole(restoration) => Some(restoration.compose(made)),
+            Self::Sound(_) => None,
+        }
+    }
+
+    /// The sound with the result for a sample in its place.
+    pub fn mend(&self, made: &[f32]) -> Option<Mended> {
+        match self {
+            Self::Sound(sound) => Some(sound.compose(made)),
+            _ => None,
+        }
+    }
+
+    /// What is seen of an image before, and what is not known, in white.
+    pub fn shown(&self) -> Option<[Image; 2]> {
+        match self {
+            Self::Part(canvas) => Some(canvas.shown()),
+            Self::Whole(restoration) => Some(restoration.shown()),
+            Self::Sound(_) => None,
         }
     }
 
@@ -191,7 +221,7 @@ impl Work {
     pub fn seen(&self, picture: &Picture) -> Image {
         match self {
             Self::Part(canvas) => canvas.seen(picture),
-            Self::Whole(_) => picture.to_image(Rgb([255; 3])),
+            _ => picture.to_image(Rgb([255; 3])),
         }
     }
 }

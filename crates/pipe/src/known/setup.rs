@@ -33,8 +33,9 @@ impl Known {
     /// The method of the request, or the default for its measurement.
     pub(crate) fn method(&self, work: &Work) -> Result<Method, PipelineError> {
         let fail = |reason: String| PipelineError::request("method", reason);
-        let Work::Whole(restoration) = work else { return Ok(self.method.unwrap_or(MASKED)) };
-        let Measurement { operator, sigma, .. } = restoration.measurement();
+        let Some(Measurement { operator, sigma, .. }) = work.measurement() else {
+            return Ok(self.method.unwrap_or(MASKED));
+        };
         let linear = operator.as_linear();
         let decomposed = linear.is_some_and(|linear| linear.singular_values().is_some());
         let default = match linear {
@@ -53,15 +54,15 @@ impl Known {
         match suits {
             true => Ok(method),
             false => Err(fail(format!(
-                "`{}` {}; the default for this image is `{}`",
+                "`{}` {}; the default here is `{}`",
                 method.name(),
                 match method.needs() {
                     Needs::Mask => "only fills masks",
                     Needs::Projection =>
-                        "with noise needs a blur by a Gaussian, an enlargement or a colouring",
+                        "with noise needs a blur by a Gaussian, an enlargement, a colouring or a bandwidth",
                     Needs::Decomposition =>
-                        "needs a blur by a Gaussian, an enlargement or a colouring, without a mask",
-                    _ => "does not support JPEG",
+                        "needs a blur by a Gaussian, an enlargement, a colouring or a bandwidth, without a mask",
+                    _ => "does not support JPEG or clipping",
                 },
                 default.name()
             ))),
@@ -74,9 +75,12 @@ impl Pipeline {
     pub(crate) fn work(&self, request: &Request, known: &Known) -> Result<Work, PipelineError> {
         let fail = |field, reason: &str| Err(PipelineError::request(field, reason));
         let spec = self.model.network.spec();
+        if self.axes() == 1 {
+            return Ok(Work::Sound(self.sound_work(request, known)?));
+        }
         let channels = if self.codec().is_some() { 3 } else { spec.outputs.min(spec.inputs) };
         if spec.axes != 2 || !matches!(channels, 1 | 3) {
-            return fail("known", "this model does not make images");
+            return fail("known", "this model makes neither images nor sounds");
         }
         if request.image.is_some() {
             return fail("image", "has no effect with `known`, which has an image of its own; remove it");
@@ -170,23 +174,23 @@ impl Job {
     /// Puts in what is known.
     pub(crate) fn know(&mut self, method: Method) -> Result<(), PipelineError> {
         let fail = |field, reason: String| Err(PipelineError::request(field, reason));
-        let canvas = match &self.work {
-            None => return Ok(()),
-            Some(Work::Whole(restoration)) => {
-                let measurement = restoration.measurement().clone();
-                self.posterior = Some(Posterior { measurement, method });
-                return Ok(());
-            }
-            Some(Work::Part(canvas)) => canvas,
+        let Some(work) = &self.work else { return Ok(()) };
+        if let Some(measurement) = work.measurement() {
+            self.posterior = Some(Posterior { measurement: measurement.clone(), method });
+            return Ok(());
+        }
+        let (change, planes) = match work {
+            Work::Part(canvas) => (canvas.change(), canvas.planes()),
+            Work::Sound(sound) => (sound.change(), sound.planes()),
+            Work::Whole(_) => return Ok(()),
         };
         let recipe = self.recipe_with(&self.sampling)?;
         let solves = recipe.plan.steps().filter(|(_, step)| matches!(step, Move::Solve(_)));
         let levels: Vec<Level> = solves.map(|(from, _)| from).collect();
         let strength = self.request.strength.unwrap_or(1.0);
-        let change = canvas.change();
         let until =
             until(&change, &self.size, &self.shape, |m| known_until(f64::from(m) * strength, &levels));
-        let sample = self.sample_of_planes(canvas.planes())?;
+        let sample = self.sample_of_planes(planes)?;
         if method.needs() == Needs::Mask {
             self.replacement = Some(Replacement::new(sample, until));
             return Ok(());
@@ -227,6 +231,17 @@ fn known_until(strength: f64, levels: &[Level]) -> f64 {
 
 /// The level of each value of a sample, from the change of each pixel: the largest of the pixels that a value stands for.
 fn until(change: &[f32], size: &[usize], shape: &SampleShape, level: impl Fn(f32) -> f64) -> Vec<f64> {
+    if let &[length] = size {
+        // Of a sound, each latent along the time stands for its values and, by the windows of a spectrogram, for those beside.
+        let columns = shape.axes().last().copied().unwrap_or(1);
+        let (each, rows) = (length / columns, shape.len() / columns);
+        let beside = if each > 1 { each } else { 0 };
+        let column = |i: usize| {
+            let part = (i * each).saturating_sub(beside)..((i + 1) * each + beside).min(length);
+            level(change[part].iter().copied().fold(0.0, f32::max))
+        };
+        return (0..columns).map(column).collect::<Vec<f64>>().repeat(rows);
+    }
     let (&[_, width], &[rows, columns]) = (size, shape.axes()) else { return Vec::new() };
     let (tall, wide) = (change.len() / width / rows, width / columns);
     let value = |i: usize| {

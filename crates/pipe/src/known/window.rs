@@ -78,7 +78,7 @@ impl Window {
 const CONTEXT: usize = 4;
 
 /// Where a window of `side` begins: centred about the part, moved into the image if it fits there, else about the image.
-fn start((from, to): (usize, usize), side: usize, whole: usize) -> isize {
+pub(super) fn start((from, to): (usize, usize), side: usize, whole: usize) -> isize {
     if side >= whole {
         return -(((side - whole) / 2) as isize);
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 pub use medium::{Media, Medium};
 pub use tweedie_media::{
-    Animation, AnimationFormat, Audio, Image, MediaError, Picture, Video, WavFormat, enlarge, read_text,
-    write_animation,
+    Animation, AnimationFormat, Audio, Image, MediaError, Picture, Recording, Video, WavFormat, enlarge,
+    read_text, write_animation,
 };
 
 use crate::{
@@ -33,14 +33,31 @@ pub fn write_picture(path: &Path, picture: &Picture, request: Option<&Request>) 
     Ok(picture.save_png(path, text.as_deref())?)
 }
 
-/// Writes a WAV file with 16 bits per value. With a request, its JSON is stored as a comment. Returns how many values were
-/// outside -1..=1 and were clipped.
+/// Writes a WAV file with 16 bits per value, or a FLAC file if the extension is `.flac`. With a request, its JSON is stored as a
+/// comment. Returns how many values were outside -1..=1 and were clipped.
 ///
 /// # Errors
 /// If the format cannot store the audio, or the file cannot be written.
-pub fn write_wav(path: &Path, audio: &Audio, request: Option<&Request>) -> Result<usize, PipelineError> {
+pub fn write_sound(path: &Path, audio: &Audio, request: Option<&Request>) -> Result<usize, PipelineError> {
     let text = text_of(path, request)?;
+    if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("flac")) {
+        Recording::of(audio, Some(16)).save(path, text.as_deref())?;
+        return Ok(audio.channels.iter().flatten().filter(|v| v.abs() > 1.0).count());
+    }
     Ok(tweedie_media::write_wav(path, audio, WavFormat::Pcm16, text.as_deref())?)
+}
+
+/// Writes a sound with exactly the values that it has, and the request, like [`write_sound`].
+///
+/// # Errors
+/// If the format cannot store the sound, or the file cannot be written.
+pub fn write_recording(
+    path: &Path,
+    sound: &Recording,
+    request: Option<&Request>,
+) -> Result<(), PipelineError> {
+    let text = text_of(path, request)?;
+    Ok(sound.save(path, text.as_deref())?)
 }
 
 /// Writes a video as an animation whose format the extension selects. With a request, its JSON is stored in animated PNGs;
@@ -58,7 +75,7 @@ fn text_of(path: &Path, request: Option<&Request>) -> Result<Option<String>, Pip
     text.map_err(|e| MediaError::Format { path: path.into(), reason: e.to_string() }.into())
 }
 
-/// Reads the request in a PNG or WAV file; `None` if there is none.
+/// Reads the request in a PNG, GIF, WebP, WAV or FLAC file; `None` if there is none.
 ///
 /// # Errors
 /// If the file has another format, or the text is not a valid request.
@@ -99,15 +116,17 @@ mod tests {
         let classes = Some(vec!["日本".parse().unwrap(), "3".parse().unwrap()]);
         let request = Request { seed: 99, classes, guidance: Some(2.5), ..Default::default() };
         let image = Image { width: 3, height: 2, pixels: (0..18).map(|v| v * 14).collect() };
-        let (png, wav, apng) = (dir.path().join("a.png"), dir.path().join("a.wav"), dir.path().join("b.png"));
+        let [png, wav, apng, flac] = ["a.png", "a.wav", "b.png", "a.flac"].map(|name| dir.path().join(name));
         write_png(&png, &image, Some(&request)).unwrap();
         let audio = Audio { channels: vec![vec![0.0, 0.5, 2.0]], rate: 8000, guessed: false };
-        assert_eq!(write_wav(&wav, &audio, Some(&request)).unwrap(), 1);
+        for path in [&wav, &flac] {
+            assert_eq!(write_sound(path, &audio, Some(&request)).unwrap(), 1);
+        }
         write_video(&apng, &Video { frames: vec![image.clone(), image], delay: 50 }, Some(&request)).unwrap();
-        for path in [&png, &wav, &apng] {
+        for path in [&png, &wav, &apng, &flac] {
             assert_eq!(read_request(path).unwrap(), Some(request.clone()), "{}", path.display());
         }
-        write_wav(&wav, &audio, None).unwrap();
+        write_sound(&wav, &audio, None).unwrap();
         assert_eq!(read_request(&wav).unwrap(), None);
         std::fs::write(&png, "no picture").unwrap();
         assert!(read_request(&png).unwrap_err().to_string().contains("a.png"));

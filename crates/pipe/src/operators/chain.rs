@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Linear, Operator};
+use super::{Linear, Operator, minus};
 
 /// One operator after another: `last(first(x))`.
 #[derive(Clone, Debug)]
@@ -41,6 +41,14 @@ impl Operator for Chain {
 
     fn as_linear(&self) -> Option<&dyn Linear> {
         (self.first.as_linear().is_some() && self.last.as_linear().is_some()).then_some(self)
+    }
+
+    /// If an operator is not linear: the first's measurement is moved to meet `y`, and `x` to meet that.
+    fn consistent(&self, x: &[f64], y: &[f64]) -> Option<Vec<f64>> {
+        match self.as_linear() {
+            Some(linear) => Some(minus(x, &linear.pseudo_inverse(&minus(&self.apply(x), y)))),
+            None => self.first.consistent(x, &self.last.consistent(&self.first.apply(x), y)?),
+        }
     }
 }
 

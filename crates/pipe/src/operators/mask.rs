@@ -43,6 +43,13 @@ impl Operator for Mask {
     fn as_linear(&self) -> Option<&dyn Linear> {
         Some(self)
     }
+
+    /// Exactly the measured values.
+    fn consistent(&self, x: &[f64], y: &[f64]) -> Option<Vec<f64>> {
+        let mut x = x.to_vec();
+        self.known.iter().zip(y).for_each(|(i, v)| x[*i] = *v);
+        Some(x)
+    }
 }
 
 impl Linear for Mask {

@@ -54,6 +54,7 @@ fn sampling() -> Value {
         },
         "negative_prompt": { "type": "string" },
         "voice": { "type": "string" },
+        "loudness": number(-70.0, 0.0, "Integrated loudness of sounds in LUFS."),
         "classes": {
             "type": "array", "items": { "oneOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }] },
             "description": "Classes by number or name, used in turn."
@@ -92,7 +93,7 @@ fn inputs() -> Value {
         },
         "prompt_weights": { "type": "string", "description": "Convention for word weights." },
         "untuned": { "type": "boolean", "description": "Ignore learned samplers." },
-        "image": file("The initial image, or the image that is enlarged: an upload or a result."),
+        "image": file("The initial image or sound, or the image that is enlarged: an upload or a result."),
         "noise_level": whole(0, "How much an enlarging model invents, in thousandths of the noise's standard deviation."),
         "known": known(),
         "controls": controls(),
@@ -115,9 +116,9 @@ fn inputs() -> Value {
 fn known() -> Value {
     json!({
         "type": "object", "required": ["image"], "additionalProperties": false,
-        "description": "An existing image that is edited or restored.",
+        "description": "An existing image or sound that is edited or restored.",
         "properties": {
-            "image": file("The image."),
+            "image": file("The image or sound."),
             "mask": {
                 "type": "object", "additionalProperties": false,
                 "description": "The part to change: the union of all that is given. With degradations, the part that is not known.",
@@ -127,6 +128,11 @@ fn known() -> Value {
                     "ellipses": { "type": "array", "items": four("Ellipses that fill such rectangles.") },
                     "transparent": { "type": "boolean", "description": "The transparent pixels of the image." },
                     "extend": four("New pixels beyond the left, top, right and bottom border."),
+                    "gaps": {
+                        "type": "array",
+                        "items": { "type": "array", "items": { "type": "number" }, "minItems": 2, "maxItems": 2 },
+                        "description": "Parts of a sound: beginning and end in seconds."
+                    },
                     "feather": whole(0, "Width in pixels over which the change sets in.")
                 }
             },
@@ -134,16 +140,18 @@ fn known() -> Value {
                 "type": "array", "items": {
                     "type": "object", "required": ["kind"], "additionalProperties": false,
                     "properties": {
-                        "kind": { "type": "string", "enum": ["bicubic", "box", "blur", "kernel", "grey", "jpeg"] },
+                        "kind": { "type": "string", "enum": ["bicubic", "box", "blur", "kernel", "grey", "jpeg", "lowpass", "clip"] },
                         "factor": whole(2, "Of `bicubic` and `box`: the image was shrunk to `1/factor` of each side."),
                         "sigma": { "type": "number", "exclusiveMinimum": 0, "description": "Of `blur`: standard deviation in pixels." },
                         "file": file("Of `kernel`: a grey image with odd sides."),
-                        "quality": { "type": "integer", "minimum": 1, "maximum": 100, "description": "Of `jpeg`." }
+                        "quality": { "type": "integer", "minimum": 1, "maximum": 100, "description": "Of `jpeg`." },
+                        "hertz": { "type": "number", "exclusiveMinimum": 0, "description": "Of `lowpass`: what is below is known." },
+                        "level": { "type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "Of `clip`; by default the largest." }
                     }
                 },
-                "description": "What has happened to the image, in this order, if all of it is restored."
+                "description": "What has happened to it, in this order, if all of it is restored."
             },
-            "noise": { "type": "number", "minimum": 0, "description": "Standard deviation of the noise of the image, in 1/255." },
+            "noise": { "type": "number", "minimum": 0, "description": "Standard deviation of the noise: of an image in 1/255, of a sound as a part of the largest value." },
             "method": { "description": "How the change follows from what is known: `repaint=5,3`, `ddrm` …" }
         }
     })

@@ -57,10 +57,13 @@ pub struct Args {
     /// Voice of a model that speaks [default: its first].
     #[arg(long, value_name = "NAME", requires = "prompt", help_heading = "Images")]
     pub(super) voice: Option<String>,
-    /// Start from this image. Without --size the result has its aspect ratio.
-    #[arg(long, value_name = "FILE", help_heading = "Images")]
+    /// Bring sounds to this integrated loudness, in LUFS (EBU R 128), for example -16 [default: as the model makes them].
+    #[arg(long, value_name = "LUFS", allow_negative_numbers = true, help_heading = "Images")]
+    pub(super) loudness: Option<f64>,
+    /// Start from this image, or this sound for a model of sounds. Without --size the result has its aspect ratio or length.
+    #[arg(long, visible_alias = "init", value_name = "FILE", help_heading = "Images")]
     pub(super) image: Option<PathBuf>,
-    /// How much of the initial image is replaced, > 0 and ≤ 1 [default: 0.8].
+    /// How much of the initial image or sound is replaced, > 0 and ≤ 1 [default: 0.8].
     #[arg(long, value_name = "S", requires = "image", help_heading = "Images")]
     pub(super) strength: Option<f64>,
     /// Enlarge the images with this model, a folder or a name of `tweedie models` [default without MODEL: emoji-x4]. Filmstrip and
@@ -106,7 +109,7 @@ pub struct Args {
     /// With --continue: number of last frames that the next ones are made to follow [default: half of the model's frames].
     #[arg(long, value_name = "N", help_heading = "Images")]
     pub(super) keep: Option<NonZeroUsize>,
-    /// Repeat the request that is stored in this PNG, GIF, WebP or WAV file, or in the text `parameters` of a PNG of AUTOMATIC1111's web UI;
+    /// Repeat the request that is stored in this PNG, GIF, WebP, WAV or FLAC file, or in the text `parameters` of a PNG of AUTOMATIC1111's web UI;
     /// other flags of this group are ignored.
     #[arg(long, value_name = "FILE", help_heading = "Images")]
     pub(super) like: Option<PathBuf>,
@@ -188,7 +191,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Sampler")]
     pub(super) noise: Option<PathBuf>,
 
-    /// Image file with the grid of images. The request is stored in it. Audio models write a WAV file, several signals to
+    /// Image file with the grid of images. The request is stored in it. Audio models write a WAV or FLAC file, several signals to
     /// `x-0.wav`, `x-1.wav` and so on for `-o x.wav`; clip models an animation with the grid of clips, whose extension selects
     /// .gif, .png (APNG), .webp, .y4m or, with an installed ffmpeg, .mp4, .webm or .mkv in AV1 [default: tweedie.png, tweedie.wav or
     /// tweedie.gif].
@@ -344,6 +347,7 @@ impl Args {
                 fps: self.fps,
                 continued: recorded(&self.r#continue)?,
                 keep: self.keep,
+                loudness: self.loudness,
                 ..Request::default()
             },
         };

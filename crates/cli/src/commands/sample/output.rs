@@ -6,13 +6,14 @@ use anyhow::{Context, Result, bail, ensure};
 use tweedie::{
     data::{Image, Rgb, grid},
     hub::{Component, ComponentDir, files, weights},
+    media::Leveled,
     models::Codec,
     pipe::{
         Event, Media, Medium, Output, Pipeline, PipelineError, Preview, Request,
         film::{Film, Show},
         media::{
-            Animation, AnimationFormat, Audio, Video, enlarge, write_animation, write_png, write_video,
-            write_wav,
+            Animation, AnimationFormat, Audio, Video, enlarge, write_animation, write_png, write_sound,
+            write_video,
         },
     },
 };
@@ -93,8 +94,13 @@ impl Args {
         match medium {
             Medium::Image => {}
             Medium::Audio => {
-                let wav = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("wav"));
-                ensure!(wav, "-o {}: expected a file name with the extension .wav for audio", path.display());
+                let is =
+                    |known: &str| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(known));
+                ensure!(
+                    is("wav") || is("flac"),
+                    "-o {}: expected a file name with the extension .wav or .flac for audio",
+                    path.display()
+                );
                 numbered(&path, count).iter().try_for_each(|path| check_place(path))?;
             }
             Medium::Clip => {
@@ -128,7 +134,10 @@ impl Args {
         }
         match &output.media {
             Media::Images(_) => self.write_images(request, output, path, films, animation, &mut written)?,
-            Media::Audio(signals) => write_signals(request, signals, path, ui, &mut written)?,
+            Media::Audio(signals) => {
+                tell_loudness(request, output, ui);
+                write_signals(request, signals, path, ui, &mut written)?;
+            }
             Media::Clips(clips) => {
                 self.write_clips(request, clips, columns_of(request, output), path, &mut written)?;
             }
@@ -216,6 +225,25 @@ pub fn numbered(path: &Path, count: usize) -> Vec<PathBuf> {
     (0..count).map(name).collect()
 }
 
+/// Says what was changed to reach the loudness of the request.
+fn tell_loudness(request: &Request, output: &Output, ui: Ui) {
+    let Some(lufs) = request.loudness else { return };
+    for (i, leveled) in output.leveled.iter().enumerate() {
+        match leveled {
+            Some(Leveled { before, gain, limited: false }) => {
+                ui.note(format!("signal {i}: amplified by {gain:.1} dB, from {before:.1} LUFS to {lufs:.1} LUFS"));
+            }
+            Some(Leveled { before, gain, limited: true }) => ui.warn(format!(
+                "signal {i}: amplified by {gain:.1} dB, from {before:.1} LUFS to {:.1} LUFS; more would clip it",
+                before + gain
+            )),
+            None => ui.warn(format!(
+                "signal {i}: its loudness is not changed: it is silent or shorter than the 0.4 s over which loudness is defined"
+            )),
+        }
+    }
+}
+
 fn write_signals(
     request: &Request,
     signals: &[Audio],
@@ -227,7 +255,7 @@ fn write_signals(
         ui.warn(format!("the model does not say its sample rate; the files have {} Hz", signal.rate));
     }
     for (signal, path) in signals.iter().zip(numbered(path, signals.len())) {
-        let clipped = write_wav(&path, signal, Some(request))?;
+        let clipped = write_sound(&path, signal, Some(request))?;
         if clipped > 0 {
             let all = signal.len() * signal.channels.len();
             ui.warn(format!(
