@@ -26,6 +26,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod clap;
 pub mod codec;
 pub mod conditions;
 mod config;
@@ -48,8 +49,10 @@ pub mod unet_3d;
 pub mod unet_condition;
 pub mod vae;
 pub mod vision;
+pub mod vocoder;
 mod windows;
 
+pub use clap::{ClapTextConfig, ClapTextModel};
 pub use codec::{Codec, CodecSpec, Encoded};
 pub use conditions::{Conditions, Entry};
 pub use controlnet::{ControlNetConfig, ControlNetModel, Controlled};
@@ -74,4 +77,5 @@ pub use vae::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
 };
 pub use vision::{ClipVisionConfig, ClipVisionModel};
+pub use vocoder::{HifiGan, HifiGanConfig};
 pub use windows::Windows;

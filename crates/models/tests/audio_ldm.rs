@@ -1,0 +1,138 @@
+//! The networks of AudioLDM compared with diffusers and transformers. The files were made by
+//! `golden/audio_ldm/make_audio_ldm.py`, which documents the format.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod common;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use common::{sample, weight};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use tweedie_models::{
+    AutoencoderKl, AutoencoderKlConfig, ClapTextConfig, ClapTextModel, HifiGan, HifiGanConfig, HostTensor,
+    params,
+};
+use tweedie_ops::to_host;
+
+/// Relative to the output's root mean square.
+const TOLERANCE: f64 = 1e-4;
+
+struct Golden {
+    name: String,
+    bytes: Vec<u8>,
+    config: String,
+    shapes: Value,
+    given: Value,
+    names: BTreeMap<String, Vec<usize>>,
+}
+
+impl Golden {
+    fn open(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/audio_ldm");
+        let bytes = fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap();
+        let json = |key: &str| -> Value { serde_json::from_str(&metadata[key]).unwrap() };
+        let names = serde_json::from_value(json("names")).unwrap();
+        let (shapes, given) = (json("shapes"), json("given"));
+        Self { name: name.into(), config: metadata["config"].clone(), shapes, given, names, bytes }
+    }
+
+    fn input<const D: usize>(&self, name: &str) -> Tensor<D> {
+        let shape: Vec<usize> = serde_json::from_value(self.shapes[name].clone()).unwrap();
+        sample(name, shape.try_into().unwrap(), &Device::flex())
+    }
+
+    /// The peer's weights, after checking that the module has exactly these, by names that `theirs` translates.
+    fn weights(&self, module: &impl Module, theirs: fn(&str) -> String) -> BTreeMap<String, HostTensor> {
+        let own: BTreeMap<String, Vec<usize>> =
+            params::shapes(module).into_iter().map(|(name, shape)| (theirs(&name), shape)).collect();
+        assert_eq!(own, self.names, "{}", self.name);
+        own.iter().map(|(name, shape)| (name.clone(), weight(name, shape))).collect()
+    }
+
+    fn expect<const D: usize>(&self, output: &str, found: Tensor<D>) {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = file.tensor(output).unwrap();
+        let bytes = tensor.data().as_chunks::<4>().0;
+        let expected: Vec<f64> = bytes.iter().map(|b| f32::from_le_bytes(*b).into()).collect();
+        assert_eq!(found.shape().num_elements(), expected.len(), "{}: {output}", self.name);
+        let rms = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
+        let worst = expected.iter().zip(to_host(found)).map(|(e, f)| (e - f64::from(f)).abs());
+        let worst = worst.fold(0.0, |a: f64, d| if d.is_nan() { f64::INFINITY } else { a.max(d) }) / rms;
+        eprintln!("{}: {output}: {worst:.1e} of RMS", self.name);
+        assert!(worst < TOLERANCE, "{}: {output} differs by {worst:.1e} of RMS", self.name);
+    }
+}
+
+#[test]
+fn vocoders() {
+    let device = Device::flex();
+    for name in ["vocoder", "vocoder_normalized"] {
+        let golden = Golden::open(name);
+        let config = HifiGanConfig::from_json(&golden.config).unwrap();
+        let weights = golden.weights(&HifiGan::new(&config, 1, &device).unwrap(), str::to_owned);
+        let vocoder = HifiGan::load(&config, &weights, &device).unwrap();
+        let spectrogram = golden.input::<3>("spectrogram");
+        let [_, columns, bands] = spectrogram.dims();
+        let waveform = vocoder.forward(spectrogram.clone()).unwrap();
+        assert_eq!(waveform.dims()[2], columns * config.stride());
+        golden.expect("waveform", waveform);
+        let error = vocoder.forward(spectrogram.narrow(2, 0, bands - 1)).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} bands", bands - 1)), "{error}");
+    }
+}
+
+#[test]
+fn text_encoders() {
+    let device = Device::flex();
+    let golden = Golden::open("clap_text");
+    let config = ClapTextConfig::from_json(&golden.config).unwrap();
+    let weights = golden.weights(&ClapTextModel::new(&config, 1, &device).unwrap(), ClapTextModel::peer_name);
+    let encoder = ClapTextModel::load(&config, &weights, &device).unwrap();
+    let texts: Vec<Vec<u32>> = serde_json::from_value(golden.given["input_ids"].clone()).unwrap();
+    let features = texts.iter().map(|ids| {
+        let text: Vec<u32> = ids.iter().copied().filter(|id| *id != config.pad_token_id).collect();
+        encoder.encode(&text).unwrap()
+    });
+    golden.expect("text_embeds", Tensor::cat(features.collect(), 0));
+    assert!(encoder.encode(&[]).unwrap_err().to_string().contains("expected 1 to 18"));
+    assert!(encoder.encode(&[0; 19]).unwrap_err().to_string().contains("19 tokens"));
+    assert!(encoder.encode(&[0, 60, 2]).unwrap_err().to_string().contains("token id 60"));
+}
+
+#[test]
+fn autoencoders_of_one_channel() {
+    let device = Device::flex();
+    let golden = Golden::open("vae_mel");
+    let config = AutoencoderKlConfig::from_json(&golden.config).unwrap();
+    let weights = golden.weights(&AutoencoderKl::new(&config, 1, &device).unwrap(), str::to_owned);
+    let vae = AutoencoderKl::load(&config, &weights, &device).unwrap();
+    let posterior = vae.encode(golden.input("sample")).unwrap();
+    golden.expect("latent_mean", posterior.mean);
+    golden.expect("latent_logvar", posterior.logvar);
+    golden.expect("decoded", vae.decode(golden.input("latents")).unwrap());
+}
+
+#[test]
+fn configurations_that_describe_no_vocoder_are_errors() {
+    for (json, words) in [
+        (r#"{"upsample_rates": []}"#, "upsample_rates"),
+        (r#"{"upsample_rates": [4], "upsample_kernel_sizes": [3]}"#, "upsample_kernel_sizes"),
+        (r#"{"upsample_rates": [4], "upsample_kernel_sizes": [7]}"#, "upsample_kernel_sizes"),
+        (r#"{"upsample_initial_channel": 40}"#, "upsample_initial_channel"),
+        (r#"{"resblock_kernel_sizes": [3, 4, 5]}"#, "resblock_kernel_sizes"),
+        (r#"{"resblock_dilation_sizes": [[1], [0], [1]]}"#, "resblock_dilation_sizes"),
+        (r#"{"model_in_dim": 0}"#, "model_in_dim"),
+        (r#"{"upsample": 3}"#, "unknown key `upsample`"),
+    ] {
+        let error = HifiGanConfig::from_json(json).unwrap_err().to_string();
+        assert!(error.contains(words), "{json}: {error}");
+    }
+}
