@@ -25,7 +25,7 @@ use crate::{
     source::{Collection, Entry, Place},
 };
 use draw::{FINE, Sprite, draw};
-use law::Law;
+use law::{Law, WHOLE};
 
 /// The `[data.moving]` table: what moves, and how long.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ use law::Law;
 pub struct MovingConfig {
     /// Number of clips, 1 to 2²⁴. There is no end of them: this many are used.
     pub clips: usize,
-    /// Frames of a clip, 1 to 4096.
+    /// Frames of a clip, 1 to 4096. Clips of less than two seconds begin at any moment of the motion.
     pub frames: usize,
     /// Frames per second, 1 to 240.
     pub fps: u32,
@@ -136,6 +136,8 @@ pub struct Scene {
     /// Things and their laws, from back to front.
     actors: Vec<(usize, Law)>,
     motion: Motion,
+    /// Seconds before the first frame.
+    begin: f64,
     frames: usize,
     fps: u32,
     index: u64,
@@ -160,7 +162,10 @@ impl Scene {
             let other = rng.random_range(1..THINGS.len().max(2));
             actors.push(((thing + other) % THINGS.len(), Law::returning(&actors[0].1, &mut rng)));
         }
-        Self { actors, motion, frames: config.frames, fps: config.fps, index }
+        // A clip of less than a whole motion shows any part of it.
+        let rest = (WHOLE - config.frames as f64 / f64::from(config.fps)).max(0.0);
+        let begin = rest * rng.random::<f64>();
+        Self { actors, motion, begin, frames: config.frames, fps: config.fps, index }
     }
 
     /// What moves and how: "a red heart bounces".
@@ -194,7 +199,7 @@ impl Scene {
 
     /// Where each thing is in frame `frame`, in sides of the frame.
     pub fn poses(&self, frame: usize) -> Vec<Pose> {
-        let t = frame as f64 / f64::from(self.fps);
+        let t = self.begin + frame as f64 / f64::from(self.fps);
         self.actors.iter().map(|(_, law)| law.at(t)).collect()
     }
 
