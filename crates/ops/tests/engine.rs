@@ -151,6 +151,12 @@ fn attentions() {
         |[q, k, v]| ops::attention(q, k, v, 0.4),
         |[q, k, v]| reference::attention(q, k, v, 0.4),
     );
+    compare(
+        "attention to one token",
+        [[2, 3, 1, 8]; 3],
+        |[q, k, v]| ops::attention(q, k, v, 0.4),
+        |[q, k, v]| reference::attention(q, k, v, 0.4),
+    );
     // Heads as views of `[B, T, heads·d]`, and the result viewed in the same way.
     let split = |x: Tensor<3>| -> Tensor<4> {
         let [b, t, _] = x.dims();
