@@ -9,10 +9,10 @@ use std::{
 };
 
 use tweedie_hub::{
-    Model,
+    Model, SafetensorsFile,
     weights::{self, Precision},
 };
-use tweedie_models::{AutoencoderKl, AutoencoderKlConfig, export, unet::SampleSize};
+use tweedie_models::{AutoencoderKl, AutoencoderKlConfig, TensorSource, export, unet::SampleSize};
 use tweedie_ops::Device;
 use tweedie_train::{ConfigBuilder, RunConfig, TrainEvent, TrainLoop};
 
@@ -72,6 +72,27 @@ fn finish(run: TrainLoop) -> Vec<TrainEvent> {
     run.map(Result::unwrap).collect()
 }
 
+/// All tensors, by file and name.
+fn tensors_of(out: &Path) -> BTreeMap<String, Vec<f32>> {
+    let files = ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"];
+    let tensors = |file: &str| {
+        let found = SafetensorsFile::open(&out.join("model").join(file)).unwrap();
+        let tensor = |name: String| (format!("{file} {name}"), found.read(&name).unwrap().values);
+        found.names().into_iter().map(tensor).collect::<Vec<_>>()
+    };
+    files.into_iter().flat_map(tensors).collect()
+}
+
+/// The names of tensors that differ by more than a step of the smallest learning rate.
+fn changed(a: &Path, b: &Path) -> Vec<String> {
+    let (a, b) = (tensors_of(a), tensors_of(b));
+    assert!(a.keys().eq(b.keys()));
+    let far = |(name, values): &(&String, &Vec<f32>)| {
+        values.iter().zip(&b[*name]).any(|(x, y)| (x - y).abs() > 1e-15)
+    };
+    a.iter().filter(far).map(|(name, _)| name.clone()).collect()
+}
+
 fn weights_of(out: &Path) -> Vec<Vec<u8>> {
     let files = ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"];
     files.iter().map(|file| fs::read(out.join("model").join(file)).unwrap()).collect()
@@ -119,11 +140,36 @@ fn a_run_ends_in_a_pipeline_and_resumes_bit_for_bit() {
             fs::remove_file(out.join("latents.safetensors")).unwrap();
         }
         finish(TrainLoop::resume(&out).unwrap());
-        assert_eq!(weights_of(&out), weights_of(&whole), "{name}");
+        assert!(weights_of(&out) == weights_of(&whole), "{name}");
     }
     let other = dir.path().join("other");
     finish(TrainLoop::new(config(&vae, &other, &["run.seed=1"])).unwrap());
     assert_ne!(weights_of(&other), weights_of(&whole));
+}
+
+/// As training first on single frames, then on clips.
+#[test]
+fn a_run_starts_from_another_and_then_no_longer_needs_its_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let vae = vae(dir.path());
+    let [frames, clips] = ["frames", "clips"].map(|name| dir.path().join(name));
+    finish(TrainLoop::new(config(&vae, &frames, &["data.moving.frames=1"])).unwrap());
+    let init = || builder(&vae, &clips, &["learning_rate.peak=1e-20", "run.steps=2"]).init(&frames).unwrap();
+    let from = format!("run.init={:?}", frames.to_str().unwrap());
+    let wrong = builder(&vae, &clips, &[&from, "model.base_channels=16"]).build().and_then(TrainLoop::new);
+    let error = wrong.err().map_or_else(String::new, |e| e.to_string());
+    assert!(error.contains("[16,32]: expected [8,16], as in the initial model"), "{error}");
+    // Other words: the tokenizer is still that of the first run.
+    let others = init().set("data.moving.things=[\"pig\", \"bus\"]").unwrap().build().unwrap();
+    finish(TrainLoop::new(others.clone()).unwrap());
+    assert_eq!(changed(&clips, &frames), [""; 0]);
+    let vocabulary = |run: &Path| fs::read_to_string(run.join("model/tokenizer/vocab.json")).unwrap();
+    assert_eq!(vocabulary(&clips), vocabulary(&frames));
+    fs::remove_dir_all(frames.join("model/tokenizer")).unwrap();
+    let mut longer = others;
+    longer.run.steps = Some(4);
+    finish(TrainLoop::resume_with(longer).unwrap());
+    assert_eq!(changed(&clips, &frames), [""; 0]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use toml::Table;
 use tweedie_core::{Parameterization, bound::ReverseVariance};
 use tweedie_hub::{ComponentDir, HubError, ModelDir, SchedulerConfig};
 use tweedie_models::{
-    AutoencoderKlConfig, ClipTextConfig, ConfigError, UNet2DConditionConfig, unet::SampleSize,
+    AutoencoderKlConfig, ClipTextConfig, ConfigError, UNet2DConditionConfig, UNet3DConfig, unet::SampleSize,
 };
 
 use super::{folder, task_of};
@@ -28,10 +28,13 @@ pub(crate) fn settings(path: &Path) -> Result<Table, TrainError> {
     let dir = folder(path);
     let mut layer = match task_of(path)? {
         TaskKind::Diffusion => diffusion(&dir)?,
-        TaskKind::TextToImage | TaskKind::TextToSound => text_to_image(&dir, name)?,
+        TaskKind::TextToImage | TaskKind::TextToSound => {
+            let unet = component(&dir, "unet", UNet2DConditionConfig::from_json)?;
+            text(&dir, name, &unet.to_json(), unet.sample_size)?
+        }
         TaskKind::TextToVideo => {
-            let expected = "an image model; models of clips are trained from random weights";
-            return Err(TrainError::config("run.init", path.display(), expected));
+            let unet = component(&dir, "unet", UNet3DConfig::from_json)?;
+            text(&dir, name, &unet.to_json(), unet.sample_size)?
         }
         TaskKind::Vae => vae(&dir)?,
         TaskKind::SuperResolution => super_resolution(&dir)?,
@@ -85,19 +88,24 @@ fn super_resolution(dir: &Path) -> Result<Table, TrainError> {
     Ok(layer)
 }
 
-fn text_to_image(dir: &Path, name: &str) -> Result<Table, TrainError> {
-    let config = |part: &str| ComponentDir::open(&dir.join(part)).map(|c| c.config().to_owned());
-    let wrong = |part: &str| {
-        let path = dir.join(part).join("config.json");
-        |source: ConfigError| HubError::Config { path, source }
-    };
-    let unet = UNet2DConditionConfig::from_json(&config("unet")?).map_err(wrong("unet"))?;
-    let text = ClipTextConfig::from_json(&config("text_encoder")?).map_err(wrong("text_encoder"))?;
-    let vae = AutoencoderKlConfig::from_json(&config("vae")?).map_err(wrong("vae"))?;
+/// The configuration of a part of the pipeline in `dir`.
+fn component<C>(
+    dir: &Path,
+    part: &str,
+    parse: impl FnOnce(&str) -> Result<C, ConfigError>,
+) -> Result<C, TrainError> {
+    let wrong = |source| HubError::Config { path: dir.join(part).join("config.json"), source };
+    Ok(parse(ComponentDir::open(&dir.join(part))?.config()).map_err(wrong)?)
+}
+
+/// A pipeline of texts, called `name` by the user, whose network has this `config.json` and sample size.
+fn text(dir: &Path, name: &str, unet: &str, sample: Option<SampleSize>) -> Result<Table, TrainError> {
+    let text = component(dir, "text_encoder", ClipTextConfig::from_json)?;
+    let vae = component(dir, "vae", AutoencoderKlConfig::from_json)?;
     let scheduler = SchedulerConfig::load(&dir.join("scheduler/scheduler_config.json"))?;
 
     let mut layer = Table::new();
-    layer.insert("model".into(), table([("unet", network(&unet.to_json()))]));
+    layer.insert("model".into(), table([("unet", network(unet))]));
     layer.insert("diffusion".into(), process(&scheduler)?);
     layer.insert(
         "text".into(),
@@ -109,7 +117,7 @@ fn text_to_image(dir: &Path, name: &str) -> Result<Table, TrainError> {
             ("heads", number(text.num_attention_heads)),
         ]),
     );
-    if let Some(size) = square(unet.sample_size) {
+    if let Some(size) = square(sample) {
         layer.insert("data".into(), table([("size", number(size * vae.stride()))]));
     }
     Ok(layer)

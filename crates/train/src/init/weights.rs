@@ -2,15 +2,16 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use burn::module::Module;
 use tweedie_hub::{ClipTokenizer, Component, ComponentDir, HubError, ModelDir, weights::SafetensorsFile};
 use tweedie_models::{
-    AutoencoderKl, AutoencoderKlConfig, UNet2DModel,
+    AutoencoderKl, AutoencoderKlConfig, ClipTextModel, Network, UNet2DModel,
     params::{self, HostTensor, ParamError, TensorSource},
 };
 use tweedie_ops::Device;
 
 use super::{folder, same_network};
-use crate::{error::TrainError, text::TextModel};
+use crate::error::TrainError;
 
 /// The class embedding table, with one row per class.
 const CLASSES: &str = "class_embedding.weight";
@@ -70,40 +71,38 @@ pub(crate) fn autoencoder(
     Ok(params::import(fresh, &theirs.tensors()).map_err(of(&file))?)
 }
 
-/// `fresh` with the weights of the pipeline at `path`.
+/// A network of samples with its `config.json`, and the text encoder: with the weights of the pipeline at `path`.
 ///
 /// # Errors
 /// Those of [`unet`].
-pub(crate) fn text(
-    fresh: TextModel,
+pub(crate) fn text<N: Network + Module>(
+    (network, ours): (N, String),
+    fresh: ClipTextModel,
     path: &Path,
     tokenizer: &ClipTokenizer,
     device: &Device,
-) -> Result<TextModel, TrainError> {
+) -> Result<(N, ClipTextModel), TrainError> {
     let dir = folder(path);
     let part =
         |name: &str| ComponentDir::open(&dir.join(name)).and_then(|c| Ok((c.load(device)?, c.weights()?)));
-    let unet = match part("unet")? {
-        (Component::Network(unet), file) if unet.spec().class == "UNet2DConditionModel" => (unet, file),
+    let class = network.spec().class;
+    let (unet, unet_file) = match part("unet")? {
+        (Component::Network(unet), file) if unet.spec().class == class => (unet, file),
         _ => {
-            let expected = "a pipeline with a UNet2DConditionModel";
+            let expected = format!("a pipeline with a {class}");
             return Err(TrainError::config("run.init", dir.display(), expected));
         }
     };
-    let (unet, unet_file) = unet;
     let (Component::Text(encoder), encoder_file) = part("text_encoder")? else {
         return Err(TrainError::config("run.init", dir.display(), "a pipeline with a CLIPTextModel"));
     };
-    let (ours, theirs) = (fresh.unet.config().to_json(), unet.config_json());
-    same_network("model", &ours, &theirs, &["sample_size", "dropout"], &dir.join("unet"))?;
+    same_network("model", &ours, &unet.config_json(), &["sample_size", "dropout"], &dir.join("unet"))?;
     let json = |config: &tweedie_models::ClipTextConfig| config.to_json(tokenizer.begin, tokenizer.pad);
-    let (ours, theirs) = (json(fresh.text_encoder.config()), json(encoder.config()));
+    let (ours, theirs) = (json(fresh.config()), json(encoder.config()));
     same_network("text_encoder", &ours, &theirs, &["projection_dim"], &dir.join("text_encoder"))?;
-    Ok(TextModel {
-        unet: params::import(fresh.unet, &unet.tensors()).map_err(of(&unet_file))?,
-        text_encoder: params::import(fresh.text_encoder, &params::export(&*encoder))
-            .map_err(of(&encoder_file))?,
-    })
+    let network = params::import(network, &unet.tensors()).map_err(of(&unet_file))?;
+    let encoder = params::import(fresh, &params::export(&*encoder)).map_err(of(&encoder_file))?;
+    Ok((network, encoder))
 }
 
 /// The tokenizer of the pipeline at `path`.

@@ -83,7 +83,7 @@ fn activations(config: &RunConfig, unet: &UNet2DConditionConfig, [_, h, w]: [usi
 }
 
 /// The tokenizer of a run, which must be that of its checkpoint.
-fn tokenizer<'a>(
+pub(super) fn tokenizer<'a>(
     config: &RunConfig,
     words: impl Iterator<Item = &'a Words>,
     from: Option<&Checkpoint>,
@@ -105,6 +105,20 @@ fn tokenizer<'a>(
     Ok(tokenizer)
 }
 
+/// Writes the tokenizer of the initial model to the run's folder, because the run must not depend on that model.
+pub(super) fn save_tokenizer(
+    config: &RunConfig,
+    tokenizer: &ClipTokenizer,
+    share: &Share,
+) -> Result<(), TrainError> {
+    if !share.is_first() {
+        return Ok(());
+    }
+    let folder = config.run.out.join(TOKENIZER);
+    std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+    Ok(tokenizer.save(&folder, config.text.tokens)?)
+}
+
 /// The training of new networks, of those of the initial model, or of those of a checkpoint.
 fn begun(
     subject: Texts,
@@ -117,13 +131,10 @@ fn begun(
     let mut model = TextModel::new(&config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?
         .with_context(config.run.context());
     if let (Some(path), None) = (&config.run.init, from) {
-        model = init::text(model, path, maker.tokenizer(), device)?;
-        // The run must not depend on the initial model.
-        if share.is_first() {
-            let folder = config.run.out.join(TOKENIZER);
-            std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
-            maker.tokenizer().save(&folder, config.text.tokens)?;
-        }
+        let config_json = model.unet.config().to_json();
+        (model.unet, model.text_encoder) =
+            init::text((model.unet, config_json), model.text_encoder, path, maker.tokenizer(), device)?;
+        save_tokenizer(&config, maker.tokenizer(), share)?;
     }
     Diffusion::new(&config, subject, model, device, from, share)
 }

@@ -10,6 +10,7 @@ use tweedie_pipe::{Inputs, Request};
 use super::{
     Sheet,
     diffusion::{Diffusion, Subject},
+    text_to_image::{save_tokenizer, tokenizer},
 };
 use crate::{
     batches::{HostBatch, Noising},
@@ -18,7 +19,7 @@ use crate::{
     dry_run::{DryRun, Memory, fits, unet_3d_activations},
     error::TrainError,
     event::Summary,
-    preview,
+    init, preview,
     share::Share,
     text::{self, TextBatch, Vae},
     video::{VideoBatches, VideoModel},
@@ -35,10 +36,6 @@ fn check(config: &RunConfig) -> Result<(), TrainError> {
     if config.data.source != Source::MovingEmoji {
         let expected = "\"moving_emoji\", the only source of clips";
         return Err(TrainError::config("data.source", &config.data.source, expected));
-    }
-    if let Some(path) = &config.run.init {
-        let expected = "nothing: models of clips are trained from random weights";
-        return Err(TrainError::config("run.init", path.display(), expected));
     }
     Ok(())
 }
@@ -65,10 +62,16 @@ pub(super) fn open(
     let vae = Vae::load(&config.text.vae, device)?;
     let shape = vae.shape(config.data.size)?;
     activations(config, shape)?;
-    let tokenizer = text::tokenizer(data.split().0.words(), config)?;
+    let tokenizer = tokenizer(config, data.split().0.words(), from)?;
     let maker = VideoBatches::new(config, tokenizer, &vae, device, share.is_first())?;
-    let model = VideoModel::new(config, shape, maker.tokenizer(), &device.clone().autodiff())?
+    let mut model = VideoModel::new(config, shape, maker.tokenizer(), &device.clone().autodiff())?
         .with_context(config.run.context());
+    if let (Some(path), None) = (&config.run.init, from) {
+        let config_json = model.unet.config().to_json();
+        (model.unet, model.text_encoder) =
+            init::text((model.unet, config_json), model.text_encoder, path, maker.tokenizer(), device)?;
+        save_tokenizer(config, maker.tokenizer(), share)?;
+    }
     Diffusion::new(config, TextToVideo { config: config.clone(), maker, vae }, model, device, from, share)
 }
 
