@@ -12,7 +12,7 @@ use crate::{
     spectrogram::{MelSpectrogram, MelSpectrogramConfig},
     unet::{LoadError, UNet2DConfig, UNet2DModel},
     unet_1d::{UNet1DConfig, UNet1DModel},
-    unet_3d::{UNet3DConditionModel, UNet3DConfig},
+    unet_3d::{UNet3DConfig, UNetMotionConfig, VideoUNet},
     unet_condition::{UNet2DConditionConfig, UNet2DConditionModel},
     vae::{
         AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
@@ -51,7 +51,8 @@ pub const NETWORKS: &[NetworkEntry] = &[
     entry!("DiTTransformer2DModel", DitTransformer, DitConfig),
     entry!("UNet1DModel", UNet1DModel, UNet1DConfig),
     entry!("PriorTransformer", PriorTransformer, PriorConfig),
-    entry!("UNet3DConditionModel", UNet3DConditionModel, UNet3DConfig),
+    entry!("UNet3DConditionModel", VideoUNet, UNet3DConfig),
+    entry!("UNetMotionModel", VideoUNet, UNetMotionConfig),
 ];
 
 /// A class of codecs.

@@ -80,6 +80,8 @@ pub struct LoadOptions<'a> {
     pub tokenizer: Option<&'a Path>,
     /// What the network of a single-file checkpoint predicts; by default as its file says.
     pub prediction: Option<tweedie_hub::Prediction>,
+    /// Folder of a motion adapter, which makes a model of clips of a model of images.
+    pub motion_adapter: Option<&'a Path>,
 }
 
 impl Pipeline {
@@ -118,6 +120,9 @@ impl Pipeline {
         for lora in &loras {
             let remarks = lora.remarks().iter().map(|remark| format!("{}: {remark}", lora.path().display()));
             model.remarks.extend(remarks);
+        }
+        if let Some(adapter) = options.motion_adapter {
+            model = model.animated(adapter, device)?;
         }
         for EmbeddingFile { file, token } in options.embeddings {
             file.check()?;

@@ -37,6 +37,9 @@ pub struct Args {
     /// LoRA to merge into the weights, with an optional scale; may be repeated.
     #[arg(long, value_name = "FILE[:SCALE]")]
     lora: Vec<String>,
+    /// Folder of a motion adapter, which makes a model of clips (an AnimateDiffPipeline) of a StableDiffusionPipeline.
+    #[arg(long, value_name = "DIR")]
+    motion_adapter: Option<PathBuf>,
     /// Folder to write in diffusers' layout. An existing pipeline there is replaced.
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
@@ -58,8 +61,16 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     let device = tweedie::ops::device("cpu")?;
     let loras = args.lora.iter().map(|text| model::lora(text, &[])).collect::<Result<Vec<_>>>()?;
     let (tokenizer, variant) = (args.tokenizer.as_deref(), args.variant.as_deref());
+    let motion_adapter = args.motion_adapter.as_deref();
     let prediction = args.prediction.map(Into::into);
-    let options = LoadOptions { variant, loras: &loras, tokenizer, prediction, ..LoadOptions::default() };
+    let options = LoadOptions {
+        variant,
+        loras: &loras,
+        tokenizer,
+        prediction,
+        motion_adapter,
+        ..LoadOptions::default()
+    };
     let pipeline = model::pipeline_with(Some(path), &options, &device, ui)?;
     let model = pipeline.model();
     let precision = match args.precision {
@@ -71,7 +82,7 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     let class = model.kind.name;
     ui.result(
         &json!({ "event": "finished", "model": path, "out": out, "pipeline": class, "precision": precision,
-            "loras": args.lora }),
+            "loras": args.lora, "motion_adapter": args.motion_adapter }),
         format!("wrote {class} to {}", out.display()),
     );
     Ok(())

@@ -2,7 +2,7 @@
 
 use tweedie_models::Codec;
 
-use super::unclip;
+use super::{motion, unclip};
 
 /// A class of diffusers' pipelines.
 #[derive(Debug, PartialEq)]
@@ -86,6 +86,14 @@ const TEXTS_TO_CLIPS: PipelineKind = PipelineKind {
     ..TEXTS_TO_IMAGES
 };
 
+/// A model of images with motion modules.
+pub(super) const ANIMATED: PipelineKind = PipelineKind {
+    name: "AnimateDiffPipeline",
+    also: &["AnimateDiffVideoToVideoPipeline"],
+    network: ("unet", "UNetMotionModel"),
+    ..TEXTS_TO_IMAGES
+};
+
 const XL_TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
     name: "StableDiffusionXLPipeline",
     also: &["StableDiffusionXLImg2ImgPipeline"],
@@ -163,6 +171,7 @@ pub const PIPELINES: &[PipelineKind] = &[
     unclip::DECODER,
     PipelineKind { name: unclip::VARIATION, ..unclip::DECODER },
     TEXTS_TO_CLIPS,
+    ANIMATED,
 ];
 
 /// Names of text encoders and their tokenizers in folders.
@@ -171,8 +180,9 @@ pub const TEXTS: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_enco
 /// The key of an index that says whether the network reads an aesthetic score.
 pub(super) const AESTHETIC: &str = "requires_aesthetics_score";
 
-/// Components that are not needed to make images; they are not loaded.
-pub(super) const UNUSED: [&str; 4] = ["safety_checker", "feature_extractor", "image_encoder", "watermarker"];
+/// Components that are not needed to make images; they are not loaded. A motion adapter is part of the network, too.
+pub(super) const UNUSED: [&str; 5] =
+    ["safety_checker", "feature_extractor", "image_encoder", "watermarker", motion::ADAPTER];
 
 pub(super) fn named(name: &str) -> &'static PipelineKind {
     let is = |kind: &&PipelineKind| kind.name == name || kind.also.contains(&name);

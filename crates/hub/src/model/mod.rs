@@ -6,6 +6,7 @@
 mod control;
 mod index;
 mod kinds;
+mod motion;
 mod save;
 mod small;
 mod unclip;

@@ -7,7 +7,10 @@ use tweedie_models::{
     ClipTextModel, Codec, ControlNetConfig, ControlNetModel, Network, unet::DIFFUSERS_VERSION,
 };
 
-use super::{AESTHETIC, Model, PipelineKind, TEXTS, check_tokens, control, names_of, of_texts_by};
+use super::{
+    AESTHETIC, Model, PipelineKind, TEXTS, check_tokens, control, kinds::ANIMATED, motion, names_of,
+    of_texts_by,
+};
 use crate::{
     component::{TEXT_WEIGHTS, write, write_tensors},
     error::HubError,
@@ -179,6 +182,10 @@ impl Folder<'_> {
             index.insert(folder.to_owned(), json!(["transformers", "CLIPTokenizer"]));
         }
         let images = class != "UNet3DConditionModel";
+        let animated = self.kind == &ANIMATED;
+        if animated {
+            index.insert(motion::ADAPTER.into(), absent.clone());
+        }
         if images && !self.texts.is_empty() {
             index.insert("feature_extractor".into(), absent.clone());
             index.insert("image_encoder".into(), absent.clone());
@@ -188,7 +195,7 @@ impl Folder<'_> {
         }
         if self.kind.xl {
             index.insert("force_zeros_for_empty_prompt".into(), json!(self.zeros));
-        } else if images && !self.texts.is_empty() {
+        } else if images && !animated && !self.texts.is_empty() {
             index.insert("safety_checker".into(), absent);
             index.insert("requires_safety_checker".into(), json!(false));
         }

@@ -57,7 +57,17 @@ impl Init {
 
     /// A constant parameter.
     pub fn constant<const D: usize>(&self, name: &str, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
-        self.param(name, shape, move |_, values| values.fill(value))
+        self.filled(name, shape, move |values| values.fill(value))
+    }
+
+    /// A parameter with the values that `fill` writes.
+    pub fn filled<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        fill: impl FnOnce(&mut [f32]) + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
+        self.param(name, shape, move |_, values| fill(values))
     }
 
     fn param<const D: usize>(

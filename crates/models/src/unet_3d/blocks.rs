@@ -4,8 +4,8 @@ use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::Maps;
 
 use super::{
-    config::{DownBlock3DType, UNet3DConfig, UpBlock3DType},
-    time::{TimeConvs, TimeTransformer},
+    VideoUNetConfig,
+    time::{TimeConvs, TimeSpec, TimeTransformer},
 };
 use crate::{
     config::ConfigError,
@@ -15,7 +15,10 @@ use crate::{
         resample::{ConvDown, ConvUp},
         resnet::{ResnetBlock, Time},
     },
-    unet_condition::{UNet2DConditionConfig, blocks::Builder, transformer::Transformer},
+    unet_condition::{
+        CrossDownBlockType, CrossUpBlockType, UNet2DConditionConfig, blocks::Builder,
+        transformer::Transformer,
+    },
 };
 
 /// Inputs of blocks besides the maps. Time and text have one row per frame.
@@ -28,7 +31,7 @@ pub(super) struct Inputs<'a> {
 
 /// Builds the layers of one block.
 pub(super) struct Blocks<'a> {
-    pub(super) config: &'a UNet3DConfig,
+    pub(super) config: &'a VideoUNetConfig,
     /// Of the layers in each frame.
     pub(super) frames: &'a UNet2DConditionConfig,
 }
@@ -39,17 +42,22 @@ struct Plan {
     resnets: Vec<[usize; 2]>,
     /// The level, counted from the highest resolution.
     level: usize,
-    attends: bool,
+    /// Layers of the transformers in the frames, if there are any.
+    attends: Option<usize>,
+    /// Layers of the motion modules, if there are any.
+    moves: Option<usize>,
     scale: f64,
 }
 
-/// Residual layers, each followed by convolutions over time and, in some blocks, by two transformers.
+/// Residual layers, each followed by convolutions over time and, in some blocks, by two transformers; or by a transformer in
+/// some blocks and by a motion module.
 #[derive(Module, Debug)]
 pub struct Block {
     resnets: Vec<ResnetBlock>,
     temp_convs: Vec<TimeConvs>,
     attentions: Vec<Transformer>,
     temp_attentions: Vec<TimeTransformer>,
+    motion_modules: Vec<TimeTransformer>,
     downsamplers: Vec<ConvDown>,
     upsamplers: Vec<ConvUp>,
 }
@@ -57,53 +65,86 @@ pub struct Block {
 impl Blocks<'_> {
     fn block(&self, init: &Init, plan: Plan) -> Result<Block, ConfigError> {
         let builder = Builder { config: self.frames, scale: plan.scale };
-        let groups = self.config.norm_num_groups;
         let mut block = Block {
             resnets: Vec::new(),
             temp_convs: Vec::new(),
             attentions: Vec::new(),
             temp_attentions: Vec::new(),
+            motion_modules: Vec::new(),
             downsamplers: Vec::new(),
             upsamplers: Vec::new(),
         };
         for (i, &[from, to]) in plan.resnets.iter().enumerate() {
             block.resnets.push(builder.resnet(&init.at("resnets").at(i), from, to)?);
-            block.temp_convs.push(TimeConvs::new(&init.at("temp_convs").at(i), to, groups));
-            if plan.attends {
-                self.attend(&mut block, init, &builder, i, plan.level, to)?;
+            if let VideoUNetConfig::UNet3D(config) = self.config {
+                let at = init.at("temp_convs").at(i);
+                block.temp_convs.push(TimeConvs::new(&at, to, config.norm_num_groups));
+            }
+            if let Some(layers) = plan.attends {
+                self.attend(&mut block, init, &builder, i, [plan.level, to, layers])?;
+            }
+            if let Some(layers) = plan.moves {
+                self.motion(&mut block, init, i, [plan.level, to, layers]);
             }
         }
         Ok(block)
     }
 
+    /// Adds the transformers after layer `i`, that in the frames with so many `layers`.
     fn attend(
         &self,
         block: &mut Block,
         init: &Init,
         builder: &Builder<'_>,
         i: usize,
-        level: usize,
-        channels: usize,
+        [level, channels, layers]: [usize; 3],
     ) -> Result<(), ConfigError> {
-        let head = self.config.attention_head_dim;
-        let (at, over) = (init.at("attentions").at(i), init.at("temp_attentions").at(i));
-        let Either::A(transformer) = builder.transformer(&at, level, channels, 1, false)? else {
+        let at = init.at("attentions").at(i);
+        let Either::A(transformer) = builder.transformer(&at, level, channels, layers, false)? else {
             unreachable!("the blocks of the frames have no other attention")
         };
         block.attentions.push(transformer);
-        let heads = [channels / head.max(1), head];
-        block.temp_attentions.push(TimeTransformer::new(&over, channels, heads, self.config.norm_num_groups));
+        if let VideoUNetConfig::UNet3D(config) = self.config {
+            let head = config.attention_head_dim;
+            let spec = TimeSpec { heads: channels / head.max(1), head, layers: 1, positions: None };
+            let at = init.at("temp_attentions").at(i);
+            block.temp_attentions.push(TimeTransformer::new(&at, channels, spec, config.norm_num_groups));
+        }
         Ok(())
     }
 
+    /// Adds the motion module after layer `i`.
+    fn motion(&self, block: &mut Block, init: &Init, i: usize, [level, channels, layers]: [usize; 3]) {
+        let VideoUNetConfig::Motion(config) = self.config else { return };
+        // Checked with the configuration.
+        let heads = config.motion_num_attention_heads.get(level).unwrap_or(1);
+        let spec =
+            TimeSpec { heads, head: channels / heads, layers, positions: Some(config.motion_max_seq_length) };
+        let at = init.at("motion_modules").at(i);
+        block.motion_modules.push(TimeTransformer::new(&at, channels, spec, config.norm_num_groups));
+    }
+
+    /// Layers of the motion modules at `level`, outside the middle block.
+    fn moves(&self, level: usize) -> Option<usize> {
+        match self.config {
+            VideoUNetConfig::UNet3D(_) => None,
+            VideoUNetConfig::Motion(config) => config.temporal_transformer_layers_per_block.get(level),
+        }
+    }
+
     pub(super) fn down(&self, init: &Init, level: usize) -> Result<Block, ConfigError> {
-        let widths = &self.config.block_out_channels;
+        let config = self.frames;
+        let widths = &config.block_out_channels;
         let (from, to) = (widths[level.saturating_sub(1)], widths[level]);
-        let resnets = (0..self.config.layers_per_block).map(|i| [if i == 0 { from } else { to }, to]);
-        let attends = self.config.down_block_types[level] == DownBlock3DType::CrossAttnDownBlock3D;
-        let mut block = self.block(init, Plan { resnets: resnets.collect(), level, attends, scale: 1.0 })?;
+        let resnets = (0..config.layers(level)?).map(|i| [if i == 0 { from } else { to }, to]).collect();
+        let attends = match config.down_block_types[level] {
+            CrossDownBlockType::CrossAttnDownBlock2D => Some(config.transformer_layers(level)?),
+            _ => None,
+        };
+        let plan = Plan { resnets, level, attends, moves: self.moves(level), scale: 1.0 };
+        let mut block = self.block(init, plan)?;
         if level + 1 < widths.len() {
-            let padding = self.config.downsample_padding;
+            let padding = config.downsample_padding;
             block.downsamplers.push(ConvDown::new(&init.at("downsamplers.0"), to, padding));
         }
         Ok(block)
@@ -111,30 +152,38 @@ impl Blocks<'_> {
 
     /// Residual layer, transformers, residual layer.
     pub(super) fn mid(&self, init: &Init) -> Result<Block, ConfigError> {
-        let level = self.config.block_out_channels.len() - 1;
-        let channels = self.config.block_out_channels[level];
-        let scale = self.config.mid_block_scale_factor;
-        let resnets = vec![[channels; 2]; 2];
-        let mut block = self.block(init, Plan { resnets, level, attends: false, scale })?;
-        let builder = Builder { config: self.frames, scale };
-        self.attend(&mut block, init, &builder, 0, level, channels)?;
+        let config = self.frames;
+        let level = config.block_out_channels.len() - 1;
+        let (channels, scale) = (config.block_out_channels[level], config.mid_block_scale_factor);
+        let plan = Plan { resnets: vec![[channels; 2]; 2], level, attends: None, moves: None, scale };
+        let mut block = self.block(init, plan)?;
+        let builder = Builder { config, scale };
+        self.attend(&mut block, init, &builder, 0, [level, channels, config.transformer_layers(level)?])?;
+        if matches!(self.config, VideoUNetConfig::Motion(config) if config.use_motion_mid_block) {
+            self.motion(&mut block, init, 0, [level, channels, 1]);
+        }
         Ok(block)
     }
 
     /// Block `i`, counted from the lowest resolution.
     pub(super) fn up(&self, init: &Init, i: usize) -> Result<Block, ConfigError> {
-        let widths = &self.config.block_out_channels;
+        let config = self.frames;
+        let widths = &config.block_out_channels;
         let level = widths.len() - 1 - i;
         let (previous, to) = (widths[(level + 1).min(widths.len() - 1)], widths[level]);
         let next = widths[level.saturating_sub(1)];
-        let layers = self.config.layers_per_block + 1;
+        let layers = config.layers(level)? + 1;
         let resnets = (0..layers).map(|j| {
             let below = if j == 0 { previous } else { to };
             let skip = if j + 1 == layers { next } else { to };
             [below + skip, to]
         });
-        let attends = self.config.up_block_types[i] == UpBlock3DType::CrossAttnUpBlock3D;
-        let mut block = self.block(init, Plan { resnets: resnets.collect(), level, attends, scale: 1.0 })?;
+        let attends = match config.up_block_types[i] {
+            CrossUpBlockType::CrossAttnUpBlock2D => Some(config.transformer_layers_up(i, level)?),
+            _ => None,
+        };
+        let plan = Plan { resnets: resnets.collect(), level, attends, moves: self.moves(level), scale: 1.0 };
+        let mut block = self.block(init, plan)?;
         if level > 0 {
             block.upsamplers.push(ConvUp::new(&init.at("upsamplers.0"), to));
         }
@@ -143,18 +192,17 @@ impl Blocks<'_> {
 }
 
 impl Block {
-    /// Layer `i` and the one over time.
+    /// Layer `i` and the convolutions over time, if there are any.
     fn residual(&self, i: usize, x: impl Into<Maps>, inputs: &Inputs<'_>) -> Tensor<4> {
         let x = self.resnets[i].forward(x, inputs.time, inputs.mode);
-        self.temp_convs[i].forward(x, inputs.frames)
+        self.temp_convs.get(i).into_iter().fold(x, |x, convs| convs.forward(x, inputs.frames))
     }
 
-    /// The transformers of layer `i`, if there are any.
+    /// What follows layer `i`: the transformers and the motion module, if there are any.
     fn attended(&self, i: usize, x: Tensor<4>, inputs: &Inputs<'_>) -> Tensor<4> {
-        match (self.attentions.get(i), self.temp_attentions.get(i)) {
-            (Some(frame), Some(time)) => time.forward(frame.forward(x, inputs.text), inputs.frames),
-            _ => x,
-        }
+        let x = self.attentions.get(i).into_iter().fold(x, |x, frame| frame.forward(x, inputs.text));
+        let over_time = self.temp_attentions.get(i).into_iter().chain(self.motion_modules.get(i));
+        over_time.fold(x, |x, time| time.forward(x, inputs.frames))
     }
 
     /// As a block of the down path: pushes the inputs of the up path to `skips`.

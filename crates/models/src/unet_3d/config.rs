@@ -1,12 +1,11 @@
-//! The configuration of a [`UNet3DConditionModel`](super::UNet3DConditionModel) in the format of diffusers' `config.json`.
+//! The configuration of diffusers' `UNet3DConditionModel` in the format of `config.json`.
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::UNet3DConditionModel;
+use super::VideoUNet;
 use crate::{
     config::{self, ConfigError, Format, in_range},
-    layers::{Activation, Init},
+    layers::Activation,
     network::IoSpec,
     unet::SampleSize,
     unet_condition::{
@@ -18,7 +17,7 @@ use crate::{
 const FIXED: [(&str, &str); 2] = [("num_attention_heads", "null"), ("time_cond_proj_dim", "null")];
 
 /// Number of frames that diffusers' pipelines make unless asked otherwise; the configuration does not say it.
-const FRAMES: usize = 16;
+pub(super) const FRAMES: usize = 16;
 /// Widest head, and most frames.
 const MAX_HEAD: usize = 1 << 12;
 
@@ -123,7 +122,7 @@ impl UNet3DConfig {
     /// # Errors
     /// Names the key, its value and what was expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        UNet3DConditionModel::build(self, &Init::new(0, &Device::flex())).map(drop)
+        VideoUNet::check(&self.into())
     }
 
     /// Checks what the layers of frames do not check.

@@ -1,10 +1,12 @@
-//! `UNet3DConditionModel`: the text-conditional U-Net for clips (Wang et al. 2023, arXiv:2308.06571), as in diffusers.
+//! Text-conditional U-Nets for clips, as in diffusers: `UNet3DConditionModel` (Wang et al. 2023, arXiv:2308.06571) and
+//! `UNetMotionModel` (Guo et al. 2023, arXiv:2307.04725).
 //!
-//! The layers of `UNet2DConditionModel` see each frame; convolutions and transformers over time follow them (a space-time
-//! factorization as in Ho et al. 2022, arXiv:2204.03458).
+//! The layers of `UNet2DConditionModel` see each frame; convolutions and transformers over time, or motion modules, follow
+//! them (a space-time factorization as in Ho et al. 2022, arXiv:2204.03458).
 
 mod blocks;
 mod config;
+mod motion;
 mod time;
 
 use burn::{
@@ -14,10 +16,11 @@ use burn::{
 use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision, SampleShape};
 
 pub use config::{DownBlock3DType, UNet3DConfig, UpBlock3DType};
+pub use motion::{DownBlockMotionType, UNetMotionConfig, UpBlockMotionType};
 
 use self::{
     blocks::{Block, Blocks, Inputs},
-    time::TimeTransformer,
+    time::{TimeSpec, TimeTransformer},
 };
 use crate::{
     conditions::{Conditions, TEXT},
@@ -32,51 +35,114 @@ use crate::{
         positional,
         resnet::{Time, check_groups},
     },
+    unet_condition::UNet2DConditionConfig,
 };
 
 /// Number of heads of the transformer before the first block, fixed in diffusers.
 const FIRST_HEADS: usize = 8;
 
-/// The text-conditional U-Net for clips. Parameters are named as in diffusers' `UNet3DConditionModel`.
+/// The configuration of a [`VideoUNet`], by its class in diffusers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VideoUNetConfig {
+    /// `UNet3DConditionModel`.
+    UNet3D(UNet3DConfig),
+    /// `UNetMotionModel`.
+    Motion(UNetMotionConfig),
+}
+
+impl From<&UNet3DConfig> for VideoUNetConfig {
+    fn from(config: &UNet3DConfig) -> Self {
+        Self::UNet3D(config.clone())
+    }
+}
+
+impl From<&UNetMotionConfig> for VideoUNetConfig {
+    fn from(config: &UNetMotionConfig) -> Self {
+        Self::Motion(config.clone())
+    }
+}
+
+impl VideoUNetConfig {
+    /// The `config.json` for diffusers.
+    pub fn to_json(&self) -> String {
+        match self {
+            Self::UNet3D(config) => config.to_json(),
+            Self::Motion(config) => config.to_json(),
+        }
+    }
+
+    /// What a network of this configuration takes and gives.
+    pub fn spec(&self) -> IoSpec {
+        match self {
+            Self::UNet3D(config) => config.spec(),
+            Self::Motion(config) => config.spec(),
+        }
+    }
+
+    /// The configuration of the layers in each frame.
+    pub fn frames(&self) -> UNet2DConditionConfig {
+        match self {
+            Self::UNet3D(config) => config.frames(),
+            Self::Motion(config) => config.frames(),
+        }
+    }
+
+    fn check_values(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::UNet3D(config) => config.check_values(),
+            Self::Motion(config) => config.check_values(),
+        }
+    }
+}
+
+/// The text-conditional U-Net for clips. Parameters are named as in diffusers' `UNet3DConditionModel` and `UNetMotionModel`.
 #[derive(Module, Debug)]
-pub struct UNet3DConditionModel {
+pub struct VideoUNet {
     conv_in: Conv2d,
     time_embedding: TimestepEmbedding,
-    transformer_in: TimeTransformer,
+    transformer_in: Option<TimeTransformer>,
     down_blocks: Vec<Block>,
     mid_block: Block,
     up_blocks: Vec<Block>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     #[module(skip)]
-    config: UNet3DConfig,
+    config: VideoUNetConfig,
+    /// Of the layers in each frame.
+    #[module(skip)]
+    frames: UNet2DConditionConfig,
     #[module(skip)]
     context: ExecContext,
 }
 
-impl UNet3DConditionModel {
+impl VideoUNet {
     /// Creates a network with initial weights drawn from PyTorch's default distributions.
     ///
     /// # Errors
-    /// Those of [`UNet3DConfig::validate`].
-    pub fn new(config: &UNet3DConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
+    /// Those of the configuration's `validate`.
+    pub fn new(config: impl Into<VideoUNetConfig>, seed: u64, device: &Device) -> Result<Self, ConfigError> {
+        Ok(params::settle(Self::build(config.into(), &Init::new(seed, device))?))
     }
 
     /// Creates a network with the weights of `source`.
     ///
     /// # Errors
-    /// Those of [`UNet3DConfig::validate`] and [`params::import`].
+    /// Those of the configuration's `validate`, and of [`params::import`].
     pub fn load(
-        config: &UNet3DConfig,
+        config: impl Into<VideoUNetConfig>,
         source: &dyn TensorSource,
         device: &Device,
     ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
+        Ok(params::import(Self::build(config.into(), &Init::new(0, device))?, source)?)
+    }
+
+    /// Checks that a network can be built from `config`.
+    fn check(config: &VideoUNetConfig) -> Result<(), ConfigError> {
+        Self::build(config.clone(), &Init::new(0, &Device::flex())).map(drop)
     }
 
     /// The network's configuration.
-    pub fn config(&self) -> &UNet3DConfig {
+    pub fn config(&self) -> &VideoUNetConfig {
         &self.config
     }
 
@@ -88,21 +154,28 @@ impl UNet3DConditionModel {
         self
     }
 
-    fn build(config: &UNet3DConfig, init: &Init) -> Result<Self, ConfigError> {
+    fn build(config: VideoUNetConfig, init: &Init) -> Result<Self, ConfigError> {
         config.check_values()?;
         let frames = config.frames();
         frames.check_values()?;
         frames.layers(0)?;
         let (first, groups, blocks) =
-            (config.block_out_channels[0], config.norm_num_groups, config.block_out_channels.len());
+            (frames.block_out_channels[0], frames.norm_num_groups, frames.block_out_channels.len());
         let at = init.at("conv_norm_out");
         check_groups(&at, "norm_num_groups", groups, groups, first)?;
-        let make = Blocks { config, frames: &frames };
-        let heads = [FIRST_HEADS, config.attention_head_dim];
+        let make = Blocks { config: &config, frames: &frames };
+        let transformer_in = match &config {
+            VideoUNetConfig::UNet3D(config) => {
+                let head = config.attention_head_dim;
+                let spec = TimeSpec { heads: FIRST_HEADS, head, layers: 1, positions: None };
+                Some(TimeTransformer::new(&init.at("transformer_in"), first, spec, groups))
+            }
+            VideoUNetConfig::Motion(_) => None,
+        };
         Ok(Self {
-            conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, 3, true),
+            conv_in: Conv2d::new(&init.at("conv_in"), frames.in_channels, first, 3, true),
             time_embedding: TimestepEmbedding::new(&init.at("time_embedding"), first, frames.time_width()),
-            transformer_in: TimeTransformer::new(&init.at("transformer_in"), first, heads, groups),
+            transformer_in,
             down_blocks: (0..blocks)
                 .map(|level| make.down(&init.at("down_blocks").at(level), level))
                 .collect::<Result<_, _>>()?,
@@ -110,9 +183,10 @@ impl UNet3DConditionModel {
             up_blocks: (0..blocks)
                 .map(|i| make.up(&init.at("up_blocks").at(i), i))
                 .collect::<Result<_, _>>()?,
-            conv_norm_out: GroupNorm::new(&at, groups, first, config.norm_eps),
-            conv_out: Conv2d::new(&init.at("conv_out"), first, config.out_channels, 3, true),
-            config: config.clone(),
+            conv_norm_out: GroupNorm::new(&at, groups, first, frames.norm_eps),
+            conv_out: Conv2d::new(&init.at("conv_out"), first, frames.out_channels, 3, true),
+            config,
+            frames,
             context: ExecContext::default(),
         })
     }
@@ -134,7 +208,15 @@ impl UNet3DConditionModel {
                 "the samples have the shape {shape}, expected sizes of at least 1"
             )));
         }
-        self.config.frames().check_input([rows, channels, height, width], times, conditions)
+        if let VideoUNetConfig::Motion(config) = &self.config
+            && frames > config.motion_max_seq_length
+        {
+            return Err(InputError(format!(
+                "the clips have {frames} frames, expected at most {} (`motion_max_seq_length`)",
+                config.motion_max_seq_length
+            )));
+        }
+        self.frames.check_input([rows, channels, height, width], times, conditions)
     }
 
     /// The raw output `[B, out_channels, F, H, W]` for `x: [B, in_channels, F, H, W]` at `times`, one per row. See
@@ -154,10 +236,10 @@ impl UNet3DConditionModel {
 
     fn run(&self, x: Tensor<5>, times: &[f32], text: &Tensor<3>, mode: Mode) -> Tensor<5> {
         let [b, channels, frames, h, w] = x.dims();
-        let first = self.config.block_out_channels[0];
+        let first = self.frames.block_out_channels[0];
         let numbers = positional(times, first, 0.0, true);
         let numbers = embed::rows(numbers, times.len(), &self.time_embedding.device());
-        let act = self.config.act_fn;
+        let act = self.frames.act_fn;
         let raw = self.time_embedding.forward_with(act, numbers);
         let width = raw.dims()[1];
         let raw = raw.unsqueeze_dim::<3>(1).expand([b, frames, width]).reshape([b * frames, width]);
@@ -170,7 +252,7 @@ impl UNet3DConditionModel {
 
         let x = x.permute([0, 2, 3, 4, 1]).reshape([b * frames, h, w, channels]).permute([0, 3, 1, 2]);
         let x = self.context.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
-        let mut x = self.transformer_in.forward(x, frames);
+        let mut x = self.transformer_in.iter().fold(x, |x, time| time.forward(x, frames));
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             x = block.down(x, &mut skips, &inputs);
@@ -181,12 +263,12 @@ impl UNet3DConditionModel {
         }
         let precision = self.context.precision;
         let x = self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, precision);
-        let channels = self.config.out_channels;
+        let channels = self.frames.out_channels;
         x.permute([0, 2, 3, 1]).reshape([b, frames, h, w, channels]).permute([0, 4, 1, 2, 3])
     }
 }
 
-impl Network for UNet3DConditionModel {
+impl Network for VideoUNet {
     fn spec(&self) -> IoSpec {
         self.config.spec()
     }
@@ -202,14 +284,14 @@ impl Network for UNet3DConditionModel {
     }
 
     fn forward(&self, x: Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Batch {
-        Batch::of(UNet3DConditionModel::forward(self, x.tensor(), times, conditions, mode))
+        Batch::of(VideoUNet::forward(self, x.tensor(), times, conditions, mode))
     }
 
     fn row_bytes(&self, shape: &SampleShape, precision: Precision) -> u64 {
         let &[channels, frames, height, width] = shape.dims() else { return 0 };
         let frame = SampleShape::from([channels, height, width]);
-        let layers = |_| self.config.layers_per_block;
-        let each = unet_row(&self.config.block_out_channels, layers, true, &frame, precision);
+        let layers = |level| self.frames.layers_per_block.get(level).unwrap_or(1);
+        let each = unet_row(&self.frames.block_out_channels, layers, true, &frame, precision);
         each.saturating_mul(frames as u64)
     }
 

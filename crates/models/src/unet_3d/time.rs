@@ -125,6 +125,17 @@ fn silu_norm(norm: &GroupNorm) -> Norm {
     norm.norm(None, true)
 }
 
+/// The parameters of a transformer over time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TimeSpec {
+    pub(super) heads: usize,
+    /// Width of a head.
+    pub(super) head: usize,
+    pub(super) layers: usize,
+    /// Most frames, if attention sees their positions.
+    pub(super) positions: Option<usize>,
+}
+
 /// A transformer on the frames of each pixel. Its layers attend to the frames twice.
 #[derive(Module, Debug)]
 pub struct TimeTransformer {
@@ -136,21 +147,24 @@ pub struct TimeTransformer {
 
 impl TimeTransformer {
     /// `groups` must divide `channels`.
-    pub(super) fn new(init: &Init, channels: usize, [heads, head]: [usize; 2], groups: usize) -> Self {
+    pub(super) fn new(init: &Init, channels: usize, spec: TimeSpec, groups: usize) -> Self {
+        let TimeSpec { heads, head, layers, positions } = spec;
         let width = heads * head;
         let spec = TransformerSpec {
             channels: width,
             heads,
-            layers: 1,
+            layers,
             text: width,
             groups,
             linear: true,
             only_cross: false,
+            positions,
         };
+        let layer = |i: usize| TransformerLayer::new(&init.at("transformer_blocks").at(i), spec);
         Self {
             norm: GroupNorm::new(&init.at("norm"), groups, channels, GROUP_EPS),
             proj_in: Linear::new(&init.at("proj_in"), channels, width, true),
-            transformer_blocks: vec![TransformerLayer::new(&init.at("transformer_blocks.0"), spec)],
+            transformer_blocks: (0..layers).map(layer).collect(),
             proj_out: Linear::new(&init.at("proj_out"), width, channels, true),
         }
     }

@@ -107,7 +107,8 @@ impl Builder<'_> {
         }
         let text = listed("cross_attention_dim", config.cross_attention_dim.get(level), level)?;
         let (groups, linear) = (config.norm_num_groups, config.use_linear_projection);
-        let spec = TransformerSpec { channels, heads, layers, text, groups, linear, only_cross };
+        let spec =
+            TransformerSpec { channels, heads, layers, text, groups, linear, only_cross, positions: None };
         Ok(Either::A(Transformer::new(init, spec)))
     }
 }

@@ -83,12 +83,12 @@ impl UNet2DConditionConfig {
     }
 
     /// Number of transformer layers in block `level` of the down path.
-    pub(super) fn transformer_layers(&self, level: usize) -> Result<usize, ConfigError> {
+    pub(crate) fn transformer_layers(&self, level: usize) -> Result<usize, ConfigError> {
         listed("transformer_layers_per_block", self.transformer_layers_per_block.get(level), level)
     }
 
     /// Number of transformer layers in block `i` of the up path, which is at `level`.
-    pub(super) fn transformer_layers_up(&self, i: usize, level: usize) -> Result<usize, ConfigError> {
+    pub(crate) fn transformer_layers_up(&self, i: usize, level: usize) -> Result<usize, ConfigError> {
         match &self.reverse_transformer_layers_per_block {
             Some(list) => listed("reverse_transformer_layers_per_block", list.get(i).copied(), i),
             None => self.transformer_layers(level),

@@ -1,6 +1,9 @@
 //! Transformers on pixels with attention to the image and to the text (Rombach et al. 2022, arXiv:2112.10752).
 
-use burn::{module::Module, tensor::Tensor};
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
 use tweedie_ops::{self as ops, Added, ConvOptions};
 
 use crate::layers::{
@@ -23,6 +26,36 @@ pub(crate) struct TransformerSpec {
     pub(crate) linear: bool,
     /// Whether the first attention attends to the text, too.
     pub(crate) only_cross: bool,
+    /// Most tokens, if attention sees their positions.
+    pub(crate) positions: Option<usize>,
+}
+
+/// Sines and cosines of the position of each token (Vaswani et al. 2017, arXiv:1706.03762). They are not trained, but are
+/// part of the file.
+#[derive(Module, Debug)]
+pub struct Positions {
+    /// `[1, tokens, width]`.
+    pe: Param<Tensor<3>>,
+}
+
+impl Positions {
+    fn new(init: &Init, tokens: usize, width: usize) -> Self {
+        let table = move |values: &mut [f32]| {
+            for (i, value) in values.iter_mut().enumerate() {
+                let (token, channel) = (i / width, i % width);
+                let frequency = 10000f64.powf(-((channel / 2 * 2) as f64) / width as f64);
+                let phase = token as f64 * frequency;
+                *value = if channel % 2 == 0 { phase.sin() } else { phase.cos() } as f32;
+            }
+        };
+        Self { pe: init.filled("pe", [1, tokens, width], table).set_require_grad(false) }
+    }
+
+    /// Adds them to `x: [B, T, width]`, where `T` is at most the number of tokens.
+    fn add(&self, x: Tensor<3>) -> Tensor<3> {
+        let places = self.pe.val().narrow(1, 0, x.dims()[1]).cast(x.dtype());
+        x + places
+    }
 }
 
 /// Attention to the image, attention to the text, feed-forward, each with a preceding normalization and a residual
@@ -35,12 +68,13 @@ pub struct TransformerLayer {
     attn2: TokenAttention,
     norm3: LayerNorm,
     ff: FeedForward,
+    pos_embed: Option<Positions>,
     only_cross: bool,
 }
 
 impl TransformerLayer {
     pub(crate) fn new(init: &Init, spec: TransformerSpec) -> Self {
-        let TransformerSpec { channels, heads, text, only_cross, .. } = spec;
+        let TransformerSpec { channels, heads, text, only_cross, positions, .. } = spec;
         let norm = |name: &str| LayerNorm::new(&init.at(name), channels, TOKEN_EPS);
         let attention =
             |name: &str, context| TokenAttention::new(&init.at(name), channels, context, heads, false);
@@ -51,16 +85,18 @@ impl TransformerLayer {
             attn2: attention("attn2", text),
             norm3: norm("norm3"),
             ff: FeedForward::new(&init.at("ff"), channels, FeedForwardActivation::Geglu),
+            pos_embed: positions.map(|tokens| Positions::new(&init.at("pos_embed"), tokens, channels)),
             only_cross,
         }
     }
 
     /// Without a text, both attentions are to `x` itself.
     pub(crate) fn forward(&self, x: Tensor<3>, text: Option<&Tensor<3>>) -> Tensor<3> {
-        let h = self.norm1.forward(x.clone());
+        let placed = |h| self.pos_embed.iter().fold(h, |h, positions| positions.add(h));
+        let h = placed(self.norm1.forward(x.clone()));
         let context = text.filter(|_| self.only_cross).unwrap_or(&h).clone();
         let x = self.attn1.forward_onto(h, context, x);
-        let h = self.norm2.forward(x.clone());
+        let h = placed(self.norm2.forward(x.clone()));
         let context = text.unwrap_or(&h).clone();
         let x = self.attn2.forward_onto(h, context, x);
         self.ff.forward_onto(self.norm3.forward(x.clone()), x)

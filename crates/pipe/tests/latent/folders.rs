@@ -4,11 +4,11 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 use tweedie_hub::{Lora, Model, SafetensorsFile, weights};
-use tweedie_models::TensorSource;
+use tweedie_models::{TensorSource, UNetMotionConfig, VideoUNet};
 use tweedie_ops::Device;
 use tweedie_pipe::Pipeline;
 
-use super::{fill, folder, folder_in, golden, load, picture, run, two_steps};
+use super::{copy, fill, folder, folder_in, formula, golden, load, picture, run, two_steps};
 
 #[test]
 fn every_variant_of_weights_is_found() {
@@ -49,6 +49,39 @@ fn every_variant_of_weights_is_found() {
     assert_eq!(pictures(variant("fp16").unwrap()), two_steps(&halves, "sd1"));
 }
 
+/// The adapter has the weights of the motion modules in the pipeline `motion`, and `sd1` the others.
+#[test]
+fn a_motion_adapter_makes_a_model_of_clips() {
+    let device = Device::flex();
+    let (images, clips, adapter) = (folder("sd1"), folder("motion"), tempfile::tempdir().unwrap());
+    copy(&golden().join("adapter"), adapter.path());
+    let text = fs::read_to_string(clips.path().join("unet/config.json")).unwrap();
+    let config = UNetMotionConfig::from_json(&text).unwrap();
+    let mut modules = formula(&VideoUNet::new(&config, 0, &device).unwrap(), "");
+    modules.retain(|name, _| name.contains("motion_modules"));
+    let file = adapter.path().join("diffusion_pytorch_model.safetensors");
+    weights::write(&file, &modules, weights::Precision::F32, &Default::default()).unwrap();
+
+    let model = Model::load(images.path(), &device).unwrap().animated(adapter.path(), &device).unwrap();
+    assert_eq!(model.kind.name, "AnimateDiffPipeline");
+    assert_eq!(UNetMotionConfig::from_json(&model.network.config_json()).unwrap(), config);
+    let expected = Model::load(clips.path(), &device).unwrap().network.tensors();
+    assert!(model.network.tensors() == expected);
+
+    let refused = |model: &str, adapter: &Path| {
+        let model = Model::load(folder(model).path(), &device).unwrap();
+        model.animated(adapter, &device).err().unwrap().to_string()
+    };
+    let error = refused("sdxl", adapter.path());
+    assert!(error.contains("needs a StableDiffusionPipeline, not a StableDiffusionXLPipeline"), "{error}");
+    let error = refused("sd1", &images.path().join("unet"));
+    assert!(error.contains("`_class_name`") && error.contains("expected MotionAdapter"), "{error}");
+    modules.pop_last();
+    weights::write(&file, &modules, weights::Precision::F32, &Default::default()).unwrap();
+    let error = refused("sd1", adapter.path());
+    assert!(error.contains("does not fit the network of the model") && error.contains("missing"), "{error}");
+}
+
 #[test]
 fn every_pipeline_is_written_as_it_was_read() {
     let json = |file: &Path| -> Value { serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap() };
@@ -63,6 +96,7 @@ fn every_pipeline_is_written_as_it_was_read() {
         "dit",
         "ldm",
         "video",
+        "motion",
     ] {
         let dir = folder(name);
         let loras = match name {

@@ -25,8 +25,8 @@ use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
     ClipTextModel, ClipVisionConfig, ClipVisionModel, ControlNetConfig, ControlNetModel, DitConfig,
     DitTransformer, EmbeddingProjection, EmbeddingProjectionConfig, HostTensor, PriorConfig,
-    PriorTransformer, UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel,
-    UNet3DConditionModel, UNet3DConfig, VqModel, VqModelConfig, params,
+    PriorTransformer, UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel, UNet3DConfig,
+    UNetMotionConfig, VideoUNet, VqModel, VqModelConfig, params,
 };
 use tweedie_ops::Device;
 use tweedie_pipe::{Control, Image, Inputs, Output, Pipeline, PipelineError, RecordedFile, Request};
@@ -86,10 +86,11 @@ fn fill(dir: &Path, precision: weights::Precision) {
         }
         Some("UNet3DConditionModel") => {
             let config = UNet3DConfig::from_json(&text).unwrap();
-            (
-                "diffusion_pytorch_model",
-                formula(&UNet3DConditionModel::new(&config, 0, &device).unwrap(), prefix),
-            )
+            ("diffusion_pytorch_model", formula(&VideoUNet::new(&config, 0, &device).unwrap(), prefix))
+        }
+        Some("UNetMotionModel") => {
+            let config = UNetMotionConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&VideoUNet::new(&config, 0, &device).unwrap(), prefix))
         }
         Some("UNet2DModel") => {
             let config = UNet2DConfig::from_json(&text).unwrap();

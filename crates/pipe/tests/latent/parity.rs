@@ -156,6 +156,7 @@ fn pictures_are_those_of_diffusers() {
         "dit",
         "ldm",
         "video",
+        "motion",
     ] {
         let worst = difference(name, weights::Precision::F32);
         if worst.is_nan() || worst >= TOLERANCE {

@@ -6,8 +6,8 @@ mod batches;
 use burn::{module::Module, tensor::Tensor};
 use tweedie_hub::ClipTokenizer;
 use tweedie_models::{
-    ClipTextModel, Conditions, Entry, ExecContext, InputError, Mode, Network, UNet3DConditionModel,
-    conditions::TEXT, params::settle,
+    ClipTextModel, Conditions, Entry, ExecContext, InputError, Mode, Network, VideoUNet, conditions::TEXT,
+    params::settle,
 };
 use tweedie_ops::{Batch, Device};
 
@@ -19,7 +19,7 @@ pub(crate) use batches::VideoBatches;
 #[derive(Module, Debug)]
 pub(crate) struct VideoModel {
     /// Denoises the latents of clips.
-    pub unet: UNet3DConditionModel,
+    pub unet: VideoUNet,
     /// Encodes texts.
     pub text_encoder: ClipTextModel,
 }
@@ -40,7 +40,7 @@ impl VideoModel {
         let text = config.text.encoder(tokenizer);
         let seed = config.run.seed;
         Ok(settle(Self {
-            unet: UNet3DConditionModel::new(&unet, seed, device).map_err(wrong)?,
+            unet: VideoUNet::new(&unet, seed, device).map_err(wrong)?,
             text_encoder: ClipTextModel::new(&text, seed, device).map_err(wrong)?,
         }))
     }

@@ -312,6 +312,7 @@ impl Args {
         let controls = control::folders(request);
         let options = LoadOptions {
             controls: &controls,
+            motion_adapter: None,
             variant: self.variant.as_deref(),
             loras: &request.loras,
             embeddings: &request.embeddings,

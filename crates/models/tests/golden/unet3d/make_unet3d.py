@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the golden files of `tests/unet3d.rs`: outputs of diffusers' UNet3DConditionModel.
+"""Writes the golden files of `tests/unet3d.rs`: outputs of diffusers' UNet3DConditionModel and UNetMotionModel.
 
     python make_unet3d.py [NAME...]
 
@@ -17,7 +17,7 @@ import sys
 import diffusers
 import numpy as np
 import torch
-from diffusers import UNet3DConditionModel
+from diffusers import UNet3DConditionModel, UNetMotionModel
 from safetensors.numpy import save_file
 
 HERE = pathlib.Path(__file__).parent
@@ -67,15 +67,63 @@ CASES = {
         (1, 3, 20),
         [500.0],
     ),
+    # As Stable Diffusion 1 with an adapter.
+    "motion": (
+        dict(
+            sample_size=8,
+            block_out_channels=[16, 32],
+            down_block_types=["CrossAttnDownBlockMotion", "DownBlockMotion"],
+            up_block_types=["UpBlockMotion", "CrossAttnUpBlockMotion"],
+            layers_per_block=2,
+            norm_num_groups=8,
+            cross_attention_dim=12,
+            num_attention_heads=2,
+            motion_num_attention_heads=4,
+            motion_max_seq_length=6,
+        ),
+        (2, 4, 5, 8, 8),
+        (2, 7, 12),
+        [3.0, 981.0],
+    ),
+    # No module in the middle, linear projections, other heads and layers in each block.
+    "motion_options": (
+        dict(
+            in_channels=3,
+            out_channels=6,
+            block_out_channels=[8, 24],
+            down_block_types=["DownBlockMotion", "CrossAttnDownBlockMotion"],
+            up_block_types=["CrossAttnUpBlockMotion", "UpBlockMotion"],
+            layers_per_block=1,
+            norm_num_groups=4,
+            norm_eps=1e-4,
+            mid_block_scale_factor=1.5,
+            cross_attention_dim=20,
+            use_linear_projection=True,
+            num_attention_heads=[2, 3],
+            motion_num_attention_heads=[4, 6],
+            transformer_layers_per_block=2,
+            temporal_transformer_layers_per_block=2,
+            motion_max_seq_length=4,
+            use_motion_mid_block=False,
+        ),
+        (1, 3, 4, 7, 10),
+        (1, 3, 20),
+        [500.0],
+    ),
 }
 
 
 def make(name):
     config, shape, text_shape, times = CASES[name]
-    model = UNet3DConditionModel(**config).eval()
+    kind = UNetMotionModel if name.startswith("motion") else UNet3DConditionModel
+    model = kind(**config).eval()
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
     model.load_state_dict({k: weight(k, s) for k, s in shapes.items()})
-    out = model(sample("sample", shape), torch.tensor(times), sample("text", text_shape)).sample
+    text = sample("text", text_shape)
+    if kind is UNetMotionModel:
+        # Its pipelines repeat the text for each frame.
+        text = text.repeat_interleave(shape[2], dim=0)
+    out = model(sample("sample", shape), torch.tensor(times), text).sample
     out.square().mean().backward()
     grads = [p.grad for _, p in sorted(model.named_parameters())]
     out = out.detach().numpy()
@@ -84,7 +132,7 @@ def make(name):
     listing = "".join(f"{k} {json.dumps(s)}\n" for k, s in sorted(shapes.items()))
     rms = [[g.square().mean().sqrt().item(), g.reshape(-1)[-1].item()] for g in grads]
     metadata = {
-        "config": json.dumps({"_class_name": "UNet3DConditionModel", **config}),
+        "config": json.dumps({"_class_name": kind.__name__, **config}),
         "sample": json.dumps(shape),
         "text": json.dumps(text_shape),
         "times": json.dumps(times),

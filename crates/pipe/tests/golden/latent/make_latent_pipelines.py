@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import transformers
 from diffusers import (
+    AnimateDiffPipeline,
     AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
@@ -39,6 +40,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     LDMPipeline,
     LDMSuperResolutionPipeline,
+    MotionAdapter,
     PNDMScheduler,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetInpaintPipeline,
@@ -55,6 +57,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
+    UNetMotionModel,
     VQModel,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -437,6 +440,24 @@ def video():
     return TextToVideoSDPipeline(**parts), request, [2, 4, 3, 8, 12]
 
 
+def motion():
+    """The network of `sd1` with a motion adapter, whose folder is written beside the parts of the pipeline."""
+    adapter = MotionAdapter(
+        block_out_channels=[16, 32],
+        motion_layers_per_block=1,
+        motion_norm_num_groups=8,
+        motion_num_attention_heads=2,
+        motion_max_seq_length=6,
+    )
+    net = UNetMotionModel.from_unet2d(unet(24), adapter)
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="linspace")
+    parts = dict(vae=vae(), text_encoder=text(24), tokenizer=TOKENIZER, unet=filled(net), scheduler=scheduler)
+    request = dict(prompt="the cat smiling", negative_prompt="red hat", guidance=7.5, steps=5, frames=3, size=[16, 24])
+    (HERE / "adapter").mkdir(exist_ok=True)
+    adapter.save_config(HERE / "adapter")
+    return AnimateDiffPipeline(**parts, motion_adapter=None), request, [2, 4, 3, 8, 12]
+
+
 def lora():
     """A low-rank change of some layers, by the names that diffusers writes."""
     pipe, request, shape = sd1()
@@ -484,6 +505,7 @@ CASES = dict(
     dit=dit,
     ldm=ldm,
     video=video,
+    motion=motion,
 )
 
 
@@ -563,7 +585,7 @@ def make(name):
             begun = pipe(**more, **size, latents=latents, denoising_end=part, output_type="latent").images
             sizes = dict(original_size=(16, 16), target_size=(16, 16))
             last(**more, **sizes, image=begun, denoising_start=part, aesthetic_score=request["aesthetic_score"])
-        elif name == "video":
+        elif name in ("video", "motion"):
             # It makes one clip of a prompt.
             prompts = {key: [request[key]] * shape[0] for key in ("prompt", "negative_prompt")}
             height, width = request["size"]
@@ -602,7 +624,7 @@ def make(name):
                 more |= dict(image=pictures) if controls else {}
             pipe(request["prompt"], **more)
     out = seen[0].numpy()
-    if name == "video":
+    if name in ("video", "motion"):
         # From frames of channels to channels of frames.
         out = out.reshape(shape[0], shape[2], *out.shape[1:]).transpose(0, 2, 1, 3, 4)
     out = np.ascontiguousarray(out)
