@@ -222,7 +222,8 @@ def many_jobs(draw, count):
         server.stop()
         server.check_log()
     print(f"memory over {count} jobs, MB: {sizes}; seconds for a tenth: {seconds}")
-    assert sizes[-1] <= 1.1 * sizes[1] + 8, sizes
+    # Calls of other sizes need buffers of their own in the beginning.
+    assert sizes[-1] <= sizes[5] + 4, sizes
 
 
 def main():

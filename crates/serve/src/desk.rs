@@ -300,6 +300,8 @@ impl Work {
         let job = prepared.map_err(|e| Fault::from(e).without_folders())?;
         self.limiter.check_job(&job)?;
         let job = Arc::new(job);
+        // What has ended would keep its memory as long as it is listed.
+        loaded.jobs.retain(|job| job.strong_count() > 0);
         loaded.jobs.push(Arc::downgrade(&job));
         Ok(job)
     }
