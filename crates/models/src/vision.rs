@@ -92,6 +92,16 @@ impl ClipVisionConfig {
         Ok(config)
     }
 
+    /// The `config.json` for transformers.
+    pub fn to_json(&self) -> String {
+        let mut entries = config::entries_of(self);
+        entries.insert("model_type".into(), "clip_vision_model".into());
+        entries.insert("torch_dtype".into(), "float32".into());
+        let mut text = serde_json::to_string_pretty(&entries).expect("a map of JSON values");
+        text.push('\n');
+        text
+    }
+
     /// Checks that an encoder can be built from this.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use burn::{
     module::{Module, Param},
     tensor::{DType, Device, Tensor, TensorData},
 };
-use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
+use tweedie_ops::{Batch, ExecContext, Precision, SampleShape, from_host};
 
 pub use config::{AddedToken, InputNorm, PriorConfig, TextProjection};
 pub use projection::{EmbeddingProjection, EmbeddingProjectionConfig, Projected};
@@ -104,6 +104,26 @@ impl PriorTransformer {
     /// The network's configuration.
     pub fn config(&self) -> &PriorConfig {
         &self.config
+    }
+
+    /// The same network with the mean and the standard deviation of each value of the embeddings, by which they are
+    /// standardized for the diffusion.
+    ///
+    /// # Panics
+    /// If there are not `embedding_dim` values of each.
+    #[must_use]
+    pub fn with_statistics(mut self, mean: &[f32], std: &[f32]) -> Self {
+        let set = |param: Param<Tensor<2>>, values: &[f32]| {
+            let (id, old, mapper) = param.consume();
+            let new = from_host::<2>(values.to_vec(), [1, values.len()], &old.device().inner());
+            assert_eq!(new.dims(), old.dims(), "one value for each of an embedding");
+            // They are not trained.
+            let new = if old.is_autodiff() { new.autodiff() } else { new };
+            Param::from_mapped_value(id, new, mapper)
+        };
+        self.clip_mean = set(self.clip_mean, mean);
+        self.clip_std = set(self.clip_std, std);
+        self
     }
 
     /// The same network, whose calls run in `context`, but in `f32` at any precision. Parameters are shared.
