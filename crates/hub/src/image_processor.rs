@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{error::HubError, files};
 
@@ -83,6 +83,32 @@ impl ImageProcessor {
             None => Ok(Self { shortest, crop, mean, std }),
         }
     }
+
+    /// That of square images of `size` pixels, which maps their values to −1..1.
+    pub fn plain(size: usize) -> Self {
+        Self { shortest: size, crop: [size; 2], mean: [0.5; 3], std: [0.5; 3] }
+    }
+
+    /// Writes the configuration to the folder `dir`.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), HubError> {
+        files::create_dir(dir)?;
+        let [height, width] = self.crop;
+        let config = json!({
+            "crop_size": { "height": height, "width": width },
+            "do_center_crop": true,
+            "do_convert_rgb": true,
+            "do_normalize": true,
+            "do_rescale": true,
+            "do_resize": true,
+            "image_mean": self.mean,
+            "image_processor_type": "CLIPImageProcessor",
+            "image_std": self.std,
+            "resample": 3,
+            "rescale_factor": 1.0 / 255.0,
+            "size": { "shortest_edge": self.shortest },
+        });
+        files::write_json(&dir.join(FILE), &config)
+    }
 }
 
 const STD: &str = "image_std";
@@ -95,6 +121,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), text).unwrap();
         ImageProcessor::open(dir.path()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let processor = ImageProcessor { shortest: 9, crop: [8, 7], ..ImageProcessor::plain(8) };
+        processor.write(dir.path()).unwrap();
+        assert_eq!(ImageProcessor::open(dir.path()).unwrap(), processor);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cache;
+pub mod clip;
 pub mod component;
 pub mod encoder;
 pub mod error;
@@ -19,13 +20,14 @@ pub mod tokenizer;
 pub mod variants;
 pub mod weights;
 
+pub use clip::{Clip, ImageEncoder};
 pub use component::{Component, ComponentDir};
 pub use error::HubError;
 pub use image_processor::ImageProcessor;
 pub use learned::LearnedToken;
 pub use lora::Lora;
 pub use model::{
-    Maps, Model, PIPELINES, PipelineKind, SmallImage, Source, StableDiffusion, TextPart, UnClip,
+    Maps, Model, PIPELINES, PipelineKind, SmallImage, StableDiffusion, TextPart, UnClip, UnClipParts,
 };
 pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Speech, Tuned, extras_in};
 pub use original::{OriginalCheckpoint, Prediction};

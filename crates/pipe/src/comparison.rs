@@ -133,7 +133,7 @@ pub fn compare(
         let ends = batches.iter().map(|rows| study.end(recipe, rows, &study.noise(rows)));
         let ends = ends.collect::<Result<Vec<_>, _>>()?;
         let seconds = start.elapsed().as_secs_f64();
-        let images = ends.iter().map(|end| study.job().pictures(end));
+        let images = batches.iter().zip(&ends).map(|(rows, end)| study.job().results_for(rows.clone(), end));
         let images = images.collect::<Result<Vec<_>, _>>()?.concat();
         Ok::<_, PipelineError>((ends, Outcome { error: None, seconds, images }))
     };

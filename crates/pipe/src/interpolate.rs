@@ -1,14 +1,22 @@
-//! Encoding images as noise by the inverted probability-flow ODE, and interpolating noise.
+//! Encoding images as noise by the inverted probability-flow ODE, and interpolating noise, or the embeddings of images.
 
-use std::{num::NonZeroUsize, sync::atomic::AtomicBool};
+use std::{
+    num::NonZeroUsize,
+    ops::{ControlFlow, Range},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use burn::tensor::Device;
 
 use tweedie_core::{Plan, Vector, lin, spacing::Spacing};
 use tweedie_data::Image;
 use tweedie_hub::{Recipe, Sampling};
-use tweedie_ops::Batch;
+use tweedie_models::HostTensor;
+use tweedie_ops::{Batch, SampleShape};
 
 use crate::{
-    Pipeline, PipelineError, Request,
+    Event, Inputs, NoiseOfRows, Pipeline, PipelineError, Request,
+    job::SeededRows,
     study::{Study, distance},
 };
 
@@ -125,9 +133,48 @@ pub fn interpolate(
     let mut made = Vec::new();
     for index in 0..frames {
         let noise = slerp(&ends[0].noise, &ends[1].noise, index as f64 / last);
-        made.extend(study.job().pictures(&inversion.decode(&study, &noise)?)?);
+        made.extend(study.job().results_for(0..1, &inversion.decode(&study, &noise)?)?);
     }
     Ok(Interpolation { frames: made, ends })
+}
+
+/// Images between two images for a model that reads embeddings of images: those of the spherical interpolation of the
+/// embeddings, all from the same noise (Ramesh et al. 2022, arXiv:2204.06125, section 3.2). `request` says how they are
+/// sampled. `on` receives every step.
+///
+/// # Errors
+/// If the model has no encoder of images, the request does not suit it, or a network fails.
+pub fn between(
+    pipeline: &Pipeline,
+    request: &Request,
+    images: [&Image; 2],
+    frames: NonZeroUsize,
+    cancelled: &AtomicBool,
+    on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Vec<Image>, PipelineError> {
+    let embedded = |image: &Image| -> Result<Vec<f64>, PipelineError> {
+        Ok(pipeline.embedding(image)?.values.into_iter().map(f64::from).collect())
+    };
+    let [a, b] = [embedded(images[0])?, embedded(images[1])?];
+    let last = frames.get().saturating_sub(1).max(1) as f64;
+    let between = (0..frames.get()).flat_map(|index| slerp(&a, &b, index as f64 / last));
+    let values: Vec<f32> = between.map(|v| v as f32).collect();
+    let request = Request { count: frames, image: None, ..request.clone() };
+    let inputs = Inputs {
+        embeddings: Some(HostTensor { shape: vec![frames.get(), a.len()], values }),
+        draws: Some(Arc::new(OneNoise(SeededRows::new(request.seed, 1)))),
+        ..Inputs::default()
+    };
+    Ok(pipeline.prepare_with(&request, inputs)?.run(cancelled, on)?.images)
+}
+
+/// All images have the noise of the first.
+struct OneNoise(SeededRows);
+
+impl NoiseOfRows for OneNoise {
+    fn normal(&self, rows: Range<usize>, shape: &SampleShape, draw: u64, device: &Device) -> Batch {
+        Batch::cat(&vec![self.0.normal(0..1, shape, draw, device); rows.len()])
+    }
 }
 
 /// Spherical interpolation from `a` to `b` at `share` in 0..1: the result is as likely a normal sample as both. Linear if

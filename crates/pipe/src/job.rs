@@ -149,6 +149,13 @@ impl Job {
         &self.size
     }
 
+    /// The axes of the results: those of the media, or larger if the model has an enlarger of its own.
+    pub fn result_size(&self) -> Vec<usize> {
+        let factor = self.enlarger.as_ref().and_then(|enlarger| enlarger.model.small.as_ref());
+        let factor = factor.map_or(1, |small| small.factor);
+        self.size.iter().map(|n| n.saturating_mul(factor)).collect()
+    }
+
     /// The shape of a sample of the network: that of the latents, or of the media.
     pub fn shape(&self) -> &SampleShape {
         &self.shape

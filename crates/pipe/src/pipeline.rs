@@ -41,6 +41,9 @@ pub struct Inputs {
     /// The images to enlarge, `[n, 1 or 3, H, W]` in −1..1: image `i` enlarges number `i mod n` of these `n`. See
     /// [`Self::enlarging`].
     pub small: Option<HostTensor>,
+    /// Embeddings of images, `[n, width]`, for a decoder of them: image `i` is a variation of number `i mod n` of these `n`. See
+    /// [`Pipeline::embedding`].
+    pub embeddings: Option<HostTensor>,
     /// The first frames of each clip, of the size of the result. They are kept exactly, and the others follow them.
     pub frames: Vec<Image>,
     /// The initial noise, `[count, C, …]` with a standard deviation of 1.
@@ -230,6 +233,27 @@ impl Pipeline {
     pub fn rate(&self) -> Option<u32> {
         let own = self.codec().and_then(Codec::rate);
         own.or(self.model.extras.sampling.fps).or(self.model.network.spec().rate)
+    }
+
+    /// The size of the results for media of the model's own size: larger, if the model has an enlarger of its own.
+    pub fn result_size(&self) -> Option<Vec<usize>> {
+        let size = self.native_size()?;
+        let enlarger = self.model.unclip.as_ref().and_then(|unclip| unclip.enlarger.as_ref());
+        let factor = enlarger.and_then(|enlarger| enlarger.small.as_ref()).map_or(1, |small| small.factor);
+        Some(size.into_iter().map(|n| n.saturating_mul(factor)).collect())
+    }
+
+    /// Whether requests may have an image of which the model makes variations.
+    pub fn reads_image(&self) -> bool {
+        self.model.reads_image()
+    }
+
+    /// CLIP's embedding of an image of any size, `[1, width]`, of which the model can make variations.
+    ///
+    /// # Errors
+    /// If the model has no encoder of images.
+    pub fn embedding(&self, image: &Image) -> Result<HostTensor, PipelineError> {
+        conditions::embedding(&self.model, image, &self.device)
     }
 
     /// A size with the model's own area and about the aspect ratio of an image of the given size, height first, whose sides

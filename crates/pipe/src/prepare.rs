@@ -70,13 +70,26 @@ impl Pipeline {
             return Err(fail("continue", reason));
         }
         let enlarging = self.model.small.as_ref();
-        let varies = self.model.reads_image();
+        let varies = conditions::varies(&self.model, request, &inputs);
         if self.model.unclip.is_none() || varies {
             let prior = [
                 ("prior_steps", request.prior_steps.is_some()),
                 ("prior_guidance", request.prior_guidance.is_some()),
             ];
-            check_unused("this model has no prior", &prior)?;
+            let reason = match self.model.unclip.as_ref().and_then(|unclip| unclip.prior.as_ref()) {
+                Some(_) => "variations of an image need no prior",
+                None => "this model has no prior",
+            };
+            check_unused(reason, &prior)?;
+        }
+        if varies && self.reads_texts() && !request.prompts.is_empty() {
+            return Err(fail(
+                "prompt",
+                "this model makes images for a text or variations of an image; expected one of both",
+            ));
+        }
+        if inputs.embeddings.is_some() && self.model.unclip.is_none() {
+            return Err(fail("image", "this model does not make variations of an image"));
         }
         let fills = conditions::fills(&self.model);
         if let (Some(_), Some(_)) = (enlarging, &request.known) {
@@ -158,6 +171,8 @@ impl Pipeline {
             request,
             image: inputs.image.as_ref(),
             small: inputs.small.as_ref(),
+            embeddings: inputs.embeddings.as_ref(),
+            varies,
             canvas,
             size: &size,
             shape: &shape,
@@ -245,7 +260,8 @@ impl Pipeline {
             codec: self.codec().map(|codec| codec.in_context(&context)),
             noise,
             enlarger: (self.model.unclip.as_ref())
-                .map(|unclip| cascade::stage(&unclip.enlarger, &self.device, &self.context)),
+                .and_then(|unclip| unclip.enlarger.as_ref())
+                .map(|enlarger| cascade::stage(enlarger, &self.device, &self.context)),
             begin: None,
             work,
             begin_at: None,

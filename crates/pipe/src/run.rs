@@ -277,12 +277,21 @@ impl Job {
         Ok((parts.into_iter().flatten().collect(), evals.iter().sum()))
     }
 
-    /// Samples as images. Empty if they are not images.
+    /// Samples as images, not enlarged. Empty if they are not images.
     ///
     /// # Errors
     /// If the autoencoder fails.
     pub fn pictures(&self, samples: &Batch) -> Result<Vec<Image>, PipelineError> {
         Ok(images(&self.decode(samples)?))
+    }
+
+    /// The results for samples of the images `rows`, enlarged if the model has an enlarger of its own. Empty if they are not
+    /// images.
+    ///
+    /// # Errors
+    /// If a network fails.
+    pub fn results_for(&self, rows: Range<usize>, samples: &Batch) -> Result<Vec<Image>, PipelineError> {
+        Ok(images(&self.finish(rows, samples)?))
     }
 
     /// Samples as values, `[rows, C, …]`, without decoding.

@@ -93,7 +93,7 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
     model::tell_classes(pipeline.classes(), &args.class, ui);
     let budgets: Vec<usize> = args.evals.iter().map(|n| n.get()).collect();
     let entries = contenders(&pipeline, &study, &args.solvers, &budgets, args.spacing)?;
-    let size: usize = study.job().size().iter().product();
+    let size: usize = study.job().result_size().iter().product();
     let pixels = size * args.count.get() * args.zoom.pow(2) * (entries.len() + 1);
     ensure!(
         pixels <= MOST_PIXELS,

@@ -111,7 +111,7 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
                 ensure!(!team.is_shared(), "a model that enlarges images is evaluated by one process");
                 return enlarging::run(&args, ui, &pipeline, &device);
             }
-            let size = pipeline.native_size().context("the model has no default size")?;
+            let size = pipeline.result_size().context("the model has no default size")?;
             let &[height, width] = &*size else { bail!("this model does not make images") };
             ensure!(
                 height == width,
@@ -122,6 +122,10 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
                 pipeline.prepare(&request(&args, Vec::new()))?;
             }
             if only_bound {
+                ensure!(
+                    pipeline.model().unclip.is_none(),
+                    "--bound: this model is a cascade, which has no bound"
+                );
                 return bound::run(&args, ui, &pipeline, &device, height);
             }
             let config = source::of_model(pipeline.extras(), args.data.as_deref(), height, args.holdout)?;

@@ -133,7 +133,7 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
         ui.note(format!("voice: {first}; --voice selects one of {}", speech.voices.join(", ")));
     }
     let solver = job.recipe().solver.name();
-    match *job.size() {
+    match *job.result_size() {
         [height, width] => args.check_memory(count, [height, width], steps)?,
         [frames, height, width] if medium == Medium::Clip => {
             memory::check_sheets(count, [height, width], args.zoom, frames, "--count or --zoom")?;

@@ -20,7 +20,7 @@ use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, ControlNetModel, Netw
 pub use kinds::{Maps, PIPELINES, PipelineKind, TEXTS};
 pub use save::StableDiffusion;
 pub use small::SmallImage;
-pub use unclip::{Source, UnClip};
+pub use unclip::{StagePart, UnClip, UnClipParts, save_stage, statistics};
 
 use self::{
     index::{Index, merge},
@@ -123,7 +123,7 @@ pub fn scheduler_of(dir: &Path) -> Result<(SchedulerConfig, Extras, Option<usize
 
 impl TextPart {
     /// The encoder `name` with the tokenizer in `folder`, which must match.
-    fn new(
+    pub(crate) fn new(
         tokenizer: ClipTokenizer,
         encoder: ClipTextModel,
         folder: &Path,
@@ -162,7 +162,7 @@ impl Model {
 const LARGEST_ENDS: u32 = 2;
 
 /// Checks that the vocabulary and the end token of `tokenizer` in `folder` match the encoder `name`.
-fn check_tokens(
+pub(crate) fn check_tokens(
     folder: &Path,
     tokenizer: &ClipTokenizer,
     name: &str,
@@ -358,12 +358,12 @@ impl Model {
 
     /// Whether it is conditioned on a text.
     pub fn reads_texts(&self) -> bool {
-        !self.texts.is_empty() && !self.reads_image()
+        !self.texts.is_empty() && self.unclip.as_ref().is_none_or(|unclip| unclip.prior.is_some())
     }
 
     /// Whether it makes variations of an image.
     pub fn reads_image(&self) -> bool {
-        self.unclip.as_ref().is_some_and(|unclip| matches!(unclip.source, Source::Image { .. }))
+        self.unclip.as_ref().is_some_and(|unclip| unclip.images.is_some())
     }
 
     /// The class that means "no class", if it has one.

@@ -18,7 +18,8 @@ impl Conditioner for ByClass {
         "this model has no classes"
     }
 
-    fn is_read(&self, model: &Model) -> bool {
+    fn is_read(&self, asked: &Asked<'_>) -> bool {
+        let model = asked.model;
         let classes = model.network.spec().classes;
         // Those of a network that enlarges are the level of the noise.
         model.small.is_none()

@@ -1,7 +1,6 @@
 //! The images that ControlNets follow.
 
 use tweedie_data::{ImageFacts, image_facts, open_picture, open_sized};
-use tweedie_hub::Model;
 use tweedie_models::{Conditions, ControlNetModel, Entry, conditions::CONTROL};
 use tweedie_ops::Batch;
 
@@ -20,8 +19,8 @@ impl Conditioner for ByControl {
         "this model was loaded without a ControlNet"
     }
 
-    fn is_read(&self, model: &Model) -> bool {
-        !model.controls.is_empty()
+    fn is_read(&self, asked: &Asked<'_>) -> bool {
+        !asked.model.controls.is_empty()
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {

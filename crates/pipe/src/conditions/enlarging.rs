@@ -1,7 +1,7 @@
 //! The small image of a model that enlarges.
 
 use tweedie_data::{ImageFacts, image_facts, open_sized};
-use tweedie_hub::{Model, SmallImage};
+use tweedie_hub::SmallImage;
 use tweedie_models::{
     Conditions, Entry, HostTensor,
     conditions::{CLASSES, SMALL},
@@ -29,8 +29,8 @@ impl Conditioner for BySmallImage {
         "this model does not enlarge images"
     }
 
-    fn is_read(&self, model: &Model) -> bool {
-        model.small.is_some()
+    fn is_read(&self, asked: &Asked<'_>) -> bool {
+        asked.model.small.is_some()
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {

@@ -32,8 +32,8 @@ impl Conditioner for ByMask {
         "this model does not fill masks"
     }
 
-    fn is_read(&self, model: &Model) -> bool {
-        fills(model)
+    fn is_read(&self, asked: &Asked<'_>) -> bool {
+        fills(asked.model)
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {

@@ -21,6 +21,7 @@ pub(crate) use classes::classes;
 pub(crate) use control::remark;
 pub(crate) use enlarging::{planes_of, small_size};
 pub(crate) use filling::fills;
+pub(crate) use variation::{embedding, varies};
 
 /// What conditioners read.
 pub(crate) struct Asked<'a> {
@@ -30,6 +31,10 @@ pub(crate) struct Asked<'a> {
     pub image: Option<&'a Image>,
     /// Images to enlarge, `[n, C, H, W]`, that take the place of the request's.
     pub small: Option<&'a HostTensor>,
+    /// Embeddings of images, `[n, width]`, that take the place of those of an image or of a prior's.
+    pub embeddings: Option<&'a HostTensor>,
+    /// Whether it is for variations of an image.
+    pub varies: bool,
     /// The existing image that is changed.
     pub canvas: Option<&'a Canvas>,
     /// The axes of the media.
@@ -52,8 +57,8 @@ pub(crate) trait Conditioner {
     /// Why a model that does not read it rejects its fields.
     fn unsupported(&self) -> &'static str;
 
-    /// Whether a model reads it.
-    fn is_read(&self, model: &Model) -> bool;
+    /// Whether the model reads it for this request.
+    fn is_read(&self, asked: &Asked<'_>) -> bool;
 
     /// The conditions of all images.
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError>;
@@ -123,7 +128,7 @@ impl Prepared {
 pub(crate) fn prepare(asked: &Asked<'_>) -> Result<Prepared, PipelineError> {
     let mut parts = Vec::new();
     for conditioner in CONDITIONERS {
-        if conditioner.is_read(asked.model) {
+        if conditioner.is_read(asked) {
             parts.push(conditioner.prepare(asked)?);
             continue;
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use burn::tensor::{Tensor, TensorData};
-use tweedie_hub::{Model, TextPart, model::Source};
+use tweedie_hub::{Model, TextPart};
 use tweedie_models::{
     Conditions, Entry as Given,
     conditions::{LENGTHS, POOLED, SIZES, TEXT},
@@ -37,8 +37,8 @@ impl Conditioner for ByText {
         "this model does not support prompts"
     }
 
-    fn is_read(&self, model: &Model) -> bool {
-        model.reads_texts()
+    fn is_read(&self, asked: &Asked<'_>) -> bool {
+        asked.model.reads_texts() && !asked.varies
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {
@@ -99,7 +99,7 @@ fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
         null.push(text.clone());
     }
     if let Some(unclip) = &model.unclip
-        && let Source::Prior(prior) = &unclip.source
+        && let Some(prior) = &unclip.prior
     {
         return embeddings::of_texts(asked, (unclip, prior), &given, null.first());
     }

@@ -1,17 +1,43 @@
 //! The image of which DALL·E 2's decoder makes variations.
 
+use burn::tensor::Device;
 use tweedie_data::{image_facts, open_sized};
-use tweedie_hub::{ImageProcessor, Model, model::Source};
-use tweedie_ops::from_host;
+use tweedie_hub::{ImageEncoder, ImageProcessor, Model};
+use tweedie_models::HostTensor;
+use tweedie_ops::{from_host, to_host};
 
 use super::{Asked, Conditioner, Part, embeddings::projected, texts};
 use crate::{
-    Image, PipelineError, Request,
+    Image, Inputs, PipelineError, Request,
     enlarging::{in_bytes, resized},
 };
 
 /// The embedding of an image.
 pub(super) struct ByImage;
+
+/// Whether a request is for variations of an image: the model only makes these, or it gets an image or an embedding.
+pub(crate) fn varies(model: &Model, request: &Request, inputs: &Inputs) -> bool {
+    model.unclip.as_ref().is_some_and(|unclip| {
+        let image = request.image.is_some() || inputs.image.is_some();
+        unclip.prior.is_none() || inputs.embeddings.is_some() || unclip.images.is_some() && image
+    })
+}
+
+/// The embedding of an image, `[1, width]`.
+///
+/// # Errors
+/// If the model has no encoder of images.
+pub(crate) fn embedding(model: &Model, image: &Image, device: &Device) -> Result<HostTensor, PipelineError> {
+    let fail = |reason: String| PipelineError::request("image", reason);
+    let images = model.unclip.as_ref().and_then(|unclip| unclip.images.as_ref());
+    let Some(ImageEncoder { processor, encoder }) = images else {
+        return Err(fail("this model does not make variations of an image".into()));
+    };
+    let [height, width] = processor.crop;
+    let pixels = from_host::<4>(processed(image, processor), [1, 3, height, width], device);
+    let embedding = encoder.encode(pixels).map_err(|e| fail(e.to_string()))?;
+    Ok(HostTensor { shape: embedding.dims().to_vec(), values: to_host(embedding) })
+}
 
 impl Conditioner for ByImage {
     fn fields(&self, _: &Request) -> Vec<(&'static str, bool)> {
@@ -22,36 +48,45 @@ impl Conditioner for ByImage {
         "this model does not make variations of an image"
     }
 
-    fn is_read(&self, model: &Model) -> bool {
-        model.reads_image()
+    fn is_read(&self, asked: &Asked<'_>) -> bool {
+        asked.varies
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {
         let fail = |reason: String| PipelineError::request("image", reason);
-        let Some((unclip, Source::Image { processor, encoder })) =
-            asked.model.unclip.as_ref().map(|unclip| (unclip, &unclip.source))
-        else {
-            return Err(fail(self.unsupported().into()));
-        };
-        let opened;
-        let image = match (asked.image, &asked.request.image) {
-            (Some(image), _) => image,
-            (None, Some(file)) => {
+        let Some(unclip) = &asked.model.unclip else { return Err(fail(self.unsupported().into())) };
+        let own;
+        let embeddings = match (asked.embeddings, asked.image, &asked.request.image) {
+            (Some(embeddings), ..) => embeddings,
+            (None, Some(image), _) => {
+                own = embedding(asked.model, image, asked.device)?;
+                &own
+            }
+            (None, None, Some(file)) => {
                 file.check()?;
                 let facts = image_facts(&file.path).map_err(|e| fail(e.to_string()))?;
-                opened =
-                    open_sized(&file.path, [facts.height, facts.width]).map_err(|e| fail(e.to_string()))?;
-                &opened
+                let image = open_sized(&file.path, [facts.height, facts.width]);
+                own = embedding(asked.model, &image.map_err(|e| fail(e.to_string()))?, asked.device)?;
+                &own
             }
-            (None, None) => return Err(fail("this model makes variations of an image; expected one".into())),
+            (None, None, None) => {
+                return Err(fail("this model makes variations of an image; expected one".into()));
+            }
         };
-        let [height, width] = processor.crop;
-        let pixels = from_host::<4>(processed(image, processor), [1, 3, height, width], asked.device);
-        let embedding = encoder.encode(pixels).map_err(|e| fail(e.to_string()))?;
+        let width = unclip.projection.config().clip_embeddings_dim;
+        if !matches!(*embeddings.shape, [rows, found] if rows > 0 && found == width && rows * found == embeddings.values.len())
+        {
+            let reason =
+                format!("the embeddings have the shape {:?}, expected [n, {width}]", embeddings.shape);
+            return Err(fail(reason));
+        }
         let text = texts::of_nothing(asked.model)?;
-        let given = projected(unclip, embedding, &text)?;
+        let given = embeddings.values.chunks_exact(width).map(|values| {
+            let embedding = from_host::<2>(values.to_vec(), [1, width], asked.device);
+            projected(unclip, embedding, &text)
+        });
         let null = asked.guided.then(|| projected(unclip, unclip.projection.no_image(), &text));
-        Ok(Part { given: vec![given], null: null.transpose()?.map(|null| vec![null]) })
+        Ok(Part { given: given.collect::<Result<_, _>>()?, null: null.transpose()?.map(|null| vec![null]) })
     }
 }
 

@@ -1,19 +1,28 @@
 //! The stages of DALL·E 2 (Ramesh et al. 2022, arXiv:2204.06125) in the folder of an `UnCLIPPipeline`: a prior samples CLIP's
 //! embedding of an image for a text, a decoder the image for the embedding, and two networks enlarge it. In an
-//! `UnCLIPImageVariationPipeline` the embedding is that of an image.
+//! `UnCLIPImageVariationPipeline` the embedding is that of an image. A folder may have both sources of embeddings.
+
+mod save;
 
 use std::{path::Path, sync::Arc};
 
 use burn::tensor::Device;
-use tweedie_models::{ClipVisionModel, EmbeddingProjection, LastStep, Network, Standardized, TensorSource};
+use tweedie_models::{
+    ClipVisionConfig, EmbeddingProjection, EmbeddingProjectionConfig, LastStep, Network, Standardized,
+    TensorSource,
+};
 
-use super::{Maps, Model, PIXELS, PipelineKind, SmallImage, index::Index};
+pub use save::{StagePart, UnClipParts, save_stage};
+
+use super::{Maps, Model, PIXELS, PipelineKind, SmallImage, TextPart, index::Index};
 use crate::{
+    clip::{FEATURES, IMAGE_ENCODER, ImageEncoder},
     component::{Component, ComponentDir},
     error::HubError,
     image_processor::ImageProcessor,
-    model_dir::{Extras, SCHEDULER, SamplingDefaults},
+    model_dir::{Extras, SCHEDULER, extras_in},
     scheduler_config::SchedulerConfig,
+    weights::SafetensorsFile,
 };
 
 const PROJECTION: &str = "text_proj";
@@ -42,8 +51,6 @@ const ENLARGER: PipelineKind = PipelineKind {
     ..PIXELS
 };
 const LAST: &str = "super_res_last";
-const IMAGE_ENCODER: &str = "image_encoder";
-const FEATURES: &str = "feature_extractor";
 
 /// Further components of the folder of a pipeline.
 pub(super) fn components(kind: &PipelineKind) -> impl Iterator<Item = &'static str> {
@@ -58,43 +65,36 @@ pub(super) fn components(kind: &PipelineKind) -> impl Iterator<Item = &'static s
 pub(super) const STEPS: usize = 25;
 const ENLARGING_STEPS: usize = 7;
 
-/// Where embeddings of images come from.
-#[derive(Debug)]
-pub enum Source {
-    /// They are sampled for texts.
-    Prior(Arc<Model>),
-    /// They are those of images.
-    Image {
-        /// Prepares images.
-        processor: ImageProcessor,
-        /// Gives their embeddings.
-        encoder: Box<ClipVisionModel>,
-    },
-}
-
-/// What a decoder of image embeddings needs besides itself.
+/// What a decoder of image embeddings needs besides itself. It has a prior, an encoder of images, or both.
 #[derive(Debug)]
 pub struct UnClip {
-    /// Where embeddings of images come from.
-    pub source: Source,
+    /// Samples embeddings for texts.
+    pub prior: Option<Arc<Model>>,
+    /// Gives the embeddings of images.
+    pub images: Option<ImageEncoder>,
     /// What the decoder reads of an embedding and a text.
     pub projection: EmbeddingProjection,
     /// Enlarges what the decoder makes.
-    pub enlarger: Arc<Model>,
+    pub enlarger: Option<Arc<Model>>,
 }
 
 impl UnClip {
-    /// Loads the further components of the folder of a `decoder`.
+    /// Loads the further components of the folder of a `decoder`. diffusers' pipelines have an enlarger, and either a prior or
+    /// an encoder of images; ours may lack an enlarger and have both.
     pub(super) fn load(index: &Index<'_>, decoder: &Model, device: &Device) -> Result<Self, HubError> {
         let Component::Projection(projection) = index.load(PROJECTION, device)? else {
-            return index.wrong(PROJECTION, "UnCLIPTextProjModel");
+            return index.wrong(PROJECTION, EmbeddingProjectionConfig::CLASS);
         };
-        let source = match decoder.kind.name {
-            VARIATION => image(index, device)?,
-            _ => Source::Prior(Arc::new(prior(index, decoder, device)?)),
+        let varies = decoder.kind.name == VARIATION;
+        let unclip = Self {
+            prior: (!varies).then(|| prior(index, decoder, device)).transpose()?.map(Arc::new),
+            images: (varies || index.has(IMAGE_ENCODER)).then(|| images(index, device)).transpose()?,
+            projection: *projection,
+            enlarger: (index.has(ENLARGER.network.0))
+                .then(|| enlarger(index, decoder, device))
+                .transpose()?
+                .map(Arc::new),
         };
-        let unclip =
-            Self { source, projection: *projection, enlarger: Arc::new(enlarger(index, decoder, device)?) };
         unclip.check_fit(&index.path, decoder)?;
         Ok(unclip)
     }
@@ -102,18 +102,16 @@ impl UnClip {
     fn check_fit(&self, path: &Path, decoder: &Model) -> Result<(), HubError> {
         let config = self.projection.config();
         let expected = config.clip_embeddings_dim;
-        let source = match &self.source {
-            Source::Prior(prior) => (PRIOR.network.0, "samples embeddings", prior.network.spec().outputs),
-            Source::Image { encoder, .. } => {
-                (IMAGE_ENCODER, "gives embeddings", encoder.config().projection_dim)
-            }
-        };
+        let prior = (self.prior.as_ref())
+            .map(|prior| (PRIOR.network.0, "samples embeddings", prior.network.spec().outputs));
+        let images = (self.images.as_ref())
+            .map(|images| (IMAGE_ENCODER, "gives embeddings", images.encoder.config().projection_dim));
         let encoder = decoder.texts.first().map(|text| text.encoder.config().clone()).unwrap_or_default();
-        for (name, what, found) in [
-            source,
+        let texts = [
             ("text_encoder", "gives features", encoder.hidden_size),
             ("text_encoder", "gives embeddings", encoder.projection_dim),
-        ] {
+        ];
+        for (name, what, found) in prior.into_iter().chain(images).chain(texts) {
             if found != expected {
                 let reason = format!("{what} of width {found}, but {PROJECTION} expects {expected}");
                 return Err(HubError::key(path, name, reason));
@@ -130,18 +128,37 @@ impl UnClip {
     }
 }
 
-fn image(index: &Index<'_>, device: &Device) -> Result<Source, HubError> {
-    let Component::Vision(encoder) = index.load(IMAGE_ENCODER, device)? else {
-        return index.wrong(IMAGE_ENCODER, "CLIPVisionModelWithProjection");
-    };
-    let processor = ImageProcessor::open(&index.folder(FEATURES)?)?;
-    let size = encoder.config().image_size;
-    if processor.crop != [size, size] {
-        let reason =
-            format!("crops images to {:?}, but {IMAGE_ENCODER} expects {size}×{size}", processor.crop);
-        return Err(HubError::key(&index.path, FEATURES, reason));
+impl Model {
+    /// A prior of parts in memory: its network, the text encoder, and the mean and the standard deviation of each value of an
+    /// embedding.
+    pub fn of_prior(
+        network: Box<dyn Network>,
+        texts: Vec<TextPart>,
+        [mean, std]: [&[f32]; 2],
+        scheduler: SchedulerConfig,
+        extras: Extras,
+    ) -> Self {
+        let codec = Arc::new(Standardized::new(mean, std));
+        Self { codec: Some(codec), texts, ..Self::of_parts(&PRIOR, network, scheduler, extras) }
     }
-    Ok(Source::Image { processor, encoder })
+
+    /// A decoder of image embeddings of parts in memory, which must fit together.
+    pub fn of_decoder(
+        network: Box<dyn Network>,
+        texts: Vec<TextPart>,
+        unclip: UnClip,
+        scheduler: SchedulerConfig,
+        extras: Extras,
+    ) -> Self {
+        Self { texts, unclip: Some(unclip), ..Self::of_parts(&DECODER, network, scheduler, extras) }
+    }
+}
+
+fn images(index: &Index<'_>, device: &Device) -> Result<ImageEncoder, HubError> {
+    let Component::Vision(encoder) = index.load(IMAGE_ENCODER, device)? else {
+        return index.wrong(IMAGE_ENCODER, ClipVisionConfig::CLASS);
+    };
+    ImageEncoder::of(*encoder, ImageProcessor::open(&index.folder(FEATURES)?)?, &index.path)
 }
 
 fn network(
@@ -159,30 +176,39 @@ fn network(
     }
 }
 
-/// A stage with diffusers' default number of steps.
-fn stage(
-    index: &Index<'_>,
-    kind: &'static PipelineKind,
-    network: Box<dyn Network>,
-    steps: usize,
-) -> Result<Model, HubError> {
-    let scheduler = SchedulerConfig::load(&index.folder(kind.scheduler)?.join(SCHEDULER))?;
-    let sampling = SamplingDefaults { steps: Some(steps), ..SamplingDefaults::default() };
-    Ok(Model::of_parts(kind, network, scheduler, Extras { sampling, ..Extras::default() }))
+/// The default settings of a stage: its own, or else diffusers' number of steps.
+fn settings(dir: &Path, steps: usize) -> Result<Extras, HubError> {
+    let mut extras = extras_in(dir)?;
+    extras.sampling.steps.get_or_insert(steps);
+    Ok(extras)
+}
+
+fn schedule(index: &Index<'_>, kind: &PipelineKind) -> Result<SchedulerConfig, HubError> {
+    SchedulerConfig::load(&index.folder(kind.scheduler)?.join(SCHEDULER))
 }
 
 fn prior(index: &Index<'_>, decoder: &Model, device: &Device) -> Result<Model, HubError> {
     let (name, class) = PRIOR.network;
     let network = network(index, name, class, device)?;
     // It diffuses standardized embeddings.
-    let weights = ComponentDir::open(&index.folder(name)?)?.with_variant(index.variant).weights()?;
+    let folder = index.folder(name)?;
+    let weights = ComponentDir::open(&folder)?.with_variant(index.variant).weights()?;
+    let [mean, std] = statistics(&weights)?;
+    let extras = settings(&folder, STEPS)?;
+    let scheduler = schedule(index, &PRIOR)?;
+    Ok(Model::of_prior(network, decoder.texts.clone(), [&mean, &std], scheduler, extras))
+}
+
+/// The mean and the standard deviation of each value of an embedding, in the weights of a prior.
+///
+/// # Errors
+/// If they are missing or cannot be read.
+pub fn statistics(weights: &SafetensorsFile) -> Result<[Vec<f32>; 2], HubError> {
     let read = |tensor: &str| {
         let values = weights.read(tensor);
         values.map(|t| t.values).map_err(|reason| HubError::tensor(weights.path(), tensor, reason))
     };
-    let codec = Standardized::new(&read("clip_mean")?, &read("clip_std")?);
-    let model = stage(index, &PRIOR, network, STEPS)?;
-    Ok(Model { codec: Some(Arc::new(codec)), texts: decoder.texts.clone(), ..model })
+    Ok([read("clip_mean")?, read("clip_std")?])
 }
 
 fn enlarger(index: &Index<'_>, decoder: &Model, device: &Device) -> Result<Model, HubError> {
@@ -202,6 +228,8 @@ fn enlarger(index: &Index<'_>, decoder: &Model, device: &Device) -> Result<Model
             return Err(HubError::key(&index.path, name, reason));
         }
     };
-    let model = stage(index, &ENLARGER, Box::new(LastStep::new(first, last)), ENLARGING_STEPS)?;
+    let (network, scheduler) = (Box::new(LastStep::new(first, last)), schedule(index, &ENLARGER)?);
+    let extras = settings(&index.folder(name)?, ENLARGING_STEPS)?;
+    let model = Model::of_parts(&ENLARGER, network, scheduler, extras);
     Ok(Model { small: Some(SmallImage::plain(factor)), ..model })
 }
