@@ -31,7 +31,7 @@ pub struct HostBatch {
     /// One class per row; empty without classes.
     pub classes: Vec<usize>,
     /// Channels that follow those of the input: the small images of a model that enlarges; otherwise empty. Then `classes` are
-    /// the levels of their noise.
+    /// the levels of their noise, if the network is told.
     pub maps: Vec<f32>,
     /// Nine augmentation labels per row; empty without labelled augmentation.
     pub labels: Vec<f32>,
@@ -59,7 +59,7 @@ impl HostBatch {
     /// Adds the condition of a row, and returns its large image.
     fn pair(&mut self, pair: Pair) -> Vec<f32> {
         self.maps.extend(pair.small);
-        self.classes.push(pair.level);
+        self.classes.extend(pair.level);
         pair.large
     }
 
@@ -113,6 +113,13 @@ impl Noising {
     /// Whether rows store the index of their time.
     fn indexed(&self) -> bool {
         self.sampler.sampling.adapts() || self.bound
+    }
+
+    /// Rounds a clean image to pixel values, if the bound needs them.
+    pub fn prepare(&self, x0: &mut [f32]) {
+        if self.bound {
+            x0.iter_mut().for_each(round);
+        }
     }
 
     /// Rows of a step.
@@ -291,9 +298,7 @@ impl BatchMaker {
                 if let Some(pairs) = &self.pairs {
                     x0 = batch.pair(pairs.of(&x0, done, row as u64));
                 }
-                if self.noising.bound {
-                    x0.iter_mut().for_each(round);
-                }
+                self.noising.prepare(&mut x0);
                 self.noising.add(&mut batch, &x0, done, row);
                 if let Some(none) = self.classes {
                     let dropped = uniform(self.seed, Purpose::Labels, done, row as u64) < self.dropout;

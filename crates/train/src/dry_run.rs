@@ -117,6 +117,14 @@ pub(crate) fn fits(config: &RunConfig, channels: &[usize], activations: u64) -> 
     })
 }
 
+/// Approximate bytes of activations per sequence for a transformer: about 22 values per value of a token in each layer, and the
+/// scores with their exponentials.
+pub(crate) fn transformer_activations(layers: usize, tokens: usize, width: usize, heads: usize) -> u64 {
+    let [layers, tokens, width, heads] = [layers, tokens, width, heads].map(|n| n as u64);
+    let layer = (22 * width).saturating_add(3 * heads.saturating_mul(tokens)).saturating_mul(tokens);
+    layers.saturating_mul(layer).saturating_mul(4)
+}
+
 /// Approximate bytes of activations per image for an autoencoder: about eight tensors per residual layer, two of which may
 /// be recomputed.
 pub(crate) fn vae_activations(vae: &AutoencoderKlConfig, size: usize, recompute: bool) -> u64 {

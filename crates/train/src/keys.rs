@@ -19,6 +19,8 @@ pub(crate) enum Purpose {
     Variant,
     Posterior,
     Degradation,
+    /// Whether a decoder gets no embedding.
+    Embedding,
 }
 
 /// The seed for `purpose` at `step`: SplitMix64 (Steele et al. 2014) over the three.

@@ -9,6 +9,7 @@
 mod autoencoder;
 mod batches;
 pub mod checkpoint;
+mod clip;
 mod config;
 mod diffusion;
 mod dry_run;
@@ -40,11 +41,13 @@ mod task;
 mod tensorboard;
 mod text;
 mod time_sampler;
+mod unclip;
 mod video;
 
 pub use autoencoder::{AdversarialConfig, Reconstruction, VaeConfig};
 pub use batches::{BatchMaker, HostBatch};
 pub use checkpoint::{Checkpoint, State};
+pub use clip::ClipConfig;
 pub use config::{Choice, Conditioning, ConfigBuilder, PRESETS, Preset, Run, RunConfig, Suited, preset};
 pub use diffusion::{DiffusionConfig, Output, Process};
 pub use dry_run::{DryRun, Memory, dry_run};
@@ -62,3 +65,4 @@ pub use sound::SoundConfig;
 pub use task::TaskKind;
 pub use text::{LatentConfig, TextConfig};
 pub use time_sampler::{Draw, TimeSampler, TimeSampling};
+pub use unclip::{PriorTable, UnClipConfig};

@@ -4,11 +4,11 @@ use std::{ops::Range, sync::Arc};
 
 use burn::tensor::Device;
 use tweedie_core::{NoiseSchedule, schedule::Times, spacing::Spacing};
-use tweedie_data::{Dataset, Image, Video};
+use tweedie_data::{Dataset, Image, Rgb, Video};
 use tweedie_media::{Audio, enlarge, spectrogram};
 use tweedie_ops::{Batch, RowNoise, SampleShape};
 use tweedie_pipe::{
-    Inputs, Media, NoiseOfRows, Pipeline, Request,
+    Inputs, Media, NoiseOfRows, Output, Pipeline, Request,
     enlarging::{reduced, resized},
 };
 
@@ -27,11 +27,20 @@ pub(crate) fn samples(
     asked: Request,
     inputs: Inputs,
 ) -> Result<Media, TrainError> {
+    let Some(count) = config.run.preview_images.try_into().ok() else { return Ok(Media::Images(Vec::new())) };
+    Ok(made(config, pipeline, Request { count, ..asked }, inputs)?.media)
+}
+
+/// The same for the number of samples that `asked` says.
+pub(crate) fn made(
+    config: &RunConfig,
+    pipeline: &Pipeline,
+    asked: Request,
+    inputs: Inputs,
+) -> Result<Output, TrainError> {
     let run = &config.run;
-    let Some(count) = run.preview_images.try_into().ok() else { return Ok(Media::Images(Vec::new())) };
     let (solver, spacing, steps) = sampler(&*config.diffusion.schedule()?, run.preview_steps);
     let request = Request {
-        count,
         steps: steps.try_into().ok(),
         solver: Some(solver.to_owned()),
         spacing,
@@ -42,7 +51,7 @@ pub(crate) fn samples(
     let inputs = Inputs { draws: Some(Arc::new(PreviewNoise(run.seed))), ..inputs };
     let never = std::sync::atomic::AtomicBool::new(false);
     let job = pipeline.prepare_with(&request, inputs)?;
-    Ok(job.run(&never, &mut |_| std::ops::ControlFlow::Continue(()))?.media)
+    Ok(job.run(&never, &mut |_| std::ops::ControlFlow::Continue(()))?)
 }
 
 /// The images of samples, or the spectrograms of sounds, and the sounds.
@@ -62,6 +71,21 @@ pub(crate) fn sheet(media: Media, columns: impl Fn(usize) -> usize) -> Sheet {
         _ => Default::default(),
     };
     Sheet { columns: columns(images.len()), images, sounds, clips: Vec::new() }
+}
+
+/// Images, each above its counterpart, in a sheet about as wide as high.
+pub(crate) fn pairs(pairs: &[[Image; 2]]) -> Sheet {
+    let columns = ((2.0 * pairs.len() as f64).sqrt().round() as usize).max(1);
+    let mut images = Vec::with_capacity(2 * pairs.len());
+    for row in pairs.chunks(columns) {
+        images.extend(row.iter().map(|[image, _]| image.clone()));
+        // Fills an incomplete last row.
+        let fill = if pairs.len() > columns { columns - row.len() } else { 0 };
+        let blank = row.first().map(|[image, _]| Image::filled(image.width, image.height, Rgb([255; 3])));
+        images.extend(std::iter::repeat_n(blank, fill).flatten());
+        images.extend(row.iter().map(|[_, image]| image.clone()));
+    }
+    Sheet { images, columns: columns.min(pairs.len().max(1)), ..Sheet::default() }
 }
 
 /// A contact sheet of clips: a row of at most eight frames for each.

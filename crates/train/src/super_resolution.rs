@@ -32,11 +32,13 @@ pub struct SuperResolutionConfig {
     pub noise: usize,
     /// The noise level that requests have by default, at most `noise`.
     pub noise_level: usize,
+    /// Whether the network is not told the noise level: the last stage of DALL·E 2 (`unclip.enlarger`) is such a model.
+    pub blind: bool,
 }
 
 impl Default for SuperResolutionConfig {
     fn default() -> Self {
-        Self { factor: 4, crop: 64, noise: 300, noise_level: 20 }
+        Self { factor: 4, crop: 64, noise: 300, noise_level: 20, blind: false }
     }
 }
 
@@ -89,8 +91,8 @@ pub(crate) struct Pair {
     pub large: Vec<f32>,
     /// The small image, resized to the same shape, with noise.
     pub small: Vec<f32>,
-    /// The level of its noise.
-    pub level: usize,
+    /// The level of its noise, if the network is told.
+    pub level: Option<usize>,
 }
 
 impl Pairs {
@@ -143,7 +145,7 @@ impl Pairs {
             0 => small,
             _ => noised(&small, SmallImage::from(self.config.enlarging()).noise(level), eps),
         };
-        Pair { small, large, level }
+        Pair { small, large, level: (!self.config.blind).then_some(level) }
     }
 }
 

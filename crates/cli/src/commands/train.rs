@@ -38,6 +38,15 @@ pub struct Args {
     /// Autoencoder of a text-to-image model: its folder, or that of the run that trained it.
     #[arg(long, value_name = "DIR")]
     vae: Option<PathBuf>,
+    /// CLIP for a prior or a decoder: its folder, or that of the run that trained it.
+    #[arg(long, value_name = "DIR")]
+    clip: Option<PathBuf>,
+    /// Finished prior for a decoder: its folder, or that of its run [default: none; the model only makes variations of images].
+    #[arg(long, value_name = "DIR")]
+    prior: Option<PathBuf>,
+    /// Finished model of the preset `enlarger` for a decoder [default: none; results have the decoder's size].
+    #[arg(long, value_name = "DIR")]
+    enlarger: Option<PathBuf>,
     /// Start from a trained model instead of random weights: its folder, or that of its run. The network, the noise process
     /// and the image size are the model's.
     #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
@@ -69,7 +78,7 @@ pub struct Args {
 }
 
 fn presets() -> String {
-    let lines: Vec<_> = PRESETS.iter().map(|p| format!("  {:<13} {}", p.name, p.about)).collect();
+    let lines: Vec<_> = PRESETS.iter().map(|p| format!("  {:<16} {}", p.name, p.about)).collect();
     format!("Presets:\n{}", lines.join("\n"))
 }
 
@@ -174,6 +183,9 @@ impl Args {
                 TaskKind::TextToVideo => "text-to-video",
                 TaskKind::Vae => "vae",
                 TaskKind::SuperResolution => "super-resolution",
+                TaskKind::Clip => "clip",
+                TaskKind::Prior => "prior",
+                TaskKind::Decoder => "decoder",
             },
             None if self.has_own_data() => "folder",
             None => "emoji",
@@ -204,9 +216,16 @@ impl Args {
             let out = out.to_str().context("--out: the path is not valid Unicode")?;
             builder = builder.set(&format!("run.out={}", quoted(out)))?;
         }
-        if let Some(vae) = &self.vae {
-            let vae = vae.to_str().context("--vae: the path is not valid Unicode")?;
-            builder = builder.set(&format!("text.vae={}", quoted(vae)))?;
+        for (flag, key, path) in [
+            ("--vae", "text.vae", &self.vae),
+            ("--clip", "unclip.clip", &self.clip),
+            ("--prior", "unclip.prior", &self.prior),
+            ("--enlarger", "unclip.enlarger", &self.enlarger),
+        ] {
+            if let Some(path) = path {
+                let path = path.to_str().with_context(|| format!("{flag}: the path is not valid Unicode"))?;
+                builder = builder.set(&format!("{key}={}", quoted(path)))?;
+            }
         }
         for assignment in self.assignments(device) {
             builder = builder.set(&assignment)?;

@@ -16,9 +16,11 @@ use crate::{
 pub(crate) struct ImageBatch {
     /// Number of images.
     pub rows: usize,
+    /// The place of each image in its part of the data.
+    pub items: Vec<usize>,
     /// Images `[B, 3, H, W]` in −1..1.
     pub images: Vec<f32>,
-    /// Standard normals `[B, latent channels, h, w]`; empty if the means of latents are used.
+    /// Standard normals `[B, latent channels, h, w]`; empty if latents are not drawn.
     pub noise: Vec<f32>,
 }
 
@@ -70,7 +72,9 @@ impl ImageBatches {
             let mut batch = ImageBatch { rows: self.batch, ..ImageBatch::default() };
             for row in pass * self.batch..(pass + 1) * self.batch {
                 let sample = done * (self.batch * self.accumulation) as u64 + row as u64;
-                let item = self.train.get(self.order.index(sample))?;
+                let place = self.order.index(sample);
+                let item = self.train.get(place)?;
+                batch.items.push(place);
                 batch.images.extend(augment(&item.sample, &self.augment, augment_seed, sample).0);
                 normal(self.seed, Purpose::Posterior, sample, 0, &mut noise);
                 batch.noise.extend(&noise);
@@ -91,7 +95,9 @@ impl ImageBatches {
             let chosen = start..(start + self.batch).min(rows);
             let mut batch = ImageBatch { rows: chosen.len(), ..ImageBatch::default() };
             for row in chosen {
-                batch.images.extend(data.get(row * data.len() / rows)?.sample.to_planes());
+                let place = row * data.len() / rows;
+                batch.items.push(place);
+                batch.images.extend(data.get(place)?.sample.to_planes());
             }
             batches.push(batch);
         }

@@ -39,7 +39,7 @@ impl RunConfig {
             let unet = self.model.unet(side, channels, None, self.diffusion.learned_range())?;
             return Ok(UNet2DConfig {
                 in_channels: 2 * channels,
-                class_embed_type: Some(ClassEmbedType::Timestep),
+                class_embed_type: (!self.super_resolution.blind).then_some(ClassEmbedType::Timestep),
                 ..unet
             });
         }
@@ -72,6 +72,9 @@ impl RunConfig {
             ("sound", self.sound != default.sound),
             ("vae", self.vae != default.vae),
             ("super_resolution", self.super_resolution != default.super_resolution),
+            ("clip", self.clip != default.clip),
+            ("unclip", self.unclip != default.unclip),
+            ("prior", self.prior != default.prior),
         ];
         set.into_iter().find(|(table, set)| *set && !self.task.reads(table)).map(|(table, _)| table)
     }
@@ -131,6 +134,11 @@ impl RunConfig {
             let expected = format!("3: task = {} learns images in colour only", self.task);
             return Err(TrainError::config("data.channels", self.data.channels, expected));
         }
+        let fresh = [TaskKind::Clip, TaskKind::Prior, TaskKind::Decoder];
+        if let Some(path) = self.run.init.as_ref().filter(|_| fresh.contains(&self.task)) {
+            let expected = format!("nothing: task = {} starts from random weights", self.task);
+            return Err(TrainError::config("run.init", path.display(), expected));
+        }
         match self.task {
             TaskKind::Diffusion => self.check_diffusion(),
             TaskKind::TextToImage | TaskKind::TextToVideo => {
@@ -153,6 +161,8 @@ impl RunConfig {
                 self.check_diffusion()
             }
             TaskKind::Vae => self.vae.check(self),
+            TaskKind::Clip => self.clip.check(self),
+            TaskKind::Prior | TaskKind::Decoder => self.unclip.check(self),
         }
     }
 
@@ -194,6 +204,8 @@ impl RunConfig {
             "text.prompts",
             "text.guidance",
             "text.latents.cache_mb",
+            "unclip.prior",
+            "unclip.enlarger",
         ];
         self.differences_except(other, FREE)
     }

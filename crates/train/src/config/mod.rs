@@ -15,9 +15,20 @@ use tweedie_models::{ExecContext, Precision};
 use tweedie_ops::Device;
 
 use crate::{
-    autoencoder::VaeConfig, diffusion::DiffusionConfig, ema::EmaConfig, error::TrainError,
-    learning_rate::LearningRateConfig, loss::LossConfig, model::ModelConfig, optim::OptimizerConfig,
-    sound::SoundConfig, super_resolution::SuperResolutionConfig, task::TaskKind, text::TextConfig,
+    autoencoder::VaeConfig,
+    clip::ClipConfig,
+    diffusion::DiffusionConfig,
+    ema::EmaConfig,
+    error::TrainError,
+    learning_rate::LearningRateConfig,
+    loss::LossConfig,
+    model::ModelConfig,
+    optim::OptimizerConfig,
+    sound::SoundConfig,
+    super_resolution::SuperResolutionConfig,
+    task::TaskKind,
+    text::TextConfig,
+    unclip::{PriorTable, UnClipConfig},
 };
 
 pub use builder::ConfigBuilder;
@@ -59,6 +70,12 @@ pub struct RunConfig {
     pub vae: VaeConfig,
     /// Pairs of small and large images.
     pub super_resolution: SuperResolutionConfig,
+    /// The encoder of images of CLIP.
+    pub clip: ClipConfig,
+    /// The other stages of DALL·E 2, and what its decoder reads.
+    pub unclip: UnClipConfig,
+    /// The prior of DALL·E 2.
+    pub prior: PriorTable,
 }
 
 impl Serialize for RunConfig {
@@ -94,6 +111,15 @@ impl Serialize for RunConfig {
         }
         if self.task.reads("super_resolution") {
             map.serialize_entry("super_resolution", &self.super_resolution)?;
+        }
+        if self.task.reads("clip") {
+            map.serialize_entry("clip", &self.clip)?;
+        }
+        if self.task.reads("unclip") {
+            map.serialize_entry("unclip", &self.unclip)?;
+        }
+        if self.task.reads("prior") {
+            map.serialize_entry("prior", &self.prior)?;
         }
         map.end()
     }

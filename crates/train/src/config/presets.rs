@@ -55,6 +55,30 @@ pub const PRESETS: &[Preset] = &[
         follows_data: false,
     },
     Preset {
+        name: "clip",
+        about: "encoders of images and texts into one space, from pictures with captions; the first stage of DALL·E 2",
+        toml: include_str!("../presets/clip.toml"),
+        follows_data: false,
+    },
+    Preset {
+        name: "prior",
+        about: "text to CLIP's embedding of an image (--clip)",
+        toml: include_str!("../presets/prior.toml"),
+        follows_data: false,
+    },
+    Preset {
+        name: "decoder",
+        about: "embedding to image (--clip); with --prior and --enlarger the whole DALL·E 2",
+        toml: include_str!("../presets/decoder.toml"),
+        follows_data: false,
+    },
+    Preset {
+        name: "enlarger",
+        about: "enlarges the images of `decoder` four times per side",
+        toml: include_str!("../presets/enlarger.toml"),
+        follows_data: false,
+    },
+    Preset {
         name: "text-to-image",
         about: "text to 64x64 emoji, in the latents of an autoencoder (--vae)",
         toml: include_str!("../presets/text-to-image.toml"),

@@ -38,6 +38,10 @@ pub(crate) fn settings(path: &Path) -> Result<Table, TrainError> {
         }
         TaskKind::Vae => vae(&dir)?,
         TaskKind::SuperResolution => super_resolution(&dir)?,
+        task @ (TaskKind::Clip | TaskKind::Prior | TaskKind::Decoder) => {
+            let expected = format!("nothing: task = {task} starts from random weights");
+            return Err(TrainError::config("run.init", path.display(), expected));
+        }
     };
     layer.insert("run".into(), table([("init", name.into())]));
     Ok(layer)

@@ -107,6 +107,11 @@ impl<M: Module> Learner<M> {
         self.model.as_ref().ok_or_else(ended)
     }
 
+    /// Changes the module after a step. `change` must be the same on all ranks.
+    pub fn change(&mut self, change: impl FnOnce(M) -> M) {
+        self.model = self.model.take().map(change);
+    }
+
     /// The first average, if there is one.
     pub fn average(&self) -> Option<&M> {
         self.averages.first().map(|(_, model)| model)

@@ -1,8 +1,11 @@
 //! Training tasks. The loop handles steps, time, files and events; a task handles its data, networks and losses.
 
+mod clip;
+mod decoder;
 mod diffusion;
 mod learner;
 mod pixels;
+mod prior;
 mod text_to_image;
 mod text_to_video;
 mod vae;
@@ -46,6 +49,13 @@ pub enum TaskKind {
     Vae,
     /// A denoising network that enlarges images: `[super_resolution]`, `[model]`, `[diffusion]` and `[loss]`.
     SuperResolution,
+    /// Encoders of images and of texts into one space: `[clip]` and `[text]`.
+    Clip,
+    /// A transformer that samples the embedding of an image for a text: `[unclip]`, `[prior]`, `[text]`, `[diffusion]` and
+    /// `[loss]`.
+    Prior,
+    /// A U-Net that makes images of such embeddings: `[unclip]`, `[text]`, `[model]`, `[diffusion]` and `[loss]`.
+    Decoder,
 }
 
 impl TaskKind {
@@ -57,6 +67,9 @@ impl TaskKind {
             Self::TextToSound => ["model", "diffusion", "loss", "text", "sound"].contains(&table),
             Self::Vae => table == "vae",
             Self::SuperResolution => ["model", "diffusion", "loss", "super_resolution"].contains(&table),
+            Self::Clip => ["clip", "text"].contains(&table),
+            Self::Prior => ["unclip", "prior", "text", "diffusion", "loss"].contains(&table),
+            Self::Decoder => ["unclip", "text", "model", "diffusion", "loss"].contains(&table),
         }
     }
 }
@@ -70,6 +83,9 @@ impl std::fmt::Display for TaskKind {
             Self::TextToVideo => "text-to-video",
             Self::Vae => "vae",
             Self::SuperResolution => "super-resolution",
+            Self::Clip => "clip",
+            Self::Prior => "prior",
+            Self::Decoder => "decoder",
         })
     }
 }
@@ -209,7 +225,11 @@ pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec
         notes.push(format!("{place}: ignoring files that are not images: {found}"));
     }
     match config.task {
-        TaskKind::TextToImage | TaskKind::TextToVideo => text::captioned(config, data, notes),
+        TaskKind::TextToImage
+        | TaskKind::TextToVideo
+        | TaskKind::Clip
+        | TaskKind::Prior
+        | TaskKind::Decoder => text::captioned(config, data, notes),
         _ => Ok((data, notes)),
     }
 }
@@ -235,6 +255,9 @@ pub(crate) fn open(
         TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from, share)?),
         TaskKind::TextToVideo => Box::new(text_to_video::open(config, data, device, from, share)?),
         TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from, share)?),
+        TaskKind::Clip => Box::new(clip::Clip::new(config, data, device, from, share)?),
+        TaskKind::Prior => Box::new(prior::open(config, data, device, from, share)?),
+        TaskKind::Decoder => Box::new(decoder::open(config, data, device, from, share)?),
         _ => Box::new(pixels::open(config, data, device, from, share)?),
     })
 }
@@ -252,6 +275,9 @@ pub(crate) fn plan(config: &RunConfig, data: &RunData, device: &Device) -> Resul
         TaskKind::TextToImage => text_to_image::plan(config, data, device),
         TaskKind::TextToVideo => text_to_video::plan(config, data, device),
         TaskKind::Vae => vae::plan(config, data, device),
+        TaskKind::Clip => clip::plan(config, data, device),
+        TaskKind::Prior => prior::plan(config, data, device),
+        TaskKind::Decoder => decoder::plan(config, data, device),
         _ => pixels::plan(config, data, device),
     }
 }

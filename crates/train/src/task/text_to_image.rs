@@ -22,11 +22,10 @@ use crate::{
     init, preview,
     share::Share,
     sound::SoundSet,
-    text::{self, Part, TextBatch, TextBatches, TextModel, Vae},
+    text::{self, Part, TOKENIZER, TextBatch, TextBatches, TextModel, Vae},
 };
 
-/// The folder in the run's folder for a tokenizer that was not learned from the captions.
-const TOKENIZER: &str = "tokenizer";
+pub(super) use text::checked_tokenizer as tokenizer;
 
 /// A model of texts in the latents of a codec: of images, or of sounds.
 pub(super) struct Texts {
@@ -80,29 +79,6 @@ fn fit(config: &RunConfig, shape: [usize; 3]) -> Result<(), TrainError> {
 fn activations(config: &RunConfig, unet: &UNet2DConditionConfig, [_, h, w]: [usize; 3]) -> u64 {
     let side = ((h * w) as f64).sqrt().ceil() as usize;
     condition_unet_activations(unet, side, config.text.tokens, config.run.recompute)
-}
-
-/// The tokenizer of a run, which must be that of its checkpoint.
-pub(super) fn tokenizer<'a>(
-    config: &RunConfig,
-    words: impl Iterator<Item = &'a Words>,
-    from: Option<&Checkpoint>,
-) -> Result<ClipTokenizer, TrainError> {
-    let tokenizer = match (&config.run.init, from) {
-        (Some(_), Some(_)) => ClipTokenizer::open(&config.run.out.join(TOKENIZER))?,
-        _ => text::tokenizer(words, config)?,
-    };
-    let print = tokenizer.fingerprint();
-    if let Some(checkpoint) = from
-        && checkpoint.state.inputs.get(TOKENIZER).is_some_and(|before| *before != print)
-    {
-        let reason = match &config.run.init {
-            Some(_) => format!("the tokenizer in {} is damaged", config.run.out.join(TOKENIZER).display()),
-            None => "the captions changed, and so did the tokenizer that is trained on them".into(),
-        };
-        return Err(TrainError::checkpoint(&checkpoint.path, reason));
-    }
-    Ok(tokenizer)
 }
 
 /// Writes the tokenizer of the initial model to the run's folder, because the run must not depend on that model.

@@ -23,6 +23,7 @@ use crate::{
     init,
     optim::GradientMap,
     prefetch::Prefetch,
+    preview,
     share::Share,
 };
 
@@ -255,20 +256,10 @@ impl Task for Vae {
             let [x, y] = self.reconstructed(&model, batch)?.map(to_host);
             let image = |planes: &[f32]| Image::from_planes(size, size, planes);
             let each = 3 * size * size;
-            pairs.extend(x.chunks_exact(each).map(image).zip(y.chunks_exact(each).map(image)));
+            let both = x.chunks_exact(each).zip(y.chunks_exact(each));
+            pairs.extend(both.map(|(x, y)| [image(x), image(y)]));
         }
-        // About as wide as high.
-        let columns = ((2.0 * pairs.len() as f64).sqrt().round() as usize).max(1);
-        let mut images = Vec::with_capacity(2 * pairs.len());
-        for row in pairs.chunks(columns) {
-            images.extend(row.iter().map(|pair| pair.0.clone()));
-            // Fills an incomplete last row.
-            let blank = Image::filled(size, size, tweedie_data::Rgb([255; 3]));
-            let fill = if pairs.len() > columns { columns - row.len() } else { 0 };
-            images.extend(std::iter::repeat_n(blank, fill));
-            images.extend(row.iter().map(|pair| pair.1.clone()));
-        }
-        Ok(Sheet { images, columns: columns.min(pairs.len().max(1)), ..Sheet::default() })
+        Ok(preview::pairs(&pairs))
     }
 
     fn tensors(&self) -> Result<Files, TrainError> {

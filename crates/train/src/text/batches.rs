@@ -9,6 +9,7 @@ use tweedie_ops::Device;
 use super::{LatentFile, Latents, TextConfig, Vae, tokens};
 use crate::{
     batches::{HostBatch, Noising},
+    checkpoint::Checkpoint,
     config::RunConfig,
     error::TrainError,
     init,
@@ -102,6 +103,47 @@ pub(crate) fn tokenizer<'a>(
     Ok(ClipTokenizer::train(texts, text.vocabulary))
 }
 
+/// The name of the tokenizer among a run's inputs, and of its folder in the run's folder if it was not learned from the captions.
+pub(crate) const TOKENIZER: &str = "tokenizer";
+
+/// The tokenizer of a run, which must be that of its checkpoint.
+///
+/// # Errors
+/// Those of [`tokenizer`], and if it is another one.
+pub(crate) fn checked_tokenizer<'a>(
+    config: &RunConfig,
+    words: impl Iterator<Item = &'a Words>,
+    from: Option<&Checkpoint>,
+) -> Result<ClipTokenizer, TrainError> {
+    let own = match (&config.run.init, from) {
+        (Some(_), Some(_)) => ClipTokenizer::open(&config.run.out.join(TOKENIZER))?,
+        _ => tokenizer(words, config)?,
+    };
+    let print = own.fingerprint();
+    if let Some(checkpoint) = from
+        && checkpoint.state.inputs.get(TOKENIZER).is_some_and(|before| *before != print)
+    {
+        let reason = match &config.run.init {
+            Some(_) => format!("the tokenizer in {} is damaged", config.run.out.join(TOKENIZER).display()),
+            None => "the captions changed, and so did the tokenizer that is trained on them".into(),
+        };
+        return Err(TrainError::checkpoint(&checkpoint.path, reason));
+    }
+    Ok(own)
+}
+
+/// How the plain caption of a sample is composed: alone, unless training never shows it so.
+pub(crate) fn plain(captions: &CaptionConfig) -> CaptionConfig {
+    let CaptionConfig { caption, caption_and_kind, missing, .. } = *captions;
+    let alone = caption > 0.0 || caption_and_kind == 0.0;
+    CaptionConfig {
+        caption: if alone { 1.0 } else { 0.0 },
+        caption_and_kind: if alone { 0.0 } else { 1.0 },
+        missing,
+        ..CaptionConfig::default()
+    }
+}
+
 impl TextBatches {
     /// Creates batches for a run.
     ///
@@ -158,21 +200,9 @@ impl TextBatches {
             return self.config.prompts.clone();
         }
         let part = if self.held_out.words.is_empty() { &self.train } else { &self.held_out };
-        let (plain, all) = (self.plain(), part.words.len());
+        let (plain, all) = (plain(&self.config.captions), part.words.len());
         let count = all.min(MOST);
         (0..count).map(|i| plain.compose(&part.words[i * all / count], 0, 0)).collect()
-    }
-
-    /// How the plain caption of a sample is composed: alone, unless training never shows it so.
-    fn plain(&self) -> CaptionConfig {
-        let CaptionConfig { caption, caption_and_kind, missing, .. } = self.config.captions;
-        let alone = caption > 0.0 || caption_and_kind == 0.0;
-        CaptionConfig {
-            caption: if alone { 1.0 } else { 0.0 },
-            caption_and_kind: if alone { 0.0 } else { 1.0 },
-            missing,
-            ..CaptionConfig::default()
-        }
     }
 
     /// The tokens of a text.
@@ -211,7 +241,7 @@ impl TextBatches {
         if words.is_empty() {
             return Vec::new();
         }
-        let (images, plain) = (words.len(), self.plain());
+        let (images, plain) = (words.len(), plain(&self.config.captions));
         let part = |part: Range<usize>| {
             let mut batch = TextBatch::default();
             for row in part {

@@ -85,8 +85,8 @@ impl Default for LatentConfig {
 }
 
 impl TextConfig {
-    /// Checks all values, and whether the rest of `config` suits this task.
-    pub(crate) fn check(&self, config: &RunConfig) -> Result<(), TrainError> {
+    /// Checks the values that only concern texts and latents.
+    pub(crate) fn check_texts(&self) -> Result<(), TrainError> {
         let wrong =
             |key: &str, value: String, expected: &str| Err::<(), _>(TrainError::config(key, value, expected));
         for (key, value, least, most) in [
@@ -107,8 +107,27 @@ impl TextConfig {
         }
         self.captions.validate()?;
         let text = ClipTextConfig { vocab_size: self.vocabulary, ..self.encoder_of(0) };
-        text.validate().map_err(|e| TrainError::Model(format!("text: {e}")))?;
+        text.validate().map_err(|e| TrainError::Model(format!("text: {e}")))
+    }
 
+    /// Checks that `keys`, which a task does not use, have their defaults.
+    pub(crate) fn only_without(&self, keys: &[&str], reason: &str) -> Result<(), TrainError> {
+        let of = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
+        let (own, usual) = (of(self), of(&Self::default()));
+        match keys.iter().find(|key| own.get(**key) != usual.get(**key)) {
+            Some(key) => {
+                let found = own.get(*key).map(ToString::to_string).unwrap_or_default();
+                Err(TrainError::config(format!("text.{key}"), found, format!("nothing: {reason}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks all values, and whether the rest of `config` suits this task.
+    pub(crate) fn check(&self, config: &RunConfig) -> Result<(), TrainError> {
+        let wrong =
+            |key: &str, value: String, expected: &str| Err::<(), _>(TrainError::config(key, value, expected));
+        self.check_texts()?;
         if config.augment.has_labels() {
             let found = config.augment.edm.p.to_string();
             return wrong(
@@ -259,7 +278,7 @@ impl CompactUNet {
     }
 
     /// The text-conditional U-Net, with transformers where [`CompactUNet::unet`] has self-attention.
-    fn condition_unet(&self) -> Result<UNet2DConditionConfig, TrainError> {
+    pub(crate) fn condition_unet(&self) -> Result<UNet2DConditionConfig, TrainError> {
         // All values are checked there.
         let plain = self.unet()?;
         let levels = plain.block_out_channels.len();

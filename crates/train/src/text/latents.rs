@@ -138,6 +138,35 @@ impl Latents {
         self.of(&self.mean, image, 0)
     }
 
+    /// Mean and standard deviation of each channel, over all images and versions.
+    pub fn moments(&self) -> [Vec<f32>; 2] {
+        let [channels, height, width] = self.shape;
+        let (each, area) = (channels * height * width, height * width);
+        let count = (self.mean.len() / each.max(1) * area).max(1) as f64;
+        let sum = |channel: usize, of: &dyn Fn(f64) -> f64| -> f64 {
+            let rows =
+                self.mean.chunks_exact(each).flat_map(|row| &row[channel * area..(channel + 1) * area]);
+            rows.map(|v| of(f64::from(*v))).sum::<f64>() / count
+        };
+        let mean: Vec<f64> = (0..channels).map(|channel| sum(channel, &|v| v)).collect();
+        let std = (0..channels).map(|channel| sum(channel, &|v| (v - mean[channel]).powi(2)).sqrt() as f32);
+        [mean.iter().map(|v| *v as f32).collect(), std.collect()]
+    }
+
+    /// The same with `(z − mean)/std` of each channel instead of `z`.
+    #[must_use]
+    pub fn standardized(mut self, mean: &[f32], std: &[f32]) -> Self {
+        let area = self.shape[1] * self.shape[2];
+        for (at, v) in self.mean.iter_mut().enumerate() {
+            let channel = at / area % mean.len();
+            *v = (*v - mean[channel]) / std[channel];
+        }
+        for (at, v) in self.std.iter_mut().enumerate() {
+            *v /= std[at / area % mean.len()];
+        }
+        self
+    }
+
     fn of<'a>(&self, values: &'a [f32], image: usize, variant: usize) -> &'a [f32] {
         let each: usize = self.shape.iter().product();
         let at = (image * self.variants + variant) * each;

@@ -5,6 +5,7 @@ mod batches;
 mod config;
 mod export;
 mod latents;
+mod pairs;
 mod vae;
 
 use std::collections::HashSet;
@@ -22,9 +23,10 @@ use crate::{config::RunConfig, error::TrainError};
 
 pub use config::{LatentConfig, TextConfig};
 
-pub(crate) use batches::{Part, TextBatch, TextBatches, tokenizer};
+pub(crate) use batches::{Part, TOKENIZER, TextBatch, TextBatches, checked_tokenizer, plain, tokenizer};
 pub(crate) use export::{export, pipeline};
 pub(crate) use latents::{LatentFile, Latents};
+pub(crate) use pairs::{CaptionedBatch, CaptionedBatches};
 pub(crate) use vae::Vae;
 
 /// The trained networks.
