@@ -31,6 +31,7 @@ pub const OWN: &[(&str, &str)] = &[
     ("emoji-vae-64", "autoencoder of 64×64 emoji"),
     (ENLARGER, "enlarges emoji and drawings 4 times"),
     ("spoken-digits", "speaks digits in six voices"),
+    ("moving-emoji", "clips of moving emoji, 64×64 pixels, by text"),
 ];
 
 /// The description of one of this project's models; empty for others.
@@ -137,11 +138,12 @@ pub fn load(model: &Path, options: &LoadOptions<'_>, device: &Device) -> Result<
                 && options.loras.is_empty()
                 && options.controls.is_empty()
                 && options.tokenizer.is_none()
+                && options.motion_adapter.is_none()
                 && options.prediction.is_none();
             if plain {
                 return Ok(Pipeline::of(builtin::load(device)?, device));
             }
-            let reason = "this model is part of the binary; LoRAs, ControlNets, variants, tokenizers and prediction \
+            let reason = "this model is part of the binary; LoRAs, ControlNets, motion adapters, variants, tokenizers and prediction \
                           types need a model folder or file";
             Err(HubError::Format { path: model.into(), reason: reason.into() }.into())
         }

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, sync::LazyLock};
 
 use tweedie::{
-    data::clip::{Part, read},
+    data::{
+        clip::{Part, read},
+        moving::{Checker, Motion, Thing},
+    },
     media::{Image, Rgb, Video},
 };
 
@@ -72,6 +75,16 @@ fn clips_are_written_made_again_and_continued() {
     // The same request, the same frames.
     scratch.ok(&["sample", "--like", "long.png", "--model", model, "--zoom", "1", "-o", "again.png"]);
     assert_eq!(read(&scratch.path("again.png"), Part::All).unwrap().video, long);
+}
+
+#[test]
+fn the_shipped_model_moves_things_as_asked() {
+    let scratch = Scratch::new();
+    let whale = ["--prompt", "a whale shrinks", "--singles", "each", "-o", "a.webp"];
+    scratch.ok(&[&["sample", "--model", "moving-emoji"], &whale[..]].concat());
+    let video = read(&scratch.path("each/0000.webp"), Part::All).unwrap().video;
+    let verdict = Checker::new(Rgb([255; 3])).check(&video.frames, 8, Motion::Shrinks).unwrap();
+    assert!(verdict.shows(Thing::named("whale").unwrap()) && verdict.follows, "{verdict:?}");
 }
 
 #[test]
