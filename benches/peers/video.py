@@ -17,7 +17,7 @@ from pathlib import Path
 
 THREADS = 2
 BATCH = 4
-TRAIN_STEPS = 8
+TRAIN_STEPS = 30
 SAMPLE_STEPS = 10
 GUIDANCE = 3.0
 PROMPT = "a red heart bounces"
