@@ -31,7 +31,7 @@ pub const OWN: &[(&str, &str)] = &[
     ("emoji-vae-64", "autoencoder of 64×64 emoji"),
     (ENLARGER, "enlarges emoji and drawings 4 times"),
     ("spoken-digits", "speaks digits in six voices"),
-    ("moving-emoji", "clips of moving emoji, 64×64 pixels, by text"),
+    ("moving-emoji", "clips of moving emoji, by text"),
 ];
 
 /// The description of one of this project's models; empty for others.

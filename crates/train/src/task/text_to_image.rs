@@ -25,8 +25,6 @@ use crate::{
     text::{self, Part, TOKENIZER, TextBatch, TextBatches, TextModel, Vae},
 };
 
-pub(super) use text::checked_tokenizer as tokenizer;
-
 /// A model of texts in the latents of a codec: of images, or of sounds.
 pub(super) struct Texts {
     config: RunConfig,
@@ -46,7 +44,7 @@ pub(super) fn open(
 ) -> Result<Diffusion<Texts>, TrainError> {
     let vae = Vae::load(&config.text.vae, device)?;
     fit(config, vae.shape(config.data.size)?)?;
-    let tokenizer = tokenizer(config, data.split().0.words(), from)?;
+    let tokenizer = text::checked_tokenizer(config, data.split().0.words(), from)?;
     let parts = Part::of_images(config, data, &vae, device, share.is_first())?;
     let maker = TextBatches::new(config, tokenizer, parts)?;
     begun(Texts { config: config.clone(), maker, vae, speech: None }, device, from, share)
@@ -61,7 +59,7 @@ pub(super) fn open_sounds(
     share: &Share,
 ) -> Result<Diffusion<Texts>, TrainError> {
     fit(config, config.sound.shape())?;
-    let tokenizer = tokenizer(config, data.words(), from)?;
+    let tokenizer = text::checked_tokenizer(config, data.words(), from)?;
     let (codec, train, held_out) = data.parts(config)?;
     let maker = TextBatches::new(config, tokenizer, [train, held_out])?;
     let (vae, speech) = (Vae::of(codec), Some(data.speech()));

@@ -10,7 +10,7 @@ use tweedie_pipe::{Inputs, Request};
 use super::{
     Sheet,
     diffusion::{Diffusion, Subject},
-    text_to_image::{save_tokenizer, tokenizer},
+    text_to_image::save_tokenizer,
 };
 use crate::{
     batches::{HostBatch, Noising},
@@ -62,7 +62,7 @@ pub(super) fn open(
     let vae = Vae::load(&config.text.vae, device)?;
     let shape = vae.shape(config.data.size)?;
     activations(config, shape)?;
-    let tokenizer = tokenizer(config, data.split().0.words(), from)?;
+    let tokenizer = text::checked_tokenizer(config, data.split().0.words(), from)?;
     let maker = VideoBatches::new(config, tokenizer, &vae, device, share.is_first())?;
     let mut model = VideoModel::new(config, shape, maker.tokenizer(), &device.clone().autodiff())?
         .with_context(config.run.context());
