@@ -100,7 +100,7 @@ pub struct Conditions(BTreeMap<&'static str, Entry>);
 
 /// The class of each row: [`Entry::Indices`].
 pub const CLASSES: &str = "classes";
-/// A vector that is added to the time embedding, of its width: [`Entry::Vectors`].
+/// A vector that joins the time embedding, of its width or of that of a projection to it: [`Entry::Vectors`].
 pub const EMBEDDING: &str = "embedding";
 /// Text features: [`Entry::Tokens`].
 pub const TEXT: &str = "text";

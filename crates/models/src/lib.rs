@@ -77,5 +77,5 @@ pub use vae::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
 };
 pub use vision::{ClipVisionConfig, ClipVisionModel};
-pub use vocoder::{HifiGan, HifiGanConfig};
+pub use vocoder::{HifiGan, HifiGanConfig, MelAutoencoder};
 pub use windows::Windows;

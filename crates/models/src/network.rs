@@ -45,6 +45,8 @@ pub struct IoSpec {
     pub patch: usize,
     /// The classes, if it reads them.
     pub classes: Classes,
+    /// Width of the vector that it reads as [`EMBEDDING`](crate::conditions::EMBEDDING).
+    pub embedding: Option<usize>,
     /// Width of the text features, if it reads them.
     pub text: Option<usize>,
     /// Whether it reads pooled text features.
@@ -83,6 +85,7 @@ impl IoSpec {
             multiple: 1,
             patch: 2,
             classes: Classes::default(),
+            embedding: None,
             text: None,
             pooled: false,
             lengths: false,

@@ -15,10 +15,12 @@ use common::{sample, weight};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tweedie_models::{
-    AutoencoderKl, AutoencoderKlConfig, ClapTextConfig, ClapTextModel, HifiGan, HifiGanConfig, HostTensor,
+    AutoencoderKl, AutoencoderKlConfig, ClapTextConfig, ClapTextModel, Conditions, Entry, HifiGan,
+    HifiGanConfig, HostTensor, Mode, Network, UNet2DConditionConfig, UNet2DConditionModel,
+    conditions::{EMBEDDING, TEXT},
     params,
 };
-use tweedie_ops::to_host;
+use tweedie_ops::{Batch, to_host};
 
 /// Relative to the output's root mean square.
 const TOLERANCE: f64 = 1e-4;
@@ -118,6 +120,43 @@ fn autoencoders_of_one_channel() {
     golden.expect("latent_mean", posterior.mean);
     golden.expect("latent_logvar", posterior.logvar);
     golden.expect("decoded", vae.decode(golden.input("latents")).unwrap());
+}
+
+#[test]
+fn unets_of_a_vector_instead_of_a_text() {
+    let device = Device::flex();
+    for name in ["unet_simple_projection", "unet_projection"] {
+        let golden = Golden::open(name);
+        let config = UNet2DConditionConfig::from_json(&golden.config).unwrap();
+        let new = UNet2DConditionModel::new(&config, 1, &device).unwrap();
+        let unet =
+            UNet2DConditionModel::load(&config, &golden.weights(&new, str::to_owned), &device).unwrap();
+        let spec = Network::spec(&unet);
+        assert_eq!((spec.text, spec.embedding, spec.classes.other), (None, Some(12), Some("vectors")));
+        let times: Vec<f32> = serde_json::from_value(golden.given["timestep"].clone()).unwrap();
+        let x = Batch::of(golden.input::<4>("sample"));
+        let given = Conditions::none().with(EMBEDDING, Entry::Vectors(golden.input("class_labels")));
+        unet.check(x.len(), x.shape(), &times, &given).unwrap();
+        let y = Network::forward(&unet, x.clone(), &times, &given, Mode::Eval);
+        golden.expect("sample", y.tensor::<4>());
+
+        let text = Entry::Tokens(sample("text", [2, 3, 32], &device));
+        for (conditions, words) in [
+            (Conditions::none(), "needs an embedding"),
+            (Conditions::none().with(EMBEDDING, Entry::Vectors(sample("e", [2, 11], &device))), "[2, 12]"),
+            (given.with(TEXT, text), "does not read text features"),
+        ] {
+            let error = unet.check(2, x.shape(), &times, &conditions).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+    for (json, words) in [
+        (r#"{"class_embed_type": "projection"}"#, "projection_class_embeddings_input_dim"),
+        (r#"{"class_embeddings_concat": true}"#, "class_embeddings_concat"),
+    ] {
+        let error = UNet2DConditionConfig::from_json(json).unwrap_err().to_string();
+        assert!(error.contains(words), "{json}: {error}");
+    }
 }
 
 #[test]

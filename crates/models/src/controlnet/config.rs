@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{self, ConfigError, Format, in_range},
     layers::Activation,
-    unet::{ClassEmbedType, TimeScaleShift},
+    unet::TimeScaleShift,
     unet_condition::{
-        AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, PerBlock,
-        UNet2DConditionConfig,
+        AdditionEmbedType, CrossClassEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType,
+        PerBlock, UNet2DConditionConfig,
     },
 };
 
@@ -55,7 +55,7 @@ pub struct ControlNetConfig {
     pub transformer_layers_per_block: PerBlock<usize>,
     pub attention_head_dim: PerBlock<usize>,
     pub use_linear_projection: bool,
-    pub class_embed_type: Option<ClassEmbedType>,
+    pub class_embed_type: Option<CrossClassEmbedType>,
     pub addition_embed_type: Option<AdditionEmbedType>,
     pub addition_time_embed_dim: Option<usize>,
     pub num_class_embeds: Option<usize>,

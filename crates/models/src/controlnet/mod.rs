@@ -16,13 +16,13 @@ pub use controlled::Controlled;
 use crate::{
     conditions::Conditions,
     config::ConfigError,
-    layers::{Activation, Conv2d, Either, Embedding, Init},
+    layers::{Activation, Conv2d, Init},
     network::{InputError, IoSpec, Mode},
     params::{self, TensorSource},
     unet::{LoadError, embed::TimestepEmbedding},
     unet_condition::{
         UNet2DConditionConfig,
-        encoder::{DownBlock, Encoder, EncoderLayers, Given, MidBlock},
+        encoder::{ClassLayer, DownBlock, Encoder, EncoderLayers, Given, MidBlock},
     },
 };
 
@@ -72,7 +72,7 @@ fn zeros(init: &Init, inputs: usize, outputs: usize, k: usize) -> Conv2d {
 pub struct ControlNetModel {
     conv_in: Conv2d,
     time_embedding: TimestepEmbedding,
-    class_embedding: Option<Either<TimestepEmbedding, Embedding>>,
+    class_embedding: Option<ClassLayer>,
     add_embedding: Option<TimestepEmbedding>,
     controlnet_cond_embedding: ImageEmbedding,
     down_blocks: Vec<DownBlock>,
@@ -221,10 +221,9 @@ impl ControlNetModel {
         hint: Tensor<4>,
         mode: Mode,
     ) -> Vec<Tensor<4>> {
-        let text = match (self.unet.check_input(x.dims(), times, conditions), conditions.text()) {
-            (Ok(()), Some(text)) => text,
-            (checked, _) => panic!("{checked:?}"),
-        };
+        if let Err(e) = self.unet.check_input(x.dims(), times, conditions) {
+            panic!("{e}");
+        }
         let precision = self.context.precision;
         self.context.run(|| {
             let encoder = Encoder {
@@ -237,7 +236,7 @@ impl ControlNetModel {
                 config: &self.unet,
                 precision,
             };
-            let halfway = encoder.run(Given { x, times, text, conditions, mode, hint: Some(hint) });
+            let halfway = encoder.run(Given { x, times, conditions, mode, hint: Some(hint) });
             let maps = halfway.skips.into_iter().chain([halfway.x]);
             let layers = self.controlnet_down_blocks.iter().chain([&self.controlnet_mid_block]);
             let output = |(map, layer): (Tensor<4>, &Conv2d)| {

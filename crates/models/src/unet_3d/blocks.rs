@@ -200,7 +200,7 @@ impl Block {
 
     /// What follows layer `i`: the transformers and the motion module, if there are any.
     fn attended(&self, i: usize, x: Tensor<4>, inputs: &Inputs<'_>) -> Tensor<4> {
-        let x = self.attentions.get(i).into_iter().fold(x, |x, frame| frame.forward(x, inputs.text));
+        let x = self.attentions.get(i).into_iter().fold(x, |x, frame| frame.forward(x, Some(inputs.text)));
         let over_time = self.temp_attentions.get(i).into_iter().chain(self.motion_modules.get(i));
         over_time.fold(x, |x, time| time.forward(x, inputs.frames))
     }

@@ -24,7 +24,8 @@ type Attention = Either<Transformer, AddedAttention>;
 /// Inputs of blocks besides the image.
 pub(super) struct Inputs<'a> {
     pub(super) time: &'a Time,
-    pub(super) text: &'a Tensor<3>,
+    /// `None` for networks that read no text.
+    pub(super) text: Option<&'a Tensor<3>>,
     /// How many tokens of the text count.
     pub(super) lengths: Option<&'a [usize]>,
     pub(super) mode: Mode,
@@ -34,7 +35,10 @@ impl Attention {
     fn forward(&self, x: Tensor<4>, inputs: &Inputs<'_>) -> Tensor<4> {
         match self {
             Self::A(transformer) => transformer.forward(x, inputs.text),
-            Self::B(added) => added.forward(x, inputs.text, inputs.lengths),
+            Self::B(added) => {
+                let text = inputs.text.expect("networks with such blocks read texts");
+                added.forward(x, text, inputs.lengths)
+            }
         }
     }
 }

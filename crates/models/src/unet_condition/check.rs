@@ -2,13 +2,13 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{UNet2DConditionConfig, UNet2DConditionModel};
+use super::{CrossClassEmbedType, UNet2DConditionConfig, UNet2DConditionModel};
 use crate::{
     conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES},
     config::{ConfigError, in_range},
     layers::Init,
     network::InputError,
-    unet::{ClassEmbedType, SampleSize},
+    unet::SampleSize,
 };
 
 const MAX_WIDTH: usize = 1 << 20;
@@ -69,6 +69,14 @@ impl UNet2DConditionConfig {
                 return Err(ConfigError::value(key, value, "out of range"));
             }
         }
+        if self.class_embeddings_concat {
+            let class = self.class_embed_type.is_some() || self.num_class_embeds.is_some();
+            if !class || self.addition_embed_type.is_some() {
+                let reason =
+                    "expected a `class_embed_type` or `num_class_embeds`, and no `addition_embed_type`";
+                return Err(ConfigError::value("class_embeddings_concat", true, reason));
+            }
+        }
         match self.sample_size.map(SampleSize::dims) {
             Some([h, w]) if h == 0 || w == 0 => {
                 Err(ConfigError::value("sample_size", self.sample_size, "expected sizes of at least 1"))
@@ -123,19 +131,11 @@ impl UNet2DConditionConfig {
         ensure(h > 0 && w > 0, || format!("the sample has {h}×{w} pixels, expected at least 1×1"))?;
         ensure(times.len() == b, || format!("{} times for {b} samples", times.len()))?;
 
-        let Some(text) = conditions.text() else {
-            return Err(InputError("this network needs text features".into()));
-        };
-        let [rows, tokens, width] = text.dims();
-        let expected = self.text_width().unwrap_or(0);
-        ensure(rows == b && tokens > 0 && width == expected, || {
-            let found = text.dims();
-            format!("the text features have shape {found:?}, expected [{b}, tokens, {expected}]")
-        })?;
+        let tokens = self.check_text(b, conditions)?;
 
         let least_unknown = match (self.class_embed_type, self.num_class_embeds) {
-            (Some(ClassEmbedType::Timestep), _) => Some(usize::MAX),
-            (Some(ClassEmbedType::Identity), _) => None,
+            (Some(CrossClassEmbedType::Timestep), _) => Some(usize::MAX),
+            (Some(_), _) => None,
             (None, entries) => entries,
         };
         match (least_unknown, conditions.classes()) {
@@ -150,8 +150,7 @@ impl UNet2DConditionConfig {
             }
         }
         let given = conditions.vectors(EMBEDDING).map(Tensor::dims);
-        let expected =
-            (self.class_embed_type == Some(ClassEmbedType::Identity)).then(|| [b, self.time_width()]);
+        let expected = self.embedding_width().map(|width| [b, width]);
         ensure(given == expected, || match (expected, given) {
             (None, _) => "this network does not read an embedding".into(),
             (Some(_), None) => "this network needs an embedding".into(),
@@ -180,6 +179,23 @@ impl UNet2DConditionConfig {
             ensure(found == expected, || format!("{found} residuals, expected {expected}"))?;
         }
         self.check_added(b, conditions)
+    }
+
+    /// The number of tokens of the text.
+    fn check_text(&self, b: usize, conditions: &Conditions) -> Result<usize, InputError> {
+        let text = match (conditions.text(), self.reads_text()) {
+            (Some(text), true) => text,
+            (None, false) => return Ok(0),
+            (None, true) => return Err(InputError("this network needs text features".into())),
+            (Some(_), false) => return Err(InputError("this network does not read text features".into())),
+        };
+        let [rows, tokens, width] = text.dims();
+        let expected = self.text_width().unwrap_or(0);
+        ensure(rows == b && tokens > 0 && width == expected, || {
+            let found = text.dims();
+            format!("the text features have shape {found:?}, expected [{b}, tokens, {expected}]")
+        })?;
+        Ok(tokens)
     }
 
     fn check_added(&self, b: usize, conditions: &Conditions) -> Result<(), InputError> {

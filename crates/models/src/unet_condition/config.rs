@@ -6,14 +6,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{self, ConfigError, Format},
     layers::Activation,
-    unet::{ClassEmbedType, SampleSize, TimeScaleShift, UNet2DConfig},
+    unet::{SampleSize, TimeScaleShift, UNet2DConfig},
 };
 
 /// Keys whose other values belong to networks that are not supported.
-const FIXED: [(&str, &str); 16] = [
+const FIXED: [(&str, &str); 15] = [
     ("addition_embed_type_num_heads", "64"),
     ("attention_type", "\"default\""),
-    ("class_embeddings_concat", "false"),
     ("conv_in_kernel", "3"),
     ("conv_out_kernel", "3"),
     ("cross_attention_norm", "null"),
@@ -98,6 +97,20 @@ impl CrossUpBlockType {
     }
 }
 
+/// How the class is embedded, unless by a learned table with `num_class_embeds` entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CrossClassEmbedType {
+    /// Like the time.
+    Timestep,
+    /// The class is already an embedding: [`EMBEDDING`](crate::conditions::EMBEDDING).
+    Identity,
+    /// The class is a vector, also [`EMBEDDING`](crate::conditions::EMBEDDING), that goes through two linear layers.
+    Projection,
+    /// The same through one linear layer.
+    SimpleProjection,
+}
+
 /// Additional embeddings that are added to the time embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -158,7 +171,9 @@ pub struct UNet2DConditionConfig {
     /// Whether transformers use linear layers instead of 1×1 convolutions for projections.
     pub use_linear_projection: bool,
     /// How the class is embedded, unless by a table.
-    pub class_embed_type: Option<ClassEmbedType>,
+    pub class_embed_type: Option<CrossClassEmbedType>,
+    /// Whether the embedding of the class follows that of the time, instead of being added to it.
+    pub class_embeddings_concat: bool,
     /// Additional embeddings that are added to the time embedding.
     pub addition_embed_type: Option<AdditionEmbedType>,
     /// Width of the embedding of each additional number.
@@ -173,7 +188,8 @@ pub struct UNet2DConditionConfig {
     pub time_embedding_dim: Option<usize>,
     /// Width of the embedding of the guidance scale, in guidance-distilled U-Nets.
     pub time_cond_proj_dim: Option<usize>,
-    /// Width of the concatenation of pooled text features and embedded values for `addition_embed_type`.
+    /// Width of the concatenation of pooled text features and embedded values for `addition_embed_type`, or of the vector for
+    /// `class_embed_type`.
     pub projection_class_embeddings_input_dim: Option<usize>,
 }
 
@@ -215,6 +231,7 @@ impl Default for UNet2DConditionConfig {
             attention_head_dim: PerBlock::All(8),
             use_linear_projection: false,
             class_embed_type: None,
+            class_embeddings_concat: false,
             addition_embed_type: None,
             addition_time_embed_dim: None,
             num_class_embeds: None,
@@ -249,7 +266,31 @@ impl UNet2DConditionConfig {
 
     /// Width of the time embedding.
     pub fn time_width(&self) -> usize {
-        self.resnets().time_width()
+        let (time_embedding_dim, block_out_channels) =
+            (self.time_embedding_dim, self.block_out_channels.clone());
+        UNet2DConfig { time_embedding_dim, block_out_channels, ..UNet2DConfig::default() }.time_width()
+    }
+
+    /// Width of the vector that it reads instead of a class.
+    pub fn embedding_width(&self) -> Option<usize> {
+        match self.class_embed_type? {
+            CrossClassEmbedType::Timestep => None,
+            CrossClassEmbedType::Identity => Some(self.time_width()),
+            CrossClassEmbedType::Projection | CrossClassEmbedType::SimpleProjection => {
+                self.projection_class_embeddings_input_dim
+            }
+        }
+    }
+
+    /// Whether it reads text features. A network that reads a vector, and whose transformers have the text's width at each
+    /// resolution (AudioLDM), attends to the sample again instead.
+    pub fn reads_text(&self) -> bool {
+        use CrossClassEmbedType::{Projection, SimpleProjection};
+        let vector = matches!(self.class_embed_type, Some(Projection | SimpleProjection));
+        let mut widths = self.block_out_channels.iter().enumerate();
+        !vector
+            || self.skips_padding()
+            || !widths.all(|(level, width)| self.cross_attention_dim.get(level) == Some(*width))
     }
 
     /// Whether a block attends to the text and the image at once, and so can skip padding tokens.
@@ -272,7 +313,7 @@ impl UNet2DConditionConfig {
 
     /// Width of the text features in the first block with attention to the text.
     pub fn text_width(&self) -> Option<usize> {
-        self.cross_attention_dim.get(0)
+        self.cross_attention_dim.get(0).filter(|_| self.reads_text())
     }
 
     /// The number of numeric conditions that `addition_embed_type` needs besides pooled features of width `pooled`.
@@ -286,7 +327,10 @@ impl UNet2DConditionConfig {
     pub(super) fn resnets(&self) -> UNet2DConfig {
         UNet2DConfig {
             block_out_channels: self.block_out_channels.clone(),
-            time_embedding_dim: self.time_embedding_dim,
+            time_embedding_dim: match self.class_embeddings_concat {
+                true => Some(2 * self.time_width()),
+                false => self.time_embedding_dim,
+            },
             dropout: self.dropout,
             act_fn: self.act_fn,
             norm_num_groups: Some(self.norm_num_groups),

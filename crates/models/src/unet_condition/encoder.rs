@@ -4,25 +4,27 @@ use burn::tensor::Tensor;
 use tweedie_ops::{self as ops, Batch, ConvOptions, Precision};
 
 pub(crate) use super::blocks::{DownBlock, MidBlock};
-use super::{AdditionEmbedType, UNet2DConditionConfig, blocks::Inputs};
+use super::{AdditionEmbedType, CrossClassEmbedType, UNet2DConditionConfig, blocks::Inputs};
 use crate::{
     conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES},
     config::ConfigError,
-    layers::{Conv2d, Either, Embedding, Init},
+    layers::{Conv2d, Either, Embedding, Init, Linear},
     network::Mode,
     unet::{
-        ClassEmbedType,
         embed::{self, TimestepEmbedding},
         positional,
         resnet::Time,
     },
 };
 
+/// Embeds the class: a number like a time, or a vector; a number by a table, or a vector by one layer.
+pub(crate) type ClassLayer = Either<TimestepEmbedding, Either<Embedding, Linear>>;
+
 /// The layers of a network, as they are built. Networks have them as fields, whose names are those of their parameters.
 pub(crate) struct EncoderLayers {
     pub(crate) conv_in: Conv2d,
     pub(crate) time_embedding: TimestepEmbedding,
-    pub(crate) class_embedding: Option<Either<TimestepEmbedding, Embedding>>,
+    pub(crate) class_embedding: Option<ClassLayer>,
     pub(crate) add_embedding: Option<TimestepEmbedding>,
     pub(crate) down_blocks: Vec<DownBlock>,
     pub(crate) mid_block: Option<MidBlock>,
@@ -34,22 +36,34 @@ impl EncoderLayers {
         let widths = &config.block_out_channels;
         let (first, width) = (widths[0], config.time_width());
         let at = init.at("class_embedding");
+        let missing = |key: &str, because: &str| {
+            ConfigError::value(key, (), format!("expected a width, because `{because}` is set"))
+        };
+        const PROJECTED: &str = "projection_class_embeddings_input_dim";
+        let projected = |because: &str| {
+            config.projection_class_embeddings_input_dim.ok_or_else(|| missing(PROJECTED, because))
+        };
+        let vector = || projected("class_embed_type");
         let class_embedding = match (config.class_embed_type, config.num_class_embeds) {
-            (Some(ClassEmbedType::Timestep), _) => Some(Either::A(TimestepEmbedding::new(&at, first, width))),
-            (None, Some(n)) => Some(Either::B(Embedding::new(&at, n, width))),
-            (Some(ClassEmbedType::Identity), _) | (None, None) => None,
+            (Some(CrossClassEmbedType::Timestep), _) => {
+                Some(Either::A(TimestepEmbedding::new(&at, first, width)))
+            }
+            (Some(CrossClassEmbedType::Projection), _) => {
+                Some(Either::A(TimestepEmbedding::new(&at, vector()?, width)))
+            }
+            (Some(CrossClassEmbedType::SimpleProjection), _) => {
+                Some(Either::B(Either::B(Linear::new(&at, vector()?, width, true))))
+            }
+            (None, Some(n)) => Some(Either::B(Either::A(Embedding::new(&at, n, width)))),
+            (Some(CrossClassEmbedType::Identity), _) | (None, None) => None,
         };
         let add_embedding = match config.addition_embed_type {
             None => None,
             Some(AdditionEmbedType::TextTime) => {
-                let missing = |key: &str| {
-                    ConfigError::value(key, (), "expected a width, because `addition_embed_type` is set")
-                };
-                config.addition_time_embed_dim.ok_or_else(|| missing("addition_time_embed_dim"))?;
-                let inputs = config
-                    .projection_class_embeddings_input_dim
-                    .ok_or_else(|| missing("projection_class_embeddings_input_dim"))?;
-                Some(TimestepEmbedding::new(&init.at("add_embedding"), inputs, width))
+                let because = "addition_embed_type";
+                let number = || missing("addition_time_embed_dim", because);
+                config.addition_time_embed_dim.ok_or_else(number)?;
+                Some(TimestepEmbedding::new(&init.at("add_embedding"), projected(because)?, width))
             }
         };
         let down = |i: usize| {
@@ -77,7 +91,7 @@ impl EncoderLayers {
 pub(crate) struct Encoder<'a> {
     pub(crate) conv_in: &'a Conv2d,
     pub(crate) time_embedding: &'a TimestepEmbedding,
-    pub(crate) class_embedding: Option<&'a Either<TimestepEmbedding, Embedding>>,
+    pub(crate) class_embedding: Option<&'a ClassLayer>,
     pub(crate) add_embedding: Option<&'a TimestepEmbedding>,
     pub(crate) down_blocks: &'a [DownBlock],
     pub(crate) mid_block: Option<&'a MidBlock>,
@@ -90,7 +104,6 @@ pub(crate) struct Given<'a> {
     /// `[B, in_channels, H, W]`.
     pub(crate) x: Tensor<4>,
     pub(crate) times: &'a [f32],
-    pub(crate) text: &'a Tensor<3>,
     pub(crate) conditions: &'a Conditions,
     pub(crate) mode: Mode,
     /// Added to the output of the first convolution.
@@ -104,7 +117,7 @@ pub(crate) struct Halfway {
     /// The skip connections, from the highest resolution.
     pub(crate) skips: Vec<Tensor<4>>,
     pub(crate) time: Time,
-    pub(crate) text: Tensor<3>,
+    pub(crate) text: Option<Tensor<3>>,
 }
 
 impl Halfway {
@@ -119,12 +132,12 @@ impl Halfway {
 
 impl Encoder<'_> {
     pub(crate) fn run(&self, given: Given<'_>) -> Halfway {
-        let Given { x, times, text, conditions, mode, hint } = given;
+        let Given { x, times, conditions, mode, hint } = given;
         let x = if self.config.center_input_sample { x.mul_scalar(2.0f32).sub_scalar(1.0f32) } else { x };
         let raw = self.embed(times, conditions);
         let time = Time { active: self.config.act_fn.apply(raw.clone()), raw };
-        let text = self.precision.lower(text.clone());
-        let inputs = Inputs { time: &time, text: &text, lengths: conditions.indices(LENGTHS), mode };
+        let text = conditions.text().map(|text| self.precision.lower(text.clone()));
+        let inputs = Inputs { time: &time, text: text.as_ref(), lengths: conditions.indices(LENGTHS), mode };
 
         let mut x = self.conv_in.forward(x, ConvOptions::same(1));
         if let Some(hint) = hint {
@@ -159,19 +172,22 @@ impl Encoder<'_> {
             numbers = self.time_embedding.joined(numbers, embedded);
         }
         let mut sum = self.time_embedding.forward_with(act, numbers);
-        if let (Some(embedding), Some(classes)) = (self.class_embedding, conditions.classes()) {
-            sum = sum
-                + match embedding {
-                    Either::A(maps) => {
-                        let classes: Vec<f32> = classes.iter().map(|&c| c as f32).collect();
-                        maps.forward_with(act, self.project(&classes, first))
-                    }
-                    Either::B(table) => table.forward(classes),
-                };
-        }
-        if let Some(given) = conditions.vectors(EMBEDDING) {
-            sum = sum + given.clone();
-        }
+        let class = match (self.class_embedding, conditions.classes(), conditions.vectors(EMBEDDING)) {
+            (Some(Either::A(maps)), Some(classes), _) => {
+                let classes: Vec<f32> = classes.iter().map(|&c| c as f32).collect();
+                Some(maps.forward_with(act, self.project(&classes, first)))
+            }
+            (Some(Either::B(Either::A(table))), Some(classes), _) => Some(table.forward(classes)),
+            (Some(Either::A(maps)), None, Some(given)) => Some(maps.forward(given.clone())),
+            (Some(Either::B(Either::B(map))), _, Some(given)) => Some(map.forward(given.clone())),
+            (None, _, given) => given.cloned(),
+            _ => None,
+        };
+        sum = match class {
+            Some(class) if self.config.class_embeddings_concat => Tensor::cat(vec![sum, class], 1),
+            Some(class) => sum + class,
+            None => sum,
+        };
         let added = (conditions.vectors(POOLED), conditions.numbers(SIZES));
         if let (Some(maps), (Some(pooled), Some(ids))) = (self.add_embedding, added) {
             let rows = ids.len();

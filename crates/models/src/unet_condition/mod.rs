@@ -15,28 +15,28 @@ use burn::{
 use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
 
 pub use config::{
-    AdditionEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, PerBlock,
-    UNet2DConditionConfig,
+    AdditionEmbedType, CrossClassEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType,
+    PerBlock, UNet2DConditionConfig,
 };
 
 use crate::{
     conditions::{CLASSES, Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES, TEXT},
     config::ConfigError,
-    layers::{Conv2d, Either, Embedding, GroupNorm, Init},
+    layers::{Conv2d, GroupNorm, Init},
     memory::unet_row,
     network::{Classes, InputError, IoSpec, Mode, Network, module_object},
     params::{self, TensorSource},
-    unet::{ClassEmbedType, LoadError, embed::TimestepEmbedding, resnet::check_groups, shape_of},
+    unet::{LoadError, embed::TimestepEmbedding, resnet::check_groups, shape_of},
 };
 use blocks::{DownBlock, Inputs, MidBlock, UpBlock};
-use encoder::{Encoder, EncoderLayers, Given, Halfway};
+use encoder::{ClassLayer, Encoder, EncoderLayers, Given, Halfway};
 
 /// The text-conditional U-Net. Parameters are named as in diffusers' `UNet2DConditionModel`.
 #[derive(Module, Debug)]
 pub struct UNet2DConditionModel {
     conv_in: Conv2d,
     time_embedding: TimestepEmbedding,
-    class_embedding: Option<Either<TimestepEmbedding, Embedding>>,
+    class_embedding: Option<ClassLayer>,
     add_embedding: Option<TimestepEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<MidBlock>,
@@ -126,11 +126,12 @@ impl UNet2DConditionConfig {
         IoSpec {
             native: c.sample_size.map(|size| size.dims().to_vec()),
             multiple: 1 << c.block_out_channels.len().saturating_sub(1),
-            classes: match c.class_embed_type {
-                Some(ClassEmbedType::Identity) => Classes { other: Some("vectors"), ..Classes::default() },
-                _ => Classes { count: c.num_class_embeds, ..Classes::default() },
+            classes: match c.embedding_width() {
+                Some(_) => Classes { other: Some("vectors"), ..Classes::default() },
+                None => Classes { count: c.num_class_embeds, ..Classes::default() },
             },
-            text: Some(c.text_width().unwrap_or(0)),
+            embedding: c.embedding_width(),
+            text: c.reads_text().then(|| c.text_width().unwrap_or(0)),
             pooled: c.addition_embed_type.is_some(),
             takes_guidance: c.time_cond_proj_dim.is_some(),
             residuals: c.residuals(),
@@ -174,28 +175,20 @@ impl UNet2DConditionModel {
     /// The raw output `[B, out_channels, H, W]` for `x: [B, in_channels, H, W]` at `times`, one per row. See
     /// [`Network::forward`].
     pub fn forward(&self, x: Tensor<4>, times: &[f32], conditions: &Conditions, mode: Mode) -> Tensor<4> {
-        let text = match (self.config.check_input(x.dims(), times, conditions), conditions.text()) {
-            (Ok(()), Some(text)) => text,
-            (checked, _) => panic!("{checked:?}"),
-        };
-        self.context.run(|| self.run(x, times, text, conditions, mode))
+        if let Err(e) = self.config.check_input(x.dims(), times, conditions) {
+            panic!("{e}");
+        }
+        self.context.run(|| self.run(x, times, conditions, mode))
     }
 
-    fn run(
-        &self,
-        x: Tensor<4>,
-        times: &[f32],
-        text: &Tensor<3>,
-        conditions: &Conditions,
-        mode: Mode,
-    ) -> Tensor<4> {
+    fn run(&self, x: Tensor<4>, times: &[f32], conditions: &Conditions, mode: Mode) -> Tensor<4> {
         let encoder = self.encoder();
-        let mut halfway = encoder.run(Given { x, times, text, conditions, mode, hint: None });
+        let mut halfway = encoder.run(Given { x, times, conditions, mode, hint: None });
         if let Some(residuals) = conditions.features(RESIDUALS) {
             halfway.add(residuals, self.context.precision);
         }
         let Halfway { mut x, mut skips, time, text } = halfway;
-        let inputs = Inputs { time: &time, text: &text, lengths: conditions.indices(LENGTHS), mode };
+        let inputs = Inputs { time: &time, text: text.as_ref(), lengths: conditions.indices(LENGTHS), mode };
         for block in &self.up_blocks {
             x = block.forward(x, &mut skips, &inputs);
         }

@@ -129,8 +129,8 @@ impl Transformer {
         }
     }
 
-    /// `x: [B, C, H, W]`, `text: [B, S, width]`.
-    pub(crate) fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+    /// `x: [B, C, H, W]`, `text: [B, S, width]`. Without a text, tokens attend to each other twice.
+    pub(crate) fn forward(&self, x: Tensor<4>, text: Option<&Tensor<3>>) -> Tensor<4> {
         let [b, c, h, w] = x.dims();
         let to_tokens = |x: Tensor<4>| -> Tensor<3> { x.permute([0, 2, 3, 1]).reshape([b, h * w, c]) };
         let to_image = |x: Tensor<3>| -> Tensor<4> { x.reshape([b, h, w, c]).permute([0, 3, 1, 2]) };
@@ -140,7 +140,7 @@ impl Transformer {
             Either::B(linear) => linear.forward(to_tokens(y)),
         };
         for layer in &self.transformer_blocks {
-            tokens = layer.forward(tokens, Some(text));
+            tokens = layer.forward(tokens, text);
         }
         let y = match &self.proj_out {
             Either::A(conv) => {

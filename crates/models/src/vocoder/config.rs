@@ -119,6 +119,16 @@ impl HifiGanConfig {
         }
     }
 
+    /// Channels of the largest map, per value of the waveform.
+    pub(super) fn width(&self) -> usize {
+        let (mut channels, mut length, mut most) = (self.upsample_initial_channel, 1, 0);
+        for rate in &self.upsample_rates {
+            (channels, length) = (channels / 2, length * rate);
+            most = most.max(channels * length);
+        }
+        most.div_ceil(length).max(1)
+    }
+
     /// Values of the waveform for each column of the spectrogram.
     pub fn stride(&self) -> usize {
         self.upsample_rates.iter().product()

@@ -1,5 +1,6 @@
 //! HiFi-GAN: waveforms of mel spectrograms (Kong, Kim & Bae 2020, arXiv:2010.05646), as transformers' `SpeechT5HifiGan`.
 
+mod codec;
 mod config;
 
 use burn::{
@@ -8,6 +9,7 @@ use burn::{
 };
 use tweedie_ops::{ConvOptions, conv_transpose1d, conv1d};
 
+pub use codec::MelAutoencoder;
 pub use config::HifiGanConfig;
 
 use crate::{

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use tweedie_core::bound::ReverseVariance;
 use tweedie_models::{
     ClipTextConfig, EmbeddingProjectionConfig, PriorConfig, UNet2DConditionConfig,
-    unet::{ClassEmbedType, SampleSize},
-    unet_condition::{CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, PerBlock},
+    unet::SampleSize,
+    unet_condition::{
+        CrossClassEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType, PerBlock,
+    },
 };
 
 use crate::{
@@ -158,7 +160,7 @@ impl UnClipConfig {
             // Twice as many, for the variances.
             out_channels: 6,
             cross_attention_dim: PerBlock::All(self.width),
-            class_embed_type: Some(ClassEmbedType::Identity),
+            class_embed_type: Some(CrossClassEmbedType::Identity),
             num_class_embeds: None,
             ..base
         };
