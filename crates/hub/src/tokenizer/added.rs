@@ -10,7 +10,6 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{BEGIN, END};
 use crate::{error::HubError, files};
 
 /// An added token in the format of transformers.
@@ -22,7 +21,7 @@ pub(super) struct Added {
     /// Whether whitespace before it belongs to it.
     #[serde(default)]
     lstrip: bool,
-    /// Whether it is matched in the lower-case text.
+    /// Whether it is matched in the normalized text.
     #[serde(default = "yes")]
     normalized: bool,
     /// Whether whitespace after it belongs to it.
@@ -70,8 +69,8 @@ impl Added {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     tokens: Vec<(PathBuf, Added)>,
-    /// The padding token.
-    pub(super) pad: Option<String>,
+    /// The special tokens by their keys, such as `pad_token`.
+    pub(super) named: BTreeMap<&'static str, String>,
 }
 
 const ADDED: &str = "added_tokens.json";
@@ -79,7 +78,8 @@ const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 const DECODER: &str = "added_tokens_decoder";
 /// Keys of [`CONFIG`] and [`SPECIAL`] with one special token, and with several.
-const SINGLE: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+const SINGLE: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token"];
 const SEVERAL: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 impl Found {
@@ -113,7 +113,7 @@ impl Found {
 
     fn read_special(&mut self, path: &Path, entries: &Map<String, Value>) -> Result<(), HubError> {
         let wrong = |key: &str, e: serde_json::Error| HubError::key(path, key, e.to_string());
-        let mut special = |key: &str, value: &Value| -> Result<(), HubError> {
+        let mut special = |key: &'static str, value: &Value| -> Result<(), HubError> {
             let token = match value {
                 Value::String(text) => Added::special(text, None),
                 // Flags that are not given have the defaults of plain text.
@@ -124,8 +124,8 @@ impl Found {
                 }
                 _ => return Ok(()),
             };
-            if key == "pad_token" {
-                self.pad.get_or_insert(token.content.clone());
+            if SINGLE.contains(&key) {
+                self.named.entry(key).or_insert_with(|| token.content.clone());
             }
             self.tokens.push((path.to_path_buf(), token));
             Ok(())
@@ -145,7 +145,7 @@ impl Found {
     }
 
     /// Each token once, with an id: from its file, or else from the vocabulary (`number`), or else after all others, from
-    /// `next`. Begin and end tokens are not included.
+    /// `next`.
     pub(super) fn settle(
         self,
         number: &dyn Fn(&str) -> Option<u32>,
@@ -177,7 +177,6 @@ impl Found {
                 next = next.saturating_add(1);
             }
         }
-        settled.retain(|token| ![BEGIN, END].contains(&token.content.as_str()));
         settled.sort_by_key(|token| token.id);
         Ok(settled)
     }
@@ -189,36 +188,49 @@ impl Found {
 }
 
 /// Finds added tokens in texts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Finder {
     tokens: Vec<Added>,
-    /// Tokens matched in the original text, and in the lower-case text; longest first.
+    /// Tokens matched in the original text, and in the normalized text; longest first.
     raw: Option<Regex>,
     lowered: Option<Regex>,
+    /// Normalizes texts: to composed Unicode form and lower case, unless the tokenizer does otherwise.
+    normal: fn(&str) -> String,
+}
+
+impl Default for Finder {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 /// A part of a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Token(u32),
-    /// In composed Unicode form and lower case.
+    /// In normalized form.
     Text(String),
 }
 
 impl Finder {
     pub(super) fn new(tokens: Vec<Added>) -> Self {
+        Self::with(tokens, super::lowered)
+    }
+
+    /// One for texts that are normalized by `normal`.
+    pub(super) fn with(tokens: Vec<Added>, normal: fn(&str) -> String) -> Self {
         let of = |normalized: bool| {
             let mut contents: Vec<String> = tokens
                 .iter()
                 .filter(|token| token.normalized == normalized)
-                .map(|token| if normalized { super::lowered(&token.content) } else { token.content.clone() })
+                .map(|token| if normalized { normal(&token.content) } else { token.content.clone() })
                 .collect();
             contents.sort_by_key(|content| std::cmp::Reverse(content.len()));
             let any = contents.iter().map(|content| regex::escape(content)).collect::<Vec<_>>().join("|");
             (!any.is_empty()).then(|| Regex::new(&any).ok()).flatten()
         };
         let (raw, lowered) = (of(false), of(true));
-        Self { tokens, raw, lowered }
+        Self { tokens, raw, lowered, normal }
     }
 
     pub(super) fn tokens(&self) -> &[Added] {
@@ -231,7 +243,7 @@ impl Finder {
         for piece in self.cut(text, self.raw.as_ref(), false) {
             match piece {
                 Piece::Text(text) => {
-                    out.extend(self.cut(&super::lowered(&text), self.lowered.as_ref(), true));
+                    out.extend(self.cut(&(self.normal)(&text), self.lowered.as_ref(), true));
                 }
                 token => out.push(token),
             }
@@ -246,7 +258,7 @@ impl Finder {
             let is = |token: &&Added| {
                 token.normalized == normalized
                     && match normalized {
-                        true => super::lowered(&token.content) == found.as_str(),
+                        true => (self.normal)(&token.content) == found.as_str(),
                         false => token.content == found.as_str(),
                     }
             };

@@ -12,7 +12,8 @@ use serde_json::json;
 use super::{
     BEGIN, ClipTokenizer, END, LONGEST_WORD, SUFFIX,
     added::{self, Finder},
-    byte_letters, words_of,
+    bpe::{Merges, byte_letters},
+    words_of,
 };
 use crate::{error::HubError, files};
 
@@ -134,14 +135,14 @@ impl ClipTokenizer {
         let (begin, end) = (names.len() as u32, names.len() as u32 + 1);
         known.extend([(BEGIN.to_owned(), begin), (END.to_owned(), end)]);
         let (added, several) = (Finder::default(), HashMap::new());
-        Self { vocabulary: known, merges, added, several, bytes, begin, end, pad: end }
+        Self { vocabulary: known, merges: Merges(merges), added, several, bytes, begin, end, pad: end }
     }
 
     /// A number that differs where the tokens of texts do.
     pub fn fingerprint(&self) -> String {
         let mut entries: Vec<_> = self.vocabulary.iter().collect();
         entries.sort_unstable();
-        let mut merges: Vec<_> = self.merges.iter().collect();
+        let mut merges: Vec<_> = self.merges.0.iter().collect();
         merges.sort_unstable();
         let special = [self.begin, self.end, self.pad];
         format!("{:08x}", crc32c::crc32c(format!("{entries:?} {merges:?} {special:?}").as_bytes()))
@@ -161,7 +162,7 @@ impl ClipTokenizer {
             .collect();
         files::write_json(&dir.join("vocab.json"), &numbered)?;
         let mut ranked: Vec<(u32, Pair)> =
-            self.merges.iter().map(|(pair, (rank, _))| (*rank, *pair)).collect();
+            self.merges.0.iter().map(|(pair, (rank, _))| (*rank, *pair)).collect();
         ranked.sort_unstable();
         let line = |(_, (a, b)): &(u32, Pair)| format!("{} {}\n", names[*a as usize], names[*b as usize]);
         let lines: String = ranked.iter().map(line).collect();
