@@ -8,9 +8,10 @@ use std::{
 use burn::{module::Module, tensor::Device};
 use serde_json::{Map, Value};
 use tweedie_models::{
-    AutoencoderKl, CODECS, ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel, Codec,
-    ConfigError, ControlNetConfig, ControlNetModel, EmbeddingProjection, EmbeddingProjectionConfig,
-    HostTensor, IoSpec, LoadError, NETWORKS, Network, TensorSource, export, registry,
+    AutoencoderKl, CODECS, ClapTextConfig, ClapTextModel, ClipTextConfig, ClipTextModel, ClipVisionConfig,
+    ClipVisionModel, Codec, ConfigError, ControlNetConfig, ControlNetModel, EmbeddingProjection,
+    EmbeddingProjectionConfig, HifiGan, HifiGanConfig, HostTensor, IoSpec, LoadError, NETWORKS, Network,
+    TensorSource, export, registry,
 };
 
 use crate::{
@@ -40,15 +41,29 @@ pub enum Component {
     Projection(Box<EmbeddingProjection>),
     /// `ControlNetModel`.
     Control(Box<ControlNetModel>),
+    /// `ClapTextModelWithProjection`.
+    Clap(Box<ClapTextModel>),
+    /// `SpeechT5HifiGan`.
+    Vocoder(Box<HifiGan>),
 }
 
 /// The supported classes besides [`NETWORKS`] and [`CODECS`].
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 7] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
     EmbeddingProjectionConfig::CLASS,
     ControlNetConfig::CLASS,
+    ClapTextConfig::CLASS,
+    HifiGanConfig::CLASS,
+];
+/// Those of transformers.
+const OF_TRANSFORMERS: [&str; 5] = [
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    ClipVisionConfig::CLASS,
+    ClapTextConfig::CLASS,
+    HifiGanConfig::CLASS,
 ];
 
 /// A network's folder with its configuration; the weights are not read yet.
@@ -112,7 +127,7 @@ impl ComponentDir {
     }
 
     fn stem(&self) -> &'static str {
-        if self.class.starts_with("CLIP") { TEXT_WEIGHTS } else { WEIGHTS }
+        if OF_TRANSFORMERS.contains(&&*self.class) { TEXT_WEIGHTS } else { WEIGHTS }
     }
 
     /// The network's class.
@@ -186,6 +201,14 @@ impl ComponentDir {
             ControlNetConfig::CLASS => {
                 let config = ControlNetConfig::from_json(text).map_err(bad)?;
                 Component::Control(Box::new(ControlNetModel::load(&config, source, device).map_err(fail)?))
+            }
+            ClapTextConfig::CLASS => {
+                let config = ClapTextConfig::from_json(text).map_err(bad)?;
+                Component::Clap(Box::new(ClapTextModel::load(&config, source, device).map_err(fail)?))
+            }
+            HifiGanConfig::CLASS => {
+                let config = HifiGanConfig::from_json(text).map_err(bad)?;
+                Component::Vocoder(Box::new(HifiGan::load(&config, source, device).map_err(fail)?))
             }
             class => match CODECS.iter().find(|entry| entry.class == class) {
                 Some(entry) => Component::Codec((entry.load)(text, source, device).map_err(fail)?),

@@ -27,10 +27,11 @@ pub use image_processor::ImageProcessor;
 pub use learned::LearnedToken;
 pub use lora::Lora;
 pub use model::{
-    Maps, Model, PIPELINES, PipelineKind, SmallImage, StableDiffusion, TextPart, UnClip, UnClipParts,
+    Maps, Model, PIPELINES, PipelineKind, SmallImage, SoundText, Sounds, StableDiffusion, TextPart, UnClip,
+    UnClipParts,
 };
 pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Speech, Tuned, extras_in};
 pub use original::{OriginalCheckpoint, Prediction};
 pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};
-pub use tokenizer::ClipTokenizer;
+pub use tokenizer::{ClipTokenizer, RobertaTokenizer};
 pub use weights::{Precision, SafetensorsFile};

@@ -1,5 +1,7 @@
 //! Conversion between media and the samples of a network: by a codec, or unchanged.
 
+use std::ops::Range;
+
 use tweedie_media::Image;
 use tweedie_models::{Codec, Encoded, HostTensor, InputError, Precision, memory, vae::Tiles};
 use tweedie_ops::{Batch, SampleShape, Tensor};
@@ -200,15 +202,11 @@ impl Job {
         Ok(self.with_kept(self.cropped(all)))
     }
 
-    /// The part of images that is the result.
+    /// The part of images or sounds that is the result.
     fn cropped(&self, all: HostTensor) -> HostTensor {
-        let (Some([height, width]), &[rows, channels, _, w]) = (self.crop, &*all.shape) else { return all };
-        let h = all.shape[2];
-        let line = |i: usize| &all.values[i * w..i * w + width];
-        let lines = (0..rows * channels).flat_map(|plane| (0..height).map(move |y| plane * h + y));
-        HostTensor {
-            shape: vec![rows, channels, height, width],
-            values: lines.flat_map(line).copied().collect(),
+        match &self.crop {
+            Some(part) => crop(all, part),
+            None => all,
         }
     }
 
@@ -218,6 +216,24 @@ impl Job {
             false => Err(broken(self.model.kind.autoencoder.unwrap_or("autoencoder"), codec.non_finite())),
         }
     }
+}
+
+/// The part of media `[B, C, …]` with these ranges of their axes: of sounds or images.
+fn crop(all: HostTensor, part: &[Range<usize>]) -> HostTensor {
+    let (&[rows, channels, ref axes @ ..], Some((across, down))) = (&*all.shape, part.split_last()) else {
+        return all;
+    };
+    let (h, w) = match *axes {
+        [w] => (1, w),
+        [h, w] => (h, w),
+        _ => return all,
+    };
+    let down = down.first().cloned().unwrap_or(0..1);
+    let line = |i: usize| &all.values[i * w + across.start..i * w + across.end];
+    let lines = (0..rows * channels).flat_map(|plane| down.clone().map(move |y| plane * h + y));
+    let values = lines.flat_map(line).copied().collect();
+    let axes = part.iter().map(Range::len);
+    HostTensor { shape: [rows, channels].into_iter().chain(axes).collect(), values }
 }
 
 /// The values of a batch with their shape, `[B, …]`.

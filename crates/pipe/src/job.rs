@@ -49,8 +49,8 @@ pub struct Job {
     pub(crate) spoken: Option<Spoken>,
     /// The axes of the media.
     pub(crate) size: Vec<usize>,
-    /// The upper left part of the media that is the result, if they are larger than it.
-    pub(crate) crop: Option<[usize; 2]>,
+    /// The part of the media that is the result, along each axis, if they are larger than it.
+    pub(crate) crop: Option<Vec<Range<usize>>>,
     /// The shape of a sample of the network.
     pub(crate) shape: SampleShape,
     /// Values per second of a sound, or frames of a clip, if the model says it.

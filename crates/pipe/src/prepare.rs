@@ -1,6 +1,6 @@
 //! Turns a request into a job: checks every field, reads files and encodes prompts.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, ops::Range, sync::Arc};
 
 use tweedie_core::solver;
 use tweedie_data::{Image, ImageFacts, image_facts, open_sized};
@@ -115,14 +115,21 @@ impl Pipeline {
                 let result = conditions::small_size(request, inputs.small.as_ref())?;
                 let result = result.map(|n| n.saturating_mul(small.factor));
                 let size = enlarged_size(request, result, spec.multiple * small.factor)?;
-                crop = (*size != result).then_some(result);
+                crop = (*size != result).then(|| result.map(|n| 0..n).to_vec());
                 size
             }
             None => {
                 let window = work.as_ref().map(Work::size);
                 let image = request.image.as_ref().filter(|_| !varies).map(|file| ("image", file));
                 let control = request.controls.first().map(|control| ("controls", &control.image));
-                self.size(request, image.or(control), window)?
+                match request.seconds {
+                    Some(seconds) => {
+                        let (size, part) = self.lasting(request, seconds, spoken.is_some())?;
+                        crop = part.map(|part| vec![part]);
+                        size
+                    }
+                    None => self.size(request, image.or(control), window)?,
+                }
             }
         };
         let mut sampling = request.sampling(&self.model.extras.sampling);
@@ -429,6 +436,46 @@ impl Pipeline {
             None => scheduler.of_tokens(tokens)?,
         };
         Ok(shifted.map_or_else(|| scheduler.again(), Ok)?)
+    }
+
+    /// The length of sounds that last this long: as the model can make them, and the part of them that is the result.
+    fn lasting(
+        &self,
+        request: &Request,
+        seconds: f64,
+        speaks: bool,
+    ) -> Result<(Vec<usize>, Option<Range<usize>>), PipelineError> {
+        let fail = |reason: &str| Err(PipelineError::request("seconds", reason));
+        if self.axes() != 1 {
+            return fail("is for models of sounds; this model does not make sounds");
+        }
+        if speaks {
+            return fail("has no effect: speech is as long as its text; remove it");
+        }
+        if request.size.is_some() {
+            return fail("`size` also says how long the sound is; expected one of both");
+        }
+        if request.image.is_some() || request.known.is_some() {
+            return fail("has no effect: the result is as long as the sound at which it begins; remove it");
+        }
+        let Some(rate) = self.rate() else {
+            return fail(
+                "the model does not say how many values per second its sounds have; use `size` instead",
+            );
+        };
+        let length = (seconds * f64::from(rate)).round();
+        if !(length >= 1.0 && length.is_finite()) {
+            return fail(&format!("{seconds}: expected a positive number of seconds"));
+        }
+        // The cast saturates, and too large numbers are errors of `check_size`.
+        let length = length as usize;
+        request.check_size(&[length])?;
+        let unit = match self.codec() {
+            Some(codec) => codec.spec().stride,
+            None => self.network().spec().multiple,
+        };
+        let whole = length.next_multiple_of(unit.max(1));
+        Ok((vec![whole], (whole != length).then_some(0..length)))
     }
 
     /// The result is like the `image` in this field; `window` is that of an existing image.

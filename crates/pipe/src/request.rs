@@ -141,6 +141,9 @@ pub struct Request {
     /// signal, or height and width of a clip, with the number of frames before them if it is not `frames`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Vec<usize>>,
+    /// Length of sounds in seconds, instead of `size`. The sound is made in whole steps of the model and cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
     /// Number of frames of clips, by default as in `size`, or as the model was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frames: Option<NonZeroUsize>,
@@ -204,6 +207,7 @@ impl Default for Request {
             embeddings: Vec::new(),
             vae_tile: None,
             size: None,
+            seconds: None,
             frames: None,
             fps: None,
             continued: None,

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::TensorSource;
 
-use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, control, small::LOW_RES, unclip};
+use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, control, small::LOW_RES, sound, unclip};
 use crate::{
     component::{Component, ComponentDir},
     error::HubError,
@@ -132,6 +132,7 @@ impl Index<'_> {
             .chain([kind.network.0, kind.scheduler])
             .chain(low)
             .chain(unclip::components(kind))
+            .chain(sound::components(kind))
             .chain(controls)
             .collect();
         for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {

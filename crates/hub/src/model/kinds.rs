@@ -29,6 +29,15 @@ pub struct PipelineKind {
     pub scheduler: &'static str,
     /// Whether it has ControlNets.
     pub controlled: bool,
+    /// How it reads texts and makes sounds, if it is one of diffusers' pipelines of sounds with texts.
+    pub sounds: Option<Sounds>,
+}
+
+/// diffusers' pipelines of sounds with texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sounds {
+    /// CLAP reads texts; an autoencoder of mel spectrograms and a vocoder make sounds.
+    AudioLdm,
 }
 
 /// What further channels of a network's input are.
@@ -47,6 +56,11 @@ impl PipelineKind {
     pub fn trained_in_pixels(&self) -> bool {
         self.network == PIXELS.network && self.autoencoder.is_none()
     }
+
+    /// Whether it reads texts.
+    pub fn reads_texts(&self) -> bool {
+        self.texts > 0 || self.sounds.is_some()
+    }
 }
 
 pub(super) const PIXELS: PipelineKind = PipelineKind {
@@ -61,6 +75,7 @@ pub(super) const PIXELS: PipelineKind = PipelineKind {
     maps: Maps::None,
     scheduler: "scheduler",
     controlled: false,
+    sounds: None,
 };
 
 pub(super) const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
@@ -167,6 +182,14 @@ pub const PIPELINES: &[PipelineKind] = &[
         ..PIXELS
     },
     TEXTS_TO_SOUNDS,
+    PipelineKind {
+        name: "AudioLDMPipeline",
+        also: &[],
+        texts: 0,
+        guidance: 2.5,
+        sounds: Some(Sounds::AudioLdm),
+        ..TEXTS_TO_IMAGES
+    },
     PipelineKind { name: "DanceDiffusionPipeline", network: ("unet", "UNet1DModel"), ..PIXELS },
     unclip::DECODER,
     PipelineKind { name: unclip::VARIATION, ..unclip::DECODER },

@@ -9,6 +9,7 @@ mod kinds;
 mod motion;
 mod save;
 mod small;
+mod sound;
 mod unclip;
 
 use std::{cell::RefCell, path::Path, sync::Arc};
@@ -17,9 +18,10 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, ControlNetModel, Network, TensorSource};
 
-pub use kinds::{Maps, PIPELINES, PipelineKind, TEXTS};
+pub use kinds::{Maps, PIPELINES, PipelineKind, Sounds, TEXTS};
 pub use save::StableDiffusion;
 pub use small::SmallImage;
+pub use sound::SoundText;
 pub use unclip::{StagePart, UnClip, UnClipParts, save_stage, statistics};
 
 use self::{
@@ -65,6 +67,8 @@ pub struct Model {
     pub aesthetic: bool,
     /// How the small image is read, if it enlarges images.
     pub small: Option<SmallImage>,
+    /// Reads its texts, if it is one of diffusers' pipelines of sounds.
+    pub sound: Option<SoundText>,
     /// The other stages of DALL·E 2, if the network is its decoder.
     pub unclip: Option<UnClip>,
     /// Whether tokens were added to the text encoders; such a model cannot be written.
@@ -232,6 +236,7 @@ impl Model {
                 _ => return index.wrong(name, "AutoencoderKL, AutoencoderTiny, VQModel or MelSpectrogram"),
             },
         };
+        let codec = sound::codec(&index, kind, codec, device)?;
         let (folder, class) = kind.network;
         if ComponentDir::open(&index.folder(folder)?)?.class() != class {
             return index.wrong(folder, class);
@@ -245,7 +250,10 @@ impl Model {
         let texts = texts.map(|names| index.text(*names, device));
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
         let controls = if kind.controlled { index.controls(device)? } else { Vec::new() };
-        let components = 1 + usize::from(codec.is_some()) + texts.len() + controls.len();
+        let sound = SoundText::load(&index, kind, device)?;
+        // Besides the tokenizer.
+        let of_sound = sound::components(kind).count().saturating_sub(1);
+        let components = 1 + usize::from(codec.is_some()) + texts.len() + controls.len() + of_sound;
         let remarks = index.remarks(components)?;
         loras.iter().try_for_each(Lora::check_used)?;
         let scheduler = SchedulerConfig::load(&index.folder(kind.scheduler)?.join(SCHEDULER))?;
@@ -272,6 +280,7 @@ impl Model {
             controls: Vec::new(),
             aesthetic: index.entries.get(AESTHETIC) == Some(&Value::Bool(true)),
             small,
+            sound,
             unclip: None,
             learned: false,
             scheduler,
@@ -282,6 +291,9 @@ impl Model {
         if kind.network == unclip::DECODER.network {
             model.unclip = Some(UnClip::load(&index, &model, device)?);
             model.extras.sampling.steps.get_or_insert(unclip::STEPS);
+        }
+        if let Some(sounds) = kind.sounds {
+            model.extras.sampling.steps.get_or_insert(sounds.steps());
         }
         model.check_fit(&index.path)?;
         for (dir, net) in controls {
@@ -342,6 +354,7 @@ impl Model {
             controls: Vec::new(),
             aesthetic: false,
             small: extras.enlarging.map(SmallImage::from),
+            sound: None,
             unclip: None,
             learned: false,
             scheduler,
@@ -358,7 +371,8 @@ impl Model {
 
     /// Whether it is conditioned on a text.
     pub fn reads_texts(&self) -> bool {
-        !self.texts.is_empty() && self.unclip.as_ref().is_none_or(|unclip| unclip.prior.is_some())
+        let prior = self.unclip.as_ref().is_none_or(|unclip| unclip.prior.is_some());
+        self.sound.is_some() || !self.texts.is_empty() && prior
     }
 
     /// Whether it makes variations of an image.
@@ -414,6 +428,7 @@ impl Model {
             controls: Vec::new(),
             aesthetic: false,
             small: None,
+            sound: None,
             unclip: None,
             learned: false,
             scheduler: checkpoint.scheduler()?,
@@ -443,6 +458,9 @@ impl Model {
                 );
                 return Err(HubError::key(path, self.kind.network.0, reason));
             }
+        }
+        if let Some(sound) = &self.sound {
+            return sound.check_fit(path, self.kind, &spec);
         }
         if let Some(expected) = spec.text.filter(|_| self.unclip.is_none()) {
             let width: usize = self.texts.iter().map(|text| text.encoder.config().hidden_size).sum();

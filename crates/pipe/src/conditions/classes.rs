@@ -22,8 +22,10 @@ impl Conditioner for ByClass {
         let model = asked.model;
         let classes = model.network.spec().classes;
         // Those of a network that enlarges are the level of the noise.
+        // A vector may be that of a text.
         model.small.is_none()
             && model.unclip.is_none()
+            && model.sound.is_none()
             && (classes.count.is_some() || classes.other.is_some())
     }
 

@@ -5,6 +5,7 @@ mod control;
 mod embeddings;
 mod enlarging;
 mod filling;
+mod sounds;
 mod texts;
 mod variation;
 

@@ -10,7 +10,7 @@ use tweedie_models::{
     params::non_finite,
 };
 
-use super::{Asked, Conditioner, Part, embeddings};
+use super::{Asked, Conditioner, Part, embeddings, sounds};
 use crate::{
     PipelineError, Request,
     error::broken,
@@ -50,7 +50,12 @@ fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
     let &Asked { model, request, size, guided, .. } = asked;
     let fail = |field: &'static str, reason: String| PipelineError::request(field, reason);
     if request.prompts.is_empty() {
-        return Err(fail("prompt", "this is a text-to-image model; expected a prompt".into()));
+        let what =
+            if model.sound.is_some() { "a model of sounds with texts" } else { "a text-to-image model" };
+        return Err(fail("prompt", format!("this is {what}; expected a prompt")));
+    }
+    if let Some(sound) = &model.sound {
+        return sounds::of_texts(asked, sound);
     }
     if model.unclip.is_some() && request.clip_skip.is_some() {
         return Err(fail("clip_skip", "this model was trained with the text encoder's last layer".into()));

@@ -55,6 +55,7 @@ fn sampling() -> Value {
         "negative_prompt": { "type": "string" },
         "voice": { "type": "string" },
         "loudness": number(-70.0, 0.0, "Integrated loudness of sounds in LUFS."),
+        "seconds": { "type": "number", "exclusiveMinimum": 0, "description": "Length of sounds, instead of `size`." },
         "classes": {
             "type": "array", "items": { "oneOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }] },
             "description": "Classes by number or name, used in turn."

@@ -51,7 +51,7 @@ impl Bench<'_> {
 
     /// Whether the benchmarked model needs a prompt.
     pub fn reads_texts(&self) -> Result<bool> {
-        Ok(self.kind()?.is_some_and(|kind| kind.texts > 0))
+        Ok(self.kind()?.is_some_and(PipelineKind::reads_texts))
     }
 
     /// The reason why training is not measured, if there is one.

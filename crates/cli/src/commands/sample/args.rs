@@ -57,6 +57,9 @@ pub struct Args {
     /// Voice of a model that speaks [default: its first].
     #[arg(long, value_name = "NAME", requires = "prompt", help_heading = "Images")]
     pub(super) voice: Option<String>,
+    /// Length of sounds in seconds, for example 2.5 [default: as the model was made for].
+    #[arg(long, value_name = "S", conflicts_with = "size", help_heading = "Images")]
+    pub(super) seconds: Option<f64>,
     /// Bring sounds to this integrated loudness, in LUFS (EBU R 128), for example -16 [default: as the model makes them].
     #[arg(long, value_name = "LUFS", allow_negative_numbers = true, help_heading = "Images")]
     pub(super) loudness: Option<f64>,
@@ -349,6 +352,7 @@ impl Args {
                 continued: recorded(&self.r#continue)?,
                 keep: self.keep,
                 loudness: self.loudness,
+                seconds: self.seconds,
                 ..Request::default()
             },
         };

@@ -1,0 +1,106 @@
+//! diffusers' pipelines of sounds with texts: what reads their texts, and what makes sounds of their latents.
+
+use std::{path::Path, sync::Arc};
+
+use burn::tensor::Device;
+use tweedie_models::{ClapTextConfig, ClapTextModel, Codec, HifiGanConfig, IoSpec, MelAutoencoder};
+
+use super::{PipelineKind, Sounds, TEXTS, index::Index};
+use crate::{component::Component, error::HubError, tokenizer::RobertaTokenizer};
+
+const VOCODER: &str = "vocoder";
+
+/// Reads the texts of a model of sounds.
+#[derive(Debug)]
+pub enum SoundText {
+    /// Gives one vector for a text.
+    Clap {
+        /// Converts texts to tokens.
+        tokenizer: RobertaTokenizer,
+        /// Converts tokens to a vector.
+        encoder: Box<ClapTextModel>,
+    },
+}
+
+impl Sounds {
+    /// Default steps in diffusers.
+    pub(super) fn steps(self) -> usize {
+        match self {
+            Self::AudioLdm => 10,
+        }
+    }
+}
+
+/// Further components of the folder of a pipeline.
+pub(super) fn components(kind: &PipelineKind) -> impl Iterator<Item = &'static str> {
+    let (encoder, tokenizer) = TEXTS[0];
+    let names = kind.sounds.map(|sounds| match sounds {
+        Sounds::AudioLdm => [encoder, tokenizer, VOCODER],
+    });
+    names.into_iter().flatten()
+}
+
+/// The codec of a pipeline with this autoencoder: with a vocoder if it has one.
+pub(super) fn codec(
+    index: &Index<'_>,
+    kind: &PipelineKind,
+    autoencoder: Option<Arc<dyn Codec>>,
+    device: &Device,
+) -> Result<Option<Arc<dyn Codec>>, HubError> {
+    let (Some(Sounds::AudioLdm), Some(autoencoder)) = (kind.sounds, &autoencoder) else {
+        return Ok(autoencoder);
+    };
+    let Component::Vocoder(vocoder) = index.load(VOCODER, device)? else {
+        return index.wrong(VOCODER, HifiGanConfig::CLASS);
+    };
+    let codec = MelAutoencoder::new(autoencoder.clone(), *vocoder);
+    let codec = codec.map_err(|e| HubError::key(&index.path, VOCODER, e.to_string()))?;
+    Ok(Some(Arc::new(codec)))
+}
+
+impl SoundText {
+    /// What reads the texts of a pipeline of this class; `None` if it is not one of sounds.
+    pub(super) fn load(
+        index: &Index<'_>,
+        kind: &PipelineKind,
+        device: &Device,
+    ) -> Result<Option<Self>, HubError> {
+        let (name, tokens) = TEXTS[0];
+        match kind.sounds {
+            None => Ok(None),
+            Some(Sounds::AudioLdm) => {
+                let folder = index.folder(tokens)?;
+                let tokenizer = RobertaTokenizer::open(&folder)?;
+                let Component::Clap(encoder) = index.load(name, device)? else {
+                    return index.wrong(name, ClapTextConfig::CLASS);
+                };
+                let (bound, known) = (tokenizer.bound() as usize, encoder.config().vocab_size);
+                if bound > known {
+                    let reason =
+                        format!("has token ids up to {}, but {name} has a vocabulary of {known}", bound - 1);
+                    return Err(HubError::format(&folder, reason));
+                }
+                Ok(Some(Self::Clap { tokenizer, encoder }))
+            }
+        }
+    }
+
+    /// Checks that the network of a pipeline of this class reads what this gives.
+    pub(super) fn check_fit(&self, path: &Path, kind: &PipelineKind, spec: &IoSpec) -> Result<(), HubError> {
+        match self {
+            Self::Clap { encoder, .. } => {
+                let width = encoder.config().projection_dim;
+                if spec.embedding == Some(width) && spec.text.is_none() {
+                    return Ok(());
+                }
+                let reads = match (spec.text, spec.embedding) {
+                    (Some(_), _) => "features of tokens".to_owned(),
+                    (None, Some(expected)) => format!("one of width {expected}"),
+                    (None, None) => "none".to_owned(),
+                };
+                let reason = format!("gives a vector of width {width}, but {} reads {reads}", kind.network.0);
+                Err(HubError::key(path, TEXTS[0].0, reason))
+            }
+        }
+    }
+}
