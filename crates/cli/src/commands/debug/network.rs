@@ -7,8 +7,9 @@ use serde_json::{Map, json};
 use tweedie::{
     hub::{Component, ComponentDir, ModelDir, SafetensorsFile, weights},
     models::{
-        ClipTextModel, Codec, Conditions, Encoded, Entry, HostTensor, Mode, Network, TensorSource,
-        conditions::{CLASSES, GUIDANCE, POOLED, SIZES, TEXT},
+        ClapTextModel, ClipTextModel, Codec, Conditions, Encoded, Entry, HostTensor, Mode, Network,
+        TensorSource,
+        conditions::{CLASSES, EMBEDDING, GUIDANCE, POOLED, SIZES, TEXT},
         prior::Projected,
     },
     ops::{self, Batch, Device, SampleShape, Tensor},
@@ -54,6 +55,15 @@ pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
             let Projected { tokens, embedding } = projection.project(image?, text?, tokens)?;
             let made = [("tokens", host(&Batch::of(tokens))), ("embedding", host(&Batch::of(embedding)))];
             made.into_iter().map(|(name, t)| (name.to_owned(), t)).collect()
+        }
+        Component::Clap(encoder) => {
+            allow(&["input_ids"])?;
+            read_each(&encoder, &inputs)?
+        }
+        Component::Vocoder(vocoder) => {
+            allow(&["spectrogram"])?;
+            let made = vocoder.forward(given(&inputs, "spectrogram", "[B, T, bands]", &device)?)?;
+            BTreeMap::from([("waveform".to_owned(), host(&Batch::of(made)))])
         }
         Component::Control(_) => bail!("{}: a ControlNet has no output of its own", args.model.display()),
         Component::Network(network) => {
@@ -118,7 +128,10 @@ fn denoise(
     let x = Batch::from_host(values, b, &shape, device);
     let times = per_row("timestep", tensors::read(inputs, "timestep")?, b)?;
     let mut conditions = Conditions::none();
-    if has(inputs, "class_labels") {
+    if has(inputs, "class_labels") && network.spec().embedding.is_some() {
+        let vectors = given(inputs, "class_labels", "[B, width]", device)?;
+        conditions = conditions.with(EMBEDDING, Entry::Vectors(vectors));
+    } else if has(inputs, "class_labels") {
         let labels = per_row("class_labels", tensors::read(inputs, "class_labels")?, b)?;
         let classes = whole("class_labels", &labels)?.into_iter().map(|c| c as usize).collect();
         conditions = conditions.with(CLASSES, Entry::Indices(classes));
@@ -187,6 +200,22 @@ fn read(encoder: &ClipTextModel, inputs: &SafetensorsFile) -> Result<BTreeMap<St
         (pooled.to_owned(), host(&Batch::of(features.pooled))),
     ]
     .into())
+}
+
+/// Texts without the tokens that fill them up.
+fn read_each(encoder: &ClapTextModel, inputs: &SafetensorsFile) -> Result<BTreeMap<String, HostTensor>> {
+    let HostTensor { shape, values } = tensors::read(inputs, "input_ids")?;
+    let &[rows, n] = &*shape else { bail!("input_ids: has shape {shape:?}, expected [B, T]") };
+    ensure!(rows > 0 && n > 0, "input_ids: the shape {shape:?} is empty");
+    let pad = encoder.config().pad_token_id;
+    let vectors = whole("input_ids", &values)?
+        .chunks(n)
+        .map(|text| {
+            let text: Vec<u32> = text.iter().copied().filter(|id| *id != pad).collect();
+            Ok(Batch::of(encoder.encode(&text)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok([("text_embeds".to_owned(), host(&Batch::cat(&vectors)))].into())
 }
 
 fn whole(name: &str, values: &[f32]) -> Result<Vec<u32>> {
