@@ -39,7 +39,7 @@ impl Limiter {
         if steps > most {
             return Err(Fault::field("steps", format!("{steps}: this server allows at most {most}")));
         }
-        self.check_pixels(job.count(), job.size())
+        self.check_pixels(job.count(), &job.result_size())
     }
 
     fn check_pixels(&self, count: usize, size: &[usize]) -> Result<(), Fault> {

@@ -203,6 +203,11 @@ impl Store {
         if let Some(named) = self.named.iter().find(|named| named.sha256 == hash) {
             return Some(named.path.clone());
         }
+        self.of_clients(hash)
+    }
+
+    /// The path of an upload or result with this hash.
+    pub fn of_clients(&self, hash: &str) -> Option<PathBuf> {
         let path = is_hash(hash).then(|| self.inputs.join(hash))?;
         if path.is_file() {
             return Some(path);

@@ -39,7 +39,7 @@ fn pipeline(scratch: &Scratch, from: &str, name: &str) {
         if listed && part.starts_with("tokenizer") {
             scratch.copy(&golden().join("tokenizer"), &folder);
         } else if listed && scratch.path(&format!("{folder}/config.json")).exists() {
-            let stem = if part.starts_with("text") { "model" } else { "diffusion_pytorch_model" };
+            let stem = if part.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
             fill(scratch, &folder, stem);
         }
     }
@@ -79,6 +79,14 @@ fn shapes(config: &Path) -> BTreeMap<String, Vec<usize>> {
         Some("ControlNetModel") => {
             let config = ControlNetConfig::from_json(&text).unwrap();
             params::shapes(&ControlNetModel::new(&config, 0, &device).unwrap())
+        }
+        Some("PriorTransformer") => {
+            let config = PriorConfig::from_json(&text).unwrap();
+            params::shapes(&PriorTransformer::new(&config, 0, &device).unwrap())
+        }
+        Some("UnCLIPTextProjModel") => {
+            let config = EmbeddingProjectionConfig::from_json(&text).unwrap();
+            params::shapes(&EmbeddingProjection::new(&config, 0, &device))
         }
         Some(_) => {
             let config = UNet2DConditionConfig::from_json(&text).unwrap();
@@ -547,4 +555,23 @@ fn a_server_has_controlnets_by_name() {
         let text = served.post("/v1/jobs", &asked(control)).is(400).text();
         assert!(text.contains(words), "{text}");
     }
+}
+
+#[test]
+fn results_that_a_model_enlarges_are_told_at_their_final_size() {
+    let scratch = Scratch::new();
+    pipeline(&scratch, "unclip", "cascade");
+    scratch.write("limits.toml", "[limits]\npixels = 255\n");
+    let request = json!({ "prompt": "a cat", "steps": 2, "seed": 1 });
+    {
+        let served = Served::start(&scratch.path(""), &["--model", "cascade"]);
+        let facts = served.get("/v1/models/cascade").is(200).json();
+        assert_eq!((&facts["size"], &facts["result_size"]), (&json!([8, 8]), &json!([16, 16])));
+        let made = pixels(&served.results(&served.order(&request))[0]);
+        assert_eq!((made.0, made.1), (16, 16));
+    }
+    // The limit is for what is made in the end.
+    let served = Served::start(&scratch.path(""), &["--model", "cascade", "--config", "limits.toml"]);
+    let refused = served.post("/v1/jobs", &request).is(400).text();
+    assert!(refused.contains("1 × 16 × 16 pixels"), "{refused}");
 }

@@ -267,6 +267,9 @@ fn pictures_are_uploaded_and_never_named_by_path() {
     // The same as an upload of its own.
     let upload = served.send("POST", "/v1/uploads", &[], &cat).is(201).json();
     assert_eq!(upload["sha256"], hash);
+    let sha256 = upload["sha256"].as_str().unwrap();
+    assert!(served.get(&format!("/v1/uploads/{sha256}")).is(200).body == cat);
+    served.get("/v1/uploads/limits.toml").is(404);
     served.send("POST", "/v1/uploads", &[], b"").is(400);
     for (name, value) in [
         ("image", json!({ "path": "/etc/passwd" })),

@@ -85,6 +85,7 @@ fn openai_requests_are_jobs() {
         ("generations", json!({ "prompt": "", "size": "big" }), "`size`: `big`"),
         ("generations", json!({ "prompt": "", "partial_images": 2 }), "needs `stream`"),
         ("generations", json!({ "prompt": 3 }), "`prompt`: 3: expected a text"),
+        ("generations", json!({ "prompt": "", "count": 2 }), "`count`: 2: use `n`"),
         ("generations", json!({ "prompt": "", "image": { "path": "/a" } }), "`/v1/images/edits`"),
         ("generations", json!({ "prompt": "", "noise": { "path": "/a" } }), "cannot name a file"),
         (

@@ -1,72 +1,15 @@
 //! The OpenAPI document.
 
+use std::sync::LazyLock;
+
 use axum::Json;
-use serde::Serialize;
-use utoipa::{OpenApi, ToSchema};
+use serde_json::{Value, json};
+use utoipa::OpenApi;
 
-pub use super::schema::JobRequest;
-use crate::order::{Priority, State};
+use super::{a1111, answers, openai, schema};
 
-/// The form of errors.
-#[derive(Serialize, ToSchema)]
-pub struct ErrorBody {
-    /// The error.
-    error: ErrorFields,
-}
-
-/// An error.
-#[derive(Serialize, ToSchema)]
-pub struct ErrorFields {
-    /// What is wrong and what was expected.
-    message: String,
-    /// The kind, as in OpenAI's API.
-    r#type: String,
-    /// The field at fault.
-    param: Option<String>,
-    /// A stable name for programs.
-    code: String,
-}
-
-/// A job.
-#[derive(Serialize, ToSchema)]
-pub struct JobState {
-    /// Its name.
-    id: String,
-    /// How far it is.
-    state: State,
-    /// The model.
-    model: String,
-    /// Its priority.
-    priority: Priority,
-    /// When it was accepted, in milliseconds since 1970.
-    created: u64,
-    /// When it fails unless it is finished.
-    deadline: Option<u64>,
-    /// When it ended.
-    finished: Option<u64>,
-    /// Number of jobs before it, while it is queued.
-    position: Option<usize>,
-    /// Finished steps.
-    step: Option<usize>,
-    /// All steps.
-    steps: Option<usize>,
-    /// Estimate of the seconds until the end.
-    seconds_left: Option<f64>,
-    /// The results that are stored: `image` (its number), `url`, `sha256`, `bytes`.
-    images: Vec<serde_json::Value>,
-    /// Why it has failed: `code` and `message`.
-    error: Option<serde_json::Value>,
-}
-
-/// A job with files: each file is a part with the name of its field, such as `image`.
-#[derive(Serialize, ToSchema)]
-pub struct JobForm {
-    /// The JSON of the request.
-    request: String,
-    /// The initial image.
-    #[schema(value_type = Option<String>, format = Binary)]
-    image: Option<Vec<u8>>,
-}
+/// Paths that need no token.
+const OPEN: [&str; 4] = ["/healthz", "/readyz", "/v1/files/{name}", "/openapi.json"];
 
 /// The document.
 #[derive(OpenApi)]
@@ -79,6 +22,7 @@ pub struct JobForm {
         super::events::stream,
         super::files::show,
         super::uploads::create,
+        super::uploads::show,
         super::gallery::list,
         super::gallery::remove,
         super::models::list,
@@ -92,11 +36,103 @@ pub struct JobForm {
         super::operations::ready,
         super::operations::metrics,
     ),
-    components(schemas(ErrorBody, JobState, JobRequest, JobForm))
+    components(schemas(
+        answers::ErrorBody,
+        answers::JobState,
+        answers::Gallery,
+        answers::Uploaded,
+        answers::Models,
+        answers::ModelFacts,
+        schema::JobRequest,
+        schema::JobForm,
+        openai::schema::ImageRequest,
+        openai::schema::ImageForm,
+        openai::schema::SpeechRequest,
+        openai::schema::Images,
+    ))
 )]
 struct Document;
 
 /// The OpenAPI document.
-pub async fn document() -> Json<utoipa::openapi::OpenApi> {
-    Json(Document::openapi())
+pub async fn document() -> Json<Value> {
+    static WHOLE: LazyLock<Value> = LazyLock::new(whole);
+    Json(WHOLE.clone())
+}
+
+fn whole() -> Value {
+    let mut document = serde_json::to_value(Document::openapi()).unwrap_or_default();
+    document["components"]["schemas"]["Refusal"] = a1111::schema::refusal();
+    document["components"]["securitySchemes"] = json!({ "token": { "type": "http", "scheme": "bearer" } });
+    if let Value::Object(paths) = &mut document["paths"] {
+        paths.extend(a1111::schema::paths());
+        for (path, operations) in paths {
+            for operation in operations.as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+                guarded(path, operation);
+            }
+        }
+    }
+    document
+}
+
+/// Adds what all operations may answer.
+fn guarded(path: &str, operation: &mut Value) {
+    let kind = operation["tags"][0].as_str().unwrap_or_default();
+    let makes = ["openai", "a1111"].contains(&kind);
+    let (is_open, is_stored) = (OPEN.contains(&path), ["jobs", "files", "gallery", "models"].contains(&kind));
+    if !is_open {
+        // Without tokens in its configuration, the server needs none.
+        operation["security"] = json!([{}, { "token": [] }]);
+    }
+    let Some(answers) = operation["responses"].as_object_mut() else { return };
+    let error = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/ErrorBody" } } });
+    for (status, applies, about) in [
+        ("401", !is_open, "The token is missing or unknown."),
+        ("403", true, "The request names another host, or comes from a page of another site."),
+        ("500", makes, "The model could not make it."),
+        (
+            "503",
+            is_stored || makes,
+            "The server cannot do it now: its disk is full, a model cannot be loaded, or it is stopping.",
+        ),
+        ("504", makes, "The job took longer than the server allows."),
+    ] {
+        let is_told = answers.contains_key(status) || (status < "500" && answers.contains_key("4XX"));
+        if applies && !is_told {
+            answers.insert(status.into(), json!({ "description": about, "content": error }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// The operations of the document.
+    fn operations(document: &Value) -> Vec<(&String, &String, &Value)> {
+        let paths = document["paths"].as_object().unwrap();
+        paths
+            .iter()
+            .flat_map(|(path, all)| {
+                all.as_object().unwrap().iter().map(move |(method, one)| (path, method, one))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own_and_references_lead_somewhere() {
+        let document = whole();
+        let mut names = HashSet::new();
+        for (path, method, operation) in operations(&document) {
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name.to_owned()), "{method} {path}: {name}");
+            assert!(operation["responses"]["200"].is_object() || path.starts_with("/v1/"), "{path}");
+        }
+        let text = document.to_string();
+        for part in text.split("#/components/schemas/").skip(1) {
+            let name = part.split('"').next().unwrap();
+            assert!(document["components"]["schemas"][name].is_object(), "{name}");
+        }
+    }
 }

@@ -37,7 +37,7 @@ impl Default for Wanted {
 
 /// The events of a job as they happen: `queued`, `step`, `preview`, `image`, `finished`, `failed`, `cancelled`.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/events", tag = "jobs",
+    get, path = "/v1/jobs/{id}/events", operation_id = "events", tag = "jobs",
     params(
         ("id" = String, Path, description = "The job."),
         ("previews" = Option<bool>, Query, description = "Whether images of the denoising are sent."),
@@ -45,8 +45,8 @@ impl Default for Wanted {
     ),
     responses(
         (status = 200, description = "Server-sent events until the job ends.", content_type = "text/event-stream", body = String),
-        (status = 400, description = "A parameter is invalid.", body = super::description::ErrorBody),
-        (status = 404, description = "There is no such job.", body = super::description::ErrorBody),
+        (status = 400, description = "A parameter is invalid.", body = super::answers::ErrorBody),
+        (status = 404, description = "There is no such job.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn stream(

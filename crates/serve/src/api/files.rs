@@ -27,12 +27,15 @@ const TYPES: [(&str, &str); 6] = [
 
 /// A result.
 #[utoipa::path(
-    get, path = "/v1/files/{name}", tag = "files",
+    get, path = "/v1/files/{name}", operation_id = "file", tag = "files",
     params(("name" = String, Path, description = "SHA-256 of the content and an ending: `….png` or `….wav`. `.webp` and `.jpeg` convert an image, `.webp` and `.gif` a clip.")),
     responses(
-        (status = 200, description = "The file. It never changes.", content_type = "image/png", body = Vec<u8>),
+        (status = 200, description = "The file. It never changes.", content(
+            (Vec<u8> = "image/png"), (Vec<u8> = "audio/wav"), (Vec<u8> = "image/webp"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/gif"),
+        )),
         (status = 304, description = "The client has it already."),
-        (status = 404, description = "There is no such file.", body = super::description::ErrorBody),
+        (status = 400, description = "The file cannot be converted to this format.", body = super::answers::ErrorBody),
+        (status = 404, description = "There is no such file.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn show(

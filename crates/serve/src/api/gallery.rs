@@ -29,14 +29,14 @@ pub struct Part {
 
 /// The jobs of the client, newest first.
 #[utoipa::path(
-    get, path = "/v1/gallery", tag = "gallery",
+    get, path = "/v1/gallery", operation_id = "gallery", tag = "gallery",
     params(
         ("before" = Option<String>, Query, description = "Only jobs that were accepted before this one."),
         ("limit" = Option<usize>, Query, description = "Maximum number of jobs, from 1 to 200; by default 50."),
     ),
     responses(
-        (status = 200, description = "`jobs`, each like `/v1/jobs/{id}`.", body = Object),
-        (status = 400, description = "A parameter is invalid.", body = super::description::ErrorBody),
+        (status = 200, description = "The jobs, each like `/v1/jobs/{id}`.", body = super::answers::Gallery),
+        (status = 400, description = "A parameter is invalid.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn list(
@@ -63,11 +63,11 @@ pub async fn list(
 
 /// Deletes a job that has ended, with its results.
 #[utoipa::path(
-    delete, path = "/v1/gallery/{id}", tag = "gallery", params(("id" = String, Path, description = "The job.")),
+    delete, path = "/v1/gallery/{id}", operation_id = "delete_job", tag = "gallery", params(("id" = String, Path, description = "The job.")),
     responses(
         (status = 204, description = "It is deleted."),
-        (status = 404, description = "There is no such job.", body = super::description::ErrorBody),
-        (status = 409, description = "It has not ended.", body = super::description::ErrorBody),
+        (status = 404, description = "There is no such job.", body = super::answers::ErrorBody),
+        (status = 409, description = "It has not ended.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn remove(

@@ -32,17 +32,23 @@ struct Settings {
 
 /// Accepts a job.
 #[utoipa::path(
-    post, path = "/v1/jobs", tag = "jobs",
+    post, path = "/v1/jobs", operation_id = "create_job", tag = "jobs",
     request_body(content(
-        (super::description::JobRequest = "application/json"),
-        (super::description::JobForm = "multipart/form-data"),
+        (super::schema::JobRequest = "application/json"),
+        (super::schema::JobForm = "multipart/form-data"),
     )),
     params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key returns the first job.")),
     responses(
-        (status = 202, description = "The job was accepted: it will be finished even if the server is killed.", body = super::description::JobState),
-        (status = 200, description = "The job was accepted before, under this Idempotency-Key.", body = super::description::JobState),
-        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::description::ErrorBody),
-        (status = 503, description = "The server cannot accept jobs now.", body = super::description::ErrorBody),
+        (status = 202, description = "The job was accepted: it will be finished even if the server is killed.", body = super::answers::JobState,
+            links(
+                ("state" = (operation_id = "job", parameters(("id" = "$response.body#/id")))),
+                ("events" = (operation_id = "events", parameters(("id" = "$response.body#/id")))),
+                ("cancel" = (operation_id = "cancel_job", parameters(("id" = "$response.body#/id")))),
+                ("delete" = (operation_id = "delete_job", parameters(("id" = "$response.body#/id")))),
+            )),
+        (status = 200, description = "The job was accepted before, under this Idempotency-Key.", body = super::answers::JobState),
+        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::answers::ErrorBody),
+        (status = 503, description = "The server cannot accept jobs now.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn create(
@@ -85,10 +91,10 @@ pub async fn create(
 
 /// The state of a job.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job.")),
+    get, path = "/v1/jobs/{id}", operation_id = "job", tag = "jobs", params(("id" = String, Path, description = "The job.")),
     responses(
-        (status = 200, description = "Its state, place in the queue, step, and results.", body = super::description::JobState),
-        (status = 404, description = "There is no such job.", body = super::description::ErrorBody),
+        (status = 200, description = "Its state, place in the queue, step, and results.", body = super::answers::JobState),
+        (status = 404, description = "There is no such job.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn show(
@@ -102,10 +108,10 @@ pub async fn show(
 
 /// Cancels a job, within one step. A job that has ended stays as it is.
 #[utoipa::path(
-    delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job.")),
+    delete, path = "/v1/jobs/{id}", operation_id = "cancel_job", tag = "jobs", params(("id" = String, Path, description = "The job.")),
     responses(
-        (status = 200, description = "It is cancelled, or had ended.", body = super::description::JobState),
-        (status = 404, description = "There is no such job.", body = super::description::ErrorBody),
+        (status = 200, description = "It is cancelled, or had ended.", body = super::answers::JobState),
+        (status = 404, description = "There is no such job.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn cancel(

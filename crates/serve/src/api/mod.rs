@@ -1,6 +1,7 @@
 //! The HTTP APIs.
 
 mod a1111;
+mod answers;
 mod body;
 mod description;
 mod events;
@@ -39,6 +40,7 @@ pub fn router(service: Arc<Service>, tokens: Tokens) -> Router {
         .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/v1/jobs/{id}/events", get(events::stream))
         .route("/v1/uploads", post(uploads::create))
+        .route("/v1/uploads/{sha256}", get(uploads::show))
         .route("/v1/gallery", get(gallery::list))
         .route("/v1/gallery/{id}", delete(gallery::remove))
         .route("/v1/models", get(models::list))

@@ -14,8 +14,9 @@ use crate::{Fault, desk::Offer, service::Service, store::Part};
 
 /// The models, in the form of OpenAI's API.
 #[utoipa::path(
-    get, path = "/v1/models", tag = "models",
-    responses((status = 200, description = "`data`, one object per model.", body = Object)),
+    get, path = "/v1/models", operation_id = "models", tag = "models",
+    responses((status = 200, description = "The models.", body = super::answers::Models,
+            links(("facts" = (operation_id = "model", parameters(("name" = "$response.body#/data/0/id"))))))),
 )]
 pub async fn list(State(service): State<Arc<Service>>) -> Json<Value> {
     let loaded = service.desk.loaded();
@@ -31,10 +32,10 @@ fn model(Offer { name, about, enlarges }: &Offer, loaded: bool) -> Value {
 
 /// What a model takes. Loads it.
 #[utoipa::path(
-    get, path = "/v1/models/{name}", tag = "models", params(("name" = String, Path, description = "The model.")),
+    get, path = "/v1/models/{name}", operation_id = "model", tag = "models", params(("name" = String, Path, description = "The model.")),
     responses(
-        (status = 200, description = "Its conditions, sizes and defaults.", body = Object),
-        (status = 404, description = "There is no such model.", body = super::description::ErrorBody),
+        (status = 200, description = "Its conditions, sizes and defaults.", body = super::answers::ModelFacts),
+        (status = 404, description = "There is no such model.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn show(
@@ -76,6 +77,7 @@ fn facts(pipeline: &Pipeline) -> Value {
         "null_class": model.null_class(),
         "controls": model.controls.len(),
         "size": pipeline.native_size(),
+        "result_size": pipeline.result_size(),
         "fixed_size": spec.fixed,
         "defaults": {
             "steps": sampling.steps,

@@ -21,7 +21,7 @@ pub async fn health() -> &'static str {
     get, path = "/readyz", tag = "operations",
     responses(
         (status = 200, description = "It does.", body = String),
-        (status = 503, description = "It is stopping, or its queue is full.", body = super::description::ErrorBody),
+        (status = 503, description = "It is stopping, or its queue is full.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Fault> {

@@ -1,5 +1,6 @@
 //! The fields of a request for the OpenAPI document.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -11,14 +12,51 @@ pub struct JobRequest;
 
 impl PartialSchema for JobRequest {
     fn schema() -> RefOr<Schema> {
-        let properties = [sampling(), inputs()].into_iter().filter_map(|part| part.as_object().cloned());
-        let properties: Map<String, Value> = properties.flatten().collect();
-        let schema = json!({ "type": "object", "additionalProperties": false, "properties": properties });
-        serde_json::from_value::<Schema>(schema).map_or_else(|_| RefOr::T(Schema::default()), RefOr::T)
+        let mut fields = fields();
+        fields.extend(map(json!({
+            "model": model(),
+            "priority": { "type": "string", "enum": ["high", "normal", "low"] },
+            "deadline": { "type": "number", "exclusiveMinimum": 0, "description": "Seconds until the job fails." },
+        })));
+        object(fields, &[])
     }
 }
 
 impl ToSchema for JobRequest {}
+
+/// A job with files: each file is a part with the name of its field, such as `image`.
+#[derive(Serialize, ToSchema)]
+pub struct JobForm {
+    /// The JSON of the request.
+    request: String,
+    /// The initial image.
+    #[schema(value_type = Option<String>, format = Binary)]
+    image: Option<Vec<u8>>,
+}
+
+/// The fields of our requests.
+pub fn fields() -> Map<String, Value> {
+    [sampling(), inputs()].into_iter().flat_map(map).collect()
+}
+
+/// The entries of an object.
+pub fn map(object: Value) -> Map<String, Value> {
+    if let Value::Object(entries) = object { entries } else { Map::new() }
+}
+
+/// The schema of an object with these fields and no others.
+pub fn object(fields: Map<String, Value>, required: &[&str]) -> RefOr<Schema> {
+    let mut schema = json!({ "type": "object", "additionalProperties": false, "properties": fields });
+    if !required.is_empty() {
+        schema["required"] = json!(required);
+    }
+    serde_json::from_value::<Schema>(schema).map_or_else(|_| RefOr::T(Schema::default()), RefOr::T)
+}
+
+/// The name of a model.
+pub fn model() -> Value {
+    json!({ "type": "string", "description": "One of `/v1/models`; by default the first." })
+}
 
 fn file(about: &str) -> Value {
     json!({ "type": "object", "required": ["sha256"], "additionalProperties": false, "description": about,
@@ -42,12 +80,9 @@ fn two(items: &Value, about: &str) -> Value {
     json!({ "type": "array", "items": items, "minItems": 2, "maxItems": 2, "description": about })
 }
 
-/// The model, and how it is sampled.
+/// What is sampled, and how.
 fn sampling() -> Value {
     json!({
-        "model": { "type": "string", "description": "One of `/v1/models`; by default the first." },
-        "priority": { "type": "string", "enum": ["high", "normal", "low"] },
-        "deadline": { "type": "number", "exclusiveMinimum": 0, "description": "Seconds until the job fails." },
         "prompt": {
             "oneOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
             "description": "Prompts, used in turn. Text-to-image models only."
@@ -92,6 +127,16 @@ fn inputs() -> Value {
             },
             "description": "LoRAs that are merged into the weights. Requests with the same LoRAs share calls."
         },
+        "embeddings": {
+            "type": "array",
+            "items": {
+                "type": "object", "required": ["file"], "additionalProperties": false,
+                "properties": { "file": file("An uploaded textual inversion."), "token": { "type": "string", "description": "Its word in prompts." } }
+            },
+            "description": "Learned words of prompts."
+        },
+        "aesthetic_score": number(1.0, 10.0, "How beautiful the result should be. For SDXL's refiner."),
+        "negative_aesthetic_score": number(1.0, 10.0, "The same for unconditional predictions."),
         "prompt_weights": { "type": "string", "description": "Convention for word weights." },
         "untuned": { "type": "boolean", "description": "Ignore learned samplers." },
         "image": file("The initial image or sound, or the image that is enlarged: an upload or a result."),
@@ -173,4 +218,26 @@ fn controls() -> Value {
         },
         "description": "An image for each ControlNet."
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What another program does for a request, or another command: [`tweedie_pipe::Pipeline::prepare`] refuses them.
+    const ELSEWHERE: [&str; 5] = ["refiner", "refine_from", "enlarge", "continue", "keep"];
+
+    #[test]
+    fn the_document_has_the_fields_of_requests() {
+        let error =
+            serde_json::from_value::<tweedie_pipe::Request>(json!({ "unknown": 1 })).unwrap_err().to_string();
+        let (_, known) = error.split_once("expected one of ").unwrap();
+        let mut known: Vec<&str> =
+            known.split('`').skip(1).step_by(2).filter(|name| !ELSEWHERE.contains(name)).collect();
+        known.sort_unstable();
+        let fields = fields();
+        let mut told: Vec<&str> = fields.keys().map(String::as_str).collect();
+        told.sort_unstable();
+        assert_eq!(told, known);
+    }
 }

@@ -7,6 +7,7 @@ mod asked;
 mod extras;
 mod images;
 mod menus;
+pub mod schema;
 mod tasks;
 
 use std::sync::{Arc, Mutex};

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Fields that tell OpenAI's models what ours have no word for. A response lists those that were set.
-const IGNORED: [&str; 7] =
+pub(super) const IGNORED: [&str; 7] =
     ["quality", "style", "user", "moderation", "input_fidelity", "safety_identifier", "prompt_cache_key"];
 /// How much of an image is changed by default: edits without a mask, and variations.
 const STRENGTHS: [f64; 2] = [0.8, 0.6];
@@ -65,6 +65,7 @@ impl Asked {
         let model = fields.text("model")?.filter(|model| !model.is_empty());
         let prompt = fields.text("prompt")?.unwrap_or_default();
         let count = fields.whole("n", 1, 1 << 16)?.unwrap_or(1);
+        refuse(&mut fields, "count", "use `n`")?;
         let sides = fields.text("size")?.filter(|text| text != "auto");
         let sides = sides.map(|text| size("size", &text)).transpose()?;
         let stream = fields.flag("stream")?;
@@ -165,6 +166,11 @@ fn set_image(request: &mut Map<String, Value>, fields: &mut Fields, kind: Kind) 
         }
     }
     Ok(())
+}
+
+/// Refuses a field of our own requests for which another one stands here.
+pub(super) fn refuse(fields: &mut Fields, name: &str, instead: &str) -> Result<(), Fault> {
+    fields.take(name).map_or(Ok(()), |value| Err(Fault::field(name, format!("{value}: {instead}"))))
 }
 
 /// The fields of our own requests. In a form they are texts.

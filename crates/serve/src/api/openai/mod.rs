@@ -4,6 +4,7 @@
 //! beside OpenAI's.
 
 mod asked;
+pub mod schema;
 mod speech;
 mod stream;
 
@@ -34,11 +35,11 @@ use crate::{
 /// Makes images.
 #[utoipa::path(
     post, path = "/v1/images/generations", tag = "openai",
-    request_body(content = Object, content_type = "application/json"),
+    request_body(content = schema::ImageRequest, content_type = "application/json"),
     responses(
-        (status = 200, description = "`data`: images as `b64_json` or `url`; or events, with `stream`.", body = Object),
-        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::description::ErrorBody),
-        (status = 503, description = "The server cannot accept jobs now.", body = super::description::ErrorBody),
+        (status = 200, description = "The images; or events, with `stream`.", content((schema::Images = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::answers::ErrorBody),
+        (status = 503, description = "The server cannot accept jobs now.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn generations(
@@ -54,11 +55,11 @@ pub async fn generations(
 /// Changes an image, or the transparent part of a mask.
 #[utoipa::path(
     post, path = "/v1/images/edits", tag = "openai",
-    request_body(content = Object, content_type = "multipart/form-data"),
+    request_body(content = schema::ImageForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "As for generations.", body = Object),
-        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::description::ErrorBody),
-        (status = 503, description = "The server cannot accept jobs now.", body = super::description::ErrorBody),
+        (status = 200, description = "As for generations.", content((schema::Images = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::answers::ErrorBody),
+        (status = 503, description = "The server cannot accept jobs now.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn edits(
@@ -74,11 +75,11 @@ pub async fn edits(
 /// Makes variations of an image.
 #[utoipa::path(
     post, path = "/v1/images/variations", tag = "openai",
-    request_body(content = Object, content_type = "multipart/form-data"),
+    request_body(content = schema::ImageForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "As for generations.", body = Object),
-        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::description::ErrorBody),
-        (status = 503, description = "The server cannot accept jobs now.", body = super::description::ErrorBody),
+        (status = 200, description = "As for generations.", content((schema::Images = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::answers::ErrorBody),
+        (status = 503, description = "The server cannot accept jobs now.", body = super::answers::ErrorBody),
     ),
 )]
 pub async fn variations(

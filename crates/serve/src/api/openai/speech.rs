@@ -10,7 +10,10 @@ use axum::{
 };
 use serde_json::Value;
 
-use super::{asked::own_fields, key};
+use super::{
+    asked::{own_fields, refuse},
+    key,
+};
 use crate::{
     Fault,
     api::body,
@@ -27,11 +30,11 @@ const IGNORED: [&str; 2] = ["instructions", "user"];
 /// Speaks a text.
 #[utoipa::path(
     post, path = "/v1/audio/speech", tag = "openai",
-    request_body(content = Object, content_type = "application/json"),
+    request_body(content = super::schema::SpeechRequest, content_type = "application/json"),
     responses(
-        (status = 200, description = "The sound: `audio/wav`, or 16-bit samples with `response_format` `pcm`.", body = Vec<u8>),
-        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::super::description::ErrorBody),
-        (status = 503, description = "The server cannot accept jobs now.", body = super::super::description::ErrorBody),
+        (status = 200, description = "The sound; 16-bit samples with `response_format` `pcm`.", content((Vec<u8> = "audio/wav"), (Vec<u8> = "audio/pcm"))),
+        (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::super::answers::ErrorBody),
+        (status = 503, description = "The server cannot accept jobs now.", body = super::super::answers::ErrorBody),
     ),
 )]
 pub async fn speech(
@@ -86,6 +89,8 @@ fn draft(fields: &mut Fields) -> Result<Draft, Fault> {
     if let Some(format) = fields.text("stream_format")?.filter(|format| format != "audio") {
         return Err(Fault::field("stream_format", format!("`{format}`: expected `audio`")));
     }
+    refuse(fields, "prompt", "use `input`")?;
+    refuse(fields, "count", "the answer is one sound")?;
     let model = fields.text("model")?.filter(|model| !model.is_empty());
     let voice = fields.text("voice")?.filter(|voice| !voice.is_empty());
     let mut request = serde_json::Map::new();
