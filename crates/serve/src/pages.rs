@@ -9,13 +9,14 @@ use axum::{
 use crate::{Fault, store::hash};
 
 /// Names, types and contents.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 11] = [
     ("index.html", "text/html; charset=utf-8", include_str!("../studio/index.html")),
     ("style.css", "text/css; charset=utf-8", include_str!("../studio/style.css")),
     ("icon.svg", "image/svg+xml", include_str!("../studio/icon.svg")),
     ("app.js", SCRIPT, include_str!("../studio/app.js")),
     ("api.js", SCRIPT, include_str!("../studio/api.js")),
     ("form.js", SCRIPT, include_str!("../studio/form.js")),
+    ("control.js", SCRIPT, include_str!("../studio/control.js")),
     ("job.js", SCRIPT, include_str!("../studio/job.js")),
     ("gallery.js", SCRIPT, include_str!("../studio/gallery.js")),
     ("mask.js", SCRIPT, include_str!("../studio/mask.js")),

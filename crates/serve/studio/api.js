@@ -53,6 +53,12 @@ export async function upload(file) {
   return (await (await send('/v1/uploads', { method: 'POST', body: file })).json()).sha256;
 }
 
+/** An earlier upload or a result as `{ sha256, url }`. */
+export async function stored(sha256) {
+  const blob = await (await send(`/v1/uploads/${sha256}`)).blob();
+  return { sha256, url: URL.createObjectURL(new Blob([blob])) };
+}
+
 const LAST = ['finished', 'failed', 'cancelled'];
 
 /** Calls `on(name, data)` for every event of a job until the last one, across lost connections. */

@@ -1,6 +1,7 @@
 // The settings: built from what the model takes, read as a request, filled from one.
 
-import { get, upload } from './api.js';
+import { get, stored } from './api.js';
+import { controls, fillControls, offer as offerControls } from './control.js';
 import { begin as beginWith, fields, offer } from './mask.js';
 
 const form = document.getElementById('settings');
@@ -29,6 +30,9 @@ function told() {
   }
   const solver = limits?.solvers.find((solver) => solver.name === field('solver').value);
   document.getElementById('solver-about').textContent = solver?.summary ?? '';
+  const factor = model?.size && model.result_size ? model.result_size[0] / model.size[0] : 1;
+  const sides = [field('width').value, field('height').value].map((side) => side * factor).join(' × ');
+  document.getElementById('larger').textContent = factor > 1 ? `The model makes it ${factor} times larger: ${sides} pixels.` : '';
 }
 
 /** Sets the limits of a model, and its defaults where the settings are not the user's own. */
@@ -43,8 +47,7 @@ async function choose(name) {
   show('words', model.words.length > 0);
   show('image', model.changes || model.enlarges);
   show('changes', model.changes);
-  show('controls', model.controls > 0 || (model.prompts && limits.controlnets.length > 0));
-  show('nets', model.controls === 0);
+  offerControls(model, limits.controlnets);
   document.getElementById('words').textContent = `It can say: ${model.words.join(', ')}.`;
   options(field('voice'), model.voices.map((voice) => [voice, voice]), model.voices[0]);
   offer(model);
@@ -68,7 +71,6 @@ export async function start() {
   options(field('model'), models.map((m) => [m.id, m.id]), models[0].id);
   const solvers = [['', 'the model’s own'], ...limits.solvers.map((s) => [s.name, s.name])];
   options(field('solver'), solvers, '');
-  options(field('net'), limits.controlnets.map((net) => [net, net]), limits.controlnets[0]);
   options(other.elements.solver, [['', 'the same'], ...solvers.slice(1)], '');
   field('count').max = Math.min(16, limits.count);
   await choose(models[0].id);
@@ -118,16 +120,6 @@ export async function read() {
   return { ...request, ...begun, ...(await controls()) };
 }
 
-/** The image that a ControlNet follows. */
-async function controls() {
-  const file = field('control').files[0];
-  if (!file || field('control').closest('details').hidden) return {};
-  const control = { image: { sha256: await upload(file) }, scale: Number(field('control_scale').value) };
-  if (field('canny').checked) control.canny = [100, 200];
-  if (model.controls === 0) control.net = field('net').value;
-  return { controls: [control] };
-}
-
 /** The changes of the second settings. */
 export function changes() {
   const { steps, guidance, solver } = other.elements;
@@ -153,9 +145,11 @@ export async function fill(job) {
   const [height, width] = request.size ?? model.size ?? [];
   set('height', height);
   set('width', width);
-  const image = (request.image ?? request.known?.image)?.sha256;
-  await begin(image ? { sha256: image, url: `/v1/files/${image}.png` } : null);
+  // Sounds cannot be drawn.
+  const image = model.medium === 'image' && (request.image ?? request.known?.image)?.sha256;
+  await begin(image ? await stored(image) : null);
   told();
+  await fillControls(request);
 }
 
 /** Says what is wrong, or nothing. */

@@ -1,6 +1,7 @@
 // Past jobs with their metadata: again, start from it, delete.
 
 import { get, remove } from './api.js';
+import { follow, follows } from './control.js';
 import { begin, enlarger, fault, fill } from './form.js';
 import { make, tile, title } from './job.js';
 
@@ -33,7 +34,7 @@ export function details(job, image) {
   const { image: begun, known, controls, ...request } = job.request;
   const facts = {
     model: job.model, ...request, image: begun?.sha256.slice(0, 12), changed: known && changed(known),
-    controls: controls?.length, file: image.sha256.slice(0, 12),
+    controls: controls?.map(followed).join(', '), file: image.sha256.slice(0, 12),
   };
   const text = (value) => (typeof value === 'object' ? JSON.stringify(value) : String(value));
   document.getElementById('details-facts').replaceChildren(
@@ -45,6 +46,7 @@ export function details(job, image) {
   // Clips are images as well, but no model starts from one.
   const still = !sounds && !job.request.frames;
   document.getElementById('from').hidden = !still;
+  document.getElementById('follow').hidden = !still || !follows();
   const larger = document.getElementById('enlarge');
   larger.hidden = !still || !enlarger();
   larger.textContent = `Enlarge ${enlarger()?.enlarges} times`;
@@ -57,18 +59,30 @@ function changed({ image, mask, degradations = [] }) {
   return `${what || (mask ? 'a part' : 'all')} of ${image.sha256.slice(0, 12)}`;
 }
 
+/** What a ControlNet followed, in a few words. */
+function followed({ image, net, canny, scale = 1 }) {
+  const name = net?.path?.split('/').at(-1);
+  return [name && `${name}:`, canny && 'edges of', image.sha256.slice(0, 12), scale !== 1 && `× ${scale}`].filter(Boolean).join(' ');
+}
+
 /** Connects the buttons; `back` shows the settings, `run` makes a job. */
 export function start(back, run) {
   older.addEventListener('click', () => load(true).catch(fault));
   document.getElementById('again').addEventListener('click', async () => {
     dialog.close();
-    await fill(present.job);
+    fault();
+    await fill(present.job).catch(fault);
     back();
   });
   document.getElementById('from').addEventListener('click', () => {
     dialog.close();
     begin(present.image).catch(fault);
     document.getElementById('with-image').open = true;
+    back();
+  });
+  document.getElementById('follow').addEventListener('click', () => {
+    dialog.close();
+    follow(present.image);
     back();
   });
   document.getElementById('enlarge').addEventListener('click', () => {
