@@ -1,8 +1,11 @@
 """Poisson arrivals of unlike requests against three servers. Prints a table in Markdown.
 
-    python load.py ../../target/release/tweedie [SECONDS]
+    python load.py ../../target/release/tweedie [--seconds 15] [--images 4] [--servers tweedie off diffusers]
+
+With the defaults it takes about 6 minutes.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -14,8 +17,15 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).parent
-PROGRAM = pathlib.Path(sys.argv[1]).resolve()
-SECONDS = float(sys.argv[2]) if len(sys.argv) > 2 else 15.0
+SERVERS = {"tweedie": "tweedie", "off": "tweedie, batching off", "diffusers": "diffusers"}
+read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+read.add_argument("program", type=pathlib.Path)
+read.add_argument("--seconds", type=float, default=15.0, help="of arrivals, for each load")
+read.add_argument("--images", type=int, default=4, help="a request has 1 to this many; clients ask for 1 by default")
+read.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.9, 2.0], help="shares of the capacity")
+read.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+args = read.parse_args()
+PROGRAM = args.program.resolve()
 MODEL = HERE / "../../models/emoji-32"
 # A request that has not ended this long after the last arrival is counted as that late.
 DRAIN = 45.0
@@ -27,7 +37,7 @@ def requests(seed, rate, seconds):
     """Arrival times and requests."""
     draw, at, all = random.Random(seed), 0.0, []
     while (at := at + draw.expovariate(rate)) < seconds:
-        request = dict(count=draw.randint(1, 4), steps=draw.randint(10, 30), classes=[draw.randint(0, 9)],
+        request = dict(count=draw.randint(1, args.images), steps=draw.randint(10, 30), classes=[draw.randint(0, 9)],
                        seed=draw.randrange(1 << 32), solver="ddim", guidance=1)
         all.append((at, request))
     return all
@@ -148,17 +158,23 @@ async def run(name, arrivals):
 def main():
     burst = [(0, request) for _, request in requests(2, QUEUE - 4, 1)]
     capacity = asyncio.run(run("tweedie", burst))["rate"]
-    print(f"capacity: {capacity:.1f} images/s\n")
+    print(f"capacity: {capacity:.1f} images/s, with 1 to {args.images} images in a request\n")
     print("| load | server | to first step, p50 | to first preview, p50 | to the end, p50 | p99 | images/s | CPU per image | rejected |")
     print("|---|---|---|---|---|---|---|---|---|")
     cell = lambda seconds: "–" if seconds != seconds else f"> {DRAIN:.0f} s" if seconds == float("inf") else f"{seconds:.2f} s"
-    for load in (0.5, 0.9, 2.0):
-        # On average 2.5 images in a request.
-        arrivals = requests(3, load * capacity / 2.5, SECONDS)
-        for name in ("tweedie", "tweedie, batching off", "diffusers"):
+    rates = {}
+    for load in args.loads:
+        arrivals = requests(3, load * capacity / ((1 + args.images) / 2), args.seconds)
+        for name in map(SERVERS.get, args.servers):
             f = asyncio.run(run(name, arrivals))
+            rates[load, name] = f["rate"]
             cells = [quantile(f["step"], 0.5), quantile(f["preview"], 0.5), quantile(f["finish"], 0.5), quantile(f["finish"], 0.99)]
             print(f"| {load} | {name} | {' | '.join(map(cell, cells))} | {f['rate']:.1f} | {f['cpu'] * 1000:.0f} ms | {f['rejected']} of {len(arrivals)} |", flush=True)
+    print()
+    for load in args.loads:
+        own = rates.get((load, "tweedie"), float("nan"))
+        shares = [f"{own / rate:.2f} × {name}" for (at, name), rate in rates.items() if at == load and name != "tweedie"]
+        print(f"images/s at {load}: {', '.join(shares)}")
 
 
 main()
