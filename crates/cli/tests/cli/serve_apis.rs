@@ -256,6 +256,48 @@ fn a1111_requests_are_jobs_with_seeds_of_their_own() {
 }
 
 #[test]
+fn the_openapi_document_is_complete() {
+    let scratch = Scratch::new();
+    let served = Served::start(&scratch.path(""), &[]);
+    let text = served.get("/openapi.json").is(200).text();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let schemas = &document["components"]["schemas"];
+    for part in text.split("#/components/schemas/").skip(1) {
+        let name = part.split('"').next().unwrap();
+        assert!(schemas[name].is_object(), "{name}");
+    }
+    let mut names = std::collections::HashSet::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name), "{name} of {method} {path} is also that of another operation");
+            // Every path is one of the server.
+            let plain = path.replace("{id}", "x").replace("{name}", "x").replace("{sha256}", "x");
+            let answer = served.send(&method.to_uppercase(), &plain, &[], b"");
+            let told = &operation["responses"];
+            let status = answer.status.to_string();
+            assert!(
+                told[&status].is_object() || told["4XX"].is_object() && status.starts_with('4'),
+                "{method} {path}: {status}"
+            );
+            assert!(!answer.text().contains("there is no `/") && answer.status != 405, "{method} {path}");
+        }
+    }
+    // The fields of requests are those that are read, but for what other commands do.
+    let elsewhere = ["refiner", "refine_from", "enlarge", "continue", "keep"];
+    let error =
+        serde_json::from_value::<tweedie::pipe::Request>(json!({ "unknown": 1 })).unwrap_err().to_string();
+    let (_, read) = error.split_once("expected one of ").unwrap();
+    let mut read: Vec<&str> =
+        read.split('`').skip(1).step_by(2).filter(|name| !elsewhere.contains(name)).collect();
+    read.extend(["model", "priority", "deadline"]);
+    read.sort_unstable();
+    let mut told: Vec<&String> = schemas["JobRequest"]["properties"].as_object().unwrap().keys().collect();
+    told.sort_unstable();
+    assert_eq!(told, read);
+}
+
+#[test]
 fn the_page_and_its_files_are_there() {
     let scratch = Scratch::new();
     let served = Served::start(&scratch.path(""), &[]);

@@ -102,37 +102,3 @@ fn guarded(path: &str, operation: &mut Value) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    /// The operations of the document.
-    fn operations(document: &Value) -> Vec<(&String, &String, &Value)> {
-        let paths = document["paths"].as_object().unwrap();
-        paths
-            .iter()
-            .flat_map(|(path, all)| {
-                all.as_object().unwrap().iter().map(move |(method, one)| (path, method, one))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn operations_have_names_of_their_own_and_references_lead_somewhere() {
-        let document = whole();
-        let mut names = HashSet::new();
-        for (path, method, operation) in operations(&document) {
-            let name = operation["operationId"].as_str().unwrap();
-            assert!(names.insert(name.to_owned()), "{method} {path}: {name}");
-            assert!(operation["responses"]["200"].is_object() || path.starts_with("/v1/"), "{path}");
-        }
-        let text = document.to_string();
-        for part in text.split("#/components/schemas/").skip(1) {
-            let name = part.split('"').next().unwrap();
-            assert!(document["components"]["schemas"][name].is_object(), "{name}");
-        }
-    }
-}

@@ -219,25 +219,3 @@ fn controls() -> Value {
         "description": "An image for each ControlNet."
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What another program does for a request, or another command: [`tweedie_pipe::Pipeline::prepare`] refuses them.
-    const ELSEWHERE: [&str; 5] = ["refiner", "refine_from", "enlarge", "continue", "keep"];
-
-    #[test]
-    fn the_document_has_the_fields_of_requests() {
-        let error =
-            serde_json::from_value::<tweedie_pipe::Request>(json!({ "unknown": 1 })).unwrap_err().to_string();
-        let (_, known) = error.split_once("expected one of ").unwrap();
-        let mut known: Vec<&str> =
-            known.split('`').skip(1).step_by(2).filter(|name| !ELSEWHERE.contains(name)).collect();
-        known.sort_unstable();
-        let fields = fields();
-        let mut told: Vec<&str> = fields.keys().map(String::as_str).collect();
-        told.sort_unstable();
-        assert_eq!(told, known);
-    }
-}
