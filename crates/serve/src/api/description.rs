@@ -61,7 +61,15 @@ pub async fn document() -> Json<Value> {
 
 fn whole() -> Value {
     let mut document = serde_json::to_value(Document::openapi()).unwrap_or_default();
-    document["components"]["schemas"]["Refusal"] = a1111::schema::refusal();
+    for (name, schema) in [
+        ("JobRequest", schema::JobRequest::schema()),
+        ("ImageRequest", openai::schema::ImageRequest::schema()),
+        ("ImageForm", openai::schema::ImageForm::schema()),
+        ("SpeechRequest", openai::schema::SpeechRequest::schema()),
+        ("Refusal", a1111::schema::refusal()),
+    ] {
+        document["components"]["schemas"][name] = schema;
+    }
     document["components"]["securitySchemes"] = json!({ "token": { "type": "http", "scheme": "bearer" } });
     if let Value::Object(paths) = &mut document["paths"] {
         paths.extend(a1111::schema::paths());

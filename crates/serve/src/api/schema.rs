@@ -2,16 +2,15 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{RefOr, Schema},
-};
+use utoipa::ToSchema;
 
 /// What to make: all fields are optional.
+#[derive(ToSchema)]
 pub struct JobRequest;
 
-impl PartialSchema for JobRequest {
-    fn schema() -> RefOr<Schema> {
+impl JobRequest {
+    /// Its schema, which takes the place of the derived one.
+    pub fn schema() -> Value {
         let mut fields = fields();
         fields.extend(map(json!({
             "model": model(),
@@ -21,8 +20,6 @@ impl PartialSchema for JobRequest {
         object(fields, &[])
     }
 }
-
-impl ToSchema for JobRequest {}
 
 /// A job with files: each file is a part with the name of its field, such as `image`.
 #[derive(Serialize, ToSchema)]
@@ -45,12 +42,8 @@ pub fn map(object: Value) -> Map<String, Value> {
 }
 
 /// The schema of an object with these fields and no others.
-pub fn object(fields: Map<String, Value>, required: &[&str]) -> RefOr<Schema> {
-    let mut schema = json!({ "type": "object", "additionalProperties": false, "properties": fields });
-    if !required.is_empty() {
-        schema["required"] = json!(required);
-    }
-    serde_json::from_value::<Schema>(schema).map_or_else(|_| RefOr::T(Schema::default()), RefOr::T)
+pub fn object(fields: Map<String, Value>, required: &[&str]) -> Value {
+    json!({ "type": "object", "additionalProperties": false, "properties": fields, "required": required })
 }
 
 /// The name of a model.
@@ -150,6 +143,7 @@ fn inputs() -> Value {
             "type": "array", "items": { "type": "integer", "minimum": 1 },
             "description": "Height and width, or the axes of other media."
         },
+        "seconds": { "type": "number", "exclusiveMinimum": 0, "description": "Length of sounds." },
         "frames": whole(1, "Number of frames of clips."),
         "fps": whole(1, "Frames of clips per second."),
         "vae_tile": whole(1, "Pixels of tiles of the autoencoder."),

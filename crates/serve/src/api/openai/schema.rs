@@ -2,18 +2,17 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{RefOr, Schema},
-};
+use utoipa::ToSchema;
 
 use crate::api::schema::{fields, map, model, object};
 
 /// An image from a prompt: OpenAI's fields, and those of our requests.
+#[derive(ToSchema)]
 pub struct ImageRequest;
 
-impl PartialSchema for ImageRequest {
-    fn schema() -> RefOr<Schema> {
+impl ImageRequest {
+    /// Its schema, which takes the place of the derived one.
+    pub fn schema() -> Value {
         let mut all = fields();
         for other in ["count", "image", "known"] {
             all.remove(other);
@@ -23,13 +22,13 @@ impl PartialSchema for ImageRequest {
     }
 }
 
-impl ToSchema for ImageRequest {}
-
 /// A change or a variation of an image, as a form. Numbers and objects are texts.
+#[derive(ToSchema)]
 pub struct ImageForm;
 
-impl PartialSchema for ImageForm {
-    fn schema() -> RefOr<Schema> {
+impl ImageForm {
+    /// Its schema, which takes the place of the derived one.
+    pub fn schema() -> Value {
         let mut all = images();
         all.insert("image".into(), file("The image."));
         all.insert("mask".into(), file("Transparent where the image is changed. For edits."));
@@ -39,13 +38,13 @@ impl PartialSchema for ImageForm {
     }
 }
 
-impl ToSchema for ImageForm {}
-
 /// A text to speak: OpenAI's fields, and those of our requests.
+#[derive(ToSchema)]
 pub struct SpeechRequest;
 
-impl PartialSchema for SpeechRequest {
-    fn schema() -> RefOr<Schema> {
+impl SpeechRequest {
+    /// Its schema, which takes the place of the derived one.
+    pub fn schema() -> Value {
         let mut all = fields();
         all.remove("count");
         all.remove("prompt");
@@ -62,8 +61,6 @@ impl PartialSchema for SpeechRequest {
         object(all, &["input"])
     }
 }
-
-impl ToSchema for SpeechRequest {}
 
 /// Finished images.
 #[derive(Serialize, ToSchema)]
