@@ -117,8 +117,8 @@ fn images() -> Map<String, Value> {
         "output_compression": { "type": "integer", "minimum": 0, "maximum": 100, "description": "Quality of a JPEG." },
         "background": { "type": "string", "enum": ["auto", "opaque"] },
     }));
-    let ignored =
-        super::asked::IGNORED.map(|name| (name.to_owned(), json!({ "description": "Has no effect." })));
+    let ignored = super::asked::IGNORED
+        .map(|name| (name.to_owned(), json!({ "type": "string", "description": "Has no effect." })));
     all.extend(ignored);
     all
 }
