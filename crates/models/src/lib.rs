@@ -37,11 +37,15 @@ mod last_step;
 pub mod layers;
 pub mod memory;
 pub mod network;
+pub mod oobleck;
 pub mod params;
 pub mod perceptual;
 pub mod prior;
 pub mod registry;
+mod renamed;
 pub mod spectrogram;
+pub mod stable_audio;
+pub mod t5;
 pub mod text;
 pub mod unet;
 pub mod unet_1d;
@@ -60,6 +64,7 @@ pub use denoiser::NetworkDenoiser;
 pub use dit::{DitConfig, DitTransformer};
 pub use last_step::LastStep;
 pub use network::{Classes, InputError, IoSpec, Mode, Network};
+pub use oobleck::{AutoencoderOobleck, AutoencoderOobleckConfig};
 pub use params::{HostTensor, ParamError, TensorSource, count, export, import, settle};
 pub use perceptual::Perceptual;
 pub use prior::{
@@ -67,6 +72,10 @@ pub use prior::{
 };
 pub use registry::{CODECS, CodecEntry, NETWORKS, NetworkEntry};
 pub use spectrogram::{MelSpectrogram, MelSpectrogramConfig};
+pub use stable_audio::{
+    StableAudioDit, StableAudioDitConfig, StableAudioProjection, StableAudioProjectionConfig,
+};
+pub use t5::{T5Config, T5Encoder};
 pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use tweedie_ops::{ExecContext, PackedWeights, Precision};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};

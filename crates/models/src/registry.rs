@@ -7,9 +7,11 @@ use crate::{
     config::ConfigError,
     dit::{DitConfig, DitTransformer},
     network::{IoSpec, Network},
+    oobleck::{AutoencoderOobleck, AutoencoderOobleckConfig},
     params::TensorSource,
     prior::{PriorConfig, PriorTransformer},
     spectrogram::{MelSpectrogram, MelSpectrogramConfig},
+    stable_audio::{StableAudioDit, StableAudioDitConfig},
     unet::{LoadError, UNet2DConfig, UNet2DModel},
     unet_1d::{UNet1DConfig, UNet1DModel},
     unet_3d::{UNet3DConfig, UNetMotionConfig, VideoUNet},
@@ -53,6 +55,7 @@ pub const NETWORKS: &[NetworkEntry] = &[
     entry!("PriorTransformer", PriorTransformer, PriorConfig),
     entry!("UNet3DConditionModel", VideoUNet, UNet3DConfig),
     entry!("UNetMotionModel", VideoUNet, UNetMotionConfig),
+    entry!("StableAudioDiTModel", StableAudioDit, StableAudioDitConfig),
 ];
 
 /// A class of codecs.
@@ -83,6 +86,7 @@ pub const CODECS: &[CodecEntry] = &[
     codec!("AutoencoderTiny", AutoencoderTiny, AutoencoderTinyConfig),
     codec!("MelSpectrogram", MelSpectrogram, MelSpectrogramConfig),
     codec!("VQModel", VqModel, VqModelConfig),
+    codec!("AutoencoderOobleck", AutoencoderOobleck, AutoencoderOobleckConfig),
 ];
 
 /// The networks of `class`.

@@ -4,80 +4,24 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;
+#[path = "common/golden.rs"]
+mod golden;
 
-use std::{collections::BTreeMap, fs, path::Path};
-
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
-use common::{sample, weight};
-use safetensors::SafeTensors;
-use serde_json::Value;
+use burn::tensor::{Device, Tensor};
+use common::sample;
+use golden::Golden;
 use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, ClapTextConfig, ClapTextModel, Conditions, Entry, HifiGan,
-    HifiGanConfig, HostTensor, Mode, Network, UNet2DConditionConfig, UNet2DConditionModel,
+    HifiGanConfig, Mode, Network, UNet2DConditionConfig, UNet2DConditionModel,
     conditions::{EMBEDDING, TEXT},
-    params,
 };
-use tweedie_ops::{Batch, to_host};
-
-/// Relative to the output's root mean square.
-const TOLERANCE: f64 = 1e-4;
-
-struct Golden {
-    name: String,
-    bytes: Vec<u8>,
-    config: String,
-    shapes: Value,
-    given: Value,
-    names: BTreeMap<String, Vec<usize>>,
-}
-
-impl Golden {
-    fn open(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/audio_ldm");
-        let bytes = fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
-        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let metadata = header.metadata().clone().unwrap();
-        let json = |key: &str| -> Value { serde_json::from_str(&metadata[key]).unwrap() };
-        let names = serde_json::from_value(json("names")).unwrap();
-        let (shapes, given) = (json("shapes"), json("given"));
-        Self { name: name.into(), config: metadata["config"].clone(), shapes, given, names, bytes }
-    }
-
-    fn input<const D: usize>(&self, name: &str) -> Tensor<D> {
-        let shape: Vec<usize> = serde_json::from_value(self.shapes[name].clone()).unwrap();
-        sample(name, shape.try_into().unwrap(), &Device::flex())
-    }
-
-    /// The peer's weights, after checking that the module has exactly these, by names that `theirs` translates.
-    fn weights(&self, module: &impl Module, theirs: fn(&str) -> String) -> BTreeMap<String, HostTensor> {
-        let own: BTreeMap<String, Vec<usize>> =
-            params::shapes(module).into_iter().map(|(name, shape)| (theirs(&name), shape)).collect();
-        assert_eq!(own, self.names, "{}", self.name);
-        own.iter().map(|(name, shape)| (name.clone(), weight(name, shape))).collect()
-    }
-
-    fn expect<const D: usize>(&self, output: &str, found: Tensor<D>) {
-        let file = SafeTensors::deserialize(&self.bytes).unwrap();
-        let tensor = file.tensor(output).unwrap();
-        let bytes = tensor.data().as_chunks::<4>().0;
-        let expected: Vec<f64> = bytes.iter().map(|b| f32::from_le_bytes(*b).into()).collect();
-        assert_eq!(found.shape().num_elements(), expected.len(), "{}: {output}", self.name);
-        let rms = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
-        let worst = expected.iter().zip(to_host(found)).map(|(e, f)| (e - f64::from(f)).abs());
-        let worst = worst.fold(0.0, |a: f64, d| if d.is_nan() { f64::INFINITY } else { a.max(d) }) / rms;
-        eprintln!("{}: {output}: {worst:.1e} of RMS", self.name);
-        assert!(worst < TOLERANCE, "{}: {output} differs by {worst:.1e} of RMS", self.name);
-    }
-}
+use tweedie_ops::Batch;
 
 #[test]
 fn vocoders() {
     let device = Device::flex();
     for name in ["vocoder", "vocoder_normalized"] {
-        let golden = Golden::open(name);
+        let golden = Golden::open("audio_ldm", name);
         let config = HifiGanConfig::from_json(&golden.config).unwrap();
         let weights = golden.weights(&HifiGan::new(&config, 1, &device).unwrap(), str::to_owned);
         let vocoder = HifiGan::load(&config, &weights, &device).unwrap();
@@ -94,7 +38,7 @@ fn vocoders() {
 #[test]
 fn text_encoders() {
     let device = Device::flex();
-    let golden = Golden::open("clap_text");
+    let golden = Golden::open("audio_ldm", "clap_text");
     let config = ClapTextConfig::from_json(&golden.config).unwrap();
     let weights = golden.weights(&ClapTextModel::new(&config, 1, &device).unwrap(), ClapTextModel::peer_name);
     let encoder = ClapTextModel::load(&config, &weights, &device).unwrap();
@@ -112,7 +56,7 @@ fn text_encoders() {
 #[test]
 fn autoencoders_of_one_channel() {
     let device = Device::flex();
-    let golden = Golden::open("vae_mel");
+    let golden = Golden::open("audio_ldm", "vae_mel");
     let config = AutoencoderKlConfig::from_json(&golden.config).unwrap();
     let weights = golden.weights(&AutoencoderKl::new(&config, 1, &device).unwrap(), str::to_owned);
     let vae = AutoencoderKl::load(&config, &weights, &device).unwrap();
@@ -126,7 +70,7 @@ fn autoencoders_of_one_channel() {
 fn unets_of_a_vector_instead_of_a_text() {
     let device = Device::flex();
     for name in ["unet_simple_projection", "unet_projection"] {
-        let golden = Golden::open(name);
+        let golden = Golden::open("audio_ldm", name);
         let config = UNet2DConditionConfig::from_json(&golden.config).unwrap();
         let new = UNet2DConditionModel::new(&config, 1, &device).unwrap();
         let unet =

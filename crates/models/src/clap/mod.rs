@@ -2,7 +2,6 @@
 //! `ClapTextModelWithProjection`.
 
 mod config;
-mod names;
 
 use burn::{
     module::Module,
@@ -16,9 +15,14 @@ use crate::{
     layers::{Activation, Embedding, Init, LayerNorm, Linear},
     network::InputError,
     params::{self, TensorSource},
+    renamed::{self, Renamed},
     unet::LoadError,
 };
 
+/// Parts of names in transformers, and ours.
+const RENAMED: [(&str, &str); 2] = [("attention.self.", "attention.own."), ("LayerNorm.", "norm.")];
+/// Constant tables that transformers stores.
+const CONSTANTS: [&str; 2] = ["position_ids", "token_type_ids"];
 /// Standard deviation of initial weights.
 const STD: f64 = 0.02;
 
@@ -169,12 +173,13 @@ impl ClapTextModel {
         source: &dyn TensorSource,
         device: &Device,
     ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, &names::Renamed(source))?)
+        let renamed = Renamed { source, parts: &RENAMED, left_out: &CONSTANTS };
+        Ok(params::import(Self::build(config, &Init::new(0, device))?, &renamed)?)
     }
 
     /// The name of a parameter in transformers.
     pub fn peer_name(name: &str) -> String {
-        names::theirs(name)
+        renamed::theirs(name, &RENAMED)
     }
 
     fn build(config: &ClapTextConfig, init: &Init) -> Result<Self, ConfigError> {

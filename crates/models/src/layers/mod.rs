@@ -5,6 +5,7 @@
 mod activation;
 mod basic;
 mod clip;
+mod conv1d;
 mod dropout;
 mod either;
 mod init;
@@ -14,6 +15,7 @@ mod transformer;
 pub use activation::Activation;
 pub use basic::{Conv2d, Embedding, GroupNorm, Linear};
 pub use clip::{ClipLayer, ClipLayerSpec, Mlp, SelfAttention};
+pub use conv1d::Conv1d;
 pub use dropout::Dropout;
 pub use either::Either;
 pub use init::Init;

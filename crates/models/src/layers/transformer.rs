@@ -99,6 +99,8 @@ pub struct FeedForward {
 pub enum FeedForwardActivation {
     /// `h·gelu(g)`, where the first layer gives `h` and `g` (Shazeer 2020, arXiv:2002.05202).
     Geglu,
+    /// `h·silu(g)`, where the first layer gives `h` and `g`.
+    Swiglu,
     /// An elementwise function.
     Plain(Activation),
 }
@@ -107,7 +109,10 @@ impl FeedForward {
     /// Creates it for tokens of `width`.
     pub fn new(init: &Init, width: usize, activation: FeedForwardActivation) -> Self {
         let inner = 4 * width;
-        let outputs = if activation == FeedForwardActivation::Geglu { 2 * inner } else { inner };
+        let outputs = match activation {
+            FeedForwardActivation::Geglu | FeedForwardActivation::Swiglu => 2 * inner,
+            FeedForwardActivation::Plain(_) => inner,
+        };
         let first = Widen { proj: Linear::new(&init.at("net.0.proj"), width, outputs, true) };
         let second = Linear::new(&init.at("net.2"), inner, width, true);
         Self { net: vec![Some(Either::A(first)), None, Some(Either::B(second))], activation }
@@ -128,6 +133,12 @@ impl FeedForward {
             x = match (layer, self.activation) {
                 (Either::A(widen), FeedForwardActivation::Plain(f)) => f.apply(widen.proj.forward(x)),
                 (Either::A(widen), FeedForwardActivation::Geglu) => ops::geglu(widen.proj.forward(x)),
+                (Either::A(widen), FeedForwardActivation::Swiglu) => {
+                    let both = widen.proj.forward(x);
+                    let half = both.dims()[2] / 2;
+                    let part = |i: usize| both.clone().narrow(2, i * half, half);
+                    part(0) * ops::silu(part(1))
+                }
                 (Either::B(linear), _) => match residual.take() {
                     Some(residual) => linear.forward_onto(x, residual),
                     None => linear.forward(x),

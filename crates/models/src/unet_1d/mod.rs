@@ -38,12 +38,12 @@ pub struct TimeProjection {
 }
 
 impl TimeProjection {
-    fn new(init: &Init, width: usize) -> Self {
+    pub(crate) fn new(init: &Init, width: usize) -> Self {
         Self { weight: init.normal("weight", [width / 2], 1.0).set_require_grad(false) }
     }
 
     /// `[B, width]` for `B` times.
-    fn forward(&self, times: &[f32], cosines_first: bool) -> Tensor<2> {
+    pub(crate) fn forward(&self, times: &[f32], cosines_first: bool) -> Tensor<2> {
         let weight = self.weight.val();
         let times = rows(times.to_vec(), times.len(), &weight.device());
         let phase = times.mul(weight.unsqueeze_dim(0)).mul_scalar(2.0f32).mul_scalar(PI);

@@ -7,14 +7,13 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor, activation},
 };
-use tweedie_ops::{ConvOptions, conv_transpose1d, conv1d};
 
 pub use codec::MelAutoencoder;
 pub use config::HifiGanConfig;
 
 use crate::{
     config::ConfigError,
-    layers::Init,
+    layers::{Conv1d, Init},
     network::InputError,
     params::{self, TensorSource},
     unet::LoadError,
@@ -25,44 +24,11 @@ const ENDS: usize = 7;
 /// Slope of the last activation, torch's default.
 const LAST_SLOPE: f64 = 0.01;
 
-/// A convolution over time, or a transposed one.
-#[derive(Module, Debug)]
-pub struct Filter {
-    weight: Param<Tensor<3>>,
-    bias: Param<Tensor<1>>,
-}
-
-impl Filter {
-    fn new(init: &Init, [from, to, k]: [usize; 3]) -> Self {
-        let bound = 1.0 / ((from * k) as f64).sqrt();
-        Self { weight: init.uniform("weight", [to, from, k], bound), bias: init.uniform("bias", [to], bound) }
-    }
-
-    fn transposed(init: &Init, [from, to, k]: [usize; 3]) -> Self {
-        let bound = 1.0 / ((to * k) as f64).sqrt();
-        Self { weight: init.uniform("weight", [from, to, k], bound), bias: init.uniform("bias", [to], bound) }
-    }
-
-    /// Preserves the length.
-    fn forward(&self, x: Tensor<3>, dilation: usize) -> Tensor<3> {
-        let [_, _, k] = self.weight.dims();
-        let options = ConvOptions { dilation: [dilation], ..ConvOptions::same(dilation * (k - 1) / 2) };
-        conv1d(x, self.weight.val(), Some(self.bias.val()), options)
-    }
-
-    /// Multiplies the length by `rate`.
-    fn upsample(&self, x: Tensor<3>, rate: usize) -> Tensor<3> {
-        let [_, _, k] = self.weight.dims();
-        let options = ConvOptions::strided(rate, (k - rate) / 2);
-        conv_transpose1d(x, self.weight.val(), Some(self.bias.val()), options, [0])
-    }
-}
-
 /// Pairs of a dilated and a dense convolution, each pair with a residual connection.
 #[derive(Module, Debug)]
 pub struct ResidualBlock {
-    convs1: Vec<Filter>,
-    convs2: Vec<Filter>,
+    convs1: Vec<Conv1d>,
+    convs2: Vec<Conv1d>,
     #[module(skip)]
     dilations: Vec<usize>,
     #[module(skip)]
@@ -82,10 +48,10 @@ impl ResidualBlock {
 /// The vocoder. Parameters are named as in transformers' `SpeechT5HifiGan` without weight normalization.
 #[derive(Module, Debug)]
 pub struct HifiGan {
-    conv_pre: Filter,
-    upsampler: Vec<Filter>,
+    conv_pre: Conv1d,
+    upsampler: Vec<Conv1d>,
     resblocks: Vec<ResidualBlock>,
-    conv_post: Filter,
+    conv_post: Conv1d,
     mean: Param<Tensor<1>>,
     scale: Param<Tensor<1>>,
     #[module(skip)]
@@ -118,13 +84,13 @@ impl HifiGan {
         let (bands, first) = (config.model_in_dim, config.upsample_initial_channel);
         let (mut upsampler, mut resblocks, mut width) = (Vec::new(), Vec::new(), first);
         for (i, k) in config.upsample_kernel_sizes.iter().enumerate() {
-            upsampler.push(Filter::transposed(&init.at("upsampler").at(i), [width, width / 2, *k]));
+            upsampler.push(Conv1d::transposed(&init.at("upsampler").at(i), [width, width / 2, *k]));
             width /= 2;
             for (k, dilations) in config.resblock_kernel_sizes.iter().zip(&config.resblock_dilation_sizes) {
                 let at = init.at("resblocks").at(resblocks.len());
-                let filters = |name: &str| -> Vec<Filter> {
+                let filters = |name: &str| -> Vec<Conv1d> {
                     (0..dilations.len())
-                        .map(|j| Filter::new(&at.at(name).at(j), [width, width, *k]))
+                        .map(|j| Conv1d::new(&at.at(name).at(j), [width, width, *k], true))
                         .collect()
                 };
                 resblocks.push(ResidualBlock {
@@ -136,10 +102,10 @@ impl HifiGan {
             }
         }
         Ok(Self {
-            conv_pre: Filter::new(&init.at("conv_pre"), [bands, first, ENDS]),
+            conv_pre: Conv1d::new(&init.at("conv_pre"), [bands, first, ENDS], true),
             upsampler,
             resblocks,
-            conv_post: Filter::new(&init.at("conv_post"), [width, 1, ENDS]),
+            conv_post: Conv1d::new(&init.at("conv_post"), [width, 1, ENDS], true),
             mean: init.constant("mean", [bands], 0.0).set_require_grad(false),
             scale: init.constant("scale", [bands], 1.0).set_require_grad(false),
             config: config.clone(),
