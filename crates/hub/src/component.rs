@@ -11,7 +11,7 @@ use tweedie_models::{
     AutoencoderKl, CODECS, ClapTextConfig, ClapTextModel, ClipTextConfig, ClipTextModel, ClipVisionConfig,
     ClipVisionModel, Codec, ConfigError, ControlNetConfig, ControlNetModel, EmbeddingProjection,
     EmbeddingProjectionConfig, HifiGan, HifiGanConfig, HostTensor, IoSpec, LoadError, NETWORKS, Network,
-    TensorSource, export, registry,
+    StableAudioProjection, StableAudioProjectionConfig, T5Config, T5Encoder, TensorSource, export, registry,
 };
 
 use crate::{
@@ -45,10 +45,14 @@ pub enum Component {
     Clap(Box<ClapTextModel>),
     /// `SpeechT5HifiGan`.
     Vocoder(Box<HifiGan>),
+    /// `T5EncoderModel`.
+    T5(Box<T5Encoder>),
+    /// `StableAudioProjectionModel`.
+    SoundProjection(Box<StableAudioProjection>),
 }
 
 /// The supported classes besides [`NETWORKS`] and [`CODECS`].
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 9] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
@@ -56,14 +60,17 @@ const OTHERS: [&str; 7] = [
     ControlNetConfig::CLASS,
     ClapTextConfig::CLASS,
     HifiGanConfig::CLASS,
+    T5Config::CLASS,
+    StableAudioProjectionConfig::CLASS,
 ];
 /// Those of transformers.
-const OF_TRANSFORMERS: [&str; 5] = [
+const OF_TRANSFORMERS: [&str; 6] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
     ClapTextConfig::CLASS,
     HifiGanConfig::CLASS,
+    T5Config::CLASS,
 ];
 
 /// A network's folder with its configuration; the weights are not read yet.
@@ -209,6 +216,15 @@ impl ComponentDir {
             HifiGanConfig::CLASS => {
                 let config = HifiGanConfig::from_json(text).map_err(bad)?;
                 Component::Vocoder(Box::new(HifiGan::load(&config, source, device).map_err(fail)?))
+            }
+            T5Config::CLASS => {
+                let config = T5Config::from_json(text).map_err(bad)?;
+                Component::T5(Box::new(T5Encoder::load(&config, source, device).map_err(fail)?))
+            }
+            StableAudioProjectionConfig::CLASS => {
+                let config = StableAudioProjectionConfig::from_json(text).map_err(bad)?;
+                let projection = StableAudioProjection::load(&config, source, device).map_err(fail)?;
+                Component::SoundProjection(Box::new(projection))
             }
             class => match CODECS.iter().find(|entry| entry.class == class) {
                 Some(entry) => Component::Codec((entry.load)(text, source, device).map_err(fail)?),

@@ -33,5 +33,5 @@ pub use model::{
 pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Speech, Tuned, extras_in};
 pub use original::{OriginalCheckpoint, Prediction};
 pub use scheduler_config::{Recipe, Sampling, SchedulerConfig};
-pub use tokenizer::{ClipTokenizer, RobertaTokenizer};
+pub use tokenizer::{ClipTokenizer, RobertaTokenizer, UnigramTokenizer};
 pub use weights::{Precision, SafetensorsFile};

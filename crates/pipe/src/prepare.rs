@@ -122,13 +122,12 @@ impl Pipeline {
                 let window = work.as_ref().map(Work::size);
                 let image = request.image.as_ref().filter(|_| !varies).map(|file| ("image", file));
                 let control = request.controls.first().map(|control| ("controls", &control.image));
-                match request.seconds {
-                    Some(seconds) => {
-                        let (size, part) = self.lasting(request, seconds, spoken.is_some())?;
-                        crop = part.map(|part| vec![part]);
-                        size
-                    }
-                    None => self.size(request, image.or(control), window)?,
+                if request.seconds.is_some() || request.start.is_some() {
+                    let (size, part) = self.lasting(request, spoken.is_some())?;
+                    crop = part.map(|part| vec![part]);
+                    size
+                } else {
+                    self.size(request, image.or(control), window)?
                 }
             }
         };
@@ -438,14 +437,14 @@ impl Pipeline {
         Ok(shifted.map_or_else(|| scheduler.again(), Ok)?)
     }
 
-    /// The length of sounds that last this long: as the model can make them, and the part of them that is the result.
+    /// The length of sounds of these seconds, as the model makes them, and the part of them that is the result.
     fn lasting(
         &self,
         request: &Request,
-        seconds: f64,
         speaks: bool,
     ) -> Result<(Vec<usize>, Option<Range<usize>>), PipelineError> {
-        let fail = |reason: &str| Err(PipelineError::request("seconds", reason));
+        let field = if request.seconds.is_some() { "seconds" } else { "start" };
+        let fail = |reason: &str| Err(PipelineError::request(field, reason));
         if self.axes() != 1 {
             return fail("is for models of sounds; this model does not make sounds");
         }
@@ -458,24 +457,51 @@ impl Pipeline {
         if request.image.is_some() || request.known.is_some() {
             return fail("has no effect: the result is as long as the sound at which it begins; remove it");
         }
-        let Some(rate) = self.rate() else {
+        let Some(rate) = self.rate().map(f64::from) else {
             return fail(
                 "the model does not say how many values per second its sounds have; use `size` instead",
             );
         };
-        let length = (seconds * f64::from(rate)).round();
-        if !(length >= 1.0 && length.is_finite()) {
-            return fail(&format!("{seconds}: expected a positive number of seconds"));
+        if request.start.is_some() && !conditions::reads_start(&self.model) {
+            let reason = "this model does not make parts of longer sounds; remove it";
+            return Err(PipelineError::request("start", reason));
         }
-        // The cast saturates, and too large numbers are errors of `check_size`.
-        let length = length as usize;
-        request.check_size(&[length])?;
-        let unit = match self.codec() {
-            Some(codec) => codec.spec().stride,
-            None => self.network().spec().multiple,
+        let start = request.start.unwrap_or(0.0);
+        if !(start >= 0.0 && start.is_finite()) {
+            return Err(PipelineError::request("start", format!("{start}: expected 0 or more seconds")));
+        }
+        // Casts saturate; too large numbers are errors of `check_size`.
+        let values = |seconds: f64| (seconds * rate).round() as usize;
+        let first = values(start);
+        let length = match request.seconds {
+            Some(seconds) if seconds.is_finite() && seconds > 0.0 && values(seconds) > 0 => {
+                Some(values(seconds))
+            }
+            Some(seconds) => return fail(&format!("{seconds}: expected a positive number of seconds")),
+            None => None,
         };
-        let whole = length.next_multiple_of(unit.max(1));
-        Ok((vec![whole], (whole != length).then_some(0..length)))
+        let native = self.native_size().and_then(|native| native.first().copied());
+        let fixed = native.filter(|_| self.network().spec().fixed);
+        let whole = match (fixed.or(native.filter(|_| length.is_none())), length) {
+            (Some(whole), _) => whole,
+            (None, Some(length)) => {
+                request.check_size(&[length])?;
+                let unit = match self.codec() {
+                    Some(codec) => codec.spec().stride,
+                    None => self.network().spec().multiple,
+                };
+                length.next_multiple_of(unit.max(1))
+            }
+            (None, None) => return fail("the model has no default length, so the request needs `seconds`"),
+        };
+        let end = length.map_or(whole, |length| first.saturating_add(length));
+        if first >= end || end > whole {
+            let (found, most) = (end.max(first) as f64 / rate, whole as f64 / rate);
+            return fail(&format!(
+                "the sound would last until second {found:.2}, but this model's last until {most:.2}"
+            ));
+        }
+        Ok((vec![whole], ([first, end] != [0, whole]).then_some(first..end)))
     }
 
     /// The result is like the `image` in this field; `window` is that of an existing image.

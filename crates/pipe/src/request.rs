@@ -144,6 +144,9 @@ pub struct Request {
     /// Length of sounds in seconds, instead of `size`. The sound is made in whole steps of the model and cut.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// The second at which the sound begins, within a longer one of which it is a part; by default 0. For Stable Audio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<f64>,
     /// Number of frames of clips, by default as in `size`, or as the model was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frames: Option<NonZeroUsize>,
@@ -208,6 +211,7 @@ impl Default for Request {
             vae_tile: None,
             size: None,
             seconds: None,
+            start: None,
             frames: None,
             fps: None,
             continued: None,

@@ -10,22 +10,31 @@ use std::{
     collections::BTreeMap,
     fs,
     num::NonZeroUsize,
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use burn::tensor::Device;
 use common::{sample, weight};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tweedie_hub::{Precision, RobertaTokenizer, SafetensorsFile, weights};
+use tweedie_hub::{Precision, RobertaTokenizer, SafetensorsFile, UnigramTokenizer, weights};
 use tweedie_models::{HostTensor, TensorSource};
-use tweedie_ops::to_host;
-use tweedie_pipe::{Inputs, Pipeline, Request, media::Media};
+use tweedie_ops::{Batch, SampleShape, to_host};
+use tweedie_pipe::{Inputs, NoiseOfRows, Pipeline, Request, media::Media};
 
 /// Relative to the sounds' root mean square.
 const TOLERANCE: f64 = 1e-3;
+
+/// Fresh noise of zeros, as in the golden files, so that stochastic samplers can be compared.
+struct Still;
+
+impl NoiseOfRows for Still {
+    fn normal(&self, rows: Range<usize>, shape: &SampleShape, _: u64, device: &Device) -> Batch {
+        Batch::from_host(vec![0.0; rows.len() * shape.len()], rows.len(), shape, device)
+    }
+}
 
 /// A pipeline of diffusers, its folder, and what it makes.
 struct Published {
@@ -94,13 +103,16 @@ impl Published {
             _ => panic!("{shape:?}"),
         };
         let number = |key: &str| case.get(key).and_then(Value::as_f64);
+        let start = number("audio_start_in_s");
+        let lasting = number("audio_end_in_s").map(|end| end - start.unwrap_or(0.0));
         let request = Request {
             count: NonZeroUsize::new(2).unwrap(),
             steps: NonZeroUsize::new(4),
             prompts: serde_json::from_value(self.json("prompts")).unwrap(),
             negative_prompt: case.get("negative_prompt").and_then(Value::as_str).map(str::to_owned),
             guidance: number("guidance_scale"),
-            seconds: number("audio_length_in_s"),
+            seconds: number("audio_length_in_s").or(lasting),
+            start,
             ..Request::default()
         };
         (request, HostTensor { shape, values })
@@ -108,7 +120,7 @@ impl Published {
 
     fn compare(&self, pipeline: &Pipeline, name: &str) {
         let (request, noise) = self.case(name);
-        let inputs = Inputs { noise: Some(noise), ..Inputs::default() };
+        let inputs = Inputs { noise: Some(noise), draws: Some(Arc::new(Still)), ..Inputs::default() };
         let job = pipeline.prepare_with(&request, inputs).unwrap();
         let output = job.run(&AtomicBool::new(false), &mut |_| ControlFlow::Continue(())).unwrap();
         let expected = self.golden.read(name).unwrap();
@@ -159,6 +171,67 @@ fn roberta_tokens_are_those_of_transformers() {
     fs::write(&file, clip.to_string()).unwrap();
     let reason = RobertaTokenizer::open(&folder).unwrap_err().to_string();
     assert!(reason.contains("not RoBERTa's tokenizer"), "{reason}");
+}
+
+#[test]
+fn unigram_tokens_are_those_of_transformers() {
+    let published = Published::new("stable_audio");
+    let texts: Vec<String> = serde_json::from_value(published.json("texts")).unwrap();
+    let ids: Vec<Vec<u32>> = serde_json::from_value(published.json("ids")).unwrap();
+    let folder = published.path("tokenizer");
+    let tokenizer = UnigramTokenizer::open(&folder).unwrap();
+    assert_eq!(tokenizer.length(), 16);
+    for (text, ids) in texts.iter().zip(&ids) {
+        assert_eq!(tokenizer.encode(text), *ids, "{text:?}");
+    }
+    let refusal = || UnigramTokenizer::open(&folder).unwrap_err().to_string();
+    published.change("tokenizer/tokenizer_config.json", |json| json["model_max_length"] = json!(1e30));
+    assert!(refusal().contains("`model_max_length`"), "{}", refusal());
+    published.change("tokenizer/tokenizer.json", |json| json["pre_tokenizer"] = json!({ "type": "Digits" }));
+    assert!(refusal().contains("`Digits` is not supported"), "{}", refusal());
+    published.change("tokenizer/tokenizer.json", |json| json["model"]["type"] = json!("BPE"));
+    assert!(refusal().contains("not T5's tokenizer"), "{}", refusal());
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    assert!(refusal().contains("tokenizer.json is missing"), "{}", refusal());
+}
+
+#[test]
+fn stable_audio_makes_the_sounds_of_diffusers() {
+    let published = Published::new("stable_audio");
+    let pipeline = published.load();
+    assert_eq!((pipeline.axes(), pipeline.rate(), pipeline.native_size()), (1, Some(400), Some(vec![192])));
+    for name in ["guided", "default", "later"] {
+        published.compare(&pipeline, name);
+    }
+}
+
+#[test]
+fn what_stable_audio_cannot_do_is_said() {
+    let published = Published::new("stable_audio");
+    let pipeline = published.load();
+    let (request, _) = published.case("guided");
+    for (request, words) in [
+        (
+            Request { seconds: Some(0.5), ..request.clone() },
+            "until second 0.50, but this model's last until 0.48",
+        ),
+        (Request { start: Some(0.3), ..request.clone() }, "until second 0.55"),
+        (Request { start: Some(-0.1), ..request.clone() }, "-0.1: expected 0 or more seconds"),
+        (Request { start: Some(1.0), seconds: None, ..request.clone() }, "until second 1.00"),
+        (Request { prompts: vec!["rain ".repeat(30)], ..request.clone() }, "expected at most 16"),
+        (Request { size: Some(vec![96]), seconds: None, ..request.clone() }, "expected 6×24"),
+    ] {
+        let found = error(&pipeline, &request);
+        assert!(found.contains(words), "{found}");
+    }
+    let ldm = Published::new("audio_ldm");
+    let request = Request { start: Some(0.1), ..ldm.case("guided").0 };
+    let found = error(&ldm.load(), &request);
+    assert!(found.contains("does not make parts of longer sounds"), "{found}");
+    let published = Published::new("stable_audio");
+    published.change("projection_model/config.json", |json| json["max_value"] = json!(0.2));
+    let found = error(&published.load(), &published.case("guided").0);
+    assert!(found.contains("knows those from 0 to 0.2"), "{found}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The classes of diffusers' pipelines that are supported: rows of [`PIPELINES`].
 
-use tweedie_models::Codec;
+use tweedie_models::{Codec, StableAudioDitConfig};
 
 use super::{motion, unclip};
 
@@ -38,6 +38,8 @@ pub struct PipelineKind {
 pub enum Sounds {
     /// CLAP reads texts; an autoencoder of mel spectrograms and a vocoder make sounds.
     AudioLdm,
+    /// T5 reads texts; an autoencoder makes waveforms, always as long as the network's samples.
+    StableAudio,
 }
 
 /// What further channels of a network's input are.
@@ -189,6 +191,14 @@ pub const PIPELINES: &[PipelineKind] = &[
         guidance: 2.5,
         sounds: Some(Sounds::AudioLdm),
         ..TEXTS_TO_IMAGES
+    },
+    PipelineKind {
+        name: "StableAudioPipeline",
+        network: ("transformer", StableAudioDitConfig::CLASS),
+        autoencoder: Some("vae"),
+        guidance: 7.0,
+        sounds: Some(Sounds::StableAudio),
+        ..PIXELS
     },
     PipelineKind { name: "DanceDiffusionPipeline", network: ("unet", "UNet1DModel"), ..PIXELS },
     unclip::DECODER,

@@ -233,7 +233,12 @@ impl Model {
             None => None,
             Some(name) => match index.codec(kind, name, device)? {
                 Component::Codec(codec) => Some(codec.into()),
-                _ => return index.wrong(name, "AutoencoderKL, AutoencoderTiny, VQModel or MelSpectrogram"),
+                _ => {
+                    return index.wrong(
+                        name,
+                        "AutoencoderKL, AutoencoderTiny, VQModel, MelSpectrogram or AutoencoderOobleck",
+                    );
+                }
             },
         };
         let codec = sound::codec(&index, kind, codec, device)?;

@@ -3,12 +3,20 @@
 use std::{path::Path, sync::Arc};
 
 use burn::tensor::Device;
-use tweedie_models::{ClapTextConfig, ClapTextModel, Codec, HifiGanConfig, IoSpec, MelAutoencoder};
+use tweedie_models::{
+    ClapTextConfig, ClapTextModel, Codec, HifiGanConfig, IoSpec, MelAutoencoder, StableAudioProjection,
+    StableAudioProjectionConfig, T5Config, T5Encoder,
+};
 
 use super::{PipelineKind, Sounds, TEXTS, index::Index};
-use crate::{component::Component, error::HubError, tokenizer::RobertaTokenizer};
+use crate::{
+    component::Component,
+    error::HubError,
+    tokenizer::{RobertaTokenizer, UnigramTokenizer},
+};
 
 const VOCODER: &str = "vocoder";
+const PROJECTION: &str = "projection_model";
 
 /// Reads the texts of a model of sounds.
 #[derive(Debug)]
@@ -20,6 +28,15 @@ pub enum SoundText {
         /// Converts tokens to a vector.
         encoder: Box<ClapTextModel>,
     },
+    /// Gives features of each token, and of the seconds between which the sound lies.
+    T5 {
+        /// Converts texts to tokens.
+        tokenizer: UnigramTokenizer,
+        /// Converts tokens to features.
+        encoder: Box<T5Encoder>,
+        /// Converts features and seconds to what the network reads.
+        projection: Box<StableAudioProjection>,
+    },
 }
 
 impl Sounds {
@@ -27,6 +44,7 @@ impl Sounds {
     pub(super) fn steps(self) -> usize {
         match self {
             Self::AudioLdm => 10,
+            Self::StableAudio => 100,
         }
     }
 }
@@ -36,6 +54,7 @@ pub(super) fn components(kind: &PipelineKind) -> impl Iterator<Item = &'static s
     let (encoder, tokenizer) = TEXTS[0];
     let names = kind.sounds.map(|sounds| match sounds {
         Sounds::AudioLdm => [encoder, tokenizer, VOCODER],
+        Sounds::StableAudio => [encoder, tokenizer, PROJECTION],
     });
     names.into_iter().flatten()
 }
@@ -74,13 +93,20 @@ impl SoundText {
                 let Component::Clap(encoder) = index.load(name, device)? else {
                     return index.wrong(name, ClapTextConfig::CLASS);
                 };
-                let (bound, known) = (tokenizer.bound() as usize, encoder.config().vocab_size);
-                if bound > known {
-                    let reason =
-                        format!("has token ids up to {}, but {name} has a vocabulary of {known}", bound - 1);
-                    return Err(HubError::format(&folder, reason));
-                }
+                check_bound(&folder, tokenizer.bound(), encoder.config().vocab_size)?;
                 Ok(Some(Self::Clap { tokenizer, encoder }))
+            }
+            Some(Sounds::StableAudio) => {
+                let folder = index.folder(tokens)?;
+                let tokenizer = UnigramTokenizer::open(&folder)?;
+                let Component::T5(encoder) = index.load(name, device)? else {
+                    return index.wrong(name, T5Config::CLASS);
+                };
+                check_bound(&folder, tokenizer.bound(), encoder.config().vocab_size)?;
+                let Component::SoundProjection(projection) = index.load(PROJECTION, device)? else {
+                    return index.wrong(PROJECTION, StableAudioProjectionConfig::CLASS);
+                };
+                Ok(Some(Self::T5 { tokenizer, encoder, projection }))
             }
         }
     }
@@ -101,6 +127,31 @@ impl SoundText {
                 let reason = format!("gives a vector of width {width}, but {} reads {reads}", kind.network.0);
                 Err(HubError::key(path, TEXTS[0].0, reason))
             }
+            Self::T5 { encoder, projection, .. } => {
+                let (config, network) = (projection.config(), kind.network.0);
+                let (from, to) = (config.text_encoder_dim, config.conditioning_dim);
+                let (own, text, vector) = (encoder.config().d_model, spec.text, spec.embedding);
+                let (name, reason) = if own != from {
+                    (TEXTS[0].0, format!("gives features of width {own}, but {PROJECTION} reads {from}"))
+                } else if text != Some(to) || vector != Some(2 * to) {
+                    let reads = format!("{} and {}", text.unwrap_or(0), vector.unwrap_or(0));
+                    let gives = format!("gives features of width {to} and vectors of width {}", 2 * to);
+                    (PROJECTION, format!("{gives}, but {network} reads widths {reads}"))
+                } else {
+                    return Ok(());
+                };
+                Err(HubError::key(path, name, reason))
+            }
         }
     }
+}
+
+/// Checks that the text encoder of this vocabulary knows all tokens of the tokenizer in `folder`.
+fn check_bound(folder: &Path, bound: u32, known: usize) -> Result<(), HubError> {
+    if bound as usize <= known {
+        return Ok(());
+    }
+    let name = TEXTS[0].0;
+    let reason = format!("has token ids up to {}, but {name} has a vocabulary of {known}", bound - 1);
+    Err(HubError::format(folder, reason))
 }

@@ -3,8 +3,10 @@
 
 mod added;
 mod bpe;
+mod charsmap;
 mod roberta;
 mod train;
+mod unigram;
 
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
@@ -13,6 +15,7 @@ use unicode_normalization::UnicodeNormalization;
 
 pub use roberta::RobertaTokenizer;
 pub use train::LEAST_ENTRIES;
+pub use unigram::UnigramTokenizer;
 
 use self::{
     added::{Added, Finder, Found, Piece},

@@ -22,6 +22,7 @@ pub(crate) use classes::classes;
 pub(crate) use control::remark;
 pub(crate) use enlarging::{planes_of, small_size};
 pub(crate) use filling::fills;
+pub(crate) use sounds::reads_start;
 pub(crate) use variation::{embedding, varies};
 
 /// What conditioners read.

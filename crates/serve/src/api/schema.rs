@@ -84,6 +84,7 @@ fn sampling() -> Value {
         "voice": { "type": "string" },
         "loudness": number(-70.0, 0.0, "Integrated loudness of sounds in LUFS."),
         "seconds": { "type": "number", "exclusiveMinimum": 0, "description": "Length of sounds, instead of `size`." },
+        "start": number(0.0, 86_400.0, "Second at which the sound begins, as a part of a longer one."),
         "classes": {
             "type": "array", "items": { "oneOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }] },
             "description": "Classes by number or name, used in turn."

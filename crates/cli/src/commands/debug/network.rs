@@ -7,10 +7,10 @@ use serde_json::{Map, json};
 use tweedie::{
     hub::{Component, ComponentDir, ModelDir, SafetensorsFile, weights},
     models::{
-        ClapTextModel, ClipTextModel, Codec, Conditions, Encoded, Entry, HostTensor, Mode, Network,
-        TensorSource,
+        ClipTextModel, Codec, CodecSpec, Conditions, Encoded, Entry, HostTensor, Mode, Network, TensorSource,
         conditions::{CLASSES, EMBEDDING, GUIDANCE, POOLED, SIZES, TEXT},
         prior::Projected,
+        stable_audio::ProjectedSound,
     },
     ops::{self, Batch, Device, SampleShape, Tensor},
 };
@@ -58,12 +58,27 @@ pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
         }
         Component::Clap(encoder) => {
             allow(&["input_ids"])?;
-            read_each(&encoder, &inputs)?
+            let pad = encoder.config().pad_token_id;
+            read_each("text_embeds", &inputs, pad, |text| Ok(Batch::of(encoder.encode(text)?)))?
         }
         Component::Vocoder(vocoder) => {
             allow(&["spectrogram"])?;
             let made = vocoder.forward(given(&inputs, "spectrogram", "[B, T, bands]", &device)?)?;
             BTreeMap::from([("waveform".to_owned(), host(&Batch::of(made)))])
+        }
+        Component::T5(encoder) => {
+            allow(&["input_ids"])?;
+            let pad = 0;
+            read_each("last_hidden_state", &inputs, pad, |text| Ok(Batch::of(encoder.encode(text)?)))?
+        }
+        Component::SoundProjection(projection) => {
+            allow(&["text_hidden_states", "seconds"])?;
+            let text = given(&inputs, "text_hidden_states", "[B, T, width]", &device)?;
+            let seconds = tensors::read(&inputs, "seconds")?.values;
+            let &[start, end] = &*seconds else { bail!("seconds: expected 2 values, not {}", seconds.len()) };
+            let ProjectedSound { text, start, end } = projection.project(text, [start, end].map(f64::from));
+            let made = [("text", Batch::of(text)), ("start", Batch::of(start)), ("end", Batch::of(end))];
+            made.into_iter().map(|(name, x)| (name.to_owned(), host(&x))).collect()
         }
         Component::Control(_) => bail!("{}: a ControlNet has no output of its own", args.model.display()),
         Component::Network(network) => {
@@ -180,7 +195,11 @@ fn code(
         }
     }
     if has(inputs, "latents") {
-        latents = Some(Batch::of(given::<4>(inputs, "latents", "[B, C, h, w]", device)?));
+        let CodecSpec { axes, stride, .. } = codec.spec();
+        latents = Some(match codec.latent_axes(&vec![stride; axes]).len() {
+            1 => Batch::of(given::<3>(inputs, "latents", "[B, C, t]", device)?),
+            _ => Batch::of(given::<4>(inputs, "latents", "[B, C, h, w]", device)?),
+        });
     }
     let latents = latents.ok_or_else(|| anyhow!("an autoencoder needs `sample` or `latents`"))?;
     outputs.insert("decoded".to_owned(), host(&codec.decode(latents)?));
@@ -202,20 +221,27 @@ fn read(encoder: &ClipTextModel, inputs: &SafetensorsFile) -> Result<BTreeMap<St
     .into())
 }
 
-/// Texts without the tokens that fill them up.
-fn read_each(encoder: &ClapTextModel, inputs: &SafetensorsFile) -> Result<BTreeMap<String, HostTensor>> {
+/// What `encode` gives for each text without the tokens `pad` that fill it up; texts must then be of one length.
+fn read_each(
+    name: &str,
+    inputs: &SafetensorsFile,
+    pad: u32,
+    encode: impl Fn(&[u32]) -> Result<Batch>,
+) -> Result<BTreeMap<String, HostTensor>> {
     let HostTensor { shape, values } = tensors::read(inputs, "input_ids")?;
     let &[rows, n] = &*shape else { bail!("input_ids: has shape {shape:?}, expected [B, T]") };
     ensure!(rows > 0 && n > 0, "input_ids: the shape {shape:?} is empty");
-    let pad = encoder.config().pad_token_id;
-    let vectors = whole("input_ids", &values)?
-        .chunks(n)
-        .map(|text| {
-            let text: Vec<u32> = text.iter().copied().filter(|id| *id != pad).collect();
-            Ok(Batch::of(encoder.encode(&text)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok([("text_embeds".to_owned(), host(&Batch::cat(&vectors)))].into())
+    let mut made: Vec<Batch> = Vec::new();
+    for text in whole("input_ids", &values)?.chunks(n) {
+        let text: Vec<u32> = text.iter().copied().filter(|id| *id != pad).collect();
+        let features = encode(&text)?;
+        if let Some(first) = made.first() {
+            let same = first.shape() == features.shape();
+            ensure!(same, "input_ids: without padding (token {pad}), all texts must have the same length");
+        }
+        made.push(features);
+    }
+    Ok([(name.to_owned(), host(&Batch::cat(&made)))].into())
 }
 
 fn whole(name: &str, values: &[f32]) -> Result<Vec<u32>> {

@@ -60,6 +60,9 @@ pub struct Args {
     /// Length of sounds in seconds, for example 2.5 [default: as the model was made for].
     #[arg(long, value_name = "S", conflicts_with = "size", help_heading = "Images")]
     pub(super) seconds: Option<f64>,
+    /// Second at which the sound begins, within a longer one of which it is a part; for Stable Audio [default: 0].
+    #[arg(long, value_name = "S", conflicts_with = "size", help_heading = "Images")]
+    pub(super) start: Option<f64>,
     /// Bring sounds to this integrated loudness, in LUFS (EBU R 128), for example -16 [default: as the model makes them].
     #[arg(long, value_name = "LUFS", allow_negative_numbers = true, help_heading = "Images")]
     pub(super) loudness: Option<f64>,
@@ -353,6 +356,7 @@ impl Args {
                 keep: self.keep,
                 loudness: self.loudness,
                 seconds: self.seconds,
+                start: self.start,
                 ..Request::default()
             },
         };

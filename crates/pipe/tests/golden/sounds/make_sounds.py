@@ -16,17 +16,33 @@ import tempfile
 
 import diffusers
 import numpy as np
+import sentencepiece
 import tokenizers
 import torch
 import transformers
-from diffusers import AudioLDMPipeline, AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AudioLDMPipeline,
+    AutoencoderKL,
+    AutoencoderOobleck,
+    CosineDPMSolverMultistepScheduler,
+    DDIMScheduler,
+    StableAudioDiTModel,
+    StableAudioPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+from diffusers.schedulers import scheduling_cosine_dpmsolver_multistep
 from safetensors.numpy import save_file
+from sentencepiece import sentencepiece_model_pb2
 from transformers import (
     ClapTextConfig,
     ClapTextModelWithProjection,
     RobertaTokenizer,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 HERE = pathlib.Path(__file__).parent
@@ -43,6 +59,7 @@ TEXTS = [
     " Rain  on\ta roof,  it's 12:30!\n\nwind  ",
     "dogs' barking; café naïve 日本 ✨",
     "a</s>b<mask> c <s>",
+    "the \ufb01sh, cafe\u0301 \uff21 \u00bd <extra_id_1> <pad>wind",
 ]
 
 
@@ -65,9 +82,37 @@ def roberta():
     return RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=32)
 
 
+def unigram():
+    """A tokenizer of SentencePiece with a small table of letters."""
+    rng = random.Random(11)
+    lines = [" ".join(rng.choices(WORDS, k=rng.randrange(3, 9))) for _ in range(400)]
+    with tempfile.TemporaryDirectory() as folder:
+        # A ligature, a wide letter, a composed letter, a fraction, and a tab.
+        rules = "FB01\t66 69\nFF21\t41\n65 301\tE9\nBD\t31 2F 32\n9\t20\n"
+        (pathlib.Path(folder) / "rules.tsv").write_text(rules)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_prefix=f"{folder}/spiece",
+            model_type="unigram",
+            vocab_size=68,
+            normalization_rule_tsv=f"{folder}/rules.tsv",
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+        proto = sentencepiece_model_pb2.ModelProto()
+        proto.ParseFromString((pathlib.Path(folder) / "spiece.model").read_bytes())
+    vocab = [(piece.piece, piece.score) for piece in proto.pieces]
+    table = proto.normalizer_spec.precompiled_charsmap
+    return T5Tokenizer(vocab=vocab, _spm_precompiled_charsmap=table, extra_ids=3, model_max_length=16)
+
+
 def fill(module):
     """Gives a network its weights; their names and shapes."""
-    state = {k: list(v.shape) for k, v in module.state_dict().items() if not k.endswith(CONSTANTS)}
+    state = {k: list(v.shape) for k, v in module.state_dict().items() if not k.endswith(CONSTANTS) and "embed_tokens" not in k}
     module.load_state_dict({k: weight(k, s) for k, s in state.items()}, strict=False)
     module.eval()
     return dict(sorted(state.items()))
@@ -150,7 +195,67 @@ def audio_ldm():
     return pipeline, prompts, cases, shapes, run
 
 
-PIPELINES = {"audio_ldm": audio_ldm}
+class Still:
+    """A Brownian path that does not move."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __call__(self, *_):
+        return torch.zeros(())
+
+
+def stable_audio():
+    scheduling_cosine_dpmsolver_multistep.BrownianTreeNoiseSampler = Still
+    tokenizer = unigram()
+    vae = AutoencoderOobleck(
+        encoder_hidden_size=12,
+        downsampling_ratios=[2, 4],
+        channel_multiples=[1, 2],
+        decoder_channels=6,
+        decoder_input_channels=6,
+        audio_channels=2,
+        sampling_rate=400,
+    )
+    t5 = T5Config(vocab_size=len(tokenizer), d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4)
+    transformer = StableAudioDiTModel(
+        sample_size=24,
+        in_channels=6,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        num_key_value_attention_heads=2,
+        out_channels=6,
+        cross_attention_dim=20,
+        time_proj_dim=16,
+        global_states_input_dim=36,
+        cross_attention_input_dim=18,
+    )
+    projection = StableAudioProjectionModel(text_encoder_dim=24, conditioning_dim=18, min_value=0, max_value=2)
+    pipeline = StableAudioPipeline(
+        vae=vae,
+        text_encoder=T5EncoderModel(t5),
+        projection_model=projection,
+        tokenizer=tokenizer,
+        transformer=transformer,
+        scheduler=CosineDPMSolverMultistepScheduler(solver_order=2),
+    )
+    prompts = ["rain on a roof", "dogs bark loudly in the distance"]
+    cases = {
+        "guided": dict(audio_end_in_s=0.25, negative_prompt="low quality", guidance_scale=7.0),
+        "default": dict(guidance_scale=4.0),
+        "later": dict(audio_start_in_s=0.1, audio_end_in_s=0.35, guidance_scale=1.0),
+    }
+
+    def run(name, case):
+        case = case | ({"negative_prompt": [case["negative_prompt"]] * 2} if "negative_prompt" in case else {})
+        noise = sample(f"{name}.noise", [2, 6, 24])
+        return pipeline(prompts, num_inference_steps=4, latents=noise, output_type="np", **case).audios
+
+    return pipeline, prompts, cases, {name: [2, 6, 24] for name in cases}, run
+
+
+PIPELINES = {"audio_ldm": audio_ldm, "stable_audio": stable_audio}
 
 
 def make(name):
