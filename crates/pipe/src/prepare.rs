@@ -454,7 +454,8 @@ impl Pipeline {
         if request.size.is_some() {
             return fail("`size` also says how long the sound is; expected one of both");
         }
-        if request.image.is_some() || request.known.is_some() {
+        let fixed = self.network().spec().fixed;
+        if request.known.is_some() || request.image.is_some() && !fixed {
             return fail("has no effect: the result is as long as the sound at which it begins; remove it");
         }
         let Some(rate) = self.rate().map(f64::from) else {
@@ -481,8 +482,7 @@ impl Pipeline {
             None => None,
         };
         let native = self.native_size().and_then(|native| native.first().copied());
-        let fixed = native.filter(|_| self.network().spec().fixed);
-        let whole = match (fixed.or(native.filter(|_| length.is_none())), length) {
+        let whole = match (native.filter(|_| fixed || length.is_none()), length) {
             (Some(whole), _) => whole,
             (None, Some(length)) => {
                 request.check_size(&[length])?;
@@ -527,7 +527,7 @@ impl Pipeline {
         let mut size =
             size.ok_or_else(|| fail("the model has no default size, so the request needs one".into()))?;
         if axes == 3 {
-            let own = native.and_then(|native| native.first().copied());
+            let own = native.as_ref().and_then(|native| native.first().copied());
             match (request.frames.map(NonZeroUsize::get), size.len()) {
                 (Some(frames), 3) => size[0] = frames,
                 (frames, 2) => {
@@ -546,6 +546,13 @@ impl Pipeline {
             return Err(fail(format!("{size:?}: expected {axes} {numbers}, one for each axis of a sample")));
         }
         request.check_size(&size)?;
+        if let (Some(&[native]), &[found], true) = (native.as_deref(), &*size, self.network().spec().fixed)
+            && found != native
+        {
+            return Err(fail(format!(
+                "{found} values: this model only makes sounds of {native}; `seconds` cuts them"
+            )));
+        }
         let stride = self.stride();
         // The number of frames may be any.
         let sides = if axes == 3 { size.get(1..).unwrap_or_default() } else { &size };

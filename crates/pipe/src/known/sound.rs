@@ -319,9 +319,12 @@ fn of(channels: usize) -> String {
     format!("{channels} channel{}", if channels == 1 { "" } else { "s" })
 }
 
-/// The length of the samples that begin at the sound of a file.
+/// The length of the samples that begin at the sound of a file: its own, unless the model only makes sounds of one length.
 pub(crate) fn length(file: &RecordedFile, pipeline: &Pipeline) -> Result<usize, PipelineError> {
     file.check()?;
+    if let (Some(&[native]), true) = (pipeline.native_size().as_deref(), pipeline.network().spec().fixed) {
+        return Ok(native);
+    }
     let sound = read_sound(&file.path)?;
     let rate = u64::from(pipeline.rate().unwrap_or(sound.rate));
     let length = (sound.len() as u64 * rate).div_ceil(u64::from(sound.rate.max(1))) as usize;
