@@ -24,14 +24,14 @@ pub enum SoundText {
     /// Gives one vector for a text.
     Clap {
         /// Converts texts to tokens.
-        tokenizer: RobertaTokenizer,
+        tokenizer: Box<RobertaTokenizer>,
         /// Converts tokens to a vector.
         encoder: Box<ClapTextModel>,
     },
     /// Gives features of each token, and of the seconds between which the sound lies.
     T5 {
         /// Converts texts to tokens.
-        tokenizer: UnigramTokenizer,
+        tokenizer: Box<UnigramTokenizer>,
         /// Converts tokens to features.
         encoder: Box<T5Encoder>,
         /// Converts features and seconds to what the network reads.
@@ -89,7 +89,7 @@ impl SoundText {
             None => Ok(None),
             Some(Sounds::AudioLdm) => {
                 let folder = index.folder(tokens)?;
-                let tokenizer = RobertaTokenizer::open(&folder)?;
+                let tokenizer = Box::new(RobertaTokenizer::open(&folder)?);
                 let Component::Clap(encoder) = index.load(name, device)? else {
                     return index.wrong(name, ClapTextConfig::CLASS);
                 };
@@ -98,7 +98,7 @@ impl SoundText {
             }
             Some(Sounds::StableAudio) => {
                 let folder = index.folder(tokens)?;
-                let tokenizer = UnigramTokenizer::open(&folder)?;
+                let tokenizer = Box::new(UnigramTokenizer::open(&folder)?);
                 let Component::T5(encoder) = index.load(name, device)? else {
                     return index.wrong(name, T5Config::CLASS);
                 };
