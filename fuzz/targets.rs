@@ -10,7 +10,7 @@ use std::{
 use tweedie::{
     data::{DataConfig, Dataset, OnError, Source},
     hub::{ClipTokenizer, Extras, Lora, SafetensorsFile, SchedulerConfig},
-    media::read_wav,
+    media::read_sound,
     models::{
         AutoencoderKlConfig, ClipTextConfig, DitConfig, TensorSource, UNet2DConditionConfig, UNet2DConfig,
         UNet2DModel,
@@ -119,7 +119,7 @@ fn request(bytes: &[u8], folder: &Path) {
     }
     let _ = serde_json::from_slice::<Extras>(bytes);
     let path = file(folder, "a.png", bytes);
-    let _ = (read_request(&path), read_wav(&path));
+    let _ = (read_request(&path), read_sound(&path));
 }
 
 fn open(source: Source, on_error: OnError) {

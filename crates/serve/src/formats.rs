@@ -205,14 +205,11 @@ pub fn texts(png: &[u8]) -> Result<Vec<(String, String)>, Fault> {
 /// The samples of a WAV file of 16 bits, little-endian, channel by channel in turn.
 ///
 /// # Errors
-/// If the file is damaged.
+/// If the file is damaged or has other values.
 pub fn pcm(wav: &[u8]) -> Result<Vec<u8>, Fault> {
-    let audio = tweedie_media::decode_wav(wav).map_err(|e| Fault::internal(e.to_string()))?;
-    let value = |v: f32| ((v * 32767.0).round() as i16).to_le_bytes();
-    let at = |i: usize| {
-        audio.channels.iter().filter_map(move |channel| channel.get(i)).flat_map(move |v| value(*v))
-    };
-    Ok((0..audio.len()).flat_map(at).collect())
+    let sound = tweedie_media::Recording::decode(wav, std::path::Path::new("the sound"));
+    let sound = sound.map_err(|e| Fault::internal(e.to_string()))?;
+    sound.pcm16().ok_or_else(|| Fault::internal("the sound does not have 16 bits"))
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ fn right_signals(output: &Output, request: &Request, folder: &Path) -> usize {
         let clipped = write_sound(&path, signal, Some(request)).unwrap();
         assert_eq!(clipped, signal.channels[0].iter().filter(|v| v.abs() > 1.0).count());
         assert_eq!(read_request(&path).unwrap().as_ref(), Some(request));
-        let found = media::read_wav(&path).unwrap();
+        let found = media::read_sound(&path).unwrap();
         assert_eq!((found.rate, found.guessed, found.channels.len(), found.len()), (RATE, false, 1, LENGTH));
         let pairs = found.channels[0].iter().zip(&signal.channels[0]);
         assert!(pairs.map(|(f, e)| (f - e.clamp(-1.0, 1.0)).abs()).all(|d| d < 1e-4));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use tweedie::{
     hub::{SchedulerConfig, weights},
-    media::{Audio, read_wav},
+    media::{Audio, read_sound},
     models::{UNet1DConfig, UNet1DModel, export},
 };
 
@@ -36,7 +36,7 @@ pub fn save(folder: &Path, rate: &str, channels: usize) {
 }
 
 fn read(scratch: &Scratch, name: &str) -> Audio {
-    let audio = read_wav(&scratch.path(name)).unwrap();
+    let audio = read_sound(&scratch.path(name)).unwrap();
     assert!(audio.channels.iter().flatten().any(|v| *v != audio.channels[0][0]), "{name} is silent");
     audio
 }

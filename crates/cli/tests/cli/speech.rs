@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use tweedie::media::{Audio, WavFormat, read_wav, write_wav};
+use tweedie::media::{Audio, WavFormat, read_sound, write_wav};
 
 use crate::common::Scratch;
 
@@ -94,11 +94,11 @@ fn recordings_are_learned_and_spoken() {
     let weights = |run: &str| scratch.read(&format!("{run}/model/unet/diffusion_pytorch_model.safetensors"));
     assert_eq!(weights("run"), weights("again"));
     assert!(scratch.path("run/previews/step-000004.png").exists());
-    assert_eq!(read_wav(&scratch.path("run/previews/step-000004/02.wav")).unwrap().len(), 1280);
+    assert_eq!(read_sound(&scratch.path("run/previews/step-000004/02.wav")).unwrap().len(), 1280);
 
     let ran = scratch.ok(&sample(&["--prompt", "low, high low", "--voice", "bob", "-o", "x.wav"]));
     assert!(ran.stdout.contains("1 signal"), "{}", ran.told());
-    let sound = read_wav(&scratch.path("x.wav")).unwrap();
+    let sound = read_sound(&scratch.path("x.wav")).unwrap();
     assert_eq!((sound.rate, sound.channels.len()), (RATE, 1));
     assert!(sound.seconds() > 0.3, "{}", sound.seconds());
     scratch.ok(&["sample", "--model", "run/model", "--like", "x.wav", "-o", "y.wav"]);
@@ -164,7 +164,7 @@ fn the_shipped_model_speaks() {
     let scratch = Scratch::new();
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/spoken-digits");
     scratch.ok(&["sample", "--model", model, "--prompt", "314", "--voice", "theo", "-o", "pi.wav"]);
-    let sound = read_wav(&scratch.path("pi.wav")).unwrap();
+    let sound = read_sound(&scratch.path("pi.wav")).unwrap();
     assert_eq!(sound.rate, RATE);
     // Pauses are exact zeros.
     let words: Vec<&[f32]> = sound.channels[0].split(|v| *v == 0.0).filter(|part| part.len() > 400).collect();

@@ -13,7 +13,7 @@ use symphonia::core::{
 };
 use tweedie_system::files;
 
-use super::wav;
+use super::Recording;
 use crate::{Audio, MediaError};
 
 /// The extensions of files that [`decode_sound`] reads.
@@ -56,7 +56,7 @@ pub fn decode_sound(content: &[u8]) -> Result<Audio, MediaError> {
 
 fn decoded(bytes: &[u8], path: &Path) -> Result<Audio, MediaError> {
     if bytes.starts_with(b"RIFF") {
-        return wav::audio(bytes, path);
+        return Ok(Recording::of_wav(bytes, path)?.audio());
     }
     compressed(bytes).map(|(audio, _)| audio).map_err(|reason| MediaError::format(path, reason))
 }

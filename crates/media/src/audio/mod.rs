@@ -23,7 +23,7 @@ pub use self::{
     resample::resampled,
     silence::{sounding, sounding_in},
     spectrum::{Complex32, Frames, Stft},
-    wav::{WavFormat, decode_wav, read_wav, read_wav_text, write_wav},
+    wav::{WavFormat, read_wav_text, write_wav},
 };
 
 /// The rate of audio whose model does not say it, in Hz.

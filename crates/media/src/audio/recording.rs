@@ -39,11 +39,18 @@ impl Recording {
     /// Those of `read_sound`, and if it has no values or values that are not finite.
     pub fn open(path: &Path) -> Result<Self, MediaError> {
         let bytes = files::read(path, MOST_BYTES);
-        let bytes = bytes.map_err(|source| MediaError::Read { path: path.into(), source })?;
+        Self::decode(&bytes.map_err(|source| MediaError::Read { path: path.into(), source })?, path)
+    }
+
+    /// The same for the content of a file; errors name `path`.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn decode(bytes: &[u8], path: &Path) -> Result<Self, MediaError> {
         let fail = |reason: String| MediaError::format(path, reason);
         let found = match bytes.starts_with(b"RIFF") {
-            true => Self::of_wav(&bytes, path)?,
-            false => match compressed(&bytes).map_err(fail)? {
+            true => Self::of_wav(bytes, path)?,
+            false => match compressed(bytes).map_err(fail)? {
                 (audio, Some(bits)) if (BITS.start()..=&EXACT).contains(&&bits) => {
                     Self::of(&audio, Some(bits))
                 }
@@ -61,7 +68,8 @@ impl Recording {
         }
     }
 
-    fn of_wav(bytes: &[u8], path: &Path) -> Result<Self, MediaError> {
+    /// The values of a WAV file of integers of 8 to 32 bits or floats of 32 bits.
+    pub(super) fn of_wav(bytes: &[u8], path: &Path) -> Result<Self, MediaError> {
         let mut reader = WavReader::new(Cursor::new(bytes)).map_err(|e| wav::wrong(path, e))?;
         let WavSpec { channels, sample_rate: rate, bits_per_sample: bits, sample_format } = reader.spec();
         let (all, count) = (reader.len() as usize, usize::from(channels));
@@ -141,6 +149,13 @@ impl Recording {
         self.len() == 0
     }
 
+    /// Its values if they are whole numbers of 16 bits, little-endian, channel by channel in turn.
+    pub fn pcm16(&self) -> Option<Vec<u8>> {
+        let Values::Integers { bits: 16, channels } = &self.values else { return None };
+        let at = |i: usize| channels.iter().flat_map(move |channel| (channel[i] as i16).to_le_bytes());
+        Some((0..self.len()).flat_map(at).collect())
+    }
+
     /// The sound, in `-1..=1`: a whole number divided by half of their range.
     pub fn audio(&self) -> Audio {
         let channels = match &self.values {
@@ -194,7 +209,7 @@ impl Recording {
     ///
     /// # Errors
     /// If there are no channels or values, the rate is 0, it exceeds 4 GiB, or the file cannot be written.
-    fn save_wav(&self, path: &Path, text: Option<&str>) -> Result<(), MediaError> {
+    pub(super) fn save_wav(&self, path: &Path, text: Option<&str>) -> Result<(), MediaError> {
         let (bits, sample_format) = match &self.values {
             Values::Integers { bits, .. } => (*bits, SampleFormat::Int),
             Values::Floats(_) => (32, SampleFormat::Float),
@@ -235,7 +250,7 @@ fn stored(value: f32, bits: u32) -> (i32, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{read_text, read_wav, read_wav_text};
+    use crate::{read_sound, read_text, read_wav_text};
 
     #[test]
     fn every_value_comes_back() {
@@ -262,7 +277,7 @@ mod tests {
         }
         let floats = Audio { channels: vec![vec![0.1, -2.5, 0.3]], rate: 44_100, guessed: false };
         Recording::of(&floats, None).save(&path, None).unwrap();
-        assert_eq!(read_wav(&path).unwrap(), floats);
+        assert_eq!(read_sound(&path).unwrap(), floats);
         assert_eq!(Recording::open(&path).unwrap().audio(), floats);
     }
 

@@ -6,16 +6,16 @@ use std::{
     path::Path,
 };
 
-use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
+use hound::{SampleFormat, WavSpec, WavWriter};
 use tweedie_system::files;
 
-use super::decode::{MOST_VALUES, too_long};
+use super::Recording;
 use crate::{Audio, MediaError, store};
 
 /// How values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WavFormat {
-    /// Integers of 16 bits, supported everywhere. `1.0` is stored as 32767; larger magnitudes are clipped.
+    /// Integers of 16 bits, supported everywhere: values times 32768. Larger magnitudes than 1 are clipped.
     #[default]
     Pcm16,
     /// Floats of 32 bits, unchanged.
@@ -51,27 +51,12 @@ pub fn write_wav(
     if audio.channels.iter().flatten().any(|v| !v.is_finite()) {
         return Err(MediaError::format(path, "the audio has values that are not finite"));
     }
-    let stored = match format {
-        WavFormat::Pcm16 => (16, SampleFormat::Int),
-        WavFormat::Float32 => (32, SampleFormat::Float),
+    let (bits, most) = match format {
+        WavFormat::Pcm16 => (Some(16), 1.0),
+        WavFormat::Float32 => (None, f32::INFINITY),
     };
-    let mut clipped = 0;
-    write(path, [audio.channels.len(), length], audio.rate, stored, text, |writer| {
-        for i in 0..length {
-            for channel in &audio.channels {
-                match format {
-                    WavFormat::Pcm16 => {
-                        clipped += usize::from(channel[i].abs() > 1.0);
-                        // The cast saturates, and -32768 would be outside -1..=1.
-                        writer.write_sample(((channel[i] * 32767.0).round() as i16).max(-i16::MAX))?;
-                    }
-                    WavFormat::Float32 => writer.write_sample(channel[i])?,
-                }
-            }
-        }
-        Ok(())
-    })?;
-    Ok(clipped)
+    Recording::of(audio, bits).save_wav(path, text)?;
+    Ok(audio.channels.iter().flatten().filter(|v| v.abs() > most).count())
 }
 
 /// Writes a file with the values that `fill` gives, time after time.
@@ -137,51 +122,6 @@ fn chunk(out: &mut Vec<u8>, name: &[u8; 4], content: &[u8]) {
     if content.len() % 2 == 1 {
         out.push(0);
     }
-}
-
-/// Reads a WAV file of integers of 8 to 32 bits or floats of 32 bits.
-///
-/// # Errors
-/// If the file has another format or is truncated.
-pub fn read_wav(path: &Path) -> Result<Audio, MediaError> {
-    audio(BufReader::new(open(path)?), path)
-}
-
-/// The same for the content of a file.
-///
-/// # Errors
-/// Those of [`read_wav`].
-pub fn decode_wav(content: &[u8]) -> Result<Audio, MediaError> {
-    audio(content, Path::new("the sound"))
-}
-
-pub(super) fn audio(content: impl Read, path: &Path) -> Result<Audio, MediaError> {
-    let mut reader = WavReader::new(content).map_err(|e| wrong(path, e))?;
-    let WavSpec { channels: count, sample_rate: rate, bits_per_sample: bits, sample_format } = reader.spec();
-    let all = reader.len() as usize;
-    if all > MOST_VALUES {
-        return Err(MediaError::format(path, too_long(all, rate, count.into())));
-    }
-    let values: Result<Vec<f32>, hound::Error> = match (sample_format, bits) {
-        (SampleFormat::Int, 16) => {
-            let value = |v: i16| (f32::from(v) / 32767.0).max(-1.0);
-            reader.samples::<i16>().map(|v| v.map(value)).collect()
-        }
-        (SampleFormat::Int, 8..=32) => {
-            let scale = 1.0 / (1u64 << (bits - 1)) as f32;
-            reader.samples::<i32>().map(|v| v.map(|v| v as f32 * scale)).collect()
-        }
-        (SampleFormat::Float, 32) => reader.samples::<f32>().collect(),
-        (kind, bits) => {
-            let kind = if kind == SampleFormat::Int { "integers" } else { "floats" };
-            let reason = format!("{kind} of {bits} bits; {EXPECTED}");
-            return Err(MediaError::format(path, reason));
-        }
-    };
-    let values = values.map_err(|e| wrong(path, e))?;
-    let count = usize::from(count);
-    let channels = (0..count).map(|c| values.iter().skip(c).step_by(count).copied().collect()).collect();
-    Ok(Audio { channels, rate, guessed: false })
 }
 
 /// Reads the text that [`write_wav`] stored; `None` if there is none.
@@ -253,9 +193,10 @@ pub(super) fn wrong(path: &Path, error: hound::Error) -> MediaError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::read_sound;
 
     fn stereo(rate: u32) -> Audio {
-        let wave = |k: f32| (0..50).map(|i| (k * i as f32).sin()).collect();
+        let wave = |k: f32| (0..50).map(|i| 0.9 * (k * i as f32).sin()).collect();
         Audio { channels: vec![wave(0.3), wave(0.7)], rate, guessed: false }
     }
 
@@ -266,13 +207,13 @@ mod tests {
         let audio = stereo(48_000);
         for text in [None, Some(r#"{"prompt":"日本"}"#), Some("odd")] {
             assert_eq!(write_wav(&path, &audio, WavFormat::Float32, text).unwrap(), 0);
-            assert_eq!(read_wav(&path).unwrap(), audio);
+            assert_eq!(read_sound(&path).unwrap(), audio);
             assert_eq!(read_wav_text(&path).unwrap().as_deref(), text);
             assert_eq!(write_wav(&path, &audio, WavFormat::Pcm16, text).unwrap(), 0);
-            let found = read_wav(&path).unwrap();
+            let found = read_sound(&path).unwrap();
             assert_eq!((found.rate, found.channels.len()), (48_000, 2));
             let pairs = found.channels.iter().flatten().zip(audio.channels.iter().flatten());
-            assert!(pairs.map(|(f, e)| (f - e).abs()).all(|d| d <= 0.5001 / 32767.0));
+            assert!(pairs.map(|(f, e)| (f - e).abs()).all(|d| d <= 0.5001 / 32768.0));
             assert_eq!(read_wav_text(&path).unwrap().as_deref(), text);
             let bytes = std::fs::read(&path).unwrap();
             assert_eq!(bytes[4..8], ((bytes.len() - 8) as u32).to_le_bytes());
@@ -287,10 +228,11 @@ mod tests {
         let values = vec![1.0, -1.0, 1.001, -7.0, 0.25];
         let audio = Audio { channels: vec![values], rate: 8000, guessed: false };
         assert_eq!(write_wav(&path, &audio, WavFormat::Pcm16, None).unwrap(), 2);
-        let found = read_wav(&path).unwrap().channels.remove(0);
-        assert_eq!(found[..4], [1.0, -1.0, 1.0, -1.0]);
+        let found = read_sound(&path).unwrap().channels.remove(0);
+        let most = 1.0 - 1.0 / 32768.0;
+        assert_eq!(found, [most, -1.0, most, -1.0, 0.25]);
         assert_eq!(write_wav(&path, &audio, WavFormat::Float32, None).unwrap(), 0);
-        assert_eq!(read_wav(&path).unwrap(), audio);
+        assert_eq!(read_sound(&path).unwrap(), audio);
     }
 
     #[test]
@@ -309,7 +251,7 @@ mod tests {
     fn other_formats_and_damage_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.wav");
-        let error = || read_wav(&path).unwrap_err().to_string();
+        let error = || read_sound(&path).unwrap_err().to_string();
         write_wav(&path, &stereo(8000), WavFormat::Pcm16, None).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
