@@ -107,6 +107,7 @@ fn unets_of_a_vector_instead_of_a_text() {
 fn configurations_that_describe_no_vocoder_are_errors() {
     for (json, words) in [
         (r#"{"upsample_rates": []}"#, "upsample_rates"),
+        (r#"{"upsample_rates": [1024, 1024, 1024, 1024]}"#, "product is at most"),
         (r#"{"upsample_rates": [4], "upsample_kernel_sizes": [3]}"#, "upsample_kernel_sizes"),
         (r#"{"upsample_rates": [4], "upsample_kernel_sizes": [7]}"#, "upsample_kernel_sizes"),
         (r#"{"upsample_initial_channel": 40}"#, "upsample_initial_channel"),

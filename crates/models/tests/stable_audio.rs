@@ -111,6 +111,7 @@ fn autoencoders_of_waveforms() {
     for (json, words) in [
         (r#"{"downsampling_ratios": [2, 3, 4, 8, 8]}"#, "even"),
         (r#"{"downsampling_ratios": [2]}"#, "downsampling_ratios"),
+        (r#"{"downsampling_ratios": [512, 512, 512, 2, 2]}"#, "product is at most"),
         (r#"{"encoder_hidden_size": 64}"#, "encoder_hidden_size"),
         (r#"{"audio_channels": 3}"#, "audio_channels"),
     ] {

@@ -18,8 +18,8 @@ const FILE: &str = "tokenizer.json";
 /// The file with the length of texts.
 const CONFIG: &str = "tokenizer_config.json";
 const LENGTH: &str = "model_max_length";
-/// Larger lengths mean that there is none.
-const MOST: u64 = 1 << 16;
+/// Larger lengths mean that there is none; scores of attention grow with their squares.
+const MOST: u64 = 1 << 11;
 const END: &str = "</s>";
 /// How much less than the least score an unknown letter has.
 const PENALTY: f64 = 10.0;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, ConfigError, Format, in_range};
 
 const MAX: usize = 1 << 16;
+const MOST_STRIDE: usize = 1 << 20;
 
 /// The keys of `config.json`. Missing keys have diffusers' defaults; unknown ones are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +77,10 @@ impl AutoencoderOobleckConfig {
         let fits = |list: &[usize]| list.len() == levels && list.iter().all(|n| (1..=1024).contains(n));
         if !(1..=16).contains(&levels) || !fits(&self.downsampling_ratios) || !fits(&self.channel_multiples) {
             let reason = "expected 1 to 16 factors from 1 to 1024, and as many `channel_multiples`";
+            return Err(ConfigError::value("downsampling_ratios", &self.downsampling_ratios, reason));
+        }
+        if self.stride() > MOST_STRIDE {
+            let reason = format!("expected factors whose product is at most {MOST_STRIDE}");
             return Err(ConfigError::value("downsampling_ratios", &self.downsampling_ratios, reason));
         }
         // Otherwise lengths would not be multiples of those of the latents.

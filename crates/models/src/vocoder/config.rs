@@ -8,6 +8,7 @@ use crate::config::{self, ConfigError, Format, in_range};
 const HARMLESS: [&str; 6] =
     ["architectures", "dtype", "initializer_range", "model_type", "torch_dtype", "transformers_version"];
 const MAX: usize = 1 << 16;
+const MOST_STRIDE: usize = 1 << 20;
 
 /// The keys of `config.json`. Missing keys have transformers' defaults; unknown ones are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +78,11 @@ impl HifiGanConfig {
         let steps = self.upsample_rates.len();
         if !(1..=16).contains(&steps) || self.upsample_kernel_sizes.len() != steps {
             let reason = "expected 1 to 16 factors, and as many `upsample_kernel_sizes`";
+            return Err(ConfigError::value("upsample_rates", &self.upsample_rates, reason));
+        }
+        let stride = self.upsample_rates.iter().fold(1usize, |all, rate| all.saturating_mul(*rate));
+        if stride > MOST_STRIDE {
+            let reason = format!("expected factors whose product is at most {MOST_STRIDE}");
             return Err(ConfigError::value("upsample_rates", &self.upsample_rates, reason));
         }
         if !self.upsample_initial_channel.is_multiple_of(1 << steps) {
