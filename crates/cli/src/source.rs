@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tweedie::{
-    data::{DataConfig, Dataset, Sounds, Source, counted_endings, is_packed},
+    data::{DataConfig, Dataset, Decode, Sounds, Source, counted_endings, is_packed},
     hub::Extras,
 };
 
@@ -68,8 +68,8 @@ pub fn has_sounds(config: &DataConfig) -> bool {
     matches!(config.source, Source::Folder(_) | Source::Packed(_)) && Dataset::open_by(config, Sounds).is_ok()
 }
 
-/// Warns about the skipped images of `set`, from number `first` on.
-pub fn warn_of_skipped(set: &Dataset, first: usize, ui: Ui) {
+/// Warns about the skipped items of `set`, from number `first` on.
+pub fn warn_of_skipped<D: Decode>(set: &Dataset<D>, first: usize, ui: Ui) {
     for skipped in set.skipped_from(first) {
         ui.warn(format!("skipped {}: {}", skipped.path.display(), skipped.reason));
     }

@@ -4,6 +4,7 @@ mod bound;
 mod enlarging;
 pub mod scores;
 mod show;
+mod sounds;
 
 use std::{
     num::NonZeroUsize,
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::{CaptionConfig, DataConfig, Dataset, Image, ImageFacts, Source, Words, image_facts},
+    data::{CaptionConfig, DataConfig, Dataset, Decode, Image, ImageFacts, Source, Words, image_facts},
     eval::{
         compare::{Clock, Sets},
         extract::{Encoder, Extractor, Inception},
@@ -22,6 +23,7 @@ use tweedie::{
         report::{Evaluation, Pictures, html},
     },
     hub::{Extras, files},
+    ops::Device,
     pipe::{Pipeline, Request, media::write_png},
 };
 
@@ -80,6 +82,19 @@ pub struct Args {
     bound: bound::Args,
 }
 
+/// The networks whose features are compared.
+struct Networks {
+    encoder: Encoder,
+    inception: Option<Inception>,
+}
+
+impl Networks {
+    fn open(args: &Args, device: &Device) -> Result<Self> {
+        let inception = args.inception.as_deref().map(|path| Inception::open(path, device)).transpose()?;
+        Ok(Self { encoder: Encoder::embedded(device)?, inception })
+    }
+}
+
 /// What is evaluated.
 struct Subject {
     name: String,
@@ -111,6 +126,10 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
                 ensure!(!team.is_shared(), "a model that enlarges images is evaluated by one process");
                 return enlarging::run(&args, ui, &pipeline, &device);
             }
+            if pipeline.axes() == 1 {
+                ensure!(!team.is_shared(), "a model of sounds is evaluated by one process");
+                return sounds::run(&args, ui, &pipeline, &device);
+            }
             let size = pipeline.result_size().context("the model has no default size")?;
             let &[height, width] = &*size else { bail!("this model does not make images") };
             ensure!(
@@ -133,8 +152,7 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
         }
     };
     // Checks everything that can be wrong before images are generated.
-    let inception = args.inception.as_deref().map(|path| Inception::open(path, &device)).transpose()?;
-    let encoder = Encoder::embedded(&device)?;
+    let networks = Networks::open(&args, &device)?;
     let mut clock = Clock::default();
     let (train, held_out) = source::open(&config, ui)?.split();
     let prompts = match &pipeline {
@@ -157,16 +175,40 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
     clock.lap(if pipeline.is_some() { "generating" } else { "reading the images" });
 
     let sets = Sets { generated: &subject.pictures, train: &train, held_out: &held_out };
+    let data = format!(
+        "{}, at {}×{}: {} for training, {} held out",
+        config.source,
+        config.size,
+        config.size,
+        train.len(),
+        held_out.len()
+    );
+    let bits = || match pipeline.as_ref().filter(|_| args.bound.bound) {
+        Some(pipeline) => bound::compute(&args, ui, pipeline, &device, config.size).map(Some),
+        None => Ok(None),
+    };
+    compared(&args, &subject, data, &sets, &networks, clock, Some(&bits), ui)
+}
+
+/// Computes the bits per dimension, if they are asked for.
+type Bits<'a> = &'a dyn Fn() -> Result<Option<bound::Computed>>;
+
+/// Compares all sets, and tells and writes the results.
+#[allow(clippy::too_many_arguments)]
+fn compared(
+    args: &Args,
+    subject: &Subject,
+    data: String,
+    sets: &Sets<'_>,
+    networks: &Networks,
+    mut clock: Clock,
+    bits: Option<Bits<'_>>,
+    ui: Ui,
+) -> Result<()> {
+    let beside = args.report.with_extension("json");
     let mut found = Evaluation {
         subject: subject.name.clone(),
-        data: format!(
-            "{}, at {}×{}: {} for training, {} held out",
-            config.source,
-            config.size,
-            config.size,
-            train.len(),
-            held_out.len()
-        ),
+        data,
         seed: args.seed,
         facts: subject.facts.clone(),
         quality: Vec::new(),
@@ -177,7 +219,8 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
         ode: None,
         cost: Vec::new(),
     };
-    let networks: Vec<&dyn Extractor> = std::iter::once(&encoder as &dyn Extractor)
+    let Networks { encoder, inception } = networks;
+    let networks: Vec<&dyn Extractor> = std::iter::once(encoder as &dyn Extractor)
         .chain(inception.iter().map(|i| i as &dyn Extractor))
         .collect();
     let bar = ui.bar(0, "");
@@ -185,15 +228,13 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
         sets.compare(&networks, args.cache.folder().as_deref(), &mut found, &mut clock, &watch(&bar))?;
     bar.finish_and_clear();
     tell_not_kept(&not_kept, ui);
-    let mut bits = None;
-    if let Some(pipeline) = pipeline.as_ref().filter(|_| args.bound.bound) {
-        let computed = bound::compute(&args, ui, pipeline, &device, config.size)?;
+    let bits = bits.map_or(Ok(None), |bits| bits())?;
+    if let Some(computed) = &bits {
         (found.bound, found.ode) = (Some(computed.report.clone()), computed.ode.clone());
-        bits = Some(computed);
         clock.lap("bits per dimension");
     }
     found.cost = clock.laps();
-    write(&args, &found, &sets, subject.request.as_ref())?;
+    write(args, &found, sets, subject.request.as_ref())?;
     files::write_json(&beside, &found)?;
 
     let mut text = show::text(&found);
@@ -207,20 +248,20 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
         beside.display()
     ));
     let mut value = show::json(&found);
-    value["counts"] =
-        json!({ "generated": sets.generated.len(), "training": train.len(), "held_out": held_out.len() });
+    value["counts"] = json!({ "generated": sets.generated.len(), "training": sets.train.len(),
+        "held_out": sets.held_out.len() });
     value["pairs"] = json!(args.output);
     value["report"] = json!(args.report);
     ui.result(&value, text);
     Ok(())
 }
 
-/// The captions of up to `count` images, evenly spread.
-fn captions(data: &Dataset, count: usize) -> Result<Vec<String>> {
+/// The captions of up to `count` items, evenly spread.
+fn captions<D: Decode>(data: &Dataset<D>, count: usize) -> Result<Vec<String>> {
     let words: Vec<&Words> = data.words().collect();
     ensure!(
         words.iter().any(|words| **words != Words::default()),
-        "this is a text-to-image model, and the data has no captions; give prompts with --prompt"
+        "this model reads texts, and the data has no captions; give prompts with --prompt"
     );
     let n = count.min(words.len());
     let compose = |i: usize| CaptionConfig::default().compose(words[i * words.len() / n], 0, 0);

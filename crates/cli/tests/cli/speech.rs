@@ -7,6 +7,7 @@ use tweedie::media::{Audio, WavFormat, read_sound, write_wav};
 use crate::common::Scratch;
 
 const RATE: u32 = 8000;
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/spoken-digits");
 
 /// A tone with silence around it.
 fn tone(hertz: f32, seconds: f32) -> Vec<f32> {
@@ -162,8 +163,7 @@ fn what_cannot_be_learned_is_said() {
 #[test]
 fn the_shipped_model_speaks() {
     let scratch = Scratch::new();
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/spoken-digits");
-    scratch.ok(&["sample", "--model", model, "--prompt", "314", "--voice", "theo", "-o", "pi.wav"]);
+    scratch.ok(&["sample", "--model", MODEL, "--prompt", "314", "--voice", "theo", "-o", "pi.wav"]);
     let sound = read_sound(&scratch.path("pi.wav")).unwrap();
     assert_eq!(sound.rate, RATE);
     // Pauses are exact zeros.
@@ -171,4 +171,32 @@ fn the_shipped_model_speaks() {
     let zeros = sound.channels[0].split(|v| *v != 0.0).filter(|part| part.len() >= 480).count();
     assert!(zeros == 2 && words.len() >= 3, "{zeros} pauses, {} parts", words.len());
     assert!((0.8..2.2).contains(&sound.seconds()), "{}", sound.seconds());
+}
+
+/// Two of the model's words by two of its voices are compared with tones, which they are not.
+#[test]
+fn sounds_are_evaluated_as_spectrograms() {
+    let scratch = Scratch::new();
+    recordings(&scratch.path("tones"));
+    const EVAL: [&str; 8] = ["eval", "--model", MODEL, "-n", "8", "--steps", "1", "--no-cache"];
+    let eval = |more: &[&'static str]| [&EVAL[..], more].concat();
+    let ran =
+        scratch.ok(&eval(&["--data", "tones", "--holdout", "0.4", "--prompt", "three", "--prompt", "one"]));
+    assert!(ran.stdout.contains("sounds for training") && ran.stdout.contains("precision"), "{}", ran.told());
+    let report = fs::read_to_string(scratch.path("eval.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let shown = report["facts"][0][1].as_str().unwrap();
+    assert!(
+        shown.starts_with("spectrograms of 8 sounds: 64×64 pixels for 0.64 s and 0 to 4000 Hz"),
+        "{shown}"
+    );
+    let nearest = report["features"]["generated"].as_array().unwrap();
+    assert_eq!(nearest.len(), 8);
+    assert!(nearest.iter().all(|found| found["distance"].as_f64().unwrap() > 0.0));
+    assert!(scratch.path("neighbours.png").exists() && scratch.path("eval.html").exists());
+
+    scratch.fails(&eval(&["--data", "tones", "--bound"]), &["--bound", "models of images"]);
+    scratch
+        .fails(&eval(&["--data", "emoji"]), &["emoji: expected a folder or an archive of sounds", "--data"]);
+    scratch.fails(&eval(&["--data", "tones", "--prompt", "eleven"]), &["`eleven`"]);
 }

@@ -2,12 +2,12 @@
 
 use std::{ops::ControlFlow, path::PathBuf, sync::atomic::AtomicBool};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
 use tweedie::{
     data::{Dataset, Image},
-    pipe::{Event, Job},
+    pipe::{Event, Job, Output},
 };
 
 use tweedie_system::ranks::{Alone, Ranks};
@@ -52,8 +52,17 @@ pub fn generate(job: Job, ui: Ui) -> Result<Vec<Image>> {
     Ok(generate_on(job, ui, &Alone)?.unwrap_or_default())
 }
 
+/// Generates the results of a job.
+pub fn made(job: Job, ui: Ui) -> Result<Output> {
+    made_on(job, ui, &Alone)?.context("the only process has the results")
+}
+
 /// Generates the images of a job on several ranks; `None` if another one gets them.
 pub fn generate_on(job: Job, ui: Ui, ranks: &dyn Ranks) -> Result<Option<Vec<Image>>> {
+    Ok(made_on(job, ui, ranks)?.map(|made| made.images))
+}
+
+fn made_on(job: Job, ui: Ui, ranks: &dyn Ranks) -> Result<Option<Output>> {
     let bar = ui.bar(0, "steps");
     let made = job.run_on(ranks, &AtomicBool::new(false), &mut |event| {
         let Event::Step { index, of, .. } = event else { return ControlFlow::Continue(()) };
@@ -62,7 +71,7 @@ pub fn generate_on(job: Job, ui: Ui, ranks: &dyn Ranks) -> Result<Option<Vec<Ima
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
-    Ok(made.map(|made| made.images))
+    Ok(made)
 }
 
 /// Shows on `bar` how much of a part of the work is done.
