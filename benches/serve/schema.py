@@ -25,7 +25,7 @@ with tempfile.TemporaryDirectory() as folder:
     server = Server(folder, limits="queue = 300\njobs = 300\ncount = 2\nsteps = 4\npixels = 4096\n")
     before = server.resident()
     ran = subprocess.run([program if program.exists() else shutil.which("schemathesis"), "run", f"http://127.0.0.1:{server.port}/openapi.json",
-                          "--checks", CHECKS, "--max-examples", str(args.each), "--workers", "4", "--request-timeout", "60",
+                          "--checks", CHECKS, "--max-examples", str(args.each), "--workers", "2", "--request-timeout", "60",
                           "--suppress-health-check", "all", "--seed", "1", "--continue-on-failure", *more], cwd=folder)
     print(f"memory {before:.0f} → {server.resident():.0f} MB")
     server.stop()
