@@ -96,6 +96,17 @@ pub struct JobLinks {
     events: String,
 }
 
+/// A server-sent event.
+#[derive(Serialize, ToSchema)]
+pub struct Event {
+    /// Its kind.
+    event: String,
+    /// What a client that reconnects sends as `Last-Event-ID`.
+    id: Option<String>,
+    /// JSON.
+    data: String,
+}
+
 /// Jobs, newest first.
 #[derive(Serialize, ToSchema)]
 pub struct Gallery {

@@ -39,6 +39,7 @@ const OPEN: [&str; 4] = ["/healthz", "/readyz", "/v1/files/{name}", "/openapi.js
     components(schemas(
         answers::ErrorBody,
         answers::JobState,
+        answers::Event,
         answers::Gallery,
         answers::Uploaded,
         answers::Models,

@@ -44,7 +44,7 @@ impl Default for Wanted {
         ("Last-Event-ID" = Option<String>, Header, description = "Events after this one are sent."),
     ),
     responses(
-        (status = 200, description = "Server-sent events until the job ends.", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Server-sent events until the job ends.", content_type = "text/event-stream", body = super::answers::Event),
         (status = 400, description = "A parameter is invalid.", body = super::answers::ErrorBody),
         (status = 404, description = "There is no such job.", body = super::answers::ErrorBody),
     ),

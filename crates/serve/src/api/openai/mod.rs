@@ -37,7 +37,7 @@ use crate::{
     post, path = "/v1/images/generations", tag = "openai",
     request_body(content = schema::ImageRequest, content_type = "application/json"),
     responses(
-        (status = 200, description = "The images; or events, with `stream`.", content((schema::Images = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "The images; or events, with `stream`.", content((schema::Images = "application/json"), (super::answers::Event = "text/event-stream"))),
         (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::answers::ErrorBody),
         (status = 503, description = "The server cannot accept jobs now.", body = super::answers::ErrorBody),
     ),
@@ -57,7 +57,7 @@ pub async fn generations(
     post, path = "/v1/images/edits", tag = "openai",
     request_body(content = schema::ImageForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "As for generations.", content((schema::Images = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "As for generations.", content((schema::Images = "application/json"), (super::answers::Event = "text/event-stream"))),
         (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::answers::ErrorBody),
         (status = 503, description = "The server cannot accept jobs now.", body = super::answers::ErrorBody),
     ),
@@ -77,7 +77,7 @@ pub async fn edits(
     post, path = "/v1/images/variations", tag = "openai",
     request_body(content = schema::ImageForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "As for generations.", content((schema::Images = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "As for generations.", content((schema::Images = "application/json"), (super::answers::Event = "text/event-stream"))),
         (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::answers::ErrorBody),
         (status = 503, description = "The server cannot accept jobs now.", body = super::answers::ErrorBody),
     ),
