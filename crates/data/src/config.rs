@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use tweedie_media::Rgb;
 
-use crate::{DataError, MovingConfig};
+use crate::{DataError, MovingConfig, repaint::PAINTS};
 
 /// Source and preparation of the images.
 ///
@@ -103,6 +103,9 @@ impl DataConfig {
         if !(0.0..1.0).contains(&self.holdout) {
             return wrong("data.holdout", self.holdout.to_string(), "a fraction ≥ 0 and < 1");
         }
+        if self.emoji.repainted > PAINTS.len() {
+            return wrong("emoji.repainted", self.emoji.repainted.to_string(), "0 to 8 colours");
+        }
         self.moving.validate()
     }
 }
@@ -152,6 +155,15 @@ pub struct EmojiConfig {
     pub holdout_names: Vec<String>,
     /// Only use these groups, for example `"Food & Drink"` (or `"Flags"`); all if empty.
     pub groups: Vec<String>,
+    /// Number of copies of each emoji in other colours, which their captions name: `blue cat face`. Which of the eight
+    /// colours only depends on the emoji's name, so the other pairs of a thing and a colour are never seen. 0 to 8.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repainted: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Unicode's two classifications of emoji.

@@ -17,7 +17,7 @@ use crate::{
     emoji, folder,
     form::{self, Decode},
     moving,
-    order::mix,
+    order::mix_name,
     packed, parquet,
     resize::{Frame, Raster, cover, fit},
     source::{Collection, Entry},
@@ -277,15 +277,8 @@ impl<D: Decode> Shared<D> {
     }
 
     fn is_held_out(&self, entry: &Entry) -> bool {
-        // FNV-1a, then mixed, because the low bits of similar names are too similar.
         let name = entry.family.as_ref().unwrap_or(&entry.name);
-        if entry.held_out {
-            return true;
-        }
-        let bytes = name.bytes();
-        let hash =
-            bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        ((mix(hash) >> 11) as f64) < self.holdout * (1_u64 << 53) as f64
+        entry.held_out || ((mix_name(name) >> 11) as f64) < self.holdout * (1_u64 << 53) as f64
     }
 
     fn empty(&self, but: String) -> DataError {

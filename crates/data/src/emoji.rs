@@ -1,7 +1,7 @@
 //! The built-in collection: Twemoji's 72x72 artwork with Unicode's names, groups and subgroups.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     iter::once,
     sync::{Arc, LazyLock},
 };
@@ -12,6 +12,8 @@ use twemoji_assets::png::PngTwemojiAsset;
 use crate::{
     DataError, EmojiClasses, EmojiConfig, Words,
     emoji_subgroups::SUBGROUPS,
+    order::mix_name,
+    repaint::{PAINTS, plain_name},
     source::{Collection, Entry, Place},
 };
 
@@ -98,6 +100,7 @@ pub(crate) fn open(config: &EmojiConfig) -> Result<Collection, DataError> {
         let entry = |e| Some(Entry { held_out: held_out(e), ..entry(e, emoji, subgroup, class)? });
         entries.extend(once(emoji).chain(toned).filter_map(entry));
     }
+    add_repainted(&mut entries, config.repainted);
     Ok(Collection {
         entries,
         class_names: class_names.into_iter().map(Into::into).collect(),
@@ -133,4 +136,39 @@ fn entry(emoji: &Emoji, family: &Emoji, subgroup: &str, class: usize) -> Option<
         words: Arc::new(words),
         place: Place::Bytes(artwork(emoji.as_str())?),
     })
+}
+
+/// Adds copies of each emoji in `colors` colours. Those whose names are taken already, by emoji or by copies, are left out.
+fn add_repainted(entries: &mut Vec<Entry>, colors: usize) {
+    let mut taken: HashSet<String> = emojis::iter().map(|emoji| emoji.name().into()).collect();
+    for at in 0..entries.len() {
+        let original = &entries[at];
+        let (Place::Bytes(artwork), Some(plain)) = (&original.place, plain_name(&original.name)) else {
+            continue;
+        };
+        let artwork = *artwork;
+        let mut paints = PAINTS.map(|paint| (format!("{} {plain}", paint.name), paint));
+        paints.sort_by_key(|(name, _)| mix_name(name));
+        let new = paints.into_iter().filter(|(name, _)| !taken.contains(name)).take(colors);
+        let copies: Vec<Entry> = new
+            .map(|(name, paint)| {
+                let of_color = |word: &String| Some(format!("{} {}", paint.name, plain_name(word)?));
+                let words = Words {
+                    caption: Some(name.clone()),
+                    keywords: original.words.keywords.iter().filter_map(of_color).collect(),
+                    kinds: original.words.kinds.clone(),
+                };
+                Entry {
+                    name,
+                    family: original.family.clone(),
+                    held_out: original.held_out,
+                    class: original.class,
+                    words: Arc::new(words),
+                    place: Place::Repainted(artwork, paint),
+                }
+            })
+            .collect();
+        taken.extend(copies.iter().map(|copy| copy.name.clone()));
+        entries.extend(copies);
+    }
 }

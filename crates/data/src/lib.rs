@@ -39,6 +39,7 @@ pub mod moving;
 mod order;
 mod packed;
 mod parquet;
+mod repaint;
 mod resize;
 mod source;
 mod stream;

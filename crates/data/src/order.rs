@@ -151,6 +151,13 @@ pub(crate) fn mix(v: u64) -> u64 {
     v ^ (v >> 31)
 }
 
+/// Evenly distributed bits that only depend on a name.
+pub(crate) fn mix_name(name: &str) -> u64 {
+    // FNV-1a, then mixed, because the low bits of similar names are too similar.
+    let fold = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    mix(name.bytes().fold(0xcbf2_9ce4_8422_2325, fold))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

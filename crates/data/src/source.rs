@@ -14,6 +14,7 @@ use crate::{
     moving::Scene,
     packed::{Files, Stretch},
     parquet::{Row, Tables},
+    repaint::{Paint, repaint},
 };
 
 /// One item that is not decoded yet.
@@ -32,6 +33,8 @@ pub(crate) struct Entry {
 /// The place of an entry's content.
 pub(crate) enum Place {
     Bytes(&'static [u8]),
+    /// Built-in artwork in another colour.
+    Repainted(&'static [u8], Paint),
     File(PathBuf),
     Row(Row),
     Stretch(Stretch),
@@ -43,7 +46,7 @@ impl Place {
     /// The part of a file that is read at once; the same for all places that are read one by one.
     pub fn run(&self) -> [usize; 2] {
         match self {
-            Self::Bytes(_) | Self::File(_) | Self::Moving(_) => [0, 0],
+            Self::Bytes(_) | Self::Repainted(..) | Self::File(_) | Self::Moving(_) => [0, 0],
             Self::Row(row) => [row.file, row.group],
             Self::Stretch(stretch) => stretch.run(),
         }
@@ -93,6 +96,11 @@ impl Collection {
     ) -> Result<T, String> {
         match (&self.entries[index].place, &self.tables) {
             (Place::Bytes(bytes), _) => decode(Content::Encoded(bytes)),
+            (Place::Repainted(bytes, paint), _) => {
+                let mut raster = decode::bytes(bytes)?;
+                repaint(&mut raster, paint.color);
+                decode(Content::Pixels(raster))
+            }
             (Place::Moving(scene), _) => decode(Content::Moving(scene)),
             (Place::File(path), _) => decode::of_file(path, |bytes| decode(Content::Encoded(bytes))),
             (Place::Stretch(stretch), _) => stretch.decode(&self.files, decode),

@@ -150,3 +150,33 @@ fn items_are_held_out_by_name() {
     let error = Dataset::open(&config(&["pizzas"])).err().unwrap().to_string();
     assert!(error.contains("emoji.holdout_names = \"pizzas\""), "{error}");
 }
+
+#[test]
+fn copies_in_other_colours_have_the_words_of_their_colour() {
+    let config = |repainted| DataConfig {
+        size: 16,
+        holdout: 0.0,
+        emoji: EmojiConfig { repainted, holdout_names: vec!["whale".into()], ..EmojiConfig::default() },
+        ..DataConfig::default()
+    };
+    let (plain, painted) = (Dataset::open(&config(0)).unwrap(), Dataset::open(&config(3)).unwrap());
+    let added: Vec<usize> = (plain.len()..painted.len()).collect();
+    assert!(added.len() > 2 * plain.len() && added.len() < 3 * plain.len(), "{}", added.len());
+    let names: Vec<&str> = painted.names().collect();
+    assert_eq!(names.iter().collect::<std::collections::HashSet<_>>().len(), names.len(), "names are unique");
+    let cats: Vec<usize> = added.iter().copied().filter(|&i| names[i].ends_with(" cat face")).collect();
+    assert_eq!(cats.len(), 3);
+    for &i in &cats {
+        let item = painted.get(i).unwrap();
+        let color = item.name.strip_suffix(" cat face").unwrap();
+        assert_eq!(item.words.caption.as_deref(), Some(&*item.name));
+        assert!(item.words.keywords.contains(&format!("{color} pet")), "{:?}", item.words);
+        let original = plain.get(names.iter().position(|name| *name == "cat face").unwrap()).unwrap();
+        assert_ne!(item.sample.pixels, original.sample.pixels);
+    }
+    // Copies of what is held out are held out; a colour that Unicode has is not painted again.
+    assert_eq!(painted.split().1.names().filter(|name| name.ends_with("whale")).count(), 4);
+    assert_eq!(names.iter().filter(|name| **name == "green heart").count(), 1);
+    let error = Dataset::open(&config(9)).err().unwrap().to_string();
+    assert!(error.contains("emoji.repainted = 9"), "{error}");
+}
