@@ -22,8 +22,8 @@ use super::{
     flex::{attention_of, dims, is_absent, present, rows, rows_layer, with_last},
     isa,
     layout::{
-        Image, dense, flat, from_heads, half_heads, heads_of, like, stretch, stretch_mut, uninitialized,
-        values,
+        Image, dense, flat, from_heads, half_heads, heads_of, is_packed, like, stretch, stretch_mut,
+        uninitialized, values,
     },
     prepared,
 };
@@ -42,7 +42,7 @@ pub(super) fn wide(x: FlexTensor) -> FlexTensor {
     if !is(&x) {
         return x;
     }
-    let x = in_order(x);
+    let x = if is_packed(&x) { x } else { dense(x) };
     let mut out = uninitialized(stretch::<Bf16>(&x).len());
     convert::to_f32(isa(), stretch(&x), &mut out);
     like(&x, out)
@@ -53,20 +53,10 @@ pub(super) fn narrow(x: FlexTensor) -> FlexTensor {
     if is(&x) {
         return x;
     }
-    let x = flat(x);
+    let x = if is_packed(&x) { x } else { flat(x) };
     let mut out = uninitialized::<Bf16>(stretch::<f32>(&x).len());
     convert::from_f32(isa(), stretch(&x), &mut out);
     like(&x, out)
-}
-
-/// A contiguous tensor: channels-last if `x` is, otherwise in the order of its shape.
-fn in_order(x: FlexTensor) -> FlexTensor {
-    let rank = x.layout().num_dims();
-    let channels_last = rank >= 3 && {
-        let axes: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
-        x.layout().permute(&axes).contiguous_offsets().is_some()
-    };
-    if channels_last { x } else { dense(x) }
 }
 
 /// Converts to the type `to`.
@@ -278,4 +268,29 @@ pub(super) fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, scale: f64)
     let mut out = uninitialized::<Bf16>(a.batch * a.heads * a.queries * a.width);
     attention::forward(isa(), &a, half_heads(&q), half_heads(&k), half_heads(&v), &mut out);
     from_heads(out, dims(&q))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::layout::tensor, *};
+
+    /// What attention gets: heads beside each other in memory. Three copies of it cost an eighth of a step of Stable
+    /// Diffusion's size.
+    #[test]
+    fn conversions_keep_the_order_in_memory() {
+        let values: Vec<f32> = (0..2 * 3 * 5 * 4).map(|i| i as f32).collect();
+        let heads = from_heads(values.clone(), [2, 5, 3, 4]);
+        let strides = heads.layout().strides().to_vec();
+        let half = narrow(heads);
+        assert_eq!((half.layout().strides(), half.dtype()), (&strides[..], DType::BF16));
+        let back = wide(half);
+        assert_eq!((back.layout().strides(), back.dtype()), (&strides[..], DType::F32));
+        assert_eq!(stretch::<f32>(&back), values);
+        // A part of a tensor is not one stretch of memory.
+        let whole = tensor(values.clone(), vec![4, 30]);
+        let part = whole.layout().narrow(1, 10, 5);
+        let converted = wide(narrow(whole.with_layout(part)));
+        let expected: Vec<f32> = (0..4).flat_map(|row| values[30 * row + 10..][..5].to_vec()).collect();
+        assert_eq!(stretch::<f32>(&dense(converted)), expected);
+    }
 }

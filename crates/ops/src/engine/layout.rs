@@ -166,7 +166,21 @@ pub(super) fn uninitialized<T: Number>(len: usize) -> Vec<T> {
     v
 }
 
-/// The values of a contiguous tensor, in memory order.
+/// Whether the values fill one stretch of memory, in any order of the dimensions.
+pub(super) fn is_packed(x: &FlexTensor) -> bool {
+    let (shape, strides) = (x.layout().shape(), x.layout().strides());
+    let mut dims: Vec<(isize, usize)> =
+        strides.iter().copied().zip(shape.iter().copied()).filter(|(_, size)| *size != 1).collect();
+    dims.sort_unstable();
+    let mut inner = 1;
+    dims.into_iter().all(|(stride, size)| {
+        let fits = stride == inner;
+        inner *= size as isize;
+        fits
+    })
+}
+
+/// The values of a packed tensor, in memory order.
 pub(super) fn stretch<T: Number>(x: &FlexTensor) -> &[T] {
     let start = x.layout().start_offset();
     &T::storage(x)[start..start + x.layout().num_elements()]
