@@ -19,16 +19,16 @@ pub fn resampled(signal: &[f32], from: u32, to: u32) -> Vec<f32> {
     // An even number of the smallest blocks, so that the delay of half a block is a whole number of values.
     let smallest = from / gcd(from, to);
     let block = 2 * smallest * BLOCK.div_ceil(2 * smallest);
-    let mut resampler = FftFixedInOut::<f32>::new(from, to, block, 1).expect("two rates above 0");
+    let mut resampler = FftFixedInOut::<f64>::new(from, to, block, 1).expect("two rates above 0");
     let length = (signal.len() * to).div_ceil(from);
     let delay = resampler.output_delay();
     let mut out = Vec::with_capacity(delay + length + block * to / from);
     let mut blocks = signal.chunks(block);
     while out.len() < delay + length {
-        let mut values = blocks.next().unwrap_or_default().to_vec();
+        let mut values: Vec<f64> = blocks.next().unwrap_or_default().iter().map(|&v| v.into()).collect();
         values.resize(block, 0.0);
         let made = resampler.process(&[values], None).expect("a block of the expected length");
-        out.extend(made.into_iter().next().unwrap_or_default());
+        out.extend(made.into_iter().next().unwrap_or_default().into_iter().map(|v| v as f32));
     }
     out[delay..delay + length].to_vec()
 }

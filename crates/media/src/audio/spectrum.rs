@@ -1,9 +1,11 @@
 //! The short-time Fourier transform with a periodic Hann window, and its inverse by overlapping and adding (Griffin & Lim
 //! 1984, doi:10.1109/TASSP.1984.1164317). Values of `librosa.stft` and `torch.stft`.
+//!
+//! All Fourier transforms of this crate are in f64: a second type would compile the library's many algorithms twice.
 
 use std::{f64::consts::TAU, fmt, sync::Arc};
 
-use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
+use realfft::{ComplexToReal, RealFftPlanner, RealToComplex, num_complex::Complex64};
 
 pub use realfft::num_complex::Complex32;
 
@@ -13,9 +15,9 @@ pub struct Stft {
     size: usize,
     hop: usize,
     pad: usize,
-    window: Vec<f32>,
-    forward: Arc<dyn RealToComplex<f32>>,
-    inverse: Arc<dyn ComplexToReal<f32>>,
+    window: Vec<f64>,
+    forward: Arc<dyn RealToComplex<f64>>,
+    inverse: Arc<dyn ComplexToReal<f64>>,
 }
 
 impl fmt::Debug for Stft {
@@ -36,7 +38,7 @@ impl Stft {
     pub fn new(size: usize, hop: usize, pad: usize) -> Self {
         assert!(size >= 2 && size.is_multiple_of(2), "an even window of at least 2 values, not {size}");
         assert!((1..=size).contains(&hop), "a hop from 1 to the window's {size} values, not {hop}");
-        let hann = |i: usize| (0.5 - 0.5 * (TAU * i as f64 / size as f64).cos()) as f32;
+        let hann = |i: usize| 0.5 - 0.5 * (TAU * i as f64 / size as f64).cos();
         let mut planner = RealFftPlanner::new();
         Self {
             size,
@@ -62,16 +64,19 @@ impl Stft {
     pub fn forward(&self, signal: &[f32]) -> Frames {
         let (bins, frames) = (self.bins(), self.frames(signal.len()));
         let mut out = vec![Complex32::default(); bins * frames];
-        let mut frame = vec![0.0; self.size];
+        let (mut frame, mut exact) = (vec![0.0; self.size], self.forward.make_output_vec());
         let mut scratch = self.forward.make_scratch_vec();
         for (index, coefficients) in out.chunks_exact_mut(bins).enumerate() {
             for (i, (value, window)) in frame.iter_mut().zip(&self.window).enumerate() {
                 let at = (index * self.hop + i).checked_sub(self.pad);
-                *value = at.and_then(|at| signal.get(at)).map_or(0.0, |v| v * window);
+                *value = at.and_then(|at| signal.get(at)).map_or(0.0, |v| f64::from(*v) * window);
             }
             self.forward
-                .process_with_scratch(&mut frame, coefficients, &mut scratch)
+                .process_with_scratch(&mut frame, &mut exact, &mut scratch)
                 .expect("buffers of the planned lengths");
+            for (coefficient, exact) in coefficients.iter_mut().zip(&exact) {
+                *coefficient = Complex32::new(exact.re as f32, exact.im as f32);
+            }
         }
         out
     }
@@ -83,12 +88,14 @@ impl Stft {
     pub fn inverse(&self, frames: &[Complex32], length: usize) -> Vec<f32> {
         let bins = self.bins();
         assert_eq!(frames.len(), bins * self.frames(length), "the frames of a signal of {length} values");
-        let (mut sum, mut weight) = (vec![0.0f32; length], vec![0.0f32; length]);
-        let (mut frame, mut coefficients) = (vec![0.0; self.size], vec![Complex32::default(); bins]);
+        let (mut sum, mut weight) = (vec![0.0f64; length], vec![0.0f64; length]);
+        let (mut frame, mut coefficients) = (vec![0.0; self.size], vec![Complex64::default(); bins]);
         let mut scratch = self.inverse.make_scratch_vec();
-        let scale = 1.0 / self.size as f32;
+        let scale = 1.0 / self.size as f64;
         for (index, given) in frames.chunks_exact(bins).enumerate() {
-            coefficients.copy_from_slice(given);
+            for (coefficient, given) in coefficients.iter_mut().zip(given) {
+                *coefficient = Complex64::new(given.re.into(), given.im.into());
+            }
             // A real signal has real coefficients at both ends.
             coefficients[0].im = 0.0;
             coefficients[bins - 1].im = 0.0;
@@ -103,7 +110,10 @@ impl Stft {
                 }
             }
         }
-        sum.iter().zip(weight).map(|(v, w)| if w > f32::EPSILON { v / w } else { 0.0 }).collect()
+        sum.iter()
+            .zip(weight)
+            .map(|(v, w)| if w > f64::from(f32::EPSILON) { (v / w) as f32 } else { 0.0 })
+            .collect()
     }
 
     /// A signal of `length` values whose frames have about these `magnitudes`: the fast algorithm of Griffin and Lim (Perraudin
