@@ -19,7 +19,7 @@ use crate::{
 
 /// The rows of one forward and backward pass. Images are `[B, C, H, W]`, row-major.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct HostBatch {
+pub(crate) struct HostBatch {
     /// The network's input, `c_in·(alpha·x0 + sigma·eps)`.
     pub input: Vec<f32>,
     /// The training target.
@@ -51,11 +51,6 @@ impl HostBatch {
         self.times.len()
     }
 
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.times.is_empty()
-    }
-
     /// Adds the condition of a row, and returns its large image.
     fn pair(&mut self, pair: Pair) -> Vec<f32> {
         self.maps.extend(pair.small);
@@ -80,6 +75,38 @@ impl HostBatch {
             self.levels.push(draw.level.t as usize);
         }
     }
+}
+
+impl AsRef<Self> for HostBatch {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl AsMut<Self> for HostBatch {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
+/// Where a denoising network's data comes from: clean samples with noise, and their conditions.
+pub(crate) trait Batches: Send + Sync + 'static {
+    /// The rows of one forward and backward pass, with their conditions.
+    type Rows: AsRef<HostBatch> + AsMut<HostBatch> + Send + 'static;
+
+    /// How samples are noised.
+    fn noising(&self) -> &Noising;
+
+    /// Number of training and of held-out samples.
+    fn sizes(&self) -> [usize; 2];
+
+    /// The rows of some passes of the step after `done` steps. If times depend on the losses, [`Noising::draw_times`] must
+    /// complete them.
+    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<Self::Rows>, TrainError>;
+
+    /// Held-out samples, at most `rows` if they are read from files, with fixed, evenly spread times and fixed noise, and without
+    /// augmentation or dropout.
+    fn validation(&self, rows: usize) -> Result<Vec<Self::Rows>, TrainError>;
 }
 
 /// Draws noise and times for clean samples: images or latents.
@@ -195,7 +222,7 @@ impl Noising {
 }
 
 /// Makes batches.
-pub struct BatchMaker {
+pub(crate) struct BatchMaker {
     train: Dataset,
     held_out: Dataset,
     order: Order,
@@ -203,7 +230,7 @@ pub struct BatchMaker {
     labels: bool,
     classes: Option<usize>,
     dropout: f64,
-    pub(crate) noising: Noising,
+    noising: Noising,
     /// Of an image.
     values: usize,
     /// Makes small images of them, for a model that enlarges.
@@ -258,32 +285,24 @@ impl BatchMaker {
         })
     }
 
-    /// Number of training images.
-    pub fn len(&self) -> usize {
-        self.train.len()
-    }
-
-    /// Whether there are no training images.
-    pub fn is_empty(&self) -> bool {
-        self.train.is_empty()
-    }
-
     /// The held-out images, or those for training if there are none.
     pub(crate) fn unseen(&self) -> &Dataset {
         if self.held_out.is_empty() { &self.train } else { &self.held_out }
     }
+}
 
-    /// Number of held-out images.
-    pub fn held_out(&self) -> usize {
-        self.held_out.len()
+impl Batches for BatchMaker {
+    type Rows = HostBatch;
+
+    fn noising(&self) -> &Noising {
+        &self.noising
     }
 
-    /// The batches of some passes of the step after `done` steps. If times depend on the losses, `Noising::draw_times` must
-    /// complete them.
-    ///
-    /// # Errors
-    /// If an image cannot be read.
-    pub fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<HostBatch>, TrainError> {
+    fn sizes(&self) -> [usize; 2] {
+        [self.train.len(), self.held_out.len()]
+    }
+
+    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<HostBatch>, TrainError> {
         let rows = self.noising.rows();
         let augment_seed = key(self.seed, Purpose::Augment, 0);
         let mut batches = Vec::new();
@@ -313,11 +332,7 @@ impl BatchMaker {
         Ok(batches)
     }
 
-    /// At most `most` held-out images with fixed, evenly spread times and fixed noise, without augmentation or dropout.
-    ///
-    /// # Errors
-    /// If an image cannot be read.
-    pub fn validation(&self, most: usize) -> Result<Vec<HostBatch>, TrainError> {
+    fn validation(&self, most: usize) -> Result<Vec<HostBatch>, TrainError> {
         let rows = most.min(self.held_out.len());
         let mut batches = Vec::new();
         for part in self.noising.held_out(rows) {

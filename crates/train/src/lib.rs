@@ -45,7 +45,6 @@ mod unclip;
 mod video;
 
 pub use autoencoder::{AdversarialConfig, Reconstruction, VaeConfig};
-pub use batches::{BatchMaker, HostBatch};
 pub use checkpoint::{Checkpoint, State};
 pub use clip::ClipConfig;
 pub use config::{Choice, Conditioning, ConfigBuilder, PRESETS, Preset, Run, RunConfig, Suited, preset};
@@ -57,7 +56,7 @@ pub use event::{Figure, Step, Summary, TrainEvent};
 pub use init::task_of;
 pub use learning_rate::{Decay, LearningRateConfig};
 pub use loss::{LossConfig, Weighting, WeightingKind};
-pub use model::{CompactUNet, ModelConfig, TrainModel};
+pub use model::{CompactUNet, ModelConfig};
 pub use objective::ObjectiveKind;
 pub use optim::OptimizerConfig;
 pub use run::{StopHandle, TrainLoop};

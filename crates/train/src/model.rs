@@ -217,7 +217,7 @@ impl CompactUNet {
 
 /// The network and layers that are only used in training.
 #[derive(Module, Debug)]
-pub struct TrainModel {
+pub(crate) struct TrainModel {
     /// The network.
     pub unet: UNet2DModel,
     /// Maps augmentation labels `[B, 9]` to the width of the time embedding, to which the result is added; at most one. It has

@@ -175,7 +175,12 @@ mod tests {
     use tweedie_models::Mode;
 
     use super::*;
-    use crate::{ConfigBuilder, batches::BatchMaker, model::TrainModel, optim::GradientMap};
+    use crate::{
+        ConfigBuilder,
+        batches::{BatchMaker, Batches},
+        model::TrainModel,
+        optim::GradientMap,
+    };
 
     struct Case {
         config: RunConfig,

@@ -12,7 +12,7 @@ use super::{
     diffusion::{Diffusion, Subject},
 };
 use crate::{
-    batches::{HostBatch, Noising},
+    batches::{Batches, HostBatch, Noising},
     checkpoint::Checkpoint,
     config::RunConfig,
     dry_run::{DryRun, Memory, condition_unet_activations, fits},
@@ -27,10 +27,20 @@ use crate::{
 
 pub(super) struct Decoder {
     config: RunConfig,
-    maker: CaptionedBatches,
-    noising: Noising,
+    maker: DecoderBatches,
     frozen: Frozen,
     stages: Stages,
+}
+
+/// Images with noise, and their captions.
+pub(super) struct DecoderBatches {
+    captioned: CaptionedBatches,
+    noising: Noising,
+    /// Of an image.
+    values: usize,
+    /// How often a row gets no embedding.
+    dropout: f64,
+    seed: u64,
 }
 
 /// The rows of one forward and backward pass.
@@ -40,6 +50,18 @@ pub(super) struct DecoderBatch {
     seen: CaptionedBatch,
     /// Which rows get no embedding.
     dropped: Vec<bool>,
+}
+
+impl AsRef<HostBatch> for DecoderBatch {
+    fn as_ref(&self) -> &HostBatch {
+        &self.rows
+    }
+}
+
+impl AsMut<HostBatch> for DecoderBatch {
+    fn as_mut(&mut self) -> &mut HostBatch {
+        &mut self.rows
+    }
 }
 
 /// Bytes of activations of an image.
@@ -65,40 +87,35 @@ pub(super) fn open(
     activations(config, &frozen)?;
     let tokens = frozen.text().max_position_embeddings;
     let tokenizer = frozen.tokenizer().clone();
-    let maker = CaptionedBatches::new(config, data, tokenizer, tokens, config.text.dropout)?;
+    let maker = DecoderBatches {
+        captioned: CaptionedBatches::new(config, data, tokenizer, tokens, config.text.dropout)?,
+        noising: Noising::new(config)?,
+        values: 3 * config.data.size * config.data.size,
+        dropout: config.unclip.dropout,
+        seed: config.run.seed,
+    };
     let model = DecoderModel::new(config, &frozen, &device.clone().autodiff())?;
-    let subject = Decoder { config: config.clone(), maker, noising: Noising::new(config)?, frozen, stages };
+    let subject = Decoder { config: config.clone(), maker, frozen, stages };
     Diffusion::new(config, subject, model, device, from, share)
 }
 
-impl Decoder {
-    fn values(&self) -> usize {
-        3 * self.config.data.size * self.config.data.size
-    }
-}
-
-impl Subject for Decoder {
-    type Model = DecoderModel;
+impl Batches for DecoderBatches {
     type Rows = DecoderBatch;
-
-    fn shape(&self) -> SampleShape {
-        let side = self.config.data.size;
-        [3, side, side].into()
-    }
 
     fn noising(&self) -> &Noising {
         &self.noising
     }
 
     fn sizes(&self) -> [usize; 2] {
-        [self.maker.images().train.len(), self.maker.images().held_out.len()]
+        let images = self.captioned.images();
+        [images.train.len(), images.held_out.len()]
     }
 
     fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<DecoderBatch>, TrainError> {
-        let (seed, dropout) = (self.config.run.seed, self.config.unclip.dropout);
+        let (seed, dropout) = (self.seed, self.dropout);
         let pass = |(number, mut seen): (usize, CaptionedBatch)| {
             let mut batch = DecoderBatch::default();
-            let images = seen.images.images.chunks_exact_mut(self.values());
+            let images = seen.images.images.chunks_exact_mut(self.values);
             for (row, x0) in self.noising.pass(number).zip(images) {
                 self.noising.prepare(x0);
                 self.noising.add(&mut batch.rows, x0, done, row);
@@ -106,16 +123,16 @@ impl Subject for Decoder {
             }
             DecoderBatch { seen, ..batch }
         };
-        Ok(passes.clone().zip(self.maker.step(done, passes)?).map(pass).collect())
+        Ok(passes.clone().zip(self.captioned.step(done, passes)?).map(pass).collect())
     }
 
     fn validation(&self, rows: usize) -> Result<Vec<DecoderBatch>, TrainError> {
-        let batches = self.maker.held_out(rows)?;
+        let batches = self.captioned.held_out(rows)?;
         let rows: usize = batches.iter().map(|seen| seen.images.rows).sum();
         let mut row = 0;
         let with_noise = |seen: CaptionedBatch| {
             let mut batch = DecoderBatch::default();
-            for x0 in seen.images.images.chunks_exact(self.values()) {
+            for x0 in seen.images.images.chunks_exact(self.values) {
                 self.noising.add_held_out(&mut batch.rows, x0, row, rows);
                 batch.dropped.push(false);
                 row += 1;
@@ -124,13 +141,19 @@ impl Subject for Decoder {
         };
         Ok(batches.into_iter().map(with_noise).collect())
     }
+}
 
-    fn samples(rows: &DecoderBatch) -> &HostBatch {
-        &rows.rows
+impl Subject for Decoder {
+    type Model = DecoderModel;
+    type Batches = DecoderBatches;
+
+    fn batches(&self) -> &DecoderBatches {
+        &self.maker
     }
 
-    fn samples_mut(rows: &mut DecoderBatch) -> &mut HostBatch {
-        &mut rows.rows
+    fn shape(&self) -> SampleShape {
+        let side = self.config.data.size;
+        [3, side, side].into()
     }
 
     fn forward(model: &DecoderModel, x: Batch, rows: &DecoderBatch, mode: Mode) -> Result<Batch, TrainError> {
@@ -145,13 +168,13 @@ impl Subject for Decoder {
     /// Held-out images, or training images if there are none, each above its variation.
     fn preview(&self, model: DecoderModel, device: &Device) -> Result<Sheet, TrainError> {
         let size = self.config.data.size;
-        let batches = self.maker.unseen((self.config.run.preview_images / 2).max(1))?;
+        let batches = self.maker.captioned.unseen((self.config.run.preview_images / 2).max(1))?;
         let (mut originals, mut values, mut width) = (Vec::new(), Vec::new(), 0);
         for CaptionedBatch { images, .. } in &batches {
             let embedded = self.frozen.embed(&images.images, images.rows, size)?;
             width = embedded.dims()[1];
             values.extend(to_host(embedded));
-            let planes = images.images.chunks_exact(self.values());
+            let planes = images.images.chunks_exact(self.maker.values);
             originals.extend(planes.map(|planes| Image::from_planes(size, size, planes)));
         }
         let Some(count) = NonZeroUsize::new(originals.len()) else { return Ok(Sheet::default()) };

@@ -1,6 +1,6 @@
 //! Training a denoising network: one task for every source of samples, condition and network.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use burn::module::Module;
 use tweedie_models::{Mode, params::count};
@@ -8,7 +8,7 @@ use tweedie_ops::{Batch, Device, SampleShape};
 
 use super::{Files, Learned, Learner, Sheet, Size, StepAt, Task, Validation, learner::PassLoss};
 use crate::{
-    batches::{HostBatch, Noising},
+    batches::{Batches, HostBatch},
     checkpoint::Checkpoint,
     config::RunConfig,
     error::TrainError,
@@ -28,32 +28,17 @@ const TIMES: &str = "times";
 pub(super) trait Subject: Send + Sync + 'static {
     /// The trained networks.
     type Model: Module;
-    /// The rows of one forward and backward pass, with their conditions.
-    type Rows: Send + 'static;
+    /// The data.
+    type Batches: Batches;
+
+    /// The data.
+    fn batches(&self) -> &Self::Batches;
 
     /// The shape of a sample.
     fn shape(&self) -> SampleShape;
 
-    /// How samples are noised.
-    fn noising(&self) -> &Noising;
-
-    /// Number of training and of held-out samples.
-    fn sizes(&self) -> [usize; 2];
-
-    /// The rows of some passes of the step after `done` steps.
-    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<Self::Rows>, TrainError>;
-
-    /// At most `rows` held-out samples.
-    fn validation(&self, rows: usize) -> Result<Vec<Self::Rows>, TrainError>;
-
-    /// The samples of some rows.
-    fn samples(rows: &Self::Rows) -> &HostBatch;
-
-    /// The same, mutable.
-    fn samples_mut(rows: &mut Self::Rows) -> &mut HostBatch;
-
     /// The network's output for the noisy samples `x` of `rows`.
-    fn forward(model: &Self::Model, x: Batch, rows: &Self::Rows, mode: Mode) -> Result<Batch, TrainError>;
+    fn forward(model: &Self::Model, x: Batch, rows: &RowsOf<Self>, mode: Mode) -> Result<Batch, TrainError>;
 
     /// Inputs besides configuration and checkpoint, each with a fingerprint.
     fn inputs(&self) -> BTreeMap<String, String> {
@@ -67,14 +52,17 @@ pub(super) trait Subject: Send + Sync + 'static {
     fn export(&self, model: Self::Model, summary: &Summary) -> Result<(), TrainError>;
 }
 
+/// The rows of one forward and backward pass of a subject.
+pub(super) type RowsOf<S> = <<S as Subject>::Batches as Batches>::Rows;
+
 /// The training of a subject's networks.
 pub(super) struct Diffusion<S: Subject> {
     config: RunConfig,
     device: Device,
     subject: Arc<S>,
-    batches: Prefetch<Vec<S::Rows>>,
+    batches: Prefetch<Vec<RowsOf<S>>>,
     /// Computed at the first use.
-    validation: Option<Vec<S::Rows>>,
+    validation: Option<Vec<RowsOf<S>>>,
     learner: Learner<S::Model>,
     objective: Objective,
     shape: SampleShape,
@@ -108,7 +96,7 @@ impl<S: Subject> Diffusion<S> {
         Ok(Self {
             config: config.clone(),
             device: device.clone(),
-            batches: Prefetch::new("batches", move |step| of_step.step(step, own.clone())),
+            batches: Prefetch::new("batches", move |step| of_step.batches().step(step, own.clone())),
             validation: None,
             learner,
             objective: Objective::new(config)?,
@@ -122,7 +110,7 @@ impl<S: Subject> Diffusion<S> {
 
 impl<S: Subject> Task for Diffusion<S> {
     fn size(&self) -> Size {
-        let [images, held_out] = self.subject.sizes();
+        let [images, held_out] = self.subject.batches().sizes();
         Size { parameters: self.learner.model().map(count).unwrap_or(0), images, held_out }
     }
 
@@ -135,13 +123,13 @@ impl<S: Subject> Task for Diffusion<S> {
         let mut batches = self.batches.at(at.done, &at.stop);
         if let (Some(history), Ok(batches)) = (&self.history, &mut batches) {
             let first = self.share.own().start * run.batch;
-            let samples = batches.iter_mut().map(S::samples_mut);
-            self.subject.noising().draw_times(samples, at.done, first, history);
+            let samples = batches.iter_mut().map(AsMut::as_mut);
+            self.subject.batches().noising().draw_times(samples, at.done, first, history);
         }
         let adapts = self.history.is_some();
         let passes = self.learner.learn(batches, at, |model, pass, rows| {
             let seed = key(run.seed, Purpose::Dropout, at.done * run.accumulation as u64 + pass as u64);
-            let samples = S::samples(rows);
+            let samples: &HostBatch = rows.as_ref();
             let found = self.objective.of(samples, &self.shape, at.rows, &self.device, &|x| {
                 S::forward(model, x, rows, Mode::Train { dropout_seed: seed })
             })?;
@@ -159,13 +147,13 @@ impl<S: Subject> Task for Diffusion<S> {
     fn validate(&mut self) -> Result<Option<Validation>, TrainError> {
         let batches = match self.validation.take() {
             Some(batches) => batches,
-            None => self.subject.validation(self.config.run.validation_images)?,
+            None => self.subject.batches().validation(self.config.run.validation_images)?,
         };
-        let rows: usize = batches.iter().map(|batch| S::samples(batch).len()).sum();
+        let rows: usize = batches.iter().map(|batch| batch.as_ref().len()).sum();
         let of = |model: &S::Model| -> Result<f64, TrainError> {
-            let of_batch = |batch: &S::Rows| {
+            let of_batch = |batch: &RowsOf<S>| {
                 let forward = |x| S::forward(model, x, batch, Mode::Eval);
-                Ok(self.objective.of(S::samples(batch), &self.shape, rows, &self.device, &forward)?.value)
+                Ok(self.objective.of(batch.as_ref(), &self.shape, rows, &self.device, &forward)?.value)
             };
             batches.iter().map(of_batch).sum()
         };

@@ -1,7 +1,5 @@
 //! Training a denoising network on images.
 
-use std::ops::Range;
-
 use tweedie_data::Dataset;
 use tweedie_models::{Mode, params::count};
 use tweedie_ops::{Batch, Device, SampleShape};
@@ -12,7 +10,7 @@ use super::{
     diffusion::{Diffusion, Subject},
 };
 use crate::{
-    batches::{BatchMaker, HostBatch, Noising},
+    batches::{BatchMaker, HostBatch},
     checkpoint::Checkpoint,
     config::RunConfig,
     dry_run::{DryRun, Memory, fits, unet_activations},
@@ -55,35 +53,15 @@ pub(super) fn open(
 
 impl Subject for Pixels {
     type Model = TrainModel;
-    type Rows = HostBatch;
+    type Batches = BatchMaker;
+
+    fn batches(&self) -> &BatchMaker {
+        &self.maker
+    }
 
     fn shape(&self) -> SampleShape {
         let side = self.config.trained_side();
         [self.config.data.channels, side, side].into()
-    }
-
-    fn noising(&self) -> &Noising {
-        &self.maker.noising
-    }
-
-    fn sizes(&self) -> [usize; 2] {
-        [self.maker.len(), self.maker.held_out()]
-    }
-
-    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<HostBatch>, TrainError> {
-        self.maker.step(done, passes)
-    }
-
-    fn validation(&self, rows: usize) -> Result<Vec<HostBatch>, TrainError> {
-        self.maker.validation(rows)
-    }
-
-    fn samples(rows: &HostBatch) -> &HostBatch {
-        rows
-    }
-
-    fn samples_mut(rows: &mut HostBatch) -> &mut HostBatch {
-        rows
     }
 
     fn forward(model: &TrainModel, x: Batch, rows: &HostBatch, mode: Mode) -> Result<Batch, TrainError> {

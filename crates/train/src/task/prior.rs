@@ -1,6 +1,6 @@
 //! Training the prior of DALL·E 2: see [`crate::unclip`].
 
-use std::{collections::BTreeMap, num::NonZeroUsize, ops::Range};
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use tweedie_data::{Dataset, Image};
 use tweedie_models::{Mode, params::count};
@@ -12,7 +12,6 @@ use super::{
     diffusion::{Diffusion, Subject},
 };
 use crate::{
-    batches::{HostBatch, Noising},
     checkpoint::Checkpoint,
     config::RunConfig,
     dry_run::{DryRun, Memory, fits, transformer_activations},
@@ -20,7 +19,7 @@ use crate::{
     event::Summary,
     preview,
     share::Share,
-    text::{Part, TOKENIZER, TextBatch, TextBatches, TextConfig, Vae},
+    text::{Clean, Part, TextBatch, TextBatches, TextConfig, Vae},
     unclip::{Frozen, PriorModel, export_prior, prior_model},
 };
 
@@ -99,34 +98,14 @@ impl Gallery {
 
 impl Subject for Prior {
     type Model = PriorModel;
-    type Rows = TextBatch;
+    type Batches = TextBatches;
+
+    fn batches(&self) -> &TextBatches {
+        &self.maker
+    }
 
     fn shape(&self) -> SampleShape {
-        [self.maker.shape()[0]].into()
-    }
-
-    fn noising(&self) -> &Noising {
-        &self.maker.noising
-    }
-
-    fn sizes(&self) -> [usize; 2] {
-        [self.maker.len(), self.maker.held_out()]
-    }
-
-    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<TextBatch>, TrainError> {
-        Ok(self.maker.step(done, passes))
-    }
-
-    fn validation(&self, rows: usize) -> Result<Vec<TextBatch>, TrainError> {
-        Ok(self.maker.validation(rows))
-    }
-
-    fn samples(rows: &TextBatch) -> &HostBatch {
-        &rows.rows
-    }
-
-    fn samples_mut(rows: &mut TextBatch) -> &mut HostBatch {
-        &mut rows.rows
+        [self.maker.latents().shape()[0]].into()
     }
 
     fn forward(model: &PriorModel, x: Batch, rows: &TextBatch, mode: Mode) -> Result<Batch, TrainError> {
@@ -134,11 +113,7 @@ impl Subject for Prior {
     }
 
     fn inputs(&self) -> BTreeMap<String, String> {
-        let embeddings = self.maker.inputs().into_values().collect::<Vec<_>>().join(" ");
-        BTreeMap::from([
-            ("the images or CLIP".to_owned(), embeddings),
-            (TOKENIZER.to_owned(), self.maker.tokenizer().fingerprint()),
-        ])
+        self.maker.inputs()
     }
 
     /// The images whose embeddings are nearest to the sampled ones: a row for each prompt.

@@ -1,6 +1,6 @@
 //! Training a latent diffusion model of texts, of images or of sounds: see [`crate::text`].
 
-use std::{collections::BTreeMap, ops::Range};
+use std::collections::BTreeMap;
 
 use tweedie_data::{Dataset, Words};
 use tweedie_hub::{ClipTokenizer, Speech};
@@ -13,7 +13,6 @@ use super::{
     diffusion::{Diffusion, Subject},
 };
 use crate::{
-    batches::{HostBatch, Noising},
     checkpoint::Checkpoint,
     config::RunConfig,
     dry_run::{DryRun, Memory, condition_unet_activations, fits},
@@ -102,8 +101,9 @@ fn begun(
 ) -> Result<Diffusion<Texts>, TrainError> {
     let Texts { config, maker, .. } = &subject;
     let config = config.clone();
-    let mut model = TextModel::new(&config, maker.shape(), maker.tokenizer(), &device.clone().autodiff())?
-        .with_context(config.run.context());
+    let mut model =
+        TextModel::new(&config, maker.latents().shape(), maker.tokenizer(), &device.clone().autodiff())?
+            .with_context(config.run.context());
     if let (Some(path), None) = (&config.run.init, from) {
         let config_json = model.unet.config().to_json();
         (model.unet, model.text_encoder) =
@@ -115,34 +115,14 @@ fn begun(
 
 impl Subject for Texts {
     type Model = TextModel;
-    type Rows = TextBatch;
+    type Batches = TextBatches;
+
+    fn batches(&self) -> &TextBatches {
+        &self.maker
+    }
 
     fn shape(&self) -> SampleShape {
-        self.maker.shape().into()
-    }
-
-    fn noising(&self) -> &Noising {
-        &self.maker.noising
-    }
-
-    fn sizes(&self) -> [usize; 2] {
-        [self.maker.len(), self.maker.held_out()]
-    }
-
-    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<TextBatch>, TrainError> {
-        Ok(self.maker.step(done, passes))
-    }
-
-    fn validation(&self, rows: usize) -> Result<Vec<TextBatch>, TrainError> {
-        Ok(self.maker.validation(rows))
-    }
-
-    fn samples(rows: &TextBatch) -> &HostBatch {
-        &rows.rows
-    }
-
-    fn samples_mut(rows: &mut TextBatch) -> &mut HostBatch {
-        &mut rows.rows
+        self.maker.latents().shape().into()
     }
 
     fn forward(model: &TextModel, x: Batch, rows: &TextBatch, mode: Mode) -> Result<Batch, TrainError> {
@@ -150,9 +130,7 @@ impl Subject for Texts {
     }
 
     fn inputs(&self) -> BTreeMap<String, String> {
-        let mut inputs = self.maker.inputs();
-        inputs.insert(TOKENIZER.into(), self.maker.tokenizer().fingerprint());
-        inputs
+        self.maker.inputs()
     }
 
     fn preview(&self, model: TextModel, device: &Device) -> Result<Sheet, TrainError> {

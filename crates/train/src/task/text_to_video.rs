@@ -1,6 +1,6 @@
 //! Training a text-to-video latent diffusion model: see [`crate::video`].
 
-use std::{collections::BTreeMap, ops::Range};
+use std::collections::BTreeMap;
 
 use tweedie_data::{Dataset, Source};
 use tweedie_models::{Mode, Network, params::count};
@@ -13,7 +13,6 @@ use super::{
     text_to_image::save_tokenizer,
 };
 use crate::{
-    batches::{HostBatch, Noising},
     checkpoint::Checkpoint,
     config::RunConfig,
     dry_run::{DryRun, Memory, fits, unet_3d_activations},
@@ -21,13 +20,13 @@ use crate::{
     event::Summary,
     init, preview,
     share::Share,
-    text::{self, TextBatch, Vae},
-    video::{VideoBatches, VideoModel},
+    text::{self, TextBatch, TextBatches, Vae},
+    video::{ClipLatents, VideoModel},
 };
 
 pub(super) struct TextToVideo {
     config: RunConfig,
-    maker: VideoBatches,
+    maker: TextBatches<ClipLatents>,
     vae: Vae,
 }
 
@@ -63,7 +62,8 @@ pub(super) fn open(
     let shape = vae.shape(config.data.size)?;
     activations(config, shape)?;
     let tokenizer = text::checked_tokenizer(config, data.split().0.words(), from)?;
-    let maker = VideoBatches::new(config, tokenizer, &vae, device, share.is_first())?;
+    let parts = ClipLatents::parts(config, &vae, device, share.is_first())?;
+    let maker = TextBatches::new(config, tokenizer, parts)?;
     let mut model = VideoModel::new(config, shape, maker.tokenizer(), &device.clone().autodiff())?
         .with_context(config.run.context());
     if let (Some(path), None) = (&config.run.init, from) {
@@ -77,34 +77,14 @@ pub(super) fn open(
 
 impl Subject for TextToVideo {
     type Model = VideoModel;
-    type Rows = TextBatch;
+    type Batches = TextBatches<ClipLatents>;
+
+    fn batches(&self) -> &TextBatches<ClipLatents> {
+        &self.maker
+    }
 
     fn shape(&self) -> SampleShape {
-        self.maker.shape().into()
-    }
-
-    fn noising(&self) -> &Noising {
-        &self.maker.noising
-    }
-
-    fn sizes(&self) -> [usize; 2] {
-        self.maker.sizes()
-    }
-
-    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<TextBatch>, TrainError> {
-        Ok(self.maker.step(done, passes))
-    }
-
-    fn validation(&self, rows: usize) -> Result<Vec<TextBatch>, TrainError> {
-        Ok(self.maker.validation(rows))
-    }
-
-    fn samples(rows: &TextBatch) -> &HostBatch {
-        &rows.rows
-    }
-
-    fn samples_mut(rows: &mut TextBatch) -> &mut HostBatch {
-        &mut rows.rows
+        self.maker.latents().shape().into()
     }
 
     fn forward(model: &VideoModel, x: Batch, rows: &TextBatch, mode: Mode) -> Result<Batch, TrainError> {
@@ -112,16 +92,14 @@ impl Subject for TextToVideo {
     }
 
     fn inputs(&self) -> BTreeMap<String, String> {
-        let mut inputs = self.maker.inputs();
-        inputs.insert("the captions".into(), self.maker.tokenizer().fingerprint());
-        inputs
+        self.maker.inputs()
     }
 
     fn preview(&self, model: VideoModel, device: &Device) -> Result<Sheet, TrainError> {
         let parts = (Box::new(model.unet) as Box<dyn Network>, model.text_encoder);
         let pipeline = text::pipeline(parts, &self.vae, self.maker.tokenizer(), &self.config, device)?;
         let guidance = Some(self.config.text.guidance);
-        let [_, _, side, _] = self.maker.shape();
+        let [_, _, side, _] = self.maker.latents().shape();
         let stride = self.config.data.size / side.max(1);
         let size = Some(vec![self.config.data.moving.frames, side * stride, side * stride]);
         let asked = Request { prompts: self.maker.prompts(), guidance, size, ..Request::default() };

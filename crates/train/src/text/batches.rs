@@ -1,6 +1,6 @@
 //! The data of one optimizer step: noisy latents and texts, as a pure function of the configuration and the step.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
 
 use tweedie_data::{CaptionConfig, Dataset, Order, Words};
 use tweedie_hub::ClipTokenizer;
@@ -8,7 +8,7 @@ use tweedie_ops::Device;
 
 use super::{LatentFile, Latents, TextConfig, Vae, tokens};
 use crate::{
-    batches::{HostBatch, Noising},
+    batches::{Batches, HostBatch, Noising},
     checkpoint::Checkpoint,
     config::RunConfig,
     error::TrainError,
@@ -29,9 +29,36 @@ pub(crate) struct TextBatch {
     pub texts: Vec<Vec<u32>>,
 }
 
+impl AsRef<HostBatch> for TextBatch {
+    fn as_ref(&self) -> &HostBatch {
+        &self.rows
+    }
+}
+
+impl AsMut<HostBatch> for TextBatch {
+    fn as_mut(&mut self) -> &mut HostBatch {
+        &mut self.rows
+    }
+}
+
+/// Clean samples, which texts describe.
+pub(crate) trait Clean: Send + Sync + 'static {
+    /// What they are of, in the plural.
+    const NOUN: &str;
+
+    /// A sample for sample number `counter` of the run: it may be one of several versions.
+    fn draw(&self, index: usize, seed: u64, counter: u64) -> Cow<'_, [f32]>;
+
+    /// The unchanged sample.
+    fn plain(&self, index: usize) -> &[f32];
+
+    /// A fingerprint of all of them.
+    fn fingerprint(&self) -> &str;
+}
+
 /// Latents, and the words of each.
-pub(crate) struct Part {
-    pub latents: Latents,
+pub(crate) struct Part<L = Latents> {
+    pub latents: L,
     pub words: Vec<Words>,
 }
 
@@ -77,13 +104,13 @@ impl Part {
 }
 
 /// Makes batches.
-pub(crate) struct TextBatches {
+pub(crate) struct TextBatches<L = Latents> {
     config: TextConfig,
     tokenizer: Arc<ClipTokenizer>,
-    train: Part,
-    held_out: Part,
+    train: Part<L>,
+    held_out: Part<L>,
     order: Order,
-    pub noising: Noising,
+    noising: Noising,
     seed: u64,
 }
 
@@ -144,7 +171,7 @@ pub(crate) fn plain(captions: &CaptionConfig) -> CaptionConfig {
     }
 }
 
-impl TextBatches {
+impl<L: Clean> TextBatches<L> {
     /// Creates batches for a run.
     ///
     /// # Errors
@@ -152,7 +179,7 @@ impl TextBatches {
     pub fn new(
         config: &RunConfig,
         tokenizer: ClipTokenizer,
-        [train, held_out]: [Part; 2],
+        [train, held_out]: [Part<L>; 2],
     ) -> Result<Self, TrainError> {
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
@@ -175,22 +202,15 @@ impl TextBatches {
         let parts = [&self.train, &self.held_out];
         let used = parts.into_iter().filter(|part| !part.words.is_empty());
         let latents: Vec<_> = used.map(|part| part.latents.fingerprint()).collect();
-        BTreeMap::from([("the images or the autoencoder".to_owned(), latents.join(" "))])
+        BTreeMap::from([
+            (format!("the {} or the autoencoder", L::NOUN), latents.join(" ")),
+            (TOKENIZER.to_owned(), self.tokenizer.fingerprint()),
+        ])
     }
 
-    /// Channels, height and width of the latents.
-    pub fn shape(&self) -> [usize; 3] {
-        self.train.latents.shape()
-    }
-
-    /// Number of training samples.
-    pub fn len(&self) -> usize {
-        self.train.words.len()
-    }
-
-    /// Number of held-out samples.
-    pub fn held_out(&self) -> usize {
-        self.held_out.words.len()
+    /// The latents of the training samples.
+    pub fn latents(&self) -> &L {
+        &self.train.latents
     }
 
     /// The texts of previews, at least one.
@@ -209,10 +229,20 @@ impl TextBatches {
     pub fn tokens(&self, text: &str) -> Vec<u32> {
         tokens(&self.tokenizer, text, self.config.tokens)
     }
+}
 
-    /// The batches of some passes of the step after `done` steps. If times depend on the losses,
-    /// `Noising::draw_times` must complete them.
-    pub fn step(&self, done: u64, passes: Range<usize>) -> Vec<TextBatch> {
+impl<L: Clean> Batches for TextBatches<L> {
+    type Rows = TextBatch;
+
+    fn noising(&self) -> &Noising {
+        &self.noising
+    }
+
+    fn sizes(&self) -> [usize; 2] {
+        [self.train.words.len(), self.held_out.words.len()]
+    }
+
+    fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<TextBatch>, TrainError> {
         let captions = key(self.seed, Purpose::Caption, 0);
         let pass = |pass: Range<usize>| {
             let mut batch = TextBatch::default();
@@ -231,15 +261,14 @@ impl TextBatches {
             }
             batch
         };
-        passes.map(|number| self.noising.pass(number)).map(pass).collect()
+        Ok(passes.map(|number| self.noising.pass(number)).map(pass).collect())
     }
 
-    /// Held-out images with their plain captions and fixed, evenly spread times and noise: `rows` in all, so each is repeated if
-    /// there are fewer.
-    pub fn validation(&self, rows: usize) -> Vec<TextBatch> {
+    /// Samples are repeated if there are fewer than `rows`.
+    fn validation(&self, rows: usize) -> Result<Vec<TextBatch>, TrainError> {
         let Part { latents, words } = &self.held_out;
         if words.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let (images, plain) = (words.len(), plain(&self.config.captions));
         let part = |part: Range<usize>| {
@@ -251,6 +280,6 @@ impl TextBatches {
             }
             batch
         };
-        self.noising.held_out(rows).map(part).collect()
+        Ok(self.noising.held_out(rows).map(part).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! Latents of all images, computed once, because the autoencoder costs more than the network that is trained.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use burn::tensor::Device;
 use tweedie_data::{AugmentConfig, Dataset, augment};
@@ -8,7 +8,7 @@ use tweedie_hub::cache;
 use tweedie_models::{HostTensor, MelSpectrogram};
 use tweedie_ops::Batch;
 
-use super::{LatentConfig, Vae};
+use super::{Clean, LatentConfig, Vae};
 use crate::{
     error::TrainError,
     keys::{Purpose, key, normal, uniform},
@@ -109,33 +109,9 @@ impl Latents {
         Self { shape, variants, sample: false, mean, std: Vec::new(), fingerprint: codec.fingerprint() }
     }
 
-    /// A fingerprint of the images, their augmentation and the autoencoder.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
-    }
-
     /// Channels, height and width.
     pub fn shape(&self) -> [usize; 3] {
         self.shape
-    }
-
-    /// The latents of an image for sample number `counter` of the run: one of its versions, and a draw from its posterior.
-    pub fn draw(&self, image: usize, seed: u64, counter: u64) -> Vec<f32> {
-        let coin = uniform(seed, Purpose::Variant, counter, 0);
-        let variant = ((coin * self.variants as f64) as usize).min(self.variants - 1);
-        let mean = self.of(&self.mean, image, variant);
-        if !self.sample {
-            return mean.to_vec();
-        }
-        let std = self.of(&self.std, image, variant);
-        let mut noise = vec![0.0; mean.len()];
-        normal(seed, Purpose::Posterior, counter, 0, &mut noise);
-        mean.iter().zip(std).zip(noise).map(|((m, s), e)| m + s * e).collect()
-    }
-
-    /// The mean for the unchanged image.
-    pub fn plain(&self, image: usize) -> &[f32] {
-        self.of(&self.mean, image, 0)
     }
 
     /// Mean and standard deviation of each channel, over all images and versions.
@@ -182,6 +158,33 @@ impl Latents {
         let tensors =
             BTreeMap::from([(MEAN.to_owned(), tensor(&self.mean)), (STD.to_owned(), tensor(&self.std))]);
         Ok(cache::write(file, &self.fingerprint, &tensors)?)
+    }
+}
+
+impl Clean for Latents {
+    const NOUN: &str = "images";
+
+    /// One of the versions of an image, and a draw from its posterior.
+    fn draw(&self, index: usize, seed: u64, counter: u64) -> Cow<'_, [f32]> {
+        let coin = uniform(seed, Purpose::Variant, counter, 0);
+        let variant = ((coin * self.variants as f64) as usize).min(self.variants - 1);
+        let mean = self.of(&self.mean, index, variant);
+        if !self.sample {
+            return mean.into();
+        }
+        let std = self.of(&self.std, index, variant);
+        let mut noise = vec![0.0; mean.len()];
+        normal(seed, Purpose::Posterior, counter, 0, &mut noise);
+        mean.iter().zip(std).zip(noise).map(|((m, s), e)| m + s * e).collect()
+    }
+
+    /// The mean for the unchanged image.
+    fn plain(&self, index: usize) -> &[f32] {
+        self.of(&self.mean, index, 0)
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 }
 

@@ -23,7 +23,9 @@ use crate::{config::RunConfig, error::TrainError};
 
 pub use config::{LatentConfig, TextConfig};
 
-pub(crate) use batches::{Part, TOKENIZER, TextBatch, TextBatches, checked_tokenizer, plain, tokenizer};
+pub(crate) use batches::{
+    Clean, Part, TOKENIZER, TextBatch, TextBatches, checked_tokenizer, plain, tokenizer,
+};
 pub(crate) use export::{export, pipeline};
 pub(crate) use latents::{LatentFile, Latents};
 pub(crate) use pairs::{CaptionedBatch, CaptionedBatches};

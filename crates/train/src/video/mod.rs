@@ -1,7 +1,7 @@
 //! Trains text-to-video models: a U-Net that sees space and time, and its text encoder, in the latents that a finished
 //! autoencoder for images has for each frame (Blattmann et al. 2023, arXiv:2304.08818).
 
-mod batches;
+mod latents;
 
 use burn::{module::Module, tensor::Tensor};
 use tweedie_hub::ClipTokenizer;
@@ -13,7 +13,7 @@ use tweedie_ops::{Batch, Device};
 
 use crate::{config::RunConfig, error::TrainError};
 
-pub(crate) use batches::VideoBatches;
+pub(crate) use latents::ClipLatents;
 
 /// The trained networks.
 #[derive(Module, Debug)]
