@@ -3,7 +3,7 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor},
+    tensor::Tensor,
 };
 use serde::{Deserialize, Serialize};
 use tweedie_ops::ConvOptions;
@@ -12,8 +12,7 @@ use crate::{
     config::{self, ConfigError, Format, in_range},
     layers::{Activation, ClipLayer, ClipLayerSpec, Conv2d, Embedding, Init, LayerNorm, Linear},
     network::InputError,
-    params::{self, TensorSource},
-    unet::LoadError,
+    params::constructors,
 };
 
 /// Keys of transformers that do not affect the output.
@@ -169,25 +168,7 @@ pub struct ClipVisionModel {
 }
 
 impl ClipVisionModel {
-    /// Creates it with initial weights drawn from CLIP's distributions.
-    ///
-    /// # Errors
-    /// Those of [`ClipVisionConfig::validate`].
-    pub fn new(config: &ClipVisionConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates it with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`ClipVisionConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &ClipVisionConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
+    constructors!(ClipVisionConfig);
 
     fn build(config: &ClipVisionConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -238,11 +219,6 @@ impl ClipVisionModel {
             ),
             config: config.clone(),
         })
-    }
-
-    /// The encoder's configuration.
-    pub fn config(&self) -> &ClipVisionConfig {
-        &self.config
     }
 
     /// The embeddings `[B, projection_dim]` of images `[B, 3, H, W]`, normalized as in training.

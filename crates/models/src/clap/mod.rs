@@ -5,7 +5,7 @@ mod config;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, activation::softmax},
+    tensor::{Tensor, activation::softmax},
 };
 
 pub use config::ClapTextConfig;
@@ -14,9 +14,8 @@ use crate::{
     config::ConfigError,
     layers::{Activation, Embedding, Init, LayerNorm, Linear},
     network::InputError,
-    params::{self, TensorSource},
+    params::{TensorSource, constructors},
     renamed::{self, Renamed},
-    unet::LoadError,
 };
 
 /// Parts of names in transformers, and ours.
@@ -155,27 +154,13 @@ pub struct ClapTextModel {
     config: ClapTextConfig,
 }
 
-impl ClapTextModel {
-    /// Creates it with initial weights.
-    ///
-    /// # Errors
-    /// Those of [`ClapTextConfig::validate`].
-    pub fn new(config: &ClapTextConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
+/// Tables of positions are passed over.
+fn named(source: &dyn TensorSource) -> Renamed<'_> {
+    Renamed { source, parts: &RENAMED, left_out: &CONSTANTS }
+}
 
-    /// Creates it with the weights of `source`, named as in transformers; tables of positions are passed over.
-    ///
-    /// # Errors
-    /// Those of [`ClapTextConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &ClapTextConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        let renamed = Renamed { source, parts: &RENAMED, left_out: &CONSTANTS };
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, &renamed)?)
-    }
+impl ClapTextModel {
+    constructors!(ClapTextConfig, named);
 
     /// The name of a parameter in transformers.
     pub fn peer_name(name: &str) -> String {
@@ -208,11 +193,6 @@ impl ClapTextModel {
             },
             config: config.clone(),
         })
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &ClapTextConfig {
-        &self.config
     }
 
     /// The features of a text without padding, `[1, projection_dim]`: those that transformers has with any padding.

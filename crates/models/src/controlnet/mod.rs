@@ -4,10 +4,7 @@
 mod config;
 mod controlled;
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{ConvOptions, ExecContext};
 
 pub use config::{ChannelOrder, ControlNetConfig};
@@ -18,8 +15,8 @@ use crate::{
     config::ConfigError,
     layers::{Activation, Conv2d, Init},
     network::{InputError, IoSpec, Mode},
-    params::{self, TensorSource},
-    unet::{LoadError, embed::TimestepEmbedding},
+    params::constructors,
+    unet::embed::TimestepEmbedding,
     unet_condition::{
         UNet2DConditionConfig,
         encoder::{ClassLayer, DownBlock, Encoder, EncoderLayers, Given, MidBlock},
@@ -88,25 +85,7 @@ pub struct ControlNetModel {
 }
 
 impl ControlNetModel {
-    /// Creates a network with initial weights. Its outputs are zero.
-    ///
-    /// # Errors
-    /// Those of [`ControlNetConfig::from_json`].
-    pub fn new(config: &ControlNetConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates a network with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`Self::new`] and [`params::import`].
-    pub fn load(
-        config: &ControlNetConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
+    constructors!(ControlNetConfig);
 
     fn build(config: &ControlNetConfig, init: &Init) -> Result<Self, ConfigError> {
         config.check()?;
@@ -131,11 +110,6 @@ impl ControlNetModel {
             unet,
             context: ExecContext::default(),
         })
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &ControlNetConfig {
-        &self.config
     }
 
     /// The same network, whose calls run in `context`. Parameters are shared.

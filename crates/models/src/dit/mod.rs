@@ -17,9 +17,8 @@ use crate::{
     layers::{Conv2d, Embedding, FeedForward, FeedForwardActivation, Init, Linear, TokenAttention},
     memory::unet_row,
     network::{Classes, InputError, IoSpec, Mode, Network, module_object},
-    params::{self, TensorSource},
+    params::constructors,
     unet::{
-        LoadError,
         embed::{self, TimestepEmbedding},
         positional, shape_of,
     },
@@ -124,26 +123,7 @@ pub struct DitTransformer {
 }
 
 impl DitTransformer {
-    /// Creates a network with initial weights drawn from PyTorch's default distributions.
-    ///
-    /// # Errors
-    /// Those of [`DitConfig::validate`].
-    pub fn new(config: &DitConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates a network with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`DitConfig::validate`] and [`params::import`].
-    pub fn load(config: &DitConfig, source: &dyn TensorSource, device: &Device) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &DitConfig {
-        &self.config
-    }
+    constructors!(DitConfig);
 
     /// The same network, whose calls run in `context`; at any precision, the residual stream and the embeddings stay in `f32`.
     /// Parameters are shared.

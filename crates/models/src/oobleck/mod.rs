@@ -5,7 +5,7 @@ mod weight_norm;
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor, activation::softplus},
+    tensor::{Tensor, activation::softplus},
 };
 use tweedie_ops::{Batch, ExecContext};
 
@@ -16,8 +16,7 @@ use crate::{
     config::ConfigError,
     layers::{Conv1d, Init},
     network::{InputError, module_object},
-    params::{self, TensorSource},
-    unet::LoadError,
+    params::constructors,
 };
 use weight_norm::Normalized;
 
@@ -170,25 +169,7 @@ pub struct AutoencoderOobleck {
 }
 
 impl AutoencoderOobleck {
-    /// Creates it with initial weights.
-    ///
-    /// # Errors
-    /// Those of [`AutoencoderOobleckConfig::validate`].
-    pub fn new(config: &AutoencoderOobleckConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates it with the weights of `source`, each with or without weight normalization.
-    ///
-    /// # Errors
-    /// Those of [`AutoencoderOobleckConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &AutoencoderOobleckConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, &Normalized(source))?)
-    }
+    constructors!(AutoencoderOobleckConfig, Normalized);
 
     fn build(config: &AutoencoderOobleckConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -222,11 +203,6 @@ impl AutoencoderOobleck {
             conv2: Conv1d::new(&at.at("conv2"), [width, audio, ENDS], false),
         };
         Ok(Self { encoder, decoder, config: config.clone(), context: ExecContext::default() })
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &AutoencoderOobleckConfig {
-        &self.config
     }
 
     /// The same autoencoder, whose calls run in `context`, at any precision in `f32`. Parameters are shared.

@@ -21,9 +21,8 @@ use crate::{
     config::ConfigError,
     layers::{Activation, FeedForward, FeedForwardActivation, Init, LayerNorm, Linear, TokenAttention},
     network::{InputError, IoSpec, Mode, Network, module_object},
-    params::{self, TensorSource},
+    params::constructors,
     unet::{
-        LoadError,
         embed::{self, TimestepEmbedding},
         positional,
     },
@@ -85,26 +84,7 @@ pub struct PriorTransformer {
 }
 
 impl PriorTransformer {
-    /// Creates a network with initial weights drawn from PyTorch's default distributions.
-    ///
-    /// # Errors
-    /// Those of [`PriorConfig::validate`].
-    pub fn new(config: &PriorConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates a network with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`PriorConfig::validate`] and [`params::import`].
-    pub fn load(config: &PriorConfig, source: &dyn TensorSource, device: &Device) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &PriorConfig {
-        &self.config
-    }
+    constructors!(PriorConfig);
 
     /// The same network with the mean and the standard deviation of each value of the embeddings, by which they are
     /// standardized for the diffusion.

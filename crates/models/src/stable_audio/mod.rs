@@ -7,7 +7,7 @@ mod projection;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{Tensor},
 };
 use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
 
@@ -21,8 +21,7 @@ use crate::{
     layers::{Conv1d, Init, Linear},
     memory::unet_row,
     network::{InputError, IoSpec, Mode, Network, module_object},
-    params::{self, TensorSource},
-    unet::LoadError,
+    params::constructors,
     unet_1d::TimeProjection,
 };
 
@@ -60,25 +59,7 @@ pub struct StableAudioDit {
 }
 
 impl StableAudioDit {
-    /// Creates a network with initial weights drawn from PyTorch's default distributions.
-    ///
-    /// # Errors
-    /// Those of [`StableAudioDitConfig::validate`].
-    pub fn new(config: &StableAudioDitConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates a network with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`StableAudioDitConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &StableAudioDitConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
+    constructors!(StableAudioDitConfig);
 
     fn build(config: &StableAudioDitConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -103,11 +84,6 @@ impl StableAudioDit {
             config: c.clone(),
             context: ExecContext::default(),
         })
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &StableAudioDitConfig {
-        &self.config
     }
 
     /// The same network, whose calls run in `context`; at any precision, the residual stream and the embeddings stay in `f32`.

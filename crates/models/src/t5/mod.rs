@@ -4,7 +4,7 @@ mod config;
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor, activation::softmax},
+    tensor::{Tensor, activation::softmax},
 };
 
 pub use config::{T5Config, T5FeedForward};
@@ -13,9 +13,8 @@ use crate::{
     config::ConfigError,
     layers::{Activation, Embedding, Init, Linear},
     network::InputError,
-    params::{self, TensorSource},
+    params::{TensorSource, constructors},
     renamed::{self, Renamed},
-    unet::LoadError,
 };
 
 /// Parts of names in transformers, and ours.
@@ -162,23 +161,12 @@ pub struct T5Encoder {
     config: T5Config,
 }
 
-impl T5Encoder {
-    /// Creates it with initial weights.
-    ///
-    /// # Errors
-    /// Those of [`T5Config::validate`].
-    pub fn new(config: &T5Config, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
+fn named(source: &dyn TensorSource) -> Renamed<'_> {
+    Renamed { source, parts: &RENAMED, left_out: &[TWICE] }
+}
 
-    /// Creates it with the weights of `source`, named as in transformers.
-    ///
-    /// # Errors
-    /// Those of [`T5Config::validate`] and [`params::import`].
-    pub fn load(config: &T5Config, source: &dyn TensorSource, device: &Device) -> Result<Self, LoadError> {
-        let renamed = Renamed { source, parts: &RENAMED, left_out: &[TWICE] };
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, &renamed)?)
-    }
+impl T5Encoder {
+    constructors!(T5Config, named);
 
     /// The name of a parameter in transformers.
     pub fn peer_name(name: &str) -> String {
@@ -201,11 +189,6 @@ impl T5Encoder {
             },
             config: config.clone(),
         })
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &T5Config {
-        &self.config
     }
 
     /// The features of the tokens of a text without padding, `[1, T, d_model]`: those that transformers has with any padding.

@@ -17,8 +17,7 @@ use crate::{
     config::ConfigError,
     layers::{ClipLayer, ClipLayerSpec, Embedding, Init, LayerNorm, Linear},
     network::InputError,
-    params::{self, HostTensor, TensorSource},
-    unet::LoadError,
+    params::{HostTensor, constructors},
 };
 
 /// Embeddings of tokens and positions.
@@ -63,27 +62,7 @@ pub struct TextFeatures {
 }
 
 impl ClipTextModel {
-    /// Creates it with initial weights drawn from CLIP's distributions.
-    ///
-    /// # Errors
-    /// Those of [`ClipTextConfig::validate`].
-    pub fn new(config: &ClipTextConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates it with the weights of `source`, whose names may lack the prefix `text_model.`, and which may contain the
-    /// position ids that older versions of transformers stored.
-    ///
-    /// # Errors
-    /// Those of [`ClipTextConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &ClipTextConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        let model = Self::build(config, &Init::new(0, device))?;
-        Ok(params::import(model, &names::Prefixed(source))?)
-    }
+    constructors!(ClipTextConfig, names::Prefixed);
 
     fn build(config: &ClipTextConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -129,11 +108,6 @@ impl ClipTextModel {
         table.weight = table.weight.clone().map(|weight| Tensor::cat(vec![weight, more], 0));
         self.config.vocab_size += rows.shape[0];
         self
-    }
-
-    /// The encoder's configuration.
-    pub fn config(&self) -> &ClipTextConfig {
-        &self.config
     }
 
     /// The features of texts of equal length. [`TextFeatures::hidden`] is the output of the layer `skip` layers before the

@@ -10,10 +10,7 @@ mod legacy;
 pub(crate) mod resample;
 pub(crate) mod resnet;
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{self as ops, Batch, ConvOptions, ExecContext, Precision, SampleShape};
 
 pub use config::{
@@ -28,7 +25,7 @@ use crate::{
     layers::{Activation, Conv2d, Either, Embedding, GroupNorm, Init},
     memory::unet_row,
     network::{Classes, InputError, IoSpec, Mode, Network, module_object},
-    params::{self, ParamError, TensorSource},
+    params::{self, ParamError, constructors},
 };
 use blocks::{DownBlock, MidBlock, UpBlock, UpChannels};
 use check::{Flow, MAX_PARAMETERS, check_values};
@@ -54,32 +51,7 @@ pub struct UNet2DModel {
 }
 
 impl UNet2DModel {
-    /// Creates a network with initial weights drawn from PyTorch's default distributions. Each parameter only depends on
-    /// `seed` and its name.
-    ///
-    /// # Errors
-    /// Those of [`UNet2DConfig::validate`].
-    pub fn new(config: &UNet2DConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates a network with the weights of `source`. The attention layers may have the names of diffusers before 0.15.
-    ///
-    /// # Errors
-    /// Those of [`UNet2DConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &UNet2DConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        let model = Self::build(config, &Init::new(0, device))?;
-        Ok(params::import(model, &CurrentNames::new(source))?)
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &UNet2DConfig {
-        &self.config
-    }
+    constructors!(UNet2DConfig, CurrentNames::new);
 
     /// The same network, whose calls run in `context`; at any precision, the first and the last convolution and the time embedding stay in `f32`.
     /// Parameters are shared.

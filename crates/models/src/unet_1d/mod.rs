@@ -10,7 +10,7 @@ use std::f32::consts::PI;
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor},
+    tensor::Tensor,
 };
 use tweedie_ops::{Batch, ExecContext, Maps, Precision, SampleShape};
 
@@ -23,8 +23,8 @@ use crate::{
     layers::Init,
     memory::unet_row,
     network::{InputError, IoSpec, Mode, Network, module_object},
-    params::{self, TensorSource},
-    unet::{LoadError, embed::rows},
+    params::constructors,
+    unet::embed::rows,
 };
 
 /// Residual layers of a block, and of the block in the middle.
@@ -69,30 +69,7 @@ pub struct UNet1DModel {
 }
 
 impl UNet1DModel {
-    /// Creates a network with initial weights drawn from PyTorch's default distributions.
-    ///
-    /// # Errors
-    /// Those of [`UNet1DConfig::validate`].
-    pub fn new(config: &UNet1DConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates a network with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`UNet1DConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &UNet1DConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &UNet1DConfig {
-        &self.config
-    }
+    constructors!(UNet1DConfig);
 
     /// The same network, whose calls run in `context`; at any precision, the time embedding and changes of the length stay in `f32`. Parameters
     /// are shared.

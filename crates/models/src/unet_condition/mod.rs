@@ -8,10 +8,7 @@ mod config;
 pub(crate) mod encoder;
 pub(crate) mod transformer;
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
 
 pub use config::{
@@ -25,8 +22,8 @@ use crate::{
     layers::{Conv2d, GroupNorm, Init},
     memory::unet_row,
     network::{Classes, InputError, IoSpec, Mode, Network, module_object},
-    params::{self, TensorSource},
-    unet::{LoadError, embed::TimestepEmbedding, resnet::check_groups, shape_of},
+    params::constructors,
+    unet::{embed::TimestepEmbedding, resnet::check_groups, shape_of},
 };
 use blocks::{DownBlock, Inputs, MidBlock, UpBlock};
 use encoder::{ClassLayer, Encoder, EncoderLayers, Given, Halfway};
@@ -50,30 +47,7 @@ pub struct UNet2DConditionModel {
 }
 
 impl UNet2DConditionModel {
-    /// Creates a network with initial weights drawn from PyTorch's default distributions.
-    ///
-    /// # Errors
-    /// Those of [`UNet2DConditionConfig::validate`].
-    pub fn new(config: &UNet2DConditionConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates a network with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`UNet2DConditionConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &UNet2DConditionConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &UNet2DConditionConfig {
-        &self.config
-    }
+    constructors!(UNet2DConditionConfig);
 
     fn build(config: &UNet2DConditionConfig, init: &Init) -> Result<Self, ConfigError> {
         let EncoderLayers { conv_in, time_embedding, class_embedding, add_embedding, down_blocks, mid_block } =

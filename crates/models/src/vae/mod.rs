@@ -9,10 +9,7 @@ mod tiles;
 mod tiny;
 mod vq;
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision};
 
 pub use config::{AutoencoderKlConfig, AutoencoderTinyConfig, DecoderBlockType, EncoderBlockType};
@@ -25,8 +22,8 @@ use crate::{
     config::ConfigError,
     layers::{Conv2d, Init},
     network::{InputError, module_object},
-    params::{self, TensorSource},
-    unet::{CurrentNames, LoadError, shape_of},
+    params::constructors,
+    unet::{CurrentNames, shape_of},
 };
 use blocks::{Decoder, Encoder};
 
@@ -60,26 +57,7 @@ pub struct AutoencoderKl {
 }
 
 impl AutoencoderKl {
-    /// Creates it with initial weights.
-    ///
-    /// # Errors
-    /// Those of [`AutoencoderKlConfig::validate`].
-    pub fn new(config: &AutoencoderKlConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates it with the weights of `source`. The attention layers may have the names of diffusers before 0.15.
-    ///
-    /// # Errors
-    /// Those of [`AutoencoderKlConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &AutoencoderKlConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        let model = Self::build(config, &Init::new(0, device))?;
-        Ok(params::import(model, &CurrentNames::new(source))?)
-    }
+    constructors!(AutoencoderKlConfig, CurrentNames::new);
 
     fn build(config: &AutoencoderKlConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -93,11 +71,6 @@ impl AutoencoderKl {
             config: config.clone(),
             context: ExecContext::default(),
         })
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &AutoencoderKlConfig {
-        &self.config
     }
 
     /// The latents of images `[B, in_channels, H, W]` in −1..1. H and W must be multiples of the stride.

@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, activation},
+    tensor::{Tensor, activation},
 };
 use tweedie_ops::{self as ops, Batch, ConvOptions, ExecContext, Precision};
 
@@ -12,8 +12,8 @@ use crate::{
     config::ConfigError,
     layers::{Activation, Conv2d, Either, Init, channels_last},
     network::{InputError, module_object},
-    params::{self, TensorSource},
-    unet::{LoadError, resample::Resample},
+    params::constructors,
+    unet::resample::Resample,
 };
 
 /// Three convolutions with a residual connection.
@@ -67,25 +67,7 @@ pub struct AutoencoderTiny {
 }
 
 impl AutoencoderTiny {
-    /// Creates it with initial weights.
-    ///
-    /// # Errors
-    /// Those of [`AutoencoderTinyConfig::validate`].
-    pub fn new(config: &AutoencoderTinyConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates it with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`AutoencoderTinyConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &AutoencoderTinyConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
+    constructors!(AutoencoderTinyConfig);
 
     fn build(config: &AutoencoderTinyConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -126,11 +108,6 @@ impl AutoencoderTiny {
             config: config.clone(),
             context: ExecContext::default(),
         })
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &AutoencoderTinyConfig {
-        &self.config
     }
 
     /// The same network, whose calls run in `context`, but in `f32` at any precision. Parameters are shared.

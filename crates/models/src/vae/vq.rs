@@ -1,10 +1,7 @@
 //! `VQModel`: an autoencoder whose latents are vectors of a table (van den Oord et al. 2017, arXiv:1711.00937; Esser et al.
 //! 2021, arXiv:2012.09841), as in diffusers. Diffusion works on the latents before they are looked up.
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 use serde::{Deserialize, Serialize};
 use tweedie_ops::{self as ops, Batch, ConvOptions, ExecContext, Precision};
 
@@ -19,8 +16,8 @@ use crate::{
     config::{self, ConfigError, Format, in_range},
     layers::{Activation, Conv2d, Embedding, Init},
     network::{InputError, module_object},
-    params::{self, TensorSource},
-    unet::{CurrentNames, LoadError, SampleSize},
+    params::constructors,
+    unet::{CurrentNames, SampleSize},
 };
 
 /// Keys whose other values belong to networks that are not supported.
@@ -175,26 +172,7 @@ pub struct VqModel {
 }
 
 impl VqModel {
-    /// Creates it with initial weights.
-    ///
-    /// # Errors
-    /// Those of [`VqModelConfig::from_json`].
-    pub fn new(config: &VqModelConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates it with the weights of `source`. The attention layers may have the names of diffusers before 0.15.
-    ///
-    /// # Errors
-    /// Those of [`Self::new`] and [`params::import`].
-    pub fn load(
-        config: &VqModelConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        let model = Self::build(config, &Init::new(0, device))?;
-        Ok(params::import(model, &CurrentNames::new(source))?)
-    }
+    constructors!(VqModelConfig, CurrentNames::new);
 
     fn build(config: &VqModelConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -211,11 +189,6 @@ impl VqModel {
             config: config.clone(),
             context: ExecContext::default(),
         })
-    }
-
-    /// The network's configuration.
-    pub fn config(&self) -> &VqModelConfig {
-        &self.config
     }
 
     /// The latents of images `[B, in_channels, H, W]` in −1..1, before they are looked up. H and W must be multiples of the

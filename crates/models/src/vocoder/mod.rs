@@ -5,12 +5,13 @@ mod config;
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor, activation},
+    tensor::{Tensor, activation},
 };
 
 pub use codec::MelAutoencoder;
 pub use config::HifiGanConfig;
 
+<<<<<<< HEAD
 use crate::{
     config::ConfigError,
     layers::{Conv1d, Init},
@@ -18,6 +19,9 @@ use crate::{
     params::{self, TensorSource},
     unet::LoadError,
 };
+=======
+use crate::{config::ConfigError, layers::Init, network::InputError, params::constructors};
+>>>>>>> e37cf9f (models: what every network repeated to be made and loaded is written once)
 
 /// Kernel length of the first and the last convolution.
 const ENDS: usize = 7;
@@ -59,25 +63,7 @@ pub struct HifiGan {
 }
 
 impl HifiGan {
-    /// Creates it with initial weights drawn from PyTorch's default distributions.
-    ///
-    /// # Errors
-    /// Those of [`HifiGanConfig::validate`].
-    pub fn new(config: &HifiGanConfig, seed: u64, device: &Device) -> Result<Self, ConfigError> {
-        Ok(params::settle(Self::build(config, &Init::new(seed, device))?))
-    }
-
-    /// Creates it with the weights of `source`.
-    ///
-    /// # Errors
-    /// Those of [`HifiGanConfig::validate`] and [`params::import`].
-    pub fn load(
-        config: &HifiGanConfig,
-        source: &dyn TensorSource,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
-        Ok(params::import(Self::build(config, &Init::new(0, device))?, source)?)
-    }
+    constructors!(HifiGanConfig);
 
     fn build(config: &HifiGanConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -110,11 +96,6 @@ impl HifiGan {
             scale: init.constant("scale", [bands], 1.0).set_require_grad(false),
             config: config.clone(),
         })
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &HifiGanConfig {
-        &self.config
     }
 
     /// The waveforms `[B, 1, T·stride]` of logarithmic mel spectrograms `[B, T, bands]`.
