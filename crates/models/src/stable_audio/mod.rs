@@ -5,10 +5,7 @@ mod config;
 mod layer;
 mod projection;
 
-use burn::{
-    module::Module,
-    tensor::{Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
 
 pub use config::{StableAudioDitConfig, StableAudioProjectionConfig};

@@ -11,17 +11,12 @@ use burn::{
 pub use codec::MelAutoencoder;
 pub use config::HifiGanConfig;
 
-<<<<<<< HEAD
 use crate::{
     config::ConfigError,
     layers::{Conv1d, Init},
     network::InputError,
-    params::{self, TensorSource},
-    unet::LoadError,
+    params::constructors,
 };
-=======
-use crate::{config::ConfigError, layers::Init, network::InputError, params::constructors};
->>>>>>> e37cf9f (models: what every network repeated to be made and loaded is written once)
 
 /// Kernel length of the first and the last convolution.
 const ENDS: usize = 7;
