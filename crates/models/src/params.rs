@@ -315,6 +315,46 @@ impl ModuleMapper for Import<'_> {
     }
 }
 
+/// Implements what is the same for every module that has `fn build(&$config, &Init) -> Result<Self, ConfigError>` and a field
+/// `config`. `$names` wraps a [`TensorSource`] whose names may be those of other versions.
+macro_rules! constructors {
+    ($config:ident $(, $names:path)?) => {
+        /// Creates it with initial weights, which only depend on `seed`, from the distributions of PyTorch or of the class in
+        /// diffusers or transformers.
+        ///
+        /// # Errors
+        /// If the configuration is invalid.
+        pub fn new(
+            config: &$config,
+            seed: u64,
+            device: &tweedie_ops::Device,
+        ) -> Result<Self, $crate::ConfigError> {
+            let init = $crate::layers::Init::new(seed, device);
+            Ok($crate::params::settle(Self::build(config, &init)?))
+        }
+
+        /// Creates it with the weights of `source`, named as in diffusers or transformers, of which older names are known, too.
+        ///
+        /// # Errors
+        /// If the configuration is invalid, and those of [`import`]($crate::params::import).
+        pub fn load(
+            config: &$config,
+            source: &dyn $crate::params::TensorSource,
+            device: &tweedie_ops::Device,
+        ) -> Result<Self, $crate::LoadError> {
+            let init = $crate::layers::Init::new(0, device);
+            $(let source = &$names(source);)?
+            Ok($crate::params::import(Self::build(config, &init)?, source)?)
+        }
+
+        /// Its configuration.
+        pub fn config(&self) -> &$config {
+            &self.config
+        }
+    };
+}
+pub(crate) use constructors;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,43 +401,3 @@ mod tests {
         assert_eq!(e.to_string(), "tensor `weight`: has 5 elements, which do not match shape [2, 3]");
     }
 }
-
-/// Implements what is the same for every module that has `fn build(&$config, &Init) -> Result<Self, ConfigError>` and a field
-/// `config`. `$names` wraps a [`TensorSource`] whose names may be those of other versions.
-macro_rules! constructors {
-    ($config:ident $(, $names:path)?) => {
-        /// Creates it with initial weights, which only depend on `seed`, from the distributions of PyTorch or of the class in
-        /// diffusers or transformers.
-        ///
-        /// # Errors
-        /// If the configuration is invalid.
-        pub fn new(
-            config: &$config,
-            seed: u64,
-            device: &tweedie_ops::Device,
-        ) -> Result<Self, $crate::ConfigError> {
-            let init = $crate::layers::Init::new(seed, device);
-            Ok($crate::params::settle(Self::build(config, &init)?))
-        }
-
-        /// Creates it with the weights of `source`, named as in diffusers or transformers, of which older names are known, too.
-        ///
-        /// # Errors
-        /// If the configuration is invalid, and those of [`import`]($crate::params::import).
-        pub fn load(
-            config: &$config,
-            source: &dyn $crate::params::TensorSource,
-            device: &tweedie_ops::Device,
-        ) -> Result<Self, $crate::LoadError> {
-            let init = $crate::layers::Init::new(0, device);
-            $(let source = &$names(source);)?
-            Ok($crate::params::import(Self::build(config, &init)?, source)?)
-        }
-
-        /// Its configuration.
-        pub fn config(&self) -> &$config {
-            &self.config
-        }
-    };
-}
-pub(crate) use constructors;
