@@ -156,7 +156,7 @@ pub struct EmojiConfig {
     /// Only use these groups, for example `"Food & Drink"` (or `"Flags"`); all if empty.
     pub groups: Vec<String>,
     /// Number of copies of each emoji in other colours, which their captions name: `blue cat face`. Which of the eight
-    /// colours only depends on the emoji's name, so the other pairs of a thing and a colour are never seen. 0 to 8.
+    /// colours only depends on the emoji's name, so that captions with its other colours stay unseen. 0 to 8.
     #[serde(skip_serializing_if = "is_zero")]
     pub repainted: usize,
 }

@@ -83,7 +83,7 @@ mod tests {
             let sum = |at: usize| image.rgba[4 * at..4 * at + 3].iter().map(|&v| u32::from(v)).sum::<u32>();
             assert!(sum(3) > sum(0) && sum(4) < sum(0), "{}", paint.name);
         }
-        // Black is not painted over: it is one of the colours.
+        // A colour without chroma.
         repaint(&mut image, [0, 0, 0]);
         assert_eq!(image.rgba[..3], [0, 0, 0]);
     }
