@@ -10,6 +10,7 @@ mod bad_request;
 mod bench;
 mod bound;
 mod common;
+mod control;
 mod edit;
 mod enlarge;
 mod http;
