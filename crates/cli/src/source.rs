@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tweedie::{
-    data::{DataConfig, Dataset, Decode, Sounds, Source, counted_endings, is_packed},
+    data::{Clips, DataConfig, Dataset, Decode, Sounds, Source, counted_endings, is_packed},
     hub::Extras,
 };
 
@@ -66,6 +66,15 @@ pub fn open(config: &DataConfig, ui: Ui) -> Result<Dataset> {
 /// Whether a data set without images has sounds.
 pub fn has_sounds(config: &DataConfig) -> bool {
     matches!(config.source, Source::Folder(_) | Source::Packed(_)) && Dataset::open_by(config, Sounds).is_ok()
+}
+
+/// Whether a data set without images has clips: one whose first frame can be read.
+pub fn has_clips(config: &DataConfig) -> bool {
+    let first = |set: &Dataset<Clips>| {
+        (0..set.len()).any(|at| set.read(at, |film| film.video(1)).is_ok_and(|video| video.is_some()))
+    };
+    matches!(config.source, Source::Folder(_))
+        && Dataset::open_by(config, Clips::of(config)).is_ok_and(|set| first(&set))
 }
 
 /// Warns about the skipped items of `set`, from number `first` on.

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use tweedie_media::Rgb;
 
-use crate::{DataError, MovingConfig, repaint::PAINTS};
+use crate::{ClipsConfig, DataError, MovingConfig, repaint::PAINTS};
 
 /// Source and preparation of the images.
 ///
@@ -53,6 +53,9 @@ pub struct DataConfig {
     /// Used with `source = "moving_emoji"`.
     #[serde(skip_serializing_if = "MovingConfig::is_default")]
     pub moving: MovingConfig,
+    /// Used for clips if the source is a folder.
+    #[serde(skip_serializing_if = "ClipsConfig::is_default")]
+    pub clips: ClipsConfig,
 }
 
 impl Default for DataConfig {
@@ -73,6 +76,7 @@ impl Default for DataConfig {
             folder: FolderConfig::default(),
             parquet: ParquetConfig::default(),
             moving: MovingConfig::default(),
+            clips: ClipsConfig::default(),
         }
     }
 }
@@ -106,7 +110,16 @@ impl DataConfig {
         if self.emoji.repainted > PAINTS.len() {
             return wrong("emoji.repainted", self.emoji.repainted.to_string(), "0 to 8 colours");
         }
-        self.moving.validate()
+        self.moving.validate()?;
+        self.clips.validate()
+    }
+
+    /// Number and rate of the frames of a clip that is a sample.
+    pub fn window(&self) -> ClipsConfig {
+        match self.source {
+            Source::MovingEmoji => ClipsConfig { frames: self.moving.frames, fps: self.moving.fps },
+            _ => self.clips.clone(),
+        }
     }
 }
 

@@ -216,6 +216,31 @@ impl<D: Decode> Dataset<D> {
         (part(train), part(held))
     }
 
+    /// What `read` makes of the item at `index`, for items that are decoded further by who uses them. An error of it is as if the
+    /// item could not be decoded: with `on_error = "skip"` it is listed in [`Dataset::skipped`], and the result is `None`.
+    ///
+    /// # Errors
+    /// An index out of range; an item that cannot be read with `on_error = "fail"`.
+    pub fn read<T>(
+        &self,
+        index: usize,
+        read: impl FnOnce(&D::Sample) -> Result<T, String>,
+    ) -> Result<Option<T>, DataError> {
+        let len = self.len();
+        let at = *self.indices.get(index).ok_or(DataError::Index { index, len })?;
+        let refused = |reason| self.shared.refuse(at, reason);
+        let made = self.shared.sample(at).and_then(|sample| read(&sample).map_err(refused));
+        match made {
+            Err(_) if self.shared.on_error == OnError::Skip => Ok(None),
+            made => made.map(Some),
+        }
+    }
+
+    /// The error that no item of the collection is left, because all were skipped.
+    pub fn none_left(&self) -> DataError {
+        self.shared.all_corrupt()
+    }
+
     /// The item at `index`. With `on_error = "skip"`, an image that turns out to be corrupt now is replaced by the next good
     /// one, so that the result only depends on the data.
     ///
@@ -250,14 +275,21 @@ impl<D: Decode> Shared<D> {
         if let Some(sample) = self.cache.as_ref().and_then(|cache| cache[at].clone()) {
             return Ok(sample);
         }
-        self.collection.decode(at, |content| self.by.decode(content)).map(Arc::new).map_err(|reason| {
-            let path = self.collection.path(at);
-            if !self.corrupt[at].swap(true, Ordering::Relaxed) {
-                let skipped = Skipped { path: path.clone(), reason: reason.clone() };
-                self.skipped.lock().unwrap_or_else(PoisonError::into_inner).push(skipped);
-            }
-            DataError::Corrupt { path, reason }
-        })
+        let decoded = self.collection.decode(at, |content| self.by.decode(content));
+        decoded.map(Arc::new).map_err(|reason| self.refuse(at, reason))
+    }
+
+    /// The error for an item that cannot be decoded, which is listed once.
+    fn refuse(&self, at: usize, reason: String) -> DataError {
+        let path = self.collection.path(at);
+        if !self.corrupt[at].swap(true, Ordering::Relaxed) {
+            let skipped = Skipped { path: path.clone(), reason: reason.clone() };
+            self.skipped.lock().unwrap_or_else(PoisonError::into_inner).push(skipped);
+        }
+        match self.by.opens_files() {
+            true => DataError::Clip { path, reason },
+            false => DataError::Corrupt { path, reason },
+        }
     }
 
     fn decode_all(&self) -> Result<Vec<Option<Arc<D::Sample>>>, DataError> {
@@ -283,14 +315,15 @@ impl<D: Decode> Shared<D> {
 
     fn empty(&self, but: String) -> DataError {
         let Collection { place, looked_for, .. } = &self.collection;
-        DataError::Empty { place: place.clone(), looked_for: format!("{looked_for}{but}") }
+        let noun = self.by.noun();
+        DataError::Empty { noun, place: place.clone(), looked_for: format!("{looked_for}{but}") }
     }
 
     fn all_corrupt(&self) -> DataError {
         let skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         let first = skipped.first().map(|s| format!("; first {}: {}", s.path.display(), s.reason));
         self.empty(format!(
-            ", and all {} found {} are corrupt{}",
+            ", and none of the {} {} found can be used{}",
             skipped.len(),
             self.by.noun(),
             first.unwrap_or_default()
@@ -362,7 +395,8 @@ pub fn survey(config: &DataConfig) -> Result<Survey, DataError> {
             Some(reason) => format!(", and none of {} can be decoded; first {reason}", picks.len()),
             None => String::new(),
         };
-        return Err(DataError::Empty { place: place.clone(), looked_for: format!("{looked_for}{but}") });
+        let looked_for = format!("{looked_for}{but}");
+        return Err(DataError::Empty { noun: "images", place: place.clone(), looked_for });
     };
     Ok(Survey {
         images,

@@ -22,9 +22,11 @@ pub enum DataError {
         /// What was expected.
         expected: &'static str,
     },
-    /// There are no images.
-    #[error("no images in {place}; expected {looked_for}")]
+    /// There are no images, or no items of another medium.
+    #[error("no {noun} in {place}; expected {looked_for}")]
     Empty {
+        /// What was looked for, in the plural.
+        noun: &'static str,
         /// The folder, file or collection.
         place: String,
         /// What was expected.

@@ -57,7 +57,7 @@ pub(crate) fn open<D: Decode>(
         }),
         family: None,
         held_out: told.get(&name).is_some_and(|label| label.held_out),
-        place: Place::File(path),
+        place: if by.opens_files() { Place::Path(path) } else { Place::File(path) },
         name,
     };
     Ok(Collection {
@@ -123,6 +123,8 @@ fn walk<D: Decode>(
         let ending = ending(&path);
         if file_name.starts_with('.') {
             continue;
+        } else if path.is_dir() && by.takes_folder(&path) {
+            found.images.insert(name, path);
         } else if path.is_dir() {
             walk(&path, &format!("{name}/"), by, found, seen)?;
         } else if by.endings().contains(&ending.trim_start_matches('.')) {
@@ -164,7 +166,9 @@ fn captions(
     let (mut captions, mut skipped) = (BTreeMap::new(), Vec::new());
     let mut unreadable = Vec::new();
     for (name, image) in &found.images {
-        let Some(path) = found.texts.get(stem(name)) else { continue };
+        // The name of a folder has no extension.
+        let stem = if image.is_dir() { name } else { stem(name) };
+        let Some(path) = found.texts.get(stem) else { continue };
         match files::read_text(path, LONGEST_TEXT) {
             Ok(text) => {
                 captions.insert(name.clone(), unmarked(&text).trim().to_owned());

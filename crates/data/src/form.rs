@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tweedie_media::{Audio, Image, Rgb, SOUND_ENDINGS, Video, decode_sound};
+use tweedie_media::{Audio, Image, Rgb, SOUND_ENDINGS, decode_sound};
 
 use crate::{
     decode::{self, EXTENSIONS},
@@ -15,6 +15,8 @@ use crate::{
 pub enum Content<'a> {
     /// The bytes of a file.
     Encoded(&'a [u8]),
+    /// A file, or a folder that is one item, if [`Decode::opens_files`].
+    File(&'a Path),
     /// A row of an array of images.
     Pixels(Raster),
     /// A clip that is drawn when it is needed.
@@ -45,6 +47,16 @@ pub trait Decode: Send + Sync + 'static {
 
     /// Whether a file with another extension is one, judged by its content.
     fn recognizes(&self, path: &Path) -> bool;
+
+    /// Whether it gets the path of a file instead of its bytes, which may be more than memory.
+    fn opens_files(&self) -> bool {
+        false
+    }
+
+    /// Whether a folder as a whole is an item.
+    fn takes_folder(&self, _: &Path) -> bool {
+        false
+    }
 
     /// Decodes an item.
     ///
@@ -97,6 +109,7 @@ const DRAWN: usize = 64;
 pub(crate) fn raster(content: Content<'_>) -> Result<Raster, String> {
     match content {
         Content::Encoded(bytes) => decode::bytes(bytes),
+        Content::File(path) => decode::file(path),
         Content::Pixels(raster) => Ok(raster),
         Content::Moving(scene) => Ok(Raster::opaque(&scene.still(DRAWN, Rgb([255; 3])))),
     }
@@ -159,47 +172,4 @@ fn spoken_digit(stem: &str) -> Option<Label> {
     let named = !speaker.is_empty() && speaker.bytes().all(|b| b.is_ascii_lowercase());
     let number: usize = number.parse().ok().filter(|_| named)?;
     Some(Label { caption: (*caption).to_owned(), kind: speaker.to_owned(), held_out: number < 5 })
-}
-
-/// Clips of square frames.
-#[derive(Clone, Copy, Debug)]
-pub struct Clips {
-    /// How frames are made square.
-    pub frame: Frame,
-    /// Number of frames.
-    pub frames: usize,
-}
-
-impl Decode for Clips {
-    type Sample = Video;
-
-    fn noun(&self) -> &'static str {
-        "clips"
-    }
-
-    fn endings(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn recognizes(&self, _: &Path) -> bool {
-        false
-    }
-
-    fn decode(&self, content: Content<'_>) -> Result<Video, String> {
-        match content {
-            Content::Moving(scene) => {
-                let mut video = scene.video(self.frame.size, self.frame.background);
-                video.frames.truncate(self.frames);
-                match video.frames.len() == self.frames {
-                    true => Ok(video),
-                    false => Err(format!("it has {} frames, expected {}", video.frames.len(), self.frames)),
-                }
-            }
-            _ => Err("it is a picture, not a clip".into()),
-        }
-    }
-
-    fn bytes(&self) -> Option<usize> {
-        None
-    }
 }

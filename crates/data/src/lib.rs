@@ -1,4 +1,4 @@
-//! Data sets of images: sources, decoding, order and augmentation. This crate does not depend on models.
+//! Data sets of images, sounds and clips: sources, decoding, order and augmentation. This crate does not depend on models.
 //!
 //! - [`Dataset`]: the built-in emoji, a folder of images, Parquet files, archives or arrays, decoded to square images of
 //!   one size.
@@ -32,6 +32,7 @@ mod edm;
 mod emoji;
 mod emoji_subgroups;
 mod error;
+mod film;
 mod folder;
 mod form;
 mod guard;
@@ -58,7 +59,8 @@ pub use crate::{
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,
     error::{DataError, Skipped},
-    form::{Clips, Content, Decode, Label, Sounds},
+    film::{Clips, ClipsConfig, Film, FilmFacts},
+    form::{Content, Decode, Label, Sounds},
     guard::is_guarded,
     moving::MovingConfig,
     order::Order,

@@ -36,6 +36,8 @@ pub(crate) enum Place {
     /// Built-in artwork in another colour.
     Repainted(&'static [u8], Paint),
     File(PathBuf),
+    /// A file or a folder that is opened by who decodes it.
+    Path(PathBuf),
     Row(Row),
     Stretch(Stretch),
     /// A clip that is drawn when it is needed.
@@ -46,7 +48,7 @@ impl Place {
     /// The part of a file that is read at once; the same for all places that are read one by one.
     pub fn run(&self) -> [usize; 2] {
         match self {
-            Self::Bytes(_) | Self::Repainted(..) | Self::File(_) | Self::Moving(_) => [0, 0],
+            Self::Bytes(_) | Self::Repainted(..) | Self::File(_) | Self::Path(_) | Self::Moving(_) => [0, 0],
             Self::Row(row) => [row.file, row.group],
             Self::Stretch(stretch) => stretch.run(),
         }
@@ -82,7 +84,7 @@ impl Collection {
     pub fn path(&self, index: usize) -> PathBuf {
         let entry = &self.entries[index];
         match (&entry.place, &self.tables) {
-            (Place::File(path), _) => path.clone(),
+            (Place::File(path) | Place::Path(path), _) => path.clone(),
             (Place::Row(row), Some(tables)) => tables.path(*row),
             _ => PathBuf::from(&entry.name),
         }
@@ -103,6 +105,7 @@ impl Collection {
             }
             (Place::Moving(scene), _) => decode(Content::Moving(scene)),
             (Place::File(path), _) => decode::of_file(path, |bytes| decode(Content::Encoded(bytes))),
+            (Place::Path(path), _) => decode(Content::File(path)),
             (Place::Stretch(stretch), _) => stretch.decode(&self.files, decode),
             (Place::Row(row), Some(tables)) => tables.decode(*row, |bytes| decode(Content::Encoded(bytes))),
             (Place::Row(_), None) => Err("the row is missing".into()),

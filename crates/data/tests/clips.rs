@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 use tweedie_data::{
-    Image, Rgb, Video,
+    Clips, ClipsConfig, DataConfig, Dataset, Image, OnError, Rgb, Source, Video,
     clip::{Clip, Part, read},
 };
 
@@ -102,4 +102,83 @@ fn a_long_film_is_refused_whole_but_its_end_is_not() {
     );
     let end = read(&path, Part::Last(2)).unwrap().video;
     assert_eq!(end.frames.len(), 2);
+}
+
+/// A clip of `frames` frames, each of one grey that tells its number.
+fn film(frames: usize, delay: u16) -> Video {
+    let frame = |f: usize| Image::filled(12, 8, Rgb([10 * f as u8; 3]));
+    Video { frames: (0..frames).map(frame).collect(), delay }
+}
+
+fn folder_of_clips(root: &Path) -> DataConfig {
+    for class in ["cats", "dogs/long"] {
+        fs::create_dir_all(root.join(class)).unwrap();
+    }
+    film(6, 120).write(&root.join("cats/a.gif"), None).unwrap();
+    fs::write(root.join("cats/a.txt"), "a grey cat").unwrap();
+    film(8, 62).write(&root.join("cats/b.webp"), None).unwrap();
+    film(3, 250).write(&root.join("dogs/long/c.y4m"), None).unwrap();
+    // A folder of frames is one clip, whose caption is beside it.
+    fs::create_dir_all(root.join("dogs/shot.1")).unwrap();
+    for (i, frame) in film(5, 125).frames.iter().enumerate() {
+        frame.save_png(root.join(format!("dogs/shot.1/{i}.png"))).unwrap();
+    }
+    fs::write(root.join("dogs/shot.1.txt"), "a grey dog").unwrap();
+    film(1, 125).frames[0].save_png(root.join("poster.png")).unwrap();
+    fs::write(root.join("broken.y4m"), "YUV4MPEG2 W2 H2\nFRAME\n").unwrap();
+    fs::write(root.join("notes.pdf"), "").unwrap();
+    DataConfig {
+        source: Source::Folder(root.into()),
+        size: 4,
+        clips: ClipsConfig { frames: 2, fps: 8 },
+        ..DataConfig::default()
+    }
+}
+
+#[test]
+fn a_folder_of_clips_is_a_data_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = folder_of_clips(dir.path());
+    let set = Dataset::open_by(&config, Clips::of(&config)).unwrap();
+    let names: Vec<&str> = set.names().collect();
+    let expected =
+        ["broken.y4m", "cats/a.gif", "cats/b.webp", "dogs/long/c.y4m", "dogs/shot.1", "poster.png"];
+    assert_eq!(names, expected);
+    assert_eq!(set.class_names(), ["cats", "dogs"]);
+    let captions: Vec<_> = set.words().map(|words| words.caption.as_deref()).collect();
+    assert_eq!(captions, [None, Some("a grey cat"), None, None, Some("a grey dog"), None]);
+    assert_eq!(set.passed_over().get(".pdf"), Some(&1));
+    // Frames per second: 8, 16, 4 and 8; taken at 8.
+    let greys = |index: usize| {
+        let video = set.read(index, |film| film.video(99)).unwrap()?;
+        assert!(video.frames.iter().all(|f| (f.width, f.height) == (4, 4)));
+        Some(video.frames.iter().map(|f| f.pixels[0] as usize).collect::<Vec<_>>())
+    };
+    assert_eq!(greys(1).unwrap().len(), 6);
+    assert_eq!(greys(2).unwrap(), [0, 20, 40, 60]);
+    let slow = greys(3).unwrap();
+    assert!(slow.len() == 6 && slow[0] == slow[1] && slow[1] + 5 < slow[2], "{slow:?}");
+    assert_eq!(greys(4).unwrap(), [0, 10, 20, 30, 40]);
+    assert_eq!((greys(0), greys(5)), (None, None));
+    let skipped: Vec<String> = set.skipped().into_iter().map(|s| s.reason).collect();
+    assert!(skipped[0].contains("ends within a frame") && skipped[1].contains("single image"), "{skipped:?}");
+    let facts = set.read(2, |film| film.facts()).unwrap().unwrap();
+    assert_eq!((facts.width, facts.height, facts.frames), (12, 8, 8));
+    assert!((facts.seconds - 0.496).abs() < 1e-9);
+
+    let strict = DataConfig { on_error: OnError::Fail, ..config.clone() };
+    let set = Dataset::open_by(&strict, Clips::of(&strict)).unwrap();
+    let error = set.read(0, |film| film.facts()).unwrap_err().to_string();
+    assert!(error.contains("broken.y4m: the file ends within a frame"), "{error}");
+    let empty = tempfile::tempdir().unwrap();
+    let none = DataConfig { source: Source::Folder(empty.path().into()), ..config };
+    let error = Dataset::open_by(&none, Clips::of(&none)).err().unwrap().to_string();
+    assert!(error.contains("no clips in") && error.contains("mp4"), "{error}");
+}
+
+#[test]
+fn windows_out_of_range_are_named() {
+    let error = |clips| DataConfig { clips, ..DataConfig::default() }.validate().unwrap_err().to_string();
+    assert!(error(ClipsConfig { frames: 0, fps: 8 }).contains("data.clips.frames = 0"));
+    assert!(error(ClipsConfig { frames: 16, fps: 241 }).contains("data.clips.fps = 241"));
 }

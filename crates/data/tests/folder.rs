@@ -188,7 +188,10 @@ fn corrupt_images_are_skipped_or_fatal_and_always_named() {
     let dir = tempfile::tempdir().unwrap();
     let broken = broken(dir.path());
     let error = message(&config(dir.path()));
-    assert!(error.contains("all 8 found images are corrupt") && error.contains("bomb.png"), "{error}");
+    assert!(
+        error.contains("none of the 8 images found can be used") && error.contains("bomb.png"),
+        "{error}"
+    );
 
     let half = RgbaImage::from_pixel(3, 3, image::Rgba([0, 0, 0, 128]));
     half.save(dir.path().join("good.png")).unwrap();
@@ -243,7 +246,7 @@ fn thousands_of_corrupt_images_take_no_longer_than_they_are_many() {
     assert!((0..none.len()).all(|i| none.get(i).is_err()));
     assert_eq!(none.skipped().len(), 4000);
     let error = none.get(0).err().unwrap().to_string();
-    assert!(error.contains("all 4000 found images are corrupt"), "{error}");
+    assert!(error.contains("none of the 4000 images found can be used"), "{error}");
     write(dir.path().join("good.png"), [9, 9, 9], ImageFormat::Png);
     let one = lazy();
     assert!((0..one.len()).all(|i| one.get(i).unwrap().name == "good.png"));
@@ -282,7 +285,7 @@ fn a_folder_of_sounds() {
     fs::remove_file(dir.path().join("left/a.wav")).unwrap();
     fs::remove_file(dir.path().join("left/b.wav")).unwrap();
     let none = Dataset::open_by(&config, Sounds).unwrap().get(0).err().unwrap().to_string();
-    assert!(none.contains("sounds are corrupt"), "{none}");
+    assert!(none.contains("sounds found can be used"), "{none}");
 }
 
 fn sound(path: &Path, length: usize) {

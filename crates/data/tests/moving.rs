@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use tweedie_data::{
-    Clips, DataConfig, Dataset, Frame, Image, MovingConfig, Rgb, Source,
+    Clips, DataConfig, Dataset, Image, MovingConfig, Rgb, Source,
     moving::{Checker, Motion, Pose, Scene, THINGS},
 };
 
@@ -130,14 +130,12 @@ fn they_are_a_data_set_of_images_and_of_clips() {
     let images = Dataset::open(&config).unwrap();
     assert_eq!((images.len(), images.class_names().len()), (20, 9));
     assert_eq!(images.get(0).unwrap().words.caption.as_deref(), Some("a red heart bounces"));
-    let clips = Dataset::open_by(&config, Clips { frame: Frame::of(&config), frames: 5 }).unwrap();
-    let clip = clips.get(3).unwrap();
-    assert_eq!((clip.sample.frames.len(), clip.sample.frames[0].width, clip.sample.delay), (5, 16, 125));
-    assert!(clip.sample.frames.contains(&images.get(3).unwrap().sample));
+    let clips = Dataset::open_by(&config, Clips::of(&config)).unwrap();
+    let clip = clips.get(3).unwrap().sample.video(5).unwrap();
+    assert_eq!((clip.frames.len(), clip.frames[0].width, clip.delay), (5, 16, 125));
+    assert!(clip.frames.contains(&images.get(3).unwrap().sample));
     let (train, held) = clips.split();
     let expected = (0..20).filter(|&i| Scene::new(&config.moving, i).is_held_out()).count();
     assert_eq!((train.len(), held.len()), (20 - expected, expected));
-    // A few frames of those that there are; not more.
-    let more = Dataset::open_by(&config, Clips { frame: Frame::of(&config), frames: 6 }).unwrap();
-    assert!(more.get(0).unwrap_err().to_string().contains("5 frames, expected 6"));
+    assert_eq!(clips.get(0).unwrap().sample.video(3).unwrap().frames.len(), 3);
 }

@@ -4,7 +4,7 @@ use std::{
     env,
     io::{BufReader, Read, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     thread,
 };
 
@@ -90,7 +90,8 @@ impl FfmpegReader {
         // With the protocol, a name that begins with a dash or has a colon is only a name.
         let mut file = std::ffi::OsString::from("file:");
         file.push(path);
-        command.args(["-v", "error", "-nostdin", "-i"]).arg(file);
+        // Damage is an error instead of a shorter film.
+        command.args(["-v", "error", "-xerror", "-nostdin", "-i"]).arg(file);
         command.args(["-an", "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "-strict", "-1", "pipe:1"]);
         let mut child = spawn(command, path)?;
         let from = child.stdout.take();
@@ -114,7 +115,18 @@ impl FfmpegReader {
     /// # Errors
     /// If the file is damaged.
     pub fn frame(&mut self) -> Result<Option<crate::Image>, MediaError> {
-        self.reader.frame().map_err(|e| MediaError::format(&self.path, e))
+        let found = self.reader.frame();
+        if matches!(found, Ok(Some(_))) {
+            return found.map_err(|e| MediaError::format(&self.path, e));
+        }
+        // A file that ends too early has no more frames either; ffmpeg knows why.
+        let status = self.child.wait().map_err(|e| MediaError::format(&self.path, e))?;
+        let mut told = Vec::new();
+        if let Some(mut from) = self.child.stderr.take() {
+            from.read_to_end(&mut told).map_err(|e| MediaError::format(&self.path, e))?;
+        }
+        succeeded(status, &told, &self.path)?;
+        found.map_err(|e| MediaError::format(&self.path, e))
     }
 }
 
@@ -134,10 +146,14 @@ fn spawn(mut command: Command, path: &Path) -> Result<Child, MediaError> {
 /// Waits for the end; its first message is the error.
 fn finished(child: Child, path: &Path) -> Result<(), MediaError> {
     let out = child.wait_with_output().map_err(|e| MediaError::format(path, e))?;
-    if out.status.success() {
+    succeeded(out.status, &out.stderr, path)
+}
+
+fn succeeded(status: ExitStatus, told: &[u8], path: &Path) -> Result<(), MediaError> {
+    if status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&out.stderr);
+    let text = String::from_utf8_lossy(told);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it failed without a message");
     Err(MediaError::format(path, format!("ffmpeg: {}", line.trim())))
 }

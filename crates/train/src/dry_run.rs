@@ -1,6 +1,6 @@
 //! Resolves a run without training.
 
-use tweedie_data::Dataset;
+use tweedie_data::{Dataset, Decode};
 use tweedie_models::{
     AutoencoderKlConfig, UNet2DConditionConfig, UNet3DConfig, unet::UNet2DConfig,
     unet_condition::CrossDownBlockType,
@@ -65,7 +65,7 @@ impl Memory {
 impl DryRun {
     pub(crate) fn new(
         config: &RunConfig,
-        data: &Dataset,
+        data: &Dataset<impl Decode>,
         parameters: usize,
         classes: Vec<String>,
         networks: Vec<(String, String)>,

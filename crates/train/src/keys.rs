@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Degradation,
     /// Whether a decoder gets no embedding.
     Embedding,
+    /// Where in a clip a sample begins.
+    Window,
 }
 
 /// The seed for `purpose` at `step`: SplitMix64 (Steele et al. 2014) over the three.

@@ -6,14 +6,17 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use tweedie_data::{Image, Rgb, Video};
 use tweedie_hub::{
     Model, SafetensorsFile,
     weights::{self, Precision},
 };
 use tweedie_models::{AutoencoderKl, AutoencoderKlConfig, TensorSource, export, unet::SampleSize};
 use tweedie_ops::Device;
+use tweedie_system::ranks::Threads;
 use tweedie_train::{ConfigBuilder, RunConfig, TrainEvent, TrainLoop};
 
 /// An untrained autoencoder.
@@ -147,6 +150,100 @@ fn a_run_ends_in_a_pipeline_and_resumes_bit_for_bit() {
     assert_ne!(weights_of(&other), weights_of(&whole));
 }
 
+/// Eight clips of a patch that moves, a short one and a broken one.
+fn folder(root: &Path) {
+    fs::create_dir_all(root).unwrap();
+    for (i, ending) in ["gif", "webp", "png", "y4m"].repeat(2).into_iter().enumerate() {
+        let frame = |f: usize| {
+            let mut image = Image::filled(20, 16, Rgb([200, 30 * i as u8, 90]));
+            let at = 3 * (f % 16 * 20 + (f + i) % 20);
+            image.pixels[at..at + 3].fill(0);
+            image
+        };
+        let frames = (0..6 + 3 * i).map(frame).collect();
+        Video { frames, delay: 125 }.write(&root.join(format!("{i}.{ending}")), None).unwrap();
+        fs::write(root.join(format!("{i}.txt")), format!("a patch moves by {i}")).unwrap();
+    }
+    Video { frames: vec![Image::filled(20, 16, Rgb([0; 3])); 3], delay: 120 }
+        .write(&root.join("short.gif"), None)
+        .unwrap();
+    fs::write(root.join("broken.gif"), "GIF89a").unwrap();
+}
+
+#[test]
+fn clips_of_a_folder_are_learned_and_a_run_resumes_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vae, clips) = (vae(dir.path()), dir.path().join("clips"));
+    folder(&clips);
+    let source = format!("data.source={{ folder = {:?} }}", clips.to_str().unwrap());
+    let set = [&*source, "data.clips.frames=4", "data.holdout=0.2", "text.captions.missing=\"class\""];
+    let whole = dir.path().join("whole");
+    let events = finish(TrainLoop::new(config(&vae, &whole, &set)).unwrap());
+    let sizes = events.iter().find_map(|e| match e {
+        TrainEvent::Started { held_out, images, .. } => Some((*images, *held_out)),
+        _ => None,
+    });
+    assert_eq!(sizes, Some((7, 1)));
+    let told = |events: &[TrainEvent]| -> String {
+        let texts = events.iter().filter_map(|e| match e {
+            TrainEvent::Warning(text) => Some(text.clone()),
+            _ => None,
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    };
+    let text = told(&events);
+    assert!(text.contains("short.gif: it has 3 frames at 8 per second, fewer than a sample of 4"), "{text}");
+    assert!(text.contains("broken.gif: truncated"), "{text}");
+    let model = Model::load(&whole.join("model"), &Device::flex()).unwrap();
+    assert_eq!(model.extras.sampling.fps, Some(8));
+
+    // Stopped and resumed, from the latents on disk and without them; on two ranks.
+    for (name, forget) in [("kept", false), ("forgotten", true)] {
+        let out = dir.path().join(name);
+        let mut run = TrainLoop::new(config(&vae, &out, &set)).unwrap();
+        let stop = run.stop_handle();
+        for event in &mut run {
+            if let TrainEvent::Step(step) = event.unwrap()
+                && step.step == 3
+            {
+                stop.request();
+            }
+        }
+        drop(run);
+        if forget {
+            fs::remove_file(out.join("latents.safetensors")).unwrap();
+        }
+        let text = told(&finish(TrainLoop::resume(&out).unwrap()));
+        assert!(text.contains("short.gif") && !text.contains("changed since"), "{text}");
+        assert!(weights_of(&out) == weights_of(&whole), "{name}");
+    }
+    let out = dir.path().join("ranks");
+    let shared = config(&vae, &out, &set);
+    std::thread::scope(|scope| {
+        for ranks in Threads::all(2) {
+            let shared = shared.clone();
+            scope.spawn(move || finish(TrainLoop::new_on(shared, Arc::new(ranks)).unwrap()));
+        }
+    });
+    assert!(weights_of(&out) == weights_of(&whole), "two ranks");
+
+    // Other contents are noticed, and nothing to learn is an error.
+    film_of(&clips.join("0.gif"));
+    let text = told(&finish(TrainLoop::resume(&dir.path().join("kept")).unwrap()));
+    assert!(text.contains("the clips or the autoencoder changed since the last checkpoint"), "{text}");
+    let long = [&set[..], &["data.clips.frames=400"]].concat();
+    let error = TrainLoop::new(config(&vae, &dir.path().join("long"), &long)).err().unwrap().to_string();
+    assert!(error.contains("no clips in") && error.contains("none of the"), "{error}");
+    let small = [&set[..], &["text.latents.cache_mb=0"]].concat();
+    let error = TrainLoop::new(config(&vae, &dir.path().join("small"), &small)).err().unwrap().to_string();
+    assert!(error.contains("text.latents.cache_mb = 0"), "{error}");
+}
+
+/// Another clip in place of one.
+fn film_of(path: &Path) {
+    Video { frames: vec![Image::filled(20, 16, Rgb([7; 3])); 9], delay: 125 }.write(path, None).unwrap();
+}
+
 /// As training first on single frames, then on clips.
 #[test]
 fn a_run_starts_from_another_and_then_no_longer_needs_its_tokenizer() {
@@ -178,7 +275,8 @@ fn what_does_not_fit_is_named() {
     let vae = vae(dir.path());
     let out = dir.path().join("out");
     for (assignment, part) in [
-        ("data.source=\"emoji\"", "\"moving_emoji\", the only source of clips"),
+        ("data.source=\"emoji\"", "a folder of clips (--data DIR), or \"moving_emoji\""),
+        ("augment.flip=0.5", "no table [augment]"),
         ("data.moving.frames=0", "data.moving.frames = 0"),
         ("data.moving.things=[\"cow\"]", "data.moving.things"),
         ("data.size=15", "a multiple of 2"),

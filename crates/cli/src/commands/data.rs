@@ -1,10 +1,11 @@
 //! `tweedie data`.
 
+mod clips;
 mod sounds;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::data::{DataConfig, EMOJI_ATTRIBUTION, Image, Rgb, Source, Video, grid, moving::Scene};
@@ -17,10 +18,20 @@ use crate::{
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// `emoji`, `moving-emoji`, a folder of images or of sounds, a zip or tar archive of such, IDX, CIFAR's batches, NPY, NPZ or
+    /// `emoji`, `moving-emoji`, a folder of images, of sounds or of clips, a zip or tar archive of such, IDX, CIFAR's batches, NPY, NPZ or
     /// Parquet.
     #[arg(default_value = "emoji")]
     source: String,
+    /// Show clips. Without it, GIF, PNG and WebP animations and folders of numbered frames are images; a folder that only has
+    /// other clips needs no flag.
+    #[arg(long)]
+    clips: bool,
+    /// Frames of each clip that are shown [default: 16].
+    #[arg(long, value_name = "N")]
+    frames: Option<usize>,
+    /// Frames per second of clips that are shown [default: 8].
+    #[arg(long, value_name = "RATE")]
+    fps: Option<u32>,
     /// Width and height to resize images to. Spectrograms of sounds are three times as wide and twice as high.
     #[arg(long, default_value_t = 32, value_name = "PIXELS")]
     size: usize,
@@ -49,21 +60,36 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     let source = source::parse(&args.source);
     let emoji = matches!(source, Source::Emoji | Source::MovingEmoji);
     let moving = matches!(source, Source::MovingEmoji);
-    let config = DataConfig { source, size: args.size, ..DataConfig::default() };
+    let mut config = DataConfig { source, size: args.size, ..DataConfig::default() };
+    for window in [&mut config.clips.frames, &mut config.moving.frames] {
+        *window = args.frames.unwrap_or(*window);
+    }
+    for rate in [&mut config.clips.fps, &mut config.moving.fps] {
+        *rate = args.fps.unwrap_or(*rate);
+    }
     config.validate()?;
     if let Some(path) = &args.output {
         check_place(path)?;
     }
-    if let Some(path) = args.output.as_deref().filter(|path| moving && !is_sheet(path)) {
+    if args.clips && !moving {
+        return clips::run(&args, &config, ui);
+    }
+    if let Some(path) = args.output.as_deref().filter(|path| moving && !clips::is_sheet(path)) {
         Video::check(path)?;
     }
+    let of_clips = args.frames.is_some() || args.fps.is_some();
     let set = match source::open(&config, ui) {
         Err(error) if source::has_sounds(&config) => {
             ui.event(&json!({ "event": "no_images", "reason": error.to_string() }));
             return sounds::run(&args, &config, ui);
         }
+        Err(error) if source::has_clips(&config) => {
+            ui.event(&json!({ "event": "no_images", "reason": error.to_string() }));
+            return clips::run(&args, &config, ui);
+        }
         other => other?,
     };
+    ensure!(!of_clips || moving, "--frames and --fps have no effect on images; --clips shows clips");
     let classes = set.classes();
     let mut text = format!("{} images, resized to {}×{}", set.len(), args.size, args.size);
     let mut counts = Vec::new();
@@ -87,7 +113,9 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
     if let Some(path) = args.output.as_deref().filter(|_| moving) {
         let count = args.count.get().min(config.moving.clips);
         memory::check_sheets(count, [args.size; 2], 1, config.moving.frames, "--count or --size")?;
-        write_clips(&config, count, path).with_context(|| format!("cannot write {}", path.display()))?;
+        let scenes = (0..count as u64).map(|index| Scene::new(&config.moving, index));
+        let all: Vec<Video> = scenes.map(|scene| scene.video(config.size, config.background)).collect();
+        clips::write(&all, path).with_context(|| format!("cannot write {}", path.display()))?;
         text.push_str(&format!("\nclips: {}", path.display()));
     } else if let Some(path) = &args.output {
         let count = args.count.get().min(set.len());
@@ -107,38 +135,6 @@ pub fn run(args: Args, ui: Ui) -> Result<()> {
         text,
     );
     Ok(())
-}
-
-/// Whether a name is that of a still sheet.
-fn is_sheet(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"))
-}
-
-/// Writes the first clips as a sheet or an animation.
-fn write_clips(config: &DataConfig, count: usize, path: &Path) -> Result<()> {
-    const COLUMNS: usize = 8;
-    const GAP: usize = 4;
-    const PAPER: Rgb = Rgb([235, 235, 235]);
-    let clips: Vec<Video> = (0..count as u64)
-        .map(|index| Scene::new(&config.moving, index).video(config.size, config.background))
-        .collect();
-    let Some(first) = clips.first() else { return Ok(()) };
-    let frames = first.frames.len();
-    if is_sheet(path) {
-        let columns = COLUMNS.min(frames).max(1);
-        let picks = |clip: &Video| -> Vec<Image> {
-            (0..columns).filter_map(|i| clip.frames.get(i * frames / columns).cloned()).collect()
-        };
-        let images: Vec<Image> = clips.iter().flat_map(picks).collect();
-        return Ok(grid(&images, columns, GAP, PAPER).save_png(path)?);
-    }
-    let columns = (count as f64).sqrt().ceil() as usize;
-    let sheet = |at: usize| {
-        let images: Vec<Image> = clips.iter().filter_map(|clip| clip.frames.get(at).cloned()).collect();
-        grid(&images, columns, GAP, PAPER)
-    };
-    let video = Video { frames: (0..frames).map(sheet).collect(), delay: first.delay };
-    Ok(video.write(path, None)?)
 }
 
 /// The first few of these names, and the number of others.

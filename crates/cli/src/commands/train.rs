@@ -32,7 +32,7 @@ pub struct Args {
     /// Preset to start from.
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Training data: `emoji`, a folder of images, a zip or tar archive, IDX, CIFAR's batches, NPY, NPZ or Parquet.
+    /// Training data: `emoji`, a folder of images, sounds or clips, a zip or tar archive, IDX, CIFAR's batches, NPY, NPZ or Parquet.
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
     /// Autoencoder of a text-to-image model: its folder, or that of the run that trained it.

@@ -88,6 +88,37 @@ fn the_shipped_model_moves_things_as_asked() {
 }
 
 #[test]
+fn a_folder_of_clips_is_shown() {
+    let scratch = Scratch::new();
+    fs::create_dir_all(scratch.path("clips/cats")).unwrap();
+    let frame = |f: usize| Image::filled(24, 16, Rgb([20 * f as u8, 90, 0]));
+    let clip = |frames: usize| Video { frames: (0..frames).map(frame).collect(), delay: 100 };
+    clip(12).write(&scratch.path("clips/cats/a.y4m"), None).unwrap();
+    clip(3).write(&scratch.path("clips/cats/b.y4m"), None).unwrap();
+    fs::write(scratch.path("clips/cats/a.txt"), "a cat").unwrap();
+    let ran = scratch.ok(&["data", "clips", "--size", "8", "--frames", "4", "-o", "all.webp"]);
+    for part in [
+        "2 clips, 15 frames",
+        "duration: 0.30 to 1.20 s",
+        "rates: 2 of 10 frames per second",
+        "sizes: 2 of 24×16 pixels",
+        "1 shorter than 4 frames at 8 per second, which training skips: cats/b.y4m",
+        "1 of 2 clips with a caption",
+    ] {
+        assert!(ran.stdout.contains(part), "{part}: {}", ran.told());
+    }
+    let shown = read(&scratch.path("all.webp"), Part::All).unwrap().video;
+    assert_eq!((shown.frames.len(), shown.frames[0].width), (4, 28));
+    clip(12).write(&scratch.path("clips/c.gif"), None).unwrap();
+    let ran = scratch.ok(&["data", "clips"]);
+    assert!(ran.stdout.contains("1 images") && ran.stderr.contains("2 .y4m"), "{}", ran.told());
+    let ran = scratch.ok(&["data", "clips", "--clips", "-o", "sheet.png"]);
+    assert!(ran.stdout.contains("3 clips"), "{}", ran.told());
+    scratch.fails(&["data", "clips", "--frames", "3"], &["--clips shows clips"]);
+    scratch.fails(&["data", "emoji", "--clips"], &["no clips in"]);
+}
+
+#[test]
 fn a_server_makes_clips() {
     let scratch = Scratch::new();
     let served = Served::start(&scratch.path(""), &["--model", &MODEL]);

@@ -187,6 +187,11 @@ impl Scene {
         self.actors.first().map_or(0, |(thing, _)| *thing)
     }
 
+    /// Number of its frames.
+    pub(crate) fn len(&self) -> usize {
+        self.frames
+    }
+
     /// How it moves.
     pub fn motion(&self) -> Motion {
         self.motion

@@ -154,8 +154,11 @@ impl TrainLoop {
         }
         let (data, notes) = share.together(RunData::open(&config))?;
         let open = || task::open(&config, &data, &device, from.as_ref(), &share);
-        // The first rank writes the latents of images or sounds, which the others then read.
-        let latent = matches!(config.task, TaskKind::TextToImage | TaskKind::TextToSound | TaskKind::Prior);
+        // The first rank writes the latents of images, sounds or clips, which the others then read.
+        let latent = matches!(
+            config.task,
+            TaskKind::TextToImage | TaskKind::TextToSound | TaskKind::TextToVideo | TaskKind::Prior
+        );
         let waits = latent && !share.is_first();
         let task = if waits { None } else { Some(open()) };
         let task = match share.together(task.transpose())? {

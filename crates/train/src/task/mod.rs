@@ -13,7 +13,7 @@ mod vae;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tweedie_data::{Audio, Dataset, Image, Video, counted_endings};
+use tweedie_data::{Audio, Dataset, Decode, Image, Video, counted_endings};
 use tweedie_models::params::HostTensor;
 use tweedie_ops::Device;
 
@@ -218,11 +218,14 @@ pub(crate) trait Task: Send {
 ///
 /// # Errors
 /// If it can use nothing.
-pub(crate) fn prepare(config: &RunConfig, data: Dataset) -> Result<(Dataset, Vec<String>), TrainError> {
+pub(crate) fn prepare<D: Decode>(
+    config: &RunConfig,
+    data: Dataset<D>,
+) -> Result<(Dataset<D>, Vec<String>), TrainError> {
     let mut notes = Vec::new();
     if !data.passed_over().is_empty() {
         let (place, found) = (&config.data.source, counted_endings(data.passed_over()));
-        notes.push(format!("{place}: ignoring files that are not images: {found}"));
+        notes.push(format!("{place}: ignoring files that are not {}: {found}", data.noun()));
     }
     match config.task {
         TaskKind::TextToImage
@@ -247,13 +250,15 @@ pub(crate) fn open(
 ) -> Result<Box<dyn Task>, TrainError> {
     let data = match data {
         RunData::Images(images) => images,
+        RunData::Clips(clips) => {
+            return Ok(Box::new(text_to_video::open(config, clips, device, from, share)?));
+        }
         RunData::Sounds(sounds) => {
             return Ok(Box::new(text_to_image::open_sounds(config, sounds, device, from, share)?));
         }
     };
     Ok(match config.task {
         TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from, share)?),
-        TaskKind::TextToVideo => Box::new(text_to_video::open(config, data, device, from, share)?),
         TaskKind::Vae => Box::new(vae::Vae::new(config, data, device, from, share)?),
         TaskKind::Clip => Box::new(clip::Clip::new(config, data, device, from, share)?),
         TaskKind::Prior => Box::new(prior::open(config, data, device, from, share)?),
@@ -269,11 +274,11 @@ pub(crate) fn open(
 pub(crate) fn plan(config: &RunConfig, data: &RunData, device: &Device) -> Result<DryRun, TrainError> {
     let data = match data {
         RunData::Images(images) => images,
+        RunData::Clips(clips) => return text_to_video::plan(config, clips, device),
         RunData::Sounds(sounds) => return text_to_image::plan_sounds(config, sounds, device),
     };
     match config.task {
         TaskKind::TextToImage => text_to_image::plan(config, data, device),
-        TaskKind::TextToVideo => text_to_video::plan(config, data, device),
         TaskKind::Vae => vae::plan(config, data, device),
         TaskKind::Clip => clip::plan(config, data, device),
         TaskKind::Prior => prior::plan(config, data, device),

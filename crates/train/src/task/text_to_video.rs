@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tweedie_data::{Dataset, Source};
+use tweedie_data::{Clips, Dataset};
 use tweedie_models::{Mode, Network, params::count};
 use tweedie_ops::{Batch, Device, SampleShape};
 use tweedie_pipe::{Inputs, Request};
@@ -30,19 +30,10 @@ pub(super) struct TextToVideo {
     vae: Vae,
 }
 
-/// What the configuration and the data must be.
-fn check(config: &RunConfig) -> Result<(), TrainError> {
-    if config.data.source != Source::MovingEmoji {
-        let expected = "\"moving_emoji\", the only source of clips";
-        return Err(TrainError::config("data.source", &config.data.source, expected));
-    }
-    Ok(())
-}
-
 /// Bytes of activations of a clip.
 fn activations(config: &RunConfig, shape: [usize; 3]) -> Result<u64, TrainError> {
     let unet = config.text.unet_3d(&config.model, shape, config.diffusion.learned_range())?;
-    let (frames, recompute) = (config.data.moving.frames, config.run.recompute);
+    let (frames, recompute) = (config.data.window().frames, config.run.recompute);
     let each = unet_3d_activations(&unet, frames, shape[1], config.text.tokens, recompute);
     let all = each.saturating_mul(config.run.batch as u64);
     fits(config, &unet.block_out_channels, all)?;
@@ -52,17 +43,16 @@ fn activations(config: &RunConfig, shape: [usize; 3]) -> Result<u64, TrainError>
 /// The task of a run.
 pub(super) fn open(
     config: &RunConfig,
-    data: &Dataset,
+    data: &Dataset<Clips>,
     device: &Device,
     from: Option<&Checkpoint>,
     share: &Share,
 ) -> Result<Diffusion<TextToVideo>, TrainError> {
-    check(config)?;
     let vae = Vae::load(&config.text.vae, device)?;
     let shape = vae.shape(config.data.size)?;
     activations(config, shape)?;
     let tokenizer = text::checked_tokenizer(config, data.split().0.words(), from)?;
-    let parts = ClipLatents::parts(config, &vae, device, share.is_first())?;
+    let parts = ClipLatents::parts(config, data, &vae, device, share.is_first())?;
     let maker = TextBatches::new(config, tokenizer, parts)?;
     let mut model = VideoModel::new(config, shape, maker.tokenizer(), &device.clone().autodiff())?
         .with_context(config.run.context());
@@ -101,7 +91,7 @@ impl Subject for TextToVideo {
         let guidance = Some(self.config.text.guidance);
         let [_, _, side, _] = self.maker.latents().shape();
         let stride = self.config.data.size / side.max(1);
-        let size = Some(vec![self.config.data.moving.frames, side * stride, side * stride]);
+        let size = Some(vec![self.config.data.window().frames, side * stride, side * stride]);
         let asked = Request { prompts: self.maker.prompts(), guidance, size, ..Request::default() };
         let made = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
         Ok(preview::sheet(made, |count| count))
@@ -114,8 +104,7 @@ impl Subject for TextToVideo {
 }
 
 /// The sizes of the networks and of the data.
-pub(super) fn plan(config: &RunConfig, data: &Dataset, device: &Device) -> Result<DryRun, TrainError> {
-    check(config)?;
+pub(super) fn plan(config: &RunConfig, data: &Dataset<Clips>, device: &Device) -> Result<DryRun, TrainError> {
     let shape = Vae::load(&config.text.vae, device)?.shape(config.data.size)?;
     let tokenizer = text::tokenizer(data.split().0.words(), config)?;
     let model = VideoModel::new(config, shape, &tokenizer, device)?;

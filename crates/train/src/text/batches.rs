@@ -50,7 +50,7 @@ pub(crate) trait Clean: Send + Sync + 'static {
     fn draw(&self, index: usize, seed: u64, counter: u64) -> Cow<'_, [f32]>;
 
     /// The unchanged sample.
-    fn plain(&self, index: usize) -> &[f32];
+    fn plain(&self, index: usize) -> Cow<'_, [f32]>;
 
     /// A fingerprint of all of them.
     fn fingerprint(&self) -> &str;
@@ -275,7 +275,7 @@ impl<L: Clean> Batches for TextBatches<L> {
             let mut batch = TextBatch::default();
             for row in part {
                 let image = if rows <= images { row * images / rows } else { row % images };
-                self.noising.add_held_out(&mut batch.rows, latents.plain(image), row, rows);
+                self.noising.add_held_out(&mut batch.rows, &latents.plain(image), row, rows);
                 batch.texts.push(self.tokens(&plain.compose(&words[image], 0, 0)));
             }
             batch

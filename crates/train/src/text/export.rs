@@ -87,7 +87,7 @@ pub(crate) fn export(
 fn extras(config: &RunConfig) -> Extras {
     let steps = Some(STEPS[usize::from(config.task == TaskKind::TextToSound)]);
     let guidance = Some(config.text.guidance);
-    let fps = (config.task == TaskKind::TextToVideo).then_some(config.data.moving.fps);
+    let fps = (config.task == TaskKind::TextToVideo).then(|| config.data.window().fps);
     let sampling = SamplingDefaults { steps, guidance, fps, ..SamplingDefaults::default() };
     Extras { sampling, ..Extras::default() }
 }

@@ -179,8 +179,8 @@ impl Clean for Latents {
     }
 
     /// The mean for the unchanged image.
-    fn plain(&self, index: usize) -> &[f32] {
-        self.of(&self.mean, index, 0)
+    fn plain(&self, index: usize) -> Cow<'_, [f32]> {
+        self.of(&self.mean, index, 0).into()
     }
 
     fn fingerprint(&self) -> &str {

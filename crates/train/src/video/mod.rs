@@ -4,6 +4,7 @@
 mod latents;
 
 use burn::{module::Module, tensor::Tensor};
+use tweedie_data::{AugmentConfig, Source};
 use tweedie_hub::ClipTokenizer;
 use tweedie_models::{
     ClipTextModel, Conditions, Entry, ExecContext, InputError, Mode, Network, VideoUNet, conditions::TEXT,
@@ -14,6 +15,22 @@ use tweedie_ops::{Batch, Device};
 use crate::{config::RunConfig, error::TrainError};
 
 pub(crate) use latents::ClipLatents;
+
+/// Checks what the data and its augmentation must be.
+///
+/// # Errors
+/// [`TrainError::Config`] naming the key.
+pub(crate) fn check_source(config: &RunConfig) -> Result<(), TrainError> {
+    if !matches!(config.data.source, Source::MovingEmoji | Source::Folder(_)) {
+        let expected = "a folder of clips (--data DIR), or \"moving_emoji\"";
+        return Err(TrainError::config("data.source", &config.data.source, expected));
+    }
+    if config.augment != AugmentConfig::default() {
+        let expected = "no table [augment], which is for images";
+        return Err(TrainError::config("augment", "given", expected));
+    }
+    Ok(())
+}
 
 /// The trained networks.
 #[derive(Module, Debug)]
