@@ -106,11 +106,19 @@ impl Job {
             return Ok(Encoded { mean, logvar: None });
         };
         let x = Batch::from_host(values, 1, &SampleShape::new(self.channels(), &self.size), &self.device);
-        let encoded = match tiles(codec, &self.request, &self.size) {
+        let (leading, _) = frames_first(codec, &self.size);
+        let parts = if leading.is_empty() { vec![x] } else { frames(&x) };
+        let encoded = parts.into_iter().map(|x| match tiles(codec, &self.request, &self.size) {
             Some(tiles) => codec.encode_tiled(&x, tiles),
             None => codec.encode(x),
-        };
-        let encoded = encoded.map_err(|e| fail(e.to_string()))?;
+        });
+        let encoded: Result<Vec<Encoded>, InputError> = encoded.collect();
+        let (means, logvars): (Vec<_>, Vec<_>) =
+            encoded.map_err(|e| fail(e.to_string()))?.into_iter().map(|one| (one.mean, one.logvar)).unzip();
+        let axes = if leading.is_empty() { 2 } else { 3 };
+        let mean = joined(means, axes).ok_or_else(|| fail("the clip has no frames".into()))?;
+        let logvar = logvars.into_iter().collect::<Option<Vec<_>>>().and_then(|all| joined(all, axes));
+        let encoded = Encoded { mean, logvar };
         for values in std::iter::once(&encoded.mean).chain(&encoded.logvar) {
             self.check_finite(codec, &values.to_host())?;
         }

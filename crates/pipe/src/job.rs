@@ -14,7 +14,7 @@ use tweedie_core::{
     schedule::Axis,
     solver::{self, Bespoke},
 };
-use tweedie_data::Image;
+use tweedie_data::{Image, Video};
 use tweedie_hub::{Model, Recipe, Sampling, SchedulerConfig};
 use tweedie_models::{Codec, Conditions, Encoded, HostTensor, Network, Precision};
 use tweedie_ops::{Batch, RowNoise, SampleShape};
@@ -25,7 +25,7 @@ use crate::{
     conditions::Prepared,
     control::Strengths,
     guidance::{Guidance, Guided, scale_for},
-    known::{Edited, Mended, Work},
+    known::{Edited, Mended, Seam, Work},
     media::Medium,
     posterior::{Posterior, Replacement, Rows},
     request::Request,
@@ -422,6 +422,15 @@ impl Job {
         let each: usize = results.shape.iter().skip(1).product();
         let latents = self.codec.is_some();
         results.values.chunks_exact(each.max(1)).filter_map(|values| work.compose(values, latents)).collect()
+    }
+
+    /// The existing clip with each of these results in its place, and how visible the border of the mask is; none if the request
+    /// has no known clip.
+    pub fn recut(&self, results: &HostTensor) -> Vec<(Video, Option<Seam>)> {
+        let Some(work) = &self.work else { return Vec::new() };
+        let each: usize = results.shape.iter().skip(1).product();
+        let latents = self.codec.is_some();
+        results.values.chunks_exact(each.max(1)).filter_map(|values| work.recut(values, latents)).collect()
     }
 
     /// The existing sound with each of these results in its place; none if the request has no known sound.

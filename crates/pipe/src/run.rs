@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use tweedie_core::Level;
-use tweedie_media::{Image, Leveled, level};
+use tweedie_media::{Image, Leveled, Video, level};
 use tweedie_models::{Codec, HostTensor};
 use tweedie_ops::Batch;
 use tweedie_system::ranks::{Failed, Program, Ranks, agree};
@@ -22,7 +22,7 @@ use crate::{
     film::Show,
     flight::{Flight, Snapshot},
     job::Job,
-    known::{Edited, Mended},
+    known::{Edited, Mended, Seam},
     media::Media,
     together::{Progress, Together},
 };
@@ -104,12 +104,16 @@ pub struct Output {
     pub tensors: HostTensor,
     /// The results as images. Empty if they are not images.
     pub images: Vec<Image>,
-    /// The results as the media that their shape tells. If the model speaks, the units of each text are joined here, but not in
+    /// The results as the media that their shape tells. If the request has a known clip, the whole clips with the results in
+    /// their place. If the model speaks, the units of each text are joined here, but not in
     /// [`Self::tensors`].
     pub media: Media,
     /// How each sound was brought to the loudness of the request, if it has one; `None` for sounds that are silent or shorter
     /// than 0.4 s, which stay as they are.
     pub leveled: Vec<Option<Leveled>>,
+    /// How visible the border of the mask is in each existing image or clip with the result in its place; `None` if nothing is
+    /// known beside it.
+    pub seams: Vec<Option<Seam>>,
     /// The existing image with each result in its place; empty if the request has no known image.
     pub edited: Vec<Edited>,
     /// The existing sound with each result in its place; empty if the request has no known sound.
@@ -143,7 +147,16 @@ impl Output {
             _ => Vec::new(),
         };
         let (edited, mended) = (job.edited(&tensors), job.mended(&tensors));
-        Self { tensors, images, media, leveled, edited, mended, classes: job.classes(), evals }
+        let mut seams: Vec<Option<Seam>> = edited.iter().map(|edited| edited.seam).collect();
+        let recut = job.recut(&tensors);
+        if !recut.is_empty() {
+            let (mut clips, of_clips): (Vec<Video>, Vec<_>) = recut.into_iter().unzip();
+            if let Some(fps) = job.request.fps {
+                clips.iter_mut().for_each(|clip| clip.delay = (1000 / fps.get()).clamp(1, 65535) as u16);
+            }
+            (media, seams) = (Media::Clips(clips), of_clips);
+        }
+        Self { seams, tensors, images, media, leveled, edited, mended, classes: job.classes(), evals }
     }
 }
 

@@ -12,13 +12,17 @@ use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::{Image, open_picture, open_sized},
+    data::{Image, clip, open_picture, open_sized},
     library,
     media::{Audio, Rgb, SOUND_ENDINGS, spectrogram},
     pipe::{
-        ClassSelector, Event, Job, LoadOptions, Output, Pipeline, PipelineError, RecordedFile, Request,
+        ClassSelector, Event, Job, LoadOptions, Media, Output, Pipeline, PipelineError, RecordedFile,
+        Request,
         known::{Depth, Known, Mended, Picture, Recording, spread},
-        media::{enlarge, read_request, write_picture, write_png, write_recording},
+        media::{
+            AnimationFormat, Video, enlarge, read_request, write_picture, write_png, write_recording,
+            write_video,
+        },
         posterior::{METHODS, Method},
     },
 };
@@ -57,7 +61,7 @@ pub struct Answers {
     /// Class by name or number; repeat to use several in turn [default: no class if the model knows that, or all in turn].
     #[arg(short, long, value_name = "CLASS")]
     class: Vec<ClassSelector>,
-    /// Repeat the request that is stored in this PNG, WAV or FLAC file; other flags but those of the sampler and the output are ignored.
+    /// Repeat the request that is stored in this PNG, GIF, WebP, WAV or FLAC file; other flags but those of the sampler and the output are ignored.
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
 
@@ -257,8 +261,13 @@ impl Answers {
             ensure!(self.model.is_some(), "{}: expected --model with a model of sounds", path.display());
             ensure!(self.spread.is_none(), "--spread is only supported for images");
         }
-        let files =
-            self.places(request.count.get(), if sound.is_some() { &["wav", "flac"] } else { &["png"] })?;
+        let count = request.count.get();
+        let files = match (&sound, &self.model) {
+            (Some(_), _) => self.places(count, &["wav", "flac"])?,
+            // It may be a model of clips.
+            (None, Some(_)) => self.places(count, &CLIPS)?,
+            (None, None) => self.places(count, &["png"])?,
+        };
         let device = tweedie::ops::device(device)?;
         let controls = control::folders(&request);
         let options = LoadOptions {
@@ -269,6 +278,13 @@ impl Answers {
         };
         let pipeline =
             model::pipeline_for_with(self.model.as_deref(), &request.prompts, &options, &device, ui)?;
+        let clip = pipeline.network().spec().axes == 3;
+        if clip {
+            self.suits_clips(&files, ui)?;
+        } else if sound.is_none() {
+            self.places(count, &["png"])?;
+            request.known.iter().for_each(|known| tell_first_frame(&known.image.path, ui));
+        }
         if !self.is_repeated() {
             self.without_condition(&mut request, &pipeline);
         }
@@ -300,6 +316,12 @@ impl Answers {
                 ));
             }
         }
+        if let (Media::Clips(clips), true) = (&output.media, clip) {
+            for (clip, path) in clips.iter().zip(&files) {
+                write_video(path, clip, Some(&request))?;
+                written.push(path.clone());
+            }
+        }
         let (before, seen) = match &sound {
             Some(path) => spectrograms(path, &output.mended)?,
             None => (before, seen),
@@ -316,10 +338,10 @@ impl Answers {
             written.push(path.clone());
         }
         let places: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
-        let seams: Vec<_> = output.edited.iter().map(|edited| edited.seam).collect();
+        let seams = &output.seams;
         let mut text = format!(
             "{} in {seconds:.1} s, {}",
-            counted(output.edited.len() + output.mended.len(), "answer"),
+            counted(count, "answer"),
             counted(output.evals, "evaluation")
         );
         if let Some(seam) = seams.iter().flatten().max_by(|a, b| a.across.total_cmp(&b.across)) {
@@ -337,6 +359,25 @@ impl Answers {
             format!("{text}\n{}", places.join("\n")),
         );
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Checks whether clips can be written to `files`, and says where they lose something.
+    fn suits_clips(&self, files: &[PathBuf], ui: Ui) -> Result<()> {
+        ensure!(
+            self.sheet.is_none() && self.spread.is_none(),
+            "--sheet and --spread do not show clips; remove them"
+        );
+        files.iter().try_for_each(|path| Video::check(path))?;
+        let exact = |path: &&PathBuf| {
+            matches!(AnimationFormat::of(path), Some(AnimationFormat::Apng | AnimationFormat::WebP))
+        };
+        if let Some(path) = files.iter().find(|path| !exact(path)) {
+            ui.warn(format!(
+                "{}: this format changes colours a little; only .webp and .png keep the known frames exactly",
+                path.display()
+            ));
+        }
+        Ok(())
     }
 
     /// Without a class, the model is asked without guidance for no class: the image itself says what it shows.
@@ -360,6 +401,20 @@ impl Answers {
                  large forms may not be plausible"
             ));
         }
+    }
+}
+
+/// File extensions of clips.
+const CLIPS: [&str; 8] = ["png", "apng", "webp", "gif", "y4m", "mp4", "webm", "mkv"];
+
+/// Says that a model of images only sees the first frame of a clip.
+fn tell_first_frame(path: &Path, ui: Ui) {
+    if clip::read(path, clip::Part::First(2)).is_ok_and(|clip| clip.video.frames.len() > 1) {
+        ui.warn(format!(
+            "{}: only its first frame is used, because the model makes images; --model moving-emoji, or another model of clips, \
+             takes all",
+            path.display()
+        ));
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{control::ControlArgs, ui::Ui};
 #[derive(ClapArgs, Debug)]
 #[command(after_help = methods())]
 pub struct Args {
-    /// The image, or the sound for a model of sounds. All values outside the mask stay as they are.
+    /// The image; for a model of sounds the sound, for a model of clips the clip. All values outside the mask stay as they are.
     #[arg(required_unless_present = "like")]
     image: Option<PathBuf>,
     /// Mask of the same size: white is changed, black is kept, grey is changed as by a lower strength. In a mask with
@@ -34,9 +34,12 @@ pub struct Args {
     /// Extend the image beyond its left, top, right and bottom border by this many pixels.
     #[arg(long, value_name = "L,T,R,B", value_parser = four, help_heading = "Mask")]
     extend: Option<Four>,
-    /// Of a sound: change from one time to another, in seconds, for example 0.5..0.8; may be repeated.
+    /// Of a sound or a clip: change from one time to another, in seconds, for example 0.5..0.8; may be repeated.
     #[arg(long, value_name = "FROM..TO", value_parser = gap, help_heading = "Mask")]
     gap: Vec<Gap>,
+    /// Of a clip: add this many frames that lead from the last one back to the first, so that it can be repeated without a jump.
+    #[arg(long, value_name = "FRAMES", default_value_t = 0, help_heading = "Mask")]
+    close: usize,
     /// Width in pixels over which the change sets in, inside the mask.
     #[arg(long, value_name = "PIXELS", default_value_t = 0, help_heading = "Mask")]
     feather: usize,
@@ -105,13 +108,15 @@ impl Args {
             transparent: self.transparent,
             extend: self.extend.map_or([0; 4], |sides| sides.0),
             gaps: self.gap.iter().map(|gap| gap.0).collect(),
+            between: 0,
+            close: self.close,
             feather: self.feather,
         };
         let marks = MaskSpec { feather: 0, ..mask.clone() } != MaskSpec::default();
         ensure!(
             marks || self.strength.is_some(),
-            "expected a mask (--mask, --rect, --ellipse, --transparent or --extend; --gap for a sound), or --strength to change \
-             everything"
+            "expected a mask (--mask, --rect, --ellipse, --transparent or --extend; --gap for a sound; --gap or --close for a \
+             clip), or --strength to change everything"
         );
         ensure!(marks || self.feather == 0, "--feather has no effect without a mask; remove it");
         Ok(Known {

@@ -18,7 +18,7 @@ use crate::ui::Ui;
 #[derive(ClapArgs, Debug)]
 #[command(after_help = methods())]
 pub struct Args {
-    /// The image, or the sound for a model of sounds.
+    /// The image; for a model of sounds the sound, for a model of clips the clip.
     #[arg(required_unless_present = "like")]
     image: Option<PathBuf>,
     /// Enlarge by this factor. If nothing else is known of the image and no method is given, a model that was trained to enlarge
@@ -51,6 +51,9 @@ pub struct Args {
     /// From one time to another, in seconds, for example 0.5..0.8, it is not known; may be repeated.
     #[arg(long, value_name = "FROM..TO", value_parser = gap, help_heading = SOUND)]
     gap: Vec<Gap>,
+    /// This many frames are missing between each two of a clip: its rate rises, its duration stays.
+    #[arg(long, value_name = "FRAMES", default_value_t = 0, help_heading = SOUND)]
+    between: usize,
     /// Only frequencies below this are known, in Hz. The sound may have a lower rate than the model.
     #[arg(long, value_name = "HZ", help_heading = SOUND)]
     bandwidth: Option<f64>,
@@ -61,7 +64,7 @@ pub struct Args {
     answers: Answers,
 }
 
-const SOUND: &str = "What has happened to the sound";
+const SOUND: &str = "What has happened to the sound or the clip";
 
 /// How an image was made small.
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -94,7 +97,8 @@ impl Args {
             || self.colour
             || self.bandwidth.is_some()
             || self.declip.is_some()
-            || !self.gap.is_empty();
+            || !self.gap.is_empty()
+            || self.between > 0;
         !others && self.mask.is_empty() && self.rect.is_empty()
     }
 
@@ -105,6 +109,7 @@ impl Args {
             files: self.mask.iter().map(|path| RecordedFile::of(path)).collect::<Result<_, _>>()?,
             rectangles: self.rect.iter().map(|shape| shape.0).collect(),
             gaps: self.gap.iter().map(|gap| gap.0).collect(),
+            between: self.between,
             ..MaskSpec::default()
         };
         let mask = (mask != MaskSpec::default()).then_some(mask);
@@ -113,7 +118,7 @@ impl Args {
         ensure!(
             mask.is_some() || !degradations.is_empty() || noisy,
             "expected what has happened to the image: --enlarge, --deblur, --colour, --jpeg, --mask or --rect; or to the sound: \
-             --gap, --bandwidth, --declip or --noise"
+             --gap, --bandwidth, --declip or --noise; or to the clip: --gap, --between, --mask or --rect"
         );
         let blurred = self.deblur.is_some();
         Ok(Known {

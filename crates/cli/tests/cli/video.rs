@@ -118,6 +118,108 @@ fn a_folder_of_clips_is_shown() {
     scratch.fails(&["data", "emoji", "--clips"], &["no clips in"]);
 }
 
+/// Twenty frames that differ in every pixel.
+fn given(scratch: &Scratch) -> Video {
+    let pixel = |f: usize, i: usize| [(7 * i) as u8, (9 * f + i) as u8, (3 * i * (f + 1)) as u8];
+    let frame =
+        |f: usize| Image { width: 20, height: 16, pixels: (0..320).flat_map(|i| pixel(f, i)).collect() };
+    let video = Video { frames: (0..20).map(frame).collect(), delay: 100 };
+    video.write(&scratch.path("given.webp"), None).unwrap();
+    video
+}
+
+#[test]
+fn what_is_known_of_a_clip_stays_exactly() {
+    let scratch = Scratch::new();
+    let video = given(&scratch);
+    let model: &str = &MODEL;
+    let changed = |command: &str, more: &[&str], output: &str| {
+        let fixed = [
+            command,
+            "given.webp",
+            "--model",
+            model,
+            "--prompt",
+            "a cat spins",
+            "--steps",
+            "2",
+            "-o",
+            output,
+        ];
+        scratch.ok(&[&fixed[..], more].concat());
+        read(&scratch.path(output), Part::All).unwrap().video
+    };
+    // Missing frames: those that begin from 0.2 s to 0.5 s.
+    let made = changed("restore", &["--gap", "0.2..0.5"], "gap.webp");
+    assert_eq!((made.frames.len(), made.delay), (20, 100));
+    for (f, (made, given)) in made.frames.iter().zip(&video.frames).enumerate() {
+        assert_eq!(made == given, !(2..5).contains(&f), "frame {f}");
+    }
+    // The same request, the same frames.
+    scratch.ok(&["restore", "--like", "gap.webp", "--model", model, "-o", "again.png"]);
+    assert_eq!(read(&scratch.path("again.png"), Part::All).unwrap().video, made);
+
+    // New frames between each two, and those that lead back.
+    let made = changed("restore", &["--between", "1"], "between.png");
+    assert_eq!((made.frames.len(), made.delay), (39, 50));
+    assert!(made.frames.iter().step_by(2).eq(&video.frames));
+    assert!(made.frames.windows(2).all(|pair| pair[0] != pair[1]));
+    let made = changed("edit", &["--close", "3"], "loop.webp");
+    assert_eq!((made.frames.len(), &made.frames[..20]), (23, &video.frames[..]));
+
+    // A rectangle of all frames, wider than the window of the network needs.
+    let made = changed("edit", &["--rect", "5,4,9,6"], "rect.webp");
+    let inside = |i: usize| (5..14).contains(&(i % 20)) && (4..10).contains(&(i / 20));
+    for (f, (made, given)) in made.frames.iter().zip(&video.frames).enumerate() {
+        let same = |i: usize| made.pixels[3 * i..3 * i + 3] == given.pixels[3 * i..3 * i + 3];
+        assert!((0..320).all(|i| inside(i) || same(i)), "frame {f}");
+        assert!((0..320).filter(|i| inside(*i) && !same(*i)).count() > 20, "frame {f}");
+    }
+    // All of it by a strength; new pixels beyond the border.
+    let made = changed("edit", &["--strength", "0.5"], "strength.webp");
+    assert!(made.frames.iter().zip(&video.frames).all(|(made, given)| made != given));
+    let made = changed("edit", &["--extend", "0,0,4,0", "--method", "ddnm"], "wide.webp");
+    assert_eq!((made.frames[19].width, made.frames[19].height), (24, 16));
+    let left = |image: &Image, y: usize| image.pixels[3 * y * image.width..][..60].to_vec();
+    assert!(made.frames.iter().zip(&video.frames).all(|(a, b)| (0..16).all(|y| left(a, y) == left(b, y))));
+}
+
+#[test]
+fn changes_that_do_not_suit_clips_are_named() {
+    let scratch = Scratch::new();
+    given(&scratch);
+    let model: &str = &MODEL;
+    Image::filled(5, 5, Rgb([255; 3])).save_png(scratch.path("small.png")).unwrap();
+    for (more, part) in [
+        (
+            &["restore", "given.webp", "--gap", "1..2.5"][..],
+            "gap 1..2.5: expected a beginning and an end in seconds, within the",
+        ),
+        (&["restore", "given.webp", "--gap", "0.51..0.59"], "no frame begins in it; each lasts 0.100 s"),
+        (&["restore", "given.webp", "--gap", "0..2"], "nothing of the clip is known"),
+        (&["restore", "given.webp", "--colour"], "clips can have missing frames and masks"),
+        (&["restore", "given.webp", "--between", "9999"], "expected at most 1024 new frames"),
+        (&["restore", "small.png", "--between", "1"], "a single image, not a clip"),
+        (&["edit", "given.webp", "--mask", "small.png"], "5×5 pixels, but the image has 20×16"),
+        (
+            &["edit", "given.webp", "--rect", "0,0,4,4", "-o", "a.avi"],
+            "a.avi: expected a file name with the extension",
+        ),
+        (
+            &["edit", "given.webp", "--rect", "0,0,4,4", "--sheet", "s.png"],
+            "--sheet and --spread do not show clips",
+        ),
+        (&["edit", "given.webp", "--transparent"], "no transparent pixels"),
+    ] {
+        scratch.fails(&[more, &["--model", model]].concat(), &[part]);
+    }
+    // A model of images takes the first frame, and says so; it knows no frames.
+    let ran = scratch.ok(&["edit", "given.webp", "--rect", "0,0,4,4", "--steps", "2", "-o", "a.png"]);
+    assert!(ran.stderr.contains("only its first frame is used"), "{}", ran.told());
+    scratch.fails(&["edit", "given.webp", "--close", "2"], &["new frames are parts of clips"]);
+    scratch.fails(&["restore", "given.webp", "--gap", "0..0.3"], &["parts of sounds and clips"]);
+}
+
 #[test]
 fn a_server_makes_clips() {
     let scratch = Scratch::new();

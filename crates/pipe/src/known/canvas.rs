@@ -28,6 +28,16 @@ pub(crate) struct Canvas {
     opaque: bool,
 }
 
+/// How a picture is seen and changed.
+pub(crate) struct Shape {
+    pub sizes: Sizes,
+    /// Height and width of the window, if they are given.
+    pub size: Option<[usize; 2]>,
+    pub channels: usize,
+    pub feather: usize,
+    pub opaque: bool,
+}
+
 impl Canvas {
     /// Reads the files of a request for a network with these sizes and channels. With `size`, the window has this height and
     /// width.
@@ -56,8 +66,23 @@ impl Canvas {
             Some(mask) => (change(mask, &own)?, extended(own, mask.extend)?, mask.clone()),
             None => (vec![1.0; area], own, MaskSpec::default()),
         };
+        let shape = Shape { sizes, size, channels, feather: mask.feather, opaque: mask.transparent };
+        Self::of(picture, change.clone(), &change, &shape)
+    }
+
+    /// A picture, the part of it to change, and a window for all that is marked.
+    ///
+    /// # Errors
+    /// If the network only supports a size that is too small.
+    pub fn of(
+        picture: Picture,
+        change: Vec<f32>,
+        marks: &[f32],
+        shape: &Shape,
+    ) -> Result<Self, PipelineError> {
+        let &Shape { sizes, size, channels, feather, opaque } = shape;
         let (height, width) = (picture.height(), picture.width());
-        let marked = |i: &usize| change[*i] > 0.0;
+        let marked = |i: &usize| marks[*i] > 0.0;
         let rows = (0..height).filter(|y| (0..width).any(|x| marked(&(y * width + x))));
         let columns = (0..width).filter(|x| (0..height).any(|y| marked(&(y * width + x))));
         let part = [range(rows), range(columns)];
@@ -67,7 +92,17 @@ impl Canvas {
         };
         let window = Window::around(part, [height, width], sizes);
         let window = window.map_err(|e| PipelineError::request("mask", e))?;
-        Ok(Self { picture, change, window, channels, feather: mask.feather, opaque: mask.transparent })
+        Ok(Self { picture, change, window, channels, feather, opaque })
+    }
+
+    /// The whole picture.
+    pub fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    /// Whether anything is changed.
+    pub fn changes(&self) -> bool {
+        self.change.iter().any(|m| *m > 0.0)
     }
 
     /// Height and width of the window.
@@ -186,7 +221,10 @@ fn range(mut all: impl Iterator<Item = usize>) -> (usize, usize) {
 }
 
 /// The image with new pixels beyond its left, top, right and bottom border. They continue the border's colours and are opaque.
-fn extended(picture: Picture, [left, top, right, bottom]: [usize; 4]) -> Result<Picture, PipelineError> {
+pub(super) fn extended(
+    picture: Picture,
+    [left, top, right, bottom]: [usize; 4],
+) -> Result<Picture, PipelineError> {
     if [left, top, right, bottom] == [0; 4] {
         return Ok(picture);
     }

@@ -19,7 +19,10 @@ pub(super) fn change(mask: &MaskSpec, picture: &Picture) -> Result<Vec<f32>, Pip
         return Err(fail(format!("`feather` {}: expected at most {MOST_FEATHER} pixels", mask.feather)));
     }
     if !mask.gaps.is_empty() {
-        return Err(fail("gaps in time are parts of sounds, but this model makes images".into()));
+        return Err(fail("gaps in time are parts of sounds and clips, but this model makes images".into()));
+    }
+    if mask.between > 0 || mask.close > 0 {
+        return Err(fail("new frames are parts of clips, but this model makes images".into()));
     }
     let (width, height) = (picture.width(), picture.height());
     let mut own = vec![0.0f32; width * height];

@@ -1,7 +1,8 @@
-//! Requests about an image or a sound that exists: what of it is known, and what is to be made.
+//! Requests about an image, a clip or a sound that exists: what of it is known, and what is to be made.
 
 mod canvas;
 mod change;
+mod clip;
 mod degradation;
 mod restoration;
 mod seam;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{RecordedFile, posterior::Method};
 
 pub(crate) use canvas::Canvas;
+pub(crate) use clip::Footage;
 pub use degradation::Degradation;
 pub(crate) use restoration::Work;
 pub use seam::Seam;
@@ -24,11 +26,11 @@ pub use spread::{Spread, spread};
 pub use tweedie_media::{Depth, Picture, Recording};
 pub(crate) use window::Sizes;
 
-/// An existing image or sound and what of it is to be changed or restored.
+/// An existing image, clip or sound and what of it is to be changed or restored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Known {
-    /// The image, or the sound for models of sounds.
+    /// The image; for models of sounds the sound, for models of clips the clip.
     pub image: RecordedFile,
     /// The part to change; without it, all of it. With degradations, the part that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,11 +46,11 @@ pub struct Known {
     pub method: Option<Method>,
 }
 
-/// The part of an image or a sound to change: the union of all that is given.
+/// The part of an image, a clip or a sound to change: the union of all that is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MaskSpec {
-    /// Images of the same size: white is changed, black is kept, and grey is changed less, like a lower strength. In a file
+    /// Images of the same size, for all frames of a clip: white is changed, black is kept, and grey is changed less, like a lower strength. In a file
     /// with transparency, transparent pixels are changed and opaque ones kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<RecordedFile>,
@@ -64,9 +66,15 @@ pub struct MaskSpec {
     /// New pixels beyond the left, top, right and bottom border.
     #[serde(skip_serializing_if = "is_zero")]
     pub extend: [usize; 4],
-    /// Parts of a sound: beginning and end in seconds.
+    /// Parts of a sound, or all pixels of the frames of a clip that begin in them: beginning and end in seconds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<[f64; 2]>,
+    /// Number of new frames between each two of a clip.
+    #[serde(skip_serializing_if = "is_none")]
+    pub between: usize,
+    /// Number of new frames that lead from the last frame of a clip back to its first.
+    #[serde(skip_serializing_if = "is_none")]
+    pub close: usize,
     /// Width in pixels, inside the mask, over which the change sets in.
     #[serde(skip_serializing_if = "is_none")]
     pub feather: usize,

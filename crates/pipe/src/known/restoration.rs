@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tweedie_data::{Rgb, open_picture};
-use tweedie_media::{Depth, Image, Picture};
+use tweedie_media::{Depth, Image, Picture, Video};
 
 use super::{
-    Degradation, Edited, Known, Mended,
+    Degradation, Edited, Known, Mended, Seam,
     change::change,
     degradation::{factor, operator},
     window::{Sizes, reflected},
@@ -162,6 +162,8 @@ pub(crate) enum Work {
     Whole(Restoration),
     /// A sound.
     Sound(super::Sound),
+    /// A clip.
+    Clip(super::Footage),
 }
 
 impl Work {
@@ -171,13 +173,14 @@ impl Work {
             Self::Part(canvas) => canvas.size().to_vec(),
             Self::Whole(restoration) => restoration.size().to_vec(),
             Self::Sound(sound) => vec![sound.length()],
+            Self::Clip(footage) => footage.size(),
         }
     }
 
     /// What is known, if it is not a part of the values themselves.
     pub fn measurement(&self) -> Option<&Measurement> {
         match self {
-            Self::Part(_) => None,
+            Self::Part(_) | Self::Clip(_) => None,
             Self::Whole(restoration) => Some(restoration.measurement()),
             Self::Sound(sound) => sound.measurement(),
         }
@@ -187,6 +190,7 @@ impl Work {
     pub fn notes(&self) -> &[String] {
         match self {
             Self::Sound(sound) => sound.notes(),
+            Self::Clip(footage) => footage.notes(),
             _ => &[],
         }
     }
@@ -196,7 +200,15 @@ impl Work {
         match self {
             Self::Part(canvas) => Some(canvas.compose(made, solve)),
             Self::Whole(restoration) => Some(restoration.compose(made)),
-            Self::Sound(_) => None,
+            Self::Sound(_) | Self::Clip(_) => None,
+        }
+    }
+
+    /// The clip with the result for a sample in its place, as [`Self::compose`].
+    pub fn recut(&self, made: &[f32], solve: bool) -> Option<(Video, Option<Seam>)> {
+        match self {
+            Self::Clip(footage) => Some(footage.compose(made, solve)),
+            _ => None,
         }
     }
 
@@ -213,7 +225,7 @@ impl Work {
         match self {
             Self::Part(canvas) => Some(canvas.shown()),
             Self::Whole(restoration) => Some(restoration.shown()),
-            Self::Sound(_) => None,
+            Self::Sound(_) | Self::Clip(_) => None,
         }
     }
 

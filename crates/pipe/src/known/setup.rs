@@ -79,8 +79,8 @@ impl Pipeline {
             return Ok(Work::Sound(self.sound_work(request, known)?));
         }
         let channels = if self.codec().is_some() { 3 } else { spec.outputs.min(spec.inputs) };
-        if spec.axes != 2 || !matches!(channels, 1 | 3) {
-            return fail("known", "this model makes neither images nor sounds");
+        if !matches!(spec.axes, 2 | 3) || !matches!(channels, 1 | 3) {
+            return fail("known", "this model makes neither images nor clips nor sounds");
         }
         if request.image.is_some() {
             return fail("image", "has no effect with `known`, which has an image of its own; remove it");
@@ -90,11 +90,14 @@ impl Pipeline {
             Some(&[height, width]) => Some([height, width]),
             Some(other) => return fail("size", &format!("{other:?}: expected height and width")),
         };
-        let native = self.native_size().as_deref().and_then(|size| <[usize; 2]>::try_from(size).ok());
+        let native = self.native_size().as_deref().and_then(<[usize]>::last_chunk::<2>).copied();
         let Some(native) = native.or(size) else {
             return fail("size", "the model has no default size, so the request needs one");
         };
         let sizes = Sizes { native, fixed: spec.fixed, unit: self.stride() * spec.multiple };
+        if spec.axes == 3 {
+            return Ok(Work::Clip(self.clip_work(request, known, sizes, size, channels)?));
+        }
         if !known.degradations.is_empty() {
             if self.codec().is_some() {
                 return fail(
@@ -182,6 +185,7 @@ impl Job {
         let (change, planes) = match work {
             Work::Part(canvas) => (canvas.change(), canvas.planes()),
             Work::Sound(sound) => (sound.change(), sound.planes()),
+            Work::Clip(footage) => (footage.change(), footage.planes()),
             Work::Whole(_) => return Ok(()),
         };
         let recipe = self.recipe_with(&self.sampling)?;
@@ -242,13 +246,16 @@ fn until(change: &[f32], size: &[usize], shape: &SampleShape, level: impl Fn(f32
         };
         return (0..columns).map(column).collect::<Vec<f64>>().repeat(rows);
     }
-    let (&[_, width], &[rows, columns]) = (size, shape.axes()) else { return Vec::new() };
-    let (tall, wide) = (change.len() / width / rows, width / columns);
-    let value = |i: usize| {
+    let (&[.., height, width], &[.., rows, columns]) = (size, shape.axes()) else { return Vec::new() };
+    let (tall, wide) = (height / rows, width / columns);
+    let value = |frame: &[f32], i: usize| {
         let (top, left) = (i / columns * tall, i % columns * wide);
-        let pixels = (top..top + tall).flat_map(|y| change[y * width + left..][..wide].iter().copied());
+        let pixels = (top..top + tall).flat_map(|y| frame[y * width + left..][..wide].iter().copied());
         level(pixels.fold(0.0, f32::max))
     };
-    let plane: Vec<f64> = (0..rows * columns).map(value).collect();
+    // One frame after another of a clip.
+    let frames = change.chunks_exact(height * width);
+    let plane: Vec<f64> =
+        frames.flat_map(|frame| (0..rows * columns).map(|i| value(frame, i)).collect::<Vec<_>>()).collect();
     plane.repeat(shape.channels())
 }

@@ -114,8 +114,13 @@ impl Begins {
         match work {
             Some(work) if work.measurement().is_some() => Self::Image { strength: 1.0 },
             Some(Work::Whole(_) | Work::Sound(_)) => Self::Image { strength: strength.unwrap_or(1.0) },
-            Some(Work::Part(canvas)) => {
-                let most = canvas.change().into_iter().fold(0.0f32, f32::max);
+            Some(work @ (Work::Part(_) | Work::Clip(_))) => {
+                let change = match work {
+                    Work::Part(canvas) => canvas.change(),
+                    Work::Clip(footage) => footage.change(),
+                    _ => Vec::new(),
+                };
+                let most = change.into_iter().fold(0.0f32, f32::max);
                 Self::Image { strength: f64::from(most) * strength.unwrap_or(1.0) }
             }
             None if image => Self::Image { strength: strength.unwrap_or(0.8) },
