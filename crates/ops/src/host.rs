@@ -1,6 +1,11 @@
 //! Conversion between tensors and host memory.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::{
+    backend::ExecutionError,
+    tensor::{DType, Device, Tensor, TensorData},
+};
+
+use crate::failure;
 
 /// A tensor of `values` in row-major order, as 32-bit floats on `device`.
 ///
@@ -11,6 +16,16 @@ pub fn from_host<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &D
 }
 
 /// The values of a tensor in row-major order, as 32-bit floats. Waits for the device.
+///
+/// # Panics
+/// If the device has failed; see [`crate::guarded`].
 pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
+    read(tensor.try_into_data())
+}
+
+/// The values of what a device answered.
+pub(crate) fn read(answer: Result<TensorData, ExecutionError>) -> Vec<f32> {
+    let data = answer.unwrap_or_else(|error| failure::fail(&error));
+    failure::check();
+    data.convert::<f32>().try_into_vec().expect("converted to f32")
 }

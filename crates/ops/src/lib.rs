@@ -11,7 +11,9 @@ mod conv;
 mod device;
 mod dimensions;
 pub mod engine;
+mod failure;
 mod file_map;
+mod finite;
 mod host;
 mod memory;
 mod norm;
@@ -19,10 +21,12 @@ mod precision;
 pub mod profile;
 pub mod reference;
 mod update;
+#[cfg(feature = "wgpu")]
+mod wgpu;
 
 use burn::{
     backend::Dispatch,
-    tensor::{DType, FloatDType},
+    tensor::{DType, FloatDType, activation},
 };
 use engine::Engine;
 
@@ -30,10 +34,14 @@ pub use batch::{Batch, RowNoise, SampleShape};
 pub use burn::tensor::{Device, Tensor};
 pub use context::{ExecContext, of_primitives};
 pub use conv::{Added, ConvOptions, Kernel, Maps, conv2d, conv2d_with, norm_conv2d, upsample_conv2d};
-pub use device::{DeviceError, check_instruction_set, device, devices, instruction_set, is_cpu};
+pub use device::{
+    Adapter, DeviceError, adapters, check_instruction_set, device, devices, instruction_set, is_cpu,
+};
 pub use dimensions::{conv_transpose1d, conv_transpose2d, conv_transpose3d, conv1d, conv3d};
 pub use engine::PackedWeights;
+pub use failure::{DeviceFailure, failure, guarded};
 pub use file_map::FileMap;
+pub use finite::FiniteWatch;
 pub use host::{from_host, to_host};
 pub use memory::{init, set_packed_weights};
 pub use norm::{Norm, group_norm, group_norm_silu, normalize};
@@ -121,6 +129,14 @@ pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         return reference::geglu(x);
     }
     Tensor::from_dispatch(Dispatch::engine_geglu(x.into_dispatch()))
+}
+
+/// `x·(1 + erf(x/√2))/2` (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if context::is_of_primitives() || !is_cpu(&x.device()) {
+        return reference::gelu(x);
+    }
+    activation::gelu(x)
 }
 
 /// `x·sigmoid(x)`.

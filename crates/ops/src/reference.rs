@@ -122,8 +122,14 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
 /// See [`crate::geglu`].
 pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let width = x.dims()[D - 1] / 2;
-    let gate = activation::gelu(x.clone().narrow(D - 1, width, width));
+    let gate = gelu(x.clone().narrow(D - 1, width, width));
     x.narrow(D - 1, 0, width) * gate
+}
+
+/// See [`crate::gelu`]. Burn's has the gradient of the approximation by `tanh`, except on the CPU.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let both = (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0;
+    x * both * 0.5
 }
 
 /// See [`crate::silu`].

@@ -101,7 +101,7 @@ impl Objective {
                 loss.rows = means.iter().zip(weights).map(|(m, w)| f64::from(*m) * w).collect();
             }
             let sum = (square * constant(weights, [b, 1], &output)).sum();
-            loss.value = f64::from(sum.clone().into_scalar::<f32>());
+            loss.value = to_host(sum.clone()).iter().copied().map(f64::from).sum();
             graph = Some(sum);
         }
         if let Some(bound) = &self.bound {

@@ -27,7 +27,7 @@ impl Activation {
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Silu => tweedie_ops::silu(x),
-            Self::Gelu => activation::gelu(x),
+            Self::Gelu => tweedie_ops::gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
             Self::QuickGelu => tweedie_ops::silu(x.mul_scalar(1.702f32)).div_scalar(1.702f32),
             Self::Relu => activation::relu(x),
