@@ -8,9 +8,14 @@ use tweedie_core::{
     trajectory::{Poll, State, Trajectory},
 };
 use tweedie_models::denoiser::Call;
-use tweedie_ops::Batch;
+use tweedie_ops::{Batch, FiniteWatch};
 
-use crate::{PipelineError, guidance::Guided, job::Job, posterior::tracked};
+use crate::{
+    PipelineError,
+    guidance::Guided,
+    job::{Job, not_finite},
+    posterior::tracked,
+};
 
 /// Some images of a job on their way. It holds no model: it asks for network calls, so several can share one.
 pub struct Flight {
@@ -22,6 +27,10 @@ pub struct Flight {
     asked: Option<(Batch, Level)>,
     x0: Option<Batch>,
     step: usize,
+    /// Looks at the predictions; names the times of network calls.
+    watch: FiniteWatch<f64>,
+    /// The value of `step` at the last call.
+    called: usize,
     /// The samples, if it has stopped before its end.
     stopped: Option<Batch>,
 }
@@ -78,7 +87,18 @@ impl Flight {
 
     fn of(job: &Arc<Job>, rows: Range<usize>, trajectory: Trajectory<Batch>) -> Self {
         let guided = job.guided(&job.recipe, rows.clone());
-        Self { job: job.clone(), rows, guided, trajectory, asked: None, x0: None, step: 0, stopped: None }
+        Self {
+            job: job.clone(),
+            rows,
+            guided,
+            trajectory,
+            asked: None,
+            x0: None,
+            step: 0,
+            watch: FiniteWatch::default(),
+            called: 0,
+            stopped: None,
+        }
     }
 
     /// Resumes a stored flight of the same job.
@@ -137,7 +157,7 @@ impl Flight {
     /// [`PipelineError::Step`] if the solver fails.
     pub fn poll(&mut self) -> Result<Next, PipelineError> {
         if let Some(x) = self.stopped.take() {
-            return Ok(Next::Done(x));
+            return self.arrived(x);
         }
         loop {
             match self.trajectory.poll().map_err(|halt| self.failed(halt))? {
@@ -172,27 +192,43 @@ impl Flight {
                         })));
                     }
                 }
-                Poll::Done(x) => return Ok(Next::Done(self.job.finished(x))),
+                Poll::Done(x) => {
+                    let x = self.job.finished(x);
+                    return self.arrived(x);
+                }
             }
         }
+    }
+
+    fn arrived(&mut self, x: Batch) -> Result<Next, PipelineError> {
+        self.watch.finish().map_err(|t| self.failed_in(self.called, not_finite("returned", t)))?;
+        Ok(Next::Done(x))
     }
 
     /// Passes the raw output of the network for the last call. Ignored if none was asked for.
     ///
     /// # Errors
-    /// [`PipelineError::Step`] if it is not finite or has the wrong shape.
+    /// [`PipelineError::Step`] if it is not finite or has the wrong shape. On another device than the CPU, values that are not
+    /// finite are found in the next call, or at the end.
     pub fn supply(&mut self, raw: Batch) -> Result<(), PipelineError> {
         let Some((x, at)) = self.asked.take() else { return Ok(()) };
-        let prediction = self.job.read(&self.guided, &self.job.recipe, &x, at, raw);
-        self.trajectory.answer(prediction.map_err(|halt| self.failed(halt))?);
+        let prediction = self.job.read(&self.guided, &self.job.recipe, &x, at, raw, &mut self.watch);
+        let before = std::mem::replace(&mut self.called, self.step);
+        let step = if self.watch.is_behind() { before } else { self.step };
+        self.trajectory.answer(prediction.map_err(|halt| self.failed_in(step, halt))?);
         Ok(())
     }
 
     pub(crate) fn failed(&self, halt: Halt) -> PipelineError {
+        self.failed_in(self.step, halt)
+    }
+
+    /// The error of a call after `step` steps.
+    fn failed_in(&self, step: usize, halt: Halt) -> PipelineError {
         if matches!(halt, Halt::Cancelled) {
             return PipelineError::Cancelled;
         }
-        let (step, of) = (self.step + 1, self.job.recipe.plan.solves());
+        let (step, of) = (step + 1, self.job.recipe.plan.solves());
         PipelineError::Step { step, of, reason: self.job.explained(halt.to_string()) }
     }
 }

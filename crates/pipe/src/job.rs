@@ -17,7 +17,7 @@ use tweedie_core::{
 use tweedie_data::{Image, Video};
 use tweedie_hub::{Model, Recipe, Sampling, SchedulerConfig};
 use tweedie_models::{Codec, Conditions, Encoded, HostTensor, Network, Precision};
-use tweedie_ops::{Batch, RowNoise, SampleShape};
+use tweedie_ops::{Batch, FiniteWatch, RowNoise, SampleShape};
 
 use crate::{
     Pipeline, PipelineError,
@@ -382,14 +382,13 @@ impl Job {
         x: &Batch,
         at: Level,
         raw: Batch,
+        watch: &mut FiniteWatch<f64>,
     ) -> Result<Prediction<Batch>, Halt> {
         let prediction = guided.read(x, at, raw)?;
-        if !prediction.x0.is_finite() {
-            let cause = if x.is_finite() { "returned" } else { "got" };
-            let t = at.t;
-            return Err(Halt::Failed(format!(
-                "the network {cause} values that are not finite at t = {t:.3}"
-            )));
+        if let Err(t) = watch.look(&prediction.x0, at.t) {
+            // An earlier call, whose samples are gone.
+            let known = t == at.t && !x.is_finite();
+            return Err(not_finite(if known { "got" } else { "returned" }, t));
         }
         let prediction = match recipe.clamp {
             Some(clamp) => clamped(prediction, x, at, clamp),
@@ -475,6 +474,14 @@ impl Denoiser<Batch> for RowsDenoiser<'_> {
             return Err(Halt::Cancelled);
         }
         let raw = self.guided.call(x, at).forward(&*self.job.network)?;
-        self.job.read(&self.guided, self.recipe, x, at, raw)
+        let mut watch = FiniteWatch::default();
+        let prediction = self.job.read(&self.guided, self.recipe, x, at, raw, &mut watch)?;
+        watch.finish().map_err(|t| not_finite("returned", t))?;
+        Ok(prediction)
     }
+}
+
+/// The network `returned` or `got` values that are not finite at time `t`.
+pub(crate) fn not_finite(cause: &str, t: f64) -> Halt {
+    Halt::Failed(format!("the network {cause} values that are not finite at t = {t:.3}"))
 }
