@@ -113,5 +113,5 @@ fn run(cli: Cli, team: &Team) -> anyhow::Result<ExitCode> {
         tweedie::ops::set_packed_weights((mib as usize) << 20);
     }
     let ui = if team.is_first() { Ui::new(cli.quiet, cli.json) } else { Ui::silent() };
-    cli.command.run(ui, cli.device.as_deref(), team)
+    tweedie::ops::guarded(|| cli.command.run(ui, cli.device.as_deref(), team))?
 }
