@@ -14,7 +14,7 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Tensor},
 };
-use common::{hash, sample, weight};
+use common::{device, hash, sample, weight};
 use safetensors::SafeTensors;
 use tweedie_models::{
     Conditions, Entry, ExecContext, HostTensor, Mode, Precision, UNet2DConfig, UNet2DModel,
@@ -103,7 +103,7 @@ fn names_and_shapes_are_diffusers() {
     let goldens = goldens();
     assert!(goldens.len() >= 13, "only {} golden files", goldens.len());
     for (name, golden) in goldens {
-        let model = UNet2DModel::new(&golden.config(), 0, &Device::flex()).unwrap();
+        let model = UNet2DModel::new(&golden.config(), 0, &device()).unwrap();
         let listing: String = params::shapes(&model)
             .iter()
             .map(|(name, shape)| {
@@ -124,7 +124,7 @@ fn names_and_shapes_are_diffusers() {
 
 #[test]
 fn outputs_are_diffusers() {
-    let device = Device::flex();
+    let device = device();
     for (name, golden) in goldens() {
         let (x, times, condition) = inputs(&golden, &device);
         let out = model(&golden, &device).forward(x, &times, &condition, Mode::Eval);
@@ -195,7 +195,7 @@ impl ModuleVisitor for Gradients<'_> {
 
 #[test]
 fn gradients_are_pytorchs() {
-    let device = Device::flex();
+    let device = device();
     for (name, golden) in goldens() {
         let Some(expected) = golden.tensor::<4>("gradients") else { continue };
         let expected: Vec<f32> = expected.into_iter().map(f32::from_le_bytes).collect();

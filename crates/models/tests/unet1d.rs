@@ -15,7 +15,7 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Tensor},
 };
-use common::{hash, sample, weight};
+use common::{device, hash, sample, weight};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tweedie_models::{
@@ -88,7 +88,7 @@ fn run(model: &UNet1DModel, x: Tensor<3>, times: &[f32]) -> Vec<f32> {
 #[test]
 fn names_shapes_and_filters_are_diffusers() {
     for golden in goldens() {
-        let model = UNet1DModel::new(&golden.config(), 0, &Device::flex()).unwrap();
+        let model = UNet1DModel::new(&golden.config(), 0, &device()).unwrap();
         let shapes = params::shapes(&model);
         let listing: String = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}\n")).collect();
         assert_eq!(
@@ -111,7 +111,7 @@ fn names_shapes_and_filters_are_diffusers() {
 
 #[test]
 fn outputs_are_diffusers() {
-    let device = Device::flex();
+    let device = device();
     for golden in goldens() {
         let (x, times) = golden.inputs(&device);
         let found = run(&golden.model(&device), x, &times);
@@ -171,7 +171,7 @@ impl ModuleVisitor for Gradients<'_> {
 
 #[test]
 fn gradients_are_pytorchs() {
-    let device = Device::flex();
+    let device = device();
     for golden in goldens() {
         let (x, times) = golden.inputs(&device);
         let model = golden.model(&device.clone().autodiff());
@@ -239,7 +239,7 @@ fn the_registry_loads_it() {
 #[test]
 fn wrong_inputs_are_errors() {
     let golden = goldens().next().unwrap();
-    let model = golden.model(&Device::flex());
+    let model = golden.model(&device());
     let check = |dims: &[usize], times: &[f32], conditions: &Conditions| match model.check(
         1,
         &SampleShape::from(dims),

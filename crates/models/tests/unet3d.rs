@@ -15,7 +15,7 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Tensor},
 };
-use common::{hash, sample, weight};
+use common::{device, hash, sample, weight};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tweedie_models::{
@@ -88,7 +88,7 @@ fn rms(values: &[f32]) -> f64 {
 #[test]
 fn names_and_shapes_are_diffusers() {
     for golden in goldens() {
-        let model = VideoUNet::new(golden.config(), 0, &Device::flex()).unwrap();
+        let model = VideoUNet::new(golden.config(), 0, &device()).unwrap();
         let shapes = params::shapes(&model);
         let listing: String = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}\n")).collect();
         let found = format!("{:016x}", hash(&listing));
@@ -146,7 +146,7 @@ impl ModuleVisitor for Gradients<'_> {
 
 #[test]
 fn gradients_are_pytorchs() {
-    let device = Device::flex();
+    let device = device();
     for golden in goldens() {
         let (x, times, text) = golden.inputs(&device);
         let model = golden.model(&device.clone().autodiff());
@@ -196,7 +196,7 @@ fn a_row_is_the_same_in_every_batch() {
 
 #[test]
 fn the_registry_loads_it() {
-    let device = Device::flex();
+    let device = device();
     for (name, class, frames) in
         [("modelscope", "UNet3DConditionModel", 16), ("motion", "UNetMotionModel", 6)]
     {
@@ -226,7 +226,7 @@ fn positions_are_sines_and_cosines() {
         motion_max_seq_length: 3,
         ..UNetMotionConfig::default()
     };
-    let model = VideoUNet::new(&config, 0, &Device::flex()).unwrap();
+    let model = VideoUNet::new(&config, 0, &device()).unwrap();
     let tensors = model.tensors();
     let table = &tensors["down_blocks.0.motion_modules.0.transformer_blocks.0.pos_embed.pe"];
     assert_eq!(table.shape, [1, 3, 8]);
@@ -238,7 +238,7 @@ fn positions_are_sines_and_cosines() {
 
 #[test]
 fn wrong_inputs_are_errors() {
-    let device = Device::flex();
+    let device = device();
     let golden = goldens().next().unwrap();
     let model = golden.model(&device);
     let text: Tensor<3> = sample("text", [1, 7, 12], &device);

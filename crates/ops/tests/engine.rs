@@ -1,4 +1,4 @@
-//! The CPU engine compared with the composition of primitives, forward and backward.
+//! The operations compared with the composition of primitives on the CPU, forward and backward.
 
 mod common;
 
@@ -201,7 +201,7 @@ fn gradients_that_meet_are_added() {
 
 #[test]
 fn updates() {
-    let device = Device::flex();
+    let device = common::device();
     let h = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-6, weight_decay: 0.1, step: 3 };
     let [p, g, m] = [1, 2, 3].map(|s| random([1003], s, &device));
     let v = random([1003], 4, &device).abs();
@@ -270,6 +270,7 @@ fn norms_and_gates_of_tokens() {
     );
     compare("geglu", [[2, 37, 42]], |[x]| ops::geglu(x), |[x]| reference::geglu(x));
     compare("geglu of rows", [[70, 6]], |[x]| ops::geglu(x), |[x]| reference::geglu(x));
+    compare("gelu", [[2, 37, 42]], |[x]| ops::gelu(x), |[x]| reference::gelu(x));
     compare("silu of tokens", [[2, 5, 33]], |[x]| ops::silu(x), |[x]| reference::silu(x));
 }
 

@@ -5,7 +5,7 @@ mod common;
 use burn::tensor::{Device, Tensor};
 use common::{channels_last, close, compare, random, values};
 use tweedie_ops::{
-    self as ops, AdamW, Added, Batch, ConvOptions, ExecContext, Kernel, Maps, Norm, reference,
+    self as ops, AdamW, Added, Batch, ConvOptions, ExecContext, FiniteWatch, Kernel, Maps, Norm, reference,
 };
 
 fn vector(x: Tensor<4>) -> Tensor<1> {
@@ -194,7 +194,7 @@ fn linear_maps_with_a_residual() {
 
 #[test]
 fn an_average_moves_with_its_parameter() {
-    let device = Device::flex();
+    let device = common::device();
     let h = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-6, weight_decay: 0.1, step: 3 };
     let [p, g, m, average] = [1, 2, 3, 5].map(|s| random([1003], s, &device));
     let v = random([1003], 4, &device).abs();
@@ -217,7 +217,7 @@ fn an_average_moves_with_its_parameter() {
 /// finite.
 #[test]
 fn one_number_that_is_not_finite_is_found() {
-    let device = Device::flex();
+    let device = common::device();
     for at in [0, 4097, 5879] {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
             let mut numbers = vec![3e38; 2 * 3 * 28 * 35];
@@ -229,4 +229,21 @@ fn one_number_that_is_not_finite_is_found() {
             }
         }
     }
+}
+
+/// On the CPU at once, on another device with the next look or at the end.
+#[test]
+fn a_watch_finds_the_first_batch_that_is_not_finite() {
+    let device = common::device();
+    let batch = |bad: f32| Batch::of(ops::from_host(vec![1.0, 3e38, 3e38, bad], [2, 2], &device));
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut watch = FiniteWatch::default();
+        let looks = [("first", 0.0), ("second", bad), ("third", 0.0)];
+        let found = looks.into_iter().find_map(|(label, value)| watch.look(&batch(value), label).err());
+        assert_eq!(found.or_else(|| watch.finish().err()), Some("second"));
+    }
+    let mut watch = FiniteWatch::default();
+    let found = watch.look(&batch(0.0), "first").and_then(|()| watch.look(&batch(f32::NAN), "last"));
+    assert_eq!(found.and_then(|()| watch.finish()), Err("last"));
+    assert_eq!(watch.finish(), Ok(()));
 }

@@ -34,8 +34,10 @@ fn larger(a: f64, b: f64) -> f64 {
     if b > a || b.is_nan() { b } else { a }
 }
 
+/// The device that is tested: that of the environment variable `TWEEDIE_TEST_DEVICE`, or the CPU.
 fn device() -> Device {
-    tweedie_ops::device("cpu").unwrap()
+    let name = std::env::var("TWEEDIE_TEST_DEVICE");
+    tweedie_ops::device(name.as_deref().unwrap_or("cpu")).unwrap()
 }
 
 fn ddpm(scheduler: &str) -> Pipeline {

@@ -5,6 +5,12 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use tweedie_models::HostTensor;
 
+/// The device that is tested: that of the environment variable `TWEEDIE_TEST_DEVICE`, or the CPU.
+pub fn device() -> Device {
+    let name = std::env::var("TWEEDIE_TEST_DEVICE");
+    tweedie_ops::device(name.as_deref().unwrap_or("cpu")).unwrap()
+}
+
 pub fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
