@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{cost, mpi};
+use crate::{cost, gpu, mpi};
 
 /// One command of the check: its arguments to cargo, and its environment.
 struct Job(&'static str, &'static [(&'static str, &'static str)]);
@@ -27,6 +27,7 @@ const JOBS: &[Job] = &[
     Job(MPI, &[]),
     Job("clippy --release --workspace --all-targets -- -D warnings", &[]),
     Job("doc --release --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")]),
+    Job(GPU, &[]),
     // The CUDA compiler bundle is not fetched; the types are still checked.
     Job("check --release -p tweedie-cli --features wgpu,cuda", &[("DOCS_RS", "1")]),
 ];
@@ -37,12 +38,19 @@ const FIRST: &str = "run --release -- sample --output target/first.png";
 /// Needs the programs of an MPI.
 const MPI: &str = "xtask mpi";
 
+/// Needs a driver for Vulkan.
+const GPU: &str = "xtask gpu";
+
 pub fn run() -> Result<()> {
     let from_scratch = cost::from_scratch()?;
     let mut report = Vec::new();
     for Job(arguments, environment) in JOBS {
         if *arguments == MPI && !mpi::is_there() {
             println!("── ranks under mpirun are not checked: mpicc or mpirun is missing");
+            continue;
+        }
+        if *arguments == GPU && !gpu::is_there() {
+            println!("── nothing is checked on a Vulkan device: vulkaninfo finds no driver");
             continue;
         }
         println!("── cargo {arguments}");

@@ -3,6 +3,7 @@
 mod asm;
 mod check;
 mod cost;
+mod gpu;
 mod layers;
 mod mpi;
 mod scale;
@@ -15,6 +16,7 @@ cargo xtask COMMAND
 
   asm      fails on a hot loop of the kernels that keeps its sums in memory; --list prints every loop
   check    everything CI checks: format, layers, machine code, tests, lints, docs, device features
+  gpu      runs tests of the operations and of a pipeline on a Vulkan device
   layers   fails on a crate that imports one above it
   mpi      compares two ranks under mpirun with one process, bit for bit
   scale    prints what a run of Stable Diffusion's size takes on many machines; KEY=VALUE changes the case
@@ -32,6 +34,7 @@ fn main() -> Result<()> {
             }
         },
         Some("check") => check::run(),
+        Some("gpu") => gpu::run(),
         Some("layers") => layers::run(),
         Some("mpi") => mpi::run(),
         Some("scale") => scale::run(arguments),
