@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bound;
+pub mod clips;
 pub mod compare;
 pub mod enlarging;
 pub mod extract;

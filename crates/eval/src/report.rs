@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use crate::{
     bound::{self, Estimate, ode},
+    clips::OverTime,
+    metrics::Score,
     neighbours::Memorisation,
     quality::{Outcome, Quality},
 };
@@ -36,6 +38,9 @@ pub struct Evaluation {
     pub bound: Option<bound::Report>,
     /// Bits per dimension by the density of the deterministic sampler.
     pub ode: Option<ode::Report>,
+    /// How clips hold together: the generated ones, and those of the data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub over_time: Vec<OverTime>,
     /// Seconds for each part of the evaluation.
     pub cost: Vec<(String, f64)>,
 }
@@ -58,6 +63,8 @@ pub struct Pictures {
     pub pixels: Vec<u8>,
     /// Pairs closest in features.
     pub features: Vec<u8>,
+    /// Some of the evaluated clips, as an animated WebP file.
+    pub animation: Vec<u8>,
 }
 
 const STYLE: &str = "\
@@ -81,6 +88,10 @@ pub fn html(found: &Evaluation, pictures: &Pictures) -> String {
         escape(&format!("Evaluation of {}", found.subject)),
     );
     facts(&mut page, found);
+    if !pictures.animation.is_empty() {
+        figure(&mut page, "webp", &pictures.animation, "Some of the generated clips, in order.");
+    }
+    over_time(&mut page, &found.over_time);
     for (i, quality) in found.quality.iter().enumerate() {
         scores(&mut page, quality, found.held_out.get(i));
     }
@@ -112,6 +123,30 @@ fn facts(page: &mut String, found: &Evaluation) {
         row(page, &[&escape(&key), &escape(&value)]);
     }
     page.push_str("</table>\n");
+}
+
+/// One column for each set of clips; ± is the 95 % interval.
+fn over_time(page: &mut String, sets: &[OverTime]) {
+    let Some(first) = sets.first() else { return };
+    page.push_str("<h2>Over time</h2>\n<table>\n<tr><th></th>");
+    for set in sets {
+        let _ = write!(page, "<th>{} {}</th>", set.clips, escape(&set.set));
+    }
+    page.push_str("</tr>\n");
+    for (i, (name, _)) in first.rows().into_iter().enumerate() {
+        let value = |set: &OverTime| match set.rows()[i].1 {
+            Some(Score { value, standard_error: Some(e) }) => format!("{value:.4} ± {:.4}", 1.96 * e),
+            Some(Score { value, .. }) => format!("{value:.4}"),
+            None => "–".into(),
+        };
+        let cells: Vec<String> = std::iter::once(name.to_owned()).chain(sets.iter().map(value)).collect();
+        row(page, &cells.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    page.push_str(
+        "</table>\n<p class=\"note\">Identity: cosine between the features of the first frame and of later ones. Change of \
+         pixels: RMS from frame to frame, 0 to 1. Both are good where they are those of real clips. ± is the 95 % confidence \
+         interval.</p>\n",
+    );
 }
 
 fn row(page: &mut String, cells: &[&str]) {
@@ -233,11 +268,15 @@ fn memorisation(page: &mut String, name: &str, unit: &str, found: &Memorisation,
 }
 
 fn image(page: &mut String, png: &[u8], caption: &str) {
+    figure(page, "png", png, caption);
+}
+
+fn figure(page: &mut String, format: &str, file: &[u8], caption: &str) {
     let _ = writeln!(
         page,
-        "<figure><img alt=\"{0}\" src=\"data:image/png;base64,{1}\"><figcaption>{0}</figcaption></figure>",
+        "<figure><img alt=\"{0}\" src=\"data:image/{format};base64,{1}\"><figcaption>{0}</figcaption></figure>",
         escape(caption),
-        STANDARD.encode(png)
+        STANDARD.encode(file)
     );
 }
 

@@ -1,6 +1,7 @@
 //! `tweedie eval`.
 
 mod bound;
+mod clips;
 mod enlarging;
 pub mod scores;
 mod show;
@@ -15,8 +16,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
-    data::{CaptionConfig, DataConfig, Dataset, Decode, Image, ImageFacts, Source, Words, image_facts},
+    data::{
+        CaptionConfig, DataConfig, Dataset, Decode, Image, ImageFacts, Source, Video, Words, image_facts,
+    },
     eval::{
+        clips::OverTime,
         compare::{Clock, Sets},
         extract::{Encoder, Extractor, Inception},
         neighbours::Memorisation,
@@ -24,7 +28,10 @@ use tweedie::{
     },
     hub::{Extras, files},
     ops::Device,
-    pipe::{Pipeline, Request, media::write_png},
+    pipe::{
+        Pipeline, Request,
+        media::{write_png, write_video},
+    },
 };
 
 use super::sample::check_place;
@@ -47,7 +54,7 @@ pub struct Args {
     #[arg(long)]
     adapt: bool,
     /// `emoji`, a folder of images, a zip or tar archive, IDX, CIFAR's batches, NPY, NPZ or Parquet [default: the model's
-    /// training data].
+    /// training data]. For a model of clips, `moving-emoji` or a folder of clips; for one of sounds, a folder of sounds.
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
     /// Fraction of the data held out from training [default: as in training].
@@ -93,6 +100,11 @@ impl Networks {
         let inception = args.inception.as_deref().map(|path| Inception::open(path, device)).transpose()?;
         Ok(Self { encoder: Encoder::embedded(device)?, inception })
     }
+
+    fn all(&self) -> Vec<&dyn Extractor> {
+        let inception = self.inception.iter().map(|i| i as &dyn Extractor);
+        std::iter::once(&self.encoder as &dyn Extractor).chain(inception).collect()
+    }
 }
 
 /// What is evaluated.
@@ -101,6 +113,20 @@ struct Subject {
     pictures: Vec<Image>,
     request: Option<Request>,
     facts: Vec<(String, String)>,
+    /// Of clips, of which the pictures are strips.
+    over_time: Vec<OverTime>,
+    animation: Option<Video>,
+}
+
+impl Subject {
+    fn of_pictures(
+        name: String,
+        pictures: Vec<Image>,
+        request: Option<Request>,
+        facts: Vec<(String, String)>,
+    ) -> Self {
+        Self { name, pictures, request, facts, over_time: Vec::new(), animation: None }
+    }
 }
 
 pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
@@ -129,6 +155,10 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
             if pipeline.axes() == 1 {
                 ensure!(!team.is_shared(), "a model of sounds is evaluated by one process");
                 return sounds::run(&args, ui, &pipeline, &device);
+            }
+            if pipeline.axes() == 3 {
+                ensure!(!team.is_shared(), "a model of clips is evaluated by one process");
+                return clips::run(&args, ui, &pipeline, &device);
             }
             let size = pipeline.result_size().context("the model has no default size")?;
             let &[height, width] = &*size else { bail!("this model does not make images") };
@@ -187,7 +217,7 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
         Some(pipeline) => bound::compute(&args, ui, pipeline, &device, config.size).map(Some),
         None => Ok(None),
     };
-    compared(&args, &subject, data, &sets, &networks, clock, Some(&bits), ui)
+    compared(&args, &subject, data, &sets, &networks.all(), clock, Some(&bits), ui)
 }
 
 /// Computes the bits per dimension, if they are asked for.
@@ -200,7 +230,7 @@ fn compared(
     subject: &Subject,
     data: String,
     sets: &Sets<'_>,
-    networks: &Networks,
+    networks: &[&dyn Extractor],
     mut clock: Clock,
     bits: Option<Bits<'_>>,
     ui: Ui,
@@ -217,15 +247,12 @@ fn compared(
         features: None,
         bound: None,
         ode: None,
+        over_time: subject.over_time.clone(),
         cost: Vec::new(),
     };
-    let Networks { encoder, inception } = networks;
-    let networks: Vec<&dyn Extractor> = std::iter::once(encoder as &dyn Extractor)
-        .chain(inception.iter().map(|i| i as &dyn Extractor))
-        .collect();
     let bar = ui.bar(0, "");
     let not_kept =
-        sets.compare(&networks, args.cache.folder().as_deref(), &mut found, &mut clock, &watch(&bar))?;
+        sets.compare(networks, args.cache.folder().as_deref(), &mut found, &mut clock, &watch(&bar))?;
     bar.finish_and_clear();
     tell_not_kept(&not_kept, ui);
     let bits = bits.map_or(Ok(None), |bits| bits())?;
@@ -234,7 +261,7 @@ fn compared(
         clock.lap("bits per dimension");
     }
     found.cost = clock.laps();
-    write(args, &found, sets, subject.request.as_ref())?;
+    write(args, &found, sets, subject)?;
     files::write_json(&beside, &found)?;
 
     let mut text = show::text(&found);
@@ -351,7 +378,7 @@ fn subject(
         let config = DataConfig { source: Source::Folder(folder.clone()), size, ..DataConfig::default() };
         let pictures = images(&source::open(&config, ui)?, ui)?;
         let facts = vec![("pictures".into(), format!("{} in the folder", pictures.len()))];
-        return Ok(Some(Subject { name: folder.display().to_string(), pictures, request: None, facts }));
+        return Ok(Some(Subject::of_pictures(folder.display().to_string(), pictures, None, facts)));
     }
     let pipeline = pipeline.context("expected a model or a folder of images")?;
     let request = request(args, prompts);
@@ -370,13 +397,13 @@ fn subject(
         ("sampling".into(), format!("{solver}, {steps} steps{spacing}, guidance {scale}")),
     ];
     let name = args.model.as_ref().map_or("the built-in model".into(), |m| m.display().to_string());
-    Ok(Some(Subject { name, pictures: made, request: Some(request), facts }))
+    Ok(Some(Subject::of_pictures(name, made, Some(request), facts)))
 }
 
 /// Number of pairs on the page.
 const SHOWN: usize = 64;
 
-fn write(args: &Args, found: &Evaluation, sets: &Sets<'_>, request: Option<&Request>) -> Result<()> {
+fn write(args: &Args, found: &Evaluation, sets: &Sets<'_>, subject: &Subject) -> Result<()> {
     let sheet = |of: &Option<Memorisation>, most: usize| {
         of.as_ref().map(|m| show::pairs(sets.generated, sets.train, m, most))
     };
@@ -385,9 +412,17 @@ fn write(args: &Args, found: &Evaluation, sets: &Sets<'_>, request: Option<&Requ
         samples: png(Some(show::sheet(&sets.generated[..sets.generated.len().min(2 * SHOWN)])))?,
         pixels: png(sheet(&found.pixels, SHOWN))?,
         features: png(sheet(&found.features, SHOWN))?,
+        animation: match &subject.animation {
+            Some(video) => {
+                let path = args.report.with_extension("webp");
+                write_video(&path, video, subject.request.as_ref())?;
+                std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?
+            }
+            None => Vec::new(),
+        },
     };
     if let Some(all) = sheet(&found.pixels, usize::MAX) {
-        write_png(&args.output, &all, request)?;
+        write_png(&args.output, &all, subject.request.as_ref())?;
     }
     files::write_atomic(&args.report, html(found, &pictures).as_bytes())?;
     Ok(())

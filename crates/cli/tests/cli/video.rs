@@ -221,6 +221,50 @@ fn changes_that_do_not_suit_clips_are_named() {
 }
 
 #[test]
+fn a_model_of_clips_is_scored() {
+    let scratch = Scratch::new();
+    let model: &str = &MODEL;
+    let command =
+        ["eval", "--model", model, "-n", "6", "--steps", "2", "--no-cache", "--holdout", "0.3", "--json"];
+    let found = scratch.ok(&command).json().pop().unwrap();
+    let sets = found["over_time"].as_array().unwrap();
+    assert_eq!(
+        sets.iter().map(|set| set["set"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["generated", "training", "held out"]
+    );
+    assert_eq!(sets[0]["clips"], 6);
+    // Of real clips the checker knows what they show; small as they are here, it is right about most motions.
+    let value = |set: usize, key: &str| sets[set][key]["value"].as_f64().unwrap();
+    assert!(value(1, "motion") > value(0, "motion"), "{sets:?}");
+    assert!(
+        value(1, "identity") <= 1.0
+            && value(1, "change") > 0.0
+            && sets[0]["identity"]["standard_error"].is_f64()
+    );
+    let extractors: Vec<_> = found["quality"].as_array().unwrap().iter().map(|q| q["dim"].as_u64()).collect();
+    assert_eq!(extractors, [Some(128), Some(64)]);
+    assert!(found["pixels"]["generated"][0].is_f64() && found["features"]["generated"][0].is_f64());
+    let page = String::from_utf8(scratch.read("eval.html")).unwrap();
+    assert!(page.contains("data:image/webp;base64,") && page.contains("identity over time"));
+    assert_eq!(read(&scratch.path("eval.webp"), Part::All).unwrap().video.frames.len(), 16);
+    // A folder of clips as the data: nothing is known of what they show.
+    given(&scratch);
+    fs::create_dir(scratch.path("clips")).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::copy(scratch.path("given.webp"), scratch.path(&format!("clips/{name}.webp"))).unwrap();
+        fs::write(scratch.path(&format!("clips/{name}.txt")), "noise").unwrap();
+    }
+    let more = ["--data", "clips", "--holdout", "0"];
+    let found = scratch.ok(&[&command[..8], &more, &["--json"]].concat()).json().pop().unwrap();
+    assert!(found["over_time"][1]["thing"].is_null() && found["over_time"][1]["clips"] == 3, "{found}");
+    scratch.fails(
+        &[&command[..8], &["--data", "emoji"]].concat(),
+        &["expected `moving-emoji` or a folder of clips"],
+    );
+    scratch.fails(&[&command[..8], &["--bound"]].concat(), &["only computed for models of images"]);
+}
+
+#[test]
 fn a_server_makes_clips() {
     let scratch = Scratch::new();
     let served = Served::start(&scratch.path(""), &["--model", &MODEL]);

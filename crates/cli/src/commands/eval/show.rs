@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use tweedie::{
     data::{Image, Rgb, grid},
     eval::{
+        clips::OverTime,
+        metrics::Score,
         neighbours::Memorisation,
         quality::{Outcome, Quality},
         report::Evaluation,
@@ -38,6 +40,7 @@ pub fn pairs(pictures: &[Image], train: &[Image], found: &Memorisation, most: us
 /// The result tables.
 pub fn text(found: &Evaluation) -> String {
     let mut parts = vec![format!("{}, seed {}, against {}", found.subject, found.seed, found.data)];
+    parts.extend((!found.over_time.is_empty()).then(|| over_time(&found.over_time)));
     for (i, quality) in found.quality.iter().enumerate() {
         parts.push(scores(quality, found.held_out.get(i)));
     }
@@ -48,6 +51,28 @@ pub fn text(found: &Evaluation) -> String {
     }
     parts.extend(found.took().map(|took| format!("took {took}")));
     parts.join("\n\n")
+}
+
+/// One column for each set of clips.
+fn over_time(sets: &[OverTime]) -> String {
+    let head: Vec<String> =
+        sets.iter().map(|set| format!("{:<22}", format!("{} {}", set.clips, set.set))).collect();
+    let mut lines = vec![format!("{:<20} {}", "over time", head.join(" ")).trim_end().to_owned()];
+    for (i, (name, _)) in sets.first().map(OverTime::rows).into_iter().flatten().enumerate() {
+        let cell = |set: &OverTime| match set.rows()[i].1 {
+            Some(Score { value, standard_error: Some(e) }) => format!("{value:.4} ± {:.4}", 1.96 * e),
+            Some(Score { value, .. }) => format!("{value:.4}"),
+            None => "-".into(),
+        };
+        let cells: Vec<String> = sets.iter().map(|set| format!("{:<22}", cell(set))).collect();
+        lines.push(format!("{name:<20} {}", cells.join(" ")).trim_end().to_owned());
+    }
+    lines.push(
+        "identity: cosine of the encoder's features of the first frame and later ones; change: RMS of pixels from frame to frame, \
+         0 to 1; ± is the 95 % interval"
+            .into(),
+    );
+    lines.join("\n")
 }
 
 fn scores(quality: &Quality, held_out: Option<&Quality>) -> String {
@@ -114,7 +139,7 @@ pub fn json(found: &Evaluation) -> Value {
     json!({ "subject": found.subject, "data": found.data, "seed": found.seed,
         "quality": found.quality, "held_out_quality": found.held_out,
         "pixels": memorisation(&found.pixels), "features": memorisation(&found.features),
-        "bound": found.bound, "ode": found.ode, "cost": seconds(found) })
+        "bound": found.bound, "ode": found.ode, "over_time": found.over_time, "cost": seconds(found) })
 }
 
 fn seconds(found: &Evaluation) -> Value {

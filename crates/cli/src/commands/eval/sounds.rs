@@ -99,10 +99,10 @@ pub fn run(args: &Args, ui: Ui, pipeline: &Pipeline, device: &Device) -> Result<
     let facts = vec![("images".into(), shown), ("sampling".into(), sampling)];
     let name = args.model.as_ref().map_or("the built-in model".into(), |m| m.display().to_string());
     let request = requests.into_iter().next();
-    let subject = Subject { name, pictures, request, facts };
+    let subject = Subject::of_pictures(name, pictures, request, facts);
     let data = format!("{}: {} sounds for training, {} held out", config.source, train.len(), held_out.len());
     let sets = Sets { generated: &subject.pictures, train: &train, held_out: &held_out };
-    compared(args, &subject, data, &sets, &networks, clock, None, ui)
+    compared(args, &subject, data, &sets, &networks.all(), clock, None, ui)
 }
 
 /// One request, or one for each voice of a model that speaks. Texts are those of the arguments, else the words of the model, else
