@@ -1,7 +1,7 @@
 //! A network on images that are larger than those it was made for: overlapping windows, blended (Bar-Tal et al. 2023,
 //! arXiv:2302.08113). All windows are denoised together, one step after the other, so there are no seams.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tweedie_ops::{Batch, ExecContext, Precision, SampleShape, Tensor};
 
@@ -15,20 +15,20 @@ use crate::{
 /// A network that is called for windows of an image. A window overlaps the next by a quarter.
 #[derive(Debug)]
 pub struct Windows {
-    network: Box<dyn Network>,
+    network: Arc<dyn Network>,
     side: usize,
 }
 
 impl Windows {
     /// `network` in windows of `side` pixels, rounded up to a side that it supports.
-    pub fn new(network: Box<dyn Network>, side: usize) -> Self {
+    pub fn new(network: Arc<dyn Network>, side: usize) -> Self {
         // A quarter of it, by which windows are shifted, must be supported too.
         let side = side.max(1).next_multiple_of(4 * network.spec().multiple.max(1));
         Self { network, side }
     }
 
     fn of(&self, network: Box<dyn Network>) -> Box<dyn Network> {
-        Box::new(Self { network, side: self.side })
+        Box::new(Self { network: network.into(), side: self.side })
     }
 
     /// The shape of a window of images of `shape`.
@@ -97,12 +97,12 @@ mod tests {
     use super::*;
     use crate::{UNet2DConfig, UNet2DModel};
 
-    fn network() -> Box<dyn Network> {
+    fn network() -> Arc<dyn Network> {
         let config = r#"{"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": [8, 8],
             "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"],
             "layers_per_block": 1, "norm_num_groups": 4, "add_attention": false}"#;
         let config = UNet2DConfig::from_json(config).unwrap();
-        Box::new(UNet2DModel::new(&config, 3, &Device::flex()).unwrap())
+        Arc::new(UNet2DModel::new(&config, 3, &Device::flex()).unwrap())
     }
 
     fn image(rows: usize, axes: [usize; 2]) -> Batch {

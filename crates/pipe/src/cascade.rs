@@ -14,6 +14,7 @@ use crate::{
     Inputs, Pipeline, PipelineError, Request,
     coding::host,
     job::{Job, NoiseOfRows},
+    parts::SharedParts,
 };
 
 /// A stage besides the decoder.
@@ -46,6 +47,7 @@ pub(crate) fn stage(model: &Arc<Model>, device: &Device, context: &ExecContext) 
         embeddings: Vec::new(),
         controls: Vec::new(),
         context: context.clone(),
+        parts: SharedParts::default(),
     }
 }
 

@@ -70,8 +70,8 @@ pub struct Job {
     pub(crate) control: Option<Arc<Strengths>>,
     /// What was done to its inputs, one sentence each.
     pub(crate) notes: Vec<String>,
-    pub(crate) network: Box<dyn Network>,
-    pub(crate) codec: Option<Box<dyn Codec>>,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) codec: Option<Arc<dyn Codec>>,
     pub(crate) noise: Option<HostTensor>,
     /// The model's own enlarger, for the results.
     pub(crate) enlarger: Option<Pipeline>,

@@ -29,6 +29,7 @@ pub mod media;
 mod memory;
 mod one_or_many;
 pub mod operators;
+mod parts;
 mod pipeline;
 pub mod posterior;
 mod prepare;

@@ -17,6 +17,7 @@ use crate::{
     conditions,
     file::{EmbeddingFile, LoraFile, RecordedFile},
     job::{Job, NoiseOfRows},
+    parts::SharedParts,
     refine::Section,
     run::{Event, Output},
 };
@@ -31,6 +32,7 @@ pub struct Pipeline {
     pub(crate) controls: Vec<RecordedFile>,
     /// Jobs run in it, at the precision of their requests.
     pub(crate) context: ExecContext,
+    pub(crate) parts: SharedParts,
 }
 
 /// Inputs of a request that are in memory instead of in files.
@@ -148,13 +150,14 @@ impl Pipeline {
             embeddings: Vec::new(),
             controls: Vec::new(),
             context: ExecContext::default(),
+            parts: SharedParts::default(),
         }
     }
 
     /// The same pipeline, whose jobs run in `context`, at the precision of their requests.
     #[must_use]
     pub fn with_context(self, context: ExecContext) -> Self {
-        Self { context, ..self }
+        Self { context, parts: SharedParts::default(), ..self }
     }
 
     /// What jobs run in, at the precision of their requests.

@@ -9,7 +9,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 use tweedie_core::solver;
 use tweedie_data::{Image, open_sized};
 use tweedie_hub::{HubError, SafetensorsFile, scheduler_config::tokens};
-use tweedie_models::{Controlled, HostTensor, Network, Precision, TensorSource, Windows, denoiser};
+use tweedie_models::{HostTensor, Network, Precision, TensorSource, Windows, denoiser};
 use tweedie_ops::SampleShape;
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     job::SeededRows,
     known::{Work, initial, recipe_for, sampling_for},
     memory::Needed,
+    parts::Parts,
     posterior::Method,
     request::CHUNK,
     speech::Spoken,
@@ -115,7 +116,7 @@ impl Pipeline {
             [] => None,
             nets => Some(Arc::new(Strengths::of(request, nets, &recipe.plan)?)),
         };
-        let network = self.controlled();
+        let Parts { network, codec, .. } = self.parts(precision, pulled.is_some());
         let mut first = conditions.rows(0..1).0;
         if let Some(control) = &control {
             first = control.add(&first, 1, recipe.plan.start, false);
@@ -153,10 +154,8 @@ impl Pipeline {
             let reason = format!("has shape {:?}, expected {expected:?}", noise.shape);
             return Err(fail("noise", &reason));
         }
-        let context = self.context.clone().with_precision(precision);
-        let network = network.in_context(&context);
-        let network: Box<dyn Network> = match large {
-            Some(side) => Box::new(Windows::new(network, side)),
+        let network: Arc<dyn Network> = match large {
+            Some(side) => Arc::new(Windows::new(network, side)),
             None => network,
         };
         let mut job = Job {
@@ -181,11 +180,8 @@ impl Pipeline {
             conditions,
             control,
             notes: Vec::new(),
-            network: match pulled {
-                Some(_) => network.differentiable(),
-                None => network,
-            },
-            codec: self.codec().map(|codec| codec.in_context(&context)),
+            network,
+            codec,
             noise,
             enlarger: (self.model.unclip.as_ref())
                 .and_then(|unclip| unclip.enlarger.as_ref())
@@ -222,15 +218,6 @@ impl Pipeline {
         }
         job.keep_frames()?;
         Ok(job)
-    }
-
-    /// The network, with its ControlNets.
-    fn controlled(&self) -> Box<dyn Network> {
-        let network = self.model.network.in_context(&self.context);
-        match &*self.model.controls {
-            [] => network,
-            nets => Box::new(Controlled::new(network, nets.to_vec())),
-        }
     }
 }
 
