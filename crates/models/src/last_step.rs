@@ -1,6 +1,6 @@
 //! Two networks for one trajectory: DALL·E 2's enlargers (Ramesh et al. 2022, arXiv:2204.06125) have another for the last step.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
 
@@ -14,12 +14,12 @@ use crate::{
 #[derive(Debug)]
 pub struct LastStep {
     first: Box<dyn Network>,
-    last: Box<dyn Network>,
+    last: Arc<dyn Network>,
 }
 
 impl LastStep {
     /// `last` is called at time 0. Both have the same inputs and outputs.
-    pub fn new(first: Box<dyn Network>, last: Box<dyn Network>) -> Self {
+    pub fn new(first: Box<dyn Network>, last: Arc<dyn Network>) -> Self {
         Self { first, last }
     }
 
@@ -61,11 +61,11 @@ impl Network for LastStep {
     }
 
     fn in_context(&self, context: &ExecContext) -> Box<dyn Network> {
-        Box::new(Self::new(self.first.in_context(context), self.last.in_context(context)))
+        Box::new(Self::new(self.first.in_context(context), self.last.in_context(context).into()))
     }
 
     fn differentiable(&self) -> Box<dyn Network> {
-        Box::new(Self::new(self.first.differentiable(), self.last.differentiable()))
+        Box::new(Self::new(self.first.differentiable(), self.last.differentiable().into()))
     }
 
     fn config_json(&self) -> String {

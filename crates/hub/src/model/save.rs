@@ -8,8 +8,8 @@ use tweedie_models::{
 };
 
 use super::{
-    AESTHETIC, Model, PipelineKind, TEXTS, check_tokens, control, kinds::ANIMATED, motion, names_of,
-    of_texts_by,
+    AESTHETIC, Model, PipelineKind, StagePart, TEXTS, UnClipParts, check_tokens, control, kinds::ANIMATED,
+    motion, names_of, of_texts_by,
 };
 use crate::{
     component::{TEXT_WEIGHTS, write, write_tensors},
@@ -72,12 +72,26 @@ impl Model {
     /// If a value is too large for `precision`, a file cannot be written (then `path` is unchanged), or `path` is a folder
     /// with other content.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
-        if self.small.is_some() && self.codec.is_some() || self.unclip.is_some() || self.sound.is_some() {
+        if self.small.is_some() && self.codec.is_some() || self.sound.is_some() {
             let reason = format!("writing the folder of a {} is not supported", self.kind.name);
             return Err(HubError::format(path, reason));
         }
         if self.learned {
             return Err(HubError::format(path, "a model with learned tokens cannot be written"));
+        }
+        if let (Some(unclip), [text]) = (&self.unclip, &*self.texts) {
+            let parts = UnClipParts {
+                decoder: &*self.network,
+                scheduler: &self.scheduler,
+                projection: &unclip.projection,
+                text,
+                images: unclip.images.as_ref(),
+                prior: unclip.prior.as_deref().map(Self::stage),
+                enlarger: unclip.enlarger.as_deref().map(Self::stage),
+                last: unclip.last.as_deref(),
+                extras: &self.extras,
+            };
+            return parts.save(path, precision);
         }
         if !self.controls.is_empty() && !self.kind.controlled {
             let reason = "a model with ControlNets beside it cannot be written; load it without them";
@@ -95,6 +109,11 @@ impl Model {
             extras: &self.extras,
         };
         folder.save(path, precision)
+    }
+
+    /// A stage of DALL·E 2.
+    fn stage(&self) -> StagePart<'_> {
+        StagePart { network: &*self.network, scheduler: &self.scheduler, extras: &self.extras }
     }
 }
 

@@ -113,6 +113,7 @@ pub(crate) fn decoder_model(
         images: Some(clip.images.clone()),
         projection: model.text_proj,
         enlarger: None,
+        last: None,
     };
     let texts = vec![clip.text.clone()];
     let scheduler = own_scheduler(config, &config.run.out)?;
@@ -134,9 +135,11 @@ pub(crate) fn export_decoder(
         decoder: &model.unet,
         scheduler: &own_scheduler(config, &summary.model)?,
         projection: &model.text_proj,
-        clip: frozen.clip(),
+        text: &frozen.clip().text,
+        images: Some(&frozen.clip().images),
         prior: stages.prior.as_ref().map(super::parts::Stage::part),
         enlarger: stages.enlarger.as_ref().map(super::parts::Stage::part),
+        last: None,
         extras: &told(config, frozen, summary),
     };
     Ok(parts.save(&summary.model, Precision::F32)?)

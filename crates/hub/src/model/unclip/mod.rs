@@ -76,6 +76,8 @@ pub struct UnClip {
     pub projection: EmbeddingProjection,
     /// Enlarges what the decoder makes.
     pub enlarger: Option<Arc<Model>>,
+    /// What makes the last step of the enlarger.
+    pub last: Option<Arc<dyn Network>>,
 }
 
 impl UnClip {
@@ -86,14 +88,14 @@ impl UnClip {
             return index.wrong(PROJECTION, EmbeddingProjectionConfig::CLASS);
         };
         let varies = decoder.kind.name == VARIATION;
+        let enlarges = index.has(ENLARGER.network.0);
+        let (enlarger, last) = enlarges.then(|| enlarger(index, decoder, device)).transpose()?.unzip();
         let unclip = Self {
             prior: (!varies).then(|| prior(index, decoder, device)).transpose()?.map(Arc::new),
             images: (varies || index.has(IMAGE_ENCODER)).then(|| images(index, device)).transpose()?,
             projection: *projection,
-            enlarger: (index.has(ENLARGER.network.0))
-                .then(|| enlarger(index, decoder, device))
-                .transpose()?
-                .map(Arc::new),
+            enlarger,
+            last,
         };
         unclip.check_fit(&index.path, decoder)?;
         Ok(unclip)
@@ -211,10 +213,15 @@ pub fn statistics(weights: &SafetensorsFile) -> Result<[Vec<f32>; 2], HubError> 
     Ok([read("clip_mean")?, read("clip_std")?])
 }
 
-fn enlarger(index: &Index<'_>, decoder: &Model, device: &Device) -> Result<Model, HubError> {
+/// The enlarger, and what makes its last step.
+fn enlarger(
+    index: &Index<'_>,
+    decoder: &Model,
+    device: &Device,
+) -> Result<(Arc<Model>, Arc<dyn Network>), HubError> {
     let (name, class) = ENLARGER.network;
     let first = network(index, name, class, device)?;
-    let last = network(index, LAST, class, device)?;
+    let last: Arc<dyn Network> = network(index, LAST, class, device)?.into();
     let native = |network: &dyn Network| network.spec().native.unwrap_or_default();
     let (large, small) = (native(&*first), native(&*decoder.network));
     let factors: Vec<usize> = large.iter().zip(&small).map(|(large, small)| large / small.max(&1)).collect();
@@ -228,8 +235,8 @@ fn enlarger(index: &Index<'_>, decoder: &Model, device: &Device) -> Result<Model
             return Err(HubError::key(&index.path, name, reason));
         }
     };
-    let (network, scheduler) = (Box::new(LastStep::new(first, last)), schedule(index, &ENLARGER)?);
+    let (network, scheduler) = (Box::new(LastStep::new(first, last.clone())), schedule(index, &ENLARGER)?);
     let extras = settings(&index.folder(name)?, ENLARGING_STEPS)?;
     let model = Model::of_parts(&ENLARGER, network, scheduler, extras);
-    Ok(Model { small: Some(SmallImage::plain(factor)), ..model })
+    Ok((Arc::new(Model { small: Some(SmallImage::plain(factor)), ..model }), last))
 }

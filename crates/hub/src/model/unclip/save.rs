@@ -9,11 +9,11 @@ use tweedie_models::{
 
 use super::{DECODER, ENLARGER, LAST, PRIOR, PROJECTION, VARIATION};
 use crate::{
-    clip::{Clip, FEATURES, IMAGE_ENCODER, write_text},
+    clip::{FEATURES, IMAGE_ENCODER, ImageEncoder, write_text},
     component::{write, write_tensors},
     error::HubError,
     files,
-    model::TEXTS,
+    model::{TEXTS, TextPart},
     model_dir::{EXTRAS, Extras, SCHEDULER, WEIGHTS},
     model_index,
     scheduler_config::SchedulerConfig,
@@ -42,13 +42,17 @@ pub struct UnClipParts<'a> {
     pub scheduler: &'a SchedulerConfig,
     /// What it reads of an embedding and a text.
     pub projection: &'a EmbeddingProjection,
-    /// Gives the embeddings of texts and images.
-    pub clip: &'a Clip,
+    /// Gives the embeddings of texts.
+    pub text: &'a TextPart,
+    /// Gives the embeddings of images. diffusers needs it without a prior.
+    pub images: Option<&'a ImageEncoder>,
     /// Samples embeddings for texts: a `PriorTransformer`. Without it, the folder is that of an
     /// `UnCLIPImageVariationPipeline`.
     pub prior: Option<StagePart<'a>>,
     /// Enlarges what the decoder makes: a `UNet2DModel`. diffusers needs one.
     pub enlarger: Option<StagePart<'a>>,
+    /// Makes the last step of the enlarger, by default the enlarger itself.
+    pub last: Option<&'a dyn Network>,
     /// The content of `tweedie.json`.
     pub extras: &'a Extras,
 }
@@ -67,19 +71,21 @@ impl UnClipParts<'_> {
             write_scheduler(&dir.join(DECODER.scheduler), self.scheduler)?;
             let config = self.projection.config().to_json();
             write(&dir.join(PROJECTION), WEIGHTS, self.projection, &config, precision)?;
-            write_text(dir, &self.clip.text.tokenizer, &self.clip.text.encoder, precision)?;
-            self.clip.images.write(dir, precision)?;
+            write_text(dir, &self.text.tokenizer, &self.text.encoder, precision)?;
+            self.images.map(|images| images.write(dir, precision)).transpose()?;
             if let Some(StagePart { network, scheduler, extras }) = self.prior {
                 let folder = dir.join(PRIOR.network.0);
                 write_network(&folder, network, precision)?;
                 write_scheduler(&dir.join(PRIOR.scheduler), scheduler)?;
                 files::write_json(&folder.join(EXTRAS), extras)?;
             }
-            if let Some(StagePart { network, scheduler, .. }) = self.enlarger {
-                // The same network makes the last step.
-                for name in [ENLARGER.network.0, LAST] {
-                    write_network(&dir.join(name), network, precision)?;
+            if let Some(StagePart { network, scheduler, extras }) = self.enlarger {
+                let folder = dir.join(ENLARGER.network.0);
+                write_network(&folder, network, precision)?;
+                if *extras != Extras::default() {
+                    files::write_json(&folder.join(EXTRAS), extras)?;
                 }
+                write_network(&dir.join(LAST), self.last.unwrap_or(network), precision)?;
                 write_scheduler(&dir.join(ENLARGER.scheduler), scheduler)?;
             }
             if *self.extras != Extras::default() {
@@ -102,9 +108,11 @@ impl UnClipParts<'_> {
             (PROJECTION, json!([PROJECTION_MODULE, EmbeddingProjectionConfig::CLASS])),
             (text, transformers("CLIPTextModelWithProjection")),
             (tokens, transformers("CLIPTokenizer")),
-            (IMAGE_ENCODER, transformers(ClipVisionConfig::CLASS)),
-            (FEATURES, transformers("CLIPImageProcessor")),
         ];
+        if self.images.is_some() {
+            index.push((IMAGE_ENCODER, transformers(ClipVisionConfig::CLASS)));
+            index.push((FEATURES, transformers("CLIPImageProcessor")));
+        }
         if let Some(stage) = &self.prior {
             index.push((PRIOR.network.0, diffusers(PRIOR.network.1)));
             index.push((PRIOR.scheduler, diffusers(stage.scheduler.class_name())));
