@@ -6,11 +6,11 @@ use tweedie_core::{
     solver::{SolverEntry, find},
     spacing::Spacing,
 };
-use tweedie_data::Image;
 use tweedie_hub::{Recipe, Sampling, scheduler_config::TUNED};
 
 use crate::{
     Pipeline, PipelineError,
+    media::Media,
     study::{Spread, Study, distances, evaluations},
 };
 
@@ -36,8 +36,8 @@ pub struct Outcome {
     pub error: Option<Spread>,
     /// The time of all samples.
     pub seconds: f64,
-    /// The samples as images. Empty if they are not images.
-    pub images: Vec<Image>,
+    /// The samples as media.
+    pub media: Media,
 }
 
 /// The contenders for these solvers, names or aliases of the registry or [`TUNED`], and numbers of evaluations. A solver
@@ -133,9 +133,9 @@ pub fn compare(
         let ends = batches.iter().map(|rows| study.end(recipe, rows, &study.noise(rows)));
         let ends = ends.collect::<Result<Vec<_>, _>>()?;
         let seconds = start.elapsed().as_secs_f64();
-        let images = batches.iter().zip(&ends).map(|(rows, end)| study.job().results_for(rows.clone(), end));
-        let images = images.collect::<Result<Vec<_>, _>>()?.concat();
-        Ok::<_, PipelineError>((ends, Outcome { error: None, seconds, images }))
+        let parts = batches.iter().zip(&ends).map(|(rows, end)| study.job().finish(rows.clone(), end));
+        let media = study.job().media_of(parts.collect::<Result<Vec<_>, _>>()?).1;
+        Ok::<_, PipelineError>((ends, Outcome { error: None, seconds, media }))
     };
     let (targets, converged) = run(reference)?;
     on(1);

@@ -127,14 +127,8 @@ pub struct Output {
 impl Output {
     /// The output of decoded parts of a job, in order.
     pub fn of(job: &Job, parts: Vec<HostTensor>, evals: usize) -> Self {
-        let mut shape = parts.first().map_or(Vec::new(), |part| part.shape.clone());
-        if let Some(count) = shape.first_mut() {
-            *count = parts.iter().map(|part| part.shape[0]).sum();
-        }
-        let values = parts.into_iter().flat_map(|part| part.values).collect();
-        let tensors = HostTensor { shape, values };
-        let rate = job.request.fps.map(NonZeroU32::get).or(job.rate);
-        let mut media = match (Media::of(&tensors, rate), &job.spoken) {
+        let (tensors, media) = job.media_of(parts);
+        let mut media = match (media, &job.spoken) {
             (Media::Audio(units), Some(spoken)) => Media::Audio(spoken.joined(units)),
             (media, _) => media,
         };
@@ -161,6 +155,19 @@ impl Output {
 }
 
 impl Job {
+    /// Decoded parts as one tensor, and as media.
+    pub(crate) fn media_of(&self, parts: Vec<HostTensor>) -> (HostTensor, Media) {
+        let mut shape = parts.first().map_or(Vec::new(), |part| part.shape.clone());
+        if let Some(count) = shape.first_mut() {
+            *count = parts.iter().map(|part| part.shape[0]).sum();
+        }
+        let values = parts.into_iter().flat_map(|part| part.values).collect();
+        let tensors = HostTensor { shape, values };
+        let rate = self.request.fps.map(NonZeroU32::get).or(self.rate);
+        let media = Media::of(&tensors, rate);
+        (tensors, media)
+    }
+
     /// Runs the job. `on` receives every step and may stop the run; once `cancelled` is set, it stops within a step.
     ///
     /// # Errors

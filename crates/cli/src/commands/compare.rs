@@ -2,16 +2,16 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use tweedie::{
     core::spacing::Spacing,
-    data::{Image, Rgb, grid},
+    data::{Image, Rgb, Video, grid},
     pipe::{
-        ClassSelector, PipelineError, Request,
+        ClassSelector, Media, PipelineError, Request,
         comparison::{Contender, Outcome, compare, contenders},
-        media::{enlarge, write_png},
+        media::{enlarge, write_png, write_video},
         study::{CONVERGED_STEPS, Study},
     },
 };
@@ -61,8 +61,9 @@ pub struct Args {
     /// Number of steps of the reference solution.
     #[arg(long, value_name = "N", default_value_t = CONVERGED_STEPS)]
     reference_steps: usize,
-    /// Image file to write: one row per solver, one column per number of evaluations.
-    #[arg(short, long, value_name = "FILE.png", default_value = "compare.png")]
+    /// File to write: one row per solver, one column per number of evaluations. Of clips, an image shows some frames of each, and
+    /// a name that ends in .webp, .gif, .y4m, .mp4, .webm or .mkv plays them.
+    #[arg(short, long, value_name = "FILE", default_value = "compare.png")]
     output: PathBuf,
     /// Enlarge pixels by this factor.
     #[arg(long, value_name = "TIMES", default_value_t = 2)]
@@ -88,6 +89,11 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         untuned: true,
         ..Request::default()
     };
+    let plays = pipeline.axes() == 3
+        && !args.output.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"));
+    if plays {
+        Video::check(&args.output)?;
+    }
     let cancelled = interrupt::flag(ui);
     let study = Study::new(&pipeline, &request, &cancelled)?;
     model::tell_classes(pipeline.classes(), &args.class, ui);
@@ -112,10 +118,20 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
         }
         other => other?,
     };
-    ensure!(!converged.images.is_empty(), "the model's samples are not images");
-    let sheet = args.sheet(&entries, &converged, &outcomes);
-    let sheet = sheet.draw().map_err(|e| anyhow!("{}: {e}", args.output.display()))?;
-    write_png(&args.output, &sheet, None)?;
+    let drawn = |frame: Option<usize>| {
+        let sheet = args.sheet(&entries, &converged, &outcomes, frame);
+        sheet.draw().map_err(|e| anyhow!("{}: {e}", args.output.display()))
+    };
+    match &converged.media {
+        Media::Clips(clips) if plays => {
+            let first = clips.first().context("the model made nothing")?;
+            let frames =
+                (0..first.frames.len()).map(|frame| drawn(Some(frame))).collect::<Result<Vec<_>>>()?;
+            write_video(&args.output, &Video { frames, delay: first.delay }, None)?;
+        }
+        Media::Images(_) | Media::Clips(_) => write_png(&args.output, &drawn(None)?, None)?,
+        _ => bail!("the model's samples are neither images nor clips"),
+    }
 
     let count = args.count.get() as f64;
     let rows: Vec<_> = (entries.iter().zip(&outcomes))
@@ -135,22 +151,47 @@ pub fn run(args: Args, ui: Ui, device: &str) -> Result<ExitCode> {
 }
 
 impl Args {
-    /// The images of one sampler, in one picture.
-    fn picture(&self, outcome: &Outcome) -> Image {
-        let columns = (outcome.images.len() as f64).sqrt().ceil() as usize;
-        enlarge(&grid(&outcome.images, columns, 1, Rgb([255; 3])), self.zoom)
+    /// The images of one sampler, in one picture; of clips one frame, or some of each in a row.
+    fn picture(&self, outcome: &Outcome, frame: Option<usize>) -> Image {
+        /// Frames in a row.
+        const SHOWN: usize = 4;
+        let square = |images: &[Image]| (images.len() as f64).sqrt().ceil() as usize;
+        let (images, columns) = match (&outcome.media, frame) {
+            (Media::Images(images), _) => (images.clone(), square(images)),
+            (Media::Clips(clips), Some(at)) => {
+                let images: Vec<Image> =
+                    clips.iter().filter_map(|clip| clip.frames.get(at).cloned()).collect();
+                let columns = square(&images);
+                (images, columns)
+            }
+            (Media::Clips(clips), None) => {
+                let row = |clip: &Video| {
+                    let (count, shown) = (clip.frames.len(), clip.frames.len().min(SHOWN));
+                    (0..shown).map(|i| clip.frames[i * count / shown].clone()).collect::<Vec<_>>()
+                };
+                (clips.iter().flat_map(row).collect(), SHOWN)
+            }
+            _ => (Vec::new(), 1),
+        };
+        enlarge(&grid(&images, columns, 1, Rgb([255; 3])), self.zoom)
     }
 
-    fn sheet(&self, entries: &[Contender], converged: &Outcome, outcomes: &[Outcome]) -> Sheet {
+    fn sheet(
+        &self,
+        entries: &[Contender],
+        converged: &Outcome,
+        outcomes: &[Outcome],
+        frame: Option<usize>,
+    ) -> Sheet {
         let mut columns: Vec<String> = self.evals.iter().map(|n| format!("{n} evaluations")).collect();
         columns.push(format!("converged ({} steps)", self.reference_steps));
-        let last = Cell { image: self.picture(converged), caption: String::new() };
+        let last = Cell { image: self.picture(converged, frame), caption: String::new() };
         let row = |name: &String| {
             let cell = |budget: usize| {
                 let at = entries.iter().position(|e| e.solver == *name && e.budget == budget)?;
                 let outcome = &outcomes[at];
                 let caption = outcome.error.map_or("other noise".into(), |e| format!("RMS {:.4}", e.rms));
-                Some(Cell { image: self.picture(outcome), caption })
+                Some(Cell { image: self.picture(outcome, frame), caption })
             };
             let cells = self.evals.iter().map(|n| cell(n.get())).chain([Some(last.clone())]).collect();
             (name.clone(), cells)

@@ -265,6 +265,22 @@ fn a_model_of_clips_is_scored() {
 }
 
 #[test]
+fn solvers_are_compared_by_clips() {
+    let scratch = Scratch::new();
+    let command = ["compare", "--model", &MODEL, "--prompt", "a cat spins", "-n", "2", "--evals", "2,3"];
+    let more = ["--solvers", "ddim,ddpm", "--reference-steps", "4", "--zoom", "1", "-o"];
+    let of = |output| [&command[..], &more, &[output]].concat();
+    let said = scratch.ok(&of("all.webp")).stdout;
+    assert!(said.contains("2 latents to the reference") && said.contains("stochastic"), "{said}");
+    let played = read(&scratch.path("all.webp"), Part::All).unwrap().video;
+    assert_eq!((played.frames.len(), played.delay), (16, 125));
+    assert!(played.frames.windows(2).any(|pair| pair[0] != pair[1]));
+    scratch.ok(&of("all.png"));
+    assert!(read(&scratch.path("all.png"), Part::All).unwrap_err().to_string().contains("single image"));
+    scratch.fails(&of("all.avi"), &["all.avi: expected a file name with the extension"]);
+}
+
+#[test]
 fn a_server_makes_clips() {
     let scratch = Scratch::new();
     let served = Served::start(&scratch.path(""), &["--model", &MODEL]);
