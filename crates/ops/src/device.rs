@@ -50,18 +50,16 @@ pub fn devices() -> Vec<&'static str> {
 /// # Errors
 /// If there is no such device, or it cannot be used.
 pub fn device(name: &str) -> Result<Device, DeviceError> {
-    match name.split_once(':').unwrap_or((name, "")) {
-        ("cpu", "") => Ok(Device::flex()),
+    match (name, name.strip_prefix("wgpu:").map(str::parse)) {
+        ("cpu", _) => Ok(Device::flex()),
         #[cfg(feature = "wgpu")]
-        ("wgpu", "") => crate::wgpu::open(name, None),
+        ("wgpu", _) => crate::wgpu::open(name, None),
         #[cfg(feature = "wgpu")]
-        ("wgpu", number) if number.bytes().all(|digit| digit.is_ascii_digit()) => {
-            crate::wgpu::open(name, number.parse().ok())
-        }
+        (_, Some(Ok(number))) => crate::wgpu::open(name, Some(number)),
         #[cfg(not(feature = "wgpu"))]
-        ("wgpu", _) => Err(DeviceError::NotBuilt { name: "wgpu" }),
+        ("wgpu", _) | (_, Some(Ok::<usize, _>(_))) => Err(DeviceError::NotBuilt { name: "wgpu" }),
         #[cfg(feature = "cuda")]
-        ("cuda", "") => Ok(Device::cuda(0)),
+        ("cuda", _) => Ok(Device::cuda(0)),
         #[cfg(not(feature = "cuda"))]
         ("cuda", _) => Err(DeviceError::NotBuilt { name: "cuda" }),
         _ => Err(DeviceError::Unknown { name: name.into() }),
@@ -118,7 +116,7 @@ mod tests {
     #[test]
     fn errors_say_what_can_be_done() {
         assert!(device("cpu").is_ok());
-        for name in ["gpu", "cpu:0", "", "wgpu2"] {
+        for name in ["gpu", "cpu:0", "", "wgpu2", "wgpu:", "wgpu:x", "wgpu:-1"] {
             let error = device(name).unwrap_err().to_string();
             assert!(error.starts_with(&format!("unknown device `{name}`; expected `cpu`")), "{error}");
         }

@@ -59,11 +59,32 @@ fn is_of_device(panic: &PanicHookInfo<'_>) -> bool {
     runs_device() || panic.payload_as_str().is_some_and(|message| message.starts_with(READING))
 }
 
-/// A message in one line.
+/// The causes in a message, in one line, without the stack.
 fn brief(message: &str) -> String {
-    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.take(4).collect::<Vec<_>>().join(" ")
+    if let Some((_, rest)) = message.split_once(ALLOCATION) {
+        let bytes: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        return format!(
+            "it cannot allocate a buffer of {bytes} bytes; lower the size of the samples, or how many are computed at once"
+        );
+    }
+    let said = |line: &&str| !line.is_empty() && !HEADINGS.iter().any(|heading| line.starts_with(heading));
+    let lines = message.lines().map(str::trim).take_while(|line| !line.starts_with("0: ")).filter(said);
+    let text = lines.take(4).collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
+
+/// What CubeCL says of a buffer that does not fit, before its size.
+const ALLOCATION: &str = "can't allocate buffer of size:";
+
+/// Lines that name no cause.
+const HEADINGS: &[&str] =
+    &[READING, "An error happened during execution", "Caused by", "Several failures at once", "Backtrace"];
+
+/// Characters of a message.
+const MOST: usize = 400;
 
 /// The result of `run`, unless a device has failed.
 ///
