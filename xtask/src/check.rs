@@ -20,8 +20,11 @@ const JOBS: &[Job] = &[
     // The README's test command.
     Job("test --release --workspace", &[]),
     // Once more with narrower instruction sets than the machine's best, which the kernels' own tests run through.
-    Job("test --release --workspace --test engine --test determinism", &[("TWEEDIE_ISA", "avx2")]),
-    Job("test --release --workspace --test engine --test determinism", &[("TWEEDIE_ISA", "scalar")]),
+    Job("test --release --workspace --test engine --test cpu --test determinism", &[("TWEEDIE_ISA", "avx2")]),
+    Job(
+        "test --release --workspace --test engine --test cpu --test determinism",
+        &[("TWEEDIE_ISA", "scalar")],
+    ),
     // Changed seeds of every format, for a minute.
     Job("test --release --workspace --test fuzz", &[("TWEEDIE_FUZZ_SECONDS", "60")]),
     Job(MPI, &[]),

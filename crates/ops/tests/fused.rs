@@ -2,7 +2,7 @@
 
 mod common;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use common::{channels_last, close, compare, random, values};
 use tweedie_ops::{
     self as ops, AdamW, Added, Batch, ConvOptions, ExecContext, FiniteWatch, Kernel, Maps, Norm, reference,
@@ -159,7 +159,7 @@ fn normalized_convolutions() {
 
 #[test]
 fn what_is_made_again_has_the_same_bits() {
-    let device = Device::flex().autodiff();
+    let device = common::device().autodiff();
     let run = |again: bool| -> Vec<Vec<u32>> {
         let inputs: [Tensor<4>; 10] =
             std::array::from_fn(|i| random(LAYER[i], i as u64 + 1, &device).require_grad());
