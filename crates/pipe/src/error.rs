@@ -1,5 +1,6 @@
 use tweedie_hub::HubError;
 use tweedie_media::MediaError;
+use tweedie_ops::DeviceFailure;
 use tweedie_system::{memory::TooLittle, ranks::Unreachable};
 
 /// Why sampling failed.
@@ -43,6 +44,9 @@ pub enum PipelineError {
         /// The fields that lower it.
         lower: &'static str,
     },
+    /// The device failed: its memory does not suffice, or it is gone.
+    #[error(transparent)]
+    Device(#[from] DeviceFailure),
     /// The caller cancelled the run.
     #[error("cancelled")]
     Cancelled,

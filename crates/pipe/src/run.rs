@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tweedie_core::Level;
 use tweedie_media::{Image, Leveled, Video, level};
 use tweedie_models::{Codec, HostTensor};
-use tweedie_ops::Batch;
+use tweedie_ops::{Batch, guarded};
 use tweedie_system::ranks::{Failed, Program, Ranks, agree};
 
 use crate::{
@@ -171,7 +171,7 @@ impl Job {
     /// Runs the job. `on` receives every step and may stop the run; once `cancelled` is set, it stops within a step.
     ///
     /// # Errors
-    /// If the network fails or its output is not finite, and [`PipelineError::Cancelled`].
+    /// If the network or the device fails, or the output is not finite, and [`PipelineError::Cancelled`].
     pub fn run(
         self,
         cancelled: &AtomicBool,
@@ -246,6 +246,15 @@ impl Job {
 
     /// The decoded results for some images, in parts, and the network evaluations that they took.
     fn run_rows(
+        self: &Arc<Self>,
+        rows: Range<usize>,
+        cancelled: &AtomicBool,
+        on: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(Vec<HostTensor>, usize), PipelineError> {
+        guarded(|| self.turns(rows, cancelled, on))?
+    }
+
+    fn turns(
         self: &Arc<Self>,
         rows: Range<usize>,
         cancelled: &AtomicBool,

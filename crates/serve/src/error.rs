@@ -177,7 +177,7 @@ impl From<PipelineError> for Fault {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "not_enough_memory", error.to_string())
             }
             PipelineError::Cancelled => Self::new(StatusCode::CONFLICT, "cancelled", "the job was cancelled"),
-            PipelineError::Step { .. } | PipelineError::Model { .. } => {
+            PipelineError::Step { .. } | PipelineError::Model { .. } | PipelineError::Device(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "sampling_failed", error.to_string())
             }
             _ => Self::invalid(error.to_string()),
