@@ -305,6 +305,17 @@ fn a_server_makes_clips() {
     served.get(&format!("{stem}avi")).is(404);
     let openai = json!({ "prompt": "a cat spins", "steps": 2, "frames": 4, "output_format": "webp" });
     assert!(served.post("/v1/images/generations", &openai).is(400).text().contains("is a clip"));
+    // An uploaded clip, of which frames are missing.
+    let video = given(&scratch);
+    let uploaded =
+        served.send("POST", "/v1/uploads", &[], &scratch.read("given.webp")).is(201).json()["sha256"].clone();
+    let known = json!({ "image": { "sha256": uploaded }, "mask": { "gaps": [[0.2, 0.5]] } });
+    let id = served.order(&json!({ "prompt": "a cat spins", "steps": 2, "known": known }));
+    scratch.write("mended.png", &served.results(&id)[0]);
+    let mended = read(&scratch.path("mended.png"), Part::All).unwrap().video;
+    assert_eq!((mended.frames.len(), mended.delay), (20, 100));
+    let kept = |f: usize| mended.frames[f] == video.frames[f];
+    assert!((0..20).all(|f| kept(f) != (2..5).contains(&f)));
     let more = json!({ "prompt": "a cat", "continue": { "sha256": "00" } });
     assert!(served.post("/v1/jobs", &more).is(400).text().contains("`continue`"));
 }
