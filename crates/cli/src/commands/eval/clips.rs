@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result, bail, ensure};
 use tweedie::{
     data::{
-        Clips as ClipData, Dataset, Image, Rgb, Source, Video, counted_endings, grid,
+        Clips as ClipData, Dataset, Image, Order, Rgb, Source, Video, counted_endings, grid,
         moving::{Checker, Motion, Thing},
     },
     eval::{
@@ -20,7 +20,7 @@ use tweedie::{
 use super::{Args, Networks, Subject, captions, compared, request, scores::made};
 use crate::{source, ui::Ui};
 
-/// Most clips of the data that are read, evenly spread.
+/// Most clips of the data that are read, drawn at random.
 const MOST: usize = 512;
 /// Frames of a strip.
 const SHOWN: usize = 8;
@@ -41,7 +41,9 @@ impl Real {
         let words: Vec<_> = set.words().cloned().collect();
         let count = set.len().min(MOST);
         let bar = ui.bar(count as u64, "clips of the data");
-        for index in (0..count).map(|i| i * set.len() / count) {
+        // Even steps could meet the same of several kinds that take turns.
+        let order = Order::new(0, set.len());
+        for index in (0..count as u64).map(|i| order.index(i)) {
             let read = set.read(index, |film| match film.video(frames)? {
                 Video { frames: own, .. } if own.len() == frames => Ok(own),
                 Video { frames: own, .. } => {
@@ -92,7 +94,12 @@ pub fn run(args: &Args, ui: Ui, pipeline: &Pipeline, device: &Device) -> Result<
     let (train, held_out) = set.split();
     ensure!(!train.is_empty(), "no training clips: all of {} is held out", config.source);
     let prompts = match (pipeline.reads_texts(), &*args.prompt) {
-        (true, []) => captions(&train, args.count.get())?,
+        (true, []) => {
+            let all = captions(&train, train.len())?;
+            let order = Order::new(args.seed, all.len());
+            let count = args.count.get().min(all.len()) as u64;
+            (0..count).map(|i| all[order.index(i)].clone()).collect()
+        }
         (_, prompts) => prompts.to_vec(),
     };
     let request = request(args, prompts.clone());
