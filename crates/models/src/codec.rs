@@ -54,6 +54,11 @@ pub trait Codec: std::fmt::Debug + Send + Sync {
         latents.iter().map(|n| n.saturating_mul(stride)).collect()
     }
 
+    /// Whether clips may be decoded in parts of any number of frames. Frames of one part see each other.
+    fn decodes_parts(&self) -> bool {
+        false
+    }
+
     /// Values of audio per second, if the codec says it.
     fn rate(&self) -> Option<u32> {
         None

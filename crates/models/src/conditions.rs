@@ -109,6 +109,11 @@ pub const POOLED: &str = "pooled";
 /// SDXL's sizes: height and width of the original image, top and left of the crop, height and width of the target. For the
 /// refiner the first four and an aesthetic score. [`Entry::Numbers`].
 pub const SIZES: &str = "sizes";
+/// What Stable Video Diffusion is told of a clip: its frames per second less 1, how much moves, and the standard deviation of the
+/// noise on the image. [`Entry::Numbers`].
+pub const ADDED: &str = "added numbers";
+/// The latents of each row's image, for each frame of the sample: [`Entry::Map`].
+pub const PICTURE: &str = "picture";
 /// The part of each row that is filled, 1 there and 0 elsewhere: [`Entry::Map`] of one channel.
 pub const MASK: &str = "mask";
 /// The latents of each row's image without that part: [`Entry::Map`]. They follow the channel of [`MASK`].

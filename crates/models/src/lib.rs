@@ -80,10 +80,11 @@ pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use tweedie_ops::{ExecContext, PackedWeights, Precision};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};
 pub use unet_1d::{UNet1DConfig, UNet1DModel};
-pub use unet_3d::{UNet3DConfig, UNetMotionConfig, VideoUNet, VideoUNetConfig};
+pub use unet_3d::{UNet3DConfig, UNetMotionConfig, UNetSpatioTemporalConfig, VideoUNet, VideoUNetConfig};
 pub use unet_condition::{UNet2DConditionConfig, UNet2DConditionModel};
 pub use vae::{
-    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig,
+    AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
 };
 pub use vision::{ClipVisionConfig, ClipVisionModel};
 pub use vocoder::{HifiGan, HifiGanConfig, MelAutoencoder};

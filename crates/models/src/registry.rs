@@ -14,10 +14,11 @@ use crate::{
     stable_audio::{StableAudioDit, StableAudioDitConfig},
     unet::{LoadError, UNet2DConfig, UNet2DModel},
     unet_1d::{UNet1DConfig, UNet1DModel},
-    unet_3d::{UNet3DConfig, UNetMotionConfig, VideoUNet},
+    unet_3d::{UNet3DConfig, UNetMotionConfig, UNetSpatioTemporalConfig, VideoUNet},
     unet_condition::{UNet2DConditionConfig, UNet2DConditionModel},
     vae::{
-        AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
+        AutoencoderKl, AutoencoderKlConfig, AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig,
+        AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
     },
 };
 
@@ -55,6 +56,7 @@ pub const NETWORKS: &[NetworkEntry] = &[
     entry!("PriorTransformer", PriorTransformer, PriorConfig),
     entry!("UNet3DConditionModel", VideoUNet, UNet3DConfig),
     entry!("UNetMotionModel", VideoUNet, UNetMotionConfig),
+    entry!("UNetSpatioTemporalConditionModel", VideoUNet, UNetSpatioTemporalConfig),
     entry!("StableAudioDiTModel", StableAudioDit, StableAudioDitConfig),
 ];
 
@@ -83,6 +85,7 @@ macro_rules! codec {
 /// All autoencoders between media and latents.
 pub const CODECS: &[CodecEntry] = &[
     codec!("AutoencoderKL", AutoencoderKl, AutoencoderKlConfig),
+    codec!("AutoencoderKLTemporalDecoder", AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig),
     codec!("AutoencoderTiny", AutoencoderTiny, AutoencoderTinyConfig),
     codec!("MelSpectrogram", MelSpectrogram, MelSpectrogramConfig),
     codec!("VQModel", VqModel, VqModelConfig),

@@ -20,8 +20,8 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tweedie_models::{
     Conditions, Entry, ExecContext, HostTensor, Mode, Network, Precision, UNet3DConfig, UNetMotionConfig,
-    VideoUNet, VideoUNetConfig,
-    conditions::TEXT,
+    UNetSpatioTemporalConfig, VideoUNet, VideoUNetConfig,
+    conditions::{ADDED, TEXT},
     params, registry,
     unet_3d::{DownBlockMotionType, UpBlockMotionType},
     unet_condition::PerBlock,
@@ -31,7 +31,8 @@ use tweedie_ops::{Batch, SampleShape, to_host};
 /// Relative to the output's root mean square.
 const TOLERANCE: f64 = 1e-4;
 
-const CASES: [&str; 4] = ["modelscope", "one_frame", "motion", "motion_options"];
+const CASES: [&str; 6] =
+    ["modelscope", "one_frame", "motion", "motion_options", "spatio_temporal", "spatio_temporal_one_frame"];
 
 struct Golden {
     name: &'static str,
@@ -55,9 +56,10 @@ impl Golden {
 
     fn config(&self) -> VideoUNetConfig {
         let text = &self.metadata["config"];
-        match self.name.starts_with("motion") {
-            true => (&UNetMotionConfig::from_json(text).unwrap()).into(),
-            false => (&UNet3DConfig::from_json(text).unwrap()).into(),
+        match self.name.split('_').next() {
+            Some("motion") => (&UNetMotionConfig::from_json(text).unwrap()).into(),
+            Some("spatio") => (&UNetSpatioTemporalConfig::from_json(text).unwrap()).into(),
+            _ => (&UNet3DConfig::from_json(text).unwrap()).into(),
         }
     }
 
@@ -77,7 +79,9 @@ impl Golden {
     fn inputs(&self, device: &Device) -> (Tensor<5>, Vec<f32>, Conditions) {
         let x = sample("sample", self.json::<[usize; 5]>("sample"), device);
         let text = sample("text", self.json::<[usize; 3]>("text"), device);
-        (x, self.json("times"), Conditions::none().with(TEXT, Entry::Tokens(text)))
+        let conditions = Conditions::none().with(TEXT, Entry::Tokens(text));
+        let added = self.name.starts_with("spatio").then(|| Entry::Numbers(self.json("added")));
+        (x, self.json("times"), conditions.with_some(ADDED, added))
     }
 }
 
@@ -260,6 +264,13 @@ fn wrong_inputs_are_errors() {
     assert!(check(&[4, 0, 8, 8], &text).contains("expected sizes of at least 1"));
     assert!(check(&[3, 3, 8, 8], &text).contains("3 channels, expected 4"));
     assert!(check(&[4, 3, 8, 8], &Conditions::none()).contains("needs text features"));
+    let golden = goldens().find(|golden| golden.name == "spatio_temporal_one_frame").unwrap();
+    let (x, times, given) = golden.inputs(&device);
+    let shape = SampleShape::from(&x.dims()[1..]);
+    let check = |given: &Conditions| golden.model(&device).check(1, &shape, &times, given);
+    check(&given).unwrap();
+    let missing = check(&given.without(&[ADDED])).unwrap_err().to_string();
+    assert!(missing.contains("three additional numbers"), "{missing}");
     let golden = goldens().find(|golden| golden.name == "motion").unwrap();
     let found = golden.model(&device).check(1, &SampleShape::from([4, 7, 8, 8]), &[1.0], &text);
     let expected = "the clips have 7 frames, expected at most 6 (`motion_max_seq_length`)";
@@ -298,6 +309,22 @@ fn unsupported_configurations_name_the_key() {
         let error = UNetMotionConfig::from_json(&changes.to_string()).unwrap_err().to_string();
         assert!(error.contains(expected), "{changes}: {error}");
     }
+    for (changes, expected) in [
+        (json!({"num_attention_heads": 3}), "`num_attention_heads` is 3: the 320 channels of block 0"),
+        (json!({"block_out_channels": [320, 640, 1280, 1290]}), "expected multiples of 32"),
+        (
+            json!({"projection_class_embeddings_input_dim": 512}),
+            "`projection_class_embeddings_input_dim` is 512: expected 768",
+        ),
+        (json!({"num_frames": 0}), "`num_frames` is 0"),
+        (json!({"cross_attention_dim": [1024]}), "`cross_attention_dim` is [1024]: block 1"),
+        (json!({"down_block_types": ["DownBlock3D"]}), "unknown variant `DownBlock3D`"),
+    ] {
+        let error = UNetSpatioTemporalConfig::from_json(&changes.to_string()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{changes}: {error}");
+    }
+    let text = UNetSpatioTemporalConfig::default().to_json();
+    assert_eq!(UNetSpatioTemporalConfig::from_json(&text).unwrap(), UNetSpatioTemporalConfig::default());
     let text = UNetMotionConfig::default().to_json();
     assert_eq!(UNetMotionConfig::from_json(&text).unwrap(), UNetMotionConfig::default());
     let text = UNet3DConfig::default().to_json();

@@ -1,10 +1,12 @@
-//! The blocks: the layers of `UNet2DConditionModel` in each frame, each followed by one over time.
+//! The blocks: the layers of `UNet2DConditionModel` in each frame, each followed by one over time, or mixed with one.
 
 use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::Maps;
 
 use super::{
     VideoUNetConfig,
+    mixed::{MixedResnet, MixedTransformer},
+    spatio_temporal::CROSS_EPS,
     time::{TimeConvs, TimeSpec, TimeTransformer},
 };
 use crate::{
@@ -21,10 +23,16 @@ use crate::{
     },
 };
 
-/// Inputs of blocks besides the maps. Time and text have one row per frame.
+/// Inputs of blocks besides the maps.
 pub(super) struct Inputs<'a> {
+    /// One row per frame.
     pub(super) time: &'a Time,
+    /// One row per frame.
     pub(super) text: &'a Tensor<3>,
+    /// The activation of the time embedding, one row per clip.
+    pub(super) clip_time: &'a Tensor<2>,
+    /// One row per clip.
+    pub(super) clip_text: &'a Tensor<3>,
     pub(super) frames: usize,
     pub(super) mode: Mode,
 }
@@ -47,15 +55,17 @@ struct Plan {
     /// Layers of the motion modules, if there are any.
     moves: Option<usize>,
     scale: f64,
+    /// Added to variances in residual layers.
+    eps: f64,
 }
 
 /// Residual layers, each followed by convolutions over time and, in some blocks, by two transformers; or by a transformer in
-/// some blocks and by a motion module.
+/// some blocks and by a motion module; or layers that are mixed with layers over time.
 #[derive(Module, Debug)]
 pub struct Block {
-    resnets: Vec<ResnetBlock>,
+    resnets: Vec<Either<ResnetBlock, MixedResnet>>,
     temp_convs: Vec<TimeConvs>,
-    attentions: Vec<Transformer>,
+    attentions: Vec<Either<Transformer, MixedTransformer>>,
     temp_attentions: Vec<TimeTransformer>,
     motion_modules: Vec<TimeTransformer>,
     downsamplers: Vec<ConvDown>,
@@ -64,7 +74,8 @@ pub struct Block {
 
 impl Blocks<'_> {
     fn block(&self, init: &Init, plan: Plan) -> Result<Block, ConfigError> {
-        let builder = Builder { config: self.frames, scale: plan.scale };
+        let frames = UNet2DConditionConfig { norm_eps: plan.eps, ..self.frames.clone() };
+        let builder = Builder { config: &frames, scale: plan.scale };
         let mut block = Block {
             resnets: Vec::new(),
             temp_convs: Vec::new(),
@@ -75,7 +86,15 @@ impl Blocks<'_> {
             upsamplers: Vec::new(),
         };
         for (i, &[from, to]) in plan.resnets.iter().enumerate() {
-            block.resnets.push(builder.resnet(&init.at("resnets").at(i), from, to)?);
+            let at = init.at("resnets").at(i);
+            block.resnets.push(match self.config {
+                VideoUNetConfig::SpatioTemporal(_) => {
+                    let spatial = builder.resnet(&at.at("spatial_res_block"), from, to)?;
+                    let time = frames.time_width();
+                    Either::B(MixedResnet::new(&at, spatial, to, plan.eps, time))
+                }
+                _ => Either::A(builder.resnet(&at, from, to)?),
+            });
             if let VideoUNetConfig::UNet3D(config) = self.config {
                 let at = init.at("temp_convs").at(i);
                 block.temp_convs.push(TimeConvs::new(&at, to, config.norm_num_groups));
@@ -100,10 +119,18 @@ impl Blocks<'_> {
         [level, channels, layers]: [usize; 3],
     ) -> Result<(), ConfigError> {
         let at = init.at("attentions").at(i);
+        if let VideoUNetConfig::SpatioTemporal(config) = self.config {
+            // Both are checked with the configuration.
+            let heads = config.num_attention_heads.get(level).unwrap_or(1);
+            let text = config.cross_attention_dim.get(level).unwrap_or(1);
+            let transformer = MixedTransformer::new(&at, channels, heads, layers, text);
+            block.attentions.push(Either::B(transformer));
+            return Ok(());
+        }
         let Either::A(transformer) = builder.transformer(&at, level, channels, layers, false)? else {
             unreachable!("the blocks of the frames have no other attention")
         };
-        block.attentions.push(transformer);
+        block.attentions.push(Either::A(transformer));
         if let VideoUNetConfig::UNet3D(config) = self.config {
             let head = config.attention_head_dim;
             let spec = TimeSpec { heads: channels / head.max(1), head, layers: 1, positions: None };
@@ -127,8 +154,17 @@ impl Blocks<'_> {
     /// Layers of the motion modules at `level`, outside the middle block.
     fn moves(&self, level: usize) -> Option<usize> {
         match self.config {
-            VideoUNetConfig::UNet3D(_) => None,
+            VideoUNetConfig::UNet3D(_) | VideoUNetConfig::SpatioTemporal(_) => None,
             VideoUNetConfig::Motion(config) => config.temporal_transformer_layers_per_block.get(level),
+        }
+    }
+
+    /// Added to variances in the residual layers of a block of the up path, or of the down path with or without
+    /// transformers.
+    fn eps(&self, crosses: bool) -> f64 {
+        match self.config {
+            VideoUNetConfig::SpatioTemporal(_) if crosses => CROSS_EPS,
+            _ => self.frames.norm_eps,
         }
     }
 
@@ -141,7 +177,8 @@ impl Blocks<'_> {
             CrossDownBlockType::CrossAttnDownBlock2D => Some(config.transformer_layers(level)?),
             _ => None,
         };
-        let plan = Plan { resnets, level, attends, moves: self.moves(level), scale: 1.0 };
+        let eps = self.eps(attends.is_some());
+        let plan = Plan { resnets, level, attends, moves: self.moves(level), scale: 1.0, eps };
         let mut block = self.block(init, plan)?;
         if level + 1 < widths.len() {
             let padding = config.downsample_padding;
@@ -155,7 +192,8 @@ impl Blocks<'_> {
         let config = self.frames;
         let level = config.block_out_channels.len() - 1;
         let (channels, scale) = (config.block_out_channels[level], config.mid_block_scale_factor);
-        let plan = Plan { resnets: vec![[channels; 2]; 2], level, attends: None, moves: None, scale };
+        let (resnets, eps) = (vec![[channels; 2]; 2], self.eps(false));
+        let plan = Plan { resnets, level, attends: None, moves: None, scale, eps };
         let mut block = self.block(init, plan)?;
         let builder = Builder { config, scale };
         self.attend(&mut block, init, &builder, 0, [level, channels, config.transformer_layers(level)?])?;
@@ -182,7 +220,8 @@ impl Blocks<'_> {
             CrossUpBlockType::CrossAttnUpBlock2D => Some(config.transformer_layers_up(i, level)?),
             _ => None,
         };
-        let plan = Plan { resnets: resnets.collect(), level, attends, moves: self.moves(level), scale: 1.0 };
+        let (resnets, moves, eps) = (resnets.collect(), self.moves(level), self.eps(true));
+        let plan = Plan { resnets, level, attends, moves, scale: 1.0, eps };
         let mut block = self.block(init, plan)?;
         if level > 0 {
             block.upsamplers.push(ConvUp::new(&init.at("upsamplers.0"), to));
@@ -194,13 +233,19 @@ impl Blocks<'_> {
 impl Block {
     /// Layer `i` and the convolutions over time, if there are any.
     fn residual(&self, i: usize, x: impl Into<Maps>, inputs: &Inputs<'_>) -> Tensor<4> {
-        let x = self.resnets[i].forward(x, inputs.time, inputs.mode);
+        let x = match &self.resnets[i] {
+            Either::A(resnet) => resnet.forward(x, inputs.time, inputs.mode),
+            Either::B(mixed) => mixed.forward(x, inputs),
+        };
         self.temp_convs.get(i).into_iter().fold(x, |x, convs| convs.forward(x, inputs.frames))
     }
 
     /// What follows layer `i`: the transformers and the motion module, if there are any.
     fn attended(&self, i: usize, x: Tensor<4>, inputs: &Inputs<'_>) -> Tensor<4> {
-        let x = self.attentions.get(i).into_iter().fold(x, |x, frame| frame.forward(x, Some(inputs.text)));
+        let x = self.attentions.get(i).into_iter().fold(x, |x, transformer| match transformer {
+            Either::A(in_frames) => in_frames.forward(x, Some(inputs.text)),
+            Either::B(mixed) => mixed.forward(x, inputs),
+        });
         let over_time = self.temp_attentions.get(i).into_iter().chain(self.motion_modules.get(i));
         over_time.fold(x, |x, time| time.forward(x, inputs.frames))
     }

@@ -1,13 +1,15 @@
-//! Text-conditional U-Nets for clips, as in diffusers: `UNet3DConditionModel` (Wang et al. 2023, arXiv:2308.06571) and
-//! `UNetMotionModel` (Guo et al. 2023, arXiv:2307.04725).
+//! U-Nets for clips, as in diffusers: `UNet3DConditionModel` (Wang et al. 2023, arXiv:2308.06571), `UNetMotionModel` (Guo et
+//! al. 2023, arXiv:2307.04725), and `UNetSpatioTemporalConditionModel` (Blattmann et al. 2023, arXiv:2311.15127).
 //!
 //! The layers of `UNet2DConditionModel` see each frame; convolutions and transformers over time, or motion modules, follow
-//! them (a space-time factorization as in Ho et al. 2022, arXiv:2204.03458).
+//! them, or are mixed with them (a space-time factorization as in Ho et al. 2022, arXiv:2204.03458).
 
 mod blocks;
 mod config;
+pub(crate) mod mixed;
 mod motion;
-mod time;
+mod spatio_temporal;
+pub(crate) mod time;
 
 use burn::{
     module::Module,
@@ -17,13 +19,15 @@ use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision, SampleShape};
 
 pub use config::{DownBlock3DType, UNet3DConfig, UpBlock3DType};
 pub use motion::{DownBlockMotionType, UNetMotionConfig, UpBlockMotionType};
+pub use spatio_temporal::{DownBlockSpatioTemporalType, UNetSpatioTemporalConfig, UpBlockSpatioTemporalType};
 
 use self::{
     blocks::{Block, Blocks, Inputs},
-    time::{TimeSpec, TimeTransformer},
+    spatio_temporal::ADDED_NUMBERS,
+    time::{TimeSpec, TimeTransformer, clips_of, frames_of},
 };
 use crate::{
-    conditions::{Conditions, TEXT},
+    conditions::{ADDED, Conditions, TEXT},
     config::ConfigError,
     layers::{Activation, Conv2d, GroupNorm, Init},
     memory::unet_row,
@@ -48,6 +52,8 @@ pub enum VideoUNetConfig {
     UNet3D(UNet3DConfig),
     /// `UNetMotionModel`.
     Motion(UNetMotionConfig),
+    /// `UNetSpatioTemporalConditionModel`.
+    SpatioTemporal(UNetSpatioTemporalConfig),
 }
 
 impl From<&UNet3DConfig> for VideoUNetConfig {
@@ -62,12 +68,19 @@ impl From<&UNetMotionConfig> for VideoUNetConfig {
     }
 }
 
+impl From<&UNetSpatioTemporalConfig> for VideoUNetConfig {
+    fn from(config: &UNetSpatioTemporalConfig) -> Self {
+        Self::SpatioTemporal(config.clone())
+    }
+}
+
 impl VideoUNetConfig {
     /// The `config.json` for diffusers.
     pub fn to_json(&self) -> String {
         match self {
             Self::UNet3D(config) => config.to_json(),
             Self::Motion(config) => config.to_json(),
+            Self::SpatioTemporal(config) => config.to_json(),
         }
     }
 
@@ -76,6 +89,7 @@ impl VideoUNetConfig {
         match self {
             Self::UNet3D(config) => config.spec(),
             Self::Motion(config) => config.spec(),
+            Self::SpatioTemporal(config) => config.spec(),
         }
     }
 
@@ -84,6 +98,7 @@ impl VideoUNetConfig {
         match self {
             Self::UNet3D(config) => config.frames(),
             Self::Motion(config) => config.frames(),
+            Self::SpatioTemporal(config) => config.frames(),
         }
     }
 
@@ -91,15 +106,17 @@ impl VideoUNetConfig {
         match self {
             Self::UNet3D(config) => config.check_values(),
             Self::Motion(config) => config.check_values(),
+            Self::SpatioTemporal(config) => config.check_values(),
         }
     }
 }
 
-/// The text-conditional U-Net for clips. Parameters are named as in diffusers' `UNet3DConditionModel` and `UNetMotionModel`.
+/// The U-Net for clips. Parameters are named as in diffusers' classes.
 #[derive(Module, Debug)]
 pub struct VideoUNet {
     conv_in: Conv2d,
     time_embedding: TimestepEmbedding,
+    add_embedding: Option<TimestepEmbedding>,
     transformer_in: Option<TimeTransformer>,
     down_blocks: Vec<Block>,
     mid_block: Block,
@@ -170,11 +187,19 @@ impl VideoUNet {
                 let spec = TimeSpec { heads: FIRST_HEADS, head, layers: 1, positions: None };
                 Some(TimeTransformer::new(&init.at("transformer_in"), first, spec, groups))
             }
-            VideoUNetConfig::Motion(_) => None,
+            VideoUNetConfig::Motion(_) | VideoUNetConfig::SpatioTemporal(_) => None,
+        };
+        let add_embedding = match &config {
+            VideoUNetConfig::SpatioTemporal(config) => {
+                let width = config.projection_class_embeddings_input_dim;
+                Some(TimestepEmbedding::new(&init.at("add_embedding"), width, frames.time_width()))
+            }
+            _ => None,
         };
         Ok(Self {
             conv_in: Conv2d::new(&init.at("conv_in"), frames.in_channels, first, 3, true),
             time_embedding: TimestepEmbedding::new(&init.at("time_embedding"), first, frames.time_width()),
+            add_embedding,
             transformer_in,
             down_blocks: (0..blocks)
                 .map(|level| make.down(&init.at("down_blocks").at(level), level))
@@ -198,7 +223,17 @@ impl VideoUNet {
         times: &[f32],
         conditions: &Conditions,
     ) -> Result<(), InputError> {
-        conditions.only(&[TEXT], rows)?;
+        match &self.config {
+            VideoUNetConfig::SpatioTemporal(_) => {
+                conditions.only(&[TEXT, ADDED], rows)?;
+                let numbers = conditions.numbers(ADDED).unwrap_or_default();
+                if numbers.len() != rows || numbers.iter().any(|all| all.len() != ADDED_NUMBERS) {
+                    let reason = "this network needs three additional numbers: frame rate, motion and noise";
+                    return Err(InputError(reason.into()));
+                }
+            }
+            _ => conditions.only(&[TEXT], rows)?,
+        }
         let &[channels, frames, height, width] = shape.dims() else {
             let expected = "expected channels×frames×height×width";
             return Err(InputError(format!("the samples have the shape {shape}, {expected}")));
@@ -231,27 +266,49 @@ impl VideoUNet {
             (Ok(()), Some(text)) => text,
             (checked, _) => panic!("{checked:?}"),
         };
-        self.context.run(|| self.run(x, times, text, mode))
+        let added = conditions.numbers(ADDED);
+        self.context.run(|| self.run(x, times, text, added, mode))
     }
 
-    fn run(&self, x: Tensor<5>, times: &[f32], text: &Tensor<3>, mode: Mode) -> Tensor<5> {
-        let [b, channels, frames, h, w] = x.dims();
+    /// The activated embedding of times and of additional numbers, `[B, width]`, with the embedding itself.
+    fn embed(&self, times: &[f32], added: Option<&[Vec<f32>]>) -> Time {
+        let (act, device) = (self.frames.act_fn, self.time_embedding.device());
         let first = self.frames.block_out_channels[0];
-        let numbers = positional(times, first, 0.0, true);
-        let numbers = embed::rows(numbers, times.len(), &self.time_embedding.device());
-        let act = self.frames.act_fn;
-        let raw = self.time_embedding.forward_with(act, numbers);
-        let width = raw.dims()[1];
-        let raw = raw.unsqueeze_dim::<3>(1).expand([b, frames, width]).reshape([b * frames, width]);
-        let time = Time { active: act.apply(raw.clone()), raw };
-        let [_, tokens, features] = text.dims();
-        let text = self.context.precision.lower(text.clone());
-        let text = text.unsqueeze_dim::<4>(1).expand([b, frames, tokens, features]);
-        let text = text.reshape([b * frames, tokens, features]);
-        let inputs = Inputs { time: &time, text: &text, frames, mode };
+        let numbers = embed::rows(positional(times, first, 0.0, true), times.len(), &device);
+        let mut raw = self.time_embedding.forward_with(act, numbers);
+        if let (VideoUNetConfig::SpatioTemporal(config), Some(layers), Some(added)) =
+            (&self.config, &self.add_embedding, added)
+        {
+            let numbers = positional(&added.concat(), config.addition_time_embed_dim, 0.0, true);
+            raw = raw + layers.forward_with(act, embed::rows(numbers, times.len(), &device));
+        }
+        Time { active: act.apply(raw.clone()), raw }
+    }
 
-        let x = x.permute([0, 2, 3, 4, 1]).reshape([b * frames, h, w, channels]).permute([0, 3, 1, 2]);
-        let x = self.context.precision.lower(self.conv_in.forward(x, ConvOptions::same(1)));
+    fn run(
+        &self,
+        x: Tensor<5>,
+        times: &[f32],
+        text: &Tensor<3>,
+        added: Option<&[Vec<f32>]>,
+        mode: Mode,
+    ) -> Tensor<5> {
+        let [b, _, frames, ..] = x.dims();
+        let Time { raw, active: clip_time } = self.embed(times, added);
+        let width = raw.dims()[1];
+        let each = |x: Tensor<2>| -> Tensor<2> {
+            x.unsqueeze_dim::<3>(1).expand([b, frames, width]).reshape([b * frames, width])
+        };
+        let time = Time { raw: each(raw), active: each(clip_time.clone()) };
+        let [_, tokens, features] = text.dims();
+        let clip_text = self.context.precision.lower(text.clone());
+        let text = clip_text.clone().unsqueeze_dim::<4>(1).expand([b, frames, tokens, features]);
+        let text = text.reshape([b * frames, tokens, features]);
+        let (clip_time, clip_text) = (&clip_time, &clip_text);
+        let inputs = Inputs { time: &time, text: &text, clip_time, clip_text, frames, mode };
+
+        let x = self.conv_in.forward(frames_of(x), ConvOptions::same(1));
+        let x = self.context.precision.lower(x);
         let mut x = self.transformer_in.iter().fold(x, |x, time| time.forward(x, frames));
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
@@ -263,8 +320,7 @@ impl VideoUNet {
         }
         let precision = self.context.precision;
         let x = self.conv_norm_out.then_last_conv(Activation::Silu, x, &self.conv_out, precision);
-        let channels = self.frames.out_channels;
-        x.permute([0, 2, 3, 1]).reshape([b, frames, h, w, channels]).permute([0, 4, 1, 2, 3])
+        clips_of(x, frames)
     }
 }
 

@@ -16,14 +16,27 @@ use crate::{
 const CONV_EPS: f64 = 1e-5;
 const GROUP_EPS: f64 = 1e-6;
 
+/// Clips `[B, C, F, H, W]` as frames `[B·F, C, H, W]`.
+pub(crate) fn frames_of(x: Tensor<5>) -> Tensor<4> {
+    let [b, c, f, h, w] = x.dims();
+    x.permute([0, 2, 3, 4, 1]).reshape([b * f, h, w, c]).permute([0, 3, 1, 2])
+}
+
+/// The inverse of [`frames_of`].
+pub(crate) fn clips_of(x: Tensor<4>, frames: usize) -> Tensor<5> {
+    let [rows, c, h, w] = x.dims();
+    let frames = frames.max(1);
+    x.permute([0, 2, 3, 1]).reshape([rows / frames, frames, h, w, c]).permute([0, 4, 1, 2, 3])
+}
+
 /// `[B·F, C, H, W]` as `[B, C, F, H·W]`.
-fn over_time(x: Tensor<4>, frames: usize) -> Tensor<4> {
+pub(crate) fn over_time(x: Tensor<4>, frames: usize) -> Tensor<4> {
     let [rows, c, h, w] = x.dims();
     x.permute([0, 2, 3, 1]).reshape([rows / frames, frames, h * w, c]).permute([0, 3, 1, 2])
 }
 
 /// The inverse of [`over_time`], for maps of height `h`.
-fn in_frames(x: Tensor<4>, h: usize) -> Tensor<4> {
+pub(crate) fn in_frames(x: Tensor<4>, h: usize) -> Tensor<4> {
     let [b, c, f, pixels] = x.dims();
     x.permute([0, 2, 3, 1]).reshape([b * f, h, pixels / h.max(1), c]).permute([0, 3, 1, 2])
 }
@@ -39,7 +52,7 @@ pub struct FrameConv {
 
 impl FrameConv {
     /// With weights and bias uniform within `1/√(3·in)`.
-    fn new(init: &Init, channels: usize) -> Self {
+    pub(crate) fn new(init: &Init, channels: usize) -> Self {
         let bound = 1.0 / ((3 * channels) as f64).sqrt();
         Self {
             weight: init.uniform("weight", [channels, channels, 3, 1, 1], bound),
@@ -54,7 +67,7 @@ impl FrameConv {
         }
     }
 
-    fn kernel(&self) -> Kernel {
+    pub(crate) fn kernel(&self) -> Kernel {
         let weight = self.weight.val();
         let [outputs, inputs, taps, ..] = weight.dims();
         let padding = [1, 0];

@@ -13,9 +13,9 @@ use crate::{
 };
 
 /// Added to variances, fixed in the published networks.
-const EPS: f64 = 1e-6;
+pub(super) const EPS: f64 = 1e-6;
 
-fn norm(init: &Init, config: &AutoencoderKlConfig, channels: usize) -> GroupNorm {
+pub(super) fn norm(init: &Init, config: &AutoencoderKlConfig, channels: usize) -> GroupNorm {
     GroupNorm::new(init, config.norm_num_groups, channels, EPS)
 }
 
@@ -32,7 +32,7 @@ pub struct Resnet {
 }
 
 impl Resnet {
-    fn new(init: &Init, config: &AutoencoderKlConfig, inputs: usize, outputs: usize) -> Self {
+    pub(super) fn new(init: &Init, config: &AutoencoderKlConfig, inputs: usize, outputs: usize) -> Self {
         let shortcut = || Conv2d::new(&init.at("conv_shortcut"), inputs, outputs, 1, true);
         Self {
             norm1: norm(&init.at("norm1"), config, inputs),
@@ -44,7 +44,7 @@ impl Resnet {
         }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let act = self.activation;
         let h = self.norm1.then_conv(act, x.clone(), None, &self.conv1, Added::default());
         let residual = match &self.conv_shortcut {

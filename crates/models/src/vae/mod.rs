@@ -1,10 +1,12 @@
 //! Autoencoders between images and latents: [`AutoencoderKl`] (Kingma & Welling 2014, arXiv:1312.6114; as in
-//! Rombach et al. 2022, arXiv:2112.10752), the small [`AutoencoderTiny`], and [`VqModel`] with a table of latents.
+//! Rombach et al. 2022, arXiv:2112.10752), the small [`AutoencoderTiny`], and [`VqModel`] with a table of latents. The decoder
+//! of [`AutoencoderKlTemporalDecoder`] sees the frames of clips together.
 //!
 //! Diffusion uses scaled latents: [`Codec`] converts between those and the latents of the networks.
 
 mod blocks;
 mod config;
+mod temporal;
 mod tiles;
 mod tiny;
 mod vq;
@@ -13,6 +15,7 @@ use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision};
 
 pub use config::{AutoencoderKlConfig, AutoencoderTinyConfig, DecoderBlockType, EncoderBlockType};
+pub use temporal::{AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig};
 pub use tiles::Tiles;
 pub use tiny::AutoencoderTiny;
 pub use vq::{VqModel, VqModelConfig};

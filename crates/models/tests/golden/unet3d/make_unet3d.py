@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes the golden files of `tests/unet3d.rs`: outputs of diffusers' UNet3DConditionModel and UNetMotionModel.
+"""Writes the golden files of `tests/unet3d.rs`: outputs of diffusers' UNet3DConditionModel, UNetMotionModel and
+UNetSpatioTemporalConditionModel.
 
     python make_unet3d.py [NAME...]
 
 Weights and inputs are the functions of `../make.py`. Files hold the output and the gradient of its mean
 square (for each parameter in the order of names its root mean square and its last element), and as
-metadata the configuration, the shapes of sample and text, the times, a digest of all tensor names and
-shapes, and the versions used. The last convolutions over time have weights, although they start at zero in
+metadata the configuration, the shapes of sample and text, the times, additional numbers, a digest of all
+tensor names and shapes, and the versions used. The last convolutions over time have weights, although they start at zero in
 training.
 """
 
@@ -17,7 +18,7 @@ import sys
 import diffusers
 import numpy as np
 import torch
-from diffusers import UNet3DConditionModel, UNetMotionModel
+from diffusers import UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel
 from safetensors.numpy import save_file
 
 HERE = pathlib.Path(__file__).parent
@@ -27,6 +28,10 @@ from make import fnv, sample, weight  # noqa: E402
 
 def blocks(kind, names):
     return [f"{'CrossAttn' if n else ''}{kind}Block3D" for n in names]
+
+
+def spatio_temporal(kind, names):
+    return [f"{'CrossAttn' if n else ''}{kind}BlockSpatioTemporal" for n in names]
 
 
 # name: (configuration, shape of the sample, shape of the text, times)
@@ -110,12 +115,51 @@ CASES = {
         (1, 3, 20),
         [500.0],
     ),
+    # Blocks in the order of Stable Video Diffusion's network.
+    "spatio_temporal": (
+        dict(
+            sample_size=8,
+            block_out_channels=[32, 64, 64],
+            down_block_types=spatio_temporal("Down", [1, 1, 0]),
+            up_block_types=spatio_temporal("Up", [0, 1, 1]),
+            addition_time_embed_dim=6,
+            projection_class_embeddings_input_dim=18,
+            layers_per_block=1,
+            cross_attention_dim=12,
+            transformer_layers_per_block=[1, 2, 1],
+            num_attention_heads=[2, 4, 4],
+            num_frames=6,
+        ),
+        (2, 8, 5, 8, 8),
+        (2, 2, 12),
+        [-0.5, 1.6],
+    ),
+    # Sizes that are not multiples, one frame, other options.
+    "spatio_temporal_one_frame": (
+        dict(
+            in_channels=6,
+            out_channels=3,
+            block_out_channels=[32, 32],
+            down_block_types=spatio_temporal("Down", [0, 1]),
+            up_block_types=spatio_temporal("Up", [1, 0]),
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=12,
+            layers_per_block=[2, 1],
+            cross_attention_dim=[20, 20],
+            num_attention_heads=4,
+        ),
+        (1, 6, 1, 7, 10),
+        (1, 1, 20),
+        [0.25],
+    ),
 }
+KINDS = {"motion": UNetMotionModel, "spatio": UNetSpatioTemporalConditionModel}
+ADDED = [[6.0, 127.0, 0.02], [11.0, 30.0, 0.1]]
 
 
 def make(name):
     config, shape, text_shape, times = CASES[name]
-    kind = UNetMotionModel if name.startswith("motion") else UNet3DConditionModel
+    kind = KINDS.get(name.split("_")[0], UNet3DConditionModel)
     model = kind(**config).eval()
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
     model.load_state_dict({k: weight(k, s) for k, s in shapes.items()})
@@ -123,7 +167,12 @@ def make(name):
     if kind is UNetMotionModel:
         # Its pipelines repeat the text for each frame.
         text = text.repeat_interleave(shape[2], dim=0)
-    out = model(sample("sample", shape), torch.tensor(times), text).sample
+    if kind is UNetSpatioTemporalConditionModel:
+        # Frames come before channels.
+        x, added = sample("sample", shape).transpose(1, 2), torch.tensor(ADDED[: shape[0]])
+        out = model(x, torch.tensor(times), text, added).sample.transpose(1, 2)
+    else:
+        out = model(sample("sample", shape), torch.tensor(times), text).sample
     out.square().mean().backward()
     grads = [p.grad for _, p in sorted(model.named_parameters())]
     out = out.detach().numpy()
@@ -136,6 +185,7 @@ def make(name):
         "sample": json.dumps(shape),
         "text": json.dumps(text_shape),
         "times": json.dumps(times),
+        "added": json.dumps(ADDED[: shape[0]]),
         "names": f"{fnv(listing):016x}",
         "versions": f"diffusers {diffusers.__version__}, torch {torch.__version__}, numpy {np.__version__}",
     }
