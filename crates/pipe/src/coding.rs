@@ -1,6 +1,6 @@
 //! Conversion between media and the samples of a network: by a codec, or unchanged.
 
-use std::ops::Range;
+use std::{num::NonZeroUsize, ops::Range};
 
 use tweedie_media::Image;
 use tweedie_models::{Codec, Encoded, HostTensor, InputError, Precision, memory, vae::Tiles};
@@ -16,7 +16,7 @@ const TILE: usize = 512;
 fn tiles(codec: &dyn Codec, request: &Request, size: &[usize]) -> Option<Tiles> {
     // Only images have tiles.
     let large = size.len() == 2 && area(size) > WHOLE;
-    let pixels = request.vae_tile.map(std::num::NonZeroUsize::get).or(large.then_some(TILE))?;
+    let pixels = request.vae_tile.map(NonZeroUsize::get).or(large.then_some(TILE))?;
     Some(Tiles::new((pixels / codec.spec().stride).max(8)))
 }
 
@@ -42,6 +42,14 @@ pub(crate) fn media_axes(codec: &dyn Codec, latents: &[usize]) -> Vec<usize> {
     [frames, &codec.media_axes(axes)].concat()
 }
 
+/// A clip in parts of at most `most` frames, or itself.
+fn parts(x: Batch, most: Option<NonZeroUsize>) -> Vec<Batch> {
+    let (&[_, frames, _, _], Some(most)) = (x.shape().dims(), most) else { return vec![x] };
+    let most = most.get();
+    let part = |start: usize| Batch::of(x.tensor::<5>().narrow(2, start, most.min(frames - start)));
+    (0..frames).step_by(most).map(part).collect()
+}
+
 /// The frames of one clip as images, or the image itself.
 fn frames(x: &Batch) -> Vec<Batch> {
     let &[channels, frames, height, width] = x.shape().dims() else { return vec![x.clone()] };
@@ -49,12 +57,16 @@ fn frames(x: &Batch) -> Vec<Batch> {
     (0..frames).map(|f| Batch::of(frame(f))).collect()
 }
 
-/// The inverse of [`frames`] for samples with this number of axes.
+/// The inverse of [`frames`] and [`parts`] for samples with this number of axes.
 pub(crate) fn joined(images: Vec<Batch>, axes: usize) -> Option<Batch> {
     if axes != 3 {
         return images.into_iter().next();
     }
-    let parts: Vec<Tensor<5>> = images.iter().map(|x| x.tensor::<4>().unsqueeze_dim(2)).collect();
+    let part = |x: &Batch| match x.shape().axes().len() {
+        3 => x.tensor::<5>(),
+        _ => x.tensor::<4>().unsqueeze_dim(2),
+    };
+    let parts: Vec<Tensor<5>> = images.iter().map(part).collect();
     (!parts.is_empty()).then(|| Batch::of(Tensor::cat(parts, 2)))
 }
 
@@ -69,6 +81,12 @@ pub(crate) fn decoding_bytes(
     let spec = codec.spec();
     let tile = tiles(codec, request, size).map(|tiles| tiles.latents.saturating_mul(spec.stride));
     let pixels = tile.map_or(whole, |side| whole.min(side.saturating_mul(side)));
+    // A codec of clips has all frames of a part at once.
+    let frames = match (spec.axes, size.first()) {
+        (3, Some(&frames)) => request.vae_frames.map_or(frames, |most| most.get().min(frames)),
+        _ => 1,
+    };
+    let pixels = pixels.saturating_mul(frames);
     memory::decoding(spec.width, pixels, precision)
 }
 
@@ -195,7 +213,12 @@ impl Job {
         let mut all =
             HostTensor { shape: [&[samples.len(), spec.media][..], &size].concat(), values: Vec::new() };
         for row in 0..samples.len() {
-            let decoded = frames(&latents.narrow(row..row + 1)).into_iter().map(|z| match tiles {
+            let row = latents.narrow(row..row + 1);
+            let pieces = match spec.axes {
+                3 => parts(row, self.request.vae_frames),
+                _ => frames(&row),
+            };
+            let decoded = pieces.into_iter().map(|z| match tiles {
                 Some(tiles) => codec.decode_tiled(&z, tiles),
                 None => codec.decode(z),
             });

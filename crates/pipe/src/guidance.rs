@@ -58,6 +58,8 @@ pub(crate) fn check_unused(reason: &str, fields: &[(&'static str, bool)]) -> Res
 pub struct Guidance {
     /// 0 ignores the condition, 1 is the prediction for the condition, larger values exaggerate it.
     pub scale: f64,
+    /// The scale of the first frame of clips, from which it rises evenly to `scale` at the last.
+    pub first: Option<f64>,
     /// How much the guided output is rescaled to the standard deviation of the conditional one, per row.
     pub rescale: f64,
     /// The range of noise levels `sigma/alpha` with guidance; elsewhere the scale is 1.
@@ -126,9 +128,12 @@ impl Guided {
         let Parts::Both(_) = self.parts(at) else {
             return Ok(Prediction { variance, ..self.parameterization.read(x, &raw, at) });
         };
-        let (rows, Guidance { scale, rescale, threshold, .. }) = (x.len(), self.guidance);
+        let (rows, Guidance { scale, first, rescale, threshold, .. }) = (x.len(), self.guidance);
         let (given, null) = (raw.narrow(0..rows), raw.narrow(rows..2 * rows));
-        let mut raw = lin![scale => &given, 1.0 - scale => &null];
+        let mut raw = match first {
+            None => lin![scale => &given, 1.0 - scale => &null],
+            Some(first) => rising(&given, &null, [first, scale]),
+        };
         if rescale > 0.0 {
             let ratio = spread(given.rows().clone()) / spread(raw.rows().clone());
             let rescaled = raw.with_rows(raw.rows().clone() * ratio);
@@ -145,6 +150,20 @@ impl Guided {
         }
         Ok(Prediction { null_eps, variance, ..guided })
     }
+}
+
+/// `null + scale·(given − null)`, where the scale of each frame is on the line between those of the first and the last.
+fn rising(given: &Batch, null: &Batch, [first, last]: [f64; 2]) -> Batch {
+    let shape = given.shape();
+    let (frames, area) = match *shape.axes() {
+        [frames, ref axes @ ..] => (frames, axes.iter().product::<usize>()),
+        [] => (1, 1),
+    };
+    let of_frame = |f: usize| first + (last - first) * f as f64 / frames.saturating_sub(1).max(1) as f64;
+    let channel: Vec<f32> = (0..frames).flat_map(|f| std::iter::repeat_n(of_frame(f) as f32, area)).collect();
+    let scales = Batch::from_host(channel.repeat(shape.channels()), 1, shape, &given.device());
+    let (given, base) = (given.rows().clone(), null.rows().clone());
+    null.with_rows(base.clone() + (given - base) * scales.rows().clone())
 }
 
 /// Clips each row of `x0` at the `ratio` quantile of its magnitudes, and scales it such that this is at most `like`'s.
@@ -168,6 +187,17 @@ mod tests {
     use super::*;
 
     /// Computed by hand: magnitudes 0, 1, 2, 3, 4 have their 0.5 quantile at 2, half of them at 1.
+    /// Computed by hand: scales of 1, 2 and 3 for the three frames of both channels.
+    #[test]
+    fn the_scale_rises_over_the_frames() {
+        let device = tweedie_ops::device("cpu").unwrap();
+        let batch = |values: Vec<f32>| Batch::from_host(values, 1, &[2, 3, 1, 1].into(), &device);
+        let null = batch(vec![0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+        let given = batch(vec![1.0, 1.0, 1.0, 3.0, 3.0, 3.0]);
+        let found = rising(&given, &null, [1.0, 3.0]).to_host();
+        assert_eq!(found, [1.0, 2.0, 3.0, 3.0, 5.0, 7.0]);
+    }
+
     #[test]
     fn strong_predictions_are_brought_back() {
         let device = tweedie_ops::device("cpu").unwrap();

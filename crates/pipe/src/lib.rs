@@ -39,6 +39,7 @@ mod request;
 mod rows;
 mod run;
 mod speech;
+mod squashed;
 pub mod study;
 pub mod together;
 pub mod tune;

@@ -259,12 +259,12 @@ impl Pipeline {
         conditions::embedding(&self.model, image, &self.device)
     }
 
-    /// A size with the model's own area and about the aspect ratio of an image of the given size, height first, whose sides
+    /// Height and width with the model's own area and about the aspect ratio of an image of the given size, height first, whose sides
     /// the networks support. `None` if the model has no own size or only supports one.
     pub fn size_like(&self, [height, width]: [usize; 2]) -> Option<Vec<usize>> {
         let spec = self.model.network.spec();
         let own = self.native_size()?;
-        let &[own_height, own_width] = &*own else { return None };
+        let &[.., own_height, own_width] = &*own else { return None };
         if spec.fixed {
             return None;
         }

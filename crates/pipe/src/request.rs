@@ -52,6 +52,10 @@ pub struct Request {
     /// Guidance scale; 1 or less means no guidance, as in diffusers, except that CFG++ solvers use 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f64>,
+    /// Guidance scale of the first frame, from which it rises evenly to `guidance` at the last frame; by default 1. For models that
+    /// make clips of an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_guidance: Option<f64>,
     /// The range of noise levels `sigma/alpha` with guidance; by default all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_interval: Option<[f64; 2]>,
@@ -89,8 +93,8 @@ pub struct Request {
     /// length.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<RecordedFile>,
-    /// The level of the noise on the image that is enlarged, in thousandths of the noise's standard deviation: more noise invents
-    /// more. For models that enlarge images.
+    /// The level of the noise on the image that is enlarged or of which a clip is made, in thousandths of the noise's standard
+    /// deviation: more noise invents more, or moves more. For models that enlarge images or make clips of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_level: Option<usize>,
     /// The model that makes the last steps, such as SDXL's refiner, a folder or a name. It is up to the program that runs the
@@ -153,6 +157,13 @@ pub struct Request {
     /// Frames of clips per second, by default the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fps: Option<NonZeroU32>,
+    /// How much moves, 0 to 1023, by default 127; networks were trained with 0 to 255. For models that make clips of an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub motion: Option<u32>,
+    /// Number of frames that the autoencoder decodes together, by default all; fewer need less memory, but can flicker where the
+    /// parts meet. For autoencoders whose decoder sees the frames of clips together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae_frames: Option<NonZeroUsize>,
     /// A clip that is continued: the result begins with it. It is up to the program that runs the request to do so, window after
     /// window: see [`Inputs::frames`](crate::Inputs::frames).
     #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
@@ -184,6 +195,7 @@ impl Default for Request {
             eta: None,
             mu: None,
             guidance: None,
+            min_guidance: None,
             guidance_interval: None,
             guidance_rescale: None,
             dynamic_threshold: None,
@@ -214,6 +226,8 @@ impl Default for Request {
             start: None,
             frames: None,
             fps: None,
+            motion: None,
+            vae_frames: None,
             continued: None,
             keep: None,
             loudness: None,
@@ -247,6 +261,9 @@ impl Request {
 
     pub(crate) fn check_guidance(&self) -> Result<(), PipelineError> {
         let fail = PipelineError::request;
+        if let Some(first) = self.min_guidance.filter(|first| !(*first >= 0.0 && first.is_finite())) {
+            return Err(fail("min_guidance", format!("{first}: expected a finite value ≥ 0")));
+        }
         if let Some([from, to]) = self.guidance_interval
             && !(from >= 0.0 && from < to)
         {

@@ -8,6 +8,7 @@ use tweedie_models::TensorSource;
 
 use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, control, small::LOW_RES, sound, unclip};
 use crate::{
+    clip::{FEATURES, IMAGE_ENCODER},
     component::{Component, ComponentDir},
     error::HubError,
     lora::Lora,
@@ -131,6 +132,7 @@ impl Index<'_> {
             .chain(texts)
             .chain([kind.network.0, kind.scheduler])
             .chain(low)
+            .chain((kind.maps == Maps::Picture).then_some([IMAGE_ENCODER, FEATURES]).into_iter().flatten())
             .chain(unclip::components(kind))
             .chain(sound::components(kind))
             .chain(controls)

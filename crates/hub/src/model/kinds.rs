@@ -1,6 +1,6 @@
 //! The classes of diffusers' pipelines that are supported: rows of [`PIPELINES`].
 
-use tweedie_models::{Codec, StableAudioDitConfig};
+use tweedie_models::{Codec, StableAudioDitConfig, UNetSpatioTemporalConfig};
 
 use super::{motion, unclip};
 
@@ -51,6 +51,8 @@ pub enum Maps {
     Mask,
     /// A small image that is enlarged.
     Small,
+    /// The latents of an image, for each frame of a clip.
+    Picture,
 }
 
 impl PipelineKind {
@@ -109,6 +111,16 @@ pub(super) const ANIMATED: PipelineKind = PipelineKind {
     also: &["AnimateDiffVideoToVideoPipeline"],
     network: ("unet", "UNetMotionModel"),
     ..TEXTS_TO_IMAGES
+};
+
+/// A model of clips of an image, which CLIP reads, too.
+const IMAGES_TO_CLIPS: PipelineKind = PipelineKind {
+    name: "StableVideoDiffusionPipeline",
+    network: ("unet", UNetSpatioTemporalConfig::CLASS),
+    autoencoder: Some("vae"),
+    guidance: 3.0,
+    maps: Maps::Picture,
+    ..PIXELS
 };
 
 const XL_TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
@@ -205,6 +217,7 @@ pub const PIPELINES: &[PipelineKind] = &[
     PipelineKind { name: unclip::VARIATION, ..unclip::DECODER },
     TEXTS_TO_CLIPS,
     ANIMATED,
+    IMAGES_TO_CLIPS,
 ];
 
 /// Names of text encoders and their tokenizers in folders.

@@ -29,6 +29,7 @@ use self::{
     kinds::{AESTHETIC, PIXELS, UNUSED, named, names_of, of_texts_by},
 };
 use crate::{
+    clip::{IMAGE_ENCODER, ImageEncoder},
     component::{Component, ComponentDir},
     error::HubError,
     files,
@@ -67,6 +68,8 @@ pub struct Model {
     pub aesthetic: bool,
     /// How the small image is read, if it enlarges images.
     pub small: Option<SmallImage>,
+    /// Reads the image of which it makes clips, if it does so.
+    pub picture: Option<ImageEncoder>,
     /// Reads its texts, if it is one of diffusers' pipelines of sounds.
     pub sound: Option<SoundText>,
     /// The other stages of DALL·E 2, if the network is its decoder.
@@ -82,6 +85,10 @@ pub struct Model {
     /// Warnings about its files, one sentence each.
     pub remarks: Vec<String>,
 }
+
+/// Default steps and frames per second of clips of an image in diffusers.
+const PICTURE_STEPS: usize = 25;
+const PICTURE_FPS: u32 = 7;
 
 /// The class of the pipeline in `dir`; `None` for the folder of a component.
 ///
@@ -236,7 +243,8 @@ impl Model {
                 _ => {
                     return index.wrong(
                         name,
-                        "AutoencoderKL, AutoencoderTiny, VQModel, MelSpectrogram or AutoencoderOobleck",
+                        "AutoencoderKL, AutoencoderKLTemporalDecoder, AutoencoderTiny, VQModel, MelSpectrogram or \
+                         AutoencoderOobleck",
                     );
                 }
             },
@@ -256,9 +264,11 @@ impl Model {
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
         let controls = if kind.controlled { index.controls(device)? } else { Vec::new() };
         let sound = SoundText::load(&index, kind, device)?;
+        let picture = (kind.maps == Maps::Picture).then(|| unclip::images(&index, device)).transpose()?;
         // Besides the tokenizer.
         let of_sound = sound::components(kind).count().saturating_sub(1);
-        let components = 1 + usize::from(codec.is_some()) + texts.len() + controls.len() + of_sound;
+        let readers = texts.len() + controls.len() + usize::from(picture.is_some());
+        let components = 1 + usize::from(codec.is_some()) + readers + of_sound;
         let remarks = index.remarks(components)?;
         loras.iter().try_for_each(Lora::check_used)?;
         let scheduler = SchedulerConfig::load(&index.folder(kind.scheduler)?.join(SCHEDULER))?;
@@ -285,6 +295,7 @@ impl Model {
             controls: Vec::new(),
             aesthetic: index.entries.get(AESTHETIC) == Some(&Value::Bool(true)),
             small,
+            picture,
             sound,
             unclip: None,
             learned: false,
@@ -296,6 +307,10 @@ impl Model {
         if kind.network == unclip::DECODER.network {
             model.unclip = Some(UnClip::load(&index, &model, device)?);
             model.extras.sampling.steps.get_or_insert(unclip::STEPS);
+        }
+        if model.picture.is_some() {
+            model.extras.sampling.steps.get_or_insert(PICTURE_STEPS);
+            model.extras.sampling.fps.get_or_insert(PICTURE_FPS);
         }
         if let Some(sounds) = kind.sounds {
             model.extras.sampling.steps.get_or_insert(sounds.steps());
@@ -359,6 +374,7 @@ impl Model {
             controls: Vec::new(),
             aesthetic: false,
             small: extras.enlarging.map(SmallImage::from),
+            picture: None,
             sound: None,
             unclip: None,
             learned: false,
@@ -433,6 +449,7 @@ impl Model {
             controls: Vec::new(),
             aesthetic: false,
             small: None,
+            picture: None,
             sound: None,
             unclip: None,
             learned: false,
@@ -453,6 +470,7 @@ impl Model {
                 Maps::None => &[0],
                 Maps::Mask => &[0, latents + 1],
                 Maps::Small => &[3],
+                Maps::Picture => &[latents],
             };
             let (inputs, outputs) = (spec.inputs, spec.outputs);
             if !more.iter().any(|more| inputs == latents + more)
@@ -463,6 +481,14 @@ impl Model {
                 );
                 return Err(HubError::key(path, self.kind.network.0, reason));
             }
+        }
+        if let (Some(picture), Some(expected)) = (&self.picture, spec.text) {
+            let width = picture.encoder.config().projection_dim;
+            if width != expected {
+                let reason = format!("gives embeddings of width {width}, but the U-Net expects {expected}");
+                return Err(HubError::key(path, IMAGE_ENCODER, reason));
+            }
+            return Ok(());
         }
         if let Some(sound) = &self.sound {
             return sound.check_fit(path, self.kind, &spec);

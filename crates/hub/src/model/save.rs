@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tweedie_models::{
-    ClipTextModel, Codec, ControlNetConfig, ControlNetModel, Network, unet::DIFFUSERS_VERSION,
+    ClipTextModel, ClipVisionConfig, Codec, ControlNetConfig, ControlNetModel, Network,
+    unet::DIFFUSERS_VERSION,
 };
 
 use super::{
@@ -12,6 +13,7 @@ use super::{
     motion, names_of, of_texts_by,
 };
 use crate::{
+    clip::{FEATURES, IMAGE_ENCODER, ImageEncoder},
     component::{TEXT_WEIGHTS, write, write_tensors},
     error::HubError,
     files,
@@ -54,6 +56,7 @@ impl StableDiffusion<'_> {
             network: self.unet,
             texts: vec![(self.tokenizer, self.text_encoder)],
             controls: &[],
+            picture: None,
             scheduler: self.scheduler,
             aesthetic: false,
             zeros: false,
@@ -103,6 +106,7 @@ impl Model {
             network: &*self.network,
             texts: self.texts.iter().map(|text| (&*text.tokenizer, &text.encoder)).collect(),
             controls: &self.controls,
+            picture: self.picture.as_ref(),
             scheduler: &self.scheduler,
             aesthetic: self.aesthetic,
             zeros: self.zeros_for_no_negative,
@@ -124,6 +128,7 @@ struct Folder<'a> {
     network: &'a dyn Network,
     texts: Vec<(&'a ClipTokenizer, &'a ClipTextModel)>,
     controls: &'a [ControlNetModel],
+    picture: Option<&'a ImageEncoder>,
     scheduler: &'a SchedulerConfig,
     aesthetic: bool,
     /// Whether a missing negative prompt means features of zeros.
@@ -139,6 +144,7 @@ impl Folder<'_> {
         }
         files::write_dir_with(path, model_index::FILE, |dir| {
             self.write_networks(dir, precision)?;
+            self.picture.map(|picture| picture.write(dir, precision)).transpose()?;
             for ((tokenizer, encoder), (name, folder)) in self.texts.iter().zip(names()) {
                 let config = encoder.config().to_json(tokenizer.begin, tokenizer.pad);
                 write(&dir.join(name), TEXT_WEIGHTS, *encoder, &config, precision)?;
@@ -208,6 +214,10 @@ impl Folder<'_> {
         if images && !self.texts.is_empty() {
             index.insert("feature_extractor".into(), absent.clone());
             index.insert("image_encoder".into(), absent.clone());
+        }
+        if self.picture.is_some() {
+            index.insert(IMAGE_ENCODER.into(), json!(["transformers", ClipVisionConfig::CLASS]));
+            index.insert(FEATURES.into(), json!(["transformers", "CLIPImageProcessor"]));
         }
         if self.aesthetic {
             index.insert(AESTHETIC.into(), json!(true));

@@ -1,5 +1,7 @@
 //! The images that ControlNets follow.
 
+use std::path::Path;
+
 use tweedie_data::{ImageFacts, image_facts, open_picture, open_sized};
 use tweedie_models::{Conditions, ControlNetModel, Entry, conditions::CONTROL};
 use tweedie_ops::Batch;
@@ -98,13 +100,18 @@ fn values(image: &Image, channels: usize) -> Result<Vec<f32>, PipelineError> {
 
 /// What happens to a control image for a result of this size, unless it has the size.
 pub(crate) fn remark(control: &Control, size: &[usize]) -> Option<String> {
-    let &[height, width] = size else { return None };
-    let ImageFacts { width: w, height: h, .. } = image_facts(&control.image.path).ok()?;
+    resized(&control.image.path, "control image", size)
+}
+
+/// What happens to an image that is cropped and resized for a result of this size, unless it has the size.
+pub(super) fn resized(path: &Path, what: &str, size: &[usize]) -> Option<String> {
+    let &[.., height, width] = size else { return None };
+    let ImageFacts { width: w, height: h, .. } = image_facts(path).ok()?;
     if [h, w] == [height, width] {
         return None;
     }
-    let path = control.image.path.display();
-    let resized = format!("{path}: the control image of {w}×{h} pixels was resized to {width}×{height}");
+    let path = path.display();
+    let resized = format!("{path}: the {what} of {w}×{h} pixels was resized to {width}×{height}");
     Some(match h * width == w * height {
         true => resized,
         false => format!("{resized} after it was cropped to that aspect ratio"),

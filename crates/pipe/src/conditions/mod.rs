@@ -5,6 +5,7 @@ mod control;
 mod embeddings;
 mod enlarging;
 mod filling;
+mod picture;
 mod sounds;
 mod texts;
 mod variation;
@@ -22,6 +23,7 @@ pub(crate) use classes::classes;
 pub(crate) use control::remark;
 pub(crate) use enlarging::{planes_of, small_size};
 pub(crate) use filling::fills;
+pub(crate) use picture::{reads_picture, remark_on_picture};
 pub(crate) use sounds::reads_start;
 pub(crate) use variation::{embedding, varies};
 
@@ -67,12 +69,13 @@ pub(crate) trait Conditioner {
 }
 
 /// All kinds.
-const CONDITIONERS: [&dyn Conditioner; 6] = [
+const CONDITIONERS: [&dyn Conditioner; 7] = [
     &classes::ByClass,
     &texts::ByText,
     &enlarging::BySmallImage,
     &filling::ByMask,
     &variation::ByImage,
+    &picture::ByPicture,
     &control::ByControl,
 ];
 
@@ -128,15 +131,15 @@ impl Prepared {
 /// # Errors
 /// If a field is set that the model does not read, or a conditioner fails.
 pub(crate) fn prepare(asked: &Asked<'_>) -> Result<Prepared, PipelineError> {
-    let mut parts = Vec::new();
-    for conditioner in CONDITIONERS {
-        if conditioner.is_read(asked) {
-            parts.push(conditioner.prepare(asked)?);
-            continue;
-        }
-        if let Some((field, _)) = conditioner.fields(asked.request).into_iter().find(|(_, set)| *set) {
-            return Err(PipelineError::request(field, conditioner.unsupported()));
+    type Kinds = Vec<&'static dyn Conditioner>;
+    let (read, others): (Kinds, Kinds) = CONDITIONERS.into_iter().partition(|kind| kind.is_read(asked));
+    let known: Vec<&str> = read.iter().flat_map(|kind| kind.fields(asked.request)).map(|(f, _)| f).collect();
+    for kind in others {
+        let mut fields = kind.fields(asked.request).into_iter();
+        if let Some((field, _)) = fields.find(|(field, set)| *set && !known.contains(field)) {
+            return Err(PipelineError::request(field, kind.unsupported()));
         }
     }
+    let parts = read.into_iter().map(|kind| kind.prepare(asked)).collect::<Result<_, _>>()?;
     Ok(Prepared { parts, scale: None })
 }

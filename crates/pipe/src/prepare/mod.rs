@@ -82,7 +82,9 @@ impl Pipeline {
         let channels = if spec.outputs == 2 * spec.inputs { spec.inputs } else { spec.outputs };
         let shape = samples_of(self.codec(), channels, &size);
         let scheduler = self.shifted(request, tokens(shape.axes(), spec.patch))?;
-        let image = enlarging.is_none() && !varies && (request.image.is_some() || inputs.image.is_some());
+        let pictured = conditions::reads_picture(&self.model);
+        let begins_with_image = enlarging.is_none() && !varies && !pictured;
+        let image = begins_with_image && (request.image.is_some() || inputs.image.is_some());
         let begins = match fills {
             true => filled(request)?,
             false => Begins::of(image, work.as_ref(), request.strength),
@@ -168,6 +170,7 @@ impl Pipeline {
             scheduler,
             guidance: Guidance {
                 scale: guidance,
+                first: pictured.then(|| request.min_guidance.unwrap_or(1.0)),
                 rescale: request.guidance_rescale.unwrap_or(0.0),
                 interval: request.guidance_interval,
                 threshold: request.dynamic_threshold,
@@ -202,8 +205,11 @@ impl Pipeline {
             Some(work) => work.notes().to_vec(),
             None => request.controls.iter().filter_map(|c| conditions::remark(c, &job.size)).collect(),
         };
+        if pictured {
+            job.notes.extend(conditions::remark_on_picture(request, &job.size));
+        }
         job.begin = match (inputs.image, &request.image) {
-            _ if enlarging.is_some() || varies => None,
+            _ if !begins_with_image => None,
             (Some(image), _) => Some(job.encode(&image)?),
             (None, Some(file)) if job.size.len() == 1 => {
                 let (values, notes) = initial(file, job.channels(), job.size[0], self.rate())?;

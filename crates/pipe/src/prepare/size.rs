@@ -156,6 +156,7 @@ impl Pipeline {
             return Err(fail(format!("{size:?}: expected {axes} {numbers}, one for each axis of a sample")));
         }
         request.check_size(&size)?;
+        self.check_frames(&size)?;
         if let (Some(&[native]), &[found], true) = (native.as_deref(), &*size, self.network().spec().fixed)
             && found != native
         {
@@ -175,6 +176,25 @@ impl Pipeline {
             )));
         }
         Ok(size)
+    }
+}
+
+impl Pipeline {
+    /// Checks that the autoencoder can make clips with this number of frames.
+    fn check_frames(&self, size: &[usize]) -> Result<(), PipelineError> {
+        let (Some(codec), &[frames, ..]) = (self.codec().filter(|codec| codec.spec().axes == 3), size) else {
+            return Ok(());
+        };
+        let made = codec.media_axes(&codec.latent_axes(size)).first().copied();
+        match made {
+            Some(made) if made != frames => Err(PipelineError::request(
+                "frames",
+                format!(
+                    "{frames}: this model does not make clips of as many frames, but for example of {made}"
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 }
 

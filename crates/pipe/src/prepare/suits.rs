@@ -72,6 +72,7 @@ impl Pipeline {
         if let (Some(_), Some(_)) = (&self.model.unclip, &request.known) {
             return Err(fail("known", "this model enlarges what it makes; it does not edit images"));
         }
+        self.check_clips(request, inputs)?;
         if let Some(lufs) = request.loudness {
             if self.axes() != 1 || request.known.is_some() {
                 let reason = "is for sounds that the model makes from noise; remove it";
@@ -81,6 +82,34 @@ impl Pipeline {
                 let [from, to] = [LOUDNESS.start(), LOUDNESS.end()];
                 return Err(fail("loudness", &format!("{lufs} LUFS: expected a value from {from} to {to}")));
             }
+        }
+        Ok(())
+    }
+
+    /// Checks the fields that depend on how clips are encoded and decoded.
+    fn check_clips(&self, request: &Request, inputs: &Inputs) -> Result<(), PipelineError> {
+        let fail = |field, reason: &str| Err(PipelineError::request(field, reason));
+        if self.model.picture.is_some() && request.strength.is_some() {
+            return fail("strength", "has no effect: this model makes a clip of the image; remove it");
+        }
+        let codec = self.codec().filter(|codec| codec.spec().axes == 3);
+        let parts = codec.is_some_and(|codec| codec.decodes_parts());
+        if request.vae_frames.is_some() && !parts {
+            return fail("vae_frames", "this model's autoencoder does not decode clips in parts; remove it");
+        }
+        if codec.is_none() {
+            return Ok(());
+        }
+        if request.vae_tile.is_some() {
+            let instead = if parts { "use `vae_frames` instead" } else { "remove it" };
+            return fail("vae_tile", &format!("this model's autoencoder has no tiles; {instead}"));
+        }
+        if request.known.is_some() || !inputs.frames.is_empty() {
+            let field = if request.known.is_some() { "known" } else { "continue" };
+            return fail(
+                field,
+                "this model's autoencoder sees frames together, so it changes no existing clips",
+            );
         }
         Ok(())
     }
@@ -117,6 +146,7 @@ impl Pipeline {
         let fail = |reason: &str| PipelineError::request("guidance", reason);
         let null = self.reads_texts()
             || self.model.unclip.is_some()
+            || self.model.picture.is_some()
             || spec.classes.count.is_some() && self.model.null_class().is_some();
         let conditional = null || spec.classes.count.is_some() || spec.takes_guidance;
         let own = self.model.extras.sampling.guidance.filter(|_| conditional);
@@ -135,6 +165,7 @@ impl Pipeline {
             let negative = request.negative_prompt.as_deref().is_some_and(|text| !text.is_empty());
             let fields = [
                 ("negative_prompt", negative),
+                ("min_guidance", request.min_guidance.is_some()),
                 ("guidance_interval", request.guidance_interval.is_some()),
                 ("guidance_rescale", request.guidance_rescale.is_some_and(|rescale| rescale > 0.0)),
                 ("dynamic_threshold", request.dynamic_threshold.is_some()),

@@ -106,6 +106,7 @@ fn every_pipeline_is_written_as_it_was_read() {
         "ldm",
         "video",
         "motion",
+        "svd",
         "unclip",
     ] {
         let dir = folder(name);
@@ -120,7 +121,8 @@ fn every_pipeline_is_written_as_it_was_read() {
         pipeline.model().save(&out, weights::Precision::F32).unwrap();
         assert_eq!(index(&out), index(dir.path()), "{name}");
         // Everything that diffusers wrote is written again. The padding is the tokenizer's.
-        let parts = ["vae", "vqvae", "unet", "transformer", "text_encoder", "text_encoder_2"];
+        let parts =
+            ["vae", "vqvae", "unet", "transformer", "text_encoder", "text_encoder_2", "image_encoder"];
         let of_unclip = ["prior", "decoder", "text_proj", "super_res_first", "super_res_last"];
         for part in parts.into_iter().chain(["controlnet", "controlnet_1"]).chain(of_unclip) {
             let file = format!("{part}/config.json");

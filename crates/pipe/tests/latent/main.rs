@@ -5,6 +5,7 @@
 
 #[path = "../../../models/tests/common/mod.rs"]
 mod common;
+mod films;
 mod folders;
 mod parity;
 mod requests;
@@ -22,11 +23,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tweedie_hub::weights;
 use tweedie_models::{
-    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
-    ClipTextModel, ClipVisionConfig, ClipVisionModel, ControlNetConfig, ControlNetModel, DitConfig,
-    DitTransformer, EmbeddingProjection, EmbeddingProjectionConfig, HostTensor, PriorConfig,
-    PriorTransformer, UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel, UNet3DConfig,
-    UNetMotionConfig, VideoUNet, VqModel, VqModelConfig, params,
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig,
+    AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel,
+    ControlNetConfig, ControlNetModel, DitConfig, DitTransformer, EmbeddingProjection,
+    EmbeddingProjectionConfig, HostTensor, PriorConfig, PriorTransformer, UNet2DConditionConfig,
+    UNet2DConditionModel, UNet2DConfig, UNet2DModel, UNet3DConfig, UNetMotionConfig,
+    UNetSpatioTemporalConfig, VideoUNet, VqModel, VqModelConfig, params,
 };
 use tweedie_ops::Device;
 use tweedie_pipe::{Control, Image, Inputs, Output, Pipeline, PipelineError, RecordedFile, Request};
@@ -91,6 +93,15 @@ fn fill(dir: &Path, precision: weights::Precision) {
         Some("UNetMotionModel") => {
             let config = UNetMotionConfig::from_json(&text).unwrap();
             ("diffusion_pytorch_model", formula(&VideoUNet::new(&config, 0, &device).unwrap(), prefix))
+        }
+        Some("UNetSpatioTemporalConditionModel") => {
+            let config = UNetSpatioTemporalConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&VideoUNet::new(&config, 0, &device).unwrap(), prefix))
+        }
+        Some("AutoencoderKLTemporalDecoder") => {
+            let config = AutoencoderKlTemporalDecoderConfig::from_json(&text).unwrap();
+            let model = AutoencoderKlTemporalDecoder::new(&config, 0, &device).unwrap();
+            ("diffusion_pytorch_model", formula(&model, prefix))
         }
         Some("UNet2DModel") => {
             let config = UNet2DConfig::from_json(&text).unwrap();
@@ -181,6 +192,11 @@ fn picture(size: usize) -> Image {
 
 /// Images of two steps.
 fn two_steps(pipeline: &Pipeline, name: &str) -> Vec<f32> {
+    if name == "svd" {
+        let request = json!({"steps": 2, "frames": 2, "size": [8, 8]});
+        let request = serde_json::from_value(request).unwrap();
+        return run(pipeline, &request, None, Some(&picture(8))).unwrap().tensors.values;
+    }
     let request = match name {
         "dit" => json!({"classes": [1], "steps": 2}),
         "ldm" => json!({"steps": 2}),

@@ -106,6 +106,10 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
             inputs.small = Inputs::enlarging(&[picture(8)]).unwrap().small;
             inputs.draws = Some(Arc::new(SmallNoise));
         }
+        "svd" => {
+            inputs.image = Some(control_picture(16, 24, 0));
+            inputs.draws = Some(Arc::new(SmallNoise));
+        }
         _ => {}
     }
     let job = pipeline.prepare_with(&request, inputs).unwrap();
@@ -157,6 +161,7 @@ fn pictures_are_those_of_diffusers() {
         "ldm",
         "video",
         "motion",
+        "svd",
     ] {
         let worst = difference(name, weights::Precision::F32);
         if worst.is_nan() || worst >= TOLERANCE {

@@ -8,7 +8,7 @@ use tweedie::{
     hub::{Component, ComponentDir, ModelDir, SafetensorsFile, weights},
     models::{
         ClipTextModel, Codec, CodecSpec, Conditions, Encoded, Entry, HostTensor, Mode, Network, TensorSource,
-        conditions::{CLASSES, EMBEDDING, GUIDANCE, POOLED, SIZES, TEXT},
+        conditions::{ADDED, CLASSES, EMBEDDING, GUIDANCE, POOLED, SIZES, TEXT},
         prior::Projected,
         stable_audio::ProjectedSound,
     },
@@ -160,6 +160,13 @@ fn denoise(
         let text = given(inputs, "encoder_hidden_states", "[B, T, width]", device)?;
         conditions = conditions.with(TEXT, Entry::Tokens(text));
     }
+    if has(inputs, "added_time_ids") {
+        let HostTensor { shape, values } = tensors::read(inputs, "added_time_ids")?;
+        let &[rows, n] = &*shape else { bail!("added_time_ids: has shape {shape:?}, expected [B, 3]") };
+        ensure!(rows > 0 && n > 0, "added_time_ids: the shape {shape:?} is empty");
+        let numbers = values.chunks(n).map(<[f32]>::to_vec).collect();
+        conditions = conditions.with(ADDED, Entry::Numbers(numbers));
+    }
     let (embeds, ids) = ("added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids");
     if has(inputs, embeds) || has(inputs, ids) {
         let HostTensor { shape, values } = tensors::read(inputs, ids)?;
@@ -185,6 +192,7 @@ fn code(
     if has(inputs, "sample") {
         let sample = match codec.spec().axes {
             1 => Batch::of(given::<3>(inputs, "sample", "[B, C, T]", device)?),
+            3 => Batch::of(given::<5>(inputs, "sample", "[B, C, F, H, W]", device)?),
             _ => Batch::of(given::<4>(inputs, "sample", "[B, C, H, W]", device)?),
         };
         let Encoded { mean, logvar } = codec.encode(sample)?;
@@ -198,6 +206,7 @@ fn code(
         let CodecSpec { axes, stride, .. } = codec.spec();
         latents = Some(match codec.latent_axes(&vec![stride; axes]).len() {
             1 => Batch::of(given::<3>(inputs, "latents", "[B, C, t]", device)?),
+            3 => Batch::of(given::<5>(inputs, "latents", "[B, C, f, h, w]", device)?),
             _ => Batch::of(given::<4>(inputs, "latents", "[B, C, h, w]", device)?),
         });
     }

@@ -66,7 +66,8 @@ pub struct Args {
     /// Bring sounds to this integrated loudness, in LUFS (EBU R 128), for example -16 [default: as the model makes them].
     #[arg(long, value_name = "LUFS", allow_negative_numbers = true, help_heading = "Images")]
     pub(super) loudness: Option<f64>,
-    /// Start from this image, or this sound for a model of sounds. Without --size the result has its aspect ratio or length.
+    /// Start from this image, or this sound for a model of sounds, or make a clip of it. Without --size the result has its aspect
+    /// ratio or length.
     #[arg(long, visible_alias = "init", value_name = "FILE", help_heading = "Images")]
     pub(super) image: Option<PathBuf>,
     /// How much of the initial image or sound is replaced, > 0 and ≤ 1 [default: 0.8].
@@ -89,7 +90,7 @@ pub struct Args {
     #[arg(long, value_name = "SCORE", help_heading = "Images")]
     pub(super) negative_aesthetic_score: Option<f64>,
     /// With a model that enlarges: noise on the small image, in thousandths of its standard deviation; more invents more
-    /// [default: the model's].
+    /// [default: the model's]. With one that makes clips of an image: noise on the image; more moves more [default: 20].
     #[arg(long, value_name = "LEVEL", help_heading = "Images")]
     pub(super) noise_level: Option<usize>,
     /// Class by name or number; repeat to use several in turn [default: all in turn].
@@ -108,6 +109,9 @@ pub struct Args {
     /// Frames of clips per second [default: the model's].
     #[arg(long, value_name = "N", help_heading = "Images")]
     pub(super) fps: Option<NonZeroU32>,
+    /// How much moves in a clip of an image, for Stable Video Diffusion: 0 to 255 in its training [default: 127].
+    #[arg(long, value_name = "N", requires = "image", help_heading = "Images")]
+    pub(super) motion: Option<u32>,
     /// Continue this clip: GIF, APNG, WebP, Y4M, or what an installed ffmpeg reads. The result begins
     /// with its frames; with --frames, the length of the whole, as often as needed [default: one window].
     #[arg(long, value_name = "CLIP", help_heading = "Images")]
@@ -148,6 +152,9 @@ pub struct Args {
     /// Guidance scale; 1 or less means no guidance, except that CFG++ solvers use 0 to 1 [default: the model's].
     #[arg(long, value_name = "SCALE", help_heading = "Sampler")]
     pub(super) guidance: Option<f64>,
+    /// Guidance scale of the first frame of a clip of an image; it rises to --guidance at the last frame [default: 1].
+    #[arg(long, value_name = "SCALE", requires = "image", help_heading = "Sampler")]
+    pub(super) min_guidance: Option<f64>,
     /// How much the guided prediction is rescaled to the standard deviation of the conditional one, from 0 to 1.
     #[arg(long, value_name = "R", help_heading = "Sampler")]
     pub(super) guidance_rescale: Option<f64>,
@@ -182,6 +189,10 @@ pub struct Args {
     /// above 1024x1024 pixels, otherwise no tiles].
     #[arg(long, value_name = "PIXELS", help_heading = "Sampler")]
     pub(super) vae_tile: Option<NonZeroUsize>,
+    /// For Stable Video Diffusion: decode this many frames together, which limits memory; clips can flicker where the parts meet
+    /// [default: all].
+    #[arg(long, value_name = "FRAMES", help_heading = "Sampler")]
+    pub(super) vae_frames: Option<NonZeroUsize>,
     /// Maximum batch size in one call of the network. Changes memory and speed, but not the images.
     #[arg(long, value_name = "ROWS", help_heading = "Sampler")]
     pub(super) chunk: Option<NonZeroUsize>,
@@ -352,6 +363,7 @@ impl Args {
                 seed: self.seed,
                 frames: self.frames,
                 fps: self.fps,
+                motion: self.motion,
                 continued: recorded(&self.r#continue)?,
                 keep: self.keep,
                 loudness: self.loudness,
@@ -367,6 +379,7 @@ impl Args {
         request.eta = self.eta.or(request.eta);
         request.mu = self.mu.or(request.mu);
         request.guidance = self.guidance.or(request.guidance);
+        request.min_guidance = self.min_guidance.or(request.min_guidance);
         request.guidance_rescale = self.guidance_rescale.or(request.guidance_rescale);
         request.guidance_interval = self.guidance_interval.map(|i| i.0).or(request.guidance_interval);
         request.dynamic_threshold = self.dynamic_threshold.or(request.dynamic_threshold);
@@ -375,6 +388,7 @@ impl Args {
         request.prior_steps = self.prior_steps.or(request.prior_steps);
         request.prior_guidance = self.prior_guidance.or(request.prior_guidance);
         request.vae_tile = self.vae_tile.or(request.vae_tile);
+        request.vae_frames = self.vae_frames.or(request.vae_frames);
         request.chunk = self.chunk.or(request.chunk);
         request.precision = self.precision.or(request.precision);
         request.noise = recorded(&self.noise)?.or(request.noise);

@@ -156,7 +156,8 @@ impl Model {
     }
 }
 
-fn images(index: &Index<'_>, device: &Device) -> Result<ImageEncoder, HubError> {
+/// The encoder of images in the folder of a pipeline.
+pub(super) fn images(index: &Index<'_>, device: &Device) -> Result<ImageEncoder, HubError> {
     let Component::Vision(encoder) = index.load(IMAGE_ENCODER, device)? else {
         return index.wrong(IMAGE_ENCODER, ClipVisionConfig::CLASS);
     };

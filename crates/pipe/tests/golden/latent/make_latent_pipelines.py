@@ -4,7 +4,7 @@
     python make_latent_pipelines.py [NAME...]
 
 A folder holds the pipeline's configurations as diffusers saves them, without weights, which are the functions
-of `crates/models/tests/golden/make.py`, and without the tokenizer, which all share; and `answer.safetensors`:
+of `crates/models/tests/golden/make.py`, and without CLIP's tokenizer, which all share; and `answer.safetensors`:
 the decoded pictures, not clamped, with the request as metadata. Initial latents are such a function too.
 """
 
@@ -24,12 +24,15 @@ import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_upscale as
 import diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution as ldm_upscale_module
 import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img as sdxl_img2img_module
 import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint as sdxl_inpaint_module
+import diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion as svd_module
 import numpy as np
 import torch
 import transformers
 from diffusers import (
     AnimateDiffPipeline,
     AutoencoderKL,
+    AutoencoderKLTemporalDecoder,
+    AutoencoderKLWan,
     AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
@@ -53,17 +56,33 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
+    StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
     UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
+    UniPCMultistepScheduler,
     VQModel,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from safetensors.numpy import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 HERE = pathlib.Path(__file__).parent
 sys.path.append(str(HERE.parents[3] / "models/tests/golden"))
@@ -458,6 +477,85 @@ def motion():
     return AnimateDiffPipeline(**parts, motion_adapter=None), request, [2, 4, 3, 8, 12]
 
 
+def svd():
+    """A clip of an image, decoded in two parts."""
+    net = UNetSpatioTemporalConditionModel(
+        sample_size=8,
+        block_out_channels=[32, 64],
+        down_block_types=["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
+        up_block_types=["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
+        addition_time_embed_dim=6,
+        projection_class_embeddings_input_dim=18,
+        layers_per_block=1,
+        cross_attention_dim=12,
+        num_attention_heads=[2, 4],
+        num_frames=4,
+    )
+    coder = AutoencoderKLTemporalDecoder(
+        block_out_channels=[32, 32], down_block_types=["DownEncoderBlock2D"] * 2, layers_per_block=2, sample_size=16
+    )
+    # The pipeline resizes images to 224 pixels.
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        projection_dim=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=224,
+        patch_size=56,
+        hidden_act="gelu",
+    )
+    keys = dict(interpolation_type="linear", prediction_type="v_prediction", timestep_spacing="leading", steps_offset=1)
+    sigmas = dict(sigma_min=0.002, sigma_max=700.0, use_karras_sigmas=True, timestep_type="continuous")
+    pipe = StableVideoDiffusionPipeline(
+        vae=filled(coder),
+        image_encoder=filled(CLIPVisionModelWithProjection(vision)),
+        unet=filled(net),
+        scheduler=EulerDiscreteScheduler(**BETAS, **keys, **sigmas),
+        feature_extractor=CLIPImageProcessor(),
+    )
+    request = dict(guidance=2.5, min_guidance=1.2, steps=5, frames=3, size=[16, 24], fps=9, motion=100)
+    return pipe, dict(request, noise_level=50, vae_frames=2), [1, 4, 3, 8, 12]
+
+
+def wan():
+    """A clip of a text, whose tokenizer is SentencePiece's."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *"abcdefghilmnoprstuw", "▁the", "▁cat", "ing", "▁red", "▁hat", "smil"]
+    vocab = [(piece, -float(i) / 8 if i > 2 else 0.0) for i, piece in enumerate(pieces)]
+    tokenizer = T5Tokenizer(vocab=vocab, extra_ids=0)
+    config = dict(vocab_size=len(pieces), d_model=20, d_kv=5, d_ff=32, num_layers=2, num_heads=4)
+    encoder = UMT5EncoderModel(UMT5Config(**config))
+    state = {k: list(v.shape) for k, v in encoder.state_dict().items() if k != "encoder.embed_tokens.weight"}
+    encoder.load_state_dict({k: weight(k, s) for k, s in state.items()}, strict=False)
+    net = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=14,
+        in_channels=6,
+        out_channels=6,
+        text_dim=20,
+        freq_dim=16,
+        ffn_dim=40,
+        num_layers=2,
+    )
+    coder = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=6,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=[0.1, -0.2, 0.3, -0.4, 0.5, -0.6],
+        latents_std=[1.1, 1.2, 1.3, 1.4, 1.5, 1.6],
+        scale_factor_spatial=4,
+    )
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+    parts = dict(vae=filled(coder), text_encoder=encoder.eval(), tokenizer=tokenizer, scheduler=scheduler)
+    pipe = WanPipeline(**parts, transformer=filled(net))
+    request = dict(prompt="  the cat\n smiling", negative_prompt="red hat", guidance=4.0, steps=5, frames=5)
+    return pipe, dict(request, size=[16, 32]), [1, 6, 2, 4, 8]
+
+
 def lora():
     """A low-rank change of some layers, by the names that diffusers writes."""
     pipe, request, shape = sd1()
@@ -506,6 +604,8 @@ CASES = dict(
     ldm=ldm,
     video=video,
     motion=motion,
+    svd=svd,
+    wan=wan,
 )
 
 
@@ -530,7 +630,7 @@ def make(name):
     pipe.save_pretrained(folder)
     for file in folder.rglob("*.safetensors"):
         file.unlink()
-    for tokenizer in folder.glob("tokenizer*"):
+    for tokenizer in folder.glob("tokenizer*") if name != "wan" else ():
         shutil.rmtree(tokenizer)
     if name == "dit":
         # Published folders have the labels here; diffusers reads and does not write them.
@@ -551,7 +651,8 @@ def make(name):
     modules = (img2img_module, inpaint_module, sdxl_inpaint_module, sdxl_img2img_module, ldm_upscale_module, control_img2img_module, control_inpaint_module)
     for module in (*modules, dit_module, ldm_module):
         module.randn_tensor = lambda shape, **_: latents
-    upscale_module.randn_tensor = lambda shape, **_: sample("small", list(shape))
+    for module in (upscale_module, svd_module):
+        module.randn_tensor = lambda shape, **_: sample("small", list(shape))
     if name.endswith("inpaint"):
         DiagonalGaussianDistribution.sample = lambda self, *_: self.mean
     pipe.set_progress_bar_config(disable=True)
@@ -567,7 +668,9 @@ def make(name):
     seen, decode = [], autoencoder.decode
 
     def watched(z, *rest, **more):
-        seen.append(decode(z).sample)
+        # In parts that see their frames together, or each for itself.
+        frames = dict(num_frames=more["num_frames"]) if "num_frames" in more else {}
+        seen.append(decode(z, **frames).sample)
         return decode(z, *rest, **more)
 
     autoencoder.decode = watched
@@ -585,7 +688,23 @@ def make(name):
             begun = pipe(**more, **size, latents=latents, denoising_end=part, output_type="latent").images
             sizes = dict(original_size=(16, 16), target_size=(16, 16))
             last(**more, **sizes, image=begun, denoising_start=part, aesthetic_score=request["aesthetic_score"])
-        elif name in ("video", "motion"):
+        elif name == "svd":
+            height, width = request["size"]
+            pipe(
+                control_picture(height, width, 0),
+                height=height,
+                width=width,
+                num_frames=request["frames"],
+                min_guidance_scale=request["min_guidance"],
+                max_guidance_scale=request["guidance"],
+                fps=request["fps"],
+                motion_bucket_id=request["motion"],
+                noise_aug_strength=request["noise_level"] / 1000,
+                decode_chunk_size=request["vae_frames"],
+                latents=latents.transpose(1, 2),
+                **steps,
+            )
+        elif name in ("video", "motion", "wan"):
             # It makes one clip of a prompt.
             prompts = {key: [request[key]] * shape[0] for key in ("prompt", "negative_prompt")}
             height, width = request["size"]
@@ -623,8 +742,8 @@ def make(name):
                 more |= dict(latents=latents, num_images_per_prompt=shape[0], height=2 * shape[2], width=2 * shape[3])
                 more |= dict(image=pictures) if controls else {}
             pipe(request["prompt"], **more)
-    out = seen[0].numpy()
-    if name in ("video", "motion"):
+    out = (torch.cat(seen) if name == "svd" else seen[0]).numpy()
+    if name in ("video", "motion", "svd"):
         # From frames of channels to channels of frames.
         out = out.reshape(shape[0], shape[2], *out.shape[1:]).transpose(0, 2, 1, 3, 4)
     out = np.ascontiguousarray(out)
