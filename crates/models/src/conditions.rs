@@ -3,7 +3,7 @@
 //! A new kind of condition is a new name and an [`Entry`]. A network says which names it reads, and [`Conditions::only`]
 //! rejects the others, so that no network needs to know those of another.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 use tweedie_ops::Batch;
@@ -95,8 +95,9 @@ impl Entry {
 }
 
 /// A network's inputs besides the noisy sample and the time.
+/// Sorted by name.
 #[derive(Clone, Debug, Default)]
-pub struct Conditions(BTreeMap<&'static str, Entry>);
+pub struct Conditions(Vec<(&'static str, Entry)>);
 
 /// The class of each row: [`Entry::Indices`].
 pub const CLASSES: &str = "classes";
@@ -145,7 +146,10 @@ impl Conditions {
     /// The same with the entry `name`.
     #[must_use]
     pub fn with(mut self, name: &'static str, entry: Entry) -> Self {
-        self.0.insert(name, entry);
+        match self.place(name) {
+            Ok(place) => self.0[place].1 = entry,
+            Err(place) => self.0.insert(place, (name, entry)),
+        }
         self
     }
 
@@ -160,14 +164,18 @@ impl Conditions {
 
     /// The same with all entries of `other`.
     #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
-        self
+    pub fn and(self, other: Self) -> Self {
+        other.0.into_iter().fold(self, |all, (name, entry)| all.with(name, entry))
     }
 
     /// The entry `name`.
     pub fn get(&self, name: &str) -> Option<&Entry> {
-        self.0.get(name)
+        self.place(name).ok().map(|place| &self.0[place].1)
+    }
+
+    /// Where the entry `name` is, or would be.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| (*other).cmp(name))
     }
 
     /// The class of each row.
@@ -217,7 +225,7 @@ impl Conditions {
 
     /// The maps that follow the channels of the sample, in the order of their names.
     pub fn maps(&self) -> impl Iterator<Item = &Batch> {
-        self.0.values().filter_map(|entry| if let Entry::Map(map) = entry { Some(map) } else { None })
+        self.0.iter().filter_map(|(_, entry)| if let Entry::Map(map) = entry { Some(map) } else { None })
     }
 
     /// The same without maps.
@@ -259,7 +267,8 @@ impl Conditions {
 
     /// Whether both can be the conditions of rows of one call of a network: the same names and shapes.
     pub fn fits(&self, other: &Self) -> bool {
-        let same = |(a, b): ((&&str, &Entry), (&&str, &Entry))| a.0 == b.0 && a.1.shape() == b.1.shape();
+        type Named = (&'static str, Entry);
+        let same = |(a, b): (&Named, &Named)| a.0 == b.0 && a.1.shape() == b.1.shape();
         self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
     }
 
@@ -272,11 +281,11 @@ impl Conditions {
         if !rest.iter().all(|other| first.fits(other)) {
             return None;
         }
-        let entry = |name: &&'static str| {
-            let parts: Vec<&Entry> = all.iter().filter_map(|one| one.get(name)).collect();
+        let entry = |(place, (name, _)): (usize, &(&'static str, Entry))| {
+            let parts: Vec<&Entry> = all.iter().map(|one| &one.0[place].1).collect();
             Some((*name, Entry::cat(&parts)?))
         };
-        first.0.keys().map(entry).collect::<Option<_>>().map(Self)
+        first.0.iter().enumerate().map(entry).collect::<Option<_>>().map(Self)
     }
 
     /// Checks that each entry is one of the `known` ones and has `rows` rows.

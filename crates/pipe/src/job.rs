@@ -55,8 +55,8 @@ pub struct Job {
     pub(crate) shape: SampleShape,
     /// Values per second of a sound, or frames of a clip, if the model says it.
     pub(crate) rate: Option<u32>,
-    /// The scheduler with the shift for this size.
-    pub(crate) scheduler: SchedulerConfig,
+    /// The scheduler with the shift for this size, unless it is the model's.
+    pub(crate) shifted: Option<SchedulerConfig>,
     pub(crate) sampling: Sampling,
     pub(crate) recipe: Arc<Recipe>,
     /// Its scale is that of the request; the effective one depends on the solver.
@@ -212,12 +212,16 @@ impl Job {
         &self.sampling
     }
 
+    fn scheduler(&self) -> &SchedulerConfig {
+        self.shifted.as_ref().unwrap_or(&self.model.scheduler)
+    }
+
     /// The sampler for other settings, with the same schedule.
     ///
     /// # Errors
     /// Those of [`SchedulerConfig::resolve_with`].
     pub fn recipe_with(&self, ask: &Sampling) -> Result<Recipe, PipelineError> {
-        Ok(self.scheduler.resolve_with(ask)?)
+        Ok(self.scheduler().resolve_with(ask)?)
     }
 
     /// A learned sampler with the same schedule.
@@ -225,7 +229,7 @@ impl Job {
     /// # Errors
     /// If its levels and weights are invalid.
     pub fn bespoke(&self, sampler: &Bespoke) -> Result<Recipe, PipelineError> {
-        Ok(self.scheduler.resolve_bespoke(sampler)?)
+        Ok(self.scheduler().resolve_bespoke(sampler)?)
     }
 
     /// The guidance scale of the request or the model. The effective one depends on the solver: [`Self::scale_for`].

@@ -36,13 +36,14 @@ impl Conditioner for ByClass {
             return Err(fail(format!("this model's classes are {other}, which requests do not support")));
         }
         let all = classes(model);
-        let chosen: Vec<usize> = match &asked.request.classes {
+        let mut chosen: Vec<usize> = match &asked.request.classes {
             None => (0..all.count).filter(|class| Some(*class) != model.null_class()).collect(),
             Some(list) => list.iter().map(|class| all.find(class).map_err(fail)).collect::<Result<_, _>>()?,
         };
         if chosen.is_empty() {
             return Err(fail("the list is empty; expected at least one class".into()));
         }
+        chosen.truncate(asked.request.count.get());
         let of = |class: usize| Conditions::of_classes(vec![class]);
         let null = model.null_class().filter(|_| asked.guided);
         Ok(Part { given: chosen.into_iter().map(of).collect(), null: null.map(|class| vec![of(class)]) })

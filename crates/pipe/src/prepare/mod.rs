@@ -81,7 +81,8 @@ impl Pipeline {
         // Twice as many outputs as inputs include a learned variance; further inputs are maps.
         let channels = if spec.outputs == 2 * spec.inputs { spec.inputs } else { spec.outputs };
         let shape = samples_of(self.codec(), channels, &size);
-        let scheduler = self.shifted(request, tokens(shape.axes(), spec.patch))?;
+        let shifted = self.shifted(request, tokens(shape.axes(), spec.patch))?;
+        let scheduler = shifted.as_ref().unwrap_or(self.scheduler());
         let pictured = conditions::reads_picture(&self.model);
         let begins_with_image = enlarging.is_none() && !varies && !pictured;
         let image = begins_with_image && (request.image.is_some() || inputs.image.is_some());
@@ -89,7 +90,7 @@ impl Pipeline {
             true => filled(request)?,
             false => Begins::of(image, work.as_ref(), request.strength),
         };
-        let mut recipe = self.sampler(request, &scheduler, &sampling, guidance, begins)?;
+        let mut recipe = self.sampler(request, scheduler, &sampling, guidance, begins)?;
         if let Some(method) = method {
             recipe = recipe_for(method, recipe, request.eta)?;
         }
@@ -167,7 +168,7 @@ impl Pipeline {
             crop,
             shape,
             rate: self.rate(),
-            scheduler,
+            shifted,
             guidance: Guidance {
                 scale: guidance,
                 first: pictured.then(|| request.min_guidance.unwrap_or(1.0)),

@@ -65,17 +65,20 @@ impl Pipeline {
         Ok(found.map(|tuned| &tuned.sampler))
     }
 
-    /// The scheduler with the shift for this number of tokens, or the requested shift.
-    pub(super) fn shifted(&self, request: &Request, tokens: usize) -> Result<SchedulerConfig, PipelineError> {
+    /// The scheduler with the shift for this number of tokens, or the requested shift; `None` if the model's has no shift.
+    pub(super) fn shifted(
+        &self,
+        request: &Request,
+        tokens: usize,
+    ) -> Result<Option<SchedulerConfig>, PipelineError> {
         let scheduler = self.scheduler();
-        let shifted = match request.mu {
+        match request.mu {
             Some(mu) => {
                 let shifted = scheduler.again()?.with_mu(mu);
-                Some(shifted.map_err(|e| PipelineError::request("mu", e.to_string()))?)
+                Ok(Some(shifted.map_err(|e| PipelineError::request("mu", e.to_string()))?))
             }
-            None => scheduler.of_tokens(tokens)?,
-        };
-        Ok(shifted.map_or_else(|| scheduler.again(), Ok)?)
+            None => Ok(scheduler.of_tokens(tokens)?),
+        }
     }
 }
 
