@@ -296,7 +296,7 @@ impl Work {
     fn prepare(&mut self, place: usize, request: &Request) -> Result<Arc<Job>, Fault> {
         let loaded = &mut self.loaded[place];
         let prepared = catch_unwind(AssertUnwindSafe(|| loaded.pipeline.prepare(request)));
-        let prepared = prepared.map_err(|_| Fault::internal("preparing the request failed unexpectedly"))?;
+        let prepared = prepared.map_err(|_| Fault::unexpected("preparing the request"))?;
         let job = prepared.map_err(|e| Fault::from(e).without_folders())?;
         self.limiter.check_job(&job)?;
         let job = Arc::new(job);

@@ -31,6 +31,7 @@ use crate::{
     order::State,
     pace::Pace,
     scribe::{self, Note},
+    stop::Stop,
 };
 
 /// How often the idle engine looks for jobs whose time is over.
@@ -73,6 +74,8 @@ pub struct Engine {
     pub scribe: Sender<Note>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The end of the server.
+    pub stop: Stop,
 }
 
 impl Engine {
@@ -102,7 +105,14 @@ struct Work {
 impl Work {
     fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            let idle = self.lanes.is_empty();
+            let failure = tweedie_ops::failure();
+            if let Some(failure) = &failure
+                && !self.engine.stop.is_set()
+            {
+                tracing::error!(error = %failure, "the server stops; accepted jobs go on when it is started again");
+                self.engine.stop.now();
+            }
+            let idle = self.lanes.is_empty() || failure.is_some();
             let next = match idle {
                 true => messages.recv_timeout(LOOK),
                 false => messages.try_recv().map_err(|e| match e {
@@ -114,11 +124,15 @@ impl Work {
                 Ok(Message::Start { live, job, states, stored }) => self.admit(live, job, states, &stored),
                 Ok(Message::Cancel(id, at)) => self.cancel(&id, at),
                 Ok(Message::Stop(done)) => {
-                    self.running.values_mut().for_each(|running| running.kept = long_ago());
-                    self.keep(Duration::ZERO);
+                    if failure.is_none() {
+                        self.running.values_mut().for_each(|running| running.kept = long_ago());
+                        self.keep(Duration::ZERO);
+                    }
                     let _ = done.send(());
                     return;
                 }
+                // Nothing can be computed or read any more.
+                Err(RecvTimeoutError::Timeout) if failure.is_some() => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.drop_late();
                     self.turn();
@@ -242,7 +256,7 @@ impl Work {
             Err(_) => {
                 tracing::error!("a step failed unexpectedly");
                 // The state of the parts in this call is unknown; the others are unharmed.
-                let fault = Fault::internal("a step failed unexpectedly");
+                let fault = Fault::unexpected("a step");
                 let ids = lane.abandon();
                 ids.iter().for_each(|id| self.fail(id, fault.clone()));
                 self.close_lanes();

@@ -136,6 +136,14 @@ impl Fault {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
+    /// The fault for what has panicked: that of the device, if one has failed.
+    pub fn unexpected(what: &str) -> Self {
+        match tweedie_ops::failure() {
+            Some(failure) => Self::unavailable("device_failed", failure.to_string()),
+            None => Self::internal(format!("{what} failed unexpectedly")),
+        }
+    }
+
     /// The fault with the names of files instead of their paths, which are nobody's business.
     pub fn without_folders(self) -> Self {
         let short = |word: &str| match word.rsplit_once(['/', '\\']) {

@@ -150,7 +150,7 @@ impl Scribe {
         let decoded = match decoded {
             Ok(Ok(decoded)) => decoded,
             Ok(Err(error)) => return self.end(live, Err(Fault::from(error).without_folders())),
-            Err(_) => return self.end(live, Err(Fault::internal("decoding failed unexpectedly"))),
+            Err(_) => return self.end(live, Err(Fault::unexpected("decoding"))),
         };
         let output = Output::of(job, vec![decoded], 0);
         let rows = job.results_of(rows);
@@ -215,7 +215,8 @@ impl Scribe {
     }
 
     fn keep(&self, live: &Live, states: &[FlightState]) {
-        if live.outcome().is_some() {
+        // A device that has failed returns no values.
+        if live.outcome().is_some() || tweedie_ops::failure().is_some() {
             return;
         }
         let text = |state: &FlightState| Some((state.rows.start, serde_json::to_string(state).ok()?));

@@ -90,7 +90,12 @@ impl Server {
             stop: stop.clone(),
         };
         let scribe = scribe.start()?;
-        let engine = Engine { config: config.clone(), scribe: scribe.0.clone(), metrics: metrics.clone() };
+        let engine = Engine {
+            config: config.clone(),
+            scribe: scribe.0.clone(),
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        };
         let engine = engine.start()?;
         let service = Arc::new(Service {
             config,
