@@ -320,8 +320,11 @@ fn folder(path: &Path, last: usize, paper: Rgb, take: &mut Take<'_>) -> Result<(
     }
     all.drain(..all.len().saturating_sub(last));
     for (_, file) in all {
-        let raster =
-            decode::file(&file).map_err(|reason| DataError::Corrupt { path: file.clone(), reason })?;
+        let raster = decode::file(&file).map_err(|reason| DataError::Corrupt {
+            what: "image",
+            path: file.clone(),
+            reason,
+        })?;
         let (image, transparent) = (raster.on(paper), !raster.is_opaque());
         if take(Still { image, delay: DELAY, transparent }).map_err(corrupt)?.is_break() {
             break;

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::{
     BufferUse, DataConfig, DataError, Image, OnError, Order, Picture, Rgb, Skipped, Source, Words, decode,
     emoji, folder,
-    form::{self, Decode},
+    form::{self, Decode, Sounds},
     moving,
     order::mix_name,
     packed, parquet,
@@ -288,7 +288,7 @@ impl<D: Decode> Shared<D> {
         }
         match self.by.opens_files() {
             true => DataError::Clip { path, reason },
-            false => DataError::Corrupt { path, reason },
+            false => DataError::Corrupt { what: self.by.one(), path, reason },
         }
     }
 
@@ -298,7 +298,7 @@ impl<D: Decode> Shared<D> {
         let keep = |(at, sample): (usize, Result<D::Sample, String>)| match sample {
             Ok(sample) => Ok(Some(Arc::new(sample))),
             Err(reason) if self.on_error == OnError::Fail => {
-                Err(DataError::Corrupt { path: self.collection.path(at), reason })
+                Err(DataError::Corrupt { what: self.by.one(), path: self.collection.path(at), reason })
             }
             Err(reason) => {
                 skipped.push(Skipped { path: self.collection.path(at), reason });
@@ -409,6 +409,55 @@ pub fn survey(config: &DataConfig) -> Result<Survey, DataError> {
     })
 }
 
+/// What a collection of sounds contains, judged by some of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SoundSurvey {
+    /// Number of sounds, including those that cannot be decoded.
+    pub sounds: usize,
+    /// As [`Dataset::recognized_as`].
+    pub recognized_as: String,
+    /// The most frequent rate in Hz; of equally frequent ones the highest.
+    pub rate: u32,
+    /// Whether more than half of them have two channels.
+    pub stereo: bool,
+    /// The median of their lengths in seconds.
+    pub seconds: f64,
+}
+
+/// Number of sounds that a survey decodes.
+const HEARD: usize = 64;
+
+/// Inspects a collection of sounds.
+///
+/// # Errors
+/// As [`Dataset::open_by`], and if none of the sounds listened to can be decoded.
+pub fn survey_sounds(config: &DataConfig) -> Result<SoundSurvey, DataError> {
+    let data = Dataset::open_by(config, Sounds)?;
+    let picks: Vec<usize> =
+        (0..HEARD.min(data.len())).map(|i| i * data.len() / HEARD.min(data.len())).collect();
+    // Of the decoded sounds only this is kept.
+    let facts = |&at: &usize| {
+        data.get(at).map(|item| (item.sample.rate, item.sample.channels.len(), item.sample.seconds()))
+    };
+    let found: Vec<(u32, usize, f64)> = picks.par_iter().map(facts).collect::<Result<_, _>>()?;
+    let mut rates = BTreeMap::<u32, usize>::new();
+    found.iter().for_each(|(rate, _, _)| *rates.entry(*rate).or_default() += 1);
+    let mut seconds: Vec<f64> = found.iter().map(|(_, _, seconds)| *seconds).collect();
+    seconds.sort_unstable_by(f64::total_cmp);
+    Ok(SoundSurvey {
+        sounds: data.len(),
+        recognized_as: data.recognized_as().to_owned(),
+        rate: rates.into_iter().max_by_key(|(_, count)| *count).map_or(0, |(rate, _)| rate),
+        stereo: 2 * found.iter().filter(|(_, channels, _)| *channels == 2).count() > found.len(),
+        seconds: seconds.get(seconds.len() / 2).copied().unwrap_or(0.0),
+    })
+}
+
+/// The error for an image file that cannot be decoded.
+fn corrupt(path: &Path, reason: String) -> DataError {
+    DataError::Corrupt { what: "image", path: path.into(), reason }
+}
+
 /// Decodes the image file at `path`, brought to the size, background and fit of `config`.
 ///
 /// # Errors
@@ -416,7 +465,7 @@ pub fn survey(config: &DataConfig) -> Result<Survey, DataError> {
 pub fn open_image(path: &Path, config: &DataConfig) -> Result<Image, DataError> {
     config.validate()?;
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
-    let corrupt = |reason| DataError::Corrupt { path: path.into(), reason };
+    let corrupt = |reason| corrupt(path, reason);
     Ok(fit(&decode::file(path).map_err(corrupt)?, &Frame::of(config)))
 }
 
@@ -434,7 +483,7 @@ pub fn fitted(image: &Image, [height, width]: [usize; 2]) -> Image {
 /// Those of [`open_image`].
 pub fn open_sized(path: &Path, [height, width]: [usize; 2]) -> Result<Image, DataError> {
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
-    let corrupt = |reason: String| DataError::Corrupt { path: path.into(), reason };
+    let corrupt = |reason: String| corrupt(path, reason);
     if height == 0 || width == 0 {
         return Err(corrupt(format!("cannot be resized to {width}×{height} pixels")));
     }
@@ -448,7 +497,7 @@ pub fn open_sized(path: &Path, [height, width]: [usize; 2]) -> Result<Image, Dat
 /// Those of [`open_image`], and for values of 32 bits.
 pub fn open_picture(path: &Path) -> Result<Picture, DataError> {
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
-    decode::picture(path).map_err(|reason| DataError::Corrupt { path: path.into(), reason })
+    decode::picture(path).map_err(|reason| corrupt(path, reason))
 }
 
 /// Properties of an image file.
@@ -468,7 +517,7 @@ pub struct ImageFacts {
 /// Those of [`open_image`].
 pub fn image_facts(path: &Path) -> Result<ImageFacts, DataError> {
     std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
-    let raster = decode::file(path).map_err(|reason| DataError::Corrupt { path: path.into(), reason })?;
+    let raster = decode::file(path).map_err(|reason| corrupt(path, reason))?;
     let grey = raster.rgba.chunks_exact(4).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]);
     Ok(ImageFacts { width: raster.width, height: raster.height, grey })
 }

@@ -40,10 +40,12 @@ pub enum DataError {
         /// The error.
         source: std::io::Error,
     },
-    /// An image that cannot be decoded.
-    #[error("corrupt image {}: {reason}", path.display())]
+    /// An image or a sound that cannot be decoded.
+    #[error("corrupt {what} {}: {reason}", path.display())]
     Corrupt {
-        /// The image file, or its name within a container.
+        /// What it is: "image" or "sound".
+        what: &'static str,
+        /// Its file, or its name within a container.
         path: PathBuf,
         /// The decoder's error.
         reason: String,

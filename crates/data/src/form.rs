@@ -42,6 +42,11 @@ pub trait Decode: Send + Sync + 'static {
     /// What items are called in messages, in the plural.
     fn noun(&self) -> &'static str;
 
+    /// What one of them is called.
+    fn one(&self) -> &'static str {
+        self.noun().strip_suffix('s').unwrap_or(self.noun())
+    }
+
     /// Extensions of their files, in lower case and without the dot.
     fn endings(&self) -> &'static [&'static str];
 

@@ -53,8 +53,8 @@ pub use crate::{
     color::JitterConfig,
     config::{DataConfig, EmojiClasses, EmojiConfig, Fit, FolderConfig, OnError, ParquetConfig, Source},
     dataset::{
-        Dataset, ImageFacts, Item, Survey, counted_endings, fitted, image_facts, open_image, open_picture,
-        open_sized, survey,
+        Dataset, ImageFacts, Item, SoundSurvey, Survey, counted_endings, fitted, image_facts, open_image,
+        open_picture, open_sized, survey, survey_sounds,
     },
     edm::{EDM_LABELS, EdmConfig},
     emoji::ATTRIBUTION as EMOJI_ATTRIBUTION,

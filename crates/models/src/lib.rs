@@ -79,7 +79,7 @@ pub use t5::{T5Config, T5Encoder};
 pub use text::{ClipTextConfig, ClipTextModel, TextFeatures};
 pub use tweedie_ops::{ExecContext, PackedWeights, Precision};
 pub use unet::{ConfigError, LoadError, UNet2DConfig, UNet2DModel};
-pub use unet_1d::{UNet1DConfig, UNet1DModel};
+pub use unet_1d::{DownBlock1DType, UNet1DConfig, UNet1DModel, UpBlock1DType};
 pub use unet_3d::{UNet3DConfig, UNetMotionConfig, UNetSpatioTemporalConfig, VideoUNet, VideoUNetConfig};
 pub use unet_condition::{UNet2DConditionConfig, UNet2DConditionModel};
 pub use vae::{

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tweedie_core::{
     NoiseSchedule, Parameterization,
     bound::{Bound, ReverseVariance},
-    schedule::{EdmSchedule, FlowSchedule, TableSchedule},
+    schedule::{CosineSchedule, EdmSchedule, FlowSchedule, TableSchedule},
 };
 
 use crate::error::TrainError;
@@ -29,6 +29,8 @@ pub enum Process {
     Flow,
     /// `x = x0 + sigma·eps` (Karras et al. 2022).
     Edm,
+    /// `x = cos(π·t/2)·x0 + sin(π·t/2)·eps` for all times in 0..=1 (Salimans & Ho 2022), as of Dance Diffusion.
+    Cosine,
 }
 
 /// The meaning of the network's raw output.
@@ -54,7 +56,8 @@ pub enum Output {
 pub struct DiffusionConfig {
     /// The forward process.
     pub schedule: Process,
-    /// What the network predicts: `eps`, `x0` or `v` for the first four processes, `flow` for flow, `edm` for EDM.
+    /// What the network predicts: `eps`, `x0` or `v` for the first four processes, `flow` for flow, `edm` for EDM, `v` for
+    /// cosine.
     pub parameterization: Output,
     /// Variance of the reverse process, for the bound and for sampling: `fixed-small`, `fixed-large`, or `learned-range`, which
     /// doubles the output channels of the network (Nichol & Dhariwal 2021). Only for schedules of betas.
@@ -113,6 +116,7 @@ impl DiffusionConfig {
             Process::Edm => {
                 return Ok(Arc::new(EdmSchedule::new(self.sigma_min, self.sigma_max).map_err(wrong)?));
             }
+            Process::Cosine => return Ok(Arc::new(CosineSchedule::new())),
             Process::Linear => TableSchedule::linear(n, self.beta_start, self.beta_end),
             Process::ScaledLinear => TableSchedule::scaled_linear(n, self.beta_start, self.beta_end),
             Process::SquaredCosine => TableSchedule::squared_cosine(n),
@@ -128,7 +132,7 @@ impl DiffusionConfig {
 
     /// Whether the schedule is a table of betas.
     pub(crate) fn is_table(&self) -> bool {
-        !matches!(self.schedule, Process::Flow | Process::Edm)
+        !matches!(self.schedule, Process::Flow | Process::Edm | Process::Cosine)
     }
 
     /// Whether the network also predicts a variance.
@@ -177,6 +181,13 @@ impl DiffusionConfig {
                     "sigma_max": self.sigma_max,
                     "sigma_min": self.sigma_min,
                     "sigma_schedule": "karras",
+                });
+            }
+            Process::Cosine => {
+                return json!({
+                    "_class_name": "IPNDMScheduler",
+                    "num_train_timesteps": self.train_steps,
+                    "trained_betas": null,
                 });
             }
             Process::Linear => "linear",
@@ -229,12 +240,14 @@ impl DiffusionConfig {
         let fits = match self.schedule {
             Process::Flow => self.parameterization == Output::Flow,
             Process::Edm => self.parameterization == Output::Edm,
+            Process::Cosine => self.parameterization == Output::V,
             _ => matches!(self.parameterization, Output::Eps | Output::X0 | Output::V),
         };
         if !fits {
             let expected = match self.schedule {
                 Process::Flow => "flow for diffusion.schedule = flow",
                 Process::Edm => "edm for diffusion.schedule = edm",
+                Process::Cosine => "v for diffusion.schedule = cosine",
                 _ => "eps, x0 or v for a schedule of betas",
             };
             let found = format!("{:?}", self.parameterization).to_lowercase();

@@ -2,7 +2,7 @@
 
 use tweedie_data::{Dataset, Decode};
 use tweedie_models::{
-    AutoencoderKlConfig, UNet2DConditionConfig, UNet3DConfig, unet::UNet2DConfig,
+    AutoencoderKlConfig, UNet1DConfig, UNet2DConditionConfig, UNet3DConfig, unet::UNet2DConfig,
     unet_condition::CrossDownBlockType,
 };
 
@@ -155,6 +155,21 @@ pub(crate) fn condition_unet_activations(
         floats += u64::from(attends) * (2 * layers + 1) * (28 * area * channels + 2 * keys * channels);
     }
     4 * floats
+}
+
+/// The same for a U-Net of waveforms, per sample of `window` values: seven tensors per residual layer, of which a block has
+/// three on each path, and the scores of attention.
+pub(crate) fn unet_1d_activations(unet: &UNet1DConfig, window: usize) -> u64 {
+    let levels = unet.block_out_channels.iter().enumerate();
+    let floats = levels.map(|(level, &channels)| {
+        let length = (window >> level).max(1) as u64;
+        let layers = if level + 1 == unet.block_out_channels.len() { 9 } else { 6 };
+        let kind = format!("{:?}", unet.down_block_types.get(level));
+        let scores =
+            if kind.contains("Attn") { 6 * (channels as u64 / 32).max(1) * length * length } else { 0 };
+        layers * 7 * length * channels as u64 + scores
+    });
+    4 * floats.fold(0, u64::saturating_add)
 }
 
 /// The same for a U-Net for clips of this many frames: in each frame the layers of a U-Net for images, and about as much

@@ -12,11 +12,7 @@ use tweedie_hub::{
 use tweedie_models::UNet2DModel;
 
 use crate::{
-    config::RunConfig,
-    diffusion::{DiffusionConfig, Process},
-    error::TrainError,
-    event::Summary,
-    task::TaskKind,
+    config::RunConfig, diffusion::DiffusionConfig, error::TrainError, event::Summary, task::TaskKind,
 };
 
 impl DiffusionConfig {
@@ -38,17 +34,7 @@ pub(crate) fn model(
     classes: &[String],
     summary: &Summary,
 ) -> Result<(), TrainError> {
-    let training: [(&str, Value); 5] = [
-        ("steps", json!(summary.step)),
-        ("images", json!(summary.images)),
-        ("seconds", json!(summary.elapsed_s)),
-        ("loss", json!(summary.loss)),
-        ("config", recorded(config)),
-    ];
-    let extras = Extras {
-        training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
-        ..extras(config, classes)
-    };
+    let extras = Extras { training: training(config, summary), ..extras(config, classes) };
     let scheduler = config.diffusion.scheduler(&summary.model)?;
     model_dir::save(&summary.model, unet, &scheduler, &extras, Precision::F32)?;
     Ok(())
@@ -59,8 +45,7 @@ pub(crate) fn extras(config: &RunConfig, classes: &[String]) -> Extras {
     let enlarges = config.task == TaskKind::SuperResolution;
     let conditional = !enlarges && config.conditioning.class_count(classes.len()).is_some();
     let guided = conditional && config.conditioning.label_dropout > 0.0;
-    let multistep = !matches!(config.diffusion.schedule, Process::Flow | Process::Edm)
-        && !config.diffusion.zero_terminal_snr;
+    let multistep = config.diffusion.is_table() && !config.diffusion.zero_terminal_snr;
     Extras {
         class_names: if conditional { classes.to_vec() } else { Vec::new() },
         null_class: conditional.then_some(classes.len()),
@@ -77,6 +62,24 @@ pub(crate) fn extras(config: &RunConfig, classes: &[String]) -> Extras {
     }
 }
 
+/// Sampling defaults of models of waveforms: enough steps for their scheduler's own solver.
+pub(crate) fn waveforms() -> Extras {
+    let sampling = SamplingDefaults { steps: Some(50), ..SamplingDefaults::default() };
+    Extras { sampling, ..Extras::default() }
+}
+
+/// How the model was trained, for `tweedie.json`.
+pub(crate) fn training(config: &RunConfig, summary: &Summary) -> Map<String, Value> {
+    let entries: [(&str, Value); 5] = [
+        ("steps", json!(summary.step)),
+        ("images", json!(summary.images)),
+        ("seconds", json!(summary.elapsed_s)),
+        ("loss", json!(summary.loss)),
+        ("config", recorded(config)),
+    ];
+    entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
 /// The configuration without the path of the run.
 pub(crate) fn recorded(config: &RunConfig) -> Value {
     let mut value = serde_json::to_value(config).unwrap_or_default();
@@ -89,7 +92,7 @@ pub(crate) fn recorded(config: &RunConfig) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::Output;
+    use crate::diffusion::{Output, Process};
 
     #[test]
     fn the_scheduler_says_the_same_schedule() {
@@ -100,13 +103,14 @@ mod tests {
             (Process::Sigmoid, Output::V),
             (Process::Flow, Output::Flow),
             (Process::Edm, Output::Edm),
+            (Process::Cosine, Output::V),
         ];
         for (schedule, parameterization) in all {
             let config = DiffusionConfig { schedule, parameterization, shift: 3.0, ..Default::default() };
             let said = config.scheduler(Path::new("m")).unwrap();
             let (ours, theirs) = (config.schedule().unwrap(), &said.process().schedule);
             assert_eq!(said.process().parameterization, config.parameterization());
-            for t in [1.0, 17.0, 60.0, 500.0, 999.0] {
+            for t in [0.3, 1.0, 17.0, 60.0, 500.0, 999.0] {
                 let (a, b) = (ours.level(t), theirs.level(t));
                 let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs();
                 let same = near(a.alpha, b.alpha) && near(a.sigma, b.sigma) && near(a.t, b.t);

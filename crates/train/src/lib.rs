@@ -43,6 +43,7 @@ mod text;
 mod time_sampler;
 mod unclip;
 mod video;
+mod wave;
 
 pub use autoencoder::{AdversarialConfig, Reconstruction, VaeConfig};
 pub use checkpoint::{Checkpoint, State};
@@ -65,3 +66,4 @@ pub use task::TaskKind;
 pub use text::{LatentConfig, TextConfig};
 pub use time_sampler::{Draw, TimeSampler, TimeSampling};
 pub use unclip::{PriorTable, UnClipConfig};
+pub use wave::WaveConfig;

@@ -14,6 +14,7 @@ use tweedie_pipe::{
 
 use crate::{
     config::{Run, RunConfig},
+    diffusion::Process,
     error::TrainError,
     keys::{Purpose, key},
     task::Sheet,
@@ -39,7 +40,10 @@ pub(crate) fn made(
     inputs: Inputs,
 ) -> Result<Output, TrainError> {
     let run = &config.run;
-    let (solver, spacing, steps) = sampler(&*config.diffusion.schedule()?, run.preview_steps);
+    let (solver, spacing, steps) = match config.diffusion.schedule {
+        Process::Cosine => ("ipndm", None, run.preview_steps),
+        _ => sampler(&*config.diffusion.schedule()?, run.preview_steps),
+    };
     let request = Request {
         steps: steps.try_into().ok(),
         solver: Some(solver.to_owned()),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use tweedie_data::{Clips, Dataset, Decode, Skipped};
 
-use crate::{config::RunConfig, error::TrainError, sound::SoundSet, task, task::TaskKind, video};
+use crate::{
+    config::RunConfig, error::TrainError, sound::SoundSet, task, task::TaskKind, video, wave::WaveSet,
+};
 
 /// A data set of the medium that the task learns.
 pub(crate) enum RunData {
@@ -14,6 +16,8 @@ pub(crate) enum RunData {
     Clips(Dataset<Clips>),
     /// Recordings with texts.
     Sounds(SoundSet),
+    /// Recordings without texts.
+    Waves(WaveSet),
 }
 
 impl RunData {
@@ -26,6 +30,10 @@ impl RunData {
             TaskKind::TextToSound => {
                 let (sounds, notes) = SoundSet::open(config)?;
                 (Self::Sounds(sounds), notes)
+            }
+            TaskKind::Waveform => {
+                let (waves, notes) = WaveSet::open(config)?;
+                (Self::Waves(waves), notes)
             }
             TaskKind::TextToVideo => {
                 video::check_source(config)?;
@@ -46,6 +54,7 @@ impl RunData {
             Self::Images(images) => images.class_names(),
             Self::Clips(clips) => clips.class_names(),
             Self::Sounds(sounds) => sounds.class_names(),
+            Self::Waves(_) => &[],
         }
     }
 
@@ -55,6 +64,7 @@ impl RunData {
             Self::Images(images) => images.skipped_from(first),
             Self::Clips(clips) => clips.skipped_from(first),
             Self::Sounds(sounds) => sounds.skipped().get(first..).unwrap_or_default().to_vec(),
+            Self::Waves(waves) => waves.skipped().get(first..).unwrap_or_default().to_vec(),
         }
     }
 
@@ -65,6 +75,7 @@ impl RunData {
             Self::Images(images) => images,
             Self::Clips(clips) => return Ok(BTreeMap::from([names(clips)])),
             Self::Sounds(sounds) => return Ok(sounds.sums()),
+            Self::Waves(waves) => return Ok(waves.sums()),
         };
         let mut found = BTreeMap::from([names(data)]);
         if data.is_cached() {

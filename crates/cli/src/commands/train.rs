@@ -181,6 +181,7 @@ impl Args {
                 TaskKind::TextToImage => "text-to-image",
                 TaskKind::TextToSound => "speech",
                 TaskKind::TextToVideo => "text-to-video",
+                TaskKind::Waveform => "waveform",
                 TaskKind::Vae => "vae",
                 TaskKind::SuperResolution => "super-resolution",
                 TaskKind::Clip => "clip",

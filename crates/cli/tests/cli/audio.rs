@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use tweedie::{
     hub::{SchedulerConfig, weights},
-    media::{Audio, read_sound},
+    media::{Audio, WavFormat, read_sound, write_wav},
     models::{UNet1DConfig, UNet1DModel, export},
 };
 
@@ -94,4 +94,100 @@ fn what_only_suits_images_is_an_error_before_the_work() {
     ] {
         scratch.fails(&[&["sample", "--model", "model", "--steps", "1"], more].concat(), words);
     }
+}
+
+/// A tone.
+fn tone(hertz: f32, length: usize, rate: u32) -> Vec<f32> {
+    (0..length).map(|i| 0.5 * (std::f32::consts::TAU * hertz * i as f32 / rate as f32).sin()).collect()
+}
+
+#[test]
+fn waveforms_are_learned_from_a_folder_sampled_and_restored() {
+    let scratch = Scratch::new();
+    fs::create_dir_all(scratch.path("mine")).unwrap();
+    let save = |name: &str, channels: Vec<Vec<f32>>, rate: u32| {
+        let audio = Audio { channels, rate, guessed: false };
+        write_wav(&scratch.path(&format!("mine/{name}.wav")), &audio, WavFormat::Pcm16, None).unwrap();
+    };
+    for i in 0..6u16 {
+        save(&i.to_string(), vec![tone(300.0 + 50.0 * f32::from(i), 2000, 4000)], 4000);
+    }
+    save("stereo", vec![tone(500.0, 4000, 8000); 2], 8000);
+    save("silent", vec![vec![0.0; 900]], 4000);
+    fs::write(scratch.path("mine/broken.wav"), b"RIFF and no more").unwrap();
+    fs::write(scratch.path("mine/notes.txt"), "none").unwrap();
+    let train = |out: &'static str, steps: &'static str| {
+        let mut flags =
+            vec!["train", "--preset", "waveform", "--data", "mine", "--steps", steps, "--out", out];
+        for set in [
+            "run.batch=2",
+            "run.checkpoint_every=1",
+            "run.preview_images=2",
+            "run.preview_steps=2",
+            "waveform.window=256",
+            "model.base_channels=32",
+            "model.multipliers=[1,1]",
+            "model.attention_levels=[1]",
+        ] {
+            flags.extend(["--set", set]);
+        }
+        flags
+    };
+    scratch.ok(&train("run", "3")).says(&[
+        "settings chosen from the data",
+        "waveform.sample_rate = 4000",
+        "1 of 9 sounds have other channels: their mean is used",
+        "1 of 9 sounds have a rate of 8000 Hz: resampled to 4000 Hz",
+        "1 of 9 sounds are silent: left out",
+        "skipped mine/broken.wav",
+    ]);
+    scratch.ok(&train("again", "1"));
+    scratch.ok(&[&train("again", "3")[..], &["--resume"]].concat());
+    let weights = |run: &str| scratch.read(&format!("{run}/model/unet/diffusion_pytorch_model.safetensors"));
+    assert_eq!(weights("run"), weights("again"));
+    let sound = read_sound(&scratch.path("run/previews/step-000003/00.wav")).unwrap();
+    assert_eq!((sound.rate, sound.len()), (4000, 256));
+
+    scratch.ok(&["sample", "--model", "run/model", "--steps", "3", "-o", "x.wav"]);
+    assert_eq!((read(&scratch, "x.wav").rate, read(&scratch, "x.wav").len()), (4000, 256));
+    let gap = [
+        "restore",
+        "mine/0.wav",
+        "--model",
+        "run/model",
+        "--gap",
+        "0.1..0.11",
+        "--steps",
+        "2",
+        "-o",
+        "y.wav",
+    ];
+    scratch.ok(&gap);
+    let (before, after) = (read(&scratch, "mine/0.wav"), read(&scratch, "y.wav"));
+    assert_eq!(before.channels[0][..400], after.channels[0][..400]);
+    assert_ne!(before.channels[0][400..440], after.channels[0][400..440]);
+    // A run goes on from it.
+    let more = [
+        "train",
+        "--init",
+        "run/model",
+        "--data",
+        "mine",
+        "--steps",
+        "1",
+        "--out",
+        "more",
+        "--set",
+        "run.batch=2",
+    ];
+    scratch.ok(&more).says(&["settings chosen from the data"]);
+    assert!(scratch.path("more/model/model_index.json").exists());
+    scratch.fails(
+        &["train", "--preset", "waveform", "--steps", "1", "--out", "no"],
+        &["the folder recordings does not exist"],
+    );
+    scratch.fails(
+        &["train", "--preset", "waveform", "--data", "emoji", "--steps", "1", "--out", "no"],
+        &["data.source = emoji", "a folder of sounds"],
+    );
 }

@@ -235,6 +235,13 @@ pub(super) fn named(name: &str) -> &'static PipelineKind {
     PIPELINES.iter().find(is).unwrap_or(&PIPELINES[0])
 }
 
+/// The class of a pipeline of this class of networks, without codec and texts; without one, that of images.
+pub(super) fn alone(network: &str) -> &'static PipelineKind {
+    let is =
+        |kind: &&PipelineKind| kind.network.1 == network && kind.autoencoder.is_none() && !kind.reads_texts();
+    PIPELINES.iter().find(is).unwrap_or(&PIPELINES[0])
+}
+
 /// The names of `count` text encoders of a pipeline.
 pub(super) fn names_of(
     kind: &PipelineKind,

@@ -26,7 +26,7 @@ pub use unclip::{StagePart, UnClip, UnClipParts, save_stage, statistics};
 
 use self::{
     index::{Index, merge},
-    kinds::{AESTHETIC, PIXELS, UNUSED, named, names_of, of_texts_by},
+    kinds::{AESTHETIC, PIXELS, UNUSED, alone, named, names_of, of_texts_by},
 };
 use crate::{
     clip::{IMAGE_ENCODER, ImageEncoder},
@@ -342,9 +342,10 @@ impl Model {
         Ok(Self::of_parts(kind, network, scheduler, folder.extras))
     }
 
-    /// A model without an autoencoder and text encoders, of parts in memory.
+    /// A model without an autoencoder and text encoders, of parts in memory. It is of the first class of pipelines that consist
+    /// of such a network alone.
     pub fn of_network(network: Box<dyn Network>, scheduler: SchedulerConfig, extras: Extras) -> Self {
-        Self::of_parts(&PIPELINES[0], network, scheduler, extras)
+        Self::of_parts(alone(network.spec().class), network, scheduler, extras)
     }
 
     /// A model of texts of parts in memory, which must fit together: Stable Diffusion's, or one of clips or sounds with the same

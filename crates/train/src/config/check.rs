@@ -6,7 +6,7 @@ use tweedie_core::Parameterization;
 use tweedie_models::unet::{ClassEmbedType, UNet2DConfig};
 
 use super::RunConfig;
-use crate::{error::TrainError, task::TaskKind};
+use crate::{diffusion::Process, error::TrainError, task::TaskKind};
 
 impl RunConfig {
     /// The configuration as TOML.
@@ -70,6 +70,7 @@ impl RunConfig {
             ("conditioning", self.conditioning != default.conditioning),
             ("text", self.text != default.text),
             ("sound", self.sound != default.sound),
+            ("waveform", self.waveform != default.waveform),
             ("vae", self.vae != default.vae),
             ("super_resolution", self.super_resolution != default.super_resolution),
             ("clip", self.clip != default.clip),
@@ -134,6 +135,10 @@ impl RunConfig {
             let expected = format!("3: task = {} learns images in colour only", self.task);
             return Err(TrainError::config("data.channels", self.data.channels, expected));
         }
+        if self.diffusion.schedule == Process::Cosine && self.task != TaskKind::Waveform {
+            let expected = "another schedule; this one is for task = waveform";
+            return Err(TrainError::config("diffusion.schedule", "cosine", expected));
+        }
         let fresh = [TaskKind::Clip, TaskKind::Prior, TaskKind::Decoder];
         if let Some(path) = self.run.init.as_ref().filter(|_| fresh.contains(&self.task)) {
             let expected = format!("nothing: task = {} starts from random weights", self.task);
@@ -155,6 +160,11 @@ impl RunConfig {
                 self.loss.check(&self.diffusion)?;
                 self.sound.check(self)?;
                 self.text.check(self)
+            }
+            TaskKind::Waveform => {
+                self.diffusion.check()?;
+                self.loss.check(&self.diffusion)?;
+                self.waveform.check(self)
             }
             TaskKind::SuperResolution => {
                 self.super_resolution.check(self.data.size)?;

@@ -29,6 +29,7 @@ use crate::{
     task::TaskKind,
     text::TextConfig,
     unclip::{PriorTable, UnClipConfig},
+    wave::WaveConfig,
 };
 
 pub use builder::ConfigBuilder;
@@ -66,6 +67,8 @@ pub struct RunConfig {
     pub text: TextConfig,
     /// How recordings become samples.
     pub sound: SoundConfig,
+    /// How recordings become samples of a model of waveforms.
+    pub waveform: WaveConfig,
     /// An autoencoder and its loss.
     pub vae: VaeConfig,
     /// Pairs of small and large images.
@@ -105,6 +108,9 @@ impl Serialize for RunConfig {
         }
         if self.task.reads("sound") {
             map.serialize_entry("sound", &self.sound)?;
+        }
+        if self.task.reads("waveform") {
+            map.serialize_entry("waveform", &self.waveform)?;
         }
         if self.task.reads("vae") {
             map.serialize_entry("vae", &self.vae)?;

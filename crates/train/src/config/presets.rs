@@ -49,6 +49,12 @@ pub const PRESETS: &[Preset] = &[
         follows_data: false,
     },
     Preset {
+        name: "waveform",
+        about: "your own sounds as waveforms (--data): rate, channels, length and network follow from them",
+        toml: include_str!("../presets/waveform.toml"),
+        follows_data: true,
+    },
+    Preset {
         name: "super-resolution",
         about: "enlarges images four times per side; pairs are made from your own images (--data) or 128x128 emoji",
         toml: include_str!("../presets/super-resolution.toml"),

@@ -11,7 +11,7 @@ use tweedie_hub::model::kind_of;
 use crate::{error::TrainError, task::TaskKind};
 
 pub(crate) use settings::settings;
-pub(crate) use weights::{autoencoder, text, tokenizer, unet};
+pub(crate) use weights::{autoencoder, text, tokenizer, unet, waveform};
 
 /// The model folder at `path`: itself, or that of a run.
 fn folder(path: &Path) -> PathBuf {
@@ -30,10 +30,11 @@ pub fn task_of(path: &Path) -> Result<TaskKind, TrainError> {
         return match (kind.network.1, kind.autoencoder, kind.xl) {
             _ if kind.name == "SuperResolutionPipeline" => Ok(TaskKind::SuperResolution),
             ("UNet2DModel", None, _) => Ok(TaskKind::Diffusion),
+            ("UNet1DModel", None, _) => Ok(TaskKind::Waveform),
             ("UNet2DConditionModel", Some("vae"), false) => Ok(TaskKind::TextToImage),
             ("UNet3DConditionModel", Some(_), _) => Ok(TaskKind::TextToVideo),
             _ => {
-                let expected = "a DDPMPipeline, a StableDiffusionPipeline, a UNet2DModel or an AutoencoderKL";
+                let expected = "a DDPMPipeline, a StableDiffusionPipeline, a DanceDiffusionPipeline, a UNet2DModel or an AutoencoderKL";
                 let found = format!("{} ({})", dir.display(), kind.name);
                 Err(TrainError::config("run.init", found, expected))
             }

@@ -7,7 +7,8 @@ use toml::Table;
 use tweedie_core::{Parameterization, bound::ReverseVariance};
 use tweedie_hub::{ComponentDir, HubError, ModelDir, SchedulerConfig};
 use tweedie_models::{
-    AutoencoderKlConfig, ClipTextConfig, ConfigError, UNet2DConditionConfig, UNet3DConfig, unet::SampleSize,
+    AutoencoderKlConfig, ClipTextConfig, ConfigError, UNet1DConfig, UNet2DConditionConfig, UNet3DConfig,
+    unet::SampleSize,
 };
 
 use super::{folder, task_of};
@@ -36,6 +37,7 @@ pub(crate) fn settings(path: &Path) -> Result<Table, TrainError> {
             let unet = component(&dir, "unet", UNet3DConfig::from_json)?;
             text(&dir, name, &unet.to_json(), unet.sample_size)?
         }
+        TaskKind::Waveform => waveform(&dir)?,
         TaskKind::Vae => vae(&dir)?,
         TaskKind::SuperResolution => super_resolution(&dir)?,
         task @ (TaskKind::Clip | TaskKind::Prior | TaskKind::Decoder) => {
@@ -66,6 +68,21 @@ fn diffusion(dir: &Path) -> Result<Table, TrainError> {
     data.extend(square(model.unet.sample_size).map(|size| ("size".to_owned(), number(size))));
     layer.insert("data".into(), toml::Value::Table(data));
     Ok(layer)
+}
+
+/// A pipeline of waveforms.
+fn waveform(dir: &Path) -> Result<Table, TrainError> {
+    let mut unet = component(dir, "unet", UNet1DConfig::from_json)?;
+    let scheduler = SchedulerConfig::load(&dir.join("scheduler/scheduler_config.json"))?;
+    let (rate, window, channels) = (unet.sample_rate.take(), unet.sample_size, unet.in_channels);
+    let mut own =
+        Table::from_iter([("window".to_owned(), number(window)), ("channels".to_owned(), number(channels))]);
+    own.extend(rate.map(|rate| ("sample_rate".to_owned(), number(rate))));
+    Ok(Table::from_iter([
+        ("model".to_owned(), table([("unet", network(&unet.to_json()))])),
+        ("diffusion".to_owned(), process(&scheduler)?),
+        ("waveform".to_owned(), toml::Value::Table(own)),
+    ]))
 }
 
 fn super_resolution(dir: &Path) -> Result<Table, TrainError> {
@@ -191,6 +208,7 @@ fn process(scheduler: &SchedulerConfig) -> Result<toml::Value, TrainError> {
     let schedule = match betas {
         _ if class.starts_with("FlowMatch") => Process::Flow,
         _ if class.starts_with("EDM") => Process::Edm,
+        _ if class == "IPNDMScheduler" => Process::Cosine,
         "linear" => Process::Linear,
         "scaled_linear" => Process::ScaledLinear,
         "squaredcos_cap_v2" => Process::SquaredCosine,

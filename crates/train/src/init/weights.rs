@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use burn::module::Module;
 use tweedie_hub::{ClipTokenizer, Component, ComponentDir, HubError, ModelDir, weights::SafetensorsFile};
 use tweedie_models::{
-    AutoencoderKl, AutoencoderKlConfig, ClipTextModel, Network, UNet2DModel,
+    AutoencoderKl, AutoencoderKlConfig, ClipTextModel, Network, UNet1DConfig, UNet1DModel, UNet2DModel,
     params::{self, HostTensor, ParamError, TensorSource},
 };
 use tweedie_ops::Device;
@@ -103,6 +103,27 @@ pub(crate) fn text<N: Network + Module>(
     let network = params::import(network, &unet.tensors()).map_err(of(&unet_file))?;
     let encoder = params::import(fresh, &params::export(&*encoder)).map_err(of(&encoder_file))?;
     Ok((network, encoder))
+}
+
+/// `fresh` with the weights of the pipeline of waveforms at `path`.
+///
+/// # Errors
+/// Those of [`unet`].
+pub(crate) fn waveform(fresh: UNet1DModel, path: &Path, device: &Device) -> Result<UNet1DModel, TrainError> {
+    let dir = folder(path).join("unet");
+    let component = ComponentDir::open(&dir)?;
+    let theirs = match component.load(device)? {
+        Component::Network(network) if network.spec().class == UNet1DConfig::CLASS => network,
+        _ => {
+            let expected = format!("a pipeline with a {}", UNet1DConfig::CLASS);
+            return Err(TrainError::config("run.init", dir.display(), expected));
+        }
+    };
+    // The others do not affect this network.
+    let free = ["sample_size", "sample_rate", "act_fn", "norm_num_groups", "layers_per_block", "freq_shift"];
+    same_network("model.unet", &fresh.config().to_json(), &theirs.config_json(), &free, &dir)?;
+    let file = component.weights()?;
+    Ok(params::import(fresh, &theirs.tensors()).map_err(of(&file))?)
 }
 
 /// The tokenizer of the pipeline at `path`.

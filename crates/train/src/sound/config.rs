@@ -44,24 +44,7 @@ impl SoundConfig {
             return Err(TrainError::config("sound.loudness", lufs, "a loudness from -70 to 0 LUFS"));
         }
         self.codec.validate().map_err(|e| TrainError::Model(format!("sound.codec: {e}")))?;
-        if config.augment != AugmentConfig::default() {
-            let expected = "no table [augment], which is for images";
-            return Err(TrainError::config("augment", "given", expected));
-        }
-        let (data, default) = (&config.data, DataConfig::default());
-        let images = [
-            ("data.size", data.size != default.size),
-            ("data.background", data.background != default.background),
-            ("data.fit", data.fit != default.fit),
-            ("data.margin", data.margin != default.margin),
-        ];
-        if let Some((key, _)) = images.into_iter().find(|(_, given)| *given) {
-            return Err(TrainError::config(key, "given", "nothing: this key is for images"));
-        }
-        match &config.data.source {
-            Source::Folder(_) | Source::Packed(_) => Ok(()),
-            other => Err(TrainError::config("data.source", other, "a folder of sounds (--data DIR)")),
-        }
+        check_data(config)
     }
 
     /// Values of a sample.
@@ -75,5 +58,27 @@ impl SoundConfig {
     pub(crate) fn shape(&self) -> [usize; 3] {
         let (bands, patch) = (self.codec.bands, self.codec.patch);
         [patch * patch, bands / patch, self.length() / (self.codec.hop * patch)]
+    }
+}
+
+/// Checks that the data are sounds, and that no key is for images.
+pub(crate) fn check_data(config: &RunConfig) -> Result<(), TrainError> {
+    if config.augment != AugmentConfig::default() {
+        let expected = "no table [augment], which is for images";
+        return Err(TrainError::config("augment", "given", expected));
+    }
+    let (data, default) = (&config.data, DataConfig::default());
+    let images = [
+        ("data.size", data.size != default.size),
+        ("data.background", data.background != default.background),
+        ("data.fit", data.fit != default.fit),
+        ("data.margin", data.margin != default.margin),
+    ];
+    if let Some((key, _)) = images.into_iter().find(|(_, given)| *given) {
+        return Err(TrainError::config(key, "given", "nothing: this key is for images"));
+    }
+    match &config.data.source {
+        Source::Folder(_) | Source::Packed(_) => Ok(()),
+        other => Err(TrainError::config("data.source", other, "a folder of sounds (--data DIR)")),
     }
 }

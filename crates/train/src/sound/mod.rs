@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub use config::SoundConfig;
+pub(crate) use config::check_data;
 
 /// Seconds over which loudness is measured to find silence.
 const FRAME: f64 = 0.02;

@@ -9,6 +9,7 @@ mod prior;
 mod text_to_image;
 mod text_to_video;
 mod vae;
+mod waveform;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,8 @@ pub enum TaskKind {
     TextToSound,
     /// The same for clips, with a U-Net that also sees time.
     TextToVideo,
+    /// A denoising network on windows of recordings: `[waveform]`, `[model]`, `[diffusion]` and `[loss]`.
+    Waveform,
     /// An autoencoder between images and latents: `[vae]`.
     Vae,
     /// A denoising network that enlarges images: `[super_resolution]`, `[model]`, `[diffusion]` and `[loss]`.
@@ -65,6 +68,7 @@ impl TaskKind {
             Self::Diffusion => ["model", "diffusion", "loss", "conditioning"].contains(&table),
             Self::TextToImage | Self::TextToVideo => ["model", "diffusion", "loss", "text"].contains(&table),
             Self::TextToSound => ["model", "diffusion", "loss", "text", "sound"].contains(&table),
+            Self::Waveform => ["model", "diffusion", "loss", "waveform"].contains(&table),
             Self::Vae => table == "vae",
             Self::SuperResolution => ["model", "diffusion", "loss", "super_resolution"].contains(&table),
             Self::Clip => ["clip", "text"].contains(&table),
@@ -81,6 +85,7 @@ impl std::fmt::Display for TaskKind {
             Self::TextToImage => "text-to-image",
             Self::TextToSound => "text-to-sound",
             Self::TextToVideo => "text-to-video",
+            Self::Waveform => "waveform",
             Self::Vae => "vae",
             Self::SuperResolution => "super-resolution",
             Self::Clip => "clip",
@@ -256,6 +261,7 @@ pub(crate) fn open(
         RunData::Sounds(sounds) => {
             return Ok(Box::new(text_to_image::open_sounds(config, sounds, device, from, share)?));
         }
+        RunData::Waves(waves) => return Ok(Box::new(waveform::open(config, waves, device, from, share)?)),
     };
     Ok(match config.task {
         TaskKind::TextToImage => Box::new(text_to_image::open(config, data, device, from, share)?),
@@ -276,6 +282,7 @@ pub(crate) fn plan(config: &RunConfig, data: &RunData, device: &Device) -> Resul
         RunData::Images(images) => images,
         RunData::Clips(clips) => return text_to_video::plan(config, clips, device),
         RunData::Sounds(sounds) => return text_to_image::plan_sounds(config, sounds, device),
+        RunData::Waves(waves) => return waveform::plan(config, waves, device),
     };
     match config.task {
         TaskKind::TextToImage => text_to_image::plan(config, data, device),

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use tweedie_hub::{
     ClipTokenizer, Extras, Model, SamplingDefaults, SchedulerConfig, Speech, StableDiffusion, TextPart,
     weights::Precision,
@@ -13,7 +13,7 @@ use tweedie_pipe::Pipeline;
 
 use super::Vae;
 use crate::{
-    config::RunConfig, diffusion::DiffusionConfig, error::TrainError, event::Summary, export::recorded,
+    config::RunConfig, diffusion::DiffusionConfig, error::TrainError, event::Summary, export::training,
     task::TaskKind,
 };
 
@@ -60,18 +60,7 @@ pub(crate) fn export(
     speech: Option<Speech>,
     summary: &Summary,
 ) -> Result<(), TrainError> {
-    let training: [(&str, Value); 5] = [
-        ("steps", json!(summary.step)),
-        ("images", json!(summary.images)),
-        ("seconds", json!(summary.elapsed_s)),
-        ("loss", json!(summary.loss)),
-        ("config", recorded(config)),
-    ];
-    let extras = Extras {
-        training: training.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>(),
-        speech,
-        ..extras(config)
-    };
+    let extras = Extras { training: training(config, summary), speech, ..extras(config) };
     let scheduler = scheduler(config, &summary.model)?;
     let parts = StableDiffusion {
         vae: &**vae.codec(),
