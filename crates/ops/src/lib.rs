@@ -26,7 +26,7 @@ mod wgpu;
 
 use burn::{
     backend::Dispatch,
-    tensor::{DType, FloatDType, activation},
+    tensor::{DType, FloatDType},
 };
 use engine::Engine;
 
@@ -133,10 +133,10 @@ pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// `x·(1 + erf(x/√2))/2` (Hendrycks & Gimpel 2016, arXiv:1606.08415).
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if context::is_of_primitives() || !is_cpu(&x.device()) {
+    if !engine::takes(&x) {
         return reference::gelu(x);
     }
-    activation::gelu(x)
+    Tensor::from_dispatch(Dispatch::engine_gelu(x.into_dispatch()))
 }
 
 /// `x·sigmoid(x)`.

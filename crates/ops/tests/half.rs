@@ -52,6 +52,7 @@ fn tokens() {
         ops::layer_norm(x, flat(w), flat(b), 1e-5)
     });
     compare("geglu", [[2, 37, 42]], &[0], |[x]| ops::geglu(x));
+    compare("gelu", [[2, 37, 42]], &[0], |[x]| ops::gelu(x));
     compare("linear and residual", [[2, 9, 24], [1, 33, 24], [2, 9, 33]], &[0, 2], |[x, w, r]| {
         ops::linear_add(x, w.reshape([33, 24]), None, r)
     });

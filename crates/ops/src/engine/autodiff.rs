@@ -182,6 +182,10 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
         record!(GegluStep, [x], x.clone(), B::engine_geglu(x))
     }
 
+    fn engine_gelu(x: F<Self>) -> F<Self> {
+        record!(GeluStep, [x], x.clone(), B::engine_gelu(x))
+    }
+
     fn engine_silu(x: F<Self>) -> F<Self> {
         record!(SiluStep, [x], x.clone(), B::engine_silu(x))
     }
@@ -306,6 +310,10 @@ impl<B: Engine, C: CheckpointStrategy> Engine for Autodiff<B, C> {
 
     fn engine_geglu_backward(x: F<Self>, dy: F<Self>) -> F<Self> {
         untracked::<B, C>(B::engine_geglu_backward(x.into_primitive(), dy.into_primitive()))
+    }
+
+    fn engine_gelu_backward(x: F<Self>, dy: F<Self>) -> F<Self> {
+        untracked::<B, C>(B::engine_gelu_backward(x.into_primitive(), dy.into_primitive()))
     }
 
     fn engine_silu_backward(x: F<Self>, dy: F<Self>) -> F<Self> {

@@ -284,6 +284,15 @@ impl Engine for Flex {
         tokens::geglu_backward(x, dy)
     }
 
+    fn engine_gelu(x: FlexTensor) -> FlexTensor {
+        let _timer = mapped_layer(Kind::Elementwise, &x);
+        elementwise::gelu(x)
+    }
+
+    fn engine_gelu_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
+        elementwise::gelu_backward(x, dy)
+    }
+
     fn engine_silu(x: FlexTensor) -> FlexTensor {
         let _timer = mapped_layer(Kind::Elementwise, &x);
         elementwise::silu(x)

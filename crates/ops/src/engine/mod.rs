@@ -200,6 +200,10 @@ pub trait Engine: Backend {
     /// The gradient of [`Engine::engine_geglu`].
     fn engine_geglu_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// See [`crate::gelu`].
+    fn engine_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The gradient of [`Engine::engine_gelu`].
+    fn engine_gelu_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`crate::silu`].
     fn engine_silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The gradient of [`Engine::engine_silu`].

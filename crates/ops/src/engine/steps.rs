@@ -218,6 +218,10 @@ step!(GegluStep, 1, F<B>, |dy, x, [to_x], grads| {
     give!(grads, to_x, B::engine_geglu_backward(x, dy));
 });
 
+step!(GeluStep, 1, F<B>, |dy, x, [to_x], grads| {
+    give!(grads, to_x, B::engine_gelu_backward(x, dy));
+});
+
 step!(SiluStep, 1, F<B>, |dy, x, [to_x], grads| {
     give!(grads, to_x, B::engine_silu_backward(x, dy));
 });
