@@ -27,8 +27,8 @@ pub use image_processor::ImageProcessor;
 pub use learned::LearnedToken;
 pub use lora::Lora;
 pub use model::{
-    Maps, Model, PIPELINES, PipelineKind, SmallImage, SoundText, Sounds, StableDiffusion, TextPart, UnClip,
-    UnClipParts,
+    Maps, Model, PIPELINES, PipelineKind, SmallImage, SmallMap, SoundText, Sounds, StableDiffusion, TextPart,
+    UnClip, UnClipParts,
 };
 pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Speech, Tuned, extras_in};
 pub use original::{OriginalCheckpoint, Prediction};

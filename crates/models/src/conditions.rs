@@ -103,6 +103,9 @@ pub struct Conditions(Vec<(&'static str, Entry)>);
 pub const CLASSES: &str = "classes";
 /// A vector that joins the time embedding, of its width or of that of a projection to it: [`Entry::Vectors`].
 pub const EMBEDDING: &str = "embedding";
+/// A vector that is projected and added to the time before it is embedded, such as pooled text features in the upscaler of
+/// latents: [`Entry::Vectors`].
+pub const WITH_TIME: &str = "with_time";
 /// Text features: [`Entry::Tokens`].
 pub const TEXT: &str = "text";
 /// Pooled text features: [`Entry::Vectors`].

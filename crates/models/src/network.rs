@@ -53,6 +53,8 @@ pub struct IoSpec {
     pub pooled: bool,
     /// Whether it reads how many of the text's tokens count.
     pub lengths: bool,
+    /// Width of the vector that it reads as [`WITH_TIME`](crate::conditions::WITH_TIME).
+    pub with_time: Option<usize>,
     /// Whether it takes the guidance scale as an input, instead of being guided.
     pub takes_guidance: bool,
     /// The channels of maps that can be added to its skip connections and, last, to its middle; none if it takes none.
@@ -89,6 +91,7 @@ impl IoSpec {
             text: None,
             pooled: false,
             lengths: false,
+            with_time: None,
             takes_guidance: false,
             residuals: Vec::new(),
             rate: None,

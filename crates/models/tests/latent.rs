@@ -17,7 +17,7 @@ use tweedie_models::{
     DitConfig, DitTransformer, EmbeddingProjection, EmbeddingProjectionConfig, Encoded, Entry, ExecContext,
     HostTensor, Mode, Network, Precision, PriorConfig, PriorTransformer, UNet2DConditionConfig,
     UNet2DConditionModel, VqModel, VqModelConfig,
-    conditions::{CLASSES, EMBEDDING, LENGTHS, POOLED, SIZES, TEXT},
+    conditions::{CLASSES, EMBEDDING, LENGTHS, POOLED, SIZES, TEXT, WITH_TIME},
     params,
     vae::Tiles,
 };
@@ -117,6 +117,7 @@ impl Golden {
             .with_some(POOLED, pooled.find(|name| has(name)).map(|name| Entry::Vectors(self.input(name))))
             .with_some(SIZES, ids.map(Entry::Numbers))
             .with_some(LENGTHS, self.given("lengths").map(Entry::Indices))
+            .with_some(WITH_TIME, has("timestep_cond").then(|| Entry::Vectors(self.input("timestep_cond"))))
             .with_some(EMBEDDING, has("class_labels").then(|| Entry::Vectors(self.input("class_labels"))))
     }
 
@@ -245,7 +246,7 @@ fn text_encoders() {
 fn text_conditioned_unets() {
     let device = common::device();
     let goldens = goldens("unet_");
-    assert!(goldens.len() >= 7);
+    assert!(goldens.len() >= 11);
     for golden in goldens {
         let config = UNet2DConditionConfig::from_json(&golden.config).unwrap();
         let weights = golden.weights(&UNet2DConditionModel::new(&config, 1, &device).unwrap());

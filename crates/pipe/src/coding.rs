@@ -25,6 +25,19 @@ fn area(size: &[usize]) -> usize {
     size.iter().rev().take(2).fold(1, |product, n| product.saturating_mul(*n))
 }
 
+/// Encodes media of this size: in tiles, if they are large or the request says so.
+pub(crate) fn encoded(
+    codec: &dyn Codec,
+    request: &Request,
+    x: Batch,
+    size: &[usize],
+) -> Result<Encoded, InputError> {
+    match tiles(codec, request, size) {
+        Some(tiles) => codec.encode_tiled(&x, tiles),
+        None => codec.encode(x),
+    }
+}
+
 /// The frames of clips, which a codec of images leaves as they are, and the other axes.
 fn frames_first<'a>(codec: &dyn Codec, axes: &'a [usize]) -> (&'a [usize], &'a [usize]) {
     axes.split_at(usize::from(axes.len() == 3 && codec.spec().axes == 2))
@@ -126,10 +139,7 @@ impl Job {
         let x = Batch::from_host(values, 1, &SampleShape::new(self.channels(), &self.size), &self.device);
         let (leading, _) = frames_first(codec, &self.size);
         let parts = if leading.is_empty() { vec![x] } else { frames(&x) };
-        let encoded = parts.into_iter().map(|x| match tiles(codec, &self.request, &self.size) {
-            Some(tiles) => codec.encode_tiled(&x, tiles),
-            None => codec.encode(x),
-        });
+        let encoded = parts.into_iter().map(|x| encoded(codec, &self.request, x, &self.size));
         let encoded: Result<Vec<Encoded>, InputError> = encoded.collect();
         let (means, logvars): (Vec<_>, Vec<_>) =
             encoded.map_err(|e| fail(e.to_string()))?.into_iter().map(|one| (one.mean, one.logvar)).unzip();
@@ -151,10 +161,7 @@ impl Job {
         let values = values.ok_or_else(|| fail(format!("this model's samples have {channels} channels")))?;
         let x = Batch::from_host(values, 1, &[channels, image.height, image.width].into(), &self.device);
         let Some(codec) = self.codec.as_deref() else { return Ok(Encoded { mean: x, logvar: None }) };
-        let encoded = match tiles(codec, &self.request, &[image.height, image.width]) {
-            Some(tiles) => codec.encode_tiled(&x, tiles),
-            None => codec.encode(x),
-        };
+        let encoded = encoded(codec, &self.request, x, &[image.height, image.width]);
         let encoded = encoded.map_err(|e| fail(e.to_string()))?;
         self.check_finite(codec, &encoded.mean.to_host())?;
         Ok(encoded)

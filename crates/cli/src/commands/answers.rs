@@ -171,9 +171,8 @@ impl Answers {
     /// # Errors
     /// If the named model cannot be loaded, or enlarges by another factor.
     pub fn enlarger(&self, factor: usize, device: &str, ui: Ui) -> Result<Option<Pipeline>> {
-        let asks =
-            self.method.is_some() || self.prompt.is_some() || !self.class.is_empty() || self.eta.is_some();
-        if asks || self.like.is_some() {
+        let asks = self.method.is_some() || !self.class.is_empty() || self.eta.is_some();
+        if asks || self.like.is_some() || self.prompt.is_some() && self.model.is_none() {
             return Ok(None);
         }
         let device = tweedie::ops::device(device)?;
@@ -190,6 +189,11 @@ impl Answers {
         let pipeline = model::pipeline(Some(model), &device, ui)?;
         let Some(own) = pipeline.model().small.as_ref().map(|small| small.factor) else { return Ok(None) };
         ensure!(own == factor, "--enlarge {factor}: {} enlarges {own} times", model.display());
+        ensure!(
+            self.prompt.is_none() || pipeline.reads_texts(),
+            "--prompt: {} enlarges without a text",
+            model.display()
+        );
         Ok(Some(pipeline))
     }
 
@@ -213,8 +217,10 @@ impl Answers {
             solver: self.solver.clone(),
             guidance: self.guidance,
             chunk: self.chunk,
+            negative_prompt: self.negative_prompt.clone(),
             ..Request::default()
         };
+        let request = pipeline.describing(request, &self.prompt.iter().cloned().collect::<Vec<_>>());
         let job = pipeline.prepare(&request)?;
         let start = Instant::now();
         let Some((output, _)) = run(job, ui)? else { return Ok(interrupt::nothing_written(ui)) };

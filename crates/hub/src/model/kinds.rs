@@ -53,6 +53,8 @@ pub enum Maps {
     Small,
     /// The latents of an image, for each frame of a clip.
     Picture,
+    /// The latents of a small image that is enlarged.
+    SmallLatents,
 }
 
 impl PipelineKind {
@@ -151,6 +153,13 @@ pub const PIPELINES: &[PipelineKind] = &[
         also: &[],
         guidance: 9.0,
         maps: Maps::Small,
+        ..TEXTS_TO_IMAGES
+    },
+    PipelineKind {
+        name: "StableDiffusionLatentUpscalePipeline",
+        also: &[],
+        guidance: 9.0,
+        maps: Maps::SmallLatents,
         ..TEXTS_TO_IMAGES
     },
     PipelineKind {

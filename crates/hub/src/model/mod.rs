@@ -16,11 +16,14 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 
 use burn::tensor::Device;
 use serde_json::{Map, Value};
-use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, ControlNetModel, Network, TensorSource};
+use tweedie_core::Parameterization;
+use tweedie_models::{
+    ClipTextConfig, ClipTextModel, Codec, ControlNetModel, FirstChannels, Network, TensorSource,
+};
 
 pub use kinds::{Maps, PIPELINES, PipelineKind, Sounds, TEXTS};
 pub use save::StableDiffusion;
-pub use small::SmallImage;
+pub use small::{SmallImage, SmallMap};
 pub use sound::SoundText;
 pub use unclip::{StagePart, UnClip, UnClipParts, save_stage, statistics};
 
@@ -169,6 +172,30 @@ impl Model {
     }
 }
 
+/// The noise on the small image of `StableDiffusionLatentUpscalePipeline`, of which there is none, as its network reads it: the
+/// cosines and sines of zero.
+pub const NO_NOISE: [f32; 128] = {
+    let mut values = [0.0; 128];
+    let mut i = 0;
+    while i < 64 {
+        values[i] = 1.0;
+        i += 1;
+    }
+    values
+};
+
+/// The scheduler of `StableDiffusionLatentUpscalePipeline`, whose network is preconditioned as in Karras et al. 2022 for data of
+/// variance 1; the scheduler is given the sample that follows.
+fn preconditioned(scheduler: SchedulerConfig) -> Result<SchedulerConfig, HubError> {
+    match scheduler.process().parameterization {
+        Parameterization::X0 => Ok(scheduler.predicting(Parameterization::Edm { sigma_data: 1.0 })),
+        _ => {
+            let reason = "expected `sample`: the pipeline gives the scheduler a sample";
+            Err(HubError::key(scheduler.path(), "prediction_type", reason))
+        }
+    }
+}
+
 /// For this value of `eos_token_id`, the token with the largest id ends a text.
 const LARGEST_ENDS: u32 = 2;
 
@@ -254,7 +281,7 @@ impl Model {
         if ComponentDir::open(&index.folder(folder)?)?.class() != class {
             return index.wrong(folder, class);
         }
-        let Component::Network(network) = index.load(folder, device)? else {
+        let Component::Network(mut network) = index.load(folder, device)? else {
             return index.wrong(folder, class);
         };
         // SDXL's refiner only has the second one.
@@ -271,7 +298,14 @@ impl Model {
         let components = 1 + usize::from(codec.is_some()) + readers + of_sound;
         let remarks = index.remarks(components)?;
         loras.iter().try_for_each(Lora::check_used)?;
-        let scheduler = SchedulerConfig::load(&index.folder(kind.scheduler)?.join(SCHEDULER))?;
+        let mut scheduler = SchedulerConfig::load(&index.folder(kind.scheduler)?.join(SCHEDULER))?;
+        if let (Maps::SmallLatents, Some(codec)) = (kind.maps, &codec) {
+            let latents = codec.spec().latents;
+            if network.spec().outputs == latents + 1 {
+                network = Box::new(FirstChannels::new(network, latents));
+            }
+            scheduler = preconditioned(scheduler)?;
+        }
         let zeros = index.entries.get("force_zeros_for_empty_prompt").and_then(Value::as_bool);
         let mut extras = extras_in(dir)?;
         if kind.listed {
@@ -285,6 +319,7 @@ impl Model {
                 index.folder(small::LOW_RES)?;
                 Some(SmallImage::in_latents(dir, &index.entries, codec.spec().stride)?)
             }
+            (Maps::SmallLatents, _) => Some(SmallImage::of_latents()),
             _ => None,
         };
         let mut model = Self {
@@ -472,6 +507,7 @@ impl Model {
                 Maps::Mask => &[0, latents + 1],
                 Maps::Small => &[3],
                 Maps::Picture => &[latents],
+                Maps::SmallLatents => &[latents],
             };
             let (inputs, outputs) = (spec.inputs, spec.outputs);
             if !more.iter().any(|more| inputs == latents + more)
@@ -490,6 +526,31 @@ impl Model {
                 return Err(HubError::key(path, IMAGE_ENCODER, reason));
             }
             return Ok(());
+        }
+        if let (Some(expected), Some(text)) = (spec.with_time, self.texts.first()) {
+            let pooled = text.encoder.config().hidden_size;
+            if expected != NO_NOISE.len() + pooled {
+                let reason = format!(
+                    "reads {expected} values with the time (`time_cond_proj_dim`), expected {}: {} for the noise on the small \
+                     image and {pooled} of the text",
+                    NO_NOISE.len() + pooled,
+                    NO_NOISE.len()
+                );
+                return Err(HubError::key(path, self.kind.network.0, reason));
+            }
+        }
+        if (self.kind.maps == Maps::SmallLatents) != spec.with_time.is_some() {
+            let reason = match spec.with_time {
+                None => {
+                    "does not read a vector with the time; expected a network with `time_embedding_type` \"fourier\" and \
+                         `time_cond_proj_dim`"
+                }
+                Some(_) => {
+                    "reads a vector with the time (`time_embedding_type` \"fourier\" and `time_cond_proj_dim`), which \
+                            only StableDiffusionLatentUpscalePipeline has"
+                }
+            };
+            return Err(HubError::key(path, self.kind.network.0, reason));
         }
         if let Some(sound) = &self.sound {
             return sound.check_fit(path, self.kind, &spec);

@@ -15,14 +15,25 @@ use crate::{
 pub(super) const LOW_RES: &str = "low_res_scheduler";
 const MOST: &str = "max_noise_level";
 
+/// What a network that enlarges gets of the small image, as a map of the axes of its samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmallMap {
+    /// The image, resized to the size of the result.
+    Resized,
+    /// The image, whose size is that of the samples.
+    Pixels,
+    /// Its latents, each repeated to fill those of the result.
+    Latents,
+}
+
 /// How a network that enlarges reads the small image: as further channels of its input, with some noise whose level is its
 /// class.
 #[derive(Clone, Debug)]
 pub struct SmallImage {
     /// How many times larger the result is, per side.
     pub factor: usize,
-    /// Whether the small image is resized to the size of the result; otherwise samples have its size.
-    pub resized: bool,
+    /// As what.
+    pub as_map: SmallMap,
     /// The level of the noise unless a request says another.
     pub noise_level: usize,
     /// The largest level.
@@ -50,7 +61,7 @@ impl std::fmt::Debug for Law {
 impl From<Enlarging> for SmallImage {
     /// That of a network in pixels.
     fn from(Enlarging { factor, noise_level, most_noise }: Enlarging) -> Self {
-        Self { factor, resized: true, noise_level, most_noise, law: Law::Thousandths }
+        Self { factor, as_map: SmallMap::Resized, noise_level, most_noise, law: Law::Thousandths }
     }
 }
 
@@ -85,12 +96,27 @@ impl SmallImage {
             return Err(HubError::key(&dir.join(crate::model_index::FILE), MOST, reason));
         }
         let law = Law::Schedule(schedule);
-        Ok(Self { factor: stride, resized: false, noise_level: most.min(20), most_noise: most, law })
+        let as_map = SmallMap::Pixels;
+        Ok(Self { factor: stride, as_map, noise_level: most.min(20), most_noise: most, law })
     }
 
     /// That of `LDMSuperResolutionPipeline`: samples are latents of the size of the small image, which has no noise.
     pub(super) fn plain_in_latents(stride: usize) -> Self {
-        Self { factor: stride, resized: false, noise_level: 0, most_noise: 0, law: Law::Thousandths }
+        Self { as_map: SmallMap::Pixels, ..Self::plain(stride) }
+    }
+
+    /// That of `StableDiffusionLatentUpscalePipeline`: samples are latents of the result, which is twice as large.
+    pub(super) fn of_latents() -> Self {
+        Self { as_map: SmallMap::Latents, ..Self::plain(2) }
+    }
+
+    /// The sides of results that are possible are multiples of this, for samples whose sides are multiples of `multiple` and an
+    /// autoencoder with this stride.
+    pub fn unit(&self, multiple: usize, stride: usize) -> usize {
+        match self.as_map {
+            SmallMap::Resized | SmallMap::Pixels => multiple * self.factor,
+            SmallMap::Latents => multiple.next_multiple_of(self.factor) * stride,
+        }
     }
 
     /// `[alpha, sigma]` of a noise level: the network gets `alpha·x + sigma·eps`.

@@ -158,6 +158,8 @@ pub struct SchedulerConfig {
     entries: Map<String, Value>,
     passed_over: Vec<String>,
     scheduler: Box<dyn Scheduler>,
+    /// The process with another meaning of the network's output, if it is not the file's.
+    process: Option<Process>,
 }
 
 impl SchedulerConfig {
@@ -200,7 +202,7 @@ impl SchedulerConfig {
         let mut keys = Keys::new(&entries, path);
         let scheduler = read(&mut keys)?;
         let passed_over = keys.finish()?;
-        Ok(Self { path: path.into(), class, entries, passed_over, scheduler })
+        Ok(Self { path: path.into(), class, entries, passed_over, scheduler, process: None })
     }
 
     /// The same training process with the sampler of another class, like `OtherScheduler.from_config`: shared keys keep their
@@ -211,7 +213,22 @@ impl SchedulerConfig {
     pub fn convert(&self, class: &str) -> Result<Self, HubError> {
         let mut entries = self.entries.clone();
         entries.insert("_class_name".into(), class.into());
-        Self::read_as(entries, &self.path, class)
+        self.kept(Self::read_as(entries, &self.path, class)?)
+    }
+
+    /// The same for a network whose output means something else than the file says.
+    #[must_use]
+    pub(crate) fn predicting(mut self, parameterization: Parameterization) -> Self {
+        self.process = Some(Process { parameterization, ..self.scheduler.process().clone() });
+        self
+    }
+
+    /// `other` with the same meaning of the network's output.
+    fn kept(&self, other: Self) -> Result<Self, HubError> {
+        Ok(match &self.process {
+            Some(process) => other.predicting(process.parameterization),
+            None => other,
+        })
     }
 
     /// The same with `mu` for `use_dynamic_shifting`, which pipelines compute from the length of the image's token sequence.
@@ -233,7 +250,7 @@ impl SchedulerConfig {
     /// # Errors
     /// Those of [`Self::load`], which already succeeded.
     pub fn again(&self) -> Result<Self, HubError> {
-        Self::read_as(self.entries.clone(), &self.path, self.class)
+        self.kept(Self::read_as(self.entries.clone(), &self.path, self.class)?)
     }
 
     /// With `use_dynamic_shifting`, the same configuration for an image with `tokens` tokens (of its latents, in patches of
@@ -289,7 +306,7 @@ impl SchedulerConfig {
 
     /// The process that the model was trained on.
     pub fn process(&self) -> &Process {
-        self.scheduler.process()
+        self.process.as_ref().unwrap_or_else(|| self.scheduler.process())
     }
 
     /// The configuration as JSON, as it was read.
@@ -329,7 +346,7 @@ impl SchedulerConfig {
         };
         let entry = asked.or_else(|| solver::find(own));
         let name = asked.map_or(own, |entry| entry.name);
-        let Process { schedule, parameterization } = scheduler.process().clone();
+        let Process { schedule, parameterization } = self.process().clone();
         let class_plan = name == own && ask.spacing.is_none();
 
         let plan = if class_plan { scheduler.plan(ask.steps) } else { self.spaced(ask) }
@@ -376,7 +393,7 @@ impl SchedulerConfig {
     pub fn resolve_bespoke(&self, bespoke: &Bespoke) -> Result<Recipe, HubError> {
         let fail = |reason: String| HubError::format(&self.path, format!("learned sampler: {reason}"));
         bespoke.check().map_err(|e| fail(e.to_string()))?;
-        let Process { schedule, parameterization } = self.scheduler.process().clone();
+        let Process { schedule, parameterization } = self.process().clone();
         let plan = bespoke.plan(schedule.clone()).map_err(|e| fail(e.to_string()))?;
         let solver = bespoke.clone().into();
         let solver = SolverChoice { name: TUNED, evaluations: 1, solver, own: true };

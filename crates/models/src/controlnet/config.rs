@@ -86,7 +86,7 @@ impl Default for ControlNetConfig {
             downsample_padding: unet.downsample_padding,
             mid_block_scale_factor: unet.mid_block_scale_factor,
             act_fn: unet.act_fn,
-            norm_num_groups: unet.norm_num_groups,
+            norm_num_groups: 32,
             norm_eps: unet.norm_eps,
             cross_attention_dim: 1280,
             transformer_layers_per_block: unet.transformer_layers_per_block,
@@ -139,6 +139,8 @@ impl ControlNetConfig {
             CrossDownBlockType::CrossAttnDownBlock2D => CrossUpBlockType::CrossAttnUpBlock2D,
             CrossDownBlockType::ResnetDownsampleBlock2D => CrossUpBlockType::ResnetUpsampleBlock2D,
             CrossDownBlockType::SimpleCrossAttnDownBlock2D => CrossUpBlockType::SimpleCrossAttnUpBlock2D,
+            CrossDownBlockType::KDownBlock2D => CrossUpBlockType::KUpBlock2D,
+            CrossDownBlockType::KCrossAttnDownBlock2D => CrossUpBlockType::KCrossAttnUpBlock2D,
         };
         let c = self.clone();
         UNet2DConditionConfig {
@@ -154,7 +156,7 @@ impl ControlNetConfig {
             downsample_padding: c.downsample_padding,
             mid_block_scale_factor: c.mid_block_scale_factor,
             act_fn: c.act_fn,
-            norm_num_groups: c.norm_num_groups,
+            norm_num_groups: Some(c.norm_num_groups),
             norm_eps: c.norm_eps,
             cross_attention_dim: PerBlock::All(c.cross_attention_dim),
             transformer_layers_per_block: c.transformer_layers_per_block,
@@ -176,6 +178,9 @@ impl ControlNetConfig {
         if widths.is_empty() || widths.len() > 16 || widths.iter().any(|w| !(1..=1 << 16).contains(w)) {
             let reason = format!("expected 1 to 16 entries between 1 and {}", 1 << 16);
             return Err(ConfigError::value("conditioning_embedding_out_channels", widths, reason));
+        }
+        if let Some(kind) = self.down_block_types.iter().find(|kind| kind.is_k()) {
+            return Err(ConfigError::value("down_block_types", kind, "is not supported in ControlNets"));
         }
         in_range(&[("conditioning_channels", self.conditioning_channels, 1, 1 << 16)])
     }

@@ -19,7 +19,7 @@ use crate::{
     unet::embed::TimestepEmbedding,
     unet_condition::{
         UNet2DConditionConfig,
-        encoder::{ClassLayer, DownBlock, Encoder, EncoderLayers, Given, MidBlock},
+        encoder::{ClassLayer, Down, Encoder, EncoderLayers, Given, MidBlock},
     },
 };
 
@@ -72,7 +72,7 @@ pub struct ControlNetModel {
     class_embedding: Option<ClassLayer>,
     add_embedding: Option<TimestepEmbedding>,
     controlnet_cond_embedding: ImageEmbedding,
-    down_blocks: Vec<DownBlock>,
+    down_blocks: Vec<Down>,
     controlnet_down_blocks: Vec<Conv2d>,
     mid_block: Option<MidBlock>,
     controlnet_mid_block: Conv2d,
@@ -90,8 +90,15 @@ impl ControlNetModel {
     fn build(config: &ControlNetConfig, init: &Init) -> Result<Self, ConfigError> {
         config.check()?;
         let unet = config.unet();
-        let EncoderLayers { conv_in, time_embedding, class_embedding, add_embedding, down_blocks, mid_block } =
-            EncoderLayers::new(&unet, init)?;
+        let EncoderLayers {
+            conv_in,
+            time_embedding,
+            class_embedding,
+            add_embedding,
+            down_blocks,
+            mid_block,
+            ..
+        } = EncoderLayers::new(&unet, init)?;
         let mut widths = unet.residuals();
         let last = widths.pop().unwrap_or(1);
         let at = init.at("controlnet_down_blocks");
@@ -202,6 +209,7 @@ impl ControlNetModel {
         self.context.run(|| {
             let encoder = Encoder {
                 conv_in: &self.conv_in,
+                time_proj: None,
                 time_embedding: &self.time_embedding,
                 class_embedding: self.class_embedding.as_ref(),
                 add_embedding: self.add_embedding.as_ref(),

@@ -6,11 +6,13 @@ use burn::{
 };
 use tweedie_ops as ops;
 
-use super::{Activation, Either, Init, Linear};
+use super::{Activation, Either, Init, LayerNorm, Linear};
 
 /// Multi-head attention of tokens to themselves or to other tokens.
 #[derive(Module, Debug)]
 pub struct TokenAttention {
+    /// Of the tokens that keys and values are made from.
+    norm_cross: Option<LayerNorm>,
     to_q: Linear,
     to_k: Linear,
     to_v: Linear,
@@ -23,12 +25,19 @@ impl TokenAttention {
     /// `width`; `bias` is that of queries, keys and values.
     pub fn new(init: &Init, width: usize, context: usize, heads: usize, bias: bool) -> Self {
         Self {
+            norm_cross: None,
             to_q: Linear::new(&init.at("to_q"), width, width, bias),
             to_k: Linear::new(&init.at("to_k"), context, width, bias),
             to_v: Linear::new(&init.at("to_v"), context, width, bias),
             to_out: vec![Linear::new(&init.at("to_out.0"), width, width, true)],
             heads,
         }
+    }
+
+    /// The same with a normalization of the tokens of `context` features that it attends to.
+    #[must_use]
+    pub fn with_context_norm(self, init: &Init, context: usize, eps: f64) -> Self {
+        Self { norm_cross: Some(LayerNorm::new(&init.at("norm_cross"), context, eps)), ..self }
     }
 
     /// `x: [B, T, width]`, `context: [B, S, context]`; `[B, T, width]`.
@@ -66,6 +75,7 @@ impl TokenAttention {
             let tokens = x.dims()[1];
             x.reshape([b, tokens, self.heads, width / self.heads]).swap_dims(1, 2)
         };
+        let context = self.norm_cross.iter().fold(context, |tokens, norm| norm.forward(tokens));
         let (k, v) = (self.to_k.forward(context.clone()), self.to_v.forward(context));
         [self.to_q.forward(x), k, v].map(split)
     }

@@ -52,7 +52,11 @@ impl DownBlock {
             _ => (Groups::Configured, 1.0),
         };
         let resnet = |init: &Init, inputs, resample| {
-            ResnetBlock::new(init, config, ResnetSpec { inputs, outputs, groups, scale, resample })
+            ResnetBlock::new(
+                init,
+                config,
+                ResnetSpec { inputs, inner: outputs, outputs, groups, scale, resample },
+            )
         };
         let mut block = Self {
             resnets: Vec::new(),
@@ -190,7 +194,11 @@ impl UpBlock {
         let skip = matches!(kind, T::SkipUpBlock2D | T::AttnSkipUpBlock2D);
         let scale = if skip { SQRT_2 } else { 1.0 };
         let resnet = |init: &Init, inputs, outputs, groups, resample| {
-            ResnetBlock::new(init, config, ResnetSpec { inputs, outputs, groups, scale, resample })
+            ResnetBlock::new(
+                init,
+                config,
+                ResnetSpec { inputs, inner: outputs, outputs, groups, scale, resample },
+            )
         };
         let mut block = Self {
             attentions: Vec::new(),
@@ -332,7 +340,14 @@ impl MidBlock {
         };
         let scale = config.mid_block_scale_factor;
         let resnet = |i: usize| {
-            let spec = ResnetSpec { inputs: channels, outputs: channels, groups, scale, resample: None };
+            let spec = ResnetSpec {
+                inputs: channels,
+                inner: channels,
+                outputs: channels,
+                groups,
+                scale,
+                resample: None,
+            };
             ResnetBlock::new(&init.at("resnets").at(i), config, spec)
         };
         let attentions = match config.add_attention {

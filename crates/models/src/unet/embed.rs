@@ -34,7 +34,7 @@ pub fn positional(times: &[f32], width: usize, shift: f64, cosines_first: bool) 
     out
 }
 
-/// `sin(2π·wᵢ·ln t)` and `cos(2π·wᵢ·ln t)` for fixed random `wᵢ` (Tancik et al. 2020; Song et al. 2021).
+/// `sin(2π·wᵢ·ln t)` and `cos(2π·wᵢ·ln t)`, or the same of `t` itself, for fixed random `wᵢ` (Tancik et al. 2020; Song et al. 2021).
 #[derive(Module, Debug)]
 pub struct FourierProjection {
     /// `[width]`, not trained.
@@ -42,18 +42,30 @@ pub struct FourierProjection {
 }
 
 impl FourierProjection {
-    /// Creates normal frequencies with standard deviation 16.
-    pub(crate) fn new(init: &Init, width: usize) -> Self {
-        Self { weight: init.normal("weight", [width], 16.0).set_require_grad(false) }
+    /// Creates normal frequencies with the standard deviation `std`.
+    pub(crate) fn new(init: &Init, width: usize, std: f32) -> Self {
+        Self { weight: init.normal("weight", [width], std).set_require_grad(false) }
     }
 
     /// `[B, 2·width]` for `B` times.
     pub(crate) fn forward(&self, times: &[f32]) -> Tensor<2> {
+        let logs: Vec<f32> = times.iter().map(|&t| f64::from(t).ln() as f32).collect();
+        let [sines, cosines] = self.waves(&logs);
+        Tensor::cat(vec![sines, cosines], 1)
+    }
+
+    /// The same of the values themselves instead of their logarithms.
+    pub(crate) fn forward_plain(&self, values: &[f32], cosines_first: bool) -> Tensor<2> {
+        let [sines, cosines] = self.waves(values);
+        Tensor::cat(if cosines_first { vec![cosines, sines] } else { vec![sines, cosines] }, 1)
+    }
+
+    /// Sines and cosines, `[B, width]` each.
+    fn waves(&self, values: &[f32]) -> [Tensor<2>; 2] {
         let weight = self.weight.val();
-        let logs = times.iter().map(|&t| f64::from(t).ln() as f32).collect();
-        let logs = rows(logs, times.len(), &weight.device());
-        let phase = logs.mul(weight.unsqueeze_dim(0)).mul_scalar(2.0f32).mul_scalar(std::f32::consts::PI);
-        Tensor::cat(vec![phase.clone().sin(), phase.cos()], 1)
+        let values = rows(values.to_vec(), values.len(), &weight.device());
+        let phase = values.mul(weight.unsqueeze_dim(0)).mul_scalar(2.0f32).mul_scalar(std::f32::consts::PI);
+        [phase.clone().sin(), phase.cos()]
     }
 }
 

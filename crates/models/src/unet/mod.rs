@@ -76,7 +76,9 @@ impl UNet2DModel {
         let at = init.at("time_proj");
         let (time_proj, time_inputs) = match config.time_embedding_type {
             TimeEmbeddingType::Positional => (None, first),
-            TimeEmbeddingType::Fourier => (Some(Either::A(FourierProjection::new(&at, first))), 2 * first),
+            TimeEmbeddingType::Fourier => {
+                (Some(Either::A(FourierProjection::new(&at, first, 16.0))), 2 * first)
+            }
             TimeEmbeddingType::Learned => match config.num_train_timesteps {
                 Some(n) if n > 0 => (Some(Either::B(Embedding::new(&at, n, first))), first),
                 n => {

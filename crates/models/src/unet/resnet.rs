@@ -33,11 +33,13 @@ pub struct TimeGroupNorm {
 }
 
 impl TimeGroupNorm {
-    fn new(init: &Init, groups: usize, channels: usize, width: usize, eps: f64) -> Self {
+    /// Creates it for `channels`, which `groups` must divide, and time embeddings of `width`.
+    pub(crate) fn new(init: &Init, groups: usize, channels: usize, width: usize, eps: f64) -> Self {
         Self { linear: Linear::new(&init.at("linear"), width, 2 * channels, true), groups, eps }
     }
 
-    fn forward(&self, x: Tensor<4>, time: &Time) -> Tensor<4> {
+    /// Normalizes `[B, C, H, W]`; the result has the same shape.
+    pub(crate) fn forward(&self, x: Tensor<4>, time: &Time) -> Tensor<4> {
         let channels = x.dims()[1];
         let options = (&x.device(), DType::F32);
         let (one, zero) = (Tensor::ones([channels], options), Tensor::zeros([channels], options));
@@ -58,6 +60,8 @@ type Norm = Either<GroupNorm, TimeGroupNorm>;
 /// The parameters of a residual layer.
 pub(crate) struct ResnetSpec {
     pub(crate) inputs: usize,
+    /// Channels between the two convolutions.
+    pub(crate) inner: usize,
     pub(crate) outputs: usize,
     pub(crate) groups: Groups,
     /// Divisor of the sum of both paths.
@@ -123,7 +127,7 @@ pub struct ResnetBlock {
 
 impl ResnetBlock {
     pub(crate) fn new(init: &Init, config: &UNet2DConfig, spec: ResnetSpec) -> Result<Self, ConfigError> {
-        let ResnetSpec { inputs, outputs, groups, scale, resample } = spec;
+        let ResnetSpec { inputs, inner, outputs, groups, scale, resample } = spec;
         let conditioned = matches!(groups, Groups::Of32 { .. });
         let fir = matches!(resample, Some(Resample::FirDown | Resample::FirUp));
         let scale_shift = config.resnet_time_scale_shift == TimeScaleShift::ScaleShift;
@@ -137,15 +141,15 @@ impl ResnetBlock {
                 false => Either::A(GroupNorm::new(&init, groups, channels, eps)),
             })
         };
-        let projected = if scale_shift { 2 * outputs } else { outputs };
+        let projected = if scale_shift { 2 * inner } else { inner };
         Ok(Self {
             norm1: norm("norm1", inputs)?,
-            conv1: Conv2d::new(&init.at("conv1"), inputs, outputs, 3, true),
+            conv1: Conv2d::new(&init.at("conv1"), inputs, inner, 3, true),
             time_emb_proj: (!conditioned)
                 .then(|| Linear::new(&init.at("time_emb_proj"), width, projected, true)),
-            norm2: norm("norm2", outputs)?,
+            norm2: norm("norm2", inner)?,
             dropout: Dropout::new(init, config.dropout),
-            conv2: Conv2d::new(&init.at("conv2"), outputs, outputs, 3, true),
+            conv2: Conv2d::new(&init.at("conv2"), inner, outputs, 3, true),
             conv_shortcut: (inputs != outputs || fir)
                 .then(|| Conv2d::new(&init.at("conv_shortcut"), inputs, outputs, 1, !conditioned)),
             scale,

@@ -162,7 +162,7 @@ impl UNet3DConfig {
             downsample_padding: self.downsample_padding,
             mid_block_scale_factor: self.mid_block_scale_factor,
             act_fn: self.act_fn,
-            norm_num_groups: self.norm_num_groups,
+            norm_num_groups: Some(self.norm_num_groups),
             norm_eps: self.norm_eps,
             cross_attention_dim: PerBlock::All(self.cross_attention_dim),
             attention_head_dim: PerBlock::Each(self.block_out_channels.iter().map(heads).collect()),

@@ -176,8 +176,11 @@ impl VideoUNet {
         let frames = config.frames();
         frames.check_values()?;
         frames.layers(0)?;
-        let (first, groups, blocks) =
-            (frames.block_out_channels[0], frames.norm_num_groups, frames.block_out_channels.len());
+        let (first, groups, blocks) = (
+            frames.block_out_channels[0],
+            frames.norm_num_groups.unwrap_or(0),
+            frames.block_out_channels.len(),
+        );
         let at = init.at("conv_norm_out");
         check_groups(&at, "norm_num_groups", groups, groups, first)?;
         let make = Blocks { config: &config, frames: &frames };

@@ -201,7 +201,7 @@ impl UNetMotionConfig {
             downsample_padding: self.downsample_padding,
             mid_block_scale_factor: self.mid_block_scale_factor,
             act_fn: self.act_fn,
-            norm_num_groups: self.norm_num_groups,
+            norm_num_groups: Some(self.norm_num_groups),
             norm_eps: self.norm_eps,
             cross_attention_dim: self.cross_attention_dim.clone(),
             transformer_layers_per_block: self.transformer_layers_per_block.clone(),

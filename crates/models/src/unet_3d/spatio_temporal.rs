@@ -176,7 +176,7 @@ impl UNetSpatioTemporalConfig {
             up_block_types: self.up_block_types.iter().map(up).collect(),
             block_out_channels: self.block_out_channels.clone(),
             layers_per_block: self.layers_per_block.clone(),
-            norm_num_groups: GROUPS,
+            norm_num_groups: Some(GROUPS),
             norm_eps: EPS,
             cross_attention_dim: self.cross_attention_dim.clone(),
             transformer_layers_per_block: self.transformer_layers_per_block.clone(),

@@ -65,7 +65,8 @@ impl Builder<'_> {
         [inputs, outputs]: [usize; 2],
         resample: Option<Resample>,
     ) -> Result<ResnetBlock, ConfigError> {
-        let spec = ResnetSpec { inputs, outputs, groups: Groups::Configured, scale: self.scale, resample };
+        let (groups, scale) = (Groups::Configured, self.scale);
+        let spec = ResnetSpec { inputs, inner: outputs, outputs, groups, scale, resample };
         ResnetBlock::new(init, &self.config.resnets(), spec)
     }
 
@@ -110,14 +111,15 @@ impl Builder<'_> {
             return Err(ConfigError::value("attention_head_dim", heads, reason));
         }
         let text = listed("cross_attention_dim", config.cross_attention_dim.get(level), level)?;
-        let (groups, linear) = (config.norm_num_groups, config.use_linear_projection);
+        let groups = configured_groups(init, &config.resnets(), channels)?;
+        let linear = config.use_linear_projection;
         let spec =
             TransformerSpec { channels, heads, layers, text, groups, linear, only_cross, positions: None };
         Ok(Either::A(Transformer::new(init, spec)))
     }
 }
 
-fn listed(key: &str, value: Option<usize>, level: usize) -> Result<usize, ConfigError> {
+pub(super) fn listed(key: &str, value: Option<usize>, level: usize) -> Result<usize, ConfigError> {
     let missing = || ConfigError::value(key, level, "is the index of a block without an entry in the list");
     value.ok_or_else(missing)
 }

@@ -2,9 +2,9 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{CrossClassEmbedType, UNet2DConditionConfig, UNet2DConditionModel};
+use super::{CrossClassEmbedType, CrossTimeEmbedType, UNet2DConditionConfig, UNet2DConditionModel};
 use crate::{
-    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES},
+    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES, WITH_TIME},
     config::{ConfigError, in_range},
     layers::Init,
     network::InputError,
@@ -43,7 +43,7 @@ impl UNet2DConditionConfig {
         in_range(&[
             ("in_channels", self.in_channels, 1, MAX_WIDTH),
             ("out_channels", self.out_channels, 1, MAX_WIDTH),
-            ("norm_num_groups", self.norm_num_groups, 1, MAX_WIDTH),
+            ("norm_num_groups", self.norm_num_groups.unwrap_or(1), 1, MAX_WIDTH),
             ("downsample_padding", self.downsample_padding, 0, 1),
             ("time_embedding_dim", self.time_embedding_dim.unwrap_or(1), 1, MAX_WIDTH),
             ("time_cond_proj_dim", self.time_cond_proj_dim.unwrap_or(4), 4, MAX_WIDTH),
@@ -69,6 +69,18 @@ impl UNet2DConditionConfig {
                 return Err(ConfigError::value(key, value, "out of range"));
             }
         }
+        self.check_k_blocks()?;
+        for (key, side) in
+            [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)]
+        {
+            if side > 15 || side.is_multiple_of(2) {
+                return Err(ConfigError::value(key, side, "expected an odd number of at most 15"));
+            }
+        }
+        let width = self.time_width();
+        if self.time_embedding_type == CrossTimeEmbedType::Fourier && !width.is_multiple_of(2) {
+            return Err(ConfigError::value("time_embedding_dim", width, "expected an even number"));
+        }
         if self.class_embeddings_concat {
             let class = self.class_embed_type.is_some() || self.num_class_embeds.is_some();
             if !class || self.addition_embed_type.is_some() {
@@ -82,6 +94,34 @@ impl UNet2DConditionConfig {
                 Err(ConfigError::value("sample_size", self.sample_size, "expected sizes of at least 1"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that blocks with fixed filters come alone, and that others have their groups.
+    fn check_k_blocks(&self) -> Result<(), ConfigError> {
+        let down = self.down_block_types.iter().filter(|kind| kind.is_k()).count();
+        let up = self.up_block_types.iter().filter(|kind| kind.is_k()).count();
+        match (down + up, self.norm_num_groups) {
+            (0, Some(_)) => Ok(()),
+            (0, None) => {
+                let reason = "expected a number; only networks of the blocks `KDownBlock2D`, `KCrossAttnDownBlock2D` and so on \
+                              need none";
+                Err(ConfigError::value("norm_num_groups", (), reason))
+            }
+            (found, _) if found < 2 * self.block_out_channels.len() => {
+                let key =
+                    if down < self.block_out_channels.len() { "down_block_types" } else { "up_block_types" };
+                let reason =
+                    format!("{down} of the blocks down and {up} of those up have names with K; expected all");
+                Err(ConfigError::value(key, self.block_out_channels.len(), reason))
+            }
+            _ => match self.mid_block_type {
+                Some(kind) => {
+                    let reason = "expected null: networks of blocks with names with K have no middle block";
+                    Err(ConfigError::value("mid_block_type", kind, reason))
+                }
+                None => Ok(()),
+            },
         }
     }
 
@@ -130,6 +170,16 @@ impl UNet2DConditionConfig {
         })?;
         ensure(h > 0 && w > 0, || format!("the sample has {h}×{w} pixels, expected at least 1×1"))?;
         ensure(times.len() == b, || format!("{} times for {b} samples", times.len()))?;
+        if self.has_k_blocks() {
+            let halved = 1 << self.block_out_channels.len().saturating_sub(1);
+            let fits = |n: usize| n.is_multiple_of(halved) && (halved == 1 || n >= 2 * halved);
+            ensure(fits(h) && fits(w), || {
+                format!(
+                    "the sample has {h}×{w} pixels, expected multiples of {halved}, and at least {}",
+                    2 * halved
+                )
+            })?;
+        }
 
         let tokens = self.check_text(b, conditions)?;
 
@@ -162,7 +212,7 @@ impl UNet2DConditionConfig {
             let fits = lengths.iter().all(|n| (1..=tokens).contains(n));
             ensure(fits, || format!("the lengths of the texts are {lengths:?}, expected 1 to {tokens}"))?;
         }
-        match (self.time_cond_proj_dim, conditions.numbers(GUIDANCE)) {
+        match (self.guidance_width(), conditions.numbers(GUIDANCE)) {
             (None, None) => {}
             (None, Some(_)) => {
                 return Err(InputError("this network does not take a guidance scale".into()));
@@ -174,6 +224,14 @@ impl UNet2DConditionConfig {
                 ensure(scales.len() == b, || format!("{} guidance scales for {b} samples", scales.len()))?;
             }
         }
+        let (given, expected) =
+            (conditions.vectors(WITH_TIME).map(Tensor::dims), self.with_time().map(|width| [b, width]));
+        ensure(given == expected, || match expected {
+            None => "this network does not read a vector with the time".into(),
+            Some(expected) => {
+                format!("the vector with the time has the shape {given:?}, expected {expected:?}")
+            }
+        })?;
         if let Some(maps) = conditions.features(RESIDUALS) {
             let (found, expected) = (maps.len(), self.residuals().len());
             ensure(found == expected, || format!("{found} residuals, expected {expected}"))?;

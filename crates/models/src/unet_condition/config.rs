@@ -10,11 +10,9 @@ use crate::{
 };
 
 /// Keys whose other values belong to networks that are not supported.
-const FIXED: [(&str, &str); 15] = [
+const FIXED: [(&str, &str); 11] = [
     ("addition_embed_type_num_heads", "64"),
     ("attention_type", "\"default\""),
-    ("conv_in_kernel", "3"),
-    ("conv_out_kernel", "3"),
     ("cross_attention_norm", "null"),
     ("dual_cross_attention", "false"),
     ("encoder_hid_dim", "null"),
@@ -24,8 +22,6 @@ const FIXED: [(&str, &str); 15] = [
     ("resnet_out_scale_factor", "1.0"),
     ("resnet_skip_time_act", "false"),
     ("time_embedding_act_fn", "null"),
-    ("time_embedding_type", "\"positional\""),
-    ("timestep_post_act", "null"),
 ];
 
 /// A value for all blocks, or one for each.
@@ -59,12 +55,21 @@ pub enum CrossDownBlockType {
     ResnetDownsampleBlock2D,
     /// The same, each but that one followed by attention to the text and the image at once.
     SimpleCrossAttnDownBlock2D,
+    /// Residual layers whose normalization is conditioned on time; a fixed filter halves the resolution.
+    KDownBlock2D,
+    /// The same, each followed by attention to the text; in the last block also to the image.
+    KCrossAttnDownBlock2D,
 }
 
 impl CrossDownBlockType {
     /// Whether a residual layer halves the resolution, instead of a convolution.
     pub(super) fn by_resnet(self) -> bool {
         matches!(self, Self::ResnetDownsampleBlock2D | Self::SimpleCrossAttnDownBlock2D)
+    }
+
+    /// Whether it is one of the blocks "K".
+    pub(crate) fn is_k(self) -> bool {
+        matches!(self, Self::KDownBlock2D | Self::KCrossAttnDownBlock2D)
     }
 }
 
@@ -88,6 +93,10 @@ pub enum CrossUpBlockType {
     ResnetUpsampleBlock2D,
     /// The same, each but that one followed by attention to the text and the image at once.
     SimpleCrossAttnUpBlock2D,
+    /// Residual layers whose normalization is conditioned on time; a fixed filter doubles the resolution.
+    KUpBlock2D,
+    /// The same, each followed by attention to the text; in the first block also to the image.
+    KCrossAttnUpBlock2D,
 }
 
 impl CrossUpBlockType {
@@ -95,6 +104,22 @@ impl CrossUpBlockType {
     pub(super) fn by_resnet(self) -> bool {
         matches!(self, Self::ResnetUpsampleBlock2D | Self::SimpleCrossAttnUpBlock2D)
     }
+
+    /// Whether it is one of the blocks "K".
+    pub(super) fn is_k(self) -> bool {
+        matches!(self, Self::KUpBlock2D | Self::KCrossAttnUpBlock2D)
+    }
+}
+
+/// How the time is embedded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CrossTimeEmbedType {
+    /// Sines and cosines with fixed frequencies.
+    Positional,
+    /// Sines and cosines with random frequencies, which are part of the file. `time_cond_proj_dim` is then the width of a vector
+    /// that joins the time, [`WITH_TIME`](crate::conditions::WITH_TIME).
+    Fourier,
 }
 
 /// How the class is embedded, unless by a learned table with `num_class_embeds` entries.
@@ -155,8 +180,9 @@ pub struct UNet2DConditionConfig {
     pub dropout: f64,
     /// Activation of the residual layers.
     pub act_fn: Activation,
-    /// Groups of the group normalizations.
-    pub norm_num_groups: usize,
+    /// Groups of the group normalizations. May be null with the blocks "K", which have one group for 32 channels; then there is no
+    /// normalization before the last convolution.
+    pub norm_num_groups: Option<usize>,
     /// Added to the variance in group normalizations.
     pub norm_eps: f64,
     /// Width of the text features.
@@ -184,10 +210,18 @@ pub struct UNet2DConditionConfig {
     pub upcast_attention: Option<bool>,
     /// How the time embedding is applied in a residual layer.
     pub resnet_time_scale_shift: TimeScaleShift,
-    /// Width of the time embedding; by default four times the first of `block_out_channels`.
+    /// How the time is embedded.
+    pub time_embedding_type: CrossTimeEmbedType,
+    /// Width of the time embedding; by default four times the first of `block_out_channels`, or twice with `fourier`.
     pub time_embedding_dim: Option<usize>,
-    /// Width of the embedding of the guidance scale, in guidance-distilled U-Nets.
+    /// Activation of the embedded time.
+    pub timestep_post_act: Option<Activation>,
+    /// Width of the embedding of the guidance scale, in guidance-distilled U-Nets. With `fourier` it is that of any vector.
     pub time_cond_proj_dim: Option<usize>,
+    /// Side of the kernel of the first convolution, odd.
+    pub conv_in_kernel: usize,
+    /// Side of the kernel of the last convolution, odd.
+    pub conv_out_kernel: usize,
     /// Width of the concatenation of pooled text features and embedded values for `addition_embed_type`, or of the vector for
     /// `class_embed_type`.
     pub projection_class_embeddings_input_dim: Option<usize>,
@@ -223,7 +257,7 @@ impl Default for UNet2DConditionConfig {
             mid_block_scale_factor: 1.0,
             dropout: 0.0,
             act_fn: Activation::Silu,
-            norm_num_groups: 32,
+            norm_num_groups: Some(32),
             norm_eps: 1e-5,
             cross_attention_dim: PerBlock::All(1280),
             transformer_layers_per_block: PerBlock::All(1),
@@ -237,8 +271,12 @@ impl Default for UNet2DConditionConfig {
             num_class_embeds: None,
             upcast_attention: Some(false),
             resnet_time_scale_shift: TimeScaleShift::Default,
+            time_embedding_type: CrossTimeEmbedType::Positional,
             time_embedding_dim: None,
+            timestep_post_act: None,
             time_cond_proj_dim: None,
+            conv_in_kernel: 3,
+            conv_out_kernel: 3,
             projection_class_embeddings_input_dim: None,
         }
     }
@@ -266,9 +304,27 @@ impl UNet2DConditionConfig {
 
     /// Width of the time embedding.
     pub fn time_width(&self) -> usize {
-        let (time_embedding_dim, block_out_channels) =
-            (self.time_embedding_dim, self.block_out_channels.clone());
-        UNet2DConfig { time_embedding_dim, block_out_channels, ..UNet2DConfig::default() }.time_width()
+        let first = self.block_out_channels.first().copied().unwrap_or(0);
+        match (self.time_embedding_dim, self.time_embedding_type) {
+            (Some(width), _) if width > 0 => width,
+            (_, CrossTimeEmbedType::Positional) => 4 * first,
+            (_, CrossTimeEmbedType::Fourier) => 2 * first,
+        }
+    }
+
+    /// Width of the embedding of the guidance scale, if the network reads that.
+    pub fn guidance_width(&self) -> Option<usize> {
+        self.time_cond_proj_dim.filter(|_| self.time_embedding_type == CrossTimeEmbedType::Positional)
+    }
+
+    /// Width of the vector that joins the time, if the network reads one.
+    pub fn with_time(&self) -> Option<usize> {
+        self.time_cond_proj_dim.filter(|_| self.time_embedding_type == CrossTimeEmbedType::Fourier)
+    }
+
+    /// Whether its blocks are those with fixed filters.
+    pub(super) fn has_k_blocks(&self) -> bool {
+        self.down_block_types.iter().any(|kind| kind.is_k())
     }
 
     /// Width of the vector that it reads instead of a class.
@@ -289,6 +345,7 @@ impl UNet2DConditionConfig {
         let vector = matches!(self.class_embed_type, Some(Projection | SimpleProjection));
         let mut widths = self.block_out_channels.iter().enumerate();
         !vector
+            || self.has_k_blocks()
             || self.skips_padding()
             || !widths.all(|(level, width)| self.cross_attention_dim.get(level) == Some(*width))
     }
@@ -300,8 +357,12 @@ impl UNet2DConditionConfig {
         down || up || self.mid_block_type == Some(CrossMidBlockType::UNetMidBlock2DSimpleCrossAttn)
     }
 
-    /// The channels of each skip connection, from the highest resolution, and of the middle block.
+    /// The channels of each skip connection, from the highest resolution, and of the middle block; none if nothing can be added
+    /// to them.
     pub fn residuals(&self) -> Vec<usize> {
+        if self.has_k_blocks() {
+            return Vec::new();
+        }
         let widths = &self.block_out_channels;
         let level = |(i, &width): (usize, &usize)| {
             let layers = self.layers_per_block.get(i).unwrap_or(0);
@@ -327,13 +388,10 @@ impl UNet2DConditionConfig {
     pub(super) fn resnets(&self) -> UNet2DConfig {
         UNet2DConfig {
             block_out_channels: self.block_out_channels.clone(),
-            time_embedding_dim: match self.class_embeddings_concat {
-                true => Some(2 * self.time_width()),
-                false => self.time_embedding_dim,
-            },
+            time_embedding_dim: Some(self.time_width() * if self.class_embeddings_concat { 2 } else { 1 }),
             dropout: self.dropout,
             act_fn: self.act_fn,
-            norm_num_groups: Some(self.norm_num_groups),
+            norm_num_groups: self.norm_num_groups,
             norm_eps: self.norm_eps,
             resnet_time_scale_shift: self.resnet_time_scale_shift,
             ..UNet2DConfig::default()

@@ -3,15 +3,19 @@
 use burn::tensor::Tensor;
 use tweedie_ops::{self as ops, Batch, ConvOptions, Precision};
 
-pub(crate) use super::blocks::{DownBlock, MidBlock};
-use super::{AdditionEmbedType, CrossClassEmbedType, UNet2DConditionConfig, blocks::Inputs};
+pub(crate) use super::blocks::MidBlock;
+use super::{
+    AdditionEmbedType, CrossClassEmbedType, CrossTimeEmbedType, UNet2DConditionConfig,
+    blocks::{DownBlock, Inputs},
+    k_blocks::KDownBlock,
+};
 use crate::{
-    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES},
+    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES, WITH_TIME},
     config::ConfigError,
     layers::{Conv2d, Either, Embedding, Init, Linear},
     network::Mode,
     unet::{
-        embed::{self, TimestepEmbedding},
+        embed::{self, FourierProjection, TimestepEmbedding},
         positional,
         resnet::Time,
     },
@@ -20,13 +24,17 @@ use crate::{
 /// Embeds the class: a number like a time, or a vector; a number by a table, or a vector by one layer.
 pub(crate) type ClassLayer = Either<TimestepEmbedding, Either<Embedding, Linear>>;
 
+/// A block of the down path.
+pub(crate) type Down = Either<DownBlock, KDownBlock>;
+
 /// The layers of a network, as they are built. Networks have them as fields, whose names are those of their parameters.
 pub(crate) struct EncoderLayers {
     pub(crate) conv_in: Conv2d,
+    pub(crate) time_proj: Option<FourierProjection>,
     pub(crate) time_embedding: TimestepEmbedding,
     pub(crate) class_embedding: Option<ClassLayer>,
     pub(crate) add_embedding: Option<TimestepEmbedding>,
-    pub(crate) down_blocks: Vec<DownBlock>,
+    pub(crate) down_blocks: Vec<Down>,
     pub(crate) mid_block: Option<MidBlock>,
 }
 
@@ -35,6 +43,12 @@ impl EncoderLayers {
         config.check_values()?;
         let widths = &config.block_out_channels;
         let (first, width) = (widths[0], config.time_width());
+        let (time_proj, time_inputs) = match config.time_embedding_type {
+            CrossTimeEmbedType::Positional => (None, first),
+            CrossTimeEmbedType::Fourier => {
+                (Some(FourierProjection::new(&init.at("time_proj"), width / 2, 1.0)), width)
+            }
+        };
         let at = init.at("class_embedding");
         let missing = |key: &str, because: &str| {
             ConfigError::value(key, (), format!("expected a width, because `{because}` is set"))
@@ -46,7 +60,7 @@ impl EncoderLayers {
         let vector = || projected("class_embed_type");
         let class_embedding = match (config.class_embed_type, config.num_class_embeds) {
             (Some(CrossClassEmbedType::Timestep), _) => {
-                Some(Either::A(TimestepEmbedding::new(&at, first, width)))
+                Some(Either::A(TimestepEmbedding::new(&at, time_inputs, width)))
             }
             (Some(CrossClassEmbedType::Projection), _) => {
                 Some(Either::A(TimestepEmbedding::new(&at, vector()?, width)))
@@ -68,20 +82,25 @@ impl EncoderLayers {
         };
         let down = |i: usize| {
             let inputs = widths[i.saturating_sub(1)];
-            DownBlock::new(&init.at("down_blocks").at(i), config, i, inputs)
+            let at = init.at("down_blocks").at(i);
+            Ok(match config.down_block_types[i].is_k() {
+                true => Either::B(KDownBlock::new(&at, config, i, inputs)?),
+                false => Either::A(DownBlock::new(&at, config, i, inputs)?),
+            })
         };
         let mid = |kind| MidBlock::new(&init.at("mid_block"), config, kind);
         let at = init.at("time_embedding");
-        let time_embedding = TimestepEmbedding::new(&at, first, width);
+        let time_embedding = TimestepEmbedding::new(&at, time_inputs, width);
         Ok(Self {
-            conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, 3, true),
+            conv_in: Conv2d::new(&init.at("conv_in"), config.in_channels, first, config.conv_in_kernel, true),
+            time_proj,
             time_embedding: match config.time_cond_proj_dim {
-                Some(condition) => time_embedding.with_condition(&at, condition, first),
+                Some(condition) => time_embedding.with_condition(&at, condition, time_inputs),
                 None => time_embedding,
             },
             class_embedding,
             add_embedding,
-            down_blocks: (0..widths.len()).map(down).collect::<Result<_, _>>()?,
+            down_blocks: (0..widths.len()).map(down).collect::<Result<_, ConfigError>>()?,
             mid_block: config.mid_block_type.map(mid).transpose()?,
         })
     }
@@ -90,10 +109,11 @@ impl EncoderLayers {
 /// The layers of a network.
 pub(crate) struct Encoder<'a> {
     pub(crate) conv_in: &'a Conv2d,
+    pub(crate) time_proj: Option<&'a FourierProjection>,
     pub(crate) time_embedding: &'a TimestepEmbedding,
     pub(crate) class_embedding: Option<&'a ClassLayer>,
     pub(crate) add_embedding: Option<&'a TimestepEmbedding>,
-    pub(crate) down_blocks: &'a [DownBlock],
+    pub(crate) down_blocks: &'a [Down],
     pub(crate) mid_block: Option<&'a MidBlock>,
     pub(crate) config: &'a UNet2DConditionConfig,
     pub(crate) precision: Precision,
@@ -139,14 +159,17 @@ impl Encoder<'_> {
         let text = conditions.text().map(|text| self.precision.lower(text.clone()));
         let inputs = Inputs { time: &time, text: text.as_ref(), lengths: conditions.indices(LENGTHS), mode };
 
-        let mut x = self.conv_in.forward(x, ConvOptions::same(1));
+        let mut x = self.conv_in.forward(x, ConvOptions::same(self.config.conv_in_kernel / 2));
         if let Some(hint) = hint {
             x = ops::add(x, hint);
         }
         let mut x = self.precision.lower(x);
         let mut skips = vec![x.clone()];
         for block in self.down_blocks {
-            x = block.forward(x, &mut skips, &inputs);
+            x = match block {
+                Either::A(block) => block.forward(x, &mut skips, &inputs),
+                Either::B(block) => block.forward(x, &mut skips, &inputs),
+            };
         }
         if let Some(block) = self.mid_block {
             x = block.forward(x, &inputs);
@@ -163,8 +186,15 @@ impl Encoder<'_> {
     /// Embeds time, class and additional conditions in one vector per row, `[B, time width]`.
     fn embed(&self, times: &[f32], conditions: &Conditions) -> Tensor<2> {
         let (first, act) = (self.config.block_out_channels[0], self.config.act_fn);
-        let mut numbers = self.project(times, first);
-        if let (Some(width), Some(scales)) = (self.config.time_cond_proj_dim, conditions.numbers(GUIDANCE)) {
+        let waves = |numbers: &[f32]| match self.time_proj {
+            Some(fourier) => fourier.forward_plain(numbers, self.config.flip_sin_to_cos),
+            None => self.project(numbers, first),
+        };
+        let mut numbers = waves(times);
+        if let Some(vector) = conditions.vectors(WITH_TIME) {
+            numbers = self.time_embedding.joined(numbers, vector.clone());
+        }
+        if let (Some(width), Some(scales)) = (self.config.guidance_width(), conditions.numbers(GUIDANCE)) {
             // Meng et al. 2023, arXiv:2210.03142, with the constants of published networks.
             let beyond: Vec<f32> = scales.iter().flatten().map(|scale| 1000.0 * (scale - 1.0)).collect();
             let embedded =
@@ -172,10 +202,13 @@ impl Encoder<'_> {
             numbers = self.time_embedding.joined(numbers, embedded);
         }
         let mut sum = self.time_embedding.forward_with(act, numbers);
+        if let Some(post) = self.config.timestep_post_act {
+            sum = post.apply(sum);
+        }
         let class = match (self.class_embedding, conditions.classes(), conditions.vectors(EMBEDDING)) {
             (Some(Either::A(maps)), Some(classes), _) => {
                 let classes: Vec<f32> = classes.iter().map(|&c| c as f32).collect();
-                Some(maps.forward_with(act, self.project(&classes, first)))
+                Some(maps.forward_with(act, waves(&classes)))
             }
             (Some(Either::B(Either::A(table))), Some(classes), _) => Some(table.forward(classes)),
             (Some(Either::A(maps)), None, Some(given)) => Some(maps.forward(given.clone())),

@@ -6,39 +6,48 @@ pub(crate) mod blocks;
 mod check;
 mod config;
 pub(crate) mod encoder;
+mod k_blocks;
 pub(crate) mod transformer;
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
+use tweedie_ops::{Batch, ConvOptions, ExecContext, Precision, SampleShape};
 
 pub use config::{
-    AdditionEmbedType, CrossClassEmbedType, CrossDownBlockType, CrossMidBlockType, CrossUpBlockType,
-    PerBlock, UNet2DConditionConfig,
+    AdditionEmbedType, CrossClassEmbedType, CrossDownBlockType, CrossMidBlockType, CrossTimeEmbedType,
+    CrossUpBlockType, PerBlock, UNet2DConditionConfig,
 };
 
 use crate::{
-    conditions::{CLASSES, Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES, TEXT},
+    conditions::{
+        CLASSES, Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES, TEXT, WITH_TIME,
+    },
     config::ConfigError,
-    layers::{Conv2d, GroupNorm, Init},
+    layers::{Conv2d, Either, GroupNorm, Init},
     memory::unet_row,
     network::{Classes, InputError, IoSpec, Mode, Network, module_object},
     params::constructors,
-    unet::{embed::TimestepEmbedding, resnet::check_groups, shape_of},
+    unet::{
+        embed::{FourierProjection, TimestepEmbedding},
+        resnet::check_groups,
+        shape_of,
+    },
 };
-use blocks::{DownBlock, Inputs, MidBlock, UpBlock};
-use encoder::{ClassLayer, Encoder, EncoderLayers, Given, Halfway};
+use blocks::{Inputs, MidBlock, UpBlock};
+use encoder::{ClassLayer, Down, Encoder, EncoderLayers, Given, Halfway};
+use k_blocks::KUpBlock;
 
 /// The text-conditional U-Net. Parameters are named as in diffusers' `UNet2DConditionModel`.
 #[derive(Module, Debug)]
 pub struct UNet2DConditionModel {
     conv_in: Conv2d,
+    time_proj: Option<FourierProjection>,
     time_embedding: TimestepEmbedding,
     class_embedding: Option<ClassLayer>,
     add_embedding: Option<TimestepEmbedding>,
-    down_blocks: Vec<DownBlock>,
+    down_blocks: Vec<Down>,
     mid_block: Option<MidBlock>,
-    up_blocks: Vec<UpBlock>,
-    conv_norm_out: GroupNorm,
+    up_blocks: Vec<Either<UpBlock, KUpBlock>>,
+    conv_norm_out: Option<GroupNorm>,
     conv_out: Conv2d,
     #[module(skip)]
     config: UNet2DConditionConfig,
@@ -50,22 +59,40 @@ impl UNet2DConditionModel {
     constructors!(UNet2DConditionConfig);
 
     fn build(config: &UNet2DConditionConfig, init: &Init) -> Result<Self, ConfigError> {
-        let EncoderLayers { conv_in, time_embedding, class_embedding, add_embedding, down_blocks, mid_block } =
-            EncoderLayers::new(config, init)?;
-        let (widths, groups) = (&config.block_out_channels, config.norm_num_groups);
-        let up = |i: usize| UpBlock::new(&init.at("up_blocks").at(i), config, i);
-        let at = init.at("conv_norm_out");
-        check_groups(&at, "norm_num_groups", groups, groups, widths[0])?;
-        Ok(Self {
+        let EncoderLayers {
             conv_in,
+            time_proj,
             time_embedding,
             class_embedding,
             add_embedding,
             down_blocks,
             mid_block,
-            up_blocks: (0..widths.len()).map(up).collect::<Result<_, _>>()?,
-            conv_norm_out: GroupNorm::new(&at, groups, widths[0], config.norm_eps),
-            conv_out: Conv2d::new(&init.at("conv_out"), widths[0], config.out_channels, 3, true),
+        } = EncoderLayers::new(config, init)?;
+        let widths = &config.block_out_channels;
+        let up = |i: usize| {
+            let at = init.at("up_blocks").at(i);
+            Ok(match config.up_block_types[i].is_k() {
+                true => Either::B(KUpBlock::new(&at, config, i)?),
+                false => Either::A(UpBlock::new(&at, config, i)?),
+            })
+        };
+        let at = init.at("conv_norm_out");
+        let norm = |groups| {
+            check_groups(&at, "norm_num_groups", groups, groups, widths[0])?;
+            Ok(GroupNorm::new(&at, groups, widths[0], config.norm_eps))
+        };
+        let (outputs, side) = (config.out_channels, config.conv_out_kernel);
+        Ok(Self {
+            conv_in,
+            time_proj,
+            time_embedding,
+            class_embedding,
+            add_embedding,
+            down_blocks,
+            mid_block,
+            up_blocks: (0..widths.len()).map(up).collect::<Result<_, ConfigError>>()?,
+            conv_norm_out: config.norm_num_groups.map(norm).transpose()?,
+            conv_out: Conv2d::new(&init.at("conv_out"), widths[0], outputs, side, true),
             config: config.clone(),
             context: ExecContext::default(),
         })
@@ -82,6 +109,7 @@ impl UNet2DConditionModel {
     fn encoder(&self) -> Encoder<'_> {
         Encoder {
             conv_in: &self.conv_in,
+            time_proj: self.time_proj.as_ref(),
             time_embedding: &self.time_embedding,
             class_embedding: self.class_embedding.as_ref(),
             add_embedding: self.add_embedding.as_ref(),
@@ -107,7 +135,8 @@ impl UNet2DConditionConfig {
             embedding: c.embedding_width(),
             text: c.reads_text().then(|| c.text_width().unwrap_or(0)),
             pooled: c.addition_embed_type.is_some(),
-            takes_guidance: c.time_cond_proj_dim.is_some(),
+            with_time: c.with_time(),
+            takes_guidance: c.guidance_width().is_some(),
             residuals: c.residuals(),
             ..IoSpec::new("UNet2DConditionModel", 2, [c.in_channels, c.out_channels])
         }
@@ -126,7 +155,7 @@ impl Network for UNet2DConditionModel {
         times: &[f32],
         conditions: &Conditions,
     ) -> Result<(), InputError> {
-        let mut known = vec![TEXT, CLASSES, EMBEDDING, POOLED, SIZES, GUIDANCE, RESIDUALS];
+        let mut known = vec![TEXT, CLASSES, EMBEDDING, POOLED, SIZES, GUIDANCE, RESIDUALS, WITH_TIME];
         known.extend(self.config.skips_padding().then_some(LENGTHS));
         conditions.only(&known, rows)?;
         self.config.check_input(shape_of(rows, shape)?, times, conditions)
@@ -164,8 +193,21 @@ impl UNet2DConditionModel {
         let Halfway { mut x, mut skips, time, text } = halfway;
         let inputs = Inputs { time: &time, text: text.as_ref(), lengths: conditions.indices(LENGTHS), mode };
         for block in &self.up_blocks {
-            x = block.forward(x, &mut skips, &inputs);
+            x = match block {
+                Either::A(block) => block.forward(x, &mut skips, &inputs),
+                Either::B(block) => block.forward(x, &mut skips, &inputs),
+            };
         }
-        self.conv_norm_out.then_last_conv(self.config.act_fn, x, &self.conv_out, self.context.precision)
+        let (act, precision) = (self.config.act_fn, self.context.precision);
+        match &self.conv_norm_out {
+            // The fused layer has a kernel of 3×3.
+            Some(norm) if self.config.conv_out_kernel == 3 => {
+                norm.then_last_conv(act, x, &self.conv_out, precision)
+            }
+            norm => {
+                let x = norm.iter().fold(x, |x, norm| norm.then(act, x));
+                self.conv_out.forward(precision.raise(x), ConvOptions::same(self.config.conv_out_kernel / 2))
+            }
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! The small image of a model that enlarges.
 
 use tweedie_data::{ImageFacts, image_facts, open_sized};
-use tweedie_hub::SmallImage;
+use tweedie_hub::{SmallImage, SmallMap};
 use tweedie_models::{
-    Conditions, Entry, HostTensor,
+    Conditions, Encoded, Entry, HostTensor,
     conditions::{CLASSES, SMALL},
 };
 use tweedie_ops::{Batch, SampleShape};
@@ -11,10 +11,12 @@ use tweedie_ops::{Batch, SampleShape};
 use super::{Asked, Conditioner, Part};
 use crate::{
     Image, PipelineError, Request,
-    enlarging::{noised, resized},
+    coding::encoded,
+    enlarging::{noised, repeated, resized},
+    error::broken,
 };
 
-/// The draw for the noise on an image's small image.
+/// The draw for the noise on an image's small image, or on its latents.
 const SMALL_DRAW: u64 = u64::MAX - 2;
 
 /// The image that is enlarged, resized, with noise whose level is told to the network.
@@ -52,9 +54,12 @@ impl Conditioner for BySmallImage {
         };
         let count = images.shape[0];
         let each = images.values.len() / count;
-        let maps: Vec<Vec<f32>> = images
-            .values
-            .chunks_exact(each)
+        let each_image = images.values.chunks_exact(each);
+        if small.as_map == SmallMap::Latents {
+            let latents = each_image.map(|image| latents_of(image, &images.shape[1..], small, asked));
+            return Ok(of_latents(asked, small.factor, &latents.collect::<Result<Vec<_>, _>>()?));
+        }
+        let maps: Vec<Vec<f32>> = each_image
             .map(|image| map_of(image, &images.shape[1..], small, asked))
             .collect::<Result<_, _>>()?;
         let shape = map_shape(asked);
@@ -123,6 +128,45 @@ pub(crate) fn small_size(
     }
 }
 
+/// The latents of an image `[1 or 3, H, W]`, which is padded to the size that the result needs.
+fn latents_of(
+    image: &[f32],
+    dims: &[usize],
+    small: &SmallImage,
+    asked: &Asked<'_>,
+) -> Result<Encoded, PipelineError> {
+    let fail = |reason: String| PipelineError::request("image", reason);
+    let Some(codec) = &asked.model.codec else { return Err(fail("this model has no autoencoder".into())) };
+    let codec = codec.in_context(asked.context);
+    let channels = codec.spec().media;
+    let (planes, [height, width]) = padded(image, dims, channels, small, asked)?;
+    let x = Batch::from_host(planes, 1, &SampleShape::new(channels, &[height, width]), asked.device);
+    let latents = encoded(&*codec, asked.request, x, &[height, width]).map_err(|e| fail(e.to_string()))?;
+    let finite = |x: &Batch| x.to_host().iter().all(|v| v.is_finite());
+    match finite(&latents.mean) && latents.logvar.as_ref().is_none_or(finite) {
+        true => Ok(latents),
+        false => Err(broken(asked.model.kind.autoencoder.unwrap_or("autoencoder"), codec.non_finite())),
+    }
+}
+
+/// The conditions of images whose latents are known up to the noise of the autoencoder's distribution, which each result draws.
+fn of_latents(asked: &Asked<'_>, factor: usize, all: &[Encoded]) -> Part {
+    let drawn = all.iter().any(|latents| latents.logvar.is_some());
+    let count = if drawn { asked.request.count.get() } else { all.len() };
+    let given = (0..count).map(|row| {
+        let Encoded { mean, logvar } = &all[row % all.len()];
+        let mut x = mean.clone();
+        if let Some(logvar) = logvar {
+            let draw = asked.draws.normal(row..row + 1, mean.shape(), SMALL_DRAW, asked.device);
+            let std = logvar.rows().clone().mul_scalar(0.5f32).exp();
+            x = x.with_rows(x.rows().clone() + std * draw.rows().clone());
+        }
+        let x = asked.model.codec.as_ref().map_or(x.clone(), |codec| codec.scaled(&x));
+        Conditions::none().with(SMALL, Entry::Map(repeated(&x, factor)))
+    });
+    Part { given: given.collect(), null: None }
+}
+
 /// The shape of the map: the axes of the samples, and the channels of the media.
 fn map_shape(asked: &Asked<'_>) -> SampleShape {
     let channels = asked.model.codec.as_ref().map_or(asked.shape.channels(), |codec| codec.spec().media);
@@ -136,11 +180,27 @@ fn map_of(
     small: &SmallImage,
     asked: &Asked<'_>,
 ) -> Result<Vec<f32>, PipelineError> {
+    let channels = map_shape(asked).channels();
+    let (planes, [rows, columns]) = padded(image, dims, channels, small, asked)?;
+    Ok(match (small.as_map, asked.size) {
+        (SmallMap::Resized, &[height, width]) => resized(&planes, [channels, rows, columns], [height, width]),
+        _ => planes,
+    })
+}
+
+/// An image `[1 or 3, H, W]` with these channels and the size of the part of the result that is made of it.
+fn padded(
+    image: &[f32],
+    dims: &[usize],
+    channels: usize,
+    small: &SmallImage,
+    asked: &Asked<'_>,
+) -> Result<(Vec<f32>, [usize; 2]), PipelineError> {
     let fail = |reason: String| PipelineError::request("image", reason);
     let (&[height, width], &[own, h, w]) = (asked.size, dims) else {
         return Err(fail("this model does not enlarge images".into()));
     };
-    let (channels, area) = (map_shape(asked).channels(), h * w);
+    let area = h * w;
     let planes: Vec<f32> = match (own, channels) {
         (3, 1) => (0..area).map(|i| (image[i] + image[area + i] + image[2 * area + i]) / 3.0).collect(),
         (1, 3) => image.repeat(3),
@@ -155,9 +215,6 @@ fn map_of(
         let line = &planes[start..start + w];
         line.iter().copied().chain(std::iter::repeat_n(line[w - 1], columns.saturating_sub(w)))
     };
-    let padded: Vec<f32> = (0..channels).flat_map(|c| (0..rows).flat_map(move |y| row(c, y))).collect();
-    Ok(match small.resized {
-        true => resized(&padded, [channels, rows, columns], [height, width]),
-        false => padded,
-    })
+    let padded = (0..channels).flat_map(|c| (0..rows).flat_map(move |y| row(c, y))).collect();
+    Ok((padded, [rows, columns]))
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use burn::tensor::{Tensor, TensorData};
-use tweedie_hub::{Model, TextPart};
+use tweedie_hub::{Maps, Model, TextPart, model::NO_NOISE};
 use tweedie_models::{
     Conditions, Entry as Given,
-    conditions::{LENGTHS, POOLED, SIZES, TEXT},
+    conditions::{LENGTHS, POOLED, SIZES, TEXT, WITH_TIME},
     params::non_finite,
 };
+use tweedie_ops::from_host;
 
 use super::{Asked, Conditioner, Part, embeddings, sounds};
 use crate::{
@@ -156,7 +157,13 @@ fn conditions_of(model: &Model, text: Features, size: &[usize], score: f32) -> C
     let Features { hidden, pooled, length } = text;
     let given = Conditions::none().with(TEXT, Given::Tokens(hidden));
     let Some(pooled) = pooled else { return given };
-    if model.network.spec().lengths {
+    let spec = model.network.spec();
+    if spec.with_time.is_some() {
+        // The noise on the small image, then the text.
+        let none: Tensor<2> = from_host(NO_NOISE.to_vec(), [1, NO_NOISE.len()], &pooled.device());
+        return given.with(WITH_TIME, Given::Vectors(Tensor::cat(vec![none, pooled], 1)));
+    }
+    if spec.lengths {
         let lengths = Given::Indices(vec![length]);
         return given.with(POOLED, Given::Vectors(pooled)).with(LENGTHS, lengths);
     }
@@ -175,7 +182,8 @@ fn chunks_of(model: &Model, prompt: &[Weighted]) -> Result<usize, String> {
     model.texts.iter().try_fold(1, |most, part| Ok(prompt::chunks_of(part, prompt)?.max(most)))
 }
 
-/// SDXL uses the output of the last layer but one, not normalized; older models use the last.
+/// SDXL uses the output of the last layer but one, not normalized, the upscaler of latents that of the last, not normalized, and
+/// older models that of the last.
 fn layer_of(model: &Model, skip: Option<usize>) -> Result<Layer, PipelineError> {
     let xl = model.kind.xl;
     let layers = model.texts.iter().map(|text| text.encoder.config().num_hidden_layers).min().unwrap_or(0);
@@ -184,7 +192,7 @@ fn layer_of(model: &Model, skip: Option<usize>) -> Result<Layer, PipelineError> 
         let reason = format!("{skip}: cannot skip {skip} of {layers} layers");
         return Err(PipelineError::request("clip_skip", reason));
     }
-    Ok(Layer { skip, normalize: !xl })
+    Ok(Layer { skip, normalize: !xl && model.kind.maps != Maps::SmallLatents })
 }
 
 /// Why a text could not be encoded.

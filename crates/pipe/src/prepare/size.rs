@@ -37,7 +37,7 @@ impl Pipeline {
             let result = conditions::small_size(request, inputs.small.as_ref())?;
             let result = result.map(|n| n.saturating_mul(small.factor));
             let multiple = self.network().spec().multiple;
-            let size = enlarged_size(request, result, multiple * small.factor)?;
+            let size = enlarged_size(request, result, small.unit(multiple, self.stride()))?;
             let crop = (*size != result).then(|| result.map(|n| 0..n).to_vec());
             return Ok(Size { size, crop });
         }

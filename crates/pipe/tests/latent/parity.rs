@@ -102,6 +102,10 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
         }
         "unclip" => inputs = Inputs { draws: Some(Arc::new(StageNoise)), ..Inputs::default() },
         "ldm_upscale" => inputs.small = Inputs::enlarging(&[picture(32)]).unwrap().small,
+        "latent_upscale" => {
+            inputs.small = Inputs::enlarging(&[picture(16)]).unwrap().small;
+            inputs.draws = Some(Arc::new(SmallNoise));
+        }
         "upscale" => {
             inputs.small = Inputs::enlarging(&[picture(8)]).unwrap().small;
             inputs.draws = Some(Arc::new(SmallNoise));
@@ -146,6 +150,7 @@ fn pictures_are_those_of_diffusers() {
         "inpaint",
         "sdxl_inpaint",
         "upscale",
+        "latent_upscale",
         "unclip",
         "variation",
         "controlnet",

@@ -309,7 +309,7 @@ impl CompactUNet {
             attention_head_dim: PerBlock::Each(plain.block_out_channels.iter().map(heads).collect()),
             use_linear_projection: true,
             dropout: self.dropout,
-            norm_num_groups: self.norm_groups,
+            norm_num_groups: Some(self.norm_groups),
             resnet_time_scale_shift: match self.scale_shift {
                 true => TimeScaleShift::ScaleShift,
                 false => TimeScaleShift::Default,

@@ -32,6 +32,7 @@ pub(super) fn enlarged(
     ensure!(!output.images.is_empty(), "--enlarge: the model does not make images");
     let asked =
         Request { count: request.count, seed: request.seed, chunk: request.chunk, ..Request::default() };
+    let asked = enlarger.describing(asked, &request.prompts);
     let inputs = Inputs::enlarging(&output.images)?;
     let job = enlarger.prepare_with(&asked, inputs)?;
     let bar = ui.bar(0, "steps");

@@ -91,7 +91,9 @@ def unet(shape, tokens, width, times, **keys):
     if keys.get("class_embed_type") == "identity":
         shapes["class_labels"] = [shape[0], 4 * keys["block_out_channels"][0]]
         given |= {"lengths": keys.pop("lengths")} if "lengths" in keys else {}
-    return UNet2DConditionModel, dict(norm_num_groups=8, cross_attention_dim=width, **keys), shapes, given
+    if keys.get("time_embedding_type") == "fourier":
+        shapes["timestep_cond"] = [shape[0], keys["time_cond_proj_dim"]]
+    return UNet2DConditionModel, dict(norm_num_groups=8, cross_attention_dim=width) | keys, shapes, given
 
 
 def prior(rows, times, lengths, **keys):
@@ -350,6 +352,45 @@ CASES = {
         attention_head_dim=4,
         class_embed_type="identity",
     ),
+    # Of the upscaler of latents.
+    "unet_k": unet(
+        [2, 8, 8, 16],
+        5,
+        24,
+        [-0.7, 0.6],
+        in_channels=8,
+        out_channels=5,
+        sample_size=16,
+        block_out_channels=[32, 64, 64],
+        down_block_types=["KDownBlock2D", "KCrossAttnDownBlock2D", "KCrossAttnDownBlock2D"],
+        mid_block_type=None,
+        up_block_types=["KCrossAttnUpBlock2D", "KCrossAttnUpBlock2D", "KUpBlock2D"],
+        layers_per_block=2,
+        attention_head_dim=[8, 16, 32],
+        act_fn="gelu",
+        norm_num_groups=None,
+        resnet_time_scale_shift="scale_shift",
+        time_embedding_type="fourier",
+        timestep_post_act="gelu",
+        time_cond_proj_dim=20,
+        conv_in_kernel=1,
+        conv_out_kernel=1,
+    ),
+    "unet_k_plain": unet(
+        [1, 4, 4, 4],
+        3,
+        16,
+        [0.3],
+        block_out_channels=[64, 64],
+        down_block_types=["KCrossAttnDownBlock2D", "KDownBlock2D"],
+        mid_block_type=None,
+        up_block_types=["KUpBlock2D", "KCrossAttnUpBlock2D"],
+        layers_per_block=1,
+        attention_head_dim=16,
+        flip_sin_to_cos=False,
+        time_embedding_type="fourier",
+        time_cond_proj_dim=6,
+    ),
     "prior": prior(2, [3, 901], [4, 7], embedding_dim=20),
     "prior_norms": prior(
         1,
@@ -520,7 +561,8 @@ def run(name, model, inputs, given):
         out = model(inputs["sample"], times, hidden, inputs["controlnet_cond"], added_cond_kwargs=added)
         maps = [*out.down_block_res_samples, out.mid_block_res_sample]
         return {f"map_{i}": x for i, x in enumerate(maps)}
-    out = model(inputs["sample"], times, hidden, class_labels=labels, added_cond_kwargs=added, attention_mask=mask)
+    more = dict(added_cond_kwargs=added, attention_mask=mask, timestep_cond=inputs.get("timestep_cond"))
+    out = model(inputs["sample"], times, hidden, class_labels=labels, **more)
     return {"sample": out.sample}
 
 

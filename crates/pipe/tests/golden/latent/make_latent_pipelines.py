@@ -20,6 +20,7 @@ import diffusers.pipelines.deprecated.latent_diffusion_uncond.pipeline_latent_di
 import diffusers.pipelines.dit.pipeline_dit as dit_module
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img as img2img_module
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint as inpaint_module
+import diffusers.models.autoencoders.vae as vae_module
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_upscale as upscale_module
 import diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution as ldm_upscale_module
 import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img as sdxl_img2img_module
@@ -50,6 +51,7 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
+    StableDiffusionLatentUpscalePipeline,
     StableDiffusionPipeline,
     StableDiffusionUpscalePipeline,
     StableDiffusionXLControlNetPipeline,
@@ -354,6 +356,38 @@ def upscale():
     return pipe, request, [1, 4, 8, 8]
 
 
+def latent_upscale():
+    """A network that also gets the latents of a small image, and the pooled text with the time."""
+    net = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=5,
+        block_out_channels=[32, 64, 64],
+        down_block_types=["KDownBlock2D", "KCrossAttnDownBlock2D", "KCrossAttnDownBlock2D"],
+        mid_block_type=None,
+        up_block_types=["KCrossAttnUpBlock2D", "KCrossAttnUpBlock2D", "KUpBlock2D"],
+        layers_per_block=1,
+        attention_head_dim=16,
+        cross_attention_dim=24,
+        act_fn="gelu",
+        norm_num_groups=None,
+        resnet_time_scale_shift="scale_shift",
+        time_embedding_type="fourier",
+        timestep_post_act="gelu",
+        time_cond_proj_dim=128 + 24,
+        conv_in_kernel=1,
+        conv_out_kernel=1,
+    )
+    pipe = StableDiffusionLatentUpscalePipeline(
+        vae=vae(),
+        text_encoder=text(24),
+        tokenizer=TOKENIZER,
+        unet=filled(net),
+        scheduler=EulerDiscreteScheduler(**BETAS, prediction_type="sample"),
+    )
+    return pipe, dict(prompt="red hat on the cat", negative_prompt="small", guidance=4.0, steps=6), [1, 4, 16, 16]
+
+
 def control(unet, **keys):
     """A ControlNet for a network. Those of one folder have the weights of one formula, so they differ in their layers."""
     names = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "norm_num_groups")
@@ -592,6 +626,7 @@ CASES = dict(
     inpaint=inpaint,
     sdxl_inpaint=sdxl_inpaint,
     upscale=upscale,
+    latent_upscale=latent_upscale,
     controlnet=controlnet,
     controlnets_guess=controlnets_guess,
     controlnet_sdxl=controlnet_sdxl,
@@ -653,6 +688,8 @@ def make(name):
         module.randn_tensor = lambda shape, **_: latents
     for module in (upscale_module, svd_module):
         module.randn_tensor = lambda shape, **_: sample("small", list(shape))
+    if name == "latent_upscale":
+        vae_module.randn_tensor = lambda shape, **_: sample("small", list(shape))
     if name.endswith("inpaint"):
         DiagonalGaussianDistribution.sample = lambda self, *_: self.mean
     pipe.set_progress_bar_config(disable=True)
@@ -738,6 +775,8 @@ def make(name):
                 more |= dict(latents=latents, num_images_per_prompt=shape[0], strength=1.0)
             elif name == "upscale":
                 more |= dict(image=picture(shape[2]), noise_level=request["noise_level"], latents=latents)
+            elif name == "latent_upscale":
+                more |= dict(image=picture(shape[2]), latents=latents)
             else:
                 more |= dict(latents=latents, num_images_per_prompt=shape[0], height=2 * shape[2], width=2 * shape[3])
                 more |= dict(image=pictures) if controls else {}
