@@ -1,4 +1,4 @@
-//! The flags of ControlNets, which `tweedie sample` and `tweedie edit` share.
+//! The flags of ControlNets and T2I-Adapters, which `tweedie sample` and `tweedie edit` share.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,11 @@ use crate::ui::counted;
 
 #[derive(ClapArgs, Debug)]
 pub struct ControlArgs {
-    /// Folder of a ControlNet beside the model; repeat to use several. A folder of a pipeline with ControlNets has its own.
-    #[arg(long, value_name = "DIR", help_heading = "ControlNet")]
+    /// Folder of a ControlNet or T2I-Adapter beside the model; repeat to use several. A folder of a pipeline with ControlNets or
+    /// adapters has its own.
+    #[arg(long, visible_alias = "control", value_name = "DIR", help_heading = "ControlNet")]
     controlnet: Vec<PathBuf>,
-    /// Image that the ControlNet follows, such as edges, depth or a pose; one for each ControlNet, in their order. Without
+    /// Image that it follows, such as edges, depth or a pose; one for each ControlNet or adapter, in their order. Without
     /// --size the result has the aspect ratio of the first.
     #[arg(long, value_name = "FILE", help_heading = "ControlNet")]
     control_image: Vec<PathBuf>,
@@ -91,7 +92,7 @@ impl ControlArgs {
             self.controlnet.is_empty() || self.controlnet.len() == images,
             "{} for {}; expected one --control-image for each --controlnet",
             counted(images, "control image"),
-            counted(self.controlnet.len(), "ControlNet")
+            counted(self.controlnet.len(), "ControlNet or adapter")
         );
         let one = |(i, path): (usize, &PathBuf)| -> Result<Control> {
             let mut control = Control::new(RecordedFile::of(path)?);

@@ -11,7 +11,8 @@ use tweedie_models::{
     AutoencoderKl, CODECS, ClapTextConfig, ClapTextModel, ClipTextConfig, ClipTextModel, ClipVisionConfig,
     ClipVisionModel, Codec, ConfigError, ControlNetConfig, ControlNetModel, EmbeddingProjection,
     EmbeddingProjectionConfig, HifiGan, HifiGanConfig, HostTensor, IoSpec, LoadError, NETWORKS, Network,
-    StableAudioProjection, StableAudioProjectionConfig, T5Config, T5Encoder, TensorSource, export, registry,
+    StableAudioProjection, StableAudioProjectionConfig, T2iAdapter, T2iAdapterConfig, T5Config, T5Encoder,
+    TensorSource, export, registry,
 };
 
 use crate::{
@@ -41,6 +42,8 @@ pub enum Component {
     Projection(Box<EmbeddingProjection>),
     /// `ControlNetModel`.
     Control(Box<ControlNetModel>),
+    /// `T2IAdapter`.
+    Adapter(Box<T2iAdapter>),
     /// `ClapTextModelWithProjection`.
     Clap(Box<ClapTextModel>),
     /// `SpeechT5HifiGan`.
@@ -52,12 +55,13 @@ pub enum Component {
 }
 
 /// The supported classes besides [`NETWORKS`] and [`CODECS`].
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
     EmbeddingProjectionConfig::CLASS,
     ControlNetConfig::CLASS,
+    T2iAdapterConfig::CLASS,
     ClapTextConfig::CLASS,
     HifiGanConfig::CLASS,
     T5Config::CLASS,
@@ -208,6 +212,10 @@ impl ComponentDir {
             ControlNetConfig::CLASS => {
                 let config = ControlNetConfig::from_json(text).map_err(bad)?;
                 Component::Control(Box::new(ControlNetModel::load(&config, source, device).map_err(fail)?))
+            }
+            T2iAdapterConfig::CLASS => {
+                let config = T2iAdapterConfig::from_json(text).map_err(bad)?;
+                Component::Adapter(Box::new(T2iAdapter::load(&config, source, device).map_err(fail)?))
             }
             ClapTextConfig::CLASS => {
                 let config = ClapTextConfig::from_json(text).map_err(bad)?;

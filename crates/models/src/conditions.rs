@@ -124,6 +124,8 @@ pub const MASK: &str = "mask";
 pub const MASKED: &str = "masked";
 /// The small image of each row, of the axes of the sample, for networks that enlarge: [`Entry::Map`].
 pub const SMALL: &str = "small";
+/// Maps that are added inside the blocks of a network's down path, as many as there are: [`Entry::Features`].
+pub const INTRABLOCK: &str = "intrablock";
 /// How many of the tokens of [`TEXT`] count, from the first; the others are padding: [`Entry::Indices`].
 pub const LENGTHS: &str = "lengths";
 /// The guidance scale of each row, for guidance-distilled networks: [`Entry::Numbers`] of one number.

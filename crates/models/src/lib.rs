@@ -26,6 +26,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod adapter;
 pub mod clap;
 pub mod codec;
 pub mod conditions;
@@ -57,10 +58,11 @@ pub mod vision;
 pub mod vocoder;
 mod windows;
 
+pub use adapter::{T2iAdapter, T2iAdapterConfig};
 pub use clap::{ClapTextConfig, ClapTextModel};
 pub use codec::{Codec, CodecSpec, Encoded};
 pub use conditions::{Conditions, Entry};
-pub use controlnet::{ControlNetConfig, ControlNetModel, Controlled};
+pub use controlnet::{ControlNetConfig, ControlNetModel, Controlled, Guide};
 pub use denoiser::NetworkDenoiser;
 pub use dit::{DitConfig, DitTransformer};
 pub use first_channels::FirstChannels;

@@ -59,6 +59,9 @@ pub struct IoSpec {
     pub takes_guidance: bool,
     /// The channels of maps that can be added to its skip connections and, last, to its middle; none if it takes none.
     pub residuals: Vec<usize>,
+    /// The channels of maps that can be added inside the blocks of its down path and, last, to its middle, and the sides of the
+    /// sample divided by theirs; none if it takes none.
+    pub intrablock: Vec<(usize, usize)>,
     /// Values of audio, or frames of clips, per second, if the network says it.
     pub rate: Option<u32>,
 }
@@ -94,6 +97,7 @@ impl IoSpec {
             with_time: None,
             takes_guidance: false,
             residuals: Vec::new(),
+            intrablock: Vec::new(),
             rate: None,
         }
     }

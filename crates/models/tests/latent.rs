@@ -15,8 +15,8 @@ use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
     ClipTextModel, ClipVisionConfig, ClipVisionModel, Codec, Conditions, ControlNetConfig, ControlNetModel,
     DitConfig, DitTransformer, EmbeddingProjection, EmbeddingProjectionConfig, Encoded, Entry, ExecContext,
-    HostTensor, Mode, Network, Precision, PriorConfig, PriorTransformer, UNet2DConditionConfig,
-    UNet2DConditionModel, VqModel, VqModelConfig,
+    HostTensor, Mode, Network, Precision, PriorConfig, PriorTransformer, T2iAdapter, T2iAdapterConfig,
+    UNet2DConditionConfig, UNet2DConditionModel, VqModel, VqModelConfig,
     conditions::{CLASSES, EMBEDDING, LENGTHS, POOLED, SIZES, TEXT, WITH_TIME},
     params,
     vae::Tiles,
@@ -314,6 +314,27 @@ fn controlnets() {
         }
         // Its own text is that of diffusers.
         assert_eq!(ControlNetConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+}
+
+#[test]
+fn adapters() {
+    let device = common::device();
+    let goldens = goldens("adapter_");
+    assert_eq!(goldens.len(), 3);
+    for golden in goldens {
+        let config = T2iAdapterConfig::from_json(&golden.config).unwrap();
+        let weights = golden.weights(&T2iAdapter::new(&config, 1, &device).unwrap());
+        let adapter = T2iAdapter::load(&config, &weights, &device).unwrap();
+        let image: Tensor<4> = golden.input("sample");
+        let [_, _, height, width] = image.dims();
+        let maps = adapter.forward(image);
+        assert_eq!(maps.len(), config.outputs().len());
+        for (i, (map, (channels, side))) in maps.into_iter().zip(config.outputs()).enumerate() {
+            assert_eq!(map.dims()[1..], [channels, height.div_ceil(side), width.div_ceil(side)]);
+            golden.expect(&format!("map_{i}"), map);
+        }
+        assert_eq!(T2iAdapterConfig::from_json(&config.to_json()).unwrap(), config);
     }
 }
 

@@ -1,19 +1,19 @@
-//! ControlNets of a request: their images, and when and how strongly they act.
+//! ControlNets and T2I-Adapters of a request: their images, and when and how strongly they act.
 
 use serde::{Deserialize, Serialize};
 use tweedie_core::{Level, Move, Plan};
-use tweedie_models::{Conditions, ControlNetModel, Entry, conditions::STRENGTHS};
+use tweedie_models::{Conditions, Entry, Guide, conditions::STRENGTHS};
 
 use crate::{PipelineError, Request, file::RecordedFile};
 
-/// What one ControlNet of a request does.
+/// What one ControlNet or T2I-Adapter of a request does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Control {
     /// The image that it follows, such as edges, depth or a pose. It is cropped and resized to the size of the result; for an
     /// existing image that is changed it must have the size of that.
     pub image: RecordedFile,
-    /// The ControlNet follows the edges of the image instead, found with these thresholds: [`Image::edges`](crate::Image::edges)
+    /// It follows the edges of the image instead, found with these thresholds: [`Image::edges`](crate::Image::edges)
     /// after it is resized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canny: Option<[f64; 2]>,
@@ -23,7 +23,7 @@ pub struct Control {
     /// The part of the steps in which it acts, `[from, to]` with 0 ≤ from < to ≤ 1; by default all.
     #[serde(default = "all", skip_serializing_if = "is_all")]
     pub range: [f64; 2],
-    /// The folder of the ControlNet, if it is not part of the model.
+    /// The folder of the ControlNet or adapter, if it is not part of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<RecordedFile>,
 }
@@ -45,18 +45,16 @@ fn is_all(range: &[f64; 2]) -> bool {
 }
 
 impl Control {
-    /// A ControlNet that acts fully in all steps.
+    /// One that acts fully in all steps.
     pub fn new(image: RecordedFile) -> Self {
         Self { image, canny: None, scale: one(), range: all(), net: None }
     }
 }
 
-/// When and how strongly ControlNets act.
+/// When and how strongly ControlNets and adapters act.
 #[derive(Clone, Debug)]
 pub(crate) struct Strengths {
     nets: Vec<Strength>,
-    /// Whether they do not act on unconditional predictions.
-    guess: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +63,8 @@ struct Strength {
     factors: Vec<f32>,
     /// The noise levels `sigma/alpha` in which it acts: more than the first, and up to the second.
     levels: [f64; 2],
+    /// Whether it does not act on unconditional predictions.
+    guesses: bool,
 }
 
 impl Strengths {
@@ -72,34 +72,35 @@ impl Strengths {
     ///
     /// # Errors
     /// If a scale or a range is invalid, or no step is in it.
-    pub(crate) fn of(
-        request: &Request,
-        nets: &[ControlNetModel],
-        plan: &Plan,
-    ) -> Result<Self, PipelineError> {
+    pub(crate) fn of(request: &Request, guides: &[Guide], plan: &Plan) -> Result<Self, PipelineError> {
         // A network whose outputs are averaged over the image is always used so in diffusers.
-        let pools = |net: &ControlNetModel| net.config().global_pool_conditions;
-        let guess = request.guess || nets.first().is_some_and(pools);
-        let one = |(control, net): (&Control, &ControlNetModel)| {
+        let pools =
+            |guide: &Guide| matches!(guide, Guide::ControlNet(net) if net.config().global_pool_conditions);
+        let guess = request.guess || guides.first().is_some_and(pools);
+        if request.guess && guides.iter().all(|guide| matches!(guide, Guide::Adapter(_))) {
+            return Err(PipelineError::request("guess", "has no effect on T2I-Adapters; remove it"));
+        }
+        let one = |(control, guide): (&Control, &Guide)| {
             if !control.scale.is_finite() {
                 let reason = format!("`scale` {}: expected a finite value", control.scale);
                 return Err(PipelineError::request("controls", reason));
             }
-            let factor = |i| {
-                control.scale as f32 * if guess && !pools(net) { log_scale(i, net.outputs()) } else { 1.0 }
-            };
-            let factors = (0..net.outputs()).map(factor).collect();
-            Ok(Strength { factors, levels: levels(control.range, plan)? })
+            let guesses = guess && matches!(guide, Guide::ControlNet(_));
+            let outputs = guide.outputs();
+            let factor =
+                |i| control.scale as f32 * if guesses && !pools(guide) { log_scale(i, outputs) } else { 1.0 };
+            let factors = (0..outputs).map(factor).collect();
+            Ok(Strength { factors, levels: levels(control.range, plan)?, guesses })
         };
-        let nets = request.controls.iter().zip(nets).map(one).collect::<Result<_, _>>()?;
-        Ok(Self { nets, guess })
+        let nets = request.controls.iter().zip(guides).map(one).collect::<Result<_, _>>()?;
+        Ok(Self { nets })
     }
 
     /// `conditions` with the factors at this noise level; `null`: they are those of unconditional predictions.
     pub(crate) fn add(&self, conditions: &Conditions, rows: usize, at: Level, null: bool) -> Conditions {
         let factors = self.nets.iter().flat_map(|net| {
             let [above, up_to] = net.levels;
-            let acts = at.nsr() > above && at.nsr() <= up_to && !(null && self.guess);
+            let acts = at.nsr() > above && at.nsr() <= up_to && !(null && net.guesses);
             net.factors.iter().map(move |factor| if acts { *factor } else { 0.0 })
         });
         let factors: Vec<f32> = factors.collect();

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::TensorSource;
 
-use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, control, small::LOW_RES, sound, unclip};
+use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, small::LOW_RES, sound, unclip};
 use crate::{
     clip::{FEATURES, IMAGE_ENCODER},
     component::{Component, ComponentDir},
@@ -125,7 +125,6 @@ impl Index<'_> {
     pub(super) fn check(&self, kind: &PipelineKind, name: &str) -> Result<(), HubError> {
         let texts = TEXTS.iter().take(kind.texts).flat_map(|(encoder, tokenizer)| [*encoder, *tokenizer]);
         let low = (kind.maps == Maps::Small && kind.texts > 0).then_some(LOW_RES);
-        let controls = kind.controlled.then_some(control::FOLDER);
         let known: Vec<&str> = kind
             .autoencoder
             .into_iter()
@@ -135,7 +134,7 @@ impl Index<'_> {
             .chain((kind.maps == Maps::Picture).then_some([IMAGE_ENCODER, FEATURES]).into_iter().flatten())
             .chain(unclip::components(kind))
             .chain(sound::components(kind))
-            .chain(controls)
+            .chain(kind.controls)
             .collect();
         for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
             let component = value.as_array().is_some_and(|pair| pair.len() == 2);

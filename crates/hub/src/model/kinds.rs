@@ -2,7 +2,7 @@
 
 use tweedie_models::{Codec, StableAudioDitConfig, UNetSpatioTemporalConfig};
 
-use super::{motion, unclip};
+use super::{control, motion, unclip};
 
 /// A class of diffusers' pipelines.
 #[derive(Debug, PartialEq)]
@@ -27,8 +27,8 @@ pub struct PipelineKind {
     pub maps: Maps,
     /// The folder of its scheduler.
     pub scheduler: &'static str,
-    /// Whether it has ControlNets.
-    pub controlled: bool,
+    /// The folder of its ControlNet or T2I-Adapter, if it has one.
+    pub controls: Option<&'static str>,
     /// How it reads texts and makes sounds, if it is one of diffusers' pipelines of sounds with texts.
     pub sounds: Option<Sounds>,
 }
@@ -80,7 +80,7 @@ pub(super) const PIXELS: PipelineKind = PipelineKind {
     listed: false,
     maps: Maps::None,
     scheduler: "scheduler",
-    controlled: false,
+    controls: None,
     sounds: None,
 };
 
@@ -165,17 +165,29 @@ pub const PIPELINES: &[PipelineKind] = &[
     PipelineKind {
         name: "StableDiffusionControlNetPipeline",
         also: &["StableDiffusionControlNetImg2ImgPipeline"],
-        controlled: true,
+        controls: Some(control::CONTROLNET),
         ..TEXTS_TO_IMAGES
     },
     PipelineKind {
         name: "StableDiffusionControlNetInpaintPipeline",
         also: &[],
         maps: Maps::Mask,
-        controlled: true,
+        controls: Some(control::CONTROLNET),
+        ..TEXTS_TO_IMAGES
+    },
+    PipelineKind {
+        name: "StableDiffusionAdapterPipeline",
+        also: &[],
+        controls: Some(control::ADAPTER),
         ..TEXTS_TO_IMAGES
     },
     XL_TEXTS_TO_IMAGES,
+    PipelineKind {
+        name: "StableDiffusionXLAdapterPipeline",
+        also: &[],
+        controls: Some(control::ADAPTER),
+        ..XL_TEXTS_TO_IMAGES
+    },
     PipelineKind {
         name: "StableDiffusionXLInpaintPipeline",
         also: &[],
@@ -186,14 +198,14 @@ pub const PIPELINES: &[PipelineKind] = &[
     PipelineKind {
         name: "StableDiffusionXLControlNetPipeline",
         also: &["StableDiffusionXLControlNetImg2ImgPipeline"],
-        controlled: true,
+        controls: Some(control::CONTROLNET),
         ..XL_TEXTS_TO_IMAGES
     },
     PipelineKind {
         name: "StableDiffusionXLControlNetInpaintPipeline",
         also: &[],
         maps: Maps::Mask,
-        controlled: true,
+        controls: Some(control::CONTROLNET),
         ..XL_TEXTS_TO_IMAGES
     },
     PipelineKind {

@@ -17,9 +17,7 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_core::Parameterization;
-use tweedie_models::{
-    ClipTextConfig, ClipTextModel, Codec, ControlNetModel, FirstChannels, Network, TensorSource,
-};
+use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, FirstChannels, Guide, Network, TensorSource};
 
 pub use kinds::{Maps, PIPELINES, PipelineKind, Sounds, TEXTS};
 pub use save::StableDiffusion;
@@ -65,8 +63,8 @@ pub struct Model {
     pub codec: Option<Arc<dyn Codec>>,
     /// Zero, one or two text encoders.
     pub texts: Vec<TextPart>,
-    /// ControlNets, which read an image each.
-    pub controls: Vec<ControlNetModel>,
+    /// ControlNets and T2I-Adapters, which read an image each.
+    pub controls: Vec<Guide>,
     /// Whether it reads an aesthetic score instead of the size of the result, as SDXL's refiner does.
     pub aesthetic: bool,
     /// How the small image is read, if it enlarges images.
@@ -289,7 +287,7 @@ impl Model {
         let texts = TEXTS.iter().take(kind.texts).filter(|names| !absent(names));
         let texts = texts.map(|names| index.text(*names, device));
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
-        let controls = if kind.controlled { index.controls(device)? } else { Vec::new() };
+        let controls = index.controls(kind, device)?;
         let sound = SoundText::load(&index, kind, device)?;
         let picture = (kind.maps == Maps::Picture).then(|| unclip::images(&index, device)).transpose()?;
         // Besides the tokenizer.
@@ -351,8 +349,8 @@ impl Model {
             model.extras.sampling.steps.get_or_insert(sounds.steps());
         }
         model.check_fit(&index.path)?;
-        for (dir, net) in controls {
-            model.add_control(&dir, net)?;
+        for (dir, guide) in controls {
+            model.add_control(&dir, guide)?;
         }
         Ok(model)
     }

@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tweedie_models::{
-    ClipTextModel, ClipVisionConfig, Codec, ControlNetConfig, ControlNetModel, Network,
-    unet::DIFFUSERS_VERSION,
-};
+use tweedie_models::{ClipTextModel, ClipVisionConfig, Codec, Guide, Network, unet::DIFFUSERS_VERSION};
 
 use super::{
     AESTHETIC, Model, PipelineKind, StagePart, TEXTS, UnClipParts, check_tokens, control, kinds::ANIMATED,
@@ -24,8 +21,9 @@ use crate::{
     weights::Precision,
 };
 
-/// The class of several ControlNets.
-const SEVERAL: &str = "MultiControlNetModel";
+/// The classes of several ControlNets and of several adapters.
+const SEVERAL_NETS: &str = "MultiControlNetModel";
+const SEVERAL_ADAPTERS: &str = "MultiAdapter";
 
 /// The parts of a `StableDiffusionPipeline`, or of a pipeline of clips or sounds with the same parts.
 pub struct StableDiffusion<'a> {
@@ -96,8 +94,9 @@ impl Model {
             };
             return parts.save(path, precision);
         }
-        if !self.controls.is_empty() && !self.kind.controlled {
-            let reason = "a model with ControlNets beside it cannot be written; load it without them";
+        if !self.controls.is_empty() && self.kind.controls.is_none() {
+            let reason =
+                "a model with ControlNets or adapters beside it cannot be written; load it without them";
             return Err(HubError::format(path, reason));
         }
         let folder = Folder {
@@ -127,7 +126,7 @@ struct Folder<'a> {
     codec: Option<&'a dyn Codec>,
     network: &'a dyn Network,
     texts: Vec<(&'a ClipTokenizer, &'a ClipTextModel)>,
-    controls: &'a [ControlNetModel],
+    controls: &'a [Guide],
     picture: Option<&'a ImageEncoder>,
     scheduler: &'a SchedulerConfig,
     aesthetic: bool,
@@ -171,9 +170,9 @@ impl Folder<'_> {
         if let (Some(name), Some(codec)) = (self.kind.autoencoder, self.codec) {
             write_tensors(&dir.join(name), WEIGHTS, &codec.tensors(), &codec.config_json(), precision)?;
         }
-        for (i, net) in self.controls.iter().enumerate() {
-            let config = net.config().to_json();
-            write(&dir.join(control::folder_of(i)), WEIGHTS, net, &config, precision)?;
+        for (i, guide) in self.controls.iter().enumerate() {
+            let folder = dir.join(control::folder_of(self.kind.controls.unwrap_or(control::CONTROLNET), i));
+            write_tensors(&folder, WEIGHTS, &guide.tensors(), &guide.config_json(), precision)?;
         }
         let (config, tensors) = (self.network.config_json(), self.network.tensors());
         write_tensors(&dir.join(self.kind.network.0), WEIGHTS, &tensors, &config, precision)
@@ -190,9 +189,13 @@ impl Folder<'_> {
         if let (Some(name), Some(codec)) = (self.kind.autoencoder, self.codec) {
             index.insert(name.to_owned(), json!(["diffusers", codec.spec().class]));
         }
-        if let [_, further @ ..] = self.controls {
-            let class = if further.is_empty() { ControlNetConfig::CLASS } else { SEVERAL };
-            index.insert(control::FOLDER.into(), json!(["diffusers", class]));
+        if let ([first, further @ ..], Some(folder)) = (self.controls, self.kind.controls) {
+            let class = match (further.is_empty(), first) {
+                (true, guide) => guide.class(),
+                (false, Guide::ControlNet(_)) => SEVERAL_NETS,
+                (false, Guide::Adapter(_)) => SEVERAL_ADAPTERS,
+            };
+            index.insert(folder.into(), json!(["diffusers", class]));
         }
         let (name, class) = self.kind.network;
         index.insert(name.to_owned(), json!(["diffusers", class]));
@@ -213,7 +216,10 @@ impl Folder<'_> {
         }
         if images && !self.texts.is_empty() {
             index.insert("feature_extractor".into(), absent.clone());
-            index.insert("image_encoder".into(), absent.clone());
+            // Of diffusers' pipelines of images, only this has none.
+            if self.kind.controls != Some(control::ADAPTER) || self.kind.xl {
+                index.insert("image_encoder".into(), absent.clone());
+            }
         }
         if self.picture.is_some() {
             index.insert(IMAGE_ENCODER.into(), json!(["transformers", ClipVisionConfig::CLASS]));

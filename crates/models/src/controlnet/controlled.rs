@@ -1,45 +1,74 @@
-//! A U-Net with ControlNets.
+//! A U-Net with ControlNets and T2I-Adapters.
 
 use std::collections::BTreeMap;
 
-use burn::{
-    module::Module,
-    tensor::{DType, Tensor, TensorData},
-};
+use burn::tensor::{DType, Tensor, TensorData};
 use tweedie_ops::{Batch, ExecContext, Precision, SampleShape};
 
-use super::ControlNetModel;
+use super::Guide;
 use crate::{
-    conditions::{CONTROL, Conditions, Entry, RESIDUALS, STRENGTHS},
+    conditions::{CONTROL, Conditions, Entry, INTRABLOCK, RESIDUALS, STRENGTHS},
     network::{InputError, IoSpec, Mode, Network},
-    params::{self, HostTensor},
+    params::HostTensor,
 };
 
-/// A network to whose layers ControlNets add theirs. It reads the conditions [`CONTROL`] and [`STRENGTHS`] besides those of the
-/// network: an embedded image for each ControlNet, and a factor for each of its outputs.
+/// A network to whose layers ControlNets and T2I-Adapters add theirs. It reads the conditions [`CONTROL`] and [`STRENGTHS`]
+/// besides those of the network: the maps of an image for each guide ([`Guide::embed`]), and a factor for each of its outputs.
 #[derive(Debug)]
 pub struct Controlled {
     network: Box<dyn Network>,
-    nets: Vec<ControlNetModel>,
+    guides: Vec<Guide>,
 }
 
 impl Controlled {
-    /// `network` with these ControlNets, which [fit](ControlNetModel::check_fit).
-    pub fn new(network: Box<dyn Network>, nets: Vec<ControlNetModel>) -> Self {
-        Self { network, nets }
+    /// `network` with these, which [fit](Guide::check_fit).
+    pub fn new(network: Box<dyn Network>, guides: Vec<Guide>) -> Self {
+        Self { network, guides }
+    }
+
+    /// Each guide with its maps, and its factors for each row.
+    fn parts<'a>(&'a self, conditions: &'a Conditions) -> Vec<(&'a Guide, &'a [Batch], Vec<&'a [f32]>)> {
+        let (Some(mut maps), Some(strengths)) = (conditions.features(CONTROL), conditions.numbers(STRENGTHS))
+        else {
+            return Vec::new();
+        };
+        let (mut first, mut parts) = (0, Vec::new());
+        for guide in &self.guides {
+            let (own, rest) = maps.split_at(guide.maps());
+            let factors = first..first + guide.outputs();
+            (maps, first) = (rest, factors.end);
+            parts.push((guide, own, strengths.iter().map(|row| &row[factors.clone()]).collect()));
+        }
+        parts
+    }
+
+    /// What the adapters add inside the blocks of the network; `None` if all factors are zero.
+    fn inside(&self, conditions: &Conditions) -> Option<Entry> {
+        let mut sum: Option<Vec<Tensor<4>>> = None;
+        for (guide, maps, factors) in self.parts(conditions) {
+            let acts = factors.iter().any(|row| row.iter().any(|factor| *factor != 0.0));
+            if !acts || !matches!(guide, Guide::Adapter(_)) {
+                continue;
+            }
+            let scaled = maps
+                .iter()
+                .enumerate()
+                .map(|(i, map)| times_rows(map.tensor(), factors.iter().map(|row| row[i]).collect()));
+            sum = Some(match sum {
+                None => scaled.collect(),
+                Some(all) => all.into_iter().zip(scaled).map(|(a, b)| a + b).collect(),
+            });
+        }
+        sum.map(|all| Entry::Features(all.into_iter().map(Batch::of).collect()))
     }
 
     /// What the ControlNets add to the layers of the network; `None` if all factors are zero. Each only runs for the rows with
     /// factors that are not zero.
     fn residuals(&self, x: &Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Option<Entry> {
-        let (hints, strengths) = (conditions.features(CONTROL)?, conditions.numbers(STRENGTHS)?);
         let others = conditions.without(&[CONTROL, STRENGTHS]);
         let mut sum: Option<Vec<Tensor<4>>> = None;
-        let mut first = 0;
-        for (net, hint) in self.nets.iter().zip(hints) {
-            let own = first..first + net.outputs();
-            first = own.end;
-            let factors: Vec<&[f32]> = strengths.iter().map(|row| &row[own.clone()]).collect();
+        for (guide, hints, factors) in self.parts(conditions) {
+            let (Guide::ControlNet(net), [hint]) = (guide, hints) else { continue };
             let rows: Vec<usize> =
                 (0..x.len()).filter(|row| factors[*row].iter().any(|factor| *factor != 0.0)).collect();
             if rows.is_empty() {
@@ -105,29 +134,44 @@ impl Network for Controlled {
         times: &[f32],
         conditions: &Conditions,
     ) -> Result<(), InputError> {
-        if let Some(hints) = conditions.features(CONTROL) {
-            if hints.len() != self.nets.len() {
-                let (found, expected) = (hints.len(), self.nets.len());
-                return Err(InputError(format!("{found} images for {expected} ControlNets")));
+        if let Some(maps) = conditions.features(CONTROL) {
+            let expected: usize = self.guides.iter().map(Guide::maps).sum();
+            if maps.len() != expected {
+                return Err(InputError(format!(
+                    "{} maps of control images, expected {expected}",
+                    maps.len()
+                )));
             }
-            if let Some(hint) =
-                hints.iter().find(|hint| hint.len() != rows || hint.shape().axes() != shape.axes())
-            {
-                let found = format!("{} control images of shape {}", hint.len(), hint.shape());
-                return Err(InputError(format!("{found}, expected {rows} with the axes of {shape}")));
+            let mut rest = maps;
+            for guide in &self.guides {
+                let (own, others) = rest.split_at(guide.maps());
+                rest = others;
+                // The maps of adapters are checked by the network.
+                let checks = |map: &&Batch| {
+                    map.len() != rows
+                        || matches!(guide, Guide::ControlNet(_)) && map.shape().axes() != shape.axes()
+                };
+                if let Some(map) = own.iter().find(checks) {
+                    let found = format!("{} control images of shape {}", map.len(), map.shape());
+                    return Err(InputError(format!("{found}, expected {rows} with the axes of {shape}")));
+                }
             }
-            let expected: usize = self.nets.iter().map(ControlNetModel::outputs).sum();
+            let expected: usize = self.guides.iter().map(Guide::outputs).sum();
             let strengths = conditions.numbers(STRENGTHS).unwrap_or_default();
             if strengths.len() != rows || strengths.iter().any(|row| row.len() != expected) {
                 return Err(InputError(format!("expected {expected} strengths for each of {rows} samples")));
             }
         }
-        self.network.check(rows, shape, times, &conditions.without(&[CONTROL, STRENGTHS]))
+        let given = conditions.without(&[CONTROL, STRENGTHS]).with_some(INTRABLOCK, self.inside(conditions));
+        self.network.check(rows, shape, times, &given)
     }
 
     fn forward(&self, x: Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Batch {
         let residuals = self.residuals(&x, times, conditions, mode);
-        let given = conditions.without(&[CONTROL, STRENGTHS]).with_some(RESIDUALS, residuals);
+        let given = conditions
+            .without(&[CONTROL, STRENGTHS])
+            .with_some(RESIDUALS, residuals)
+            .with_some(INTRABLOCK, self.inside(conditions));
         self.network.forward(x, times, &given, mode)
     }
 
@@ -138,13 +182,13 @@ impl Network for Controlled {
     }
 
     fn in_context(&self, context: &ExecContext) -> Box<dyn Network> {
-        let nets = self.nets.iter().map(|net| net.clone().with_context(context.clone())).collect();
-        Box::new(Self { network: self.network.in_context(context), nets })
+        let guides = self.guides.iter().map(|guide| guide.in_context(context)).collect();
+        Box::new(Self { network: self.network.in_context(context), guides })
     }
 
     fn differentiable(&self) -> Box<dyn Network> {
-        let nets = self.nets.iter().map(|net| net.clone().train().no_grad()).collect();
-        Box::new(Self { network: self.network.differentiable(), nets })
+        let guides = self.guides.iter().map(Guide::differentiable).collect();
+        Box::new(Self { network: self.network.differentiable(), guides })
     }
 
     fn config_json(&self) -> String {
@@ -156,7 +200,7 @@ impl Network for Controlled {
     }
 
     fn non_finite(&self) -> Option<String> {
-        let own = || self.nets.iter().find_map(params::non_finite);
+        let own = || self.guides.iter().find_map(Guide::non_finite);
         self.network.non_finite().or_else(own)
     }
 }

@@ -1,14 +1,17 @@
 //! ControlNets: copies of the first half of a U-Net that read an image, such as edges or depth, and whose outputs are added
-//! to those of the U-Net's layers (Zhang et al. 2023, arXiv:2302.05543), as in diffusers.
+//! to those of the U-Net's layers (Zhang et al. 2023, arXiv:2302.05543), as in diffusers; and a U-Net with ControlNets or
+//! adapters.
 
 mod config;
 mod controlled;
+mod guide;
 
 use burn::{module::Module, tensor::Tensor};
 use tweedie_ops::{ConvOptions, ExecContext};
 
 pub use config::{ChannelOrder, ControlNetConfig};
 pub use controlled::Controlled;
+pub use guide::Guide;
 
 use crate::{
     conditions::Conditions,

@@ -1,7 +1,7 @@
 //! The blocks of the down path and the up path, and the middle block.
 
 use burn::{module::Module, tensor::Tensor};
-use tweedie_ops::Maps;
+use tweedie_ops::{self as ops, Maps};
 
 use super::{
     added::{AddedAttention, AddedSpec},
@@ -168,10 +168,12 @@ impl DownBlock {
         Ok(block)
     }
 
-    /// Pushes the inputs of the up path to `skips`.
+    /// Pushes the inputs of the up path to `skips`. `added` is added to the output of the last attention, if there is any, and
+    /// otherwise to that of the block.
     pub(super) fn forward(
         &self,
         mut x: Tensor<4>,
+        mut added: Option<Tensor<4>>,
         skips: &mut Vec<Tensor<4>>,
         inputs: &Inputs<'_>,
     ) -> Tensor<4> {
@@ -179,6 +181,9 @@ impl DownBlock {
             x = resnet.forward(x, inputs.time, inputs.mode);
             if let Some(attention) = self.attentions.get(i) {
                 x = attention.forward(x, inputs);
+                if i + 1 == self.attentions.len() {
+                    x = added.take().into_iter().fold(x, ops::add);
+                }
             }
             skips.push(x.clone());
         }
@@ -187,6 +192,12 @@ impl DownBlock {
                 Either::A(conv) => conv.forward(x),
                 Either::B(resnet) => resnet.forward(x, inputs.time, inputs.mode),
             };
+            skips.push(x.clone());
+        }
+        if let Some(added) = added {
+            x = ops::add(x, added);
+            // The up path reads the same.
+            skips.pop();
             skips.push(x.clone());
         }
         x

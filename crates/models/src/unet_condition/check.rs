@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::{CrossClassEmbedType, CrossTimeEmbedType, UNet2DConditionConfig, UNet2DConditionModel};
 use crate::{
-    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES, WITH_TIME},
+    conditions::{Conditions, EMBEDDING, GUIDANCE, INTRABLOCK, LENGTHS, POOLED, RESIDUALS, SIZES, WITH_TIME},
     config::{ConfigError, in_range},
     layers::Init,
     network::InputError,
@@ -235,6 +235,22 @@ impl UNet2DConditionConfig {
         if let Some(maps) = conditions.features(RESIDUALS) {
             let (found, expected) = (maps.len(), self.residuals().len());
             ensure(found == expected, || format!("{found} residuals, expected {expected}"))?;
+        }
+        if let Some(maps) = conditions.features(INTRABLOCK) {
+            let expected = self.intrablock();
+            ensure(maps.len() <= expected.len(), || {
+                format!("{} maps for the blocks, expected at most {}", maps.len(), expected.len())
+            })?;
+            for (i, (map, (width, side))) in maps.iter().zip(expected).enumerate() {
+                let axes = [h.div_ceil(side), w.div_ceil(side)];
+                ensure(map.shape().dims() == [width, axes[0], axes[1]], || {
+                    let found = map.shape();
+                    format!(
+                        "map {i} for the blocks has the shape {found}, expected {width}×{}×{}",
+                        axes[0], axes[1]
+                    )
+                })?;
+            }
         }
         self.check_added(b, conditions)
     }

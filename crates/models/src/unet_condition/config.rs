@@ -372,6 +372,25 @@ impl UNet2DConditionConfig {
         widths.first().copied().into_iter().chain(skips).chain(widths.last().copied()).collect()
     }
 
+    /// The channels of maps that can be added inside the blocks of the down path and, last, to the middle, and the sides of the
+    /// sample divided by theirs; none if nothing can be added.
+    pub fn intrablock(&self) -> Vec<(usize, usize)> {
+        use CrossDownBlockType::{CrossAttnDownBlock2D, DownBlock2D};
+        let plain = |kind: &CrossDownBlockType| matches!(kind, CrossAttnDownBlock2D | DownBlock2D);
+        let (Some(last), true) =
+            (self.block_out_channels.len().checked_sub(1), self.down_block_types.iter().all(plain))
+        else {
+            return Vec::new();
+        };
+        let kinds = self.block_out_channels.iter().zip(&self.down_block_types).enumerate();
+        // A block without attention adds after it has halved the resolution.
+        let block = |(i, (&width, &kind)): (usize, (&usize, &CrossDownBlockType))| {
+            (width, 1 << if kind == DownBlock2D && i < last { i + 1 } else { i })
+        };
+        let middle = self.mid_block_type.map(|_| (self.block_out_channels[last], 1 << last));
+        kinds.map(block).chain(middle).collect()
+    }
+
     /// Width of the text features in the first block with attention to the text.
     pub fn text_width(&self) -> Option<usize> {
         self.cross_attention_dim.get(0).filter(|_| self.reads_text())

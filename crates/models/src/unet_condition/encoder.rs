@@ -10,7 +10,7 @@ use super::{
     k_blocks::KDownBlock,
 };
 use crate::{
-    conditions::{Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, SIZES, WITH_TIME},
+    conditions::{Conditions, EMBEDDING, GUIDANCE, INTRABLOCK, LENGTHS, POOLED, SIZES, WITH_TIME},
     config::ConfigError,
     layers::{Conv2d, Either, Embedding, Init, Linear},
     network::Mode,
@@ -165,14 +165,17 @@ impl Encoder<'_> {
         }
         let mut x = self.precision.lower(x);
         let mut skips = vec![x.clone()];
+        let maps = conditions.features(INTRABLOCK).unwrap_or_default();
+        let mut maps = maps.iter().map(|map| self.precision.lower(map.tensor()));
         for block in self.down_blocks {
             x = match block {
-                Either::A(block) => block.forward(x, &mut skips, &inputs),
+                Either::A(block) => block.forward(x, maps.next(), &mut skips, &inputs),
                 Either::B(block) => block.forward(x, &mut skips, &inputs),
             };
         }
         if let Some(block) = self.mid_block {
             x = block.forward(x, &inputs);
+            x = maps.next().into_iter().fold(x, ops::add);
         }
         Halfway { x, skips, time, text }
     }

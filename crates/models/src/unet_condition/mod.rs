@@ -19,7 +19,8 @@ pub use config::{
 
 use crate::{
     conditions::{
-        CLASSES, Conditions, EMBEDDING, GUIDANCE, LENGTHS, POOLED, RESIDUALS, SIZES, TEXT, WITH_TIME,
+        CLASSES, Conditions, EMBEDDING, GUIDANCE, INTRABLOCK, LENGTHS, POOLED, RESIDUALS, SIZES, TEXT,
+        WITH_TIME,
     },
     config::ConfigError,
     layers::{Conv2d, Either, GroupNorm, Init},
@@ -138,6 +139,7 @@ impl UNet2DConditionConfig {
             with_time: c.with_time(),
             takes_guidance: c.guidance_width().is_some(),
             residuals: c.residuals(),
+            intrablock: c.intrablock(),
             ..IoSpec::new("UNet2DConditionModel", 2, [c.in_channels, c.out_channels])
         }
     }
@@ -155,7 +157,8 @@ impl Network for UNet2DConditionModel {
         times: &[f32],
         conditions: &Conditions,
     ) -> Result<(), InputError> {
-        let mut known = vec![TEXT, CLASSES, EMBEDDING, POOLED, SIZES, GUIDANCE, RESIDUALS, WITH_TIME];
+        let mut known =
+            vec![TEXT, CLASSES, EMBEDDING, POOLED, SIZES, GUIDANCE, RESIDUALS, INTRABLOCK, WITH_TIME];
         known.extend(self.config.skips_padding().then_some(LENGTHS));
         conditions.only(&known, rows)?;
         self.config.check_input(shape_of(rows, shape)?, times, conditions)

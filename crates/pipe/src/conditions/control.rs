@@ -1,15 +1,15 @@
-//! The images that ControlNets follow.
+//! The images that ControlNets and T2I-Adapters follow.
 
 use std::path::Path;
 
 use tweedie_data::{ImageFacts, image_facts, open_picture, open_sized};
-use tweedie_models::{Conditions, ControlNetModel, Entry, conditions::CONTROL};
+use tweedie_models::{Conditions, Entry, Guide, conditions::CONTROL};
 use tweedie_ops::Batch;
 
 use super::{Asked, Conditioner, Part};
 use crate::{Image, PipelineError, Request, control::Control};
 
-/// An image for each ControlNet.
+/// An image for each ControlNet or adapter.
 pub(super) struct ByControl;
 
 impl Conditioner for ByControl {
@@ -18,7 +18,7 @@ impl Conditioner for ByControl {
     }
 
     fn unsupported(&self) -> &'static str {
-        "this model was loaded without a ControlNet"
+        "this model was loaded without a ControlNet or T2I-Adapter"
     }
 
     fn is_read(&self, asked: &Asked<'_>) -> bool {
@@ -28,16 +28,15 @@ impl Conditioner for ByControl {
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {
         let (controls, nets) = (&asked.request.controls, &asked.model.controls);
         check_count(controls.len(), nets.len())?;
-        let hints: Vec<Batch> = controls
-            .iter()
-            .zip(nets)
-            .map(|(control, net)| hint(asked, control, net))
-            .collect::<Result<_, _>>()?;
+        let mut hints: Vec<Batch> = Vec::new();
+        for (control, guide) in controls.iter().zip(nets) {
+            hints.extend(maps_of(asked, control, guide)?);
+        }
         Ok(Part { given: vec![Conditions::none().with(CONTROL, Entry::Features(hints))], null: None })
     }
 }
 
-/// Checks that there are as many images as ControlNets.
+/// Checks that there are as many images as ControlNets and adapters.
 pub(crate) fn check_count(images: usize, nets: usize) -> Result<(), PipelineError> {
     let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     match images == nets {
@@ -46,17 +45,22 @@ pub(crate) fn check_count(images: usize, nets: usize) -> Result<(), PipelineErro
             "controls",
             format!(
                 "the model has {}, so expected {}; found {images}",
-                counted(nets, "ControlNet"),
+                counted(nets, "ControlNet or T2I-Adapter"),
                 counted(nets, "control image")
             ),
         )),
     }
 }
 
-/// An image as a ControlNet embeds it.
-fn hint(asked: &Asked<'_>, control: &Control, net: &ControlNetModel) -> Result<Batch, PipelineError> {
+/// An image as a ControlNet or adapter embeds it.
+fn maps_of(asked: &Asked<'_>, control: &Control, guide: &Guide) -> Result<Vec<Batch>, PipelineError> {
     let fail = |reason: String| PipelineError::request("controls", reason);
     let &[height, width] = asked.size else { return Err(fail("this model does not make images".into())) };
+    let multiple = guide.multiple();
+    if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
+        let reason = format!("{width}×{height}: this {} needs multiples of {multiple}", guide.name());
+        return Err(PipelineError::request("size", reason));
+    }
     let path = &control.image.path;
     control.image.check()?;
     let image = match asked.canvas {
@@ -80,11 +84,9 @@ fn hint(asked: &Asked<'_>, control: &Control, net: &ControlNetModel) -> Result<B
         Some([low, high]) if 0.0 <= low && low <= high && high.is_finite() => image.edges(low, high),
         Some([low, high]) => return Err(fail(format!("`canny` [{low}, {high}]: expected 0 ≤ low ≤ high"))),
     };
-    Ok(Batch::of(net.embed(tweedie_ops::from_host(
-        values(&image, net.config().conditioning_channels)?,
-        [1, net.config().conditioning_channels, height, width],
-        asked.device,
-    ))))
+    let channels = guide.channels();
+    let values = values(&image, channels)?;
+    Ok(guide.embed(tweedie_ops::from_host(values, [1, channels, height, width], asked.device)))
 }
 
 /// The channels of an image, in `0..=1`.
@@ -92,7 +94,7 @@ fn values(image: &Image, channels: usize) -> Result<Vec<f32>, PipelineError> {
     let planes = image.planes_of(channels).ok_or_else(|| {
         PipelineError::request(
             "controls",
-            format!("expected a ControlNet for 1 or 3 channels, not {channels}"),
+            format!("expected a ControlNet or adapter for 1 or 3 channels, not {channels}"),
         )
     })?;
     Ok(planes.into_iter().map(|v| (v + 1.0) / 2.0).collect())

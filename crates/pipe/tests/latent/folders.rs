@@ -100,6 +100,8 @@ fn every_pipeline_is_written_as_it_was_read() {
         "sdxl",
         "controlnet_sdxl",
         "controlnets_guess",
+        "t2i_pair",
+        "t2i_sdxl",
         "refiner",
         "lora",
         "dit",
@@ -124,7 +126,9 @@ fn every_pipeline_is_written_as_it_was_read() {
         let parts =
             ["vae", "vqvae", "unet", "transformer", "text_encoder", "text_encoder_2", "image_encoder"];
         let of_unclip = ["prior", "decoder", "text_proj", "super_res_first", "super_res_last"];
-        for part in parts.into_iter().chain(["controlnet", "controlnet_1"]).chain(of_unclip) {
+        for part in
+            parts.into_iter().chain(["controlnet", "controlnet_1", "adapter", "adapter_1"]).chain(of_unclip)
+        {
             let file = format!("{part}/config.json");
             if !dir.path().join(&file).exists() {
                 assert!(!out.join(&file).exists(), "{name}: {file}");

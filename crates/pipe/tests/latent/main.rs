@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod adapters;
 #[path = "../../../models/tests/common/mod.rs"]
 mod common;
 mod films;
@@ -26,7 +27,7 @@ use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig,
     AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel,
     ControlNetConfig, ControlNetModel, DitConfig, DitTransformer, EmbeddingProjection,
-    EmbeddingProjectionConfig, HostTensor, PriorConfig, PriorTransformer, UNet2DConditionConfig,
+    EmbeddingProjectionConfig, HostTensor, PriorConfig, PriorTransformer, T2iAdapter, T2iAdapterConfig, UNet2DConditionConfig,
     UNet2DConditionModel, UNet2DConfig, UNet2DModel, UNet3DConfig, UNetMotionConfig,
     UNetSpatioTemporalConfig, VideoUNet, VqModel, VqModelConfig, params,
 };
@@ -85,6 +86,10 @@ fn fill(dir: &Path, precision: weights::Precision) {
         Some("ControlNetModel") => {
             let config = ControlNetConfig::from_json(&text).unwrap();
             ("diffusion_pytorch_model", formula(&ControlNetModel::new(&config, 0, &device).unwrap(), ""))
+        }
+        Some("T2IAdapter") => {
+            let config = T2iAdapterConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&T2iAdapter::new(&config, 0, &device).unwrap(), ""))
         }
         Some("UNet3DConditionModel") => {
             let config = UNet3DConfig::from_json(&text).unwrap();
@@ -149,8 +154,8 @@ fn folder_in(name: &str, precision: weights::Precision) -> TempDir {
             fill(&dir.path().join(key), precision);
         }
     }
-    // Those of several ControlNets.
-    for further in ["controlnet_1"].map(|name| dir.path().join(name)) {
+    // Those of several ControlNets or adapters.
+    for further in ["controlnet_1", "adapter_1"].map(|name| dir.path().join(name)) {
         if further.exists() {
             fill(&further, precision);
         }

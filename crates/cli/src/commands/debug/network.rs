@@ -80,6 +80,20 @@ pub fn run(args: RunArgs, ui: Ui, device: &str) -> Result<()> {
             let made = [("text", Batch::of(text)), ("start", Batch::of(start)), ("end", Batch::of(end))];
             made.into_iter().map(|(name, x)| (name.to_owned(), host(&x))).collect()
         }
+        Component::Adapter(adapter) => {
+            allow(&["sample"])?;
+            let image = given::<4>(&inputs, "sample", "[B, channels, H, W]", &device)?;
+            let ([_, channels, height, width], config) = (image.dims(), adapter.config());
+            let fits = [height, width].iter().all(|n| n.is_multiple_of(config.downscale_factor));
+            ensure!(
+                channels == config.in_channels && fits,
+                "sample: {channels} channels of {width}×{height} pixels; expected {} channels, and multiples of {}",
+                config.in_channels,
+                config.downscale_factor
+            );
+            let maps = adapter.forward(image).into_iter().enumerate();
+            maps.map(|(i, map)| (format!("map_{i}"), host(&Batch::of(map)))).collect()
+        }
         Component::Control(_) => bail!("{}: a ControlNet has no output of its own", args.model.display()),
         Component::Network(network) => {
             allow(&DENOISES).and_then(|()| denoise(&*network, &inputs, &device))?

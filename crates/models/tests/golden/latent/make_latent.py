@@ -24,6 +24,7 @@ from diffusers import (
     ControlNetModel,
     DiTTransformer2DModel,
     PriorTransformer,
+    T2IAdapter,
     UNet2DConditionModel,
     VQModel,
 )
@@ -107,6 +108,10 @@ def prior(rows, times, lengths, **keys):
 def controlnet(shape, image, tokens, width, times, **keys):
     _, config, shapes, given = unet(shape, tokens, width, times, **keys)
     return ControlNetModel, config, shapes | {"controlnet_cond": image}, given
+
+
+def adapter(image, **keys):
+    return T2IAdapter, keys, {"sample": image}, {}
 
 
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
@@ -471,6 +476,9 @@ CASES = {
         conditioning_embedding_out_channels=[8],
         global_pool_conditions=True,
     ),
+    "adapter_full": adapter([1, 3, 24, 32], channels=[8, 16, 24], num_res_blocks=2, downscale_factor=4),
+    "adapter_light": adapter([2, 1, 16, 16], in_channels=1, channels=[8, 16], num_res_blocks=2, downscale_factor=4, adapter_type="light_adapter"),
+    "adapter_xl": adapter([1, 3, 24, 16], channels=[8, 16, 24, 24], num_res_blocks=1, downscale_factor=8, adapter_type="full_adapter_xl"),
     "dit": (
         DiTTransformer2DModel,
         dict(
@@ -536,6 +544,8 @@ def run(name, model, inputs, given):
         out = model(torch.tensor(given["input_ids"]), output_hidden_states=True)
         pooled = {"pooler_output": out.pooler_output} if "pooler_output" in out else {"text_embeds": out.text_embeds}
         return {"last_hidden_state": out.last_hidden_state, "penultimate": out.hidden_states[-2]} | pooled
+    if isinstance(model, T2IAdapter):
+        return {f"map_{i}": x for i, x in enumerate(model(inputs["sample"]))}
     if isinstance(model, CLIPVisionModelWithProjection):
         return {"image_embeds": model(**inputs).image_embeds}
     if isinstance(model, UnCLIPTextProjModel):

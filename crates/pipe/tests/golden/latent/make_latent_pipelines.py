@@ -45,7 +45,9 @@ from diffusers import (
     LDMPipeline,
     LDMSuperResolutionPipeline,
     MotionAdapter,
+    MultiAdapter,
     PNDMScheduler,
+    StableDiffusionAdapterPipeline,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetInpaintPipeline,
     StableDiffusionControlNetPipeline,
@@ -54,11 +56,13 @@ from diffusers import (
     StableDiffusionLatentUpscalePipeline,
     StableDiffusionPipeline,
     StableDiffusionUpscalePipeline,
+    StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     StableVideoDiffusionPipeline,
+    T2IAdapter,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
     UNet2DModel,
@@ -446,6 +450,52 @@ def controlnet_inpaint():
     return pipe, dict(request, controls=controls), shape
 
 
+def adapted(pipe, adapter, cls, controls):
+    parts = {name: part for name, part in pipe.components.items() if name not in ("feature_extractor", "image_encoder")}
+    xl = "XL" in cls.__name__
+    more = {} if xl else dict(feature_extractor=None, requires_safety_checker=False)
+    return cls(adapter=adapter, **parts, **more), [dict(image=dict(path=f"control-{i}.png"), **one) for i, one in enumerate(controls)]
+
+
+def t2i():
+    """The network of `sd1`, whose last block adds what its adapter gives to a skip connection, too."""
+    pipe, request, shape = sd1()
+    net = filled(T2IAdapter(channels=[16, 32], num_res_blocks=1, downscale_factor=2))
+    pipe, controls = adapted(pipe, net, StableDiffusionAdapterPipeline, [dict(scale=0.8)])
+    return pipe, dict(prompt="a photo of the cat", negative_prompt="red hat", guidance=7.5, steps=6, controls=controls), shape
+
+
+def t2i_pair():
+    """Two adapters, a light one with an output more than it lists."""
+    pipe, _, shape = sd2()
+    light = T2IAdapter(channels=[16], num_res_blocks=2, downscale_factor=2, adapter_type="light_adapter")
+    pipe.unet = unet(32, block_out_channels=[16, 16], use_linear_projection=True, attention_head_dim=[2, 4])
+    full = T2IAdapter(channels=[16, 16], num_res_blocks=1, downscale_factor=2)
+    both = MultiAdapter([filled(light), filled(full)])
+    pipe, controls = adapted(pipe, both, StableDiffusionAdapterPipeline, [dict(scale=0.7), dict(scale=-0.4)])
+    return pipe, dict(prompt="Small blue house", guidance=1.0, steps=5, size=[16, 24], controls=controls), shape
+
+
+def t2i_sdxl():
+    """It acts in the first part of the steps, in a block that halves the resolution before it adds, and in the middle block."""
+    pipe, _, shape = sdxl()
+    pipe.unet = unet(
+        40,
+        block_out_channels=[16, 32, 32],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        transformer_layers_per_block=[1, 1, 2],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 12,
+    )
+    widths = [16, 32, 32, 32]
+    net = filled(T2IAdapter(channels=widths, num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter_xl"))
+    pipe, controls = adapted(pipe, net, StableDiffusionXLAdapterPipeline, [dict(scale=0.5, range=[0.0, 0.6])])
+    return pipe, dict(prompt="the cat under clouds", guidance=5.0, steps=5, controls=controls), shape
+
+
 def dit():
     net = DiTTransformer2DModel(
         num_attention_heads=2,
@@ -632,6 +682,9 @@ CASES = dict(
     controlnet_sdxl=controlnet_sdxl,
     controlnet_img2img=controlnet_img2img,
     controlnet_inpaint=controlnet_inpaint,
+    t2i=t2i,
+    t2i_pair=t2i_pair,
+    t2i_sdxl=t2i_sdxl,
     refiner=refiner,
     refined=refined,
     ldm_upscale=ldm_upscale,
@@ -754,9 +807,14 @@ def make(name):
                     more[theirs] = request[key]
             controls = request.get("controls", [])
             pictures = [control_picture(2 * shape[2], 2 * shape[3], i) for i in range(len(controls))]
-            if controls:
-                # Of several ControlNets all are lists.
-                each = (lambda all: all) if len(controls) > 1 else (lambda all: all[0])
+            # Of several ControlNets or adapters all are lists.
+            each = (lambda all: all) if len(controls) > 1 else (lambda all: all[0])
+            if controls and name.startswith("t2i"):
+                more["adapter_conditioning_scale"] = each([float(one.get("scale", 1.0)) for one in controls])
+                if "range" in controls[0]:
+                    more["adapter_conditioning_factor"] = controls[0]["range"][1]
+                pictures = each(pictures)
+            elif controls:
                 more["controlnet_conditioning_scale"] = each([float(one.get("scale", 1.0)) for one in controls])
                 more["control_guidance_start"] = each([one.get("range", [0.0, 1.0])[0] for one in controls])
                 more["control_guidance_end"] = each([one.get("range", [0.0, 1.0])[1] for one in controls])
