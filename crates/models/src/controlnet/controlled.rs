@@ -20,6 +20,15 @@ pub struct Controlled {
     guides: Vec<Guide>,
 }
 
+/// What one guide gives.
+struct Part<'a> {
+    guide: &'a Guide,
+    /// The maps of its image.
+    maps: &'a [Batch],
+    /// The factors of its outputs, for each row.
+    factors: Vec<&'a [f32]>,
+}
+
 impl Controlled {
     /// `network` with these, which [fit](Guide::check_fit).
     pub fn new(network: Box<dyn Network>, guides: Vec<Guide>) -> Self {
@@ -27,7 +36,7 @@ impl Controlled {
     }
 
     /// Each guide with its maps, and its factors for each row.
-    fn parts<'a>(&'a self, conditions: &'a Conditions) -> Vec<(&'a Guide, &'a [Batch], Vec<&'a [f32]>)> {
+    fn parts<'a>(&'a self, conditions: &'a Conditions) -> Vec<Part<'a>> {
         let (Some(mut maps), Some(strengths)) = (conditions.features(CONTROL), conditions.numbers(STRENGTHS))
         else {
             return Vec::new();
@@ -37,7 +46,8 @@ impl Controlled {
             let (own, rest) = maps.split_at(guide.maps());
             let factors = first..first + guide.outputs();
             (maps, first) = (rest, factors.end);
-            parts.push((guide, own, strengths.iter().map(|row| &row[factors.clone()]).collect()));
+            let factors = strengths.iter().map(|row| &row[factors.clone()]).collect();
+            parts.push(Part { guide, maps: own, factors });
         }
         parts
     }
@@ -45,7 +55,7 @@ impl Controlled {
     /// What the adapters add inside the blocks of the network; `None` if all factors are zero.
     fn inside(&self, conditions: &Conditions) -> Option<Entry> {
         let mut sum: Option<Vec<Tensor<4>>> = None;
-        for (guide, maps, factors) in self.parts(conditions) {
+        for Part { guide, maps, factors } in self.parts(conditions) {
             let acts = factors.iter().any(|row| row.iter().any(|factor| *factor != 0.0));
             if !acts || !matches!(guide, Guide::Adapter(_)) {
                 continue;
@@ -67,8 +77,8 @@ impl Controlled {
     fn residuals(&self, x: &Batch, times: &[f32], conditions: &Conditions, mode: Mode) -> Option<Entry> {
         let others = conditions.without(&[CONTROL, STRENGTHS]);
         let mut sum: Option<Vec<Tensor<4>>> = None;
-        for (guide, hints, factors) in self.parts(conditions) {
-            let (Guide::ControlNet(net), [hint]) = (guide, hints) else { continue };
+        for Part { guide, maps, factors } in self.parts(conditions) {
+            let (Guide::ControlNet(net), [hint]) = (guide, maps) else { continue };
             let rows: Vec<usize> =
                 (0..x.len()).filter(|row| factors[*row].iter().any(|factor| *factor != 0.0)).collect();
             if rows.is_empty() {
