@@ -27,8 +27,8 @@ use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig,
     AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel,
     ControlNetConfig, ControlNetModel, DitConfig, DitTransformer, EmbeddingProjection,
-    EmbeddingProjectionConfig, HostTensor, PriorConfig, PriorTransformer, T2iAdapter, T2iAdapterConfig, UNet2DConditionConfig,
-    UNet2DConditionModel, UNet2DConfig, UNet2DModel, UNet3DConfig, UNetMotionConfig,
+    EmbeddingProjectionConfig, HostTensor, PriorConfig, PriorTransformer, T2iAdapter, T2iAdapterConfig,
+    UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel, UNet3DConfig, UNetMotionConfig,
     UNetSpatioTemporalConfig, VideoUNet, VqModel, VqModelConfig, params,
 };
 use tweedie_ops::Device;
