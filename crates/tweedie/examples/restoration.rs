@@ -2,11 +2,14 @@
 //!
 //! ```sh
 //! cargo run --release --example restoration -- emoji-32 10         # a model in pixels, and the number of images
+//! cargo run --release --example restoration -- emoji-32 66 "" 15   # all tasks ("×4": those whose name has this) in 15 steps
 //! cargo run --release --example restoration -- emoji-32 sheet.png  # what is given, four answers and the true image
 //! ```
 //!
 //! PSNR and SSIM compare with the true image; of masks only PSNR of the hole counts. "Features" is the mean distance of the
-//! features of `tweedie eval`'s encoder, which is smaller for images that look alike.
+//! features of `tweedie eval`'s encoder, and "LPIPS" that of its layers as in LPIPS, summed over five layers without learned
+//! weights; both are smaller for images that look alike. "FID" is the Fréchet distance of the encoder's features from those of the
+//! true images, which needs more images than the 64 features.
 
 #![allow(clippy::print_stdout)]
 
@@ -15,8 +18,14 @@ use std::{error::Error, ops::ControlFlow, path::Path, time::Instant};
 use serde_json::{Value, json};
 use tweedie::{
     data::{DataConfig, Dataset, Image},
-    eval::extract::{Encoder, Extractor, bicubic as enlarged},
-    library, ops,
+    eval::{
+        extract::{Encoder, Extractor, bicubic as enlarged},
+        metrics::{Features, Reference},
+    },
+    hub::encoder::embedded,
+    library,
+    models::Perceptual,
+    ops,
     pipe::{
         Pipeline, Request,
         operators::{Jpeg, Operator, bicubic, gaussian, grey},
@@ -33,12 +42,13 @@ struct Task {
 
 const LINEAR: &[&str] = &["ddnm", "ddrm", "diffpir", "diffpir=2,1", "pigdm", "dps"];
 
-fn tasks() -> Vec<Task> {
+/// The tasks for images of `side` pixels; those in `grey` have no colours to lose.
+fn tasks(side: usize, is_grey: bool) -> Vec<Task> {
     let scratches: Vec<[usize; 4]> =
-        vec![[0, 9, 32, 2], [0, 21, 32, 1], [7, 0, 2, 32], [18, 0, 1, 32], [25, 0, 2, 32]];
+        vec![[0, 9, side, 2], [0, 21, side, 1], [7, 0, 2, side], [18, 0, 1, side], [25, 0, 2, side]];
     let masks =
         &["replacement", "repaint=5,3", "repaint=10,10", "ddnm", "ddrm", "diffpir=2,1", "pigdm", "dps"];
-    vec![
+    let all = vec![
         Task {
             name: "hole 12×12",
             known: json!({ "mask": { "rectangles": [[10, 10, 12, 12]] } }),
@@ -75,7 +85,8 @@ fn tasks() -> Vec<Task> {
             noise: 0.0,
             methods: &["ddnm", "dps"],
         },
-    ]
+    ];
+    all.into_iter().filter(|task| !is_grey || task.name != "colour").collect()
 }
 
 /// What a task makes of an image.
@@ -156,33 +167,60 @@ fn ssim(a: &Image, b: &Image) -> f64 {
     sum / count
 }
 
-fn features(encoder: &Encoder, images: &[Image]) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
-    let found = encoder.extract(images, &mut |_, _| ControlFlow::Continue(()))?.features;
-    Ok(found.values().chunks(found.dim()).map(<[f32]>::to_vec).collect())
+fn features(encoder: &Encoder, images: &[Image]) -> Result<Features, Box<dyn Error>> {
+    Ok(encoder.extract(images, &mut |_, _| ControlFlow::Continue(()))?.features)
 }
 
-fn print(
-    task: &str,
-    method: &str,
-    steps: &str,
-    row: &Row,
-    truth: &[Vec<f32>],
-    encoder: &Encoder,
-) -> Result<(), Box<dyn Error>> {
-    let n = row.images.len() as f64;
-    let distance = |(a, b): (&Vec<f32>, &Vec<f32>)| {
-        a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
-    };
-    let far: f64 = features(encoder, &row.images)?.iter().zip(truth).map(distance).sum();
-    println!(
-        "| {task} | {method} | {steps} | {} | {:.2} | {:.3} | {:.2} | {:.2} |",
-        row.evals / row.images.len(),
-        row.psnr / n,
-        row.ssim / n,
-        far / n,
-        row.seconds / n
-    );
-    Ok(())
+/// Compares with the true images.
+struct Judge {
+    encoder: Encoder,
+    perceptual: Perceptual,
+    images: Vec<Image>,
+    features: Features,
+}
+
+impl Judge {
+    fn new(images: &[Image], device: &ops::Device) -> Result<Self, Box<dyn Error>> {
+        let encoder = Encoder::embedded(device)?;
+        let features = features(&encoder, images)?;
+        let perceptual = Perceptual::Encoder(Box::new(embedded(device)?));
+        Ok(Self { encoder, perceptual, images: images.to_vec(), features })
+    }
+
+    /// The mean distance of the layers' features.
+    fn lpips(&self, images: &[Image]) -> f32 {
+        let device = ops::Device::flex();
+        let see = |images: &[Image]| {
+            let (width, height) = (images[0].width, images[0].height);
+            let planes = images.iter().flat_map(Image::to_planes).collect();
+            self.perceptual.see(ops::from_host(planes, [images.len(), 3, height, width], &device))
+        };
+        ops::to_host(self.perceptual.distance(&see(images), &see(&self.images)))[0]
+    }
+
+    fn print(&self, task: &str, method: &str, steps: &str, row: &Row) -> Result<(), Box<dyn Error>> {
+        let n = row.images.len() as f64;
+        let found = features(&self.encoder, &row.images)?;
+        let rows = |features: &Features| {
+            features.values().chunks(features.dim()).map(<[f32]>::to_vec).collect::<Vec<_>>()
+        };
+        let distance = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+            a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+        };
+        let far: f64 = rows(&found).iter().zip(&rows(&self.features)).map(distance).sum();
+        let fid = Reference::new(&self.features).fid(&found);
+        println!(
+            "| {task} | {method} | {steps} | {} | {:.2} | {:.3} | {:.2} | {:.3} | {} | {:.2} |",
+            row.evals / row.images.len(),
+            row.psnr / n,
+            row.ssim / n,
+            far / n,
+            self.lpips(&row.images),
+            fid.map_or("-".into(), |fid| format!("{:.1}", fid.value)),
+            row.seconds / n
+        );
+        Ok(())
+    }
 }
 
 fn restored(
@@ -226,10 +264,15 @@ const ACROSS: usize = 2;
 const ANSWERS: u64 = 4;
 
 /// One row for each task, with other images in each: what is given, answers by the default method, and the true image.
-fn sheet(pipeline: &Pipeline, images: &[Image], folder: &Path) -> Result<Image, Box<dyn Error>> {
+fn sheet(
+    pipeline: &Pipeline,
+    images: &[Image],
+    tasks: &[Task],
+    folder: &Path,
+) -> Result<Image, Box<dyn Error>> {
     let mut cells = Vec::new();
     let mut next = images.iter().cycle();
-    for task in &tasks() {
+    for task in tasks {
         let hole: Option<Vec<[usize; 4]>> =
             serde_json::from_value(task.known["mask"]["rectangles"].clone()).ok();
         for truth in next.by_ref().take(ACROSS) {
@@ -260,6 +303,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let sheet_path = asked.ends_with(".png").then(|| std::path::PathBuf::from(&asked));
     let count: usize = if sheet_path.is_some() { SHOWN } else { asked.parse()? };
     let only = args.next();
+    let asked_steps: Option<Vec<usize>> =
+        args.next().map(|list| list.split(',').map(str::parse).collect::<Result<_, _>>()).transpose()?;
     let device = ops::device("cpu")?;
     let pipeline = library::load(Path::new(&model), &Default::default(), &device)?;
     let config: DataConfig = serde_json::from_value(pipeline.extras().training["config"]["data"].clone())?;
@@ -269,16 +314,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|i| Ok(Image::clone(&held_out.get(i * held_out.len() / count)?.sample)))
         .collect::<Result<_, Box<dyn Error>>>()?;
     let folder = tempfile::tempdir()?;
+    let is_grey = pipeline.network().spec().outputs == 1;
+    let mut tasks = tasks(images[0].width, is_grey);
+    tasks.retain(|task| only.as_deref().is_none_or(|only| task.name.contains(only)));
     if let Some(path) = sheet_path {
-        return Ok(sheet(&pipeline, &images, folder.path())?.save_png(path)?);
+        return Ok(sheet(&pipeline, &images, &tasks, folder.path())?.save_png(path)?);
     }
-    let encoder = Encoder::embedded(&device)?;
-    let truth = features(&encoder, &images)?;
+    let judge = Judge::new(&images, &device)?;
     println!("{count} held-out images of {model}\n");
     println!(
-        "| task | method | steps | evaluations | PSNR | SSIM | features | s |\n|---|---|---:|---:|---:|---:|---:|---:|"
+        "| task | method | steps | evaluations | PSNR | SSIM | features | LPIPS | FID | s |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     );
-    for task in tasks().iter().filter(|task| only.as_deref().is_none_or(|only| task.name.contains(only))) {
+    for task in &tasks {
         let hole: Option<Vec<[usize; 4]>> =
             serde_json::from_value(task.known["mask"]["rectangles"].clone()).ok();
         let inputs: Vec<Image> = images
@@ -292,10 +340,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             row.add(shown, image, hole.as_deref());
         }
         let name = if task.name == "×4" { "bicubic" } else { "(as it is)" };
-        print(task.name, name, "", &row, &truth, &encoder)?;
+        judge.print(task.name, name, "", &row)?;
         for method in task.methods {
             let slow = matches!(*method, "pigdm" | "dps") || method.starts_with("repaint=10");
-            for steps in if slow { &[50][..] } else { &[15, 50] } {
+            let usual = if slow { vec![50] } else { vec![15, 50] };
+            for steps in asked_steps.as_ref().unwrap_or(&usual) {
                 let mut row = Row::default();
                 for (i, (input, image)) in inputs.iter().zip(&images).enumerate() {
                     let path = folder.path().join("input.png");
@@ -310,7 +359,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     row.evals += evals;
                     row.add(result, image, hole.as_deref());
                 }
-                print(task.name, method, &steps.to_string(), &row, &truth, &encoder)?;
+                judge.print(task.name, method, &steps.to_string(), &row)?;
             }
         }
     }
