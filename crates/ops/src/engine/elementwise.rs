@@ -26,17 +26,13 @@ pub(super) fn aligned(x: FlexTensor, y: FlexTensor) -> (FlexTensor, FlexTensor) 
     }
 }
 
-/// Values without gaps. Token tensors keep their layout; images become channels-last, as the next layer needs them.
-pub(super) fn in_order(x: FlexTensor) -> FlexTensor {
-    if x.layout().num_dims() < 4 { flat(x) } else { Image::new(x).into_tensor() }
-}
-
 /// Applies `f` to the values of `x` in memory order, in place if they are not shared.
 pub(super) fn mapped<T: Number>(
     x: FlexTensor,
     f: impl FnOnce(&[T], Option<&mut [T]>) -> Option<Vec<T>>,
 ) -> FlexTensor {
-    let mut x = in_order(x);
+    // Token tensors keep their layout; images become channels-last, as the next layer needs them.
+    let mut x = if x.layout().num_dims() < 4 { flat(x) } else { Image::new(x).into_tensor() };
     if let Some(own) = stretch_mut(&mut x) {
         f(&[], Some(own));
         return x;
@@ -77,16 +73,6 @@ pub(super) fn row_sums(x: FlexTensor) -> FlexTensor {
     let mut out = vec![0.0; n];
     sum_pixels(isa(), values(&x), None, [1, m, n], &mut out);
     tensor(out, vec![n])
-}
-
-pub(super) fn gelu(x: FlexTensor) -> FlexTensor {
-    if half::is(&x) {
-        return half::gelu(x);
-    }
-    let x = in_order(x);
-    let mut out = uninitialized(stretch::<f32>(&x).len());
-    kernels::gelu(isa(), stretch(&x), &mut out);
-    like(&x, out)
 }
 
 pub(super) fn gelu_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {

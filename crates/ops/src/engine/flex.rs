@@ -1,7 +1,7 @@
 //! The operations on CPU tensors: resolves layouts and calls the kernels.
 
 use burn::{
-    backend::{Flex, flex::FlexTensor},
+    backend::{Flex, flex::FlexTensor, tensor::FloatTensor},
     tensor::FloatDType,
 };
 use tweedie_kernels::{
@@ -62,6 +62,11 @@ pub(super) fn attention_of(q: &FlexTensor, k: &FlexTensor, scale: f64) -> Attent
     let [batch, heads, queries, width] = dims(q);
     let keys = dims::<4>(k)[2];
     Attention { batch, heads, queries, keys, width, scale: scale as f32 }
+}
+
+/// Burn's GELU, which rounds like the libraries that published pipelines ran in.
+fn burns_gelu<B: Engine>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::gelu(x)
 }
 
 impl Engine for Flex {
@@ -286,7 +291,7 @@ impl Engine for Flex {
 
     fn engine_gelu(x: FlexTensor) -> FlexTensor {
         let _timer = mapped_layer(Kind::Elementwise, &x);
-        elementwise::gelu(x)
+        burns_gelu::<Self>(x)
     }
 
     fn engine_gelu_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {

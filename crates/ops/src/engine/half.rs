@@ -18,7 +18,7 @@ use tweedie_kernels::conv::Algorithm;
 use super::{
     NormOptions, choice,
     conv::{conv_of, sample_bias, some_inputs},
-    elementwise::{aligned, in_order, mapped, per_channel},
+    elementwise::{aligned, mapped, per_channel},
     flex::{attention_of, dims, is_absent, present, rows, rows_layer, with_last},
     isa,
     layout::{
@@ -191,13 +191,6 @@ pub(super) fn geglu(x: FlexTensor) -> FlexTensor {
     let mut out = uninitialized::<Bf16>(rows * (both / 2));
     kernels::geglu(isa(), both / 2, values(&x), &mut out);
     with_last(&x, both / 2, out)
-}
-
-pub(super) fn gelu(x: FlexTensor) -> FlexTensor {
-    let x = in_order(x);
-    let mut out = uninitialized::<Bf16>(stretch::<Bf16>(&x).len());
-    kernels::gelu(isa(), stretch(&x), &mut out);
-    like(&x, out)
 }
 
 pub(super) fn silu(x: FlexTensor) -> FlexTensor {
