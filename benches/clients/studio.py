@@ -1,9 +1,10 @@
-"""The studio in Chromium: makes, compares, cancels, paints, restores, enlarges, plays sounds, looks at the gallery, with mouse and
-keyboard, wide and narrow.
+"""The studio in Chromium: makes, compares, cancels, paints, restores, enlarges, plays sounds, shows clips, looks at the gallery, with
+mouse and keyboard, wide and narrow.
 
     python studio.py ../../target/release/tweedie [FOLDER]    # writes screenshots to FOLDER
 """
 
+import base64
 import json
 import pathlib
 import re
@@ -24,7 +25,7 @@ def picture(page, name):
         page.screenshot(path=folder / f"{name}.png")
 
 
-with served("--model", "emoji-text-64", "--model", "emoji-32", "--model", "spoken-digits") as address, sync_playwright() as play:
+with served("--model", "emoji-text-64", "--model", "emoji-32", "--model", "spoken-digits", "--model", "moving-emoji") as address, sync_playwright() as play:
     browser = play.chromium.launch(executable_path=shutil.which("chromium"))
     page = browser.new_page(viewport={"width": 1180, "height": 800}, color_scheme="light")
     faults = []
@@ -161,7 +162,7 @@ with served("--model", "emoji-text-64", "--model", "emoji-32", "--model", "spoke
     expect(page.locator("#words")).to_contain_text("zero, one, two")
     page.get_by_label("Prompt", exact=True).fill("three one four")
     page.get_by_role("combobox", name="Voice").select_option("theo")
-    page.get_by_label("Images").fill("1")
+    page.get_by_label("Sounds").fill("1")
     make_and_wait()
     sound = page.locator("#jobs > li").first.locator("audio")
     expect(sound).to_be_visible()
@@ -175,6 +176,29 @@ with served("--model", "emoji-text-64", "--model", "emoji-32", "--model", "spoke
     page.get_by_role("tab", name="Gallery").click()
     expect(page.locator("#gallery audio")).to_have_count(1)
     picture(page, "gallery-all")
+
+    # Clips: previews and results move, and no image is offered to start from.
+    page.get_by_role("tab", name="Make").click()
+    page.get_by_role("combobox", name="Model").select_option("moving-emoji")
+    page.get_by_label("Prompt", exact=True).fill("a red heart bounces")
+    page.get_by_label("Clips").fill("2")
+    page.locator("summary", has_text="More").click()
+    page.get_by_label("Frames").fill("8")
+    page.get_by_role("button", name="Make Ctrl").click()
+    card = page.locator("#jobs > li").first
+    preview = card.get_by_alt_text("Image 1 after step")
+    expect(preview).to_be_visible(timeout=120_000)
+    assert b"acTL" in base64.b64decode(preview.get_attribute("src").split(",")[1])[:64]
+    picture(page, "clip-running")
+    expect(card.locator(".top span")).to_have_text("finished", timeout=240_000)
+    request = json.loads(page.evaluate("fetch('/v1/gallery?limit=1').then(r => r.text())"))["jobs"][0]["request"]
+    assert request["frames"] == 8 and request["count"] == 2, request
+    card.locator(".images button").first.click()
+    page.wait_for_load_state("networkidle")
+    expect(page.get_by_role("button", name="Start from it")).to_be_hidden()
+    expect(page.get_by_role("button", name="Enlarge 4 times")).to_be_hidden()
+    picture(page, "clip")
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
     page.get_by_role("combobox", name="Model").select_option("emoji-32")
 
     # Dark, and as narrow as a phone.

@@ -85,6 +85,16 @@ pub(crate) fn write_with_text(
     format: AnimationFormat,
     text: Option<&str>,
 ) -> Result<(), MediaError> {
+    store(path, &encode(path, animation, format, text)?)
+}
+
+/// The bytes of a file; errors name `path`.
+pub(crate) fn encode(
+    path: &Path,
+    animation: &Animation<'_>,
+    format: AnimationFormat,
+    text: Option<&str>,
+) -> Result<Vec<u8>, MediaError> {
     let Animation { frames, delay, last_delay } = *animation;
     let most = match format {
         AnimationFormat::Gif => u16::MAX.into(),
@@ -96,14 +106,13 @@ pub(crate) fn write_with_text(
     if let Some(last) = delays.last_mut() {
         *last = last_delay;
     }
-    let bytes = match format {
-        AnimationFormat::Gif => encode_gif(frames, &delays, text).map_err(|e| MediaError::format(path, e))?,
+    match format {
+        AnimationFormat::Gif => encode_gif(frames, &delays, text).map_err(|e| MediaError::format(path, e)),
         AnimationFormat::Apng => png::encode_animation(frames, (width, height), &delays, text)
-            .map_err(|e| MediaError::format(path, e))?,
+            .map_err(|e| MediaError::format(path, e)),
         AnimationFormat::WebP => webp::encode_animation(frames, (width, height), &delays, text)
-            .map_err(|e| MediaError::format(path, e))?,
-    };
-    store(path, &bytes)
+            .map_err(|e| MediaError::format(path, e)),
+    }
 }
 
 /// The size of all frames, at most `most` along a side.

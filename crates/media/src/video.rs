@@ -61,9 +61,8 @@ impl Video {
     /// If the extension is another, there are no frames, they differ in size or are too large for the format, `ffmpeg` is
     /// needed and missing, or the file cannot be written.
     pub fn write(&self, path: &Path, text: Option<&str>) -> Result<(), MediaError> {
-        let animation = Animation { frames: &self.frames, delay: self.delay, last_delay: self.delay };
         if let Some(format) = AnimationFormat::of(path) {
-            return animation::write_with_text(path, &animation, format, text);
+            return animation::write_with_text(path, &self.animation(), format, text);
         }
         Self::check(path)?;
         let size = animation::size_of(path, &self.frames, MOST)?;
@@ -72,6 +71,18 @@ impl Video {
             true => store(path, &y4m),
             false => store(path, &ffmpeg::encode(path, y4m, text)?),
         }
+    }
+
+    /// Encodes as animated PNG; errors name `path`.
+    ///
+    /// # Errors
+    /// If there are no frames, or they differ in size.
+    pub fn to_png(&self, path: &Path) -> Result<Vec<u8>, MediaError> {
+        animation::encode(path, &self.animation(), AnimationFormat::Apng, None)
+    }
+
+    fn animation(&self) -> Animation<'_> {
+        Animation { frames: &self.frames, delay: self.delay, last_delay: self.delay }
     }
 }
 

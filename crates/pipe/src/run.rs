@@ -95,6 +95,14 @@ impl<'a> Preview<'a> {
         };
         Ok(images(&decoded?))
     }
+
+    /// The same as the media that the model makes, decoded by the model's own autoencoder if samples are latents.
+    ///
+    /// # Errors
+    /// If the autoencoder fails.
+    pub fn media(&self, show: Show) -> Result<Media, PipelineError> {
+        Ok(self.job.media_of(vec![self.job.decode(&self.samples(show))?]).1)
+    }
 }
 
 /// The result of a run.

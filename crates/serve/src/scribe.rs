@@ -20,7 +20,7 @@ use axum::http::StatusCode;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tweedie_media::Image;
+use tweedie_media::{Image, MediaError};
 use tweedie_ops::Batch;
 use tweedie_pipe::{
     Job, Media, Output, PipelineError, Preview, Request,
@@ -42,6 +42,9 @@ use crate::{
 
 /// The pause before something that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Values of a channel of a clip's samples up to which there are previews: decoding long or large ones takes longer than a step.
+const CLIP: usize = 1 << 16;
 
 /// What the scribe is told.
 pub enum Note {
@@ -123,12 +126,24 @@ impl Scribe {
         snapshot: &Snapshot,
         promised: Option<usize>,
     ) -> Result<(), PipelineError> {
-        if live.outcome().is_some() {
+        let axes = job.shape().axes();
+        if live.outcome().is_some() || axes.len() == 3 && axes.iter().product::<usize>() > CLIP {
             return Ok(());
         }
-        for (row, image) in snapshot.rows.clone().zip(Preview::new(job, snapshot).images(Show::Clean, None)?)
-        {
-            let png = image.to_png(Path::new("preview.png"))?;
+        let path = Path::new("preview.png");
+        let media = Preview::new(job, snapshot).media(Show::Clean)?;
+        let pngs: Vec<(&Image, Vec<u8>)> = match &media {
+            Media::Images(images) => images
+                .iter()
+                .map(|image| Ok((image, image.to_png(path)?)))
+                .collect::<Result<_, MediaError>>()?,
+            Media::Clips(clips) => (clips.iter())
+                .filter_map(|clip| Some((clip.frames.first()?, clip)))
+                .map(|(first, clip)| Ok((first, clip.to_png(path)?)))
+                .collect::<Result<_, MediaError>>()?,
+            _ => Vec::new(),
+        };
+        for (row, (image, png)) in snapshot.rows.clone().zip(pngs) {
             let mut data = json!({
                 "id": live.order.id, "image": row, "step": snapshot.step, "width": image.width, "height": image.height,
                 "b64_json": STANDARD.encode(png),

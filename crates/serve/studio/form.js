@@ -35,6 +35,9 @@ function told() {
   document.getElementById('larger').textContent = factor > 1 ? `The model makes it ${factor} times larger: ${sides} pixels.` : '';
 }
 
+/** The number of frames for which a model was made; empty if it does not make clips. */
+const frames = ({ medium, size }) => (medium === 'clip' && size?.length === 3 ? size[0] : '');
+
 /** Sets the limits of a model, and its defaults where the settings are not the user's own. */
 async function choose(name) {
   model = await get(`/v1/models/${encodeURIComponent(name)}`);
@@ -43,15 +46,17 @@ async function choose(name) {
   show('classes', model.classes.length > 0);
   show('guided', model.guided);
   show('sized', model.medium === 'image' && !model.fixed_size && !model.enlarges);
+  show('clips', model.medium === 'clip' && !model.fixed_size);
+  document.getElementById('made').textContent = { audio: 'Sounds', clip: 'Clips' }[model.medium] ?? 'Images';
   show('voices', model.voices.length > 0);
   show('words', model.words.length > 0);
-  show('image', model.changes || model.enlarges);
+  show('image', model.changes || model.enlarges || model.animates);
   show('changes', model.changes);
   offerControls(model, limits.controlnets);
   document.getElementById('words').textContent = `It can say: ${model.words.join(', ')}.`;
   options(field('voice'), model.voices.map((voice) => [voice, voice]), model.voices[0]);
   offer(model);
-  if (model.enlarges) document.getElementById('with-image').open = true;
+  if (model.enlarges || model.animates) document.getElementById('with-image').open = true;
   options(field('class'), [['', 'all in turn'], ...model.classes.map((c) => [String(c.number), c.name])], '');
   const { steps, guidance } = model.defaults;
   field('steps').max = Math.min(limits.steps, Math.max(100, steps));
@@ -59,8 +64,8 @@ async function choose(name) {
   field('guidance').value = guidance;
   [other.elements.steps.value, other.elements.guidance.value] = [Math.max(1, Math.round(steps / 2)), guidance];
   other.elements.steps.max = limits.steps;
-  const [height, width] = model.size ?? ['', ''];
-  [field('height').value, field('width').value] = [height, width];
+  const [height, width] = model.size?.slice(-2) ?? ['', ''];
+  [field('height').value, field('width').value, field('frames').value] = [height, width, frames(model)];
   told();
 }
 
@@ -110,6 +115,8 @@ export async function read() {
   if (model.medium === 'image' && !model.fixed_size && !model.enlarges && height && width && (height !== own[0] || width !== own[1])) {
     request.size = [height, width];
   }
+  const length = Number(field('frames').value);
+  if (model.medium === 'clip' && !model.fixed_size && length && length !== frames(model)) request.frames = length;
   const begun = await fields(model);
   if (begun.known) {
     // The result of a change has the size of the image, which itself says what it shows.
@@ -142,11 +149,12 @@ export async function fill(job) {
   set('class', request.classes?.length === 1 ? String(request.classes[0]) : '');
   for (const name of ['steps', 'guidance', 'count', 'seed', 'strength', 'voice']) set(name, request[name]);
   set('solver', request.solver ?? '');
-  const [height, width] = request.size ?? model.size ?? [];
+  const [height, width] = (request.size ?? model.size ?? []).slice(-2);
+  set('frames', request.frames ?? frames(model));
   set('height', height);
   set('width', width);
-  // Sounds cannot be drawn.
-  const image = model.medium === 'image' && (request.image ?? request.known?.image)?.sha256;
+  // Neither sounds nor clips can be drawn on.
+  const image = (model.medium === 'image' || model.animates) && (request.image ?? request.known?.image)?.sha256;
   await begin(image ? await stored(image) : null);
   told();
   await fillControls(request);

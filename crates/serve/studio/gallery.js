@@ -43,14 +43,23 @@ export function details(job, image) {
   );
   const download = document.getElementById('download');
   [download.href, download.download] = [image.url, image.sha256.slice(0, 12) + image.url.slice(image.url.lastIndexOf('.'))];
-  // Clips are images as well, but no model starts from one.
-  const still = !sounds && !job.request.frames;
-  document.getElementById('from').hidden = !still;
-  document.getElementById('follow').hidden = !still || !follows();
   const larger = document.getElementById('enlarge');
-  larger.hidden = !still || !enlarger();
   larger.textContent = `Enlarge ${enlarger()?.enlarges} times`;
+  const offer = (still) => {
+    document.getElementById('from').hidden = !still;
+    document.getElementById('follow').hidden = !still || !follows();
+    larger.hidden = !still || !enlarger();
+  };
+  offer(false);
+  // Clips are images as well, but no model starts from one.
+  if (!sounds) moves(image.url).then((clip) => { if (present.image === image) offer(!clip); }, fault);
   dialog.showModal();
+}
+
+/** Whether a PNG is a clip: its second chunk says so. */
+async function moves(url) {
+  const bytes = new Uint8Array(await (await fetch(url)).arrayBuffer());
+  return new TextDecoder('latin1').decode(bytes.subarray(0, 64)).includes('acTL');
 }
 
 /** What was done with an image, in a few words. */

@@ -160,12 +160,13 @@ async function mask() {
 export async function fields(model) {
   if (!source) {
     if (model.enlarges) throw new Error('This model enlarges an image: choose one.');
+    if (model.animates) throw new Error('This model makes a clip of an image: choose one.');
     return {};
   }
-  if (model.enlarges || model.changes) {
+  if (model.enlarges || model.animates || model.changes) {
     const file = { sha256: source.sha256 ??= await upload(source) };
     const one = TASKS[task.value];
-    if (model.enlarges) return { image: file };
+    if (model.enlarges || model.animates) return { image: file };
     if (one.restores) {
       return { known: { image: file, degradations: [one.of(Number(amount.value))], noise: Number(grain.value) } };
     }

@@ -71,6 +71,7 @@ fn facts(pipeline: &Pipeline) -> Value {
         "guided": pipeline.reads_texts() || null.is_some() || spec.takes_guidance,
         "medium": match pipeline.axes() { 1 => "audio", 2 => "image", _ => "clip" },
         "changes": changes,
+        "animates": model.picture.is_some(),
         "restores": changes && model.codec.is_none(),
         "voices": extras.speech.as_ref().map(|speech| &*speech.voices).unwrap_or_default(),
         "words": extras.speech.as_ref().map(|speech| &*speech.words).unwrap_or_default(),
