@@ -108,6 +108,8 @@ pub const EMBEDDING: &str = "embedding";
 pub const WITH_TIME: &str = "with_time";
 /// Text features: [`Entry::Tokens`].
 pub const TEXT: &str = "text";
+/// Features of the parts of an image, for networks that attend to them besides [`TEXT`]: [`Entry::Tokens`].
+pub const IMAGE: &str = "image";
 /// Pooled text features: [`Entry::Vectors`].
 pub const POOLED: &str = "pooled";
 /// SDXL's sizes: height and width of the original image, top and left of the crop, height and width of the target. For the
@@ -222,7 +224,12 @@ impl Conditions {
 
     /// The text features, `[B, tokens, width]`.
     pub fn text(&self) -> Option<&Tensor<3>> {
-        match self.get(TEXT) {
+        self.tokens(TEXT)
+    }
+
+    /// The features of tokens called `name`, `[B, tokens, width]`.
+    pub fn tokens(&self, name: &str) -> Option<&Tensor<3>> {
+        match self.get(name) {
             Some(Entry::Tokens(all)) => Some(all),
             _ => None,
         }

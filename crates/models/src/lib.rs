@@ -56,6 +56,8 @@ pub mod unet_condition;
 pub mod vae;
 pub mod vision;
 pub mod vocoder;
+pub mod wan;
+pub mod wan_vae;
 mod windows;
 
 pub use adapter::{T2iAdapter, T2iAdapterConfig};
@@ -92,4 +94,6 @@ pub use vae::{
 };
 pub use vision::{ClipVisionConfig, ClipVisionModel};
 pub use vocoder::{HifiGan, HifiGanConfig, MelAutoencoder};
+pub use wan::{WanTransformer, WanTransformerConfig};
+pub use wan_vae::{AutoencoderKlWan, AutoencoderKlWanConfig};
 pub use windows::Windows;

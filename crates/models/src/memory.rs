@@ -1,4 +1,4 @@
-//! Estimates of the memory that a pass of a U-Net needs.
+//! Estimates of the memory that a pass of a network needs.
 
 use tweedie_ops::{Precision, SampleShape};
 
@@ -34,6 +34,23 @@ pub(crate) fn unet_row(
     let maps = kept.fold(first.saturating_mul(at_once), u64::saturating_add);
     let samples = (shape.channels() as u64).saturating_mul(area(0)).saturating_mul(SAMPLES * 4);
     maps.saturating_mul(bytes_of(precision)).saturating_add(samples)
+}
+
+/// Bytes per row of a transformer on this number of tokens of `width`, whose feed-forward layers have the width `inner`: the residual
+/// stream twice in `f32`, what a layer computes of it, and the rotations of all tokens.
+pub(crate) fn transformer_row(
+    tokens: usize,
+    [width, inner]: [usize; 2],
+    shape: &SampleShape,
+    precision: Precision,
+) -> u64 {
+    const AT_ONCE_IN_LAYERS: u64 = 6;
+    let tokens = tokens as u64;
+    let stream = tokens.saturating_mul(width as u64).saturating_mul(2 * 4);
+    let layer = (AT_ONCE_IN_LAYERS.saturating_mul(width as u64)).saturating_add(inner as u64);
+    let layer = tokens.saturating_mul(layer).saturating_mul(bytes_of(precision));
+    let samples = (shape.len() as u64).saturating_mul(SAMPLES * 4);
+    stream.saturating_add(layer).saturating_add(samples)
 }
 
 /// Bytes to decode an image of `pixels` pixels with an autoencoder whose last level has `channels` channels.

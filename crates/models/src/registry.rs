@@ -20,6 +20,8 @@ use crate::{
         AutoencoderKl, AutoencoderKlConfig, AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig,
         AutoencoderTiny, AutoencoderTinyConfig, VqModel, VqModelConfig,
     },
+    wan::{WanTransformer, WanTransformerConfig},
+    wan_vae::{AutoencoderKlWan, AutoencoderKlWanConfig},
 };
 
 /// A class of networks.
@@ -58,6 +60,7 @@ pub const NETWORKS: &[NetworkEntry] = &[
     entry!("UNetMotionModel", VideoUNet, UNetMotionConfig),
     entry!("UNetSpatioTemporalConditionModel", VideoUNet, UNetSpatioTemporalConfig),
     entry!("StableAudioDiTModel", StableAudioDit, StableAudioDitConfig),
+    entry!("WanTransformer3DModel", WanTransformer, WanTransformerConfig),
 ];
 
 /// A class of codecs.
@@ -90,6 +93,7 @@ pub const CODECS: &[CodecEntry] = &[
     codec!("MelSpectrogram", MelSpectrogram, MelSpectrogramConfig),
     codec!("VQModel", VqModel, VqModelConfig),
     codec!("AutoencoderOobleck", AutoencoderOobleck, AutoencoderOobleckConfig),
+    codec!("AutoencoderKLWan", AutoencoderKlWan, AutoencoderKlWanConfig),
 ];
 
 /// The networks of `class`.

@@ -256,18 +256,18 @@ impl DitTransformer {
 }
 
 /// Normalizes to mean 0 and variance 1 over the last dimension.
-fn normalize(x: Tensor<3>, eps: f64) -> Tensor<3> {
+pub(crate) fn normalize(x: Tensor<3>, eps: f64) -> Tensor<3> {
     let options = (&x.device(), DType::F32);
     let width = [x.dims()[2]];
     tweedie_ops::layer_norm(x, Tensor::ones(width, options), Tensor::zeros(width, options), eps)
 }
 
-fn scale_shift(x: Tensor<3>, scale: Tensor<3>, shift: Tensor<3>) -> Tensor<3> {
+pub(crate) fn scale_shift(x: Tensor<3>, scale: Tensor<3>, shift: Tensor<3>) -> Tensor<3> {
     x * scale.add_scalar(1.0f32) + shift
 }
 
 /// Splits `[B, N·width]` into `N` tensors `[B, 1, width]`.
-fn parts<const N: usize>(x: Tensor<2>) -> [Tensor<3>; N] {
+pub(crate) fn parts<const N: usize>(x: Tensor<2>) -> [Tensor<3>; N] {
     let [b, all] = x.dims();
     let width = all / N;
     std::array::from_fn(|i| x.clone().narrow(1, i * width, width).reshape([b, 1, width]))

@@ -19,7 +19,7 @@ pub use conv1d::Conv1d;
 pub use dropout::Dropout;
 pub use either::Either;
 pub use init::Init;
-pub use norm::LayerNorm;
+pub use norm::{LayerNorm, RmsNorm};
 pub use transformer::{FeedForward, FeedForwardActivation, TokenAttention, Widen};
 
 use burn::tensor::Tensor;

@@ -1,4 +1,4 @@
-//! Layer normalization.
+//! Normalizations of tokens.
 
 use burn::{
     module::{Module, Param},
@@ -31,5 +31,27 @@ impl LayerNorm {
     /// Normalizes `[..., C]`; the result has the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
+    }
+}
+
+/// Division by the root of the mean square over the last dimension, then a scale per channel.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// Scale, `[C]`.
+    pub weight: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Creates it with scale 1.
+    pub fn new(init: &Init, channels: usize, eps: f64) -> Self {
+        Self { weight: init.constant("weight", [channels], 1.0), eps }
+    }
+
+    /// Normalizes `[B, T, C]`; the result has the same shape. Computed in `f32`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let wide = ops::to_f32(x.clone());
+        let mean = (wide.clone() * wide.clone()).mean_dim(2).add_scalar(self.eps);
+        ops::cast_like(wide / mean.sqrt() * self.weight.val().unsqueeze(), &x)
     }
 }

@@ -95,7 +95,7 @@ pub struct Widen {
     proj: Linear,
 }
 
-/// Two linear layers with four times the width in between.
+/// Two linear layers, by default with four times the width in between.
 #[derive(Module, Debug)]
 pub struct FeedForward {
     /// The second entry is the position of dropout.
@@ -118,13 +118,17 @@ pub enum FeedForwardActivation {
 impl FeedForward {
     /// Creates it for tokens of `width`.
     pub fn new(init: &Init, width: usize, activation: FeedForwardActivation) -> Self {
-        let inner = 4 * width;
+        Self::of_widths(init, [width, 4 * width, width], activation)
+    }
+
+    /// Creates it from tokens of one width to tokens of another, with a width in between.
+    pub fn of_widths(init: &Init, [from, inner, to]: [usize; 3], activation: FeedForwardActivation) -> Self {
         let outputs = match activation {
             FeedForwardActivation::Geglu | FeedForwardActivation::Swiglu => 2 * inner,
             FeedForwardActivation::Plain(_) => inner,
         };
-        let first = Widen { proj: Linear::new(&init.at("net.0.proj"), width, outputs, true) };
-        let second = Linear::new(&init.at("net.2"), inner, width, true);
+        let first = Widen { proj: Linear::new(&init.at("net.0.proj"), from, outputs, true) };
+        let second = Linear::new(&init.at("net.2"), inner, to, true);
         Self { net: vec![Some(Either::A(first)), None, Some(Either::B(second))], activation }
     }
 

@@ -1,11 +1,12 @@
 //! The configuration of a [`T5Encoder`](super::T5Encoder) in the format of transformers' `config.json`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::config::{self, ConfigError, Format, in_range};
 
 /// Keys of transformers that do not affect the output of the encoder.
-const HARMLESS: [&str; 30] = [
+const HARMLESS: [&str; 31] = [
     "add_cross_attention",
     "architectures",
     "bos_token_id",
@@ -28,6 +29,7 @@ const HARMLESS: [&str; 30] = [
     "output_past",
     "pad_token_id",
     "return_dict",
+    "scalable_attention",
     "scale_decoder_outputs",
     "task_specific_params",
     "tie_encoder_decoder",
@@ -73,6 +75,10 @@ pub struct T5Config {
     pub layer_norm_epsilon: f64,
     /// The feed-forward layers.
     pub feed_forward_proj: T5FeedForward,
+    /// Whether each layer has a table of what distances add to scores, as in UMT5, instead of one for all. Not in files, whose
+    /// class says it.
+    #[serde(skip)]
+    pub biased_layers: bool,
 }
 
 impl Default for T5Config {
@@ -88,6 +94,7 @@ impl Default for T5Config {
             relative_attention_max_distance: 128,
             layer_norm_epsilon: 1e-6,
             feed_forward_proj: T5FeedForward::Relu,
+            biased_layers: false,
         }
     }
 }
@@ -95,6 +102,8 @@ impl Default for T5Config {
 impl T5Config {
     /// The class in transformers.
     pub const CLASS: &str = "T5EncoderModel";
+    /// The class whose layers have a table each.
+    pub const UMT5: &str = "UMT5EncoderModel";
 
     /// Parses `config.json` and [validates](Self::validate) it.
     ///
@@ -105,6 +114,26 @@ impl T5Config {
         let config: Self = config::read(text, &format)?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// The same for `UMT5EncoderModel`, which has other defaults.
+    ///
+    /// # Errors
+    /// Those of [`Self::from_json`].
+    pub fn from_umt5_json(text: &str) -> Result<Self, ConfigError> {
+        let mut entries: Map<String, Value> =
+            serde_json::from_str(text).map_err(|e| ConfigError::Json(e.to_string()))?;
+        for (key, value) in [
+            ("vocab_size", json!(250112)),
+            ("d_ff", json!(1024)),
+            ("num_layers", json!(8)),
+            ("num_heads", json!(6)),
+            ("feed_forward_proj", json!(T5FeedForward::GatedGelu)),
+        ] {
+            entries.entry(key).or_insert(value);
+        }
+        let config = Self::from_json(&Value::Object(entries).to_string())?;
+        Ok(Self { biased_layers: true, ..config })
     }
 
     /// Checks that an encoder can be built from this.

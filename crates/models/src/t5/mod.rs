@@ -1,9 +1,10 @@
-//! T5's encoder of texts (Raffel et al. 2020, arXiv:1910.10683), as transformers' `T5EncoderModel`.
+//! T5's encoder of texts (Raffel et al. 2020, arXiv:1910.10683), as transformers' `T5EncoderModel`, and that of many languages
+//! (Chung et al. 2023, arXiv:2304.09151), `UMT5EncoderModel`.
 
 mod config;
 
 use burn::{
-    module::{Module, Param},
+    module::Module,
     tensor::{Tensor, activation::softmax},
 };
 
@@ -11,7 +12,7 @@ pub use config::{T5Config, T5FeedForward};
 
 use crate::{
     config::ConfigError,
-    layers::{Activation, Embedding, Init, Linear},
+    layers::{Activation, Embedding, Init, Linear, RmsNorm},
     network::InputError,
     params::{TensorSource, constructors},
     renamed::{self, Renamed},
@@ -22,22 +23,8 @@ const RENAMED: [(&str, &str); 2] = [("SelfAttention.", "attention."), ("DenseRel
 /// The same table as `shared`, which some versions of transformers store twice.
 const TWICE: &str = "encoder.embed_tokens.weight";
 
-/// Division by the root of the mean square over the last dimension, then a scale per channel.
-#[derive(Module, Debug)]
-pub struct RmsNorm {
-    weight: Param<Tensor<1>>,
-    eps: f64,
-}
-
-impl RmsNorm {
-    fn new(init: &Init, config: &T5Config) -> Self {
-        Self { weight: init.constant("weight", [config.d_model], 1.0), eps: config.layer_norm_epsilon }
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let mean = (x.clone() * x.clone()).mean_dim(2).add_scalar(self.eps);
-        x / mean.sqrt() * self.weight.val().unsqueeze()
-    }
+fn norm(init: &Init, config: &T5Config) -> RmsNorm {
+    RmsNorm::new(init, config.d_model, config.layer_norm_epsilon)
 }
 
 /// Attention to all tokens of the text, whose scores are not scaled.
@@ -47,7 +34,7 @@ pub struct SelfAttention {
     k: Linear,
     v: Linear,
     o: Linear,
-    /// What distances between tokens add to the scores of all layers, `[buckets, heads]`. In the first layer.
+    /// What distances between tokens add to the scores, `[buckets, heads]`. In the first layer for all, or in each.
     relative_attention_bias: Option<Embedding>,
     heads: usize,
 }
@@ -60,7 +47,7 @@ pub struct AttentionLayer {
 }
 
 impl AttentionLayer {
-    fn new(init: &Init, config: &T5Config, first: bool) -> Self {
+    fn new(init: &Init, config: &T5Config, biased: bool) -> Self {
         let (width, inner) = (config.d_model, config.num_heads * config.d_kv);
         let at = init.at("attention");
         let linear = |name: &str, from, to| Linear::new(&at.at(name), from, to, false);
@@ -72,10 +59,10 @@ impl AttentionLayer {
                 k: linear("k", width, inner),
                 v: linear("v", width, inner),
                 o: linear("o", inner, width),
-                relative_attention_bias: first.then(bias),
+                relative_attention_bias: biased.then(bias),
                 heads,
             },
-            layer_norm: RmsNorm::new(&init.at("layer_norm"), config),
+            layer_norm: norm(&init.at("layer_norm"), config),
         }
     }
 
@@ -124,7 +111,7 @@ impl FeedForwardLayer {
                 wi_1: first("wi_1", gated),
                 wo: Linear::new(&at.at("wo"), config.d_ff, config.d_model, false),
             },
-            layer_norm: RmsNorm::new(&init.at("layer_norm"), config),
+            layer_norm: norm(&init.at("layer_norm"), config),
         }
     }
 
@@ -178,14 +165,14 @@ impl T5Encoder {
         let at = init.at("encoder");
         let block = |i: usize| {
             let at = at.at("block").at(i).at("layer");
-            let attention = AttentionLayer::new(&at.at(0), config, i == 0);
+            let attention = AttentionLayer::new(&at.at(0), config, i == 0 || config.biased_layers);
             Block { layer: (attention, FeedForwardLayer::new(&at.at(1), config)) }
         };
         Ok(Self {
             shared: Embedding::new(&init.at("shared"), config.vocab_size, config.d_model),
             encoder: Stack {
                 block: (0..config.num_layers).map(block).collect(),
-                final_layer_norm: RmsNorm::new(&at.at("final_layer_norm"), config),
+                final_layer_norm: norm(&at.at("final_layer_norm"), config),
             },
             config: config.clone(),
         })
@@ -207,19 +194,24 @@ impl T5Encoder {
         }
         let tokens: Vec<usize> = text.iter().map(|id| *id as usize).collect();
         let mut x: Tensor<3> = self.shared.forward(&tokens).reshape([1, t, self.config.d_model]);
-        let bias = self.bias(t);
+        let mut bias = None;
         for Block { layer: (attention, feed_forward) } in &self.encoder.block {
-            x = attention.forward(x, bias.clone());
+            // Layers without a table of their own use that of the first.
+            bias = attention
+                .attention
+                .relative_attention_bias
+                .as_ref()
+                .map(|table| self.bias(table, t))
+                .or(bias);
+            x = attention.forward(x, bias.clone().expect("the first layer has a table"));
             x = feed_forward.forward(x);
         }
         Ok(self.encoder.final_layer_norm.forward(x))
     }
 
     /// What the distances between `t` tokens add to scores, `[1, heads, t, t]`.
-    fn bias(&self, t: usize) -> Tensor<4> {
+    fn bias(&self, table: &Embedding, t: usize) -> Tensor<4> {
         let heads = self.config.num_heads;
-        let first = &self.encoder.block[0].layer.0.attention;
-        let table = first.relative_attention_bias.as_ref().expect("the first layer has the table");
         let buckets: Vec<usize> = (0..t)
             .flat_map(|from| (0..t).map(move |to| (from, to)))
             .map(|(from, to)| self.bucket(from, to))

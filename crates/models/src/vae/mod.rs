@@ -181,7 +181,22 @@ fn images(x: &Batch) -> Result<Tensor<4>, InputError> {
     shape_of(x.len(), x.shape()).map(|_| x.tensor())
 }
 
-fn check_image([_, c, h, w]: [usize; 4], channels: usize, stride: usize) -> Result<(), InputError> {
+/// `[B, C, F, H, W]`, if that is the rank of the samples.
+pub(crate) fn clips(x: &Batch) -> Result<Tensor<5>, InputError> {
+    match x.shape().axes().len() {
+        3 => Ok(x.tensor()),
+        _ => {
+            let expected = "expected channels×frames×height×width";
+            Err(InputError(format!("the samples have the shape {}, {expected}", x.shape())))
+        }
+    }
+}
+
+pub(crate) fn check_image(
+    [_, c, h, w]: [usize; 4],
+    channels: usize,
+    stride: usize,
+) -> Result<(), InputError> {
     if c != channels {
         return Err(InputError(format!("the images have {c} channels, expected {channels}")));
     }
@@ -191,7 +206,7 @@ fn check_image([_, c, h, w]: [usize; 4], channels: usize, stride: usize) -> Resu
     Ok(())
 }
 
-fn check_latents([_, c, h, w]: [usize; 4], channels: usize) -> Result<(), InputError> {
+pub(crate) fn check_latents([_, c, h, w]: [usize; 4], channels: usize) -> Result<(), InputError> {
     if c != channels || h == 0 || w == 0 {
         let found = format!("the latents have {c} channels and {h}×{w} pixels");
         return Err(InputError(format!("{found}, expected {channels} channels and at least one pixel")));

@@ -8,7 +8,7 @@ use tweedie_ops::{self as ops, Added, Batch, ConvOptions, ExecContext, Precision
 use super::{
     AutoencoderKlConfig, DecoderBlockType, EncoderBlockType,
     blocks::{EPS, Encoder, Resnet, norm},
-    check_image,
+    check_image, check_latents, clips,
 };
 use crate::{
     codec::{Codec, CodecSpec, Encoded},
@@ -287,7 +287,7 @@ impl AutoencoderKlTemporalDecoder {
     /// If the number of channels is wrong, or an axis is empty.
     pub fn decode(&self, z: Tensor<5>) -> Result<Tensor<5>, InputError> {
         let [b, c, frames, h, w] = z.dims();
-        super::check_latents([b, c, h, w], self.config.latent_channels)?;
+        check_latents([b, c, h, w], self.config.latent_channels)?;
         check_frames(frames)?;
         Ok(self
             .context
@@ -299,17 +299,6 @@ fn check_frames(frames: usize) -> Result<(), InputError> {
     match frames {
         0 => Err(InputError("the clip has no frames".into())),
         _ => Ok(()),
-    }
-}
-
-/// `[B, C, F, H, W]`, if that is the rank of the samples.
-fn clips(x: &Batch) -> Result<Tensor<5>, InputError> {
-    match x.shape().axes().len() {
-        3 => Ok(x.tensor()),
-        _ => {
-            let expected = "expected channels×frames×height×width";
-            Err(InputError(format!("the samples have the shape {}, {expected}", x.shape())))
-        }
     }
 }
 
