@@ -1,5 +1,5 @@
 //! SentencePiece's unigram tokenizer (Kudo 2018, arXiv:1804.10959), read from `tokenizer.json`: words are cut into the tokens
-//! with the largest sum of scores. T5's text encoder reads its tokens.
+//! with the largest sum of scores. The text encoders of T5 and UMT5 read its tokens.
 
 use std::{collections::HashMap, path::Path};
 
@@ -80,6 +80,8 @@ pub struct UnigramTokenizer {
     /// Length of the longest token in bytes.
     longest: usize,
     unknown: u32,
+    /// Whether unknown letters become tokens of their bytes, as far as there are such.
+    bytes: bool,
     least: f64,
     end: u32,
     normal: Vec<Normal>,
@@ -100,6 +102,25 @@ impl UnigramTokenizer {
     /// # Errors
     /// If the files are missing or invalid, belong to another kind of tokenizer, or have steps that are not supported.
     pub fn open(dir: &Path) -> Result<Self, HubError> {
+        let tokenizer = Self::open_for(dir, 0)?;
+        let config = dir.join(CONFIG);
+        let entries: Map<String, Value> = files::read_json(&config)?;
+        let length = entries.get(LENGTH).and_then(Value::as_f64).filter(|n| (2.0..=MOST as f64).contains(n));
+        let length = length.ok_or_else(|| {
+            HubError::key(
+                &config,
+                LENGTH,
+                format!("expected the number of tokens of a text, from 2 to {MOST}"),
+            )
+        })?;
+        Ok(Self { length: length as usize, ..tokenizer })
+    }
+
+    /// Reads `tokenizer.json` in the folder `dir`, for texts that are filled up to `length` tokens.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_for(dir: &Path, length: usize) -> Result<Self, HubError> {
         let path = dir.join(FILE);
         if !path.exists() {
             let reason = format!("{FILE} is missing; transformers writes it when it saves a T5TokenizerFast");
@@ -107,8 +128,8 @@ impl UnigramTokenizer {
         }
         let read: TokenizerJson = files::read_json(&path)?;
         let wrong = |key: &str, reason: String| HubError::key(&path, key, reason);
-        if read.model.kind.as_deref() != Some("Unigram") || read.model.byte_fallback {
-            let reason = "not T5's tokenizer; expected a Unigram model without byte fallback";
+        if read.model.kind.as_deref() != Some("Unigram") {
+            let reason = "not T5's tokenizer; expected a Unigram model";
             return Err(wrong("model", reason.into()));
         }
         let listed: Vec<(String, f64)> = serde_json::from_value(read.model.vocab)
@@ -135,18 +156,8 @@ impl UnigramTokenizer {
         let end = end.or_else(|| number(END));
         let end = end.ok_or_else(|| wrong("model", format!("token `{END}` is not in the vocabulary")))?;
 
-        let config = dir.join(CONFIG);
-        let entries: Map<String, Value> = files::read_json(&config)?;
-        let length = entries.get(LENGTH).and_then(Value::as_f64).filter(|n| (2.0..=MOST as f64).contains(n));
-        let length = length.ok_or_else(|| {
-            HubError::key(
-                &config,
-                LENGTH,
-                format!("expected the number of tokens of a text, from 2 to {MOST}"),
-            )
-        })?;
-        let length = length as usize;
-        Ok(Self { vocabulary, longest, unknown, least, end, normal, cuts, added, length })
+        let bytes = read.model.byte_fallback;
+        Ok(Self { vocabulary, longest, unknown, bytes, least, end, normal, cuts, added, length })
     }
 
     /// Upper bound of token ids (exclusive).
@@ -199,7 +210,7 @@ impl UnigramTokenizer {
         words.into_iter().map(|(word, _)| word).collect()
     }
 
-    /// The tokens with the largest sum of scores (Viterbi). Neighbouring unknown letters are one token.
+    /// The tokens with the largest sum of scores (Viterbi). Neighbouring unknown letters are one token, or tokens of their bytes.
     fn split(&self, word: &str, out: &mut Vec<u32>) {
         let mut rest = word;
         while !rest.is_empty() {
@@ -235,16 +246,29 @@ impl UnigramTokenizer {
                 enter(next, self.least, self.unknown);
             }
         }
-        let mut tokens = Vec::new();
+        // From the last to the first: where each begins and ends, and its number.
+        let mut tokens: Vec<(usize, usize, u32)> = Vec::new();
         let mut at = word.len();
         while at > 0 {
             let Some((_, from, id)) = best[at] else { break };
-            if id != self.unknown || tokens.last() != Some(&id) {
-                tokens.push(id);
+            match tokens.last_mut() {
+                Some((start, _, last)) if id == self.unknown && *last == id => *start = from,
+                _ => tokens.push((from, at, id)),
             }
             at = from;
         }
-        out.extend(tokens.into_iter().rev());
+        for (from, to, id) in tokens.into_iter().rev() {
+            match self.bytes_of(&word[from..to]).filter(|_| id == self.unknown) {
+                Some(bytes) => out.extend(bytes),
+                None => out.push(id),
+            }
+        }
+    }
+
+    /// The tokens of the bytes of a text, if the tokenizer has them.
+    fn bytes_of(&self, text: &str) -> Option<Vec<u32>> {
+        let token = |byte: u8| self.vocabulary.get(&format!("<0x{byte:02X}>")).map(|(id, _)| *id);
+        self.bytes.then(|| text.bytes().map(token).collect()).flatten()
     }
 }
 
@@ -338,4 +362,30 @@ fn cuts_of(value: &Value, out: &mut Vec<Cut>) -> Result<(), String> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// é has the bytes C3 A9 in UTF-8, and € E2 82 AC, of which the last is no token here.
+    #[test]
+    fn unknown_letters_become_their_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = ["<unk>", "</s>", "<0xC3>", "<0xA9>", "<0xE2>", "<0x82>", "a", "b"];
+        let write = |fallback: bool| {
+            let vocab: Vec<_> = tokens.iter().map(|token| json!([token, -1.0])).collect();
+            let model = json!({"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": fallback});
+            std::fs::write(dir.path().join(FILE), json!({"model": model}).to_string()).unwrap();
+            UnigramTokenizer::open_for(dir.path(), 9).unwrap()
+        };
+        let tokenizer = write(true);
+        assert_eq!(tokenizer.encode("aéb"), [6, 2, 3, 7, 1]);
+        assert_eq!(tokenizer.encode("ééa"), [2, 3, 2, 3, 6, 1]);
+        assert_eq!(tokenizer.encode("a€é"), [6, 0, 1]);
+        assert_eq!(write(false).encode("aéb"), [6, 0, 7, 1]);
+        assert_eq!(tokenizer.length(), 9);
+    }
 }
