@@ -48,14 +48,14 @@ pub enum Component {
     Clap(Box<ClapTextModel>),
     /// `SpeechT5HifiGan`.
     Vocoder(Box<HifiGan>),
-    /// `T5EncoderModel`.
+    /// `T5EncoderModel` or `UMT5EncoderModel`.
     T5(Box<T5Encoder>),
     /// `StableAudioProjectionModel`.
     SoundProjection(Box<StableAudioProjection>),
 }
 
 /// The supported classes besides [`NETWORKS`] and [`CODECS`].
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
@@ -65,16 +65,18 @@ const OTHERS: [&str; 10] = [
     ClapTextConfig::CLASS,
     HifiGanConfig::CLASS,
     T5Config::CLASS,
+    T5Config::UMT5,
     StableAudioProjectionConfig::CLASS,
 ];
 /// Those of transformers.
-const OF_TRANSFORMERS: [&str; 6] = [
+const OF_TRANSFORMERS: [&str; 7] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
     ClapTextConfig::CLASS,
     HifiGanConfig::CLASS,
     T5Config::CLASS,
+    T5Config::UMT5,
 ];
 
 /// A network's folder with its configuration; the weights are not read yet.
@@ -227,6 +229,10 @@ impl ComponentDir {
             }
             T5Config::CLASS => {
                 let config = T5Config::from_json(text).map_err(bad)?;
+                Component::T5(Box::new(T5Encoder::load(&config, source, device).map_err(fail)?))
+            }
+            T5Config::UMT5 => {
+                let config = T5Config::from_umt5_json(text).map_err(bad)?;
                 Component::T5(Box::new(T5Encoder::load(&config, source, device).map_err(fail)?))
             }
             StableAudioProjectionConfig::CLASS => {

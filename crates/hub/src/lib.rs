@@ -28,7 +28,7 @@ pub use learned::LearnedToken;
 pub use lora::Lora;
 pub use model::{
     Maps, Model, PIPELINES, PipelineKind, SmallImage, SmallMap, SoundText, Sounds, StableDiffusion, TextPart,
-    UnClip, UnClipParts,
+    Umt5, UnClip, UnClipParts,
 };
 pub use model_dir::{Enlarging, Extras, ModelDir, SamplingDefaults, Speech, Tuned, extras_in};
 pub use original::{OriginalCheckpoint, Prediction};

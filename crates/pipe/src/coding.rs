@@ -94,9 +94,15 @@ pub(crate) fn decoding_bytes(
     let spec = codec.spec();
     let tile = tiles(codec, request, size).map(|tiles| tiles.latents.saturating_mul(spec.stride));
     let pixels = tile.map_or(whole, |side| whole.min(side.saturating_mul(side)));
-    // A codec of clips has all frames of a part at once.
+    // A codec of clips has all frames of a part at once, or those of one latent.
     let frames = match (spec.axes, size.first()) {
-        (3, Some(&frames)) => request.vae_frames.map_or(frames, |most| most.get().min(frames)),
+        (3, Some(&frames)) if codec.decodes_parts() => {
+            request.vae_frames.map_or(frames, |most| most.get().min(frames))
+        }
+        (3, Some(&frames)) => {
+            let made = |latents: usize| codec.media_axes(&[latents, 1, 1]).first().copied().unwrap_or(1);
+            made(2).saturating_sub(made(1)).clamp(1, frames.max(1))
+        }
         _ => 1,
     };
     let pixels = pixels.saturating_mul(frames);

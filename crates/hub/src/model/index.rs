@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_models::TensorSource;
 
-use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, small::LOW_RES, sound, unclip};
+use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, small::LOW_RES, sound, umt5, unclip};
 use crate::{
     clip::{FEATURES, IMAGE_ENCODER},
     component::{Component, ComponentDir},
@@ -135,6 +135,7 @@ impl Index<'_> {
             .chain(unclip::components(kind))
             .chain(sound::components(kind))
             .chain(kind.controls)
+            .chain(umt5::components(kind))
             .collect();
         for (key, value) in self.entries.iter().filter(|(key, _)| !key.starts_with('_')) {
             let component = value.as_array().is_some_and(|pair| pair.len() == 2);

@@ -1,6 +1,6 @@
 //! The classes of diffusers' pipelines that are supported: rows of [`PIPELINES`].
 
-use tweedie_models::{Codec, StableAudioDitConfig, UNetSpatioTemporalConfig};
+use tweedie_models::{Codec, StableAudioDitConfig, UNetSpatioTemporalConfig, WanTransformerConfig};
 
 use super::{control, motion, unclip};
 
@@ -31,6 +31,8 @@ pub struct PipelineKind {
     pub controls: Option<&'static str>,
     /// How it reads texts and makes sounds, if it is one of diffusers' pipelines of sounds with texts.
     pub sounds: Option<Sounds>,
+    /// Whether UMT5 reads its texts.
+    pub umt5: bool,
 }
 
 /// diffusers' pipelines of sounds with texts.
@@ -65,7 +67,7 @@ impl PipelineKind {
 
     /// Whether it reads texts.
     pub fn reads_texts(&self) -> bool {
-        self.texts > 0 || self.sounds.is_some()
+        self.texts > 0 || self.sounds.is_some() || self.umt5
     }
 }
 
@@ -82,6 +84,7 @@ pub(super) const PIXELS: PipelineKind = PipelineKind {
     scheduler: "scheduler",
     controls: None,
     sounds: None,
+    umt5: false,
 };
 
 pub(super) const TEXTS_TO_IMAGES: PipelineKind = PipelineKind {
@@ -239,6 +242,14 @@ pub const PIPELINES: &[PipelineKind] = &[
     TEXTS_TO_CLIPS,
     ANIMATED,
     IMAGES_TO_CLIPS,
+    PipelineKind {
+        name: "WanPipeline",
+        network: ("transformer", WanTransformerConfig::CLASS),
+        autoencoder: Some("vae"),
+        guidance: 5.0,
+        umt5: true,
+        ..PIXELS
+    },
 ];
 
 /// Names of text encoders and their tokenizers in folders.

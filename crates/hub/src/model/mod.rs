@@ -10,6 +10,7 @@ mod motion;
 mod save;
 mod small;
 mod sound;
+mod umt5;
 mod unclip;
 
 use std::{cell::RefCell, path::Path, sync::Arc};
@@ -23,6 +24,7 @@ pub use kinds::{Maps, PIPELINES, PipelineKind, Sounds, TEXTS};
 pub use save::StableDiffusion;
 pub use small::{SmallImage, SmallMap};
 pub use sound::SoundText;
+pub use umt5::Umt5;
 pub use unclip::{StagePart, UnClip, UnClipParts, save_stage, statistics};
 
 use self::{
@@ -73,6 +75,8 @@ pub struct Model {
     pub picture: Option<ImageEncoder>,
     /// Reads its texts, if it is one of diffusers' pipelines of sounds.
     pub sound: Option<SoundText>,
+    /// Reads its texts, if UMT5 does.
+    pub umt5: Option<Umt5>,
     /// The other stages of DALL·E 2, if the network is its decoder.
     pub unclip: Option<UnClip>,
     /// Whether tokens were added to the text encoders; such a model cannot be written.
@@ -268,8 +272,8 @@ impl Model {
                 _ => {
                     return index.wrong(
                         name,
-                        "AutoencoderKL, AutoencoderKLTemporalDecoder, AutoencoderTiny, VQModel, MelSpectrogram or \
-                         AutoencoderOobleck",
+                        "AutoencoderKL, AutoencoderKLTemporalDecoder, AutoencoderKLWan, AutoencoderTiny, VQModel, \
+                         MelSpectrogram or AutoencoderOobleck",
                     );
                 }
             },
@@ -289,10 +293,12 @@ impl Model {
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
         let controls = index.controls(kind, device)?;
         let sound = SoundText::load(&index, kind, device)?;
+        let umt5 = kind.umt5.then(|| Umt5::load(&index, device)).transpose()?;
         let picture = (kind.maps == Maps::Picture).then(|| unclip::images(&index, device)).transpose()?;
         // Besides the tokenizer.
         let of_sound = sound::components(kind).count().saturating_sub(1);
-        let readers = texts.len() + controls.len() + usize::from(picture.is_some());
+        let readers =
+            texts.len() + controls.len() + usize::from(picture.is_some()) + usize::from(umt5.is_some());
         let components = 1 + usize::from(codec.is_some()) + readers + of_sound;
         let remarks = index.remarks(components)?;
         loras.iter().try_for_each(Lora::check_used)?;
@@ -330,6 +336,7 @@ impl Model {
             small,
             picture,
             sound,
+            umt5,
             unclip: None,
             learned: false,
             scheduler,
@@ -344,6 +351,9 @@ impl Model {
         if model.picture.is_some() {
             model.extras.sampling.steps.get_or_insert(PICTURE_STEPS);
             model.extras.sampling.fps.get_or_insert(PICTURE_FPS);
+        }
+        if kind.umt5 {
+            model.extras.sampling.fps.get_or_insert(umt5::FPS);
         }
         if let Some(sounds) = kind.sounds {
             model.extras.sampling.steps.get_or_insert(sounds.steps());
@@ -410,6 +420,7 @@ impl Model {
             small: extras.enlarging.map(SmallImage::from),
             picture: None,
             sound: None,
+            umt5: None,
             unclip: None,
             learned: false,
             scheduler,
@@ -427,7 +438,7 @@ impl Model {
     /// Whether it is conditioned on a text.
     pub fn reads_texts(&self) -> bool {
         let prior = self.unclip.as_ref().is_none_or(|unclip| unclip.prior.is_some());
-        self.sound.is_some() || !self.texts.is_empty() && prior
+        self.sound.is_some() || self.umt5.is_some() || !self.texts.is_empty() && prior
     }
 
     /// Whether it makes variations of an image.
@@ -485,6 +496,7 @@ impl Model {
             small: None,
             picture: None,
             sound: None,
+            umt5: None,
             unclip: None,
             learned: false,
             scheduler: checkpoint.scheduler()?,
@@ -524,6 +536,9 @@ impl Model {
                 return Err(HubError::key(path, IMAGE_ENCODER, reason));
             }
             return Ok(());
+        }
+        if let (Some(umt5), Some(expected)) = (&self.umt5, spec.text) {
+            return umt5.check_fit(path, self.kind, expected);
         }
         if let (Some(expected), Some(text)) = (spec.with_time, self.texts.first()) {
             let pooled = text.encoder.config().hidden_size;

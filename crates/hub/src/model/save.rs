@@ -73,7 +73,7 @@ impl Model {
     /// If a value is too large for `precision`, a file cannot be written (then `path` is unchanged), or `path` is a folder
     /// with other content.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<(), HubError> {
-        if self.small.is_some() && self.codec.is_some() || self.sound.is_some() {
+        if self.small.is_some() && self.codec.is_some() || self.sound.is_some() || self.umt5.is_some() {
             let reason = format!("writing the folder of a {} is not supported", self.kind.name);
             return Err(HubError::format(path, reason));
         }

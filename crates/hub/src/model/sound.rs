@@ -147,7 +147,7 @@ impl SoundText {
 }
 
 /// Checks that the text encoder of this vocabulary knows all tokens of the tokenizer in `folder`.
-fn check_bound(folder: &Path, bound: u32, known: usize) -> Result<(), HubError> {
+pub(super) fn check_bound(folder: &Path, bound: u32, known: usize) -> Result<(), HubError> {
     if bound as usize <= known {
         return Ok(());
     }

@@ -8,6 +8,7 @@ mod filling;
 mod picture;
 mod sounds;
 mod texts;
+mod umt5;
 mod variation;
 
 use std::{ops::Range, sync::Arc};

@@ -119,8 +119,8 @@ fn without_text(given: &Conditions) -> Conditions {
     }
 }
 
-/// A text without weights, which the encoders of these models do not support.
-fn plain(field: &'static str, text: &str) -> Result<String, PipelineError> {
+/// A text without weights, which T5 and CLAP do not support.
+pub(super) fn plain(field: &'static str, text: &str) -> Result<String, PipelineError> {
     let fail = |reason: String| PipelineError::request(field, reason);
     let parts = prompt::parse(text).map_err(fail)?;
     if let Some(part) = parts.iter().find(|part| part.weight != 1.0) {

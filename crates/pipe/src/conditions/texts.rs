@@ -11,7 +11,7 @@ use tweedie_models::{
 };
 use tweedie_ops::from_host;
 
-use super::{Asked, Conditioner, Part, embeddings, sounds};
+use super::{Asked, Conditioner, Part, embeddings, sounds, umt5};
 use crate::{
     PipelineError, Request,
     error::broken,
@@ -51,12 +51,18 @@ fn texts(asked: &Asked<'_>) -> Result<Part, PipelineError> {
     let &Asked { model, request, size, guided, .. } = asked;
     let fail = |field: &'static str, reason: String| PipelineError::request(field, reason);
     if request.prompts.is_empty() {
-        let what =
-            if model.sound.is_some() { "a model of sounds with texts" } else { "a text-to-image model" };
+        let what = match model.network.spec().axes {
+            _ if model.sound.is_some() => "a model of sounds with texts",
+            3 => "a model of clips with texts",
+            _ => "a text-to-image model",
+        };
         return Err(fail("prompt", format!("this is {what}; expected a prompt")));
     }
     if let Some(sound) = &model.sound {
         return sounds::of_texts(asked, sound);
+    }
+    if let Some(reader) = &model.umt5 {
+        return umt5::of_texts(asked, reader);
     }
     if model.unclip.is_some() && request.clip_skip.is_some() {
         return Err(fail("clip_skip", "this model was trained with the text encoder's last layer".into()));

@@ -1,4 +1,4 @@
-//! Models of clips of an image: requests, their errors, and broken folders.
+//! Stable Video Diffusion and Wan: requests, their errors, and broken folders.
 
 use std::{fs, path::Path};
 
@@ -139,4 +139,125 @@ fn broken_folders_of_models_of_clips_name_what_is_wrong() {
         error.contains("`image_encoder`") && error.contains("width 12, but the U-Net expects 10"),
         "{error}"
     );
+}
+
+/// A request for a clip of 16×32 pixels for Wan, with these fields.
+fn told(fields: Value) -> Request {
+    let mut request = json!({"prompt": "the cat", "steps": 2, "frames": 5, "seed": 4, "size": [16, 32]});
+    request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    serde_json::from_value(request).unwrap()
+}
+
+#[test]
+fn clips_of_wan_depend_on_their_texts_and_not_on_the_batch() {
+    let dir = folder("wan");
+    let pipeline = load(dir.path()).unwrap();
+    let make = |fields: Value| run(&pipeline, &told(fields), None, None).unwrap().tensors.values;
+    let one = make(json!({}));
+    let two = make(json!({"count": 2, "prompt": ["the cat", "red hat"]}));
+    assert_eq!(two[..one.len()], one);
+    assert_eq!(make(json!({"count": 2, "prompt": ["the cat", "red hat"], "chunk": 1})), two);
+    assert_eq!(make(json!({"prompt": " the \n cat "})), one);
+    assert_eq!(make(json!({"negative_prompt": ""})), one);
+    assert_eq!(make(json!({"guidance": 5})), one);
+    for other in [json!({"negative_prompt": "hat"}), json!({"prompt": "the hat"}), json!({"guidance": 1})] {
+        assert_ne!(make(other.clone()), one, "{other}");
+    }
+    // One frame is an image; the first frames of a longer clip see no later ones only in the autoencoder.
+    assert_eq!(make(json!({"frames": 1})).len() * 5, one.len());
+    assert_eq!((pipeline.rate(), pipeline.native_size()), (Some(16), Some(vec![81, 240, 416])));
+    let error = pipeline.model().save(&dir.path().join("out"), tweedie_hub::weights::Precision::F32);
+    assert!(error.unwrap_err().to_string().contains("writing the folder of a WanPipeline is not supported"));
+}
+
+#[test]
+fn requests_for_wan_that_do_not_fit_are_refused() {
+    let dir = folder("wan");
+    let pipeline = load(dir.path()).unwrap();
+    let file = dir.path().join("image.png");
+    picture(16).save_png(&file).unwrap();
+    let long = "cat ".repeat(600);
+    for (fields, words) in [
+        (json!({"prompt": []}), ["`prompt`", "a model of clips with texts; expected a prompt"]),
+        (json!({"prompt": long}), ["`prompt`", "tokens, expected at most 512"]),
+        (json!({"prompt": "(cat:1.3)"}), ["`prompt`", "does not support weights of words"]),
+        (json!({"negative_prompt": long}), ["`negative_prompt`", "at most 512"]),
+        (json!({"frames": 6}), ["`frames`: 6", "for example of 5"]),
+        (json!({"size": [12, 32]}), ["`size`", "8×3 latents, expected multiples of 2"]),
+        (json!({"size": [16, 30]}), ["`size`", "multiples of 4"]),
+        (json!({"clip_skip": 1}), ["`clip_skip`", "does not support it"]),
+        (json!({"vae_tile": 64}), ["`vae_tile`", "has no tiles; remove it"]),
+        (json!({"vae_frames": 4}), ["`vae_frames`", "does not decode clips in parts"]),
+        (json!({"motion": 4}), ["`motion`", "does not make clips of an image"]),
+        (json!({"image": {"path": file}}), ["`image`", "does not make images"]),
+    ] {
+        let error = pipeline.prepare(&told(fields.clone())).err().unwrap().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{fields}: {error}");
+    }
+}
+
+#[test]
+fn folders_of_wan_that_are_broken_or_newer_name_what_is_wrong() {
+    let broken = |file: &str, from: &str, to: &str| {
+        let dir = folder("wan");
+        let path = dir.path().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        if file.ends_with("config.json") {
+            super::fill(path.parent().unwrap(), tweedie_hub::weights::Precision::F32);
+        }
+        Model::load(dir.path(), &Device::flex()).err().unwrap().to_string()
+    };
+    let index = "model_index.json";
+    for (file, from, to, words) in [
+        (index, "\"boundary_ratio\": null", "\"boundary_ratio\": 0.9", ["`boundary_ratio`", "Wan 2.2"]),
+        (
+            index,
+            "\"expand_timesteps\": false",
+            "\"expand_timesteps\": true",
+            ["`expand_timesteps`", "Wan 2.2"],
+        ),
+        (
+            index,
+            "\"transformer_2\": [\n    null,\n    null",
+            "\"transformer_2\": [\n    \"diffusers\",\n    \"WanTransformer3DModel\"",
+            ["`transformer_2`", "two transformers"],
+        ),
+        (index, "\"text_encoder\"", "\"_text_encoder\"", ["`text_encoder`", "required but missing"]),
+        (
+            "text_encoder/config.json",
+            "\"vocab_size\": 29",
+            "\"vocab_size\": 28",
+            ["token ids up to 28", "28"],
+        ),
+        (
+            "transformer/config.json",
+            "\"text_dim\": 20",
+            "\"text_dim\": 22",
+            ["width 20", "transformer reads 22"],
+        ),
+        (
+            "transformer/config.json",
+            "\"in_channels\": 6",
+            "\"in_channels\": 8",
+            ["8 input", "the latents have 6"],
+        ),
+        (
+            "tokenizer/tokenizer.json",
+            "\"Unigram\"",
+            "\"BPE\"",
+            ["tokenizer.json", "expected a Unigram model"],
+        ),
+    ] {
+        let error = broken(file, from, to);
+        assert!(words.iter().all(|word| error.contains(word)), "{file}: {to}: {error}");
+    }
+    // T5's encoder has one table of distances for all layers.
+    let dir = folder("wan");
+    let path = dir.path().join("text_encoder/config.json");
+    let text = fs::read_to_string(&path).unwrap().replace("UMT5EncoderModel", "T5EncoderModel");
+    fs::write(&path, text).unwrap();
+    let error = Model::load(dir.path(), &Device::flex()).err().unwrap().to_string();
+    assert!(error.contains("relative_attention_bias"), "{error}");
 }

@@ -25,11 +25,13 @@ use tempfile::TempDir;
 use tweedie_hub::weights;
 use tweedie_models::{
     AutoencoderKl, AutoencoderKlConfig, AutoencoderKlTemporalDecoder, AutoencoderKlTemporalDecoderConfig,
-    AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel,
-    ControlNetConfig, ControlNetModel, DitConfig, DitTransformer, EmbeddingProjection,
-    EmbeddingProjectionConfig, HostTensor, PriorConfig, PriorTransformer, T2iAdapter, T2iAdapterConfig,
-    UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel, UNet3DConfig, UNetMotionConfig,
-    UNetSpatioTemporalConfig, VideoUNet, VqModel, VqModelConfig, params,
+    AutoencoderKlWan, AutoencoderKlWanConfig, AutoencoderTiny, AutoencoderTinyConfig, ClipTextConfig,
+    ClipTextModel, ClipVisionConfig, ClipVisionModel, ControlNetConfig, ControlNetModel, DitConfig,
+    DitTransformer, EmbeddingProjection, EmbeddingProjectionConfig, HostTensor, PriorConfig,
+    PriorTransformer, T2iAdapter, T2iAdapterConfig, T5Config, T5Encoder, UNet2DConditionConfig,
+    UNet2DConditionModel, UNet2DConfig, UNet2DModel, UNet3DConfig, UNetMotionConfig,
+    UNetSpatioTemporalConfig, VideoUNet, VqModel, VqModelConfig, WanTransformer, WanTransformerConfig,
+    params,
 };
 use tweedie_ops::Device;
 use tweedie_pipe::{Control, Image, Inputs, Output, Pipeline, PipelineError, RecordedFile, Request};
@@ -103,6 +105,20 @@ fn fill(dir: &Path, precision: weights::Precision) {
             let config = UNetSpatioTemporalConfig::from_json(&text).unwrap();
             ("diffusion_pytorch_model", formula(&VideoUNet::new(&config, 0, &device).unwrap(), prefix))
         }
+        Some("WanTransformer3DModel") => {
+            let config = WanTransformerConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&WanTransformer::new(&config, 0, &device).unwrap(), prefix))
+        }
+        Some("AutoencoderKLWan") => {
+            let config = AutoencoderKlWanConfig::from_json(&text).unwrap();
+            ("diffusion_pytorch_model", formula(&AutoencoderKlWan::new(&config, 0, &device).unwrap(), prefix))
+        }
+        Some("UMT5EncoderModel") => {
+            let config = T5Config::from_umt5_json(&text).unwrap();
+            let shapes = params::shapes(&T5Encoder::new(&config, 0, &device).unwrap());
+            let names = shapes.iter().map(|(name, shape)| (T5Encoder::peer_name(name), shape));
+            ("model", names.map(|(name, shape)| (name.clone(), weight(&name, shape))).collect())
+        }
         Some("AutoencoderKLTemporalDecoder") => {
             let config = AutoencoderKlTemporalDecoderConfig::from_json(&text).unwrap();
             let model = AutoencoderKlTemporalDecoder::new(&config, 0, &device).unwrap();
@@ -145,7 +161,7 @@ fn folder_in(name: &str, precision: weights::Precision) -> TempDir {
     let index: Value =
         serde_json::from_str(&fs::read_to_string(dir.path().join("model_index.json")).unwrap()).unwrap();
     for (key, value) in index.as_object().unwrap() {
-        if key.starts_with("tokenizer") {
+        if key.starts_with("tokenizer") && !dir.path().join(key).exists() {
             // One that fills texts up with `!`.
             let padded = name == "sdxl_skip" && key == "tokenizer_2";
             let from = if padded { "tokenizer_files" } else { "tokenizer" };

@@ -170,6 +170,7 @@ fn pictures_are_those_of_diffusers() {
         "video",
         "motion",
         "svd",
+        "wan",
     ] {
         let worst = difference(name, weights::Precision::F32);
         if worst.is_nan() || worst >= TOLERANCE {
