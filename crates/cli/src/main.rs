@@ -87,7 +87,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(cli, &team) {
+    let ran = run(cli, &team);
+    let recorded = tweedie_system::record::end().context("TWEEDIE_TRACE");
+    match ran.and_then(|code| recorded.map(|()| code)) {
         Ok(code) => {
             team.finish();
             if ui::output_failed() { ExitCode::FAILURE } else { code }
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, team: &Team) -> anyhow::Result<ExitCode> {
     interrupt::listen()?;
+    team::record()?;
     tweedie::ops::check_instruction_set()?;
     if let Some(threads) = cli.threads.map(usize::from).or_else(team::threads) {
         rayon::ThreadPoolBuilder::new()

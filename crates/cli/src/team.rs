@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
-use tweedie_system::ranks::{Alone, Launched, Ranks, launched};
+use anyhow::{Context, Result, bail};
+use tweedie_system::{
+    ranks::{Alone, Launched, Ranks, launched},
+    record,
+};
 
 /// The ranks of this program.
 #[derive(Clone)]
@@ -100,6 +103,16 @@ impl Team {
 /// Whether this process was started as one of several and is not the first, so that it prints nothing.
 pub fn is_silent() -> bool {
     launched().is_some_and(|launched| launched.count > 1 && launched.rank > 0)
+}
+
+/// Records what this process does when, if TWEEDIE_TRACE names a file.
+pub fn record() -> Result<()> {
+    let Some(path) = std::env::var_os("TWEEDIE_TRACE").filter(|path| !path.is_empty()) else { return Ok(()) };
+    let rank = launched().filter(|launched| launched.count > 1).map(|launched| launched.rank);
+    let path = std::path::PathBuf::from(path);
+    record::begin(&path, rank)
+        .with_context(|| format!("TWEEDIE_TRACE={}: cannot be written", path.display()))?;
+    Ok(())
 }
 
 /// CPU threads of each process if several of them share this machine and --threads is not given.
