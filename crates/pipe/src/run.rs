@@ -224,9 +224,9 @@ impl Job {
         }
         told.map_err(failed)?;
         let message = message.unwrap_or_default();
-        let mut to: Vec<&[u8]> = vec![&[]; ranks.count()];
-        to[0] = &message;
-        let all = ranks.exchange(&to)?;
+        let mut to = vec![Vec::new(); ranks.count()];
+        to[0] = message;
+        let all = ranks.exchange(to)?;
         if !ranks.is_first() {
             return Ok(None);
         }

@@ -1,6 +1,6 @@
 //! Ranks over MPI (`--features mpi`): the processes that `mpirun` or `srun` started, on one machine or several.
 //!
-//! One thread makes all calls of MPI, whose handles belong to a thread.
+//! One thread makes all calls of MPI, whose handles belong to a thread. Messages progress on it while others compute.
 
 use std::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -16,12 +16,15 @@ use mpi::{
     topology::{Communicator, SimpleCommunicator},
     traits::CommunicatorCollectives,
 };
-use tweedie_system::ranks::{Ranks, Unreachable};
+use tweedie_system::{
+    ranks::{Exchange, Parts, Ranks, Unreachable},
+    record,
+};
 
 /// Most bytes in one message: MPI counts in 32 bits.
 const SEGMENT: usize = 64 << 20;
 /// How long a waiting rank asks without pause.
-const EAGER: Duration = Duration::from_millis(2);
+const EAGER: Duration = Duration::from_micros(500);
 /// Its pause between questions after that, so that it leaves the cores to those that compute.
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -41,24 +44,6 @@ enum Ask {
     Abort,
 }
 
-/// What a rank sends.
-enum Parts {
-    /// To each rank its own.
-    Each(Vec<Vec<u8>>),
-    /// The same to this many ranks.
-    Same(Vec<u8>, usize),
-}
-
-impl Parts {
-    /// What is sent to each rank.
-    fn all(&self) -> Vec<&[u8]> {
-        match self {
-            Self::Each(parts) => parts.iter().map(Vec::as_slice).collect(),
-            Self::Same(part, ranks) => vec![part.as_slice(); *ranks],
-        }
-    }
-}
-
 impl Mpi {
     /// Connects to the other processes.
     ///
@@ -73,11 +58,6 @@ impl Mpi {
         let thread = thread.map_err(|e| wrong(&e.to_string()))?;
         let (rank, count) = tell.recv().map_err(|_| wrong("it was started before"))?;
         Ok(Self { rank, count, ask: Some(ask), thread: Some(thread) })
-    }
-
-    fn exchange_parts(&self, parts: Parts) -> Result<Vec<Vec<u8>>, Unreachable> {
-        let ended = || Err(Unreachable { reason: "MPI has ended".into() });
-        self.ask(|answer| Ask::Exchange { parts, answer }).unwrap_or_else(ended)
     }
 
     fn ask<T>(&self, ask: impl FnOnce(Sender<T>) -> Ask) -> Option<T> {
@@ -116,12 +96,14 @@ impl Ranks for Mpi {
         self.count
     }
 
-    fn exchange(&self, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Unreachable> {
-        self.exchange_parts(Parts::Each(parts.iter().map(|part| part.to_vec()).collect()))
-    }
-
-    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unreachable> {
-        self.exchange_parts(Parts::Same(bytes.to_vec(), self.count))
+    fn start(&self, parts: Parts) -> Exchange {
+        let ended = || Unreachable { reason: "MPI has ended".into() };
+        let (answer, answered) = channel();
+        let asked = self.ask.as_ref().is_some_and(|ask| ask.send(Ask::Exchange { parts, answer }).is_ok());
+        Exchange::new(move || match asked {
+            true => answered.recv().map_err(|_| ended())?,
+            false => Err(ended()),
+        })
     }
 }
 
@@ -136,7 +118,7 @@ fn serve(told: &Sender<(usize, usize)>, asked: &Receiver<Ask>) {
     while let Ok(ask) = asked.recv() {
         match ask {
             Ask::Exchange { parts, answer } => {
-                let _ = answer.send(exchange(&exchanged, rank, &parts.all()));
+                let _ = answer.send(exchange(&exchanged, rank, parts));
             }
             Ask::Leave { patience, answer } => {
                 let _ = answer.send(leave(&left, patience));
@@ -163,7 +145,9 @@ fn leave(world: &SimpleCommunicator, patience: Duration) -> bool {
     }
 }
 
-fn exchange(world: &SimpleCommunicator, me: usize, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Unreachable> {
+fn exchange(world: &SimpleCommunicator, me: usize, given: Parts) -> Result<Vec<Vec<u8>>, Unreachable> {
+    let _span = record::span("send and receive");
+    let parts = given.to_all(world.size() as usize);
     let lengths: Vec<[u64; 1]> = parts.iter().map(|part| [part.len() as u64]).collect();
     let mut expected = vec![[0u64; 1]; parts.len()];
     let send = lengths.iter().enumerate().map(|(rank, length)| (rank, &length[..]));
@@ -186,8 +170,9 @@ fn exchange(world: &SimpleCommunicator, me: usize, parts: &[&[u8]]) -> Result<Ve
     let receive =
         receive.flat_map(|(rank, part)| part.chunks_mut(SEGMENT).map(move |segment| (rank, segment)));
     transfer(world, send, receive);
-    if let (Some(own), Some(part)) = (received.get_mut(me), parts.get(me)) {
-        *own = part.to_vec();
+    drop(parts);
+    if let Some(own) = received.get_mut(me) {
+        *own = given.into_part(me);
     }
     Ok(received)
 }

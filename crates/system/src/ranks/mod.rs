@@ -8,6 +8,8 @@ use std::{fmt, io::Read, path::Path};
 
 pub use threads::Threads;
 
+use crate::record;
+
 /// The processes of a run. Implementations only move bytes; what is computed must not depend on their number.
 pub trait Ranks: Send + Sync {
     /// The number of this process, below [`Ranks::count`].
@@ -16,18 +18,23 @@ pub trait Ranks: Send + Sync {
     /// The number of processes, at least 1.
     fn count(&self) -> usize;
 
+    /// Starts to send `parts`, and returns at once. Exchanges take place in the order in which they were started. Collective.
+    fn start(&self, parts: Parts) -> Exchange;
+
     /// Sends `parts[i]` to rank `i`, and returns what each rank sent here. Collective.
     ///
     /// # Errors
     /// If a rank has ended or cannot be reached.
-    fn exchange(&self, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Unreachable>;
+    fn exchange(&self, parts: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Unreachable> {
+        self.start(Parts::Each(parts)).wait()
+    }
 
     /// Sends `bytes` to all ranks, and returns what each of them sent. Collective.
     ///
     /// # Errors
     /// Those of [`Ranks::exchange`].
-    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unreachable> {
-        self.exchange(&vec![bytes; self.count()])
+    fn gather(&self, bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, Unreachable> {
+        self.start(Parts::Same(bytes)).wait()
     }
 
     /// Whether this is rank 0, which prints and writes files.
@@ -51,6 +58,55 @@ pub fn share(all: usize, rank: usize, count: usize) -> std::ops::Range<usize> {
     all * rank / count..all * (rank + 1) / count
 }
 
+/// What a rank sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// To each rank its own, in their order.
+    Each(Vec<Vec<u8>>),
+    /// The same to all ranks.
+    Same(Vec<u8>),
+}
+
+impl Parts {
+    /// What is sent to each of `count` ranks.
+    pub fn to_all(&self, count: usize) -> Vec<&[u8]> {
+        match self {
+            Self::Each(parts) => parts.iter().map(Vec::as_slice).collect(),
+            Self::Same(part) => vec![part.as_slice(); count],
+        }
+    }
+
+    /// What is sent to `rank`; empty if there is nothing for it.
+    pub fn into_part(self, rank: usize) -> Vec<u8> {
+        match self {
+            Self::Each(parts) => parts.into_iter().nth(rank).unwrap_or_default(),
+            Self::Same(part) => part,
+        }
+    }
+}
+
+type Received = Result<Vec<Vec<u8>>, Unreachable>;
+
+/// An exchange that was started.
+#[must_use = "what the other ranks sent is in `wait`"]
+pub struct Exchange(Box<dyn FnOnce() -> Received + Send>);
+
+impl Exchange {
+    /// An exchange whose end `wait` waits for.
+    pub fn new(wait: impl FnOnce() -> Received + Send + 'static) -> Self {
+        Self(Box::new(wait))
+    }
+
+    /// What each rank sent here, in their order.
+    ///
+    /// # Errors
+    /// If a rank has ended or cannot be reached.
+    pub fn wait(self) -> Received {
+        let _span = record::span("wait");
+        (self.0)()
+    }
+}
+
 /// A process without others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
@@ -64,8 +120,8 @@ impl Ranks for Alone {
         1
     }
 
-    fn exchange(&self, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Unreachable> {
-        Ok(parts.iter().map(|part| part.to_vec()).collect())
+    fn start(&self, parts: Parts) -> Exchange {
+        Exchange::new(move || Ok(vec![parts.into_part(0)]))
     }
 }
 
@@ -105,7 +161,7 @@ pub fn agree(
         Ok(bytes) => [&[0], bytes].concat(),
         Err(reason) => [&[1], reason.as_bytes()].concat(),
     };
-    let mut all = ranks.gather(&message)?;
+    let mut all = ranks.gather(message)?;
     for (rank, message) in all.iter_mut().enumerate() {
         if message.is_empty() {
             return Err(Unreachable { reason: format!("rank {rank} sent nothing") });
@@ -235,13 +291,29 @@ mod tests {
         for count in [1, 2, 5] {
             let found = on_all(count, |ranks| {
                 let mine: Vec<Vec<u8>> = (0..count).map(|to| vec![ranks.rank() as u8; to + 1]).collect();
-                let mine: Vec<&[u8]> = mine.iter().map(Vec::as_slice).collect();
-                ranks.exchange(&mine).unwrap()
+                ranks.exchange(mine).unwrap()
             });
             for (to, parts) in found.iter().enumerate() {
                 let expected: Vec<Vec<u8>> = (0..count).map(|from| vec![from as u8; to + 1]).collect();
                 assert_eq!(*parts, expected);
             }
+        }
+    }
+
+    #[test]
+    fn started_exchanges_may_be_awaited_in_any_order() {
+        let found = on_all(3, |ranks| {
+            let me = ranks.rank() as u8;
+            let first = ranks.start(Parts::Each((0..3).map(|to| vec![me, to]).collect()));
+            let second = ranks.start(Parts::Same(vec![me]));
+            drop(ranks.start(Parts::Same(vec![9; 3])));
+            let third = ranks.gather(vec![me; 2]).unwrap();
+            [second.wait().unwrap(), first.wait().unwrap(), third]
+        });
+        for (me, [second, first, third]) in found.into_iter().enumerate() {
+            assert_eq!(second, [[0], [1], [2]]);
+            assert_eq!(first, [0, 1, 2].map(|from| vec![from, me as u8]));
+            assert_eq!(third, [0, 1, 2].map(|from| vec![from; 2]));
         }
     }
 
@@ -258,7 +330,7 @@ mod tests {
     fn a_rank_that_has_ended_is_an_error() {
         let found = on_all(3, |ranks| match ranks.rank() {
             1 => Ok(Vec::new()),
-            _ => ranks.gather(b"here"),
+            _ => ranks.gather(b"here".to_vec()),
         });
         assert!(found[0].is_err() && found[2].is_err());
         assert!(found[0].as_ref().unwrap_err().to_string().contains("rank 1"), "{found:?}");

@@ -1,19 +1,47 @@
 //! Ranks as threads of one process, connected by channels: for tests of everything that runs on several ranks.
 
-use std::sync::{
-    Mutex, PoisonError,
-    mpsc::{Receiver, Sender, channel},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
 };
 
-use super::{Ranks, Unreachable};
+use super::{Exchange, Parts, Ranks, Unreachable};
+
+/// A part, and the number of its exchange.
+type Message = (u64, Vec<u8>);
 
 /// One of several threads.
 pub struct Threads {
     rank: usize,
     /// To each rank.
-    to: Vec<Sender<Vec<u8>>>,
+    to: Vec<Sender<Message>>,
     /// From each rank.
-    from: Mutex<Vec<Receiver<Vec<u8>>>>,
+    from: Arc<Mutex<Vec<Inbox>>>,
+    /// Exchanges started so far.
+    started: Mutex<u64>,
+}
+
+/// What one rank sent.
+struct Inbox {
+    receiver: Receiver<Message>,
+    /// Parts of exchanges that nobody waited for yet.
+    early: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Inbox {
+    /// The part of an exchange; `None` if the sender ended before.
+    fn take(&mut self, exchange: u64) -> Option<Vec<u8>> {
+        loop {
+            if let Some(part) = self.early.remove(&exchange) {
+                return Some(part);
+            }
+            let (number, part) = self.receiver.recv().ok()?;
+            self.early.insert(number, part);
+        }
+    }
 }
 
 impl Threads {
@@ -21,13 +49,14 @@ impl Threads {
     pub fn all(count: usize) -> Vec<Self> {
         let (mut to, mut from): (Vec<_>, Vec<_>) = (0..count).map(|_| (Vec::new(), Vec::new())).unzip();
         for sender in &mut to {
-            for receiver in &mut from {
-                let (send, receive) = channel();
+            for inboxes in &mut from {
+                let (send, receiver) = channel();
                 sender.push(send);
-                receiver.push(receive);
+                inboxes.push(Inbox { receiver, early: BTreeMap::new() });
             }
         }
-        let one = |(rank, (to, from))| Self { rank, to, from: Mutex::new(from) };
+        let one =
+            |(rank, (to, from))| Self { rank, to, from: Arc::new(Mutex::new(from)), started: Mutex::new(0) };
         to.into_iter().zip(from).enumerate().map(one).collect()
     }
 }
@@ -41,12 +70,25 @@ impl Ranks for Threads {
         self.to.len()
     }
 
-    fn exchange(&self, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Unreachable> {
-        let from = self.from.lock().unwrap_or_else(PoisonError::into_inner);
+    fn start(&self, parts: Parts) -> Exchange {
         let ended = |rank: usize| Unreachable { reason: format!("rank {rank} has ended") };
-        for (rank, (to, part)) in self.to.iter().zip(parts).enumerate() {
-            to.send(part.to_vec()).map_err(|_| ended(rank))?;
+        let number = {
+            let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+            *started += 1;
+            *started
+        };
+        for (rank, (to, part)) in self.to.iter().zip(parts.to_all(self.count())).enumerate() {
+            if to.send((number, part.to_vec())).is_err() {
+                return Exchange::new(move || Err(ended(rank)));
+            }
         }
-        from.iter().enumerate().map(|(rank, from)| from.recv().map_err(|_| ended(rank))).collect()
+        let from = self.from.clone();
+        Exchange::new(move || {
+            let mut from = from.lock().unwrap_or_else(PoisonError::into_inner);
+            from.iter_mut()
+                .enumerate()
+                .map(|(rank, from)| from.take(number).ok_or_else(|| ended(rank)))
+                .collect()
+        })
     }
 }

@@ -6,14 +6,11 @@
 //! about twice the size of the weights per step.
 
 mod owners;
+mod reduce;
 mod tree;
 mod wire;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
@@ -21,17 +18,17 @@ use burn::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tweedie_models::params::HostTensor;
-use tweedie_system::ranks::{Ranks, share};
+use tweedie_system::{
+    ranks::{Alone, Exchange, Parts, Ranks},
+    record,
+};
 
 pub(crate) use owners::Owners;
 use owners::Piece;
-pub(crate) use tree::Node;
-use wire::{Floats, bytes};
+pub(crate) use reduce::Reduction;
+use wire::{Floats, bytes, copy, floats};
 
 use crate::{config::RunConfig, error::TrainError, gradients::GradientMap};
-
-/// Gradients summed over subtrees of a step's passes.
-pub(crate) type Sums = Vec<(Node, GradientMap)>;
 
 /// The share of this process in a run.
 #[derive(Clone)]
@@ -71,6 +68,18 @@ impl Share {
         Err(TrainError::config("run.accumulation", passes, expected))
     }
 
+    /// A share of the whole work, for what one rank does alone.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        Self { ranks: Arc::new(Alone), passes: self.passes }
+    }
+
+    /// A share of everything, for steps of one pass.
+    #[cfg(test)]
+    pub fn of_one() -> Self {
+        Self { ranks: Arc::new(Alone), passes: 1 }
+    }
+
     /// The ranks of the run.
     pub fn ranks(&self) -> &dyn Ranks {
         &*self.ranks
@@ -91,13 +100,21 @@ impl Share {
         self.ranks.share(self.passes)
     }
 
+    /// Those of `all` that this process works on.
+    pub fn deal<T>(&self, all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+        let all: Vec<T> = all.into_iter().collect();
+        let own = self.ranks.share(all.len());
+        all.into_iter().skip(own.start).take(own.len())
+    }
+
     /// The number of passes of the busiest rank, if they are not dealt out evenly.
     pub fn uneven(&self) -> Option<(usize, usize)> {
         let count = self.ranks.count();
         (!self.passes.is_multiple_of(count)).then(|| (self.passes, self.passes.div_ceil(count)))
     }
 
-    /// Sums what `leaf` returns for the passes of this process, as far as that is possible without those of others.
+    /// Sums what `leaf` returns for the passes of this process, as far as that is possible without those of others. `done` gets
+    /// each sum as soon as it is there.
     ///
     /// # Errors
     /// Those of `leaf`.
@@ -105,9 +122,17 @@ impl Share {
         &self,
         mut leaf: impl FnMut(usize) -> Result<T, TrainError>,
         add: impl Fn(T, T) -> T,
-    ) -> Result<Vec<(Node, T)>, TrainError> {
-        let nodes = tree::within(0..self.passes, &self.own());
-        nodes.into_iter().map(|node| Ok((node.clone(), tree::sum(node, &mut leaf, &add)?))).collect()
+        mut done: impl FnMut(T),
+    ) -> Result<(), TrainError> {
+        for node in tree::within(0..self.passes, &self.own()) {
+            done(tree::sum(node, &mut leaf, &add)?);
+        }
+        Ok(())
+    }
+
+    /// Begins to sum the gradients of a step over all ranks.
+    pub fn reduction(&self, owners: &Owners) -> Reduction {
+        Reduction::new(self, owners)
     }
 
     /// Tells all ranks the result of a part of the work, and returns what each of them told. Collective.
@@ -118,8 +143,16 @@ impl Share {
         &self,
         mine: Result<T, TrainError>,
     ) -> Result<Vec<T>, TrainError> {
+        self.tell(mine)?.heard()
+    }
+
+    /// Starts to [agree](Self::agree). Collective.
+    ///
+    /// # Errors
+    /// If the result cannot be written as JSON.
+    pub fn tell<T: Serialize>(&self, mine: Result<T, TrainError>) -> Result<Telling<T>, TrainError> {
         if !self.is_shared() {
-            return Ok(vec![mine?]);
+            return Ok(Telling::Alone(mine));
         }
         let (told, own) = match mine {
             Ok(value) => (Told::Done(value), None),
@@ -130,23 +163,17 @@ impl Share {
             ),
             Err(error) => (Told::Failed(error.to_string()), Some(error)),
         };
-        let wrong = |e: serde_json::Error| TrainError::Model(format!("a message between ranks: {e}"));
-        let all = self.ranks.gather(&serde_json::to_vec(&told).map_err(wrong)?)?;
-        if let Some(error) = own {
-            return Err(error);
-        }
-        let mut values = Vec::new();
-        for (rank, message) in all.iter().enumerate() {
-            match serde_json::from_slice(message).map_err(wrong)? {
-                Told::Done(value) => values.push(value),
-                Told::Stopped => return Err(TrainError::Stopped),
-                Told::NotFinite { step, what } => {
-                    return Err(TrainError::NotFinite { step, what, checkpoint: None });
-                }
-                Told::Failed(reason) => return Err(TrainError::Rank { rank, reason }),
-            }
-        }
-        Ok(values)
+        let told = serde_json::to_vec(&told).map_err(wrong)?;
+        Ok(Telling::All { own, exchange: self.ranks.start(Parts::Same(told)) })
+    }
+
+    /// Numbers of all ranks, in their order, bit for bit. Collective.
+    ///
+    /// # Errors
+    /// Those of [`Share::agree`].
+    pub fn numbers(&self, mine: Result<Vec<f64>, TrainError>) -> Result<Vec<f64>, TrainError> {
+        let mine = mine.map(|numbers| numbers.into_iter().map(f64::to_bits).collect::<Vec<u64>>());
+        Ok(self.agree(mine)?.into_iter().flatten().map(f64::from_bits).collect())
     }
 
     /// The own result, if all ranks succeeded. Collective.
@@ -160,69 +187,6 @@ impl Share {
         };
         self.agree(told)?;
         value.ok_or(TrainError::Stopped)
-    }
-
-    /// The sums of the gradients of all passes, of the parameters that this process owns. Collective.
-    ///
-    /// # Errors
-    /// If another rank cannot be reached or sends something else.
-    pub fn reduce(&self, owners: &Owners, mut sums: Sums) -> Result<GradientMap, TrainError> {
-        if !self.is_shared() {
-            return Ok(sums.pop().map(|(_, sum)| sum).unwrap_or_default());
-        }
-        let (count, device) = (self.ranks.count(), sums.first().and_then(|(_, sum)| sum.device()));
-        // The same parameters have gradients in every pass, because the network is the same.
-        let mut names = BTreeSet::new();
-        let mut parts: Vec<Vec<f32>> = vec![Vec::new(); count];
-        for (_, sum) in sums {
-            let values = sum.into_values();
-            for (rank, part) in parts.iter_mut().enumerate() {
-                for Piece { name, values: of, .. } in owners.pieces(rank) {
-                    match values.get(name).and_then(|values| values.get(of.clone())) {
-                        Some(values) => part.extend(values),
-                        None => part.resize(part.len() + of.len(), 0.0),
-                    }
-                }
-            }
-            names.extend(values.into_keys());
-        }
-        let slice = owners.slice(self.ranks.rank());
-        let mut nodes = Vec::new();
-        for (rank, part) in self.exchange(&parts)?.into_iter().enumerate() {
-            let of_rank = tree::within(0..self.passes, &share(self.passes, rank, count));
-            let mut rest = Floats(&part);
-            expect(rank, rest.len(), of_rank.len() * slice)?;
-            nodes.extend(of_rank.into_iter().map(|node| (node, rest.take(slice))));
-        }
-        let add = |mut a: Vec<f32>, b: Vec<f32>| {
-            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-            a
-        };
-        let sum = tree::join(0..self.passes, &mut nodes.into_iter().peekable(), &add).unwrap_or_default();
-
-        // Each piece goes to the owner of its parameter.
-        let (mut parts, mut rest) = (vec![Vec::new(); count], Floats(bytes(&sum)));
-        for Piece { owner, values, .. } in owners.pieces(self.ranks.rank()) {
-            parts[owner].extend(rest.take(values.len()));
-        }
-        let mut reduced: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        for (rank, part) in self.exchange(&parts)?.into_iter().enumerate() {
-            let own = || owners.pieces(rank).filter(|piece| piece.owner == self.ranks.rank());
-            let mut rest = Floats(&part);
-            expect(rank, rest.len(), own().map(|piece| piece.values.len()).sum())?;
-            for Piece { name, values, .. } in own() {
-                let values = rest.take(values.len());
-                if names.contains(name) {
-                    reduced.entry(name.to_owned()).or_default().extend(values);
-                }
-            }
-        }
-        Ok(GradientMap::from_values(reduced, device))
-    }
-
-    fn exchange(&self, parts: &[Vec<f32>]) -> Result<Vec<Vec<u8>>, TrainError> {
-        let parts: Vec<&[u8]> = parts.iter().map(|part| bytes(part)).collect();
-        Ok(self.ranks.exchange(&parts)?)
     }
 
     /// The norm of all gradients, of which this process has its own, as of one process. Collective.
@@ -247,32 +211,66 @@ impl Share {
             return Ok(model);
         }
         let (me, count) = (self.ranks.rank(), self.ranks.count());
+        let span = record::span("copy");
         let mut visitor = Values { path: Vec::new(), owners, rank: me, found: BTreeMap::new() };
         model.visit(&mut visitor);
         // Each rank gets the new values of its slice, and then sends them to all.
-        let mut parts: Vec<Vec<f32>> = vec![Vec::new(); count];
-        for (rank, part) in parts.iter_mut().enumerate() {
-            for Piece { name, values, .. } in owners.pieces(rank).filter(|piece| piece.owner == me) {
-                part.extend(visitor.found.get(name).and_then(|found| found.get(values)).unwrap_or_default());
+        let value = |piece: &Piece| {
+            let found = visitor.found.get(&owners.parameters()[piece.parameter].name);
+            bytes(found.and_then(|found| found.get(piece.values.clone())).unwrap_or_default())
+        };
+        let mut parts: Vec<Vec<u8>> = vec![Vec::new(); count];
+        for (rank, part) in parts.iter_mut().enumerate().filter(|(rank, _)| *rank != me) {
+            for piece in owners.pieces(owners.slice(rank)).filter(|piece| piece.owner == me) {
+                part.extend(value(&piece));
             }
         }
-        let found = self.exchange(&parts)?;
+        drop(span);
+        let found = self.ranks.exchange(parts)?;
+        let span = record::span("copy");
         let mut rests: Vec<Floats<'_>> = found.iter().map(|part| Floats(part)).collect();
-        let mut slice: Vec<f32> = Vec::with_capacity(owners.slice(me));
-        for Piece { owner, values, .. } in owners.pieces(me) {
-            slice.extend(rests[owner].take(values.len()));
+        for (rank, rest) in rests.iter().enumerate().filter(|(rank, _)| *rank != me) {
+            let pieces = owners.pieces(owners.slice(me)).filter(|piece| piece.owner == rank);
+            expect(rank, rest.len(), pieces.map(|piece| piece.values.len()).sum())?;
         }
-        let mut values: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        for (rank, part) in self.ranks.gather(bytes(&slice))?.iter().enumerate() {
-            let mut rest = Floats(part);
-            expect(rank, rest.len(), owners.slice(rank))?;
-            for piece in owners.pieces(rank) {
-                let new = rest.take(piece.values.len());
-                if piece.owner != me {
-                    values.entry(piece.name.to_owned()).or_default().extend(new);
-                }
+        let mut exchanges: Vec<Exchange> = Vec::new();
+        for segment in 0..owners.segments() {
+            let range = owners.segment(me, segment);
+            let mut part = vec![0; 4 * range.len()];
+            let (mut rest, mut tasks) = (part.as_mut_slice(), Vec::new());
+            for piece in owners.pieces(range) {
+                let (to, others) = rest.split_at_mut(4 * piece.values.len());
+                rest = others;
+                tasks.push(match piece.owner == me {
+                    true => (to, value(&piece)),
+                    false => (to, rests[piece.owner].take(piece.values.len())),
+                });
             }
+            copy(tasks);
+            exchanges.push(self.ranks.start(Parts::Same(part)));
         }
+        drop(span);
+        let foreign = |parameter: &owners::Parameter| parameter.owner != me;
+        let mut values: Vec<Option<Vec<f32>>> = Vec::new();
+        for parameter in owners.parameters() {
+            values.push(foreign(parameter).then(|| vec![0.0; parameter.place.len()]));
+        }
+        for (segment, exchange) in exchanges.into_iter().enumerate() {
+            let found = exchange.wait()?;
+            let _span = record::span("copy");
+            let mut froms = Vec::new();
+            for (rank, part) in found.iter().enumerate() {
+                let (mut rest, range) = (Floats(part), owners.segment(rank, segment));
+                expect(rank, rest.len(), range.len())?;
+                froms.extend(owners.pieces(range).map(|piece| {
+                    let from = rest.take(piece.values.len());
+                    (piece, from)
+                }));
+            }
+            copy(reduce::matched(values.iter_mut().map(|values| values.as_deref_mut()), froms));
+        }
+        let names = owners.parameters().iter().map(|parameter| parameter.name.clone());
+        let values = names.zip(values).filter_map(|(name, values)| Some((name, values?))).collect();
         Ok(model.map(&mut Put { path: Vec::new(), values }))
     }
 
@@ -290,9 +288,9 @@ impl Share {
         let shapes: Vec<_> = own.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
         let shapes = self.agree(Ok(shapes))?;
         let values: Vec<f32> = own.into_values().flat_map(|tensor| tensor.values).collect();
-        let mut parts: Vec<&[u8]> = vec![&[]; self.ranks.count()];
-        parts[0] = bytes(&values);
-        let found = self.ranks.exchange(&parts)?;
+        let mut parts = vec![Vec::new(); self.ranks.count()];
+        parts[0] = bytes(&values).to_vec();
+        let found = self.ranks.exchange(parts)?;
         if !self.is_first() {
             return Ok(BTreeMap::new());
         }
@@ -301,7 +299,7 @@ impl Share {
             let mut rest = Floats(part);
             for (name, shape) in shapes {
                 let size = shape.iter().product();
-                let values = rest.take(size);
+                let values = floats(rest.take(size));
                 if values.len() != size {
                     return Err(TrainError::Rank { rank, reason: format!("it did not send all of {name}") });
                 }
@@ -310,6 +308,45 @@ impl Share {
         }
         Ok(all)
     }
+}
+
+/// What ranks tell each other.
+pub(crate) enum Telling<T> {
+    Alone(Result<T, TrainError>),
+    All { own: Option<TrainError>, exchange: Exchange },
+}
+
+impl<T: DeserializeOwned> Telling<T> {
+    /// What each rank told.
+    ///
+    /// # Errors
+    /// The own error, or else that of another rank.
+    pub fn heard(self) -> Result<Vec<T>, TrainError> {
+        let (own, exchange) = match self {
+            Self::Alone(mine) => return Ok(vec![mine?]),
+            Self::All { own, exchange } => (own, exchange),
+        };
+        let all = exchange.wait()?;
+        if let Some(error) = own {
+            return Err(error);
+        }
+        let mut values = Vec::new();
+        for (rank, message) in all.iter().enumerate() {
+            match serde_json::from_slice(message).map_err(wrong)? {
+                Told::Done(value) => values.push(value),
+                Told::Stopped => return Err(TrainError::Stopped),
+                Told::NotFinite { step, what } => {
+                    return Err(TrainError::NotFinite { step, what, checkpoint: None });
+                }
+                Told::Failed(reason) => return Err(TrainError::Rank { rank, reason }),
+            }
+        }
+        Ok(values)
+    }
+}
+
+fn wrong(error: serde_json::Error) -> TrainError {
+    TrainError::Model(format!("a message between ranks: {error}"))
 }
 
 /// Checks the number of values that a rank sent.

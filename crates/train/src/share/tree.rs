@@ -3,6 +3,8 @@
 
 use std::{iter::Peekable, ops::Range};
 
+use tweedie_system::ranks::share;
+
 /// A subtree: the passes below it.
 pub(crate) type Node = Range<usize>;
 
@@ -21,6 +23,11 @@ pub(super) fn within(node: Node, own: &Node) -> Vec<Node> {
         return vec![node];
     }
     sides(&node).into_iter().flat_map(|side| within(side, own)).collect()
+}
+
+/// The largest subtrees within the passes of each of `count` ranks, all of which have `passes`.
+pub(super) fn of_ranks(passes: usize, count: usize) -> Vec<Vec<Node>> {
+    (0..count).map(|rank| within(0..passes, &share(passes, rank, count))).collect()
 }
 
 /// The sum of a subtree; leaves are computed from left to right.
@@ -56,8 +63,6 @@ pub(super) fn join<T>(
 
 #[cfg(test)]
 mod tests {
-    use tweedie_system::ranks::share;
-
     use super::*;
 
     /// The tree as text.

@@ -8,6 +8,7 @@ use tweedie_models::{
     ExecContext,
     params::{export, import, shapes},
 };
+use tweedie_system::record;
 
 use super::{Files, Learned, StepAt};
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     ema::{self, Average},
     error::TrainError,
     optim::{GradientMap, Optimizer, OptimizerConfig},
-    share::{Owners, Share, Sums},
+    share::{Owners, Share},
 };
 
 /// The contribution of a pass to a step's loss.
@@ -35,8 +36,8 @@ pub(crate) struct PassLoss {
 pub(crate) struct Passes {
     /// The loss, and the norm of the gradient.
     pub learned: Learned,
-    /// The sums of [`PassLoss::others`].
-    pub others: Sums,
+    /// The sums of [`PassLoss::others`] that this process could make alone.
+    pub others: Vec<GradientMap>,
     /// [`PassLoss::numbers`] of the passes of all ranks, in their order.
     pub numbers: Vec<Vec<f64>>,
 }
@@ -45,7 +46,10 @@ pub(crate) struct Passes {
 pub(crate) struct Learner<M> {
     /// `None` only during an update.
     model: Option<M>,
+    /// Only on the first rank.
     averages: Vec<(Average, M)>,
+    /// Whether the first rank has averages.
+    averaged: bool,
     optimizer: Optimizer,
     config: OptimizerConfig,
     /// What losses run in, as far as networks have no context of their own.
@@ -58,9 +62,18 @@ pub(crate) struct Learner<M> {
 impl<M: Module> Learner<M> {
     /// The main module of a run before the first step, with the run's averages, which only the first rank has.
     pub fn new(model: M, config: &RunConfig, share: &Share) -> Self {
-        let laws = if share.is_first() { config.ema.averages() } else { Vec::new() };
+        let mut laws = config.ema.averages();
+        let averaged = !laws.is_empty();
+        if !share.is_first() {
+            laws.clear();
+        }
         let averages = laws.into_iter().map(|law| (law, model.valid())).collect();
-        Self { averages, context: config.run.context(), ..Self::plain(model, &config.optimizer, "", share) }
+        Self {
+            averages,
+            averaged,
+            context: config.run.context(),
+            ..Self::plain(model, &config.optimizer, "", share)
+        }
     }
 
     /// An additional module without averages, whose files have the prefix `prefix`.
@@ -69,6 +82,7 @@ impl<M: Module> Learner<M> {
             owners: Owners::new(&model, share.ranks().count()),
             model: Some(model),
             averages: Vec::new(),
+            averaged: false,
             optimizer: Optimizer::new(config),
             config: config.clone(),
             context: ExecContext::default(),
@@ -102,6 +116,11 @@ impl<M: Module> Learner<M> {
         format!("{}{name}", self.prefix)
     }
 
+    /// The share of this process in the run.
+    pub fn share(&self) -> &Share {
+        &self.share
+    }
+
     /// The module, tracked by autodiff.
     pub fn model(&self) -> Result<&M, TrainError> {
         self.model.as_ref().ok_or_else(ended)
@@ -112,7 +131,7 @@ impl<M: Module> Learner<M> {
         self.model = self.model.take().map(change);
     }
 
-    /// The first average, if there is one.
+    /// The first average, if there is one and this is the first rank.
     pub fn average(&self) -> Option<&M> {
         self.averages.first().map(|(_, model)| model)
     }
@@ -122,6 +141,28 @@ impl<M: Module> Learner<M> {
         match self.average() {
             Some(average) => Ok(average.clone()),
             None => self.model().map(Module::valid),
+        }
+    }
+
+    /// The first average, if there is one, on all ranks. Collective.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached.
+    pub fn average_everywhere(&self) -> Result<Option<M>, TrainError> {
+        if !self.averaged {
+            return Ok(None);
+        }
+        self.share.spread(&self.owners.of_first(), self.best()?).map(Some)
+    }
+
+    /// [`Learner::best`] on all ranks. Collective.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached.
+    pub fn best_everywhere(&self) -> Result<M, TrainError> {
+        match self.average_everywhere()? {
+            Some(average) => Ok(average),
+            None => self.best(),
         }
     }
 
@@ -139,9 +180,11 @@ impl<M: Module> Learner<M> {
         let (model, share) = (self.model()?, &self.share);
         // For each pass its loss, then its further numbers.
         let mut numbers: Vec<Vec<u64>> = Vec::new();
+        let (mut reduction, mut others) = (share.reduction(&self.owners), Vec::new());
         let sums = batches.and_then(|batches| {
             let mut batches = batches.into_iter();
             let leaf = |pass| {
+                let _span = record::span("compute");
                 let batch = batches.next().ok_or_else(ended)?;
                 let found = self.context.run(|| loss(model, pass, &batch))?;
                 if !found.value.is_finite() {
@@ -152,33 +195,41 @@ impl<M: Module> Learner<M> {
                 let mut gradients = found.graph.backward();
                 Ok([GradientMap::take(model, &mut gradients), found.others])
             };
-            share.sums(leaf, |[a, b], [c, d]: [GradientMap; 2]| [a.plus(c), b.plus(d)])
+            let add = |[a, b]: [GradientMap; 2], [c, d]: [GradientMap; 2]| [a.plus(c), b.plus(d)];
+            share.sums(leaf, add, |[own, other]| {
+                reduction.give(own);
+                others.push(other);
+            })
         });
-        let (told, sums) = match sums {
-            Ok(sums) => (Ok(numbers), sums),
-            Err(error) => (Err(error), Vec::new()),
-        };
+        reduction.given();
+        // The other ranks learn of an error before the last sums have arrived.
+        let told = self.share.tell(sums.map(|()| numbers))?;
+        reduction.send_last();
         let mut total = 0.0;
         let mut numbers = Vec::new();
-        for pass in self.share.agree(told)?.concat() {
+        for pass in told.heard()?.concat() {
             let mut pass = pass.into_iter().map(f64::from_bits);
             total += pass.next().unwrap_or(f64::NAN);
             numbers.push(pass.collect());
         }
-        let split = |(node, [own, others]): (crate::share::Node, [GradientMap; 2])| {
-            ((node.clone(), own), (node, others))
-        };
-        let (own, others) = sums.into_iter().map(split).unzip();
-        let grad_norm = self.step(own, at)?;
+        let grad_norm = self.apply(reduction.finish()?, at)?;
         Ok(Passes { learned: Learned { loss: total, grad_norm, figures: Vec::new() }, others, numbers })
     }
 
-    /// Makes one optimizer step with clipped gradients, and updates the averages. Returns the gradient's norm. Collective.
+    /// Makes one optimizer step with the sums of gradients that this process could make alone. Returns the gradient's norm.
+    /// Collective.
     ///
     /// # Errors
     /// If a gradient is not finite.
-    pub fn step(&mut self, sums: Sums, at: &StepAt) -> Result<f64, TrainError> {
-        let mut gradients = self.share.reduce(&self.owners, sums)?;
+    pub fn step(&mut self, sums: Vec<GradientMap>, at: &StepAt) -> Result<f64, TrainError> {
+        let mut reduction = self.share.reduction(&self.owners);
+        sums.into_iter().for_each(|sum| reduction.give(sum));
+        self.apply(reduction.finish()?, at)
+    }
+
+    /// Makes one optimizer step with the gradients of own parameters, clipped, and updates the averages. Returns the norm of
+    /// all gradients. Collective.
+    fn apply(&mut self, mut gradients: GradientMap, at: &StepAt) -> Result<f64, TrainError> {
         let norm = self.share.norm(&mut gradients)?;
         let norm = norm.map_err(|name| at.not_finite(format!("the gradient of {name}")))?;
         let clip = self.config.clip_norm;
@@ -188,8 +239,11 @@ impl<M: Module> Learner<M> {
         let model = self.model.take().ok_or_else(ended)?;
         let (rate, weight) = (at.learning_rate, |law: &Average| law.weight(at.images, at.rows as u64));
         let mut averages = std::mem::take(&mut self.averages);
+        let span = record::span("update");
         let model = if self.share.is_shared() {
-            self.share.spread(&self.owners, self.optimizer.step(model, gradients, rate))?
+            let model = self.optimizer.step(model, gradients, rate);
+            drop(span);
+            self.share.spread(&self.owners, model)?
         } else if averages.is_empty() {
             self.optimizer.step(model, gradients, rate)
         } else {
@@ -200,6 +254,7 @@ impl<M: Module> Learner<M> {
             self.averages.push((law, average));
             model
         };
+        let _span = record::span("update");
         let others =
             averages.into_iter().map(|(law, average)| (law, ema::update(average, &model, weight(&law))));
         self.averages.extend(others);
