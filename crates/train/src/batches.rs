@@ -12,6 +12,7 @@ use crate::{
     keys::{Purpose, key, normal, uniform},
     loss::Weighting,
     objective::ObjectiveKind,
+    share::Share,
     super_resolution::{Pair, Pairs},
     task::TaskKind,
     time_sampler::{Draw, TimeSampler},
@@ -104,9 +105,9 @@ pub(crate) trait Batches: Send + Sync + 'static {
     /// complete them.
     fn step(&self, done: u64, passes: Range<usize>) -> Result<Vec<Self::Rows>, TrainError>;
 
-    /// Held-out samples, at most `rows` if they are read from files, with fixed, evenly spread times and fixed noise, and without
+    /// The batches of this rank of held-out samples, of which there are at most `rows` if they are read from files, with fixed, evenly spread times and fixed noise, and without
     /// augmentation or dropout.
-    fn validation(&self, rows: usize) -> Result<Vec<Self::Rows>, TrainError>;
+    fn validation(&self, rows: usize, share: &Share) -> Result<Vec<Self::Rows>, TrainError>;
 }
 
 /// Draws noise and times for clean samples: images or latents.
@@ -332,10 +333,10 @@ impl Batches for BatchMaker {
         Ok(batches)
     }
 
-    fn validation(&self, most: usize) -> Result<Vec<HostBatch>, TrainError> {
+    fn validation(&self, most: usize, share: &Share) -> Result<Vec<HostBatch>, TrainError> {
         let rows = most.min(self.held_out.len());
         let mut batches = Vec::new();
-        for part in self.noising.held_out(rows) {
+        for part in share.deal(self.noising.held_out(rows)) {
             let mut batch = HostBatch::default();
             for row in part {
                 // Spread over the held-out set, with times in another order.

@@ -17,28 +17,33 @@ use crate::{
     diffusion::Process,
     error::TrainError,
     keys::{Purpose, key},
+    share::Share,
     task::Sheet,
 };
 
 /// Makes `run.preview_images` samples with about `run.preview_steps` network evaluations each, always from the same noise.
-/// `asked` says which conditions they have; a model that enlarges gets its images in `inputs`.
+/// `asked` says which conditions they have; a model that enlarges gets its images in `inputs`. The ranks share the samples; the
+/// first one gets them, the others nothing. Collective.
 pub(crate) fn samples(
     config: &RunConfig,
     pipeline: &Pipeline,
     asked: Request,
     inputs: Inputs,
+    share: &Share,
 ) -> Result<Media, TrainError> {
     let Some(count) = config.run.preview_images.try_into().ok() else { return Ok(Media::Images(Vec::new())) };
-    Ok(made(config, pipeline, Request { count, ..asked }, inputs)?.media)
+    let made = made(config, pipeline, Request { count, ..asked }, inputs, share)?;
+    Ok(made.map_or(Media::Images(Vec::new()), |made| made.media))
 }
 
-/// The same for the number of samples that `asked` says.
+/// The same for the number of samples that `asked` says; `None` on other ranks than the first.
 pub(crate) fn made(
     config: &RunConfig,
     pipeline: &Pipeline,
     asked: Request,
     inputs: Inputs,
-) -> Result<Output, TrainError> {
+    share: &Share,
+) -> Result<Option<Output>, TrainError> {
     let run = &config.run;
     let (solver, spacing, steps) = match config.diffusion.schedule {
         Process::Cosine => ("ipndm", None, run.preview_steps),
@@ -55,7 +60,7 @@ pub(crate) fn made(
     let inputs = Inputs { draws: Some(Arc::new(PreviewNoise(run.seed))), ..inputs };
     let never = std::sync::atomic::AtomicBool::new(false);
     let job = pipeline.prepare_with(&request, inputs)?;
-    Ok(job.run(&never, &mut |_| std::ops::ControlFlow::Continue(()))?)
+    Ok(job.run_on(share.ranks(), &never, &mut |_| std::ops::ControlFlow::Continue(()))?)
 }
 
 /// The images of samples, or the spectrograms of sounds, and the sounds.
@@ -104,7 +109,12 @@ fn clip_sheet(clips: Vec<Video>) -> Sheet {
 }
 
 /// Rows of a small image with sharp pixels, the same by Pillow's bicubic filter, enlarged by the model, and the original.
-pub(crate) fn enlarged(config: &RunConfig, pipeline: &Pipeline, data: &Dataset) -> Result<Sheet, TrainError> {
+pub(crate) fn enlarged(
+    config: &RunConfig,
+    pipeline: &Pipeline,
+    data: &Dataset,
+    share: &Share,
+) -> Result<Sheet, TrainError> {
     /// Rows in the sheet are at most this many images.
     const MOST: usize = 8;
     let count = config.run.preview_images.min(MOST).min(data.len());
@@ -126,7 +136,10 @@ pub(crate) fn enlarged(config: &RunConfig, pipeline: &Pipeline, data: &Dataset) 
     }
     let asked = Request { noise_level: Some(0), ..Request::default() };
     let wanted = RunConfig { run: Run { preview_images: count, ..config.run.clone() }, ..config.clone() };
-    columns[2] = sheet(samples(&wanted, pipeline, asked, Inputs::enlarging(&small)?)?, |_| 1).images;
+    columns[2] = sheet(samples(&wanted, pipeline, asked, Inputs::enlarging(&small)?, share)?, |_| 1).images;
+    if !share.is_first() {
+        return Ok(Sheet::default());
+    }
     let images = (0..count).flat_map(|row| columns.each_ref().map(|column| column[row].clone())).collect();
     Ok(Sheet { images, columns: 4, ..Sheet::default() })
 }

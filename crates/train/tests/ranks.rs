@@ -119,12 +119,16 @@ fn assert_same(out: &Path, expected: &Path, what: &str) {
 fn the_bits_do_not_depend_on_the_number_of_ranks() {
     let dir = tempfile::tempdir().unwrap();
     let alone = dir.path().join("alone");
-    TrainLoop::new(config(&alone, &[])).unwrap().for_each(|e| drop(e.unwrap()));
+    // Held-out images and previews are shared, too.
+    let set = ["run.preview_every=4", "run.preview_images=5", "run.preview_steps=2"];
+    TrainLoop::new(config(&alone, &set)).unwrap().for_each(|e| drop(e.unwrap()));
+    let preview = |out: &Path| fs::read(out.join("previews/step-000004.png")).unwrap();
     for count in [1, 2, 3, 4, 8] {
         let out = dir.path().join(format!("ranks-{count}"));
-        let ended = start(&config(&out, &[]), count);
+        let ended = start(&config(&out, &set), count);
         assert!(ended.iter().all(Result::is_ok), "{:?}", errors(ended));
         assert_same(&out, &alone, &format!("{count} ranks"));
+        assert!(preview(&out) == preview(&alone), "{count} ranks");
     }
 }
 
@@ -166,7 +170,8 @@ fn an_autoencoder_with_a_discriminator_has_the_same_bits() {
             "run.accumulation=3",
             "run.checkpoint_every=2",
             "run.preview_every=0",
-            "run.validation_images=4",
+            "run.validate_every=2",
+            "run.validation_images=5",
             "run.log_every=1",
             "data.size=16",
             "data.emoji.groups=[\"Smileys & Emotion\"]",

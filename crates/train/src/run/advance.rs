@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tweedie_data::{Image, Video, grid};
 use tweedie_media::{WavFormat, write_wav};
+use tweedie_system::record;
 
 use super::{Phase, TrainLoop};
 use crate::{
@@ -75,11 +76,8 @@ impl TrainLoop {
         }
     }
 
-    /// Validation and previews that are due, or all enabled ones at the end; the other ranks wait for the first.
+    /// Validation and previews that are due, or all enabled ones at the end. Collective.
     fn report(&mut self, last: bool) -> Result<(), TrainError> {
-        if !self.share.is_first() {
-            return Ok(());
-        }
         let (run, step) = (&self.config.run, self.state.step);
         let wanted = |every: u64| every > 0 && (last || due(every, step));
         let (validate, preview) = (wanted(run.validate_every), wanted(run.preview_every));
@@ -154,6 +152,7 @@ impl TrainLoop {
     }
 
     fn validate(&mut self) -> Result<(), TrainError> {
+        let _span = record::span("validate");
         self.aside(|run| {
             let Some(found) = run.task.validate()? else { return Ok(()) };
             let step = run.state.step;
@@ -180,9 +179,9 @@ impl TrainLoop {
         }
     }
 
-    /// Checks the final weights on held-out images, even if validation is off, because no later step would fail.
+    /// Checks the final weights on held-out images, even if validation is off, because no later step would fail. Collective.
     fn examine(&mut self) -> Result<(), TrainError> {
-        if !self.share.is_first() || self.done.validation == Some(self.state.step) {
+        if self.done.validation == Some(self.state.step) {
             return Ok(());
         }
         match self.task.validate()? {
@@ -192,10 +191,14 @@ impl TrainLoop {
     }
 
     fn preview(&mut self) -> Result<(), TrainError> {
+        let _span = record::span("preview");
         self.aside(|run| {
             let step = run.state.step;
             let out = run.config.run.out.clone();
             let made = run.task.preview()?;
+            if !run.share.is_first() {
+                return Ok(());
+            }
             let sheet = grid(&made.images, made.columns, 2, run.config.data.background);
             let folder = out.join("previews");
             std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;

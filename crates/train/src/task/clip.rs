@@ -120,7 +120,9 @@ impl Task for Clip {
     }
 
     fn validate(&mut self) -> Result<Option<Validation>, TrainError> {
-        if self.maker.images().held_out.is_empty() || self.config.run.validation_images == 0 {
+        // Pairs are compared with all others, so the first rank embeds all of them.
+        let idle = !self.learner.share().is_first();
+        if idle || self.maker.images().held_out.is_empty() || self.config.run.validation_images == 0 {
             return Ok(None);
         }
         let (loss, mut figures) = self.held_out(&self.learner.model()?.valid())?;
@@ -137,6 +139,9 @@ impl Task for Clip {
     fn preview(&mut self) -> Result<Sheet, TrainError> {
         /// Images found for a caption.
         const FOUND: usize = 7;
+        if !self.learner.share().is_first() {
+            return Ok(Sheet::default());
+        }
         let run = &self.config.run;
         let batches = self.maker.unseen(run.validation_images.max(1))?;
         let model = self.learner.best()?;

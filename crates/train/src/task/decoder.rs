@@ -126,7 +126,7 @@ impl Batches for DecoderBatches {
         Ok(passes.clone().zip(self.captioned.step(done, passes)?).map(pass).collect())
     }
 
-    fn validation(&self, rows: usize) -> Result<Vec<DecoderBatch>, TrainError> {
+    fn validation(&self, rows: usize, share: &Share) -> Result<Vec<DecoderBatch>, TrainError> {
         let batches = self.captioned.held_out(rows)?;
         let rows: usize = batches.iter().map(|seen| seen.images.rows).sum();
         let mut row = 0;
@@ -139,7 +139,7 @@ impl Batches for DecoderBatches {
             }
             DecoderBatch { seen, ..batch }
         };
-        Ok(batches.into_iter().map(with_noise).collect())
+        Ok(share.deal(batches.into_iter().map(with_noise)).collect())
     }
 }
 
@@ -166,7 +166,7 @@ impl Subject for Decoder {
     }
 
     /// Held-out images, or training images if there are none, each above its variation.
-    fn preview(&self, model: DecoderModel, device: &Device) -> Result<Sheet, TrainError> {
+    fn preview(&self, model: DecoderModel, device: &Device, share: &Share) -> Result<Sheet, TrainError> {
         let size = self.config.data.size;
         let batches = self.maker.captioned.unseen((self.config.run.preview_images / 2).max(1))?;
         let (mut originals, mut values, mut width) = (Vec::new(), Vec::new(), 0);
@@ -182,7 +182,10 @@ impl Subject for Decoder {
         let asked = Request { count, guidance: Some(self.config.text.guidance), ..Request::default() };
         let embeddings = Some(HostTensor { shape: vec![originals.len(), width], values });
         let inputs = Inputs { embeddings, ..Inputs::default() };
-        let made = preview::made(&self.config, &pipeline, asked, inputs)?.images;
+        let Some(made) = preview::made(&self.config, &pipeline, asked, inputs, share)? else {
+            return Ok(Sheet::default());
+        };
+        let made = made.images;
         let pairs: Vec<[Image; 2]> = originals.into_iter().zip(made).map(|(a, b)| [a, b]).collect();
         Ok(preview::pairs(&pairs))
     }

@@ -45,8 +45,8 @@ pub(super) trait Subject: Send + Sync + 'static {
         BTreeMap::new()
     }
 
-    /// Samples of `model`.
-    fn preview(&self, model: Self::Model, device: &Device) -> Result<Sheet, TrainError>;
+    /// Samples of `model`; nothing on other ranks than the first. Collective.
+    fn preview(&self, model: Self::Model, device: &Device, share: &Share) -> Result<Sheet, TrainError>;
 
     /// Writes `model` to the folder `summary.model`.
     fn export(&self, model: Self::Model, summary: &Summary) -> Result<(), TrainError>;
@@ -61,8 +61,8 @@ pub(super) struct Diffusion<S: Subject> {
     device: Device,
     subject: Arc<S>,
     batches: Prefetch<Vec<RowsOf<S>>>,
-    /// Computed at the first use.
-    validation: Option<Vec<RowsOf<S>>>,
+    /// The batches of this rank, and the number of rows of all; computed at the first use.
+    validation: Option<(Vec<RowsOf<S>>, usize)>,
     learner: Learner<S::Model>,
     objective: Objective,
     shape: SampleShape,
@@ -145,29 +145,34 @@ impl<S: Subject> Task for Diffusion<S> {
     }
 
     fn validate(&mut self) -> Result<Option<Validation>, TrainError> {
-        let batches = match self.validation.take() {
-            Some(batches) => batches,
-            None => self.subject.batches().validation(self.config.run.validation_images)?,
+        let (batches, rows) = match self.validation.take() {
+            Some(found) => found,
+            None => {
+                let most = self.config.run.validation_images;
+                let batches = self.share.together(self.subject.batches().validation(most, &self.share))?;
+                let own: usize = batches.iter().map(|batch| batch.as_ref().len()).sum();
+                (batches, self.share.agree(Ok(own))?.into_iter().sum())
+            }
         };
-        let rows: usize = batches.iter().map(|batch| batch.as_ref().len()).sum();
         let of = |model: &S::Model| -> Result<f64, TrainError> {
             let of_batch = |batch: &RowsOf<S>| {
                 let forward = |x| S::forward(model, x, batch, Mode::Eval);
                 Ok(self.objective.of(batch.as_ref(), &self.shape, rows, &self.device, &forward)?.value)
             };
-            batches.iter().map(of_batch).sum()
+            // Summed in the order of all batches.
+            Ok(self.share.numbers(batches.iter().map(of_batch).collect())?.into_iter().sum())
         };
         let found = (rows > 0).then(|| {
             let loss = of(&self.learner.model()?.valid())?;
-            let ema_loss = self.learner.average().map(of).transpose()?;
+            let ema_loss = self.learner.average_everywhere()?.as_ref().map(of).transpose()?;
             Ok(Validation { loss, ema_loss, figures: Vec::new() })
         });
-        self.validation = Some(batches);
+        self.validation = Some((batches, rows));
         found.transpose()
     }
 
     fn preview(&mut self) -> Result<Sheet, TrainError> {
-        self.subject.preview(self.learner.best()?, &self.device)
+        self.subject.preview(self.learner.best_everywhere()?, &self.device, &self.share)
     }
 
     fn tensors(&self) -> Result<Files, TrainError> {

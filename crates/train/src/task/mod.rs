@@ -188,13 +188,14 @@ pub(crate) trait Task: Send {
     /// requested before the step was done.
     fn step(&mut self, at: &StepAt) -> Result<Learned, TrainError>;
 
-    /// The losses on held-out images; `None` if there are no held-out images.
+    /// The losses on held-out images; `None` if there are no held-out images. Collective; complete on the first rank.
     ///
     /// # Errors
     /// If an image cannot be read.
     fn validate(&mut self) -> Result<Option<Validation>, TrainError>;
 
-    /// A preview of the current networks as images, always from the same noise or data.
+    /// A preview of the current networks as images, always from the same noise or data. Collective; nothing
+    /// on other ranks than the first.
     ///
     /// # Errors
     /// If it cannot be computed.

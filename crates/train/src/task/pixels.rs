@@ -68,15 +68,15 @@ impl Subject for Pixels {
         Ok(model.of_batch(x, rows, mode))
     }
 
-    fn preview(&self, model: TrainModel, device: &Device) -> Result<Sheet, TrainError> {
+    fn preview(&self, model: TrainModel, device: &Device, share: &Share) -> Result<Sheet, TrainError> {
         let scheduler = self.config.diffusion.scheduler(&self.config.run.out)?;
         let extras = export::extras(&self.config, &self.class_names);
         let pipeline = Pipeline::of_network(model.unet, scheduler, extras, device);
         let asked = Request { guidance: Some(1.0), ..Request::default() };
         if self.config.task == TaskKind::SuperResolution {
-            return preview::enlarged(&self.config, &pipeline, self.maker.unseen());
+            return preview::enlarged(&self.config, &pipeline, self.maker.unseen(), share);
         }
-        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
+        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default(), share)?;
         Ok(preview::sheet(made, |count| (count as f64).sqrt().ceil() as usize))
     }
 

@@ -117,7 +117,7 @@ impl Subject for Prior {
     }
 
     /// The images whose embeddings are nearest to the sampled ones: a row for each prompt.
-    fn preview(&self, model: PriorModel, device: &Device) -> Result<Sheet, TrainError> {
+    fn preview(&self, model: PriorModel, device: &Device, share: &Share) -> Result<Sheet, TrainError> {
         const FOUND: usize = 8;
         let [mean, std] = &self.statistics;
         let pipeline =
@@ -129,7 +129,10 @@ impl Subject for Prior {
         };
         let asked =
             Request { count, prompts, guidance: Some(self.config.text.guidance), ..Request::default() };
-        let made = preview::made(&self.config, &pipeline, asked, Inputs::default())?.tensors;
+        let Some(made) = preview::made(&self.config, &pipeline, asked, Inputs::default(), share)? else {
+            return Ok(Sheet::default());
+        };
+        let made = made.tensors;
         let width = made.shape.get(1).copied().unwrap_or(1).max(1);
         let mut images = Vec::new();
         for embedding in made.values.chunks_exact(width) {

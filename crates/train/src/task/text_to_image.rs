@@ -133,12 +133,12 @@ impl Subject for Texts {
         self.maker.inputs()
     }
 
-    fn preview(&self, model: TextModel, device: &Device) -> Result<Sheet, TrainError> {
+    fn preview(&self, model: TextModel, device: &Device, share: &Share) -> Result<Sheet, TrainError> {
         let parts = (Box::new(model.unet) as Box<dyn Network>, model.text_encoder);
         let pipeline = text::pipeline(parts, &self.vae, self.maker.tokenizer(), &self.config, device)?;
         let guidance = Some(self.config.text.guidance);
         let asked = Request { prompts: self.maker.prompts(), guidance, ..Request::default() };
-        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
+        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default(), share)?;
         // Samples of a prompt are put below each other, if the prompts fit in a row.
         const WIDEST: usize = 16;
         let prompts = self.maker.prompts().len();

@@ -85,7 +85,7 @@ impl Subject for TextToVideo {
         self.maker.inputs()
     }
 
-    fn preview(&self, model: VideoModel, device: &Device) -> Result<Sheet, TrainError> {
+    fn preview(&self, model: VideoModel, device: &Device, share: &Share) -> Result<Sheet, TrainError> {
         let parts = (Box::new(model.unet) as Box<dyn Network>, model.text_encoder);
         let pipeline = text::pipeline(parts, &self.vae, self.maker.tokenizer(), &self.config, device)?;
         let guidance = Some(self.config.text.guidance);
@@ -93,7 +93,7 @@ impl Subject for TextToVideo {
         let stride = self.config.data.size / side.max(1);
         let size = Some(vec![self.config.data.window().frames, side * stride, side * stride]);
         let asked = Request { prompts: self.maker.prompts(), guidance, size, ..Request::default() };
-        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default())?;
+        let made = preview::samples(&self.config, &pipeline, asked, Inputs::default(), share)?;
         Ok(preview::sheet(made, |count| count))
     }
 

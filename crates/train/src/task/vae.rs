@@ -101,27 +101,30 @@ impl Vae {
         Ok([x, model.decode(mean).map_err(wrong)?.clamp(-1.0f32, 1.0f32)])
     }
 
-    /// The loss of held-out images, their quality, and the divergence of each channel of their latents.
-    fn held_out(&self, model: &AutoencoderKl) -> Result<(f64, Vec<Figure>), TrainError> {
-        let batches = self.maker.plain(&self.maker.held_out, self.config.run.validation_images)?;
-        let rows: usize = batches.iter().map(|b| b.rows).sum();
-        let size = self.config.data.size;
-        let each = 3 * size * size;
+    /// The loss of held-out images, their quality, and the divergence of each channel of their latents. Collective
+    /// for the ranks of `share`.
+    fn held_out(&self, model: &AutoencoderKl, share: &Share) -> Result<(f64, Vec<Figure>), TrainError> {
+        let found = self.maker.plain(&self.maker.held_out, self.config.run.validation_images);
+        let found = found.and_then(|batches| {
+            share.deal(batches).map(|batch| self.held_out_batch(model, &batch)).collect::<Result<Vec<_>, _>>()
+        });
+        let channels = self.config.vae.latent_channels;
+        let all = share.numbers(found.map(|batches| batches.concat()))?;
+        // Added in the order of all batches.
+        let batches = HeldOut::all(&all, channels);
+        let rows: usize = batches.iter().map(|batch| batch.quality.len()).sum();
         let (mut loss, mut parts) = (0.0, Parts::default());
         let [mut ratio, mut similarity] = [0.0; 2];
-        let mut kl = vec![0.0; self.config.vae.latent_channels];
+        let mut kl = vec![0.0; channels];
         for batch in &batches {
-            let share = batch.rows as f64 / rows as f64;
-            let [x, y] = self.reconstructed(model, batch)?;
-            let (value, found) = self.objective.distance(&x, &y);
-            loss += share * value;
-            parts.add(&found, share);
-            for (a, b) in to_host(x.clone()).chunks_exact(each).zip(to_host(y).chunks_exact(each)) {
-                ratio += psnr(a, b) / rows as f64;
-                similarity += ssim(a, b, size).unwrap_or(f64::NAN) / rows as f64;
+            let share = batch.quality.len() as f64 / rows as f64;
+            loss += share * batch.loss;
+            parts.add(&batch.parts, share);
+            for [psnr, ssim] in batch.quality {
+                ratio += psnr / rows as f64;
+                similarity += ssim / rows as f64;
             }
-            let found = moments(model, x).map_err(wrong)?;
-            kl.iter_mut().zip(found.kl).for_each(|(sum, kl)| *sum += share * kl);
+            kl.iter_mut().zip(batch.kl).for_each(|(sum, kl)| *sum += share * kl);
         }
         let all = kl.iter().sum::<f64>() / kl.len() as f64;
         let mut figures = vec![Figure::new("psnr", ratio)];
@@ -133,6 +136,21 @@ impl Vae {
         }
         figures.extend(kl.iter().enumerate().map(|(c, kl)| Figure::new(format!("kl_{c}"), *kl)));
         Ok((loss + self.config.vae.kl * all, figures))
+    }
+
+    /// The numbers of [`HeldOut`] of a batch, one after the other.
+    fn held_out_batch(&self, model: &AutoencoderKl, batch: &ImageBatch) -> Result<Vec<f64>, TrainError> {
+        let size = self.config.data.size;
+        let each = 3 * size * size;
+        let [x, y] = self.reconstructed(model, batch)?;
+        let (loss, parts) = self.objective.distance(&x, &y);
+        let mut numbers = vec![batch.rows as f64, loss];
+        numbers.extend(parts.numbers());
+        numbers.extend(moments(model, x.clone()).map_err(wrong)?.kl);
+        for (a, b) in to_host(x).chunks_exact(each).zip(to_host(y).chunks_exact(each)) {
+            numbers.extend([psnr(a, b), ssim(a, b, size).unwrap_or(f64::NAN)]);
+        }
+        Ok(numbers)
     }
 
     /// The statistics of the latents of training images.
@@ -150,6 +168,32 @@ impl Vae {
         }
         let std = mean.iter().zip(&square).map(|(m, s)| (s - m * m).max(0.0).sqrt()).collect();
         Ok(Measured { mean, std, kl })
+    }
+}
+
+/// What is known of a batch of held-out images.
+struct HeldOut<'a> {
+    loss: f64,
+    parts: Parts,
+    /// The divergence of each channel of the latents.
+    kl: &'a [f64],
+    /// For each image its ratio of signal to noise, and its structural similarity.
+    quality: &'a [[f64; 2]],
+}
+
+impl<'a> HeldOut<'a> {
+    /// Batches from their numbers. What ranks of the same program sent is complete.
+    fn all(mut numbers: &'a [f64], channels: usize) -> Vec<Self> {
+        let mut all = Vec::new();
+        while let [rows, loss, rest @ ..] = numbers
+            && let Some((parts, rest)) = rest.split_at_checked(Parts::default().numbers().len())
+            && let Some((kl, rest)) = rest.split_at_checked(channels)
+            && let Some((quality, rest)) = rest.split_at_checked(2 * *rows as usize)
+        {
+            all.push(Self { loss: *loss, parts: Parts::of(parts), kl, quality: quality.as_chunks().0 });
+            numbers = rest;
+        }
+        all
     }
 }
 
@@ -233,10 +277,10 @@ impl Task for Vae {
         if self.maker.held_out.is_empty() || self.config.run.validation_images == 0 {
             return Ok(None);
         }
-        let (loss, mut figures) = self.held_out(&self.learner.model()?.valid())?;
+        let (loss, mut figures) = self.held_out(&self.learner.model()?.valid(), self.learner.share())?;
         let mut ema_loss = None;
-        if let Some(average) = self.learner.average() {
-            let (loss, of_average) = self.held_out(average)?;
+        if let Some(average) = self.learner.average_everywhere()? {
+            let (loss, of_average) = self.held_out(&average, self.learner.share())?;
             (ema_loss, figures) = (Some(loss), of_average);
         }
         self.quality.clone_from(&figures);
@@ -246,6 +290,9 @@ impl Task for Vae {
     /// Images, held-out ones first, each above its reconstruction.
     fn preview(&mut self) -> Result<Sheet, TrainError> {
         let (run, size) = (&self.config.run, self.config.data.size);
+        if !self.learner.share().is_first() {
+            return Ok(Sheet::default());
+        }
         let wanted = (run.preview_images / 2).max(1);
         let mut batches = self.maker.plain(&self.maker.held_out, wanted)?;
         let missing = wanted - batches.iter().map(|b| b.rows).sum::<usize>();
@@ -282,8 +329,10 @@ impl Task for Vae {
     fn export(&mut self, summary: &Summary) -> Result<(), TrainError> {
         let model = self.learner.best()?;
         let measured = self.measure(&model)?;
-        if self.quality.is_empty() {
-            self.validate()?;
+        // A run that was stopped may not have validated.
+        let validates = !self.maker.held_out.is_empty() && self.config.run.validation_images > 0;
+        if self.quality.is_empty() && validates {
+            self.quality = self.held_out(&model, &self.learner.share().alone())?.1;
         }
         let quality: Map<String, Value> =
             self.quality.iter().map(|f| (f.name.clone(), json!(f.value))).collect();

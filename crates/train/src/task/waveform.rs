@@ -90,9 +90,9 @@ impl Subject for Waveforms {
         Ok(Network::forward(model, x, &rows.times, &Default::default(), mode))
     }
 
-    fn preview(&self, model: UNet1DModel, device: &Device) -> Result<Sheet, TrainError> {
+    fn preview(&self, model: UNet1DModel, device: &Device, share: &Share) -> Result<Sheet, TrainError> {
         let pipeline = Pipeline::of(self.model(model, &self.config.run.out)?, device);
-        let made = preview::samples(&self.config, &pipeline, Request::default(), Inputs::default())?;
+        let made = preview::samples(&self.config, &pipeline, Request::default(), Inputs::default(), share)?;
         Ok(preview::sheet(made, |count| (count as f64).sqrt().ceil() as usize))
     }
 

@@ -14,6 +14,7 @@ use crate::{
     error::TrainError,
     init,
     keys::{Purpose, key, uniform},
+    share::Share,
 };
 
 /// The file of the latents in the run's folder.
@@ -265,7 +266,7 @@ impl<L: Clean> Batches for TextBatches<L> {
     }
 
     /// Samples are repeated if there are fewer than `rows`.
-    fn validation(&self, rows: usize) -> Result<Vec<TextBatch>, TrainError> {
+    fn validation(&self, rows: usize, share: &Share) -> Result<Vec<TextBatch>, TrainError> {
         let Part { latents, words } = &self.held_out;
         if words.is_empty() {
             return Ok(Vec::new());
@@ -280,6 +281,6 @@ impl<L: Clean> Batches for TextBatches<L> {
             }
             batch
         };
-        Ok(self.noising.held_out(rows).map(part).collect())
+        Ok(share.deal(self.noising.held_out(rows)).map(part).collect())
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     config::RunConfig,
     error::TrainError,
     keys::{Purpose, uniform},
+    share::Share,
 };
 
 pub use config::WaveConfig;
@@ -291,7 +292,7 @@ impl Batches for Windows {
         Ok(passes.map(pass).collect())
     }
 
-    fn validation(&self, rows: usize) -> Result<Vec<HostBatch>, TrainError> {
+    fn validation(&self, rows: usize, share: &Share) -> Result<Vec<HostBatch>, TrainError> {
         let held_out = &self.parts[1];
         // As many as there are windows.
         let rows = rows.min(held_out.length().div_ceil(self.window));
@@ -303,7 +304,7 @@ impl Batches for Windows {
             }
             batch
         };
-        Ok(self.noising.held_out(rows).map(part).collect())
+        Ok(share.deal(self.noising.held_out(rows)).map(part).collect())
     }
 }
 
@@ -373,6 +374,6 @@ mod tests {
         assert_eq!(join(whole.clone()), join(two.step(5, 0..3).unwrap()));
         assert_eq!(join(two.step(5, 1..2).unwrap()), join(two.step(5, 0..3).unwrap())[4 * 96..8 * 96]);
         assert_ne!(whole, one.step(6, 0..1).unwrap());
-        assert!(one.validation(8).unwrap().is_empty());
+        assert!(one.validation(8, &Share::of_one()).unwrap().is_empty());
     }
 }
