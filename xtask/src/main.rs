@@ -8,6 +8,7 @@ mod layers;
 mod mpi;
 mod scale;
 mod solvers;
+mod timeline;
 
 use anyhow::{Result, bail};
 
@@ -21,6 +22,7 @@ cargo xtask COMMAND
   mpi      compares two ranks under mpirun with one process, bit for bit
   scale    prints what a run of Stable Diffusion's size takes on many machines; KEY=VALUE changes the case
   solvers  measures every solver; writes docs/solvers.md and docs/solvers.png
+  timeline draws what ranks do when, from their records (TWEEDIE_TRACE)
 ";
 
 fn main() -> Result<()> {
@@ -39,6 +41,7 @@ fn main() -> Result<()> {
         Some("mpi") => mpi::run(),
         Some("scale") => scale::run(arguments),
         Some("solvers") => solvers::run(),
+        Some("timeline") => timeline::run(arguments),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
             Ok(())
