@@ -36,8 +36,10 @@ const FLOAT: f64 = 4.0;
 const LATENCY: f64 = 30e-6;
 /// The part of a link that TCP fills.
 const FILLED: f64 = 0.9;
-/// Bytes per second at which one core copies and sums memory that is new to it.
+/// Bytes per second at which one core copies and sums memory that is new to it, and how many cores' worth of that the memory
+/// of a machine allows.
 const MEMORY: f64 = 4e9;
+const MOST_CORES: f64 = 8.0;
 /// The largest parameter's part of all: it has one owner, who collects its gradient, updates it and sends it on.
 const LARGEST: f64 = 29.5e6 / 859.5e6;
 
@@ -64,8 +66,9 @@ impl Case {
         // All gradients go to the slices, the sums to the owners, the new values to the slices and to all, one after another.
         let rate = self.gbit * 1e9 / 8.0 * FILLED;
         let network = 2.0 * (sent + collected) / rate + 4.0 * n * LATENCY;
-        // Seven copies into, through and out of messages, one sum, and the update of what is owned.
-        let host = weights * (8.0 + 7.0 * owned) / MEMORY;
+        // A copy into messages, the sum, a copy out of messages, and the update and the copies of what is owned, on all cores.
+        // Most of it takes place while the network is busy with other segments, but how much is not modelled.
+        let host = weights * (3.0 + 9.0 * owned) / (MEMORY * self.cores.min(MOST_CORES));
         Step {
             compute: self.batch * self.core_seconds / (n * self.cores),
             network,
