@@ -29,8 +29,8 @@ pub use crate::{
     animation::{Animation, AnimationFormat, write_animation},
     audio::{
         Audio, Complex32, Cosines, DEFAULT_RATE, Frames, Leveled, MelFilters, MelScale, Recording,
-        SOUND_ENDINGS, Stft, WavFormat, decode_sound, level, loudness, read_sound, read_wav_text, resampled,
-        sounding, sounding_in, spectrogram, write_wav,
+        SOUND_ENDINGS, Stft, WavFormat, decode_sound, level, loudness, pcm16, read_sound, read_wav_text,
+        resampled, sounding, sounding_in, spectrogram, wav_start, write_wav,
     },
     color::Rgb,
     enlarge::enlarge,

@@ -43,6 +43,7 @@ mod squashed;
 pub mod study;
 pub mod together;
 pub mod tune;
+mod utterance;
 mod weighting;
 
 pub use class::{ClassSelector, Classes};
@@ -57,4 +58,5 @@ pub use request::Request;
 pub use rows::row_seed;
 pub use run::{Event, Output, Preview};
 pub use tweedie_media::Image;
+pub use utterance::Utterance;
 pub use weighting::Weighting;

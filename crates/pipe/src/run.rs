@@ -253,7 +253,7 @@ impl Job {
     }
 
     /// The decoded results for some images, in parts, and the network evaluations that they took.
-    fn run_rows(
+    pub(crate) fn run_rows(
         self: &Arc<Self>,
         rows: Range<usize>,
         cancelled: &AtomicBool,

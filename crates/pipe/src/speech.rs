@@ -31,6 +31,8 @@ pub(crate) struct Spoken {
     /// The units of each result.
     results: Vec<Vec<Unit>>,
     voice: Option<String>,
+    /// Whether units are words, not sentences.
+    words: bool,
 }
 
 impl Spoken {
@@ -65,7 +67,8 @@ impl Spoken {
             return Err(PipelineError::request("prompt", "this model speaks; expected a text"));
         }
         let count = request.checked_count()?;
-        Ok(Some(Self { results: texts.into_iter().cycle().take(count).collect(), voice }))
+        let results = texts.into_iter().cycle().take(count).collect();
+        Ok(Some(Self { results, voice, words: !speech.words.is_empty() }))
     }
 
     /// Number of results.
@@ -92,30 +95,54 @@ impl Spoken {
     /// The sounds of all units as one sound per result.
     pub fn joined(&self, units: Vec<Audio>) -> Vec<Audio> {
         let mut sounds = units.into_iter();
-        let join = |units: &Vec<Unit>| {
-            let mut joined: Option<Audio> = None;
-            let mut silence = 0.0;
-            for (unit, sound) in units.iter().zip(&mut sounds) {
-                let sound = cut_out(sound);
-                match &mut joined {
-                    None => joined = Some(sound),
-                    Some(all) => {
-                        let gap = (silence * f64::from(all.rate)) as usize;
-                        for (channel, more) in all.channels.iter_mut().zip(sound.channels) {
-                            channel.resize(channel.len() + gap, 0.0);
-                            channel.extend(more);
-                        }
-                    }
-                }
-                silence = unit.pause;
-            }
-            joined.map(within_range)
-        };
+        let join = |units: &Vec<Unit>| Joiner::of(units).joined(sounds.by_ref().take(units.len()).collect());
         self.results.iter().filter_map(join).collect()
+    }
+
+    /// Joins the units of the first result as they come.
+    pub fn joiner(&self) -> Joiner {
+        Joiner::of(self.results.first().map_or(&[], Vec::as_slice))
+    }
+
+    /// Number of units that are made before any other, so that a sound begins soon.
+    pub fn first_units(&self) -> usize {
+        if self.words { 4 } else { 1 }
     }
 }
 
-/// The sound, made quieter as a whole if a value is outside -1..1.
+/// Joins the sounds of the units of a text.
+pub(crate) struct Joiner {
+    /// The pauses after the units that are to come.
+    pauses: std::vec::IntoIter<f64>,
+    /// The pause before the next one.
+    silence: Option<f64>,
+}
+
+impl Joiner {
+    fn of(units: &[Unit]) -> Self {
+        let pauses: Vec<f64> = units.iter().map(|unit| unit.pause).collect();
+        Self { pauses: pauses.into_iter(), silence: None }
+    }
+
+    /// What the next units add to the sound: each without the silence around it, after the pause.
+    pub fn joined(&mut self, units: Vec<Audio>) -> Option<Audio> {
+        let mut joined: Option<Audio> = None;
+        for (sound, pause) in units.into_iter().zip(&mut self.pauses) {
+            let sound = within_range(cut_out(sound));
+            let gap =
+                self.silence.replace(pause).map_or(0, |silence| (silence * f64::from(sound.rate)) as usize);
+            let all = joined
+                .get_or_insert_with(|| Audio { channels: vec![Vec::new(); sound.channels.len()], ..sound });
+            for (channel, more) in all.channels.iter_mut().zip(sound.channels) {
+                channel.resize(channel.len() + gap, 0.0);
+                channel.extend(more);
+            }
+        }
+        joined
+    }
+}
+
+/// The sound of a unit, made quieter if a value is outside -1..1.
 fn within_range(mut sound: Audio) -> Audio {
     let most = sound.channels.iter().flatten().fold(1.0f32, |most, v| most.max(v.abs()));
     sound.channels.iter_mut().flatten().for_each(|v| *v /= most);

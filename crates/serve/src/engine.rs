@@ -163,14 +163,14 @@ impl Work {
                 Err(e) => tracing::warn!(job = live.order.id, error = %e, "a part begins again"),
             }
         }
-        let size = Lane::rows_per_part(&job);
-        let mut next = 0;
-        while next < job.count() {
-            let free = |row: &usize| !taken.contains(row);
-            let Some(start) = (next..job.count()).find(free) else { break };
-            let end = (start..job.count().min(start + size)).take_while(free).count() + start;
-            parts.push(Part::new(&live, &job, start..end, None));
-            next = end;
+        for rows in Lane::parts_of(&job) {
+            let (mut next, end) = (rows.start, rows.end);
+            while next < end {
+                let free = |row: &usize| !taken.contains(row);
+                let Some(start) = (next..end).find(free) else { break };
+                next = (start..end).take_while(free).count() + start;
+                parts.push(Part::new(&live, &job, start..next, None));
+            }
         }
         let each = job.recipe().plan.solves();
         let steps = each * parts.len();

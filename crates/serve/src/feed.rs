@@ -31,6 +31,8 @@ pub enum Kind {
     Step,
     /// An image of the denoising.
     Preview,
+    /// A part of the sound of a text is made.
+    Sound,
     /// A result is stored.
     Image,
     /// All results are stored. The last event.
@@ -48,6 +50,7 @@ impl Kind {
             Self::Queued => "queued",
             Self::Step => "step",
             Self::Preview => "preview",
+            Self::Sound => "sound",
             Self::Image => "image",
             Self::Finished => "finished",
             Self::Failed => "failed",

@@ -133,12 +133,13 @@ impl Lane {
         }
     }
 
-    /// Images in one part.
-    pub fn rows_per_part(job: &Job) -> usize {
-        match job.is_joined() {
-            true => job.count(),
-            false => job.chunk().min((ROWS / width_of(job)).max(1)),
+    /// The images of each part.
+    pub fn parts_of(job: &Job) -> Vec<Range<usize>> {
+        if job.is_joined() {
+            return job.spoken_parts();
         }
+        let size = job.chunk().min((ROWS / width_of(job)).max(1));
+        (0..job.count()).step_by(size).map(|start| start..(start + size).min(job.count())).collect()
     }
 
     /// Whether the parts of this job belong here.
@@ -223,9 +224,13 @@ impl Lane {
 
     /// One evaluation for the parts whose turn it is.
     pub fn turn(&mut self) -> Turned {
-        let waiting: Vec<Waiting> = self.parts.iter().map(Part::waiting).collect();
+        let open = self.open();
+        let waiting: Vec<Waiting> = open.iter().map(|place| self.parts[*place].waiting()).collect();
         let room = self.pace.rows();
-        let chosen = if self.batching { self.fair.choose(room, &waiting) } else { self.alone(&waiting) };
+        let chosen =
+            if self.batching { self.fair.choose(room, &waiting) } else { self.alone(&open, &waiting) };
+        let rows = chosen.iter().map(|index| waiting[*index].rows).sum();
+        let chosen: Vec<usize> = chosen.into_iter().map(|index| open[index]).collect();
         let mut first = Vec::new();
         for (place, part) in self.parts.iter_mut().enumerate() {
             let goes = chosen.contains(&place);
@@ -251,7 +256,6 @@ impl Lane {
                 seat => seat,
             };
         }
-        let rows = chosen.iter().map(|place| waiting[*place].rows).sum();
         let before = self.together.calls();
         let progress = self.together.turn();
         let calls = self.together.calls() - before;
@@ -273,18 +277,29 @@ impl Lane {
         Some((part.id().to_owned(), part.rows.clone(), progress))
     }
 
-    /// Without batching: the parts of the job that goes first, as many as it would put into one call alone.
-    fn alone(&self, waiting: &[Waiting]) -> Vec<usize> {
-        let mut places: Vec<usize> = (0..waiting.len()).collect();
-        places.sort_by_key(|place| (waiting[*place].priority, waiting[*place].rank));
-        let Some(first) = places.first().map(|place| &self.parts[*place]) else { return Vec::new() };
+    /// The places of the parts that may go: of a spoken text only the first, so that its sound begins soon.
+    fn open(&self) -> Vec<usize> {
+        let is_earlier =
+            |other: &Part, part: &Part| other.id() == part.id() && other.rows.start < part.rows.start;
+        let waits =
+            |part: &Part| part.job.is_joined() && self.parts.iter().any(|other| is_earlier(other, part));
+        (0..self.parts.len()).filter(|place| !waits(&self.parts[*place])).collect()
+    }
+
+    /// Without batching: of the `open` places, whose parts are `waiting`, those of the job that goes first, as many as it would
+    /// put into one call alone.
+    fn alone(&self, open: &[usize], waiting: &[Waiting]) -> Vec<usize> {
+        let part = |index: usize| &self.parts[open[index]];
+        let mut all: Vec<usize> = (0..waiting.len()).collect();
+        all.sort_by_key(|index| (waiting[*index].priority, waiting[*index].rank));
+        let Some(first) = all.first().map(|index| part(*index)) else { return Vec::new() };
         let mut left = first.job.chunk();
-        places.retain(|place| {
-            let part = &self.parts[*place];
+        all.retain(|index| {
+            let part = part(*index);
             let fits = part.id() == first.id() && part.rows.len() <= left;
             left -= if fits { part.rows.len() } else { 0 };
             fits
         });
-        places
+        all
     }
 }

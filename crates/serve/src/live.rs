@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::json;
+use tweedie_media::{Audio, pcm16};
 
 use crate::{
     Fault,
@@ -43,6 +44,17 @@ pub struct Progress {
     pub begun: Option<Instant>,
 }
 
+/// A part of a sound.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// Number of its channels.
+    pub channels: usize,
+    /// Values per second of each channel, in Hz.
+    pub rate: u32,
+    /// Integers of 16 bits, little-endian, channel by channel in turn.
+    pub values: Vec<u8>,
+}
+
 /// A job that has not ended.
 #[derive(Debug)]
 pub struct Live {
@@ -60,6 +72,8 @@ pub struct Live {
     pub previewing: AtomicBool,
     /// Images without a stored result.
     pub missing: AtomicUsize,
+    /// The sound of a spoken text, as far as it is made.
+    heard: Mutex<Heard>,
     progress: Mutex<Progress>,
     outcome: Mutex<Option<Result<(), Fault>>>,
 }
@@ -77,6 +91,7 @@ impl Live {
             cancelled: AtomicBool::new(false),
             previewing: AtomicBool::new(false),
             missing: AtomicUsize::new(count),
+            heard: Mutex::default(),
             progress: Mutex::new(progress),
             outcome: Mutex::new(None),
         }
@@ -94,6 +109,22 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to the sound of a spoken text.
+    pub fn hear(&self, sound: &Audio) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        (heard.channels, heard.rate) = (sound.channels.len(), sound.rate);
+        heard.values.extend(pcm16(sound).0);
+        let bytes = heard.values.len();
+        drop(heard);
+        self.feed.push(Kind::Sound, &json!({ "id": self.order.id, "bytes": bytes }));
+    }
+
+    /// The sound of a spoken text from its byte number `from` on.
+    pub fn heard(&self, from: usize) -> Heard {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        Heard { values: heard.values.get(from..).unwrap_or_default().to_vec(), ..*heard }
     }
 
     /// Whether it was cancelled.

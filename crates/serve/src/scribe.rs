@@ -3,12 +3,13 @@
 //! Nothing that was accepted is given up because a disk is full: the scribe tries again until there is room.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     io,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -21,9 +22,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tweedie_media::{Image, MediaError};
+use tweedie_models::HostTensor;
 use tweedie_ops::Batch;
 use tweedie_pipe::{
-    Job, Media, Output, PipelineError, Preview, Request,
+    Job, Media, Output, PipelineError, Preview, Request, Utterance,
     film::Show,
     flight::{FlightState, Snapshot},
     media::{write_picture, write_png, write_recording, write_sound, write_video},
@@ -67,6 +69,16 @@ pub fn late() -> Fault {
     Fault::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", "the job did not finish before its deadline")
 }
 
+/// The units of spoken texts that are decoded.
+pub struct Gathered {
+    /// By the number of the first unit: the number after the last one, and the sounds.
+    parts: BTreeMap<usize, (usize, HostTensor)>,
+    /// Number of units of which none before is missing.
+    heard: usize,
+    /// The sound that they make; `None` if it is not made in parts.
+    utterance: Option<Utterance>,
+}
+
 /// What the scribe works with.
 pub struct Scribe {
     /// The journal.
@@ -81,6 +93,8 @@ pub struct Scribe {
     pub budget: u64,
     /// Bytes of results that were stored since all of them were added up.
     pub fresh: AtomicU64,
+    /// The spoken texts of which not all is decoded, by their jobs.
+    pub gathered: Mutex<HashMap<String, Gathered>>,
     /// When the server stops, what fails is left to the next start.
     pub stop: Stop,
 }
@@ -167,7 +181,15 @@ impl Scribe {
             Ok(Err(error)) => return self.end(live, Err(Fault::from(error).without_folders())),
             Err(_) => return self.end(live, Err(Fault::unexpected("decoding"))),
         };
-        let output = Output::of(job, vec![decoded], 0);
+        let parts = match job.is_joined() {
+            true => match self.gather(live, job, rows.clone(), decoded) {
+                Some(parts) => parts,
+                // Others are to come.
+                None => return,
+            },
+            false => vec![decoded],
+        };
+        let output = Output::of(job, parts, 0);
         let rows = job.results_of(rows);
         let Ok(request) = Request::deserialize(&live.order.request) else {
             return self.end(live, Err(Fault::internal("the stored request cannot be read")));
@@ -192,6 +214,33 @@ impl Scribe {
         if live.missing.fetch_sub(rows.len(), Ordering::AcqRel) == rows.len() {
             self.end(live, Ok(()));
         }
+    }
+
+    /// Adds decoded units of texts, and lets be heard what follows what was. Returns all of them once they are there.
+    fn gather(
+        &self,
+        live: &Arc<Live>,
+        job: &Job,
+        rows: Range<usize>,
+        decoded: HostTensor,
+    ) -> Option<Vec<HostTensor>> {
+        let mut all = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.entry(live.order.id.clone()).or_insert_with(|| Gathered {
+            parts: BTreeMap::new(),
+            heard: 0,
+            utterance: job.utterance().ok(),
+        });
+        own.parts.insert(rows.start, (rows.end, decoded));
+        while let Some((end, decoded)) = own.parts.get(&own.heard) {
+            if let Some(sound) =
+                own.utterance.as_mut().and_then(|so_far| job.uttered(so_far, decoded.clone()))
+            {
+                live.hear(&sound);
+            }
+            own.heard = *end;
+        }
+        (own.heard == job.count())
+            .then(|| std::mem::take(&mut own.parts).into_values().map(|(_, part)| part).collect())
     }
 
     /// One file for each sample.
@@ -267,6 +316,7 @@ impl Scribe {
                 data["images"] = results.iter().map(|(row, stored)| told(*row, stored)).collect();
             }
         }
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         let seconds = live.arrived.elapsed().as_secs_f64();
         tracing::info!(
             job = id,

@@ -87,6 +87,7 @@ impl Server {
             budget: config.gallery << 20,
             // What an earlier run has left is added up at once.
             fresh: AtomicU64::new(u64::MAX / 2),
+            gathered: Default::default(),
             stop: stop.clone(),
         };
         let scribe = scribe.start()?;

@@ -7,7 +7,7 @@ use crate::{
     desk::stopped,
     feed::{Event, Reader},
     journal::Record,
-    live::Live,
+    live::{Heard, Live},
     service::{Service, blocking},
 };
 
@@ -26,6 +26,16 @@ impl Waiter {
     pub fn new(service: &Arc<Service>, live: Arc<Live>, own: bool, previews: bool) -> Self {
         let reader = Reader::new(&live.feed, 0, previews);
         Self { service: service.clone(), live, reader, own }
+    }
+
+    /// How the job ended, if it did.
+    pub fn outcome(&self) -> Option<Result<(), Fault>> {
+        self.live.outcome()
+    }
+
+    /// The sound of its text from byte number `from` on.
+    pub fn heard(&self, from: usize) -> Heard {
+        self.live.heard(from)
     }
 
     /// The next events of the job, the last one included.

@@ -4,6 +4,7 @@ mod args;
 mod continued;
 mod enlarge;
 mod output;
+mod spoken;
 
 use std::{
     num::NonZeroUsize,
@@ -19,7 +20,9 @@ use serde_json::json;
 use tweedie::{
     core::solver::SOLVERS,
     ops::ExecContext,
-    pipe::{Event, Job, Medium, Output, PipelineError, Refinement, media::AnimationFormat},
+    pipe::{
+        Event, Job, Medium, Output, Pipeline, PipelineError, Refinement, Request, media::AnimationFormat,
+    },
 };
 
 pub use args::Args;
@@ -73,8 +76,12 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     args.check_shared(team)?;
     let animation = args.animation.as_deref().map(animation_format).transpose()?;
     ensure!(args.zoom >= 1 && args.zoom <= 64, "--zoom {}: expected a value from 1 to 64", args.zoom);
-    for path in args.files() {
+    for path in args.files().filter(|path| !is_standard(path)) {
         check_place(path)?;
+    }
+    let streams = args.output.as_deref().is_some_and(is_standard);
+    if streams {
+        spoken::check(&args, team, ui)?;
     }
     if args.output.is_none() {
         check_place(Path::new(DEFAULT_IMAGE))?;
@@ -123,15 +130,14 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
     if let Some(remark) = job.remark() {
         ui.warn(remark);
     }
+    if streams {
+        return spoken::run(work, &pipeline, ui);
+    }
     let medium = job.medium();
     let output_path = args.place(medium, job.results())?;
     model::tell_classes(pipeline.classes(), request.classes.as_deref().unwrap_or_default(), ui);
     let (count, results, steps) = (job.count(), job.results(), work.steps());
-    if let (Some(speech), None) = (&pipeline.extras().speech, &request.voice)
-        && let [first, _, ..] = &*speech.voices
-    {
-        ui.note(format!("voice: {first}; --voice selects one of {}", speech.voices.join(", ")));
-    }
+    tell_voice(&pipeline, &request, ui);
     let solver = job.recipe().solver.name();
     match *job.result_size() {
         [height, width] => args.check_memory(count, [height, width], steps)?,
@@ -203,6 +209,20 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<ExitCode> {
         ),
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a path stands for standard output.
+fn is_standard(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Says which voice speaks unless another is chosen.
+fn tell_voice(pipeline: &Pipeline, request: &Request, ui: Ui) {
+    if let (Some(speech), None) = (&pipeline.extras().speech, &request.voice)
+        && let [first, _, ..] = &*speech.voices
+    {
+        ui.note(format!("voice: {first}; --voice selects one of {}", speech.voices.join(", ")));
+    }
 }
 
 /// What is run: a job, or one and the refiner's.

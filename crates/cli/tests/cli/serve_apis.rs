@@ -486,7 +486,27 @@ fn texts_are_spoken_in_one_sound() {
     let answer = served.post("/v1/audio/speech", &raw).is(200);
     assert!(answer.body == samples(&own));
     assert_eq!(answer.header("x-ignored"), Some("instructions"));
+    // While it is made: the same samples in chunks, or in events.
+    let mut streamed = asked.clone();
+    streamed["stream_format"] = "audio".into();
+    let chunked = served.post("/v1/audio/speech", &streamed).is(200);
+    assert_eq!((chunked.header("content-type"), chunked.header("content-length")), (Some("audio/wav"), None));
+    assert_eq!(chunked.header("transfer-encoding"), Some("chunked"));
+    assert!(chunked.body.starts_with(b"RIFF\xff\xff\xff\xff") && chunked.body[44..] == samples(&own));
+    streamed["stream_format"] = "sse".into();
+    streamed["response_format"] = "pcm".into();
+    let mut parts = served.stream("POST", "/v1/audio/speech", &streamed);
+    let done = parts.pop().unwrap();
+    assert_eq!((&*done.name, &done.data["type"]), ("speech.audio.done", &json!("speech.audio.done")));
+    // Four words, then the other two.
+    assert_eq!(parts.len(), 2);
+    assert!(parts.iter().all(|part| part.name == "speech.audio.delta"));
+    let decoded = parts.iter().flat_map(|part| base64(&part.data["audio"]));
+    assert!(decoded.collect::<Vec<u8>>() == samples(&own));
+    streamed["loudness"] = (-16).into();
+    assert!(served.post("/v1/audio/speech", &streamed).is(400).text().contains("needs the whole sound"));
     for (field, value, words) in [
+        ("stream_format", json!("video"), "expected `audio` or `sse`"),
         ("input", json!("cat"), "does not know the word `cat`"),
         ("input", json!(" "), "expected a text"),
         ("voice", json!("alloy"), "expected one of"),

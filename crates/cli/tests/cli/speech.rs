@@ -1,10 +1,10 @@
 //! Sounds: a folder of recordings is described, learned, and spoken.
 
-use std::{fs, path::Path};
+use std::{fs, io::Read, path::Path};
 
 use tweedie::media::{Audio, WavFormat, read_sound, write_wav};
 
-use crate::common::Scratch;
+use crate::common::{Scratch, program};
 
 const RATE: u32 = 8000;
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/spoken-digits");
@@ -171,6 +171,57 @@ fn the_shipped_model_speaks() {
     let zeros = sound.channels[0].split(|v| *v != 0.0).filter(|part| part.len() >= 480).count();
     assert!(zeros == 2 && words.len() >= 3, "{zeros} pauses, {} parts", words.len());
     assert!((0.8..2.2).contains(&sound.seconds()), "{}", sound.seconds());
+}
+
+/// The samples of a WAV file.
+fn samples(wav: &[u8]) -> &[u8] {
+    let start = wav.windows(4).position(|four| four == b"data").unwrap() + 8;
+    let length = u32::from_le_bytes(wav[start - 4..start].try_into().unwrap()) as usize;
+    &wav[start..(start + length).min(wav.len())]
+}
+
+#[test]
+fn a_text_goes_to_standard_output_while_it_is_made() {
+    let scratch = Scratch::new();
+    let text = "three one four, one five nine. two six five three five eight 979323846264";
+    let flags = ["sample", "--model", MODEL, "--prompt", text, "--voice", "theo", "--steps", "2", "-o"];
+    scratch.ok(&[&flags[..], &["pi.wav"]].concat());
+    let whole = scratch.read("pi.wav");
+    let mut child = program(&scratch.path(""), &[&flags[..], &["-"]].concat()).spawn().unwrap();
+    // The first words come before the last ones are made: they are in the pipe before the program has ended.
+    let mut stdout = child.stdout.take().unwrap();
+    let mut first = vec![0; 44 + 2000];
+    stdout.read_exact(&mut first).unwrap();
+    let running = child.try_wait().unwrap().is_none();
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success() && running, "{said}");
+    assert!(said.contains("s of sound in") && said.contains("the first part after"), "{said}");
+    let stream = [first, rest].concat();
+    assert_eq!(&stream[..4], b"RIFF");
+    assert_eq!((&stream[20..36], &stream[40..44]), (&whole[20..36], &[0xff; 4][..]));
+    assert!(samples(&stream) == samples(&whole));
+
+    // A reader that goes away is told.
+    let mut child = program(&scratch.path(""), &[&flags[..], &["-"]].concat()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(1) && said.contains("before the sound was whole"), "{said}");
+
+    let fails = |more: &[&str], words: &[&str]| scratch.fails(&[&flags[..], &["-"], more].concat(), words);
+    fails(&["-n", "2"], &["-o -", "only one sound"]);
+    fails(&["--loudness", "-16"], &["-o -", "`loudness`", "whole sound"]);
+    fails(&["--save-tensors", "x.safetensors"], &["--save-tensors cannot be combined with -o -"]);
+    let told = scratch.run(&[&flags[..], &["-", "--json"]].concat());
+    assert!(
+        told.code == Some(1) && told.stdout.contains("--json writes to standard output"),
+        "{}",
+        told.told()
+    );
+    scratch.fails(&["sample", "-o", "-"], &["-o -", "only the sound of a model that speaks"]);
 }
 
 /// Two of the model's words by two of its voices are compared with tones, which they are not.

@@ -23,7 +23,7 @@ pub use self::{
     resample::resampled,
     silence::{sounding, sounding_in},
     spectrum::{Complex32, Frames, Stft},
-    wav::{WavFormat, read_wav_text, write_wav},
+    wav::{WavFormat, pcm16, read_wav_text, wav_start, write_wav},
 };
 
 /// The rate of audio whose model does not say it, in Hz.

@@ -100,6 +100,27 @@ pub(super) fn write(
     store(path, &file)
 }
 
+/// The beginning of a WAV file of unknown length with integers of 16 bits, whose values follow as [`pcm16`] has them: its
+/// lengths are the largest possible ones, by which players know that it goes on until it ends. `None` if there are no channels, or
+/// more than the format can describe.
+pub fn wav_start(channels: usize, rate: u32) -> Option<Vec<u8>> {
+    let frame = u16::try_from(channels.checked_mul(2)?).ok().filter(|frame| *frame > 0)?;
+    let mut start = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x01\0".to_vec();
+    start.extend((frame / 2).to_le_bytes());
+    start.extend(rate.to_le_bytes());
+    start.extend(rate.checked_mul(frame.into())?.to_le_bytes());
+    start.extend(frame.to_le_bytes());
+    start.extend(b"\x10\0data\xff\xff\xff\xff");
+    Some(start)
+}
+
+/// Values as integers of 16 bits, little-endian, channel by channel in turn, exactly as [`write_wav`] stores them; and how many
+/// were clipped.
+pub fn pcm16(audio: &Audio) -> (Vec<u8>, usize) {
+    let bytes = Recording::of(audio, Some(16)).pcm16().unwrap_or_default();
+    (bytes, audio.channels.iter().flatten().filter(|v| v.abs() > 1.0).count())
+}
+
 /// Appends a chunk with `text` and corrects the length of the whole.
 fn append_text(file: &mut Vec<u8>, text: &str) {
     let mut list = b"INFO".to_vec();
@@ -194,6 +215,22 @@ pub(super) fn wrong(path: &Path, error: hound::Error) -> MediaError {
 mod tests {
     use super::*;
     use crate::read_sound;
+
+    #[test]
+    fn a_stream_has_the_values_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, sound) = (dir.path().join("a.wav"), stereo(8000));
+        write_wav(&path, &sound, WavFormat::Pcm16, None).unwrap();
+        let file = std::fs::read(&path).unwrap();
+        let mut stream = wav_start(2, 8000).unwrap();
+        assert_eq!(stream.len(), 44);
+        // But for the two lengths.
+        assert_eq!((&stream[..4], &stream[8..40]), (&file[..4], &file[8..40]));
+        let (values, clipped) = pcm16(&sound);
+        assert_eq!((&values[..], clipped), (&file[44..], 0));
+        stream.extend(values);
+        assert!(wav_start(0, 8000).is_none() && wav_start(1 << 15, 8000).is_none());
+    }
 
     fn stereo(rate: u32) -> Audio {
         let wave = |k: f32| (0..50).map(|i| 0.9 * (k * i as f32).sin()).collect();

@@ -35,7 +35,7 @@ impl Default for Wanted {
     }
 }
 
-/// The events of a job as they happen: `queued`, `step`, `preview`, `image`, `finished`, `failed`, `cancelled`.
+/// The events of a job as they happen: `queued`, `step`, `preview`, `sound`, `image`, `finished`, `failed`, `cancelled`.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", operation_id = "events", tag = "jobs",
     params(

@@ -210,8 +210,8 @@ pub struct Args {
 
     /// Image file with the grid of images. The request is stored in it. Audio models write a WAV or FLAC file, several signals to
     /// `x-0.wav`, `x-1.wav` and so on for `-o x.wav`; clip models an animation with the grid of clips, whose extension selects
-    /// .gif, .png (APNG), .webp, .y4m or, with an installed ffmpeg, .mp4, .webm or .mkv in AV1 [default: tweedie.png, tweedie.wav or
-    /// tweedie.gif].
+    /// .gif, .png (APNG), .webp, .y4m or, with an installed ffmpeg, .mp4, .webm or .mkv in AV1. `-` sends the sound of a spoken text
+    /// to standard output as WAV while it is made, for example to `| aplay` [default: tweedie.png, tweedie.wav or tweedie.gif].
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(super) output: Option<PathBuf>,
     /// Also write one file per image or clip to this folder.

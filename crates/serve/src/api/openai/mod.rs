@@ -6,6 +6,7 @@
 mod asked;
 pub mod schema;
 mod speech;
+mod spoken;
 mod stream;
 
 use std::sync::Arc;

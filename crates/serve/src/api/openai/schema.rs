@@ -54,7 +54,10 @@ impl SpeechRequest {
             "voice": { "type": "string", "description": "One of the model's voices." },
             "response_format": { "type": "string", "enum": ["wav", "pcm"] },
             "speed": { "type": "number", "enum": [1], "description": "These models speak at one speed." },
-            "stream_format": { "type": "string", "enum": ["audio"] },
+            "stream_format": {
+                "type": "string", "enum": ["audio", "sse"],
+                "description": "Send the sound while it is made: as it is, or in events.",
+            },
             "instructions": { "type": "string", "description": "Has no effect." },
             "user": { "type": "string", "description": "Has no effect." },
         })));

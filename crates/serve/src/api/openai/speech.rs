@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     asked::{own_fields, refuse},
     key,
+    spoken::{self, StreamFormat},
 };
 use crate::{
     Fault,
@@ -32,7 +33,7 @@ const IGNORED: [&str; 2] = ["instructions", "user"];
     post, path = "/v1/audio/speech", tag = "openai",
     request_body(content = super::schema::SpeechRequest, content_type = "application/json"),
     responses(
-        (status = 200, description = "The sound; 16-bit samples with `response_format` `pcm`.", content((Vec<u8> = "audio/wav"), (Vec<u8> = "audio/pcm"))),
+        (status = 200, description = "The sound; 16-bit samples with `response_format` `pcm`; in events with `stream_format` `sse`.", content((Vec<u8> = "audio/wav"), (Vec<u8> = "audio/pcm"), (super::super::answers::Event = "text/event-stream"))),
         (status = "4XX", description = "The request is invalid, or too much is waiting (429).", body = super::super::answers::ErrorBody),
         (status = 503, description = "The server cannot accept jobs now.", body = super::super::answers::ErrorBody),
     ),
@@ -51,13 +52,34 @@ pub async fn speech(
             return Err(Fault::field("response_format", format!("`{other}`: expected `wav` or `pcm`")));
         }
     };
+    let asked = fields.text("stream_format")?;
+    let format = match asked.as_deref() {
+        // Samples are the same bytes in either way.
+        None => raw.then_some(StreamFormat::Audio),
+        Some("audio") => Some(StreamFormat::Audio),
+        Some("sse") => Some(StreamFormat::Events),
+        Some(other) => {
+            return Err(Fault::field("stream_format", format!("`{other}`: expected `audio` or `sse`")));
+        }
+    };
     let ignored = fields.ignored(&IGNORED).join(", ");
     let draft = draft(&mut fields)?;
+    // The loudness of a whole sound is set at its end.
+    let loud = draft.request.get("loudness").is_some_and(|loudness| !loudness.is_null());
+    if loud && asked.is_some() {
+        return Err(Fault::field("loudness", "needs the whole sound; leave out `stream_format`"));
+    }
     let draft = Draft { key: key(&headers), ..draft };
     let Submitted { found, fresh } = service.submit(&client.0, draft).await?;
-    let record = match found {
-        Found::Live(live) => Waiter::new(&service, live, fresh, false).record().await?,
-        Found::Ended(record) => *record,
+    let record = match (found, format) {
+        (Found::Live(live), Some(format)) if !loud => {
+            match spoken::response(Waiter::new(&service, live, fresh, false), raw, format).await? {
+                Ok(response) => return Ok(with_ignored(response, &ignored)),
+                Err(record) => record,
+            }
+        }
+        (Found::Live(live), _) => Waiter::new(&service, live, fresh, false).record().await?,
+        (Found::Ended(record), _) => *record,
     };
     let gone = || Fault::missing("the result was deleted");
     let (_, stored) = record.results.first().ok_or_else(gone)?;
@@ -71,13 +93,21 @@ pub async fn speech(
         if raw { pcm(&bytes) } else { Ok(bytes) }
     });
     let kind = if raw { "audio/pcm" } else { "audio/wav" };
-    let mut response = ([(header::CONTENT_TYPE, kind)], sound.await??).into_response();
-    if !ignored.is_empty()
-        && let Ok(names) = ignored.parse()
+    let sound = sound.await??;
+    let response = match format {
+        Some(StreamFormat::Events) => spoken::at_once(&sound),
+        _ => ([(header::CONTENT_TYPE, kind)], sound).into_response(),
+    };
+    Ok(with_ignored(response, &ignored))
+}
+
+fn with_ignored(mut response: Response, names: &str) -> Response {
+    if !names.is_empty()
+        && let Ok(names) = names.parse()
     {
         response.headers_mut().insert("x-ignored", names);
     }
-    Ok(response)
+    response
 }
 
 fn draft(fields: &mut Fields) -> Result<Draft, Fault> {
@@ -85,9 +115,6 @@ fn draft(fields: &mut Fields) -> Result<Draft, Fault> {
     let text = text.ok_or_else(|| Fault::field("input", "missing: expected a text"))?;
     if let Some(speed) = fields.number("speed")?.filter(|speed| *speed != 1.0) {
         return Err(Fault::field("speed", format!("{speed}: these models speak at one speed, 1")));
-    }
-    if let Some(format) = fields.text("stream_format")?.filter(|format| format != "audio") {
-        return Err(Fault::field("stream_format", format!("`{format}`: expected `audio`")));
     }
     refuse(fields, "prompt", "use `input`")?;
     refuse(fields, "count", "the answer is one sound")?;
