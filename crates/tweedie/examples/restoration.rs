@@ -2,14 +2,14 @@
 //!
 //! ```sh
 //! cargo run --release --example restoration -- emoji-32 10         # a model in pixels, and the number of images
-//! cargo run --release --example restoration -- emoji-32 66 "" 15   # all tasks ("×4": those whose name has this) in 15 steps
+//! cargo run --release --example restoration -- emoji-32 27 "" 15   # all tasks ("×4": those whose name has this) in 15 steps
 //! cargo run --release --example restoration -- emoji-32 sheet.png  # what is given, four answers and the true image
 //! ```
 //!
 //! PSNR and SSIM compare with the true image; of masks only PSNR of the hole counts. "Features" is the mean distance of the
 //! features of `tweedie eval`'s encoder, and "LPIPS" that of its layers as in LPIPS, summed over five layers without learned
-//! weights; both are smaller for images that look alike. "FID" is the Fréchet distance of the encoder's features from those of the
-//! true images, which needs more images than the 64 features.
+//! weights; both are smaller for images that look alike. "KID" is the kernel distance of the encoder's features from those of
+//! images that the model was trained on, times 1000; FID needs more images than the 64 features.
 
 #![allow(clippy::print_stdout)]
 
@@ -20,7 +20,7 @@ use tweedie::{
     data::{DataConfig, Dataset, Image},
     eval::{
         extract::{Encoder, Extractor, bicubic as enlarged},
-        metrics::{Features, Reference},
+        metrics::{Features, kernel::kid},
     },
     hub::encoder::embedded,
     library,
@@ -40,7 +40,7 @@ struct Task {
     methods: &'static [&'static str],
 }
 
-const LINEAR: &[&str] = &["ddnm", "ddrm", "diffpir", "diffpir=2,1", "pigdm", "dps"];
+const LINEAR: &[&str] = &["ddnm", "ddrm", "diffpir=2,1", "pigdm", "dps"];
 
 /// The tasks for images of `side` pixels; those in `grey` have no colours to lose.
 fn tasks(side: usize, is_grey: bool) -> Vec<Task> {
@@ -177,14 +177,16 @@ struct Judge {
     perceptual: Perceptual,
     images: Vec<Image>,
     features: Features,
+    /// Those of images that the model was trained on.
+    known: Features,
 }
 
 impl Judge {
-    fn new(images: &[Image], device: &ops::Device) -> Result<Self, Box<dyn Error>> {
+    fn new(images: &[Image], known: &[Image], device: &ops::Device) -> Result<Self, Box<dyn Error>> {
         let encoder = Encoder::embedded(device)?;
-        let features = features(&encoder, images)?;
+        let (features, known) = (features(&encoder, images)?, features(&encoder, known)?);
         let perceptual = Perceptual::Encoder(Box::new(embedded(device)?));
-        Ok(Self { encoder, perceptual, images: images.to_vec(), features })
+        Ok(Self { encoder, perceptual, images: images.to_vec(), features, known })
     }
 
     /// The mean distance of the layers' features.
@@ -208,7 +210,7 @@ impl Judge {
             a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
         };
         let far: f64 = rows(&found).iter().zip(&rows(&self.features)).map(distance).sum();
-        let fid = Reference::new(&self.features).fid(&found);
+        let kid = kid(&found, &self.known);
         println!(
             "| {task} | {method} | {steps} | {} | {:.2} | {:.3} | {:.2} | {:.3} | {} | {:.2} |",
             row.evals / row.images.len(),
@@ -216,7 +218,7 @@ impl Judge {
             row.ssim / n,
             far / n,
             self.lpips(&row.images),
-            fid.map_or("-".into(), |fid| format!("{:.1}", fid.value)),
+            kid.map_or("-".into(), |kid| format!("{:.1}", 1000.0 * kid.score.value)),
             row.seconds / n
         );
         Ok(())
@@ -257,6 +259,16 @@ fn given(input: &Image, truth: &Image, hole: Option<&[[usize; 4]]>) -> Image {
     shown
 }
 
+/// Writes an image for a model, which may only take grey ones.
+fn save(image: &Image, is_grey: bool, path: &Path) -> Result<(), Box<dyn Error>> {
+    if !is_grey {
+        return Ok(image.save_png(path)?);
+    }
+    let size = [1, image.height, image.width];
+    let planes = image.planes_of(1).ok_or("no grey values")?;
+    Ok(tweedie::media::write_png_planes(path, &planes, size, tweedie::media::Depth::Eight)?)
+}
+
 /// Number of images on the sheet.
 const SHOWN: usize = 12;
 /// Images of each row of the sheet, and answers for each.
@@ -268,6 +280,7 @@ fn sheet(
     pipeline: &Pipeline,
     images: &[Image],
     tasks: &[Task],
+    is_grey: bool,
     folder: &Path,
 ) -> Result<Image, Box<dyn Error>> {
     let mut cells = Vec::new();
@@ -278,7 +291,7 @@ fn sheet(
         for truth in next.by_ref().take(ACROSS) {
             let input = degraded(task, truth, 0)?;
             let path = folder.join("input.png");
-            input.save_png(&path)?;
+            save(&input, is_grey, &path)?;
             let mut known = task.known.clone();
             known["image"] = json!({ "path": path });
             known["noise"] = json!(task.noise);
@@ -308,7 +321,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = ops::device("cpu")?;
     let pipeline = library::load(Path::new(&model), &Default::default(), &device)?;
     let config: DataConfig = serde_json::from_value(pipeline.extras().training["config"]["data"].clone())?;
-    let (_, held_out) = Dataset::open(&config)?.split();
+    let (trained, held_out) = Dataset::open(&config)?.split();
     let count = count.min(held_out.len());
     let images: Vec<Image> = (0..count)
         .map(|i| Ok(Image::clone(&held_out.get(i * held_out.len() / count)?.sample)))
@@ -318,14 +331,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut tasks = tasks(images[0].width, is_grey);
     tasks.retain(|task| only.as_deref().is_none_or(|only| task.name.contains(only)));
     if let Some(path) = sheet_path {
-        return Ok(sheet(&pipeline, &images, &tasks, folder.path())?.save_png(path)?);
+        return Ok(sheet(&pipeline, &images, &tasks, is_grey, folder.path())?.save_png(path)?);
     }
-    let judge = Judge::new(&images, &device)?;
+    let compared = trained.len().min(1000);
+    let known: Vec<Image> = (0..compared)
+        .map(|i| Ok(Image::clone(&trained.get(i * trained.len() / compared)?.sample)))
+        .collect::<Result<_, Box<dyn Error>>>()?;
+    let judge = Judge::new(&images, &known, &device)?;
     println!("{count} held-out images of {model}\n");
     println!(
-        "| task | method | steps | evaluations | PSNR | SSIM | features | LPIPS | FID | s |\n\
+        "| task | method | steps | evaluations | PSNR | SSIM | features | LPIPS | KID | s |\n\
          |---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     );
+    let mut row = Row::default();
+    images.iter().for_each(|image| row.add(image.clone(), image, None));
+    judge.print("", "(the true images)", "", &row)?;
     for task in &tasks {
         let hole: Option<Vec<[usize; 4]>> =
             serde_json::from_value(task.known["mask"]["rectangles"].clone()).ok();
@@ -348,7 +368,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let mut row = Row::default();
                 for (i, (input, image)) in inputs.iter().zip(&images).enumerate() {
                     let path = folder.path().join("input.png");
-                    input.save_png(&path)?;
+                    save(input, is_grey, &path)?;
                     let mut known = task.known.clone();
                     known["image"] = json!({ "path": path });
                     known["method"] = json!(method);
