@@ -1,5 +1,5 @@
 //! CLIP's image encoder (Radford et al. 2021, arXiv:2103.00020), a vision transformer. Tensors are named as in transformers'
-//! `CLIPVisionModelWithProjection`.
+//! `CLIPVisionModelWithProjection` and, without the projection, `CLIPVisionModel`.
 
 use burn::{
     module::{Module, Param},
@@ -13,6 +13,7 @@ use crate::{
     layers::{Activation, ClipLayer, ClipLayerSpec, Conv2d, Embedding, Init, LayerNorm, Linear},
     network::InputError,
     params::constructors,
+    text::Prefixed,
 };
 
 /// Keys of transformers that do not affect the output.
@@ -34,13 +35,13 @@ const HARMLESS: [&str; 11] = [
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClipVisionConfig {
-    /// Class in transformers: `CLIPVisionModelWithProjection`.
+    /// Class in transformers: `CLIPVisionModelWithProjection`, or `CLIPVisionModel` without the projection.
     pub architectures: Vec<String>,
     /// Width of a token.
     pub hidden_size: usize,
     /// Width of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Width of the embedding.
+    /// Width of the embedding; unused without the projection.
     pub projection_dim: usize,
     /// Number of layers.
     pub num_hidden_layers: usize,
@@ -79,6 +80,8 @@ impl Default for ClipVisionConfig {
 impl ClipVisionConfig {
     /// Name of the class in transformers.
     pub const CLASS: &'static str = "CLIPVisionModelWithProjection";
+    /// The class without the projection.
+    pub const UNPROJECTED: &'static str = "CLIPVisionModel";
 
     /// Parses `config.json` and validates it.
     ///
@@ -106,8 +109,8 @@ impl ClipVisionConfig {
     /// # Errors
     /// Names the key, its value and what was expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.architectures != [Self::CLASS] {
-            let reason = format!("expected [\"{}\"]", Self::CLASS);
+        if ![Self::CLASS, Self::UNPROJECTED].iter().any(|class| self.architectures == [*class]) {
+            let reason = format!("expected [\"{}\"] or [\"{}\"]", Self::CLASS, Self::UNPROJECTED);
             return Err(ConfigError::value("architectures", &self.architectures, reason));
         }
         const MAX: usize = 1 << 16;
@@ -126,6 +129,11 @@ impl ClipVisionConfig {
             return Err(ConfigError::value("num_attention_heads", self.num_attention_heads, reason));
         }
         Ok(())
+    }
+
+    /// Whether the encoder gives embeddings.
+    pub fn projects(&self) -> bool {
+        self.architectures == [Self::CLASS]
     }
 
     /// Number of patches of an image.
@@ -162,13 +170,13 @@ pub struct VisionModel {
 #[derive(Module, Debug)]
 pub struct ClipVisionModel {
     vision_model: VisionModel,
-    visual_projection: Linear,
+    visual_projection: Option<Linear>,
     #[module(skip)]
     config: ClipVisionConfig,
 }
 
 impl ClipVisionModel {
-    constructors!(ClipVisionConfig);
+    constructors!(ClipVisionConfig, Prefixed::of_images);
 
     fn build(config: &ClipVisionConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -211,12 +219,9 @@ impl ClipVisionModel {
                 },
                 post_layernorm: norm("post_layernorm"),
             },
-            visual_projection: Linear::new(
-                &init.at("visual_projection"),
-                width,
-                config.projection_dim,
-                false,
-            ),
+            visual_projection: config
+                .projects()
+                .then(|| Linear::new(&init.at("visual_projection"), width, config.projection_dim, false)),
             config: config.clone(),
         })
     }
@@ -224,8 +229,24 @@ impl ClipVisionModel {
     /// The embeddings `[B, projection_dim]` of images `[B, 3, H, W]`, normalized as in training.
     ///
     /// # Errors
-    /// If the images have another size.
+    /// If the images have another size, or the encoder has no projection.
     pub fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>, InputError> {
+        let Some(projection) = &self.visual_projection else {
+            let reason = format!("a {} gives no embeddings of images", ClipVisionConfig::UNPROJECTED);
+            return Err(InputError(reason));
+        };
+        let x = self.tokens(images, 0)?;
+        let [rows, _, width] = x.dims();
+        let first: Tensor<2> = x.narrow(1, 0, 1).reshape([rows, width]);
+        Ok(projection.forward(self.vision_model.post_layernorm.forward(first)))
+    }
+
+    /// The features of the parts of images `[B, 3, H, W]`, normalized as in training, before the last `skipped` layers: `[B, 1 +
+    /// patches, hidden_size]`.
+    ///
+    /// # Errors
+    /// If the images have another size.
+    pub fn tokens(&self, images: Tensor<4>, skipped: usize) -> Result<Tensor<3>, InputError> {
         let (c, model) = (&self.config, &self.vision_model);
         let dims = images.dims();
         let rows = dims[0];
@@ -244,8 +265,7 @@ impl ClipVisionModel {
         let places = model.embeddings.position_embedding.forward(&places).reshape([1, tokens, width]);
         let x = Tensor::cat(vec![class.expand([rows, 1, width]), patches], 1) + places;
         let x = model.pre_layrnorm.forward(x);
-        let x = model.encoder.layers.iter().fold(x, |x, layer| layer.forward(x, None));
-        let first: Tensor<2> = x.narrow(1, 0, 1).reshape([rows, width]);
-        Ok(self.visual_projection.forward(model.post_layernorm.forward(first)))
+        let layers = model.encoder.layers.len().saturating_sub(skipped);
+        Ok(model.encoder.layers.iter().take(layers).fold(x, |x, layer| layer.forward(x, None)))
     }
 }

@@ -10,6 +10,7 @@ use burn::{
 };
 
 pub use config::ClipTextConfig;
+pub(crate) use names::Prefixed;
 
 use tweedie_ops::from_host;
 
@@ -62,7 +63,7 @@ pub struct TextFeatures {
 }
 
 impl ClipTextModel {
-    constructors!(ClipTextConfig, names::Prefixed);
+    constructors!(ClipTextConfig, Prefixed::of_texts);
 
     fn build(config: &ClipTextConfig, init: &Init) -> Result<Self, ConfigError> {
         config.validate()?;

@@ -1,21 +1,35 @@
-//! Tensor names of text encoders in different versions of transformers.
+//! Tensor names of CLIP's encoders in different versions of transformers.
 
 use burn::tensor::TensorData;
 
 use crate::params::{HostTensor, TensorSource};
 
-const PREFIX: &str = "text_model.";
 /// The position ids `0, 1, 2, …`, which versions before 4.31 stored.
 const PLACES: &str = "embeddings.position_ids";
-const PROJECTION: &str = "text_projection.weight";
 
-/// A source with `text_model.` before all names except the projection's, and without the position ids.
-pub(super) struct Prefixed<'a>(pub(super) &'a dyn TensorSource);
+/// A source with a prefix before all names except the projection's, and without the position ids.
+pub(crate) struct Prefixed<'a> {
+    source: &'a dyn TensorSource,
+    prefix: &'static str,
+    projection: &'static str,
+}
+
+impl<'a> Prefixed<'a> {
+    /// That of an encoder of texts.
+    pub(super) fn of_texts(source: &'a dyn TensorSource) -> Self {
+        Self { source, prefix: "text_model.", projection: "text_projection.weight" }
+    }
+
+    /// That of an encoder of images.
+    pub(crate) fn of_images(source: &'a dyn TensorSource) -> Self {
+        Self { source, prefix: "vision_model.", projection: "visual_projection.weight" }
+    }
+}
 
 impl Prefixed<'_> {
     fn original(&self, name: &str) -> String {
-        match name.strip_prefix(PREFIX) {
-            Some(bare) if self.0.shape(name).is_none() => bare.into(),
+        match name.strip_prefix(self.prefix) {
+            Some(bare) if self.source.shape(name).is_none() => bare.into(),
             _ => name.into(),
         }
     }
@@ -23,22 +37,22 @@ impl Prefixed<'_> {
 
 impl TensorSource for Prefixed<'_> {
     fn names(&self) -> Vec<String> {
-        let with_prefix = |name: String| match name.starts_with(PREFIX) || name == PROJECTION {
+        let with_prefix = |name: String| match name.starts_with(self.prefix) || name == self.projection {
             true => name,
-            false => format!("{PREFIX}{name}"),
+            false => format!("{}{name}", self.prefix),
         };
-        self.0.names().into_iter().map(with_prefix).filter(|name| !name.ends_with(PLACES)).collect()
+        self.source.names().into_iter().map(with_prefix).filter(|name| !name.ends_with(PLACES)).collect()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.0.shape(&self.original(name))
+        self.source.shape(&self.original(name))
     }
 
     fn read(&self, name: &str) -> Result<HostTensor, String> {
-        self.0.read(&self.original(name))
+        self.source.read(&self.original(name))
     }
 
     fn data(&self, name: &str) -> Result<TensorData, String> {
-        self.0.data(&self.original(name))
+        self.source.data(&self.original(name))
     }
 }
