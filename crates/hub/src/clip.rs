@@ -21,6 +21,8 @@ use crate::{
 pub const IMAGE_ENCODER: &str = "image_encoder";
 /// The folder that says how it prepares images.
 pub const FEATURES: &str = "feature_extractor";
+/// The same in Wan's pipelines.
+pub(crate) const PROCESSOR: &str = "image_processor";
 
 /// Gives the embeddings of images.
 #[derive(Clone, Debug)]
@@ -40,7 +42,9 @@ impl ImageEncoder {
                 format!("unsupported class `{}`; expected {}", component.class(), ClipVisionConfig::CLASS);
             return Err(HubError::format(encoder, reason));
         };
-        Self::of(*network, ImageProcessor::open(processor)?, processor)
+        let images = Self::of(*network, ImageProcessor::open(processor)?, processor)?;
+        images.check_projects(encoder)?;
+        Ok(images)
     }
 
     /// Both parts, which must match; errors name `path`.
@@ -56,6 +60,19 @@ impl ImageEncoder {
             return Err(HubError::key(path, FEATURES, reason));
         }
         Ok(Self { processor, encoder })
+    }
+
+    /// Checks that the encoder gives embeddings; errors name `path`.
+    pub(crate) fn check_projects(&self, path: &Path) -> Result<(), HubError> {
+        if self.encoder.config().projects() {
+            return Ok(());
+        }
+        let reason = format!(
+            "a {} gives no embeddings; expected {}",
+            ClipVisionConfig::UNPROJECTED,
+            ClipVisionConfig::CLASS
+        );
+        Err(HubError::key(path, IMAGE_ENCODER, reason))
     }
 
     /// Writes both folders into `dir`.

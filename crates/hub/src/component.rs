@@ -36,7 +36,7 @@ pub enum Component {
     Codec(Box<dyn Codec>),
     /// `CLIPTextModel` or `CLIPTextModelWithProjection`.
     Text(Box<ClipTextModel>),
-    /// `CLIPVisionModelWithProjection`.
+    /// `CLIPVisionModelWithProjection` or `CLIPVisionModel`.
     Vision(Box<ClipVisionModel>),
     /// `UnCLIPTextProjModel`.
     Projection(Box<EmbeddingProjection>),
@@ -55,10 +55,11 @@ pub enum Component {
 }
 
 /// The supported classes besides [`NETWORKS`] and [`CODECS`].
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
+    ClipVisionConfig::UNPROJECTED,
     EmbeddingProjectionConfig::CLASS,
     ControlNetConfig::CLASS,
     T2iAdapterConfig::CLASS,
@@ -69,10 +70,11 @@ const OTHERS: [&str; 11] = [
     StableAudioProjectionConfig::CLASS,
 ];
 /// Those of transformers.
-const OF_TRANSFORMERS: [&str; 7] = [
+const OF_TRANSFORMERS: [&str; 8] = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     ClipVisionConfig::CLASS,
+    ClipVisionConfig::UNPROJECTED,
     ClapTextConfig::CLASS,
     HifiGanConfig::CLASS,
     T5Config::CLASS,
@@ -202,7 +204,7 @@ impl ComponentDir {
                 let config = ClipTextConfig::from_json(text).map_err(bad)?;
                 Component::Text(Box::new(ClipTextModel::load(&config, source, device).map_err(fail)?))
             }
-            ClipVisionConfig::CLASS => {
+            ClipVisionConfig::CLASS | ClipVisionConfig::UNPROJECTED => {
                 let config = ClipVisionConfig::from_json(text).map_err(bad)?;
                 Component::Vision(Box::new(ClipVisionModel::load(&config, source, device).map_err(fail)?))
             }

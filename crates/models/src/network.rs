@@ -39,7 +39,7 @@ pub struct IoSpec {
     pub fixed: bool,
     /// Number of axes.
     pub axes: usize,
-    /// Every axis must be a multiple of this.
+    /// Every axis must be a multiple of this, of clips height and width.
     pub multiple: usize,
     /// Side of a token, by which schedules may be shifted.
     pub patch: usize,
@@ -49,6 +49,8 @@ pub struct IoSpec {
     pub embedding: Option<usize>,
     /// Width of the text features, if it reads them.
     pub text: Option<usize>,
+    /// Width of the features of an image to which it attends besides a text, if it does.
+    pub image: Option<usize>,
     /// Whether it reads pooled text features.
     pub pooled: bool,
     /// Whether it reads how many of the text's tokens count.
@@ -92,6 +94,7 @@ impl IoSpec {
             classes: Classes::default(),
             embedding: None,
             text: None,
+            image: None,
             pooled: false,
             lengths: false,
             with_time: None,

@@ -8,7 +8,7 @@ use tweedie_models::TensorSource;
 
 use super::{Maps, PipelineKind, TEXTS, TextPart, UNUSED, small::LOW_RES, sound, umt5, unclip};
 use crate::{
-    clip::{FEATURES, IMAGE_ENCODER},
+    clip::{FEATURES, IMAGE_ENCODER, PROCESSOR},
     component::{Component, ComponentDir},
     error::HubError,
     lora::Lora,
@@ -125,13 +125,18 @@ impl Index<'_> {
     pub(super) fn check(&self, kind: &PipelineKind, name: &str) -> Result<(), HubError> {
         let texts = TEXTS.iter().take(kind.texts).flat_map(|(encoder, tokenizer)| [*encoder, *tokenizer]);
         let low = (kind.maps == Maps::Small && kind.texts > 0).then_some(LOW_RES);
+        let images = match kind.maps {
+            Maps::Picture => Some([IMAGE_ENCODER, FEATURES]),
+            Maps::FirstFrame => Some([IMAGE_ENCODER, PROCESSOR]),
+            _ => None,
+        };
         let known: Vec<&str> = kind
             .autoencoder
             .into_iter()
             .chain(texts)
             .chain([kind.network.0, kind.scheduler])
             .chain(low)
-            .chain((kind.maps == Maps::Picture).then_some([IMAGE_ENCODER, FEATURES]).into_iter().flatten())
+            .chain(images.into_iter().flatten())
             .chain(unclip::components(kind))
             .chain(sound::components(kind))
             .chain(kind.controls)

@@ -55,6 +55,8 @@ pub enum Maps {
     Small,
     /// The latents of an image, for each frame of a clip.
     Picture,
+    /// Which frames of a clip are known, four for each latent, and the latents of these: of the first frame.
+    FirstFrame,
     /// The latents of a small image that is enlarged.
     SmallLatents,
 }
@@ -125,6 +127,15 @@ const IMAGES_TO_CLIPS: PipelineKind = PipelineKind {
     autoencoder: Some("vae"),
     guidance: 3.0,
     maps: Maps::Picture,
+    ..PIXELS
+};
+
+const WAN: PipelineKind = PipelineKind {
+    name: "WanPipeline",
+    network: ("transformer", WanTransformerConfig::CLASS),
+    autoencoder: Some("vae"),
+    guidance: 5.0,
+    umt5: true,
     ..PIXELS
 };
 
@@ -242,14 +253,8 @@ pub const PIPELINES: &[PipelineKind] = &[
     TEXTS_TO_CLIPS,
     ANIMATED,
     IMAGES_TO_CLIPS,
-    PipelineKind {
-        name: "WanPipeline",
-        network: ("transformer", WanTransformerConfig::CLASS),
-        autoencoder: Some("vae"),
-        guidance: 5.0,
-        umt5: true,
-        ..PIXELS
-    },
+    WAN,
+    PipelineKind { name: "WanImageToVideoPipeline", maps: Maps::FirstFrame, ..WAN },
 ];
 
 /// Names of text encoders and their tokenizers in folders.

@@ -18,7 +18,9 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 use tweedie_core::Parameterization;
-use tweedie_models::{ClipTextConfig, ClipTextModel, Codec, FirstChannels, Guide, Network, TensorSource};
+use tweedie_models::{
+    ClipTextConfig, ClipTextModel, Codec, FirstChannels, Guide, IoSpec, Network, TensorSource,
+};
 
 pub use kinds::{Maps, PIPELINES, PipelineKind, Sounds, TEXTS};
 pub use save::StableDiffusion;
@@ -32,7 +34,7 @@ use self::{
     kinds::{AESTHETIC, PIXELS, UNUSED, alone, named, names_of, of_texts_by},
 };
 use crate::{
-    clip::{IMAGE_ENCODER, ImageEncoder},
+    clip::{IMAGE_ENCODER, ImageEncoder, PROCESSOR},
     component::{Component, ComponentDir},
     error::HubError,
     files,
@@ -91,7 +93,9 @@ pub struct Model {
     pub remarks: Vec<String>,
 }
 
-/// Default steps and frames per second of clips of an image in diffusers.
+/// Frames of one latent of Wan's autoencoder.
+const FRAMES_OF_LATENT: usize = 4;
+/// Default steps and frames per second of Stable Video Diffusion in diffusers.
 const PICTURE_STEPS: usize = 25;
 const PICTURE_FPS: u32 = 7;
 
@@ -294,7 +298,11 @@ impl Model {
         let controls = index.controls(kind, device)?;
         let sound = SoundText::load(&index, kind, device)?;
         let umt5 = kind.umt5.then(|| Umt5::load(&index, device)).transpose()?;
-        let picture = (kind.maps == Maps::Picture).then(|| unclip::images(&index, device)).transpose()?;
+        let picture = match kind.maps {
+            Maps::Picture => Some(unclip::images(&index, device)?),
+            Maps::FirstFrame => Some(unclip::encoder(&index, PROCESSOR, device)?),
+            _ => None,
+        };
         // Besides the tokenizer.
         let of_sound = sound::components(kind).count().saturating_sub(1);
         let readers =
@@ -348,7 +356,7 @@ impl Model {
             model.unclip = Some(UnClip::load(&index, &model, device)?);
             model.extras.sampling.steps.get_or_insert(unclip::STEPS);
         }
-        if model.picture.is_some() {
+        if kind.maps == Maps::Picture {
             model.extras.sampling.steps.get_or_insert(PICTURE_STEPS);
             model.extras.sampling.fps.get_or_insert(PICTURE_FPS);
         }
@@ -508,6 +516,30 @@ impl Model {
         Ok(model)
     }
 
+    /// Checks that the network reads what the encoder of the image gives.
+    fn check_picture(&self, path: &Path, spec: &IoSpec) -> Result<(), HubError> {
+        let network = self.kind.network.0;
+        let Some(picture) = &self.picture else {
+            return match spec.image {
+                Some(_) => {
+                    Err(HubError::key(path, network, "reads an image, which this pipeline does not have"))
+                }
+                None => Ok(()),
+            };
+        };
+        let config = picture.encoder.config();
+        let (what, width, read) = match self.kind.maps {
+            Maps::Picture => ("embeddings", config.projection_dim, spec.text),
+            _ => ("features", config.hidden_size, spec.image),
+        };
+        if read == Some(width) {
+            return Ok(());
+        }
+        let read = read.map_or("none".to_owned(), |width| width.to_string());
+        let reason = format!("gives {what} of width {width}, but {network} reads {read}");
+        Err(HubError::key(path, IMAGE_ENCODER, reason))
+    }
+
     /// Checks that widths and channels of the components agree.
     fn check_fit(&self, path: &Path) -> Result<(), HubError> {
         let spec = self.network.spec();
@@ -517,6 +549,7 @@ impl Model {
                 Maps::Mask => &[0, latents + 1],
                 Maps::Small => &[3],
                 Maps::Picture => &[latents],
+                Maps::FirstFrame => &[latents + FRAMES_OF_LATENT],
                 Maps::SmallLatents => &[latents],
             };
             let (inputs, outputs) = (spec.inputs, spec.outputs);
@@ -529,12 +562,8 @@ impl Model {
                 return Err(HubError::key(path, self.kind.network.0, reason));
             }
         }
-        if let (Some(picture), Some(expected)) = (&self.picture, spec.text) {
-            let width = picture.encoder.config().projection_dim;
-            if width != expected {
-                let reason = format!("gives embeddings of width {width}, but the U-Net expects {expected}");
-                return Err(HubError::key(path, IMAGE_ENCODER, reason));
-            }
+        self.check_picture(path, &spec)?;
+        if self.kind.maps == Maps::Picture {
             return Ok(());
         }
         if let (Some(umt5), Some(expected)) = (&self.umt5, spec.text) {

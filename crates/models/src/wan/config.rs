@@ -153,8 +153,10 @@ impl WanTransformerConfig {
         let sides = sides.map(|n| n.next_multiple_of(self.patch().max(1)));
         IoSpec {
             native: Some([&[frames][..], &sides].concat()),
+            multiple: self.patch(),
             patch: self.patch(),
             text: Some(self.text_dim),
+            image: self.image_dim,
             ..IoSpec::new(Self::CLASS, 3, [self.in_channels, self.out_channels])
         }
     }

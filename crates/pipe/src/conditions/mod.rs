@@ -5,6 +5,7 @@ mod control;
 mod embeddings;
 mod enlarging;
 mod filling;
+mod first_frame;
 mod picture;
 mod sounds;
 mod texts;
@@ -24,7 +25,7 @@ pub(crate) use classes::classes;
 pub(crate) use control::remark;
 pub(crate) use enlarging::{planes_of, small_size};
 pub(crate) use filling::fills;
-pub(crate) use picture::{reads_picture, remark_on_picture};
+pub(crate) use picture::{guidance_rises, reads_picture, remark_on_picture};
 pub(crate) use sounds::reads_start;
 pub(crate) use variation::{embedding, varies};
 
@@ -70,13 +71,14 @@ pub(crate) trait Conditioner {
 }
 
 /// All kinds.
-const CONDITIONERS: [&dyn Conditioner; 7] = [
+const CONDITIONERS: [&dyn Conditioner; 8] = [
     &classes::ByClass,
     &texts::ByText,
     &enlarging::BySmallImage,
     &filling::ByMask,
     &variation::ByImage,
     &picture::ByPicture,
+    &first_frame::ByFirstFrame,
     &control::ByControl,
 ];
 

@@ -2,7 +2,7 @@
 //! frame, and numbers that say how fast and how much things move.
 
 use tweedie_data::{image_facts, open_sized};
-use tweedie_hub::{ImageEncoder, Model, clip::IMAGE_ENCODER};
+use tweedie_hub::{ImageEncoder, Maps, Model, clip::IMAGE_ENCODER};
 use tweedie_models::{
     Codec, Conditions, Entry,
     conditions::{ADDED, PICTURE, TEXT},
@@ -32,6 +32,11 @@ pub(crate) fn reads_picture(model: &Model) -> bool {
     model.picture.is_some()
 }
 
+/// Whether the guidance scale rises over the frames.
+pub(crate) fn guidance_rises(model: &Model) -> bool {
+    model.kind.maps == Maps::Picture
+}
+
 /// What happens to the image for a clip of this size, unless it has the size.
 pub(crate) fn remark_on_picture(request: &Request, size: &[usize]) -> Option<String> {
     request.image.as_ref().and_then(|file| resized(&file.path, "image", size))
@@ -47,11 +52,11 @@ impl Conditioner for ByPicture {
     }
 
     fn unsupported(&self) -> &'static str {
-        "this model does not make clips of an image"
+        "is for models like Stable Video Diffusion; this model does not read it"
     }
 
     fn is_read(&self, asked: &Asked<'_>) -> bool {
-        reads_picture(asked.model)
+        asked.model.kind.maps == Maps::Picture
     }
 
     fn prepare(&self, asked: &Asked<'_>) -> Result<Part, PipelineError> {
@@ -63,22 +68,7 @@ impl Conditioner for ByPicture {
             return Err(fail(self.unsupported().into()));
         };
         let numbers = numbers(asked)?;
-        let (whole, sized) = match (asked.image, &asked.request.image) {
-            (Some(image), _) if [image.height, image.width] == [height, width] => {
-                (image.clone(), image.clone())
-            }
-            (Some(image), _) => {
-                let found = format!("{}×{} pixels", image.width, image.height);
-                return Err(fail(format!("{found}, expected {width}×{height}")));
-            }
-            (None, Some(file)) => {
-                file.check()?;
-                let facts = image_facts(&file.path).map_err(|e| fail(e.to_string()))?;
-                let open = |size| open_sized(&file.path, size).map_err(|e| fail(e.to_string()));
-                (open([facts.height, facts.width])?, open([height, width])?)
-            }
-            (None, None) => return Err(fail("this model makes clips of an image; expected one".into())),
-        };
+        let Pictured { whole, sized } = Pictured::open(asked, [height, width])?;
         let embedding = embedding(reader, &whole, asked)?;
         let planes = sized.to_planes();
         let shape = SampleShape::from([3, height, width]);
@@ -103,6 +93,37 @@ impl Conditioner for ByPicture {
             vec![conditions(&embedding.zeros_like(), map, &numbers)]
         });
         Ok(Part { given, null })
+    }
+}
+
+/// An image of which a clip is made.
+pub(super) struct Pictured {
+    /// All of it, in its own size.
+    pub whole: Image,
+    /// Cropped about its centre and resized to the size of the frames.
+    pub sized: Image,
+}
+
+impl Pictured {
+    /// That of a request, for frames of this size.
+    pub(super) fn open(asked: &Asked<'_>, [height, width]: [usize; 2]) -> Result<Self, PipelineError> {
+        let fail = |reason: String| PipelineError::request("image", reason);
+        match (asked.image, &asked.request.image) {
+            (Some(image), _) if [image.height, image.width] == [height, width] => {
+                Ok(Self { whole: image.clone(), sized: image.clone() })
+            }
+            (Some(image), _) => {
+                let found = format!("{}×{} pixels", image.width, image.height);
+                Err(fail(format!("{found}, expected {width}×{height}")))
+            }
+            (None, Some(file)) => {
+                file.check()?;
+                let facts = image_facts(&file.path).map_err(|e| fail(e.to_string()))?;
+                let open = |size| open_sized(&file.path, size).map_err(|e| fail(e.to_string()));
+                Ok(Self { whole: open([facts.height, facts.width])?, sized: open([height, width])? })
+            }
+            (None, None) => Err(fail("this model makes clips of an image; expected one".into())),
+        }
     }
 }
 

@@ -92,7 +92,7 @@ impl Conditioner for ByImage {
 
 /// The values `[3, H, W]` that the encoder reads: resized, cropped about the centre with a black border if it is larger, and
 /// standardized.
-fn processed(image: &Image, processor: &ImageProcessor) -> Vec<f32> {
+pub(super) fn processed(image: &Image, processor: &ImageProcessor) -> Vec<f32> {
     let ImageProcessor { shortest, crop: [height, width], mean, std } = *processor;
     let longer = |a: usize, b: usize| shortest * a / b.max(1);
     let [h, w] = match image.width <= image.height {

@@ -171,7 +171,7 @@ impl Pipeline {
             shifted,
             guidance: Guidance {
                 scale: guidance,
-                first: pictured.then(|| request.min_guidance.unwrap_or(1.0)),
+                first: conditions::guidance_rises(&self.model).then(|| request.min_guidance.unwrap_or(1.0)),
                 rescale: request.guidance_rescale.unwrap_or(0.0),
                 interval: request.guidance_interval,
                 threshold: request.dynamic_threshold,

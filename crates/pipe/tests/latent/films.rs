@@ -97,8 +97,8 @@ fn requests_for_clips_of_an_image_that_do_not_fit_are_refused() {
     // Fields that other models do not read.
     let other = load(folder("sd1").path()).unwrap();
     for (field, value, reason) in [
-        ("motion", 3, "does not make clips of an image"),
-        ("min_guidance", 2, "does not make clips of an image"),
+        ("motion", 3, "models like Stable Video Diffusion"),
+        ("min_guidance", 2, "models like Stable Video Diffusion"),
         ("noise_level", 3, "does not enlarge"),
         ("vae_frames", 3, "does not decode clips in parts"),
     ] {
@@ -135,10 +135,7 @@ fn broken_folders_of_models_of_clips_name_what_is_wrong() {
         edit(dir, "unet/config.json", "\"cross_attention_dim\": 12", "\"cross_attention_dim\": 10");
         super::fill(&dir.join("unet"), tweedie_hub::weights::Precision::F32);
     });
-    assert!(
-        error.contains("`image_encoder`") && error.contains("width 12, but the U-Net expects 10"),
-        "{error}"
-    );
+    assert!(error.contains("`image_encoder`") && error.contains("width 12, but unet reads 10"), "{error}");
 }
 
 /// A request for a clip of 16×32 pixels for Wan, with these fields.
@@ -188,7 +185,7 @@ fn requests_for_wan_that_do_not_fit_are_refused() {
         (json!({"clip_skip": 1}), ["`clip_skip`", "does not support it"]),
         (json!({"vae_tile": 64}), ["`vae_tile`", "has no tiles; remove it"]),
         (json!({"vae_frames": 4}), ["`vae_frames`", "does not decode clips in parts"]),
-        (json!({"motion": 4}), ["`motion`", "does not make clips of an image"]),
+        (json!({"motion": 4}), ["`motion`", "models like Stable Video Diffusion"]),
         (json!({"image": {"path": file}}), ["`image`", "does not make images"]),
     ] {
         let error = pipeline.prepare(&told(fields.clone())).err().unwrap().to_string();
@@ -260,4 +257,63 @@ fn folders_of_wan_that_are_broken_or_newer_name_what_is_wrong() {
     fs::write(&path, text).unwrap();
     let error = Model::load(dir.path(), &Device::flex()).err().unwrap().to_string();
     assert!(error.contains("relative_attention_bias"), "{error}");
+}
+
+#[test]
+fn the_first_frame_of_wan_is_an_image() {
+    let dir = folder("wan_image");
+    let pipeline = load(dir.path()).unwrap();
+    let make = |fields: Value, picture: usize| {
+        let image = control_picture(16, 32, picture);
+        run(&pipeline, &told(fields), None, Some(&image)).unwrap().tensors.values
+    };
+    let one = make(json!({}), 0);
+    assert_eq!(make(json!({"count": 2}), 0)[..one.len()], one);
+    assert_ne!(make(json!({}), 1), one);
+    assert_ne!(make(json!({"prompt": "red hat"}), 0), one);
+    let file = dir.path().join("wide.png");
+    control_picture(20, 80, 0).save_png(&file).unwrap();
+    let wide = told(json!({"image": {"path": file}, "size": null}));
+    let job = pipeline.prepare(&wide).unwrap();
+    // Multiples of the size of a token, about as wide as the image, with the model's area.
+    assert_eq!(job.size(), [5, 160, 632]);
+    assert!(job.notes()[0].contains("wide.png: the image of 80×20 pixels"), "{:?}", job.notes());
+    for (fields, words) in [
+        (json!({}), ["`image`", "makes clips of an image; expected one"]),
+        (json!({"image": {"path": file}, "strength": 0.5}), ["`strength`", "makes a clip of the image"]),
+        (json!({"image": {"path": file}, "noise_level": 5}), ["`noise_level`", "does not enlarge"]),
+        (json!({"image": {"path": file}, "min_guidance": 2}), ["`min_guidance`", "Stable Video Diffusion"]),
+        (json!({"image": {"path": file}, "prompt": []}), ["`prompt`", "expected a prompt"]),
+    ] {
+        let error = pipeline.prepare(&told(fields.clone())).err().unwrap().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{fields}: {error}");
+    }
+
+    // The image's features, and pipelines without them.
+    let refused = |change: &dyn Fn(&Path)| {
+        let dir = folder("wan_image");
+        change(dir.path());
+        Model::load(dir.path(), &Device::flex()).err().unwrap().to_string()
+    };
+    let edit = |file: std::path::PathBuf, from: &str, to: &str| {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&file, text.replacen(from, to, 1)).unwrap();
+    };
+    let error = refused(&|dir| edit(dir.join("model_index.json"), "WanImageToVideoPipeline", "WanPipeline"));
+    assert!(
+        error.contains("`image_processor`") && error.contains("not a component of WanPipeline"),
+        "{error}"
+    );
+    let error =
+        refused(&|dir| edit(dir.join("model_index.json"), "\"image_processor\"", "\"_image_processor\""));
+    assert!(error.contains("`image_processor`") && error.contains("required but missing"), "{error}");
+    let error = refused(&|dir| {
+        edit(dir.join("transformer/config.json"), "\"image_dim\": 16", "\"image_dim\": 18");
+        super::fill(&dir.join("transformer"), tweedie_hub::weights::Precision::F32);
+    });
+    assert!(
+        error.contains("`image_encoder`") && error.contains("width 16, but transformer reads 18"),
+        "{error}"
+    );
 }

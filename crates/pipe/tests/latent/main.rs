@@ -140,7 +140,7 @@ fn fill(dir: &Path, precision: weights::Precision) {
             let config = EmbeddingProjectionConfig::from_json(&text).unwrap();
             ("diffusion_pytorch_model", formula(&EmbeddingProjection::new(&config, 0, &device), prefix))
         }
-        Some("CLIPVisionModelWithProjection") => {
+        Some("CLIPVisionModelWithProjection" | "CLIPVisionModel") => {
             let config = ClipVisionConfig::from_json(&text).unwrap();
             ("model", formula(&ClipVisionModel::new(&config, 0, &device).unwrap(), prefix))
         }

@@ -114,6 +114,7 @@ fn difference(name: &str, precision: weights::Precision) -> f64 {
             inputs.image = Some(control_picture(16, 24, 0));
             inputs.draws = Some(Arc::new(SmallNoise));
         }
+        "wan_image" => inputs.image = Some(control_picture(16, 32, 0)),
         _ => {}
     }
     let job = pipeline.prepare_with(&request, inputs).unwrap();
@@ -171,6 +172,7 @@ fn pictures_are_those_of_diffusers() {
         "motion",
         "svd",
         "wan",
+        "wan_image",
     ] {
         let worst = difference(name, weights::Precision::F32);
         if worst.is_nan() || worst >= TOLERANCE {

@@ -156,12 +156,19 @@ impl Model {
     }
 }
 
-/// The encoder of images in the folder of a pipeline.
+/// The encoder of images in the folder of a pipeline, which gives embeddings.
 pub(super) fn images(index: &Index<'_>, device: &Device) -> Result<ImageEncoder, HubError> {
+    let images = encoder(index, FEATURES, device)?;
+    images.check_projects(&index.path)?;
+    Ok(images)
+}
+
+/// The encoder of images in the folder of a pipeline, whose processor is in the folder `features`.
+pub(super) fn encoder(index: &Index<'_>, features: &str, device: &Device) -> Result<ImageEncoder, HubError> {
     let Component::Vision(encoder) = index.load(IMAGE_ENCODER, device)? else {
         return index.wrong(IMAGE_ENCODER, ClipVisionConfig::CLASS);
     };
-    ImageEncoder::of(*encoder, ImageProcessor::open(&index.folder(FEATURES)?)?, &index.path)
+    ImageEncoder::of(*encoder, ImageProcessor::open(&index.folder(features)?)?, &index.path)
 }
 
 fn network(

@@ -12,6 +12,7 @@ import json
 import pathlib
 import shutil
 import sys
+import types
 
 import diffusers
 import diffusers.pipelines.controlnet.pipeline_controlnet_img2img as control_img2img_module
@@ -26,6 +27,7 @@ import diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresol
 import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img as sdxl_img2img_module
 import diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint as sdxl_inpaint_module
 import diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion as svd_module
+import diffusers.pipelines.wan.pipeline_wan_i2v as wan_image_module
 import numpy as np
 import torch
 import transformers
@@ -71,6 +73,7 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
     UniPCMultistepScheduler,
     VQModel,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
@@ -84,6 +87,7 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
+    CLIPVisionModel,
     CLIPVisionModelWithProjection,
     T5Tokenizer,
     UMT5Config,
@@ -602,7 +606,7 @@ def svd():
     return pipe, dict(request, noise_level=50, vae_frames=2), [1, 4, 3, 8, 12]
 
 
-def wan():
+def wan(pipeline=WanPipeline, parts=None, **more):
     """A clip of a text, whose tokenizer is SentencePiece's."""
     pieces = ["<pad>", "</s>", "<unk>", "▁", *"abcdefghilmnoprstuw", "▁the", "▁cat", "ing", "▁red", "▁hat", "smil"]
     vocab = [(piece, -float(i) / 8 if i > 2 else 0.0) for i, piece in enumerate(pieces)]
@@ -614,12 +618,12 @@ def wan():
     net = WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=14,
-        in_channels=6,
         out_channels=6,
         text_dim=20,
         freq_dim=16,
         ffn_dim=40,
         num_layers=2,
+        **(dict(in_channels=6) | more),
     )
     coder = AutoencoderKLWan(
         base_dim=4,
@@ -634,10 +638,29 @@ def wan():
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
-    parts = dict(vae=filled(coder), text_encoder=encoder.eval(), tokenizer=tokenizer, scheduler=scheduler)
-    pipe = WanPipeline(**parts, transformer=filled(net))
+    parts = (parts or {}) | dict(vae=filled(coder), text_encoder=encoder.eval(), tokenizer=tokenizer, scheduler=scheduler)
+    pipe = pipeline(**parts, transformer=filled(net))
     request = dict(prompt="  the cat\n smiling", negative_prompt="red hat", guidance=4.0, steps=5, frames=5)
     return pipe, dict(request, size=[16, 32]), [1, 6, 2, 4, 8]
+
+
+def wan_image():
+    """A clip whose first frame is an image. It is cropped but not resized for CLIP: torchvision and Pillow round differently then."""
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+        hidden_act="gelu",
+    )
+    model = CLIPVisionModel(vision)
+    # Published files have a prefix that some versions of transformers leave out.
+    prefix = "" if next(iter(model.state_dict())).startswith("vision_model.") else "vision_model."
+    size = dict(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    parts = dict(image_encoder=filled(model, prefix), image_processor=CLIPImageProcessor(**size))
+    return wan(WanImageToVideoPipeline, parts, in_channels=16, image_dim=16, added_kv_proj_dim=28)
 
 
 def lora():
@@ -694,6 +717,7 @@ CASES = dict(
     motion=motion,
     svd=svd,
     wan=wan,
+    wan_image=wan_image,
 )
 
 
@@ -718,7 +742,7 @@ def make(name):
     pipe.save_pretrained(folder)
     for file in folder.rglob("*.safetensors"):
         file.unlink()
-    for tokenizer in folder.glob("tokenizer*") if name != "wan" else ():
+    for tokenizer in folder.glob("tokenizer*") if not name.startswith("wan") else ():
         shutil.rmtree(tokenizer)
     if name == "dit":
         # Published folders have the labels here; diffusers reads and does not write them.
@@ -739,6 +763,8 @@ def make(name):
     modules = (img2img_module, inpaint_module, sdxl_inpaint_module, sdxl_img2img_module, ldm_upscale_module, control_img2img_module, control_inpaint_module)
     for module in (*modules, dit_module, ldm_module):
         module.randn_tensor = lambda shape, **_: latents
+    # It repairs damaged texts, of which there are none here.
+    wan_image_module.ftfy = types.SimpleNamespace(fix_text=str)
     for module in (upscale_module, svd_module):
         module.randn_tensor = lambda shape, **_: sample("small", list(shape))
     if name == "latent_upscale":
@@ -794,11 +820,13 @@ def make(name):
                 latents=latents.transpose(1, 2),
                 **steps,
             )
-        elif name in ("video", "motion", "wan"):
+        elif name in ("video", "motion", "wan", "wan_image"):
             # It makes one clip of a prompt.
             prompts = {key: [request[key]] * shape[0] for key in ("prompt", "negative_prompt")}
             height, width = request["size"]
             more = dict(guidance_scale=request["guidance"], num_frames=request["frames"], height=height, width=width)
+            if name == "wan_image":
+                more["image"] = control_picture(height, width, 0)
             pipe(**prompts, latents=latents, **more, **steps)
         else:
             more = dict(guidance_scale=request["guidance"], **steps)
