@@ -2,7 +2,9 @@
 
 import base64
 import io
+import shutil
 import urllib.request
+import warnings
 
 import openai
 from PIL import Image
@@ -89,5 +91,25 @@ with served() as address:
     raises(openai.BadRequestError, "opaque", lambda: client.images.generate(prompt="", background="transparent"))
     raises(openai.BadRequestError, "from 1 to", lambda: client.images.generate(prompt="", n=0))
     raises(openai.BadRequestError, "unknown field `stepz`", lambda: client.images.generate(prompt="", extra_body={"stepz": 3}))
+
+# Videos. The client calls them deprecated, since OpenAI's own service has ended.
+warnings.simplefilter("ignore", DeprecationWarning)
+with served("--model", "moving-emoji", "--model", "emoji-32") as address:
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+    video = client.videos.create_and_poll(prompt="a red heart bounces", seconds="1", poll_interval_ms=500, extra_body={"steps": 10, "seed": 3})
+    assert (video.status, video.progress, video.error, float(video.seconds)) == ("completed", 100, None, 1.0), video
+    assert client.videos.retrieve(video.id).completed_at >= video.created_at
+    assert [one.id for one in client.videos.list(limit=10)] == [video.id]
+    thumbnail = client.videos.download_content(video.id, variant="thumbnail").read()
+    width, height = map(int, video.size.split("x"))
+    assert Image.open(io.BytesIO(thumbnail)).size == (width, height)
+    if shutil.which("ffmpeg"):
+        assert client.videos.download_content(video.id).read()[4:8] == b"ftyp"
+    else:
+        raises(openai.BadRequestError, "ffmpeg", lambda: client.videos.download_content(video.id))
+    assert client.videos.delete(video.id).deleted
+    raises(openai.NotFoundError, "no video", lambda: client.videos.retrieve(video.id))
+    raises(openai.BadRequestError, "does not make clips", lambda: client.videos.create(prompt="a cat", model="emoji-32"))
+    raises(openai.BadRequestError, "`seconds`", lambda: client.videos.create(prompt="a cat", seconds="0"))
 
 print("ok")

@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageReader, Limits, codecs};
 
 use tweedie_data::clip;
-use tweedie_media::read_text;
+use tweedie_media::{Video, read_text};
 
 use crate::{Fault, store::Store};
 
@@ -97,18 +97,34 @@ pub fn is_clip(png: &[u8]) -> bool {
 }
 
 /// Endings of files of clips beside animated PNG.
-pub const CLIPS: [&str; 2] = ["webp", "gif"];
+pub const CLIPS: [&str; 3] = ["webp", "gif", "mp4"];
 
 /// The clip in an animated PNG as another file of [`CLIPS`], with its text.
 ///
 /// # Errors
-/// If it is no clip, or cannot be written.
+/// If it is no clip, or cannot be written: MP4 needs `ffmpeg`.
 pub fn clip_as(ending: &str, png: &Path, store: &Store) -> Result<Vec<u8>, Fault> {
     let wrong = |e: String| Fault::internal(format!("the result cannot be converted: {e}"));
+    Video::check(Path::new(&format!("clip.{ending}"))).map_err(|e| {
+        Fault::invalid(format!(
+            "this server cannot convert clips to `{ending}`: {e}; `/v1/files` has `webp` and `gif`"
+        ))
+    })?;
     let clip = clip::read(png, clip::Part::All).map_err(|e| wrong(e.to_string()))?;
     let text = read_text(png).map_err(|e| wrong(e.to_string()))?;
     let write = |path: &Path| clip.video.write(path, text.as_deref()).map_err(io::Error::other);
     store.scratch(ending, write).map_err(|e: io::Error| wrong(e.to_string()).without_folders())
+}
+
+/// The first frame of a clip, as WebP.
+///
+/// # Errors
+/// If it is no clip.
+pub fn first_frame(png: &Path) -> Result<Vec<u8>, Fault> {
+    let wrong = |e: String| Fault::internal(format!("the result cannot be read: {e}"));
+    let clip = clip::read(png, clip::Part::First(1)).map_err(|e| wrong(e.to_string()))?;
+    let frame = clip.video.frames.first().ok_or_else(|| wrong("it has no frames".into()))?;
+    Format::Webp.of_png(frame.to_png(png).map_err(|e| wrong(e.to_string()))?)
 }
 
 /// An image that a client has sent.
@@ -245,7 +261,7 @@ mod tests {
         assert!(is_clip(&png) && !is_clip(&self::png()) && !is_clip(b"none"));
         assert!(Format::Webp.of_png(png).unwrap_err().message.contains("is a clip"));
         let store = Store::open(dir.path()).unwrap();
-        for ending in CLIPS {
+        for ending in ["webp", "gif"] {
             let out = dir.path().join("b").with_extension(ending);
             std::fs::write(&out, clip_as(ending, &path, &store).unwrap()).unwrap();
             assert_eq!(clip::read(&out, clip::Part::All).unwrap().video, video, "{ending}");

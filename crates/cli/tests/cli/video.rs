@@ -305,6 +305,39 @@ fn a_server_makes_clips() {
     served.get(&format!("{stem}avi")).is(404);
     let openai = json!({ "prompt": "a cat spins", "steps": 2, "frames": 4, "output_format": "webp" });
     assert!(served.post("/v1/images/generations", &openai).is(400).text().contains("is a clip"));
+    // The same in OpenAI's form.
+    let asked = json!({ "prompt": "a cat spins", "steps": 2, "seconds": "0.5", "seed": 0 });
+    let video = served.post("/v1/videos", &asked).is(200).json();
+    let path = format!("/v1/videos/{}", video["id"].as_str().unwrap());
+    assert_eq!(
+        (&video["object"], &video["seconds"], &video["size"]),
+        (&json!("video"), &json!("0.5"), &json!("16x16"))
+    );
+    assert_eq!(served.ended(video["id"].as_str().unwrap())["request"]["frames"], 4);
+    let done = served.get(&path).is(200).json();
+    assert_eq!(
+        (&done["status"], &done["progress"], &done["error"]),
+        (&json!("completed"), &json!(100), &json!(null))
+    );
+    assert!(served.get(&format!("{path}/content?variant=thumbnail")).is(200).body.starts_with(b"RIFF"));
+    let content = served.get(&format!("{path}/content"));
+    match content.status {
+        200 => assert_eq!(&content.body[4..8], b"ftyp"),
+        _ => assert!(content.is(400).text().contains("ffmpeg")),
+    }
+    let all = served.get("/v1/videos?limit=5").is(200).json();
+    assert!(all["data"].as_array().unwrap().contains(&done), "{all}");
+    assert_eq!(served.send("DELETE", &path, &[], b"").is(200).json()["deleted"], true);
+    served.get(&path).is(404);
+    for (wrong, about) in [
+        (json!({ "prompt": "a cat", "seconds": "none" }), "`seconds`"),
+        (json!({ "prompt": "a cat", "seconds": "-1" }), "`seconds`"),
+        (json!({ "prompt": "a cat", "seconds": "1", "frames": 3 }), "`frames`"),
+        (json!({ "prompt": "a cat", "size": "wide" }), "`size`"),
+        (json!({ "prompt": "a cat", "count": 2 }), "`count`"),
+    ] {
+        assert!(served.post("/v1/videos", &wrong).is(400).text().contains(about), "{wrong}");
+    }
     // An uploaded clip, of which frames are missing.
     let video = given(&scratch);
     let uploaded =

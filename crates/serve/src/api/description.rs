@@ -32,6 +32,11 @@ const OPEN: [&str; 4] = ["/healthz", "/readyz", "/v1/files/{name}", "/openapi.js
         super::openai::edits,
         super::openai::variations,
         super::openai::speech,
+        super::openai::videos::create,
+        super::openai::videos::list,
+        super::openai::videos::show,
+        super::openai::videos::remove,
+        super::openai::videos::content,
         super::operations::health,
         super::operations::ready,
         super::operations::metrics,
@@ -50,6 +55,10 @@ const OPEN: [&str; 4] = ["/healthz", "/readyz", "/v1/files/{name}", "/openapi.js
         openai::schema::ImageForm,
         openai::schema::SpeechRequest,
         openai::schema::Images,
+        openai::schema::VideoRequest,
+        openai::schema::Video,
+        openai::schema::Videos,
+        openai::schema::DeletedVideo,
     ))
 )]
 struct Document;
@@ -67,6 +76,7 @@ fn whole() -> Value {
         ("ImageRequest", openai::schema::ImageRequest::schema()),
         ("ImageForm", openai::schema::ImageForm::schema()),
         ("SpeechRequest", openai::schema::SpeechRequest::schema()),
+        ("VideoRequest", openai::schema::VideoRequest::schema()),
         ("Refusal", a1111::schema::refusal()),
     ] {
         document["components"]["schemas"][name] = schema;

@@ -16,22 +16,23 @@ use crate::{
 };
 
 /// Endings and their types. Files that are not stored are made from the stored PNG.
-const TYPES: [(&str, &str); 6] = [
+const TYPES: [(&str, &str); 7] = [
     ("png", "image/png"),
     ("wav", "audio/wav"),
     ("webp", "image/webp"),
     ("jpeg", "image/jpeg"),
     ("jpg", "image/jpeg"),
     ("gif", "image/gif"),
+    ("mp4", "video/mp4"),
 ];
 
 /// A result.
 #[utoipa::path(
     get, path = "/v1/files/{name}", operation_id = "file", tag = "files",
-    params(("name" = String, Path, description = "SHA-256 of the content and an ending: `….png` or `….wav`. `.webp` and `.jpeg` convert an image, `.webp` and `.gif` a clip.")),
+    params(("name" = String, Path, description = "SHA-256 of the content and an ending: `….png` or `….wav`. `.webp` and `.jpeg` convert an image, `.webp`, `.gif` and, where `ffmpeg` is installed, `.mp4` a clip.")),
     responses(
         (status = 200, description = "The file. It never changes.", content(
-            (Vec<u8> = "image/png"), (Vec<u8> = "audio/wav"), (Vec<u8> = "image/webp"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/gif"),
+            (Vec<u8> = "image/png"), (Vec<u8> = "audio/wav"), (Vec<u8> = "image/webp"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/gif"), (Vec<u8> = "video/mp4"),
         )),
         (status = 304, description = "The client has it already."),
         (status = 400, description = "The file cannot be converted to this format.", body = super::answers::ErrorBody),

@@ -50,6 +50,9 @@ pub fn router(service: Arc<Service>, tokens: Tokens) -> Router {
         .route("/v1/images/edits", post(openai::edits))
         .route("/v1/images/variations", post(openai::variations))
         .route("/v1/audio/speech", post(openai::speech))
+        .route("/v1/videos", post(openai::videos::create).get(openai::videos::list))
+        .route("/v1/videos/{id}", get(openai::videos::show).delete(openai::videos::remove))
+        .route("/v1/videos/{id}/content", get(openai::videos::content))
         .nest("/sdapi/v1", a1111::router(service.clone()))
         .route("/metrics", get(operations::metrics))
         .layer(middleware::from_fn_with_state(guard.clone(), auth::check));

@@ -8,6 +8,7 @@ pub mod schema;
 mod speech;
 mod spoken;
 mod stream;
+pub mod videos;
 
 use std::sync::Arc;
 

@@ -65,6 +65,86 @@ impl SpeechRequest {
     }
 }
 
+/// A video from a prompt: OpenAI's fields, and those of our requests. In a form, numbers and objects are texts.
+#[derive(ToSchema)]
+pub struct VideoRequest;
+
+impl VideoRequest {
+    /// Its schema, which takes the place of the derived one.
+    pub fn schema() -> Value {
+        let mut all = fields();
+        for other in ["count", "image", "known"] {
+            all.remove(other);
+        }
+        all.extend(map(json!({
+            "model": model(),
+            "prompt": { "type": "string", "description": "What happens." },
+            "seconds": { "type": "string", "description": "The length in seconds, instead of `frames`." },
+            "size": { "type": "string", "pattern": "^[0-9]+x[0-9]+$", "description": "Width and height like `64x64`." },
+            "input_reference": file("The image of which the clip is made, for models that do so."),
+        })));
+        object(all, &[])
+    }
+}
+
+/// A video.
+#[derive(Serialize, ToSchema)]
+pub struct Video {
+    /// Its name, which is that of its job.
+    id: String,
+    /// Always `video`.
+    object: String,
+    /// The model.
+    model: String,
+    /// `queued`, `in_progress`, `completed` or `failed`.
+    status: String,
+    /// How much is done, in percent.
+    progress: usize,
+    /// When it was accepted, in seconds since 1970.
+    created_at: u64,
+    /// When it ended.
+    completed_at: Option<u64>,
+    /// Always null: results stay until the gallery is full.
+    expires_at: Option<u64>,
+    /// Why it has failed: `code` and `message`.
+    #[schema(value_type = Option<Object>)]
+    error: Option<Map<String, Value>>,
+    /// The prompt.
+    prompt: Option<String>,
+    /// Width and height like `64x64`.
+    size: String,
+    /// The length in seconds.
+    seconds: String,
+    /// The seed.
+    seed: u64,
+}
+
+/// Videos, newest first.
+#[derive(Serialize, ToSchema)]
+pub struct Videos {
+    /// Always `list`.
+    object: String,
+    /// The videos.
+    data: Vec<Video>,
+    /// The name of the first.
+    first_id: Option<String>,
+    /// Where the next page begins.
+    last_id: Option<String>,
+    /// Whether there may be more.
+    has_more: bool,
+}
+
+/// A video that was deleted.
+#[derive(Serialize, ToSchema)]
+pub struct DeletedVideo {
+    /// Its name.
+    id: String,
+    /// Always `video.deleted`.
+    object: String,
+    /// Always true.
+    deleted: bool,
+}
+
 /// Finished images.
 #[derive(Serialize, ToSchema)]
 pub struct Images {
