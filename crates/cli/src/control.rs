@@ -92,7 +92,10 @@ impl ControlArgs {
             self.controlnet.is_empty() || self.controlnet.len() == images,
             "{} for {}; expected one --control-image for each --controlnet",
             counted(images, "control image"),
-            counted(self.controlnet.len(), "ControlNet or adapter")
+            match self.controlnet.len() {
+                1 => "1 ControlNet or adapter".to_owned(),
+                n => format!("{n} ControlNets or adapters"),
+            }
         );
         let one = |(i, path): (usize, &PathBuf)| -> Result<Control> {
             let mut control = Control::new(RecordedFile::of(path)?);

@@ -45,7 +45,10 @@ pub(crate) fn check_count(images: usize, nets: usize) -> Result<(), PipelineErro
             "controls",
             format!(
                 "the model has {}, so expected {}; found {images}",
-                counted(nets, "ControlNet or T2I-Adapter"),
+                match nets {
+                    1 => "1 ControlNet or T2I-Adapter".to_owned(),
+                    n => format!("{n} ControlNets or T2I-Adapters"),
+                },
                 counted(nets, "control image")
             ),
         )),
