@@ -8,7 +8,12 @@ use tweedie_models::{
 
 use tweedie_system::memory;
 
-use crate::{config::RunConfig, error::TrainError, source::RunData, task};
+use crate::{
+    config::{Run, RunConfig},
+    error::TrainError,
+    source::RunData,
+    task,
+};
 
 /// The size of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +98,7 @@ pub fn dry_run(config: RunConfig) -> Result<DryRun, TrainError> {
 }
 
 /// Checks before anything is allocated whether there is memory for a network with these channels and `activations` bytes
-/// kept for the backward pass.
+/// kept for the backward pass. The memory of other devices than the CPU is not known, so there only the data is checked.
 ///
 /// # Errors
 /// [`TrainError::Memory`] naming the keys that lower it.
@@ -103,6 +108,7 @@ pub(crate) fn fits(config: &RunConfig, channels: &[usize], activations: u64) -> 
     // At least four convolutions of each level's channels, with gradients and two means.
     let square = |c: &usize| (*c as u64).saturating_mul(*c as u64).saturating_mul(4 * 9 * 16);
     let weights = channels.iter().map(square).fold(0, u64::saturating_add);
+    let [weights, activations] = [weights, activations].map(|bytes| in_main_memory(run, bytes));
     memory::check(weights).map_err(|source| TrainError::Memory {
         what: format!("a network of {channels:?} channels"),
         source,
@@ -115,6 +121,11 @@ pub(crate) fn fits(config: &RunConfig, channels: &[usize], activations: u64) -> 
         let what = format!("run.batch = {batch}, data.size = {size}");
         TrainError::Memory { what: format!("{what}; lower one of them{also}"), source }
     })
+}
+
+/// Bytes of tensors that are in main memory: all of them on the CPU, none on another device.
+pub(crate) fn in_main_memory(run: &Run, bytes: u64) -> u64 {
+    if run.device().is_ok_and(|device| tweedie_ops::is_cpu(&device)) { bytes } else { 0 }
 }
 
 /// Approximate bytes of activations per sequence for a transformer: about 22 values per value of a token in each layer, and the

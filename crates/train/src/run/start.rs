@@ -179,6 +179,12 @@ impl TrainLoop {
             None => (None, Vec::new(), Vec::new()),
         };
         warnings.extend(notes);
+        if !tweedie_ops::is_cpu(&device) {
+            let name = &config.run.device;
+            warnings.push(format!(
+                "how much memory {name} has is not known: whether the run fits was not checked"
+            ));
+        }
         if let Some((passes, most)) = share.uneven() {
             let count = share.ranks().count();
             warnings.push(format!(

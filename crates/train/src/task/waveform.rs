@@ -14,7 +14,7 @@ use crate::{
     batches::HostBatch,
     checkpoint::Checkpoint,
     config::RunConfig,
-    dry_run::{DryRun, Memory, unet_1d_activations},
+    dry_run::{DryRun, Memory, in_main_memory, unet_1d_activations},
     error::TrainError,
     event::Summary,
     export, init, preview,
@@ -59,7 +59,8 @@ fn fits(config: &RunConfig, unet: &UNet1DConfig) -> Result<(), TrainError> {
     let values = (2 * 4 * 4 * config.waveform.channels * window) as u64;
     let rows = values.saturating_mul(config.run.images_per_step() as u64);
     let activations = unet_1d_activations(unet, window).saturating_mul(batch as u64);
-    memory::check(activations.saturating_add(rows).saturating_add(weights)).map_err(|source| {
+    let tensors = in_main_memory(&config.run, activations.saturating_add(weights));
+    memory::check(tensors.saturating_add(rows)).map_err(|source| {
         let what =
             format!("run.batch = {batch}, waveform.window = {window}; lower one of them, or the network");
         TrainError::Memory { what, source }
