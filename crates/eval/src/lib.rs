@@ -10,5 +10,6 @@ pub mod extract;
 pub mod metrics;
 pub mod neighbours;
 pub mod quality;
+pub mod recognizer;
 pub mod report;
 pub mod sweep;

@@ -13,6 +13,7 @@ use crate::{
     metrics::Score,
     neighbours::Memorisation,
     quality::{Outcome, Quality},
+    recognizer::WordErrors,
 };
 
 /// The results for a model or a set of images.
@@ -41,6 +42,12 @@ pub struct Evaluation {
     /// How clips hold together: the generated ones, and those of the data.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub over_time: Vec<OverTime>,
+    /// The words that a recognizer hears in generated sounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub words: Option<WordErrors>,
+    /// The same in held-out recordings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub words_held_out: Option<WordErrors>,
     /// Seconds for each part of the evaluation.
     pub cost: Vec<(String, f64)>,
 }

@@ -166,6 +166,8 @@ fn the_page_holds_everything_and_needs_nothing() {
         bound: None,
         ode: None,
         over_time: Vec::new(),
+        words: None,
+        words_held_out: None,
         cost: vec![("features".into(), 1.25), ("scores".into(), 0.5)],
     };
     let png = EMOJI[0].to_png("a.png".as_ref()).unwrap();

@@ -24,6 +24,7 @@ use tweedie::{
         compare::{Clock, Sets},
         extract::{Encoder, Extractor, Inception},
         neighbours::Memorisation,
+        recognizer::WordErrors,
         report::{Evaluation, Pictures, html},
     },
     hub::{Extras, files},
@@ -76,6 +77,10 @@ pub struct Args {
     /// Also score with Inception-v3, using pytorch-fid's weights from this safetensors file.
     #[arg(long, value_name = "FILE.safetensors")]
     inception: Option<PathBuf>,
+    /// For a model that reads texts and makes sounds: a program that prints what it hears in a sound file, `{}` in its arguments.
+    /// Its words are compared with the prompts, and those of held-out recordings with their texts. It is not run by a shell.
+    #[arg(long, value_name = "COMMAND")]
+    recognizer: Option<String>,
     #[command(flatten)]
     cache: Cache,
     /// Image file with generated images, closest first, each above its nearest training image. For a model that enlarges: rows of
@@ -115,6 +120,8 @@ struct Subject {
     facts: Vec<(String, String)>,
     /// Of clips, of which the pictures are strips.
     over_time: Vec<OverTime>,
+    /// What a recognizer hears in sounds, and in held-out recordings.
+    words: [Option<WordErrors>; 2],
     animation: Option<Video>,
 }
 
@@ -125,12 +132,13 @@ impl Subject {
         request: Option<Request>,
         facts: Vec<(String, String)>,
     ) -> Self {
-        Self { name, pictures, request, facts, over_time: Vec::new(), animation: None }
+        Self { name, pictures, request, facts, over_time: Vec::new(), words: [None, None], animation: None }
     }
 }
 
 pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
     ensure!(args.images.is_some() || !args.adapt, "--adapt needs --images");
+    ensure!(args.images.is_none() || args.recognizer.is_none(), "--recognizer is only for models of sounds");
     ensure!(
         !team.is_shared() || (args.images.is_none() && !args.bound.bound),
         "several ranks only share the generation of images; start one process for --images and --bound"
@@ -156,6 +164,7 @@ pub fn run(args: Args, ui: Ui, device: &str, team: &Team) -> Result<()> {
                 ensure!(!team.is_shared(), "a model of sounds is evaluated by one process");
                 return sounds::run(&args, ui, &pipeline, &device);
             }
+            ensure!(args.recognizer.is_none(), "--recognizer is only for models of sounds");
             if pipeline.axes() == 3 {
                 ensure!(!team.is_shared(), "a model of clips is evaluated by one process");
                 return clips::run(&args, ui, &pipeline, &device);
@@ -248,6 +257,8 @@ fn compared(
         bound: None,
         ode: None,
         over_time: subject.over_time.clone(),
+        words: subject.words[0].clone(),
+        words_held_out: subject.words[1].clone(),
         cost: Vec::new(),
     };
     let bar = ui.bar(0, "");

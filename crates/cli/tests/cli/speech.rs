@@ -246,6 +246,31 @@ fn sounds_are_evaluated_as_spectrograms() {
     assert!(nearest.iter().all(|found| found["distance"].as_f64().unwrap() > 0.0));
     assert!(scratch.path("neighbours.png").exists() && scratch.path("eval.html").exists());
 
+    // A recognizer that always hears the same.
+    let same = "sh -c 'test -s \"$0\" && echo Three.' {}";
+    let heard = ["--data", "tones", "--holdout", "0.4", "--prompt", "three", "--prompt", "one"];
+    let ran = scratch.ok(&[&eval(&heard)[..], &["--recognizer", same]].concat());
+    assert!(
+        ran.stdout.contains(": 25.0 %") && ran.stdout.contains("of 8 words in 8 sounds"),
+        "{}",
+        ran.told()
+    );
+    assert!(ran.stdout.contains("`one` was heard as `three`"), "{}", ran.told());
+    assert!(ran.stdout.contains("held-out recordings: 100.0 %"), "{}", ran.told());
+    let report = fs::read_to_string(scratch.path("eval.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["words"]["errors"], &report["words"]["rate"]), (&2.into(), &0.25.into()));
+    for (command, words) in [
+        ("no-such-program {}", &["--recognizer", "`no-such-program` cannot be started"][..]),
+        ("sh -c 'echo deaf >&2; exit 3' {}", &["--recognizer", "exit status: 3", "deaf"]),
+        ("cat", &["--recognizer", "expected `{}`"]),
+    ] {
+        scratch.fails(&[&eval(&heard)[..], &["--recognizer", command]].concat(), words);
+    }
+    scratch.fails(
+        &["eval", "--recognizer", "cat {}", "--no-cache"],
+        &["--recognizer is only for models of sounds"],
+    );
     scratch.fails(&eval(&["--data", "tones", "--bound"]), &["--bound", "models of images"]);
     scratch
         .fails(&eval(&["--data", "emoji"]), &["emoji: expected a folder or an archive of sounds", "--data"]);

@@ -154,6 +154,7 @@ pub fn run(args: &Args, ui: Ui, pipeline: &Pipeline, device: &Device) -> Result<
         request: Some(request),
         facts: vec![("clips".into(), shown), ("sampling".into(), sampling)],
         over_time,
+        words: [None, None],
         animation: Some(animation(&clips, config.window().fps)),
     };
     let counted = |real: &Real, what: &str| format!("{} of {} clips {what}", real.clips.len(), real.of);

@@ -41,6 +41,7 @@ pub fn pairs(pictures: &[Image], train: &[Image], found: &Memorisation, most: us
 pub fn text(found: &Evaluation) -> String {
     let mut parts = vec![format!("{}, seed {}, against {}", found.subject, found.seed, found.data)];
     parts.extend((!found.over_time.is_empty()).then(|| over_time(&found.over_time)));
+    parts.extend(words(found));
     for (i, quality) in found.quality.iter().enumerate() {
         parts.push(scores(quality, found.held_out.get(i)));
     }
@@ -51,6 +52,21 @@ pub fn text(found: &Evaluation) -> String {
     }
     parts.extend(found.took().map(|took| format!("took {took}")));
     parts.join("\n\n")
+}
+
+/// What a recognizer hears, and some of what it hears wrongly.
+fn words(found: &Evaluation) -> Option<String> {
+    /// Most examples.
+    const MOST: usize = 5;
+    let own = found.words.as_ref()?;
+    let mut lines = vec![format!("word errors by `{}`: {}", own.recognizer, own.summary())];
+    lines.extend(
+        found.words_held_out.as_ref().map(|other| format!("  held-out recordings: {}", other.summary())),
+    );
+    lines.extend(
+        own.wrong.iter().take(MOST).map(|[text, heard]| format!("  `{text}` was heard as `{heard}`")),
+    );
+    Some(lines.join("\n"))
 }
 
 /// One column for each set of clips.
@@ -139,7 +155,8 @@ pub fn json(found: &Evaluation) -> Value {
     json!({ "subject": found.subject, "data": found.data, "seed": found.seed,
         "quality": found.quality, "held_out_quality": found.held_out,
         "pixels": memorisation(&found.pixels), "features": memorisation(&found.features),
-        "bound": found.bound, "ode": found.ode, "over_time": found.over_time, "cost": seconds(found) })
+        "bound": found.bound, "ode": found.ode, "over_time": found.over_time, "words": found.words,
+        "words_held_out": found.words_held_out, "cost": seconds(found) })
 }
 
 fn seconds(found: &Evaluation) -> Value {

@@ -5,7 +5,10 @@ use std::num::NonZeroUsize;
 use anyhow::{Context, Result, ensure};
 use tweedie::{
     data::{Audio, Dataset, Image, Sounds},
-    eval::compare::{Clock, Sets},
+    eval::{
+        compare::{Clock, Sets},
+        recognizer::{Recognizer, WordErrors},
+    },
     media::{resampled, sounding_in, spectrogram},
     ops::Device,
     pipe::{Pipeline, Request, media::Media},
@@ -67,6 +70,8 @@ pub fn run(args: &Args, ui: Ui, pipeline: &Pipeline, device: &Device) -> Result<
         "{}: expected a folder or an archive of sounds; give one with --data",
         config.source
     );
+    let recognizer = args.recognizer.as_deref().map(Recognizer::parse).transpose().context("--recognizer")?;
+    ensure!(recognizer.is_none() || pipeline.reads_texts(), "--recognizer: this model does not read texts");
     let networks = Networks::open(args, device)?;
     let mut clock = Clock::default();
     let (train, held_out) = Dataset::open_by(&config, Sounds)?.split();
@@ -76,15 +81,30 @@ pub fn run(args: &Args, ui: Ui, pipeline: &Pipeline, device: &Device) -> Result<
     for request in &requests {
         jobs.push(pipeline.prepare(request)?);
     }
+    let mut words = [None, None];
+    if let Some(recognizer) = &recognizer {
+        // First, because it is quickly seen whether the recognizer works.
+        words[1] = of_recordings(recognizer, &held_out, args.count.get(), ui)?;
+        words[0] = Some(WordErrors::new(recognizer));
+        clock.lap("recognizing recordings");
+    }
     let (train, held_out) = (view.of_set(&train, ui)?, view.of_set(&held_out, ui)?);
     clock.lap("reading the data");
 
     let (mut pictures, mut sampling) = (Vec::new(), String::new());
-    for job in jobs {
+    for (job, request) in jobs.into_iter().zip(&requests) {
         let solver = job.recipe().solver.name();
         let steps = job.recipe().plan.solves();
         sampling = format!("{solver}, {steps} steps, guidance {}", job.scale_for(solver));
         let Media::Audio(sounds) = made(job, ui)?.media else { continue };
+        if let (Some(recognizer), [Some(words), _]) = (&recognizer, &mut words) {
+            let bar = ui.bar(sounds.len() as u64, "sounds heard");
+            for (sound, text) in sounds.iter().zip(request.prompts.iter().cycle()) {
+                words.add(text, &recognizer.hear(sound).context("--recognizer")?);
+                bar.inc(1);
+            }
+            bar.finish_and_clear();
+        }
         pictures.extend(sounds.iter().map(|sound| view.picture(sound)));
     }
     ensure!(!pictures.is_empty(), "the model's samples are not sounds");
@@ -96,13 +116,39 @@ pub fn run(args: &Args, ui: Ui, pipeline: &Pipeline, device: &Device) -> Result<
         view.seconds,
         rate / 2
     );
-    let facts = vec![("images".into(), shown), ("sampling".into(), sampling)];
+    let mut facts = vec![("images".into(), shown), ("sampling".into(), sampling)];
+    for (words, what) in words.iter().zip(["word errors", "word errors of held-out recordings"]) {
+        facts.extend(words.as_ref().map(|words| (what.to_owned(), words.summary())));
+    }
     let name = args.model.as_ref().map_or("the built-in model".into(), |m| m.display().to_string());
     let request = requests.into_iter().next();
-    let subject = Subject::of_pictures(name, pictures, request, facts);
+    let subject = Subject { words, ..Subject::of_pictures(name, pictures, request, facts) };
     let data = format!("{}: {} sounds for training, {} held out", config.source, train.len(), held_out.len());
     let sets = Sets { generated: &subject.pictures, train: &train, held_out: &held_out };
     compared(args, &subject, data, &sets, &networks.all(), clock, None, ui)
+}
+
+/// What the recognizer hears in up to `most` recordings with texts, evenly spread; `None` if there are none.
+fn of_recordings(
+    recognizer: &Recognizer,
+    set: &Dataset<Sounds>,
+    most: usize,
+    ui: Ui,
+) -> Result<Option<WordErrors>> {
+    let told: Vec<usize> =
+        set.words().enumerate().filter(|(_, words)| words.caption.is_some()).map(|(i, _)| i).collect();
+    let count = most.min(told.len());
+    let mut words = WordErrors::new(recognizer);
+    let bar = ui.bar(count as u64, "recordings heard");
+    for i in 0..count {
+        // One that cannot be read is replaced by the next, with its own text.
+        let item = set.get(told[i * told.len() / count])?;
+        let text = item.words.caption.as_deref().unwrap_or_default();
+        words.add(text, &recognizer.hear(&item.sample).context("--recognizer")?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok((count > 0).then_some(words))
 }
 
 /// One request, or one for each voice of a model that speaks. Texts are those of the arguments, else the words of the model, else
