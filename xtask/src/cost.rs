@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 /// The limit for the release binary, in bytes. `docs/contributing.md` lists what is in it.
-const MAX_BINARY: u64 = 48_500_000;
+const MAX_BINARY: u64 = 51_000_000;
 
 /// CPU time of all child processes that have ended, and of their children; Linux only.
 ///
