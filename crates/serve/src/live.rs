@@ -102,6 +102,12 @@ impl Live {
         *self.lock()
     }
 
+    /// Its state for those who ask. Its end is told by the journal, with the results.
+    pub fn state(&self) -> State {
+        let state = self.progress().state;
+        if state.is_last() { State::Running } else { state }
+    }
+
     /// Changes how far it is.
     pub fn set(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.lock());

@@ -329,8 +329,9 @@ impl Scribe {
         );
         metric.add(1);
         self.metrics.whole.note(seconds);
-        live.end(outcome, data);
+        // Whoever asks from now on is told by the journal, which has the results.
         self.board.leave(id);
+        live.end(outcome, data);
         self.prune();
     }
 

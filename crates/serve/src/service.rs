@@ -351,7 +351,7 @@ fn fingerprint(model: usize, draft: &Draft) -> String {
 /// The state of a job as JSON, in every API of our own.
 pub fn described(service: &Service, found: &Found) -> Value {
     let (order, state) = match found {
-        Found::Live(live) => (&live.order, live.progress().state),
+        Found::Live(live) => (&live.order, live.state()),
         Found::Ended(record) => (&record.order, record.state),
     };
     let mut json = json!({
@@ -366,7 +366,7 @@ pub fn described(service: &Service, found: &Found) -> Value {
             json["steps"] = progress.steps.into();
             json["evaluations"] = progress.evaluations.into();
             json["seconds_left"] = progress.left.into();
-            if progress.state == State::Queued {
+            if state == State::Queued {
                 json["position"] = service.board.place(live).into();
             }
         }

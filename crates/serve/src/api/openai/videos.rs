@@ -261,9 +261,7 @@ fn video(found: &Found) -> Option<Value> {
     let (order, state, done) = match found {
         Found::Live(live) => {
             let progress = live.progress();
-            // Its results can be read once it is no longer among the live jobs.
-            let state = if progress.state.is_last() { Stage::Running } else { progress.state };
-            (&live.order, state, progress.step * 100 / progress.steps.max(1))
+            (&live.order, live.state(), progress.step * 100 / progress.steps.max(1))
         }
         Found::Ended(record) => (&record.order, record.state, 100),
     };
